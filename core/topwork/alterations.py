@@ -1,0 +1,28 @@
+"""What plugins changed in a model's structure (pruned, gated), kept on the model and saved with it.
+
+A plugin writes its own section; on loading the hook `model_rebuilt` gets all sections back before the weights come.
+A model with alterations is never saved under a file name that plain transformers would load.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from topwork.items import Json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_ATTRIBUTE = "_topwork_alterations"
+
+
+def alterations(model: nn.Module) -> dict[str, Json]:
+    """The sections of a model, by plugin: a live dict that the plugin may write its own section into (JSON only).
+
+    It is copied by `copy.deepcopy` with the model; an empty dict means that the model is as its architecture made it.
+    """
+    found = model.__dict__.get(_ATTRIBUTE)
+    if found is None:
+        found = {}
+        model.__dict__[_ATTRIBUTE] = found
+    return found

@@ -1,0 +1,143 @@
+"""The Python API: the same engine as recipes, without YAML. Everything here is also at `topwork.<name>`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork.errors import TopworkError, UsageError
+from topwork.items import Prediction
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from topwork.base import BaseOptions
+    from topwork.plugins import Plugins
+    from topwork.recipe import Recipe
+    from topwork.run import Run
+    from topwork.task_model import TaskModel
+
+HeadChoice = Mapping[Any, Sequence[int]]
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    folder: str | Path | None = None,
+    plugins: Plugins | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Run a recipe: a path, the name of a shipped one, a dict of the same shape, or a loaded Recipe.
+
+    Args:
+        overrides: `"stages.train.epochs=1"` and the like.
+        folder: the run folder; by default `runs/<name>-<number>`.
+
+    Returns:
+        the Run; `run.results` has every stage's result, `run.model_folder` what `save` wrote.
+    """
+    from topwork.execute import execute
+    from topwork.recipe import load_recipe
+
+    plugins = plugins or _plugins()
+    return execute(load_recipe(recipe, overrides, plugins), plugins, folder=folder, quiet=quiet)
+
+
+def resume(folder: str | Path, *, plugins: Plugins | None = None, quiet: bool = False) -> Run:
+    """Go on with an interrupted run from its last finished stage, or from the last checkpoint of its training."""
+    from topwork.execute import resume as go_on
+
+    return go_on(Path(folder), plugins or _plugins(), quiet=quiet)
+
+
+def build(
+    task: str,
+    base: str | Mapping[str, Any] | BaseOptions | None = None,
+    *,
+    rows: Any = None,
+    bases: Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+    plugins: Plugins | None = None,
+    **options: Any,
+) -> TaskModel:
+    """Put a task head on a base.
+
+    Args:
+        task: name of an installed task.
+        base: a Hub id, a folder, `timm/<name>`, or a dict such as `{"config": {"model_type": "vit", ...}}`.
+        rows: training rows, from which label names, a tokenizer or statistics are learned where the base has none.
+        bases: for tasks with several roles, one base per role.
+        columns: the task's column -> the rows' column.
+        seed: for the new weights.
+        options: the task's options, as in a recipe.
+    """
+    from topwork.base import BaseOptions
+    from topwork.execute import make_task_model
+    from topwork.recipe import make_task_options
+    from topwork.rows import canonical
+
+    plugins = plugins or _plugins()
+    task_class = plugins.task(task)
+    if (base is None) == (bases is None):
+        raise UsageError("give either `base` or `bases`", place="topwork.build")
+    named = dict(bases) if bases is not None else {task_class.roles[0]: base}
+    if set(named) != set(task_class.roles):
+        raise UsageError(f"task {task} has the roles {', '.join(task_class.roles)}", place="topwork.build")
+    made = {
+        role: one if isinstance(one, BaseOptions) else BaseOptions.model_validate(one) for role, one in named.items()
+    }
+    chosen = make_task_options(task, options, plugins)
+    if rows is not None:
+        rows = canonical(rows, task_class, columns or {}, targets=True, place="rows")
+    return make_task_model(task_class, made, chosen, rows, plugins, seed)
+
+
+def load(folder: str | Path, *, plugins: Plugins | None = None) -> TaskModel:
+    """A model folder that topwork saved: task, model and preprocessing, without the base's original weights."""
+    from topwork.model_folder import load_folder
+
+    return load_folder(Path(folder), plugins or _plugins())
+
+
+def predict(folder: str | Path, rows: Any, *, plugins: Plugins | None = None, **settings: Any) -> list[Prediction]:
+    """Predictions of rows by a saved model."""
+    return load(folder, plugins=plugins).predict(rows, **settings)
+
+
+def look(model: nn.Module, *, plugins: Plugins | None = None) -> Any:
+    """Look inside any module: find its attention layers, capture, score, mask and prune attention heads."""
+    plugins = plugins or _plugins()
+    found = plugins.hook.look(model=model, plugins=plugins)
+    if found is None:
+        raise TopworkError("no loaded plugin can look into models", mend="load the plugin `lens`")
+    return found
+
+
+def prune_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Any:
+    """Remove attention heads from a model, for good: the weights become smaller.
+
+    The replacement for `model.prune_heads` of transformers 4.
+
+    Args:
+        heads: layer number -> numbers of attention heads, counted before anything was pruned; `{0: [1, 3]}`. For models
+            with several kinds of attention, the keys are module paths or (group, number).
+        options: see the lens's `Look.prune_heads`.
+    """
+    return look(model).prune_heads(heads, **options)
+
+
+@contextmanager
+def mask_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Iterator[Any]:
+    """Inside the block the given attention heads put out zero. The replacement for `head_mask` of transformers 4."""
+    with look(model).mask_heads(heads, **options) as masked:
+        yield masked
+
+
+def _plugins() -> Plugins:
+    from topwork.plugins import load_plugins
+
+    return load_plugins()

@@ -1,0 +1,119 @@
+"""Every error that topwork raises on purpose: each names the place, the cause and the mend.
+
+The command line prints these without a traceback; anything else that escapes is a bug in topwork or in a plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+class TopworkError(Exception):
+    """An error with an address.
+
+    Args:
+        cause: what is wrong, in one sentence without a full stop.
+        place: where it is: a file position, a stage, a row and column, a module path.
+        mend: what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, cause: str, *, place: str | None = None, mend: str | None = None) -> None:
+        self.cause, self.place, self.mend = cause, place, mend
+        super().__init__(cause)
+
+    def __str__(self) -> str:
+        text = f"{self.place}: {self.cause}" if self.place else self.cause
+        return f"{text}; {self.mend}" if self.mend else text
+
+    def __reduce__(self) -> tuple:
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+def _rebuild(kind: type[TopworkError], attributes: dict) -> TopworkError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, attributes.get("cause", ""))
+    error.__dict__.update(attributes)
+    return error
+
+
+class UsageError(TopworkError):
+    """The caller asked for something that does not exist or does not fit (exit code 2 on the command line)."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One located fault of a recipe. `place` is `file:line:column` or an override's text; `path` the key's path."""
+
+    place: str
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.path}: {self.message}" if self.path else f"{self.place}: {self.message}"
+
+
+class RecipeError(UsageError):
+    """All problems of a recipe at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        count = len(self.problems)
+        super().__init__(f"{count} problem{'s' * (count != 1)} in the recipe")
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class DataError(TopworkError):
+    """A row that the task cannot use. `row` is its position in the list that the task was given; the loop rewrites it
+    to the position in the data set. With `data.on_error: skip` such rows are skipped and counted."""
+
+    def __init__(
+        self, cause: str, *, row: int | None = None, column: str | None = None, mend: str | None = None
+    ) -> None:
+        self.row, self.column = row, column
+        super().__init__(cause, mend=mend)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.row is not None:
+            parts.append(f"row {self.row}")
+        if self.column is not None:
+            parts.append(f"column {self.column!r}")
+        self.place = ", ".join(parts) or None
+        return super().__str__()
+
+
+class CheckpointError(TopworkError):
+    """A base or a model folder that does not hold what it should."""
+
+
+class PluginError(TopworkError):
+    """A plugin that is broken, missing, or contradicts another."""
+
+
+class Refused(TopworkError):
+    """Something that would give a wrong number, and is therefore not done. `reason` is a short stable word."""
+
+    def __init__(self, cause: str, *, place: str | None = None, reason: str, mend: str | None = None) -> None:
+        self.reason = reason
+        super().__init__(cause, place=place, mend=mend)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean `x`?"` for the nearest known word, or an empty string."""
+    match = get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=0.6)
+    return f"; did you mean `{match[0]}`?" if match else ""
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that nobody registered: names the nearest match, or all that there are."""
+    known = sorted(known)
+    hint = nearest(word, known)
+    return UsageError(f"unknown {kind} `{word}`{hint}", mend=f"known: {', '.join(known) or 'none'}")

@@ -1,0 +1,206 @@
+"""From a recipe to a finished run: bases, rows, task, model, then stage by stage; and how it goes on later."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork.console import Console
+from topwork.errors import TopworkError, UsageError
+from topwork.files import write_json, write_text
+from topwork.items import Json
+from topwork.process import Process
+from topwork.rows import Roles
+from topwork.run import Run, stage_seed
+from topwork.task_model import TaskModel, graft
+
+if TYPE_CHECKING:
+    from topwork.base import BaseOptions
+    from topwork.plugins import Plugins
+    from topwork.recipe import Recipe
+    from topwork.task import Task
+
+RECORDED = ("topwork", "torch", "torchvision", "transformers", "accelerate", "timm", "datasets", "numpy", "safetensors")
+
+
+def execute(recipe: Recipe, plugins: Plugins, *, folder: str | Path | None = None, quiet: bool = False) -> Run:
+    """Run a recipe from its beginning in a new run folder.
+
+    Raises:
+        UsageError: the folder holds a run already.
+        TopworkError: a stage failed; the run folder keeps what was done, `topwork resume` goes on.
+    """
+    process = Process()
+    root = _new_folder(recipe, process, folder)
+    if process.main:
+        write_text(root / "recipe.yaml", recipe.to_yaml())
+        write_json(root / "run.json", _facts(recipe, plugins, process))
+    process.barrier()
+    return _go(recipe, plugins, process, root, quiet)
+
+
+def resume(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
+    """Go on in a run folder: finished stages are kept, the model is the last stored one.
+
+    Raises:
+        UsageError: the folder is no run folder, or its plugins are not loaded.
+    """
+    from topwork.recipe import load_recipe
+
+    if not (root / "run.json").is_file() or not (root / "recipe.yaml").is_file():
+        raise UsageError("this is no run folder", place=str(root), mend="give a folder with run.json and recipe.yaml")
+    facts = json.loads((root / "run.json").read_text(encoding="utf-8"))
+    if missing := [name for name in facts["plugin_files"] if name not in {str(file) for file in plugins.files}]:
+        raise UsageError(
+            f"the run was started with the plugin file {missing[0]}",
+            place=str(root),
+            mend=f"say `--plugin {missing[0]}` again",
+        )
+    return _go(load_recipe(root / "recipe.yaml", (), plugins), plugins, Process(), root, quiet)
+
+
+def _go(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: bool) -> Run:
+    """Do the stages that are not done yet; tell the observers."""
+    _hush_libraries()
+    console = Console(quiet=quiet or not process.main, log=root / "log.txt" if process.main else None)
+    done = _finished(recipe, root)
+    if done == len(recipe.stages) and done:
+        console.say("every stage of this run is done")
+    run = _prepare(recipe, plugins, process, root, console, done)
+    plugins.hook.run_started(run=run)
+    try:
+        for index, stage in enumerate(recipe.stages):
+            if index < done:
+                run.recall(stage, index)
+                continue
+            try:
+                run.do(stage, index)
+            except TopworkError as error:
+                error.place = f"stage {index + 1}, {stage.name}" + (f", {error.place}" if error.place else "")
+                raise
+    except BaseException as error:
+        plugins.hook.run_failed(run=run, error=error)
+        raise
+    plugins.hook.run_done(run=run)
+    return run
+
+
+def _hush_libraries() -> None:
+    """One progress bar at a time is enough, and it is the run's."""
+    import datasets
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _finished(recipe: Recipe, root: Path) -> int:
+    """How many stages are done, in order."""
+    count = 0
+    for index, stage in enumerate(recipe.stages):
+        if not (root / "stages" / f"{index + 1:02d}-{stage.name}" / "result.json").is_file():
+            break
+        count += 1
+    return count
+
+
+def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, console: Console, done: int) -> Run:
+    """The model of the last finished stage that changed it, or a fresh one."""
+    wanted = {role for stage in recipe.stages for role in stage.reads()}
+    roles = Roles(recipe.task_class, plugins, recipe.data, seed=recipe.seed, wanted=wanted)
+    stored = None
+    for index in range(done):
+        folder = root / "stages" / f"{index + 1:02d}-{recipe.stages[index].name}" / "model"
+        if folder.is_dir():
+            stored = folder
+    if stored is not None:
+        from topwork.model_folder import load_folder
+
+        console.say(f"going on from {stored.relative_to(root).as_posix()}")
+        work = load_folder(stored, plugins)
+    else:
+        with process.main_first():  # caches of prepared rows are written once
+            rows = roles("train") if roles.has("train") else None
+            work = make_task_model(recipe.task_class, recipe.bases, recipe.task_options, rows, plugins, recipe.seed)
+    return Run(
+        work,
+        roles,
+        root,
+        process,
+        console,
+        seed=recipe.seed,
+        on_error=recipe.data.on_error,
+        name=recipe.name or recipe.task_name,
+    )
+
+
+def make_task_model(
+    task_class: type[Task],
+    bases: Mapping[str, BaseOptions],
+    options: Any,
+    rows: Any,
+    plugins: Plugins,
+    seed: int,
+) -> TaskModel:
+    """Load the bases, let the task learn from the rows, and graft the task head."""
+    from transformers import set_seed
+
+    loaded = {role: plugins.load_base(options) for role, options in bases.items()}
+    state = task_class.learn(rows, loaded, options)
+    task = task_class(loaded, options, state)
+    set_seed(stage_seed(seed, 10**6))  # of the new weights: apart from every stage's seed
+    model, form = graft(task, plugins, weights=True)
+    model.eval()
+    return TaskModel(task, model, plugins, form)
+
+
+def _new_folder(recipe: Recipe, process: Process, folder: str | Path | None) -> Path:
+    """The run folder: the one asked for, or the next free `runs/<name>-<number>`; the same on every process."""
+    root: Path | None = None
+    if process.main:
+        if folder is not None:
+            root = Path(folder)
+            if (root / "run.json").exists():
+                raise UsageError(
+                    "the folder holds a run already",
+                    place=str(root),
+                    mend=f"`topwork resume {root}`, or another folder",
+                )
+        else:
+            number = 1
+            while (root := Path("runs") / f"{recipe.name or recipe.task_name}-{number}").exists():
+                number += 1
+        assert root is not None
+        root.mkdir(parents=True, exist_ok=True)
+    found = process.gather(root)[0]
+    assert found is not None
+    return found
+
+
+def _facts(recipe: Recipe, plugins: Plugins, process: Process) -> dict[str, Json]:
+    return {
+        "name": recipe.name or recipe.task_name,
+        "task": recipe.task_name,
+        "seed": recipe.seed,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "device": str(process.device),
+        "processes": process.count,
+        "plugins": {info.name: f"{info.package} {info.version}" for info in plugins.loaded},
+        "plugin_files": [str(file) for file in plugins.files],
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

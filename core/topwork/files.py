@@ -1,0 +1,71 @@
+"""Files are written whole or not at all: under a temporary name beside the target, flushed, then renamed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from topwork.items import Json
+
+
+@contextmanager
+def write_whole(target: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `target`; when the block ends well, what was written there becomes `target`.
+
+    The block may make a file or a folder; a folder that was at `target` is replaced.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)) / target.name
+    try:
+        yield temporary
+        if temporary.is_dir() and target.is_dir():
+            old = temporary.parent / "replaced"
+            target.rename(old)
+        else:
+            _flush(temporary)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file, whole or not at all (UTF-8)."""
+    with write_whole(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, value: Json) -> None:
+    """Write JSON, whole or not at all. NaN and infinities become null: JSON has none."""
+    write_text(target, json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def plain(value: Any) -> Json:
+    """The value as JSON: numpy and torch numbers and arrays become plain ones, paths strings, NaN null."""
+    if isinstance(value, bool | str | int) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if hasattr(value, "item"):
+        return plain(value.item())
+    raise TypeError(f"{type(value).__name__} is not JSON: {value!r}")

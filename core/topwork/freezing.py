@@ -1,0 +1,107 @@
+"""Which parameters are trained when: by `backbone`, by patterns of names, and epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from topwork.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
+    """Names of the parameters that the patterns mean.
+
+    A pattern is `all`, `backbone` (everything but the task head), the name of a parameter or module, or one with
+    wildcards.
+
+    Raises:
+        UsageError: a pattern means nothing.
+    """
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    found: set[str] = set()
+    for pattern in patterns:
+        if pattern == "all":
+            hit = set(names)
+        elif pattern == "backbone":
+            prefix = backbone_name(model)
+            hit = {name for name in names if name.startswith(f"{prefix}.")}
+        else:
+            hit = {name for name in names if fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")}
+        if not hit:
+            raise UsageError(
+                f"no parameter is called `{pattern}`{nearest(pattern, names)}",
+                place="freeze",
+                mend=f"names are such as {', '.join(names[:3])}",
+            )
+        found |= hit
+    return found
+
+
+def backbone_name(model: nn.Module) -> str:
+    """The attribute that holds the network without its task head."""
+    for name in ("backbone", getattr(model, "base_model_prefix", None)):
+        if name and getattr(model, name, None) is not None:
+            return name
+    raise UsageError(
+        f"{type(model).__name__} does not say which part is its backbone", place="freeze", mend="name modules instead"
+    )
+
+
+class Freezing:
+    """What is frozen during a training, and what is thawed at which epoch. `restore` puts everything back.
+
+    Args:
+        freeze: patterns that are not trained from the beginning.
+        unfreeze: epoch -> patterns that are trained from the beginning of that epoch on.
+    """
+
+    def __init__(self, model: nn.Module, freeze: Sequence[str], unfreeze: Mapping[int, Sequence[str]]) -> None:
+        self.model = model
+        self.before = {name: parameter.requires_grad for name, parameter in _named(model)}
+        self.frozen = matching(model, freeze) if freeze else set()
+        self.thaws = {epoch: matching(model, patterns) for epoch, patterns in unfreeze.items()}
+        if self.before and self.ever_trained() == set():
+            raise UsageError("everything is frozen: nothing is left to train", place="freeze")
+
+    def ever_trained(self) -> set[str]:
+        """Names of the parameters that are trained at some time: the optimizer must know them from the start."""
+        thawed = set().union(*self.thaws.values()) if self.thaws else set()
+        return {name for name, wanted in self.before.items() if wanted and (name not in self.frozen or name in thawed)}
+
+    def prepare(self) -> None:
+        """Before the optimizer is made: everything that will ever be trained requires a gradient."""
+        self._set(self.ever_trained())
+
+    def at(self, epoch: int) -> None:
+        """At the beginning of an epoch."""
+        thawed = set().union(*(names for first, names in self.thaws.items() if first <= epoch), set())
+        self._set({name for name in self.ever_trained() if name not in self.frozen or name in thawed})
+
+    def quiet_norms(self) -> None:
+        """Frozen modules that keep running statistics must not go on collecting them; call it after `model.train()`."""
+        if not self.frozen:
+            return
+        for module in self.model.modules():
+            own = list(module.parameters(recurse=False))
+            if hasattr(module, "running_mean") and own and not any(entry.requires_grad for entry in own):
+                module.eval()
+
+    def restore(self) -> None:
+        """As it was before the training."""
+        self._set({name for name, wanted in self.before.items() if wanted})
+
+    def _set(self, trained: set[str]) -> None:
+        # a parameter under several names is trained when one of its names is
+        wanted = {id(parameter) for name, parameter in _named(self.model) if name in trained}
+        for _, parameter in _named(self.model):
+            parameter.requires_grad_(id(parameter) in wanted)
+            if id(parameter) not in wanted:
+                parameter.grad = None
+
+
+def _named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return list(model.named_parameters(remove_duplicate=False))

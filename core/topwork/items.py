@@ -1,0 +1,142 @@
+"""What rows become on their way through a model: items, batches, parts; and what a position of an item is.
+
+Nothing here knows a task or a modality. torch is imported inside functions, so that listing tasks stays cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+Json = Any  # str, int, float, bool, None, list and dict of these
+Row = Mapping[str, Any]
+Part = Any
+Prediction = Any
+Mode = Literal["train", "loss", "predict"]
+
+
+@dataclass(slots=True)
+class Item:
+    """One thing that the model sees, made by `Task.encode`.
+
+    Args:
+        row: position, in the list of rows that `encode` was given, of the row that this item belongs to.
+        inputs: what `Task.collate` needs to build tensors: numbers, lists, arrays, tensors.
+        cost: what the item costs in a batch (tokens, pixels, samples): items are sorted by it, and a batch is
+            planned by count * largest cost.
+        beside: whatever must stay beside the tensors: offsets, original sizes, ragged targets.
+    """
+
+    row: int
+    inputs: dict[str, Any]
+    cost: int = 1
+    beside: Any = None
+
+    def at(self, row: int) -> Item:
+        """The same item, numbered for another list of rows."""
+        return replace(self, row=row)
+
+
+@dataclass
+class Batch:
+    """What a model is given. `inputs` goes to the device (nested lists and dicts of tensors too); `items` stay.
+
+    In mode "loss" all items of a row stand in one batch; `rows` numbers the rows of the batch from 0 in the
+    order of their first item.
+    """
+
+    inputs: dict[str, Any]
+    items: Sequence[Item]
+    device: Any = None
+    rows: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        seen: dict[int, int] = {}
+        self.rows = [seen.setdefault(item.row, len(seen)) for item in self.items]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def row_numbers(self) -> list[int]:
+        """The rows of the batch in the order of `Task.row_losses`, by their number in the data set."""
+        return list(dict.fromkeys(item.row for item in self.items))
+
+    @property
+    def row_count(self) -> int:
+        return max(self.rows, default=-1) + 1
+
+    def to(self, device: Any, non_blocking: bool = False) -> Batch:
+        """The batch with every tensor of `inputs`, however deep, on `device`."""
+        moved = map_tensors(self.inputs, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return Batch(moved, self.items, device)
+
+    def cast(self, dtype: torch.dtype) -> Batch:
+        """The batch with every floating tensor in `dtype`."""
+        moved = map_tensors(self.inputs, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        return Batch(moved, self.items, self.device)
+
+    def mean_by_row(self, values: torch.Tensor) -> torch.Tensor:
+        """[items] -> [rows]: the mean of the values of each row's items."""
+        import torch
+
+        index = torch.tensor(self.rows, device=values.device)
+        total = torch.zeros(self.row_count, dtype=values.dtype, device=values.device).index_add(0, index, values)
+        count = torch.zeros_like(total).index_add(0, index, torch.ones_like(values))
+        return total / count
+
+
+def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Apply `function` to every tensor inside nested dicts, lists and tuples; other values pass unchanged."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(entry, function) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(entry, function) for entry in value)
+    return value
+
+
+@dataclass
+class Units:
+    """What the positions of an item are, for whoever shows or measures attention.
+
+    Args:
+        kind: "token", "patch", "frame", "query" ... one word.
+        names: one name a position (tokens), or empty.
+        special: positions that stand for nothing in the input (class and separator tokens, registers).
+        grid: (rows, columns) of the positions that are not special, when they tile an image.
+        seconds: seconds a position covers, when they tile time.
+        image: the picture as the model saw it, when there is one.
+    """
+
+    kind: str
+    names: Sequence[str] = ()
+    special: Sequence[int] = ()
+    grid: tuple[int, int] | None = None
+    seconds: float | None = None
+    image: Image | None = None
+
+
+@dataclass
+class Picture:
+    """A rendering of one prediction beside the truth.
+
+    Args:
+        caption: one line of plain text.
+        badness: the larger, the worse the prediction: the worst are shown first.
+        image: a picture, when the row has one.
+        text: marked-up text as pieces (text, mark); mark is "" for plain text, else a short class such as "truth".
+    """
+
+    caption: str
+    badness: float = 0.0
+    image: Image | None = None
+    text: Sequence[tuple[str, str]] = ()

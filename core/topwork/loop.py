@@ -1,0 +1,261 @@
+"""The one loop over rows: buckets of rows are encoded, items sorted by cost, predicted, merged, and given back in the
+order of the rows. Evaluation, prediction and importance all go through it, so windows, streaming, memory, order and
+bad rows are handled in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from topwork.batching import Budget, plan
+from topwork.errors import DataError
+from topwork.items import Batch, Item, Json, Mode, Part, Prediction, Row, map_tensors
+from topwork.metric import Metric
+from topwork.rows import chunks
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from topwork.process import Process
+    from topwork.task import Task
+
+#: rows encoded at a time, and what a bucket may hold (rows and items together) before it is predicted
+CHUNK = 64
+BUCKET_ROWS = 2048
+BUCKET_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20}
+
+
+@dataclass
+class Settings:
+    """How the loop runs.
+
+    Args:
+        items: most items in a batch.
+        cost: budget of cost; None takes the task's own for the device; 0 means none.
+        on_error: what to do with rows that the task cannot use.
+        precision: "float32" leaves the model as it is; "bf16" and "fp16" run it under autocast.
+        seed: for tasks that draw at random while predicting.
+    """
+
+    items: int = 32
+    cost: int | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    seed: int = 0
+    skipped: list[dict[str, Json]] = field(default_factory=list)
+
+    def budget(self, task: Task, device: Any) -> Budget:
+        cost = task.cost_budget(getattr(device, "type", str(device))) if self.cost is None else self.cost
+        return Budget(self.items, cost or None)
+
+
+@dataclass
+class _Bucket:
+    """Rows with their encoded items, as read."""
+
+    rows: dict[int, Row] = field(default_factory=dict)
+    items: list[Item] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, numbers: Sequence[int], rows: Sequence[Row], items: Sequence[Item]) -> None:
+        self.rows.update(zip(numbers, rows))
+        self.items.extend(items)
+        self.size += sum(size_of(row) for row in rows) + sum(
+            size_of(item.inputs) + size_of(item.beside) for item in items
+        )
+
+
+def encode_rows(
+    task: Task, numbers: Sequence[int], rows: Sequence[Row], mode: Mode, settings: Settings
+) -> tuple[list[int], list[Row], list[Item]]:
+    """Encode rows; the items carry the rows' numbers. With `on_error: skip` bad rows are left out and noted.
+
+    Raises:
+        DataError: a row cannot be used; its number is the one in the data set.
+    """
+    try:
+        return (
+            list(numbers),
+            list(rows),
+            [item.at(numbers[item.row]) for item in task.encode(rows, mode, settings.seed)],
+        )
+    except DataError as error:
+        if settings.on_error != "skip":
+            if error.row is not None:
+                error.row = numbers[error.row]
+            raise
+    good: list[int] = []
+    found: list[Item] = []
+    for number, row in zip(numbers, rows):
+        try:
+            found.extend(item.at(number) for item in task.encode([row], mode, settings.seed))
+            good.append(number)
+        except DataError as error:
+            error.row = number
+            settings.skipped.append({"row": number, "column": error.column, "cause": error.cause})
+    kept = dict(zip(numbers, rows))
+    return good, [kept[number] for number in good], found
+
+
+def _buckets(
+    task: Task, rows: Any, mode: Mode, settings: Settings, process: Process, device: Any, limit: int | None
+) -> Iterator[_Bucket]:
+    limit_bytes = BUCKET_BYTES.get(getattr(device, "type", "cpu"), BUCKET_BYTES["cpu"])
+    chunk = 4 if any(column.lazy for column in task.columns.values()) else CHUNK
+    bucket = _Bucket()
+    for numbers, found in chunks(first(rows, limit), chunk, process.index, process.count):
+        bucket.add(*encode_rows(task, numbers, found, mode, settings))
+        if len(bucket.rows) >= BUCKET_ROWS or bucket.size >= limit_bytes:
+            yield bucket
+            bucket = _Bucket()
+    if bucket.rows:
+        yield bucket
+
+
+def predict_rows(
+    task: Task,
+    model: nn.Module,
+    rows: Any,
+    settings: Settings,
+    process: Process,
+    *,
+    limit: int | None = None,
+) -> Iterator[tuple[int, Row, Prediction]]:
+    """(number, row, prediction) of this process's share of the rows, in the order of the rows.
+
+    The model is put into evaluation mode and back; nothing is recorded for gradients. No tensor outlives its batch but
+    what `Task.predict` returns.
+    """
+    import torch
+
+    device = device_of(model)
+    budget = settings.budget(task, device)
+    was_training = model.training
+    model.eval()
+    try:
+        for bucket in _buckets(task, rows, "predict", settings, process, device, limit):
+            parts: list[Part] = [None] * len(bucket.items)
+            for batch_positions in plan([item.cost for item in bucket.items], budget):
+                items = [bucket.items[position] for position in batch_positions]
+                with torch.inference_mode(), autocast(device, settings.precision):
+                    answers = task.predict(model, task.collate(items, "predict").to(device))
+                for position, part in zip(batch_positions, answers, strict=True):
+                    parts[position] = part
+            by_row: dict[int, list[Part]] = {number: [] for number in bucket.rows}
+            for item, part in zip(bucket.items, parts):
+                by_row[item.row].append(part)
+            for number, row in bucket.rows.items():
+                yield number, row, task.merge(row, by_row[number])
+    finally:
+        model.train(was_training)
+
+
+def loss_batches(
+    task: Task, model: nn.Module, rows: Any, settings: Settings, process: Process, *, limit: int | None = None
+) -> Iterator[Batch]:
+    """Batches of whole rows in mode "loss", on the model's device, of this process's share of the rows.
+
+    `batch.row_numbers` says which rows they are, in the order of `Task.row_losses`. When the task computes its row
+    losses one by one anyway, a batch holds one row.
+    """
+    from topwork.task import Task as Contract
+
+    device = device_of(model)
+    alone = type(task).row_losses is Contract.row_losses
+    budget = Budget(1) if alone else settings.budget(task, device)
+    for bucket in _buckets(task, rows, "loss", settings, process, device, limit):
+        by_row: dict[int, list[Item]] = {}
+        for item in bucket.items:
+            by_row.setdefault(item.row, []).append(item)
+        groups = list(by_row.values())
+        costs = [max(item.cost for item in group) for group in groups]
+        for positions in plan(costs, budget, counts=[1 if alone else len(group) for group in groups]):
+            items = [item for position in positions for item in groups[position]]
+            yield task.collate(items, "loss").to(device)
+
+
+def evaluate_rows(
+    task: Task,
+    model: nn.Module,
+    rows: Any,
+    settings: Settings,
+    process: Process,
+    *,
+    limit: int | None = None,
+    watch: Any = None,
+) -> Metric:
+    """The task's metric over the rows; on several processes every one gets the metric over all of them.
+
+    `watch(number, row, prediction)` is called for every row of this process.
+    """
+    metric = task.metric()
+    for number, row, prediction in predict_rows(task, model, rows, settings, process, limit=limit):
+        metric.update(row, prediction)
+        if watch is not None:
+            watch(number, row, prediction)
+    gathered = process.gather(metric)
+    settings.skipped = [note for notes in process.gather(settings.skipped) for note in notes]
+    whole = gathered[0]
+    for other in gathered[1:]:
+        whole.merge(other)
+    return whole
+
+
+def first(rows: Any, limit: int | None) -> Any:
+    """The first `limit` rows."""
+    if limit is None or (hasattr(rows, "__len__") and len(rows) <= limit):
+        return rows
+    if not hasattr(rows, "__len__"):
+        return rows.take(limit)
+    return rows.select(range(limit)) if hasattr(rows, "select") else rows[:limit]
+
+
+def device_of(model: nn.Module) -> Any:
+    """The device of a model's first parameter (the CPU for a model without any)."""
+    import torch
+
+    parameter = next(model.parameters(), None)
+    return parameter.device if parameter is not None else torch.device("cpu")
+
+
+def autocast(device: Any, precision: str) -> Any:
+    """Autocast for "bf16" and "fp16"; a context that does nothing for "float32"."""
+    import torch
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def size_of(value: Any) -> int:
+    """Bytes that a value holds, roughly: tensors, arrays, pictures, texts, and what lists and dicts of them hold."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(size_of(entry) for entry in value.values())
+    if isinstance(value, list | tuple):
+        return sum(size_of(entry) for entry in value) if len(value) < 64 else len(value) * size_of(value[0])
+    if hasattr(value, "getbands"):  # a PIL picture
+        return value.width * value.height * len(value.getbands())
+    return 8
+
+
+__all__ = [
+    "Settings",
+    "autocast",
+    "device_of",
+    "encode_rows",
+    "evaluate_rows",
+    "first",
+    "loss_batches",
+    "map_tensors",
+    "predict_rows",
+    "size_of",
+]

@@ -1,0 +1,54 @@
+"""This process among its peers: who writes files, how objects are exchanged, which device is ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Process:
+    """One process of a run. Alone unless started by `accelerate launch` or `torchrun`.
+
+    Attributes:
+        index, count: this process and how many there are.
+        main: True for the one that writes files and prints.
+        device: the torch device that accelerate gives this process.
+    """
+
+    def __init__(self) -> None:
+        from accelerate import PartialState
+
+        cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        state = PartialState(cpu=True) if cpu else PartialState()
+        self.index, self.count = state.process_index, state.num_processes
+        self.device = state.device
+
+    @property
+    def main(self) -> bool:
+        return self.index == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.count > 1:
+            self.gather(None)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in the order of the processes, on every process."""
+        if self.count == 1:
+            return [value]
+        import torch.distributed
+
+        values: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process runs the block first, so that it can fill caches that the others then read."""
+        if not self.main:
+            self.barrier()
+        yield
+        if self.main:
+            self.barrier()

@@ -1,0 +1,242 @@
+"""YAML with positions: text becomes a tree of plain values that remember where they stand.
+
+Read strictly and without surprises: YAML 1.2's booleans only (`no` and `on` stay words), `1e-3` is a number, a key that
+stands twice is an error, dates stay text, and no tag makes an object. What the values mean is not known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from topwork.errors import Problem
+from topwork.items import Json
+
+KeyPath = tuple[str | int, ...]
+LARGEST = 200_000  # values in a recipe, aliases counted as often as they are used
+
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+    ("merge", r"<<", ["<"]),
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's parser with YAML 1.2's idea of which plain words are not text."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that this reader or a YAML 1.1 reader would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _name, _pattern, _first in _PLAIN:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})$"), _first)
+
+
+@dataclass
+class Node:
+    """A value and its address.
+
+    Args:
+        value: a dict of nodes, a list of nodes, or a plain value.
+        place: where the value stands: `file:line:column`, or the text of an override.
+        key_place: where its key stands, for the entry of a mapping.
+    """
+
+    value: Any
+    place: str
+    key_place: str = ""
+
+    @property
+    def start(self) -> str:
+        """The place of the key if there is one, else of the value."""
+        return self.key_place or self.place
+
+    def plain(self) -> Json:
+        """The value without addresses."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def get(self, key: str | int) -> Node | None:
+        """The entry of a mapping or list, if it is there."""
+        if isinstance(self.value, dict):
+            return self.value.get(key)
+        if isinstance(self.value, list) and isinstance(key, int) and 0 <= key < len(self.value):
+            return self.value[key]
+        return None
+
+
+def read(text: str, name: str, *, place: str | None = None) -> tuple[Node, list[Problem]]:
+    """Read one YAML document.
+
+    Args:
+        text: the document.
+        name: the file's name, for places.
+        place: the place of everything in it, instead of line and column (overrides).
+
+    Returns:
+        the tree (an empty mapping when the text cannot be read at all), and what is wrong with it.
+    """
+    reader = _Reader(name, place)
+    try:
+        root = _Loader(text).get_single_node()
+        if root is None:
+            return Node(None, place or f"{name}:1:1"), []
+        return reader.node(root, (), ()), reader.problems
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        context = f" ({error.context})" if error.context else ""
+        where = reader.place(mark) if mark else name
+        problem = Problem(where, "", f"not valid YAML: {error.problem}{context}")
+    except yaml.reader.ReaderError as error:
+        problem = Problem(place or name, "", f"not valid YAML: {error.reason} at position {error.position}")
+    except RecursionError:
+        problem = Problem(place or name, "", "not valid YAML: nested too deeply")
+    return Node({}, place or f"{name}:1:1"), [*reader.problems, problem]
+
+
+class _Reader:
+    """Makes nodes with addresses of PyYAML's nodes, and collects what is wrong."""
+
+    def __init__(self, name: str, fixed: str | None) -> None:
+        self.name, self.fixed = name, fixed
+        self.problems: list[Problem] = []
+        self.count = 0
+
+    def place(self, mark: Any) -> str:
+        return self.fixed or f"{self.name}:{mark.line + 1}:{mark.column + 1}"
+
+    def fault(self, node: yaml.Node, path: KeyPath, message: str) -> None:
+        self.problems.append(Problem(self.place(node.start_mark), dotted(path), message))
+
+    def node(self, node: yaml.Node, path: KeyPath, above: tuple[int, ...]) -> Node:
+        place = self.place(node.start_mark)
+        self.count += 1
+        if id(node) in above:
+            self.fault(node, path, "an alias stands inside what it names")
+            return Node(None, place)
+        if self.count > LARGEST:
+            if self.count == LARGEST + 1:
+                self.fault(node, path, f"the recipe has more than {LARGEST} values")
+            return Node(None, place)
+        above = (*above, id(node))
+        if isinstance(node, yaml.MappingNode) and self._tag(node, path, "map"):
+            return Node(self._mapping(node, path, above), place)
+        if isinstance(node, yaml.SequenceNode) and self._tag(node, path, "seq"):
+            return Node([self.node(entry, (*path, i), above) for i, entry in enumerate(node.value)], place)
+        if isinstance(node, yaml.ScalarNode):
+            return Node(self._scalar(node, path), place)
+        return Node(None, place)
+
+    def _tag(self, node: yaml.Node, path: KeyPath, *allowed: str) -> bool:
+        if node.tag.removeprefix(_TAG) in allowed or node.tag == "!":
+            return True
+        self.fault(
+            node, path, f"the tag `{node.tag.replace(_TAG, '!!')}` is not allowed: a recipe holds plain values only"
+        )
+        return False
+
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        text, kind = node.value, node.tag.removeprefix(_TAG)
+        if not self._tag(node, path, "str", "null", "bool", "int", "float", "merge"):
+            return None
+        try:
+            if kind == "null":
+                return None
+            if kind == "bool":
+                return {"true": True, "false": False}[text.lower()]
+            if kind == "int":
+                return int(text, 0) if text[:2].lower() in ("0o", "0x") else int(text)
+            if kind == "float":
+                return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
+        except (ValueError, KeyError):
+            self.fault(node, path, f"`{text}` is not of type {kind}")
+        return text
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath, above: tuple[int, ...]) -> dict[Any, Node]:
+        own: dict[Any, Node] = {}
+        merged: dict[Any, Node] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == _TAG + "merge":
+                for key, entry in self._merged(value_node, path, above):
+                    merged.setdefault(key, entry)
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.fault(key_node, path, "a key must be a plain word")
+                continue
+            key = self._scalar(key_node, path)
+            if key in own:
+                first = own[key].key_place.removeprefix(f"{self.name}:").split(":")[0]
+                where = "" if self.fixed else f" (first in line {first})"
+                self.fault(key_node, (*path, key), f"`{key}` is set twice{where}")
+            entry = self.node(value_node, (*path, key), above)
+            own[key] = replace(entry, key_place=self.place(key_node.start_mark))
+        return {**{key: entry for key, entry in merged.items() if key not in own}, **own}
+
+    def _merged(self, node: yaml.Node, path: KeyPath, above: tuple[int, ...]) -> Iterator[tuple[Any, Node]]:
+        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        for source in sources:
+            if not isinstance(source, yaml.MappingNode):
+                self.fault(source, path, "`<<` takes a mapping or a list of mappings")
+                continue
+            yield from self.node(source, path, above).value.items()
+
+
+def from_python(value: Any, name: str = "recipe") -> Node:
+    """The tree of plain Python values; a place is the name, for there is no line."""
+    if isinstance(value, BaseModel):
+        options = value.model_dump(mode="json", exclude_unset=True)
+        title = getattr(type(value), "name", None)  # a stage knows its name, other options do not
+        value = {title: options} if isinstance(title, str) else options
+    if isinstance(value, Mapping):
+        return Node({key: replace(from_python(entry, name), key_place=name) for key, entry in value.items()}, name)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return Node([from_python(entry, name) for entry in value], name)
+    return Node(str(value) if isinstance(value, Path) else value, name)
+
+
+def merge(below: Node, above: Node) -> Node:
+    """`above` laid over `below`: mappings are merged at every depth, everything else is replaced."""
+    if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
+        return above
+    together = dict(below.value)
+    for key, node in above.value.items():
+        together[key] = merge(together[key], node) if key in together else node
+    return replace(above, value=together)
+
+
+def dump(value: Json, *, flow: bool = False) -> str:
+    """YAML that `read` gives back as the same value; with `flow` in one line, without the line's end."""
+    if not flow:
+        return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=True)
+    return text.removesuffix("\n").removesuffix("...").strip()
+
+
+def dotted(path: KeyPath) -> str:
+    """`stages.0.train`: a key path as it is written in an override."""
+    return ".".join(str(part) for part in path)

@@ -1,0 +1,76 @@
+"""The stage `train`: transformers' Trainer on accelerate, with topwork's batches, evaluation and checkpoints inside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from topwork.items import Json
+from topwork.stage import Stage
+
+if TYPE_CHECKING:
+    from topwork.run import Run
+
+
+class Train(Stage):
+    """Train the model on the train rows."""
+
+    name: ClassVar[str] = "train"
+    changes_model: ClassVar[bool] = True
+    columns_shown: ClassVar[tuple[str, ...]] = ("loss", "steps", "epochs", "items_per_second")
+
+    epochs: PositiveFloat = Field(3.0, description="passes over the rows")
+    steps: PositiveInt | None = Field(
+        None, description="stop after this many steps instead (needed for streaming rows)"
+    )
+    batch_size: PositiveInt = Field(32, description="items in a batch of one process")
+    batch_cost: PositiveInt | None = Field(
+        None, description="tokens, pixels or samples in a batch, padding counted, instead of a number of items"
+    )
+    accumulate: PositiveInt = Field(1, description="batches whose gradients make one step")
+    learning_rate: PositiveFloat = Field(5e-5, description="at its highest")
+    schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "cosine_with_min_lr"] = "linear"
+    warmup: NonNegativeFloat = Field(0.0, description="steps until the full rate; below 1 a share of all steps")
+    weight_decay: NonNegativeFloat = 0.0
+    optimizer: str = Field("adamw_torch", description="a name of transformers' OptimizerNames")
+    clip: NonNegativeFloat = Field(1.0, description="largest norm of the gradient; 0 for no bound")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, else float32"
+    )
+    gradient_checkpointing: bool = False
+    freeze: list[str] = Field(
+        default_factory=list, description="`backbone`, or patterns of parameter names (`*.embeddings.*`)"
+    )
+    unfreeze: dict[NonNegativeInt, list[str]] = Field(
+        default_factory=dict, description="epoch -> patterns (or `all`) that are trained from then on"
+    )
+    evaluate_every: PositiveInt | Literal["epoch", "never"] = Field(
+        "never", description="steps, or `epoch`: the metric on the calibrate rows"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="best: the checkpoint with the best metric on calibrate rows"
+    )
+    patience: PositiveInt | None = Field(None, description="stop after this many evaluations without a better metric")
+    checkpoint_every: PositiveInt | Literal["epoch", "never"] = Field(
+        "epoch", description="steps, or `epoch`: from where `resume` goes on"
+    )
+    workers: NonNegativeInt = Field(0, description="processes that prepare rows")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Train:
+        if (self.keep == "best" or self.patience) and self.evaluate_every == "never":
+            self.evaluate_every = "epoch"
+        if self.keep == "best" and self.checkpoint_every != self.evaluate_every:
+            self.checkpoint_every = self.evaluate_every
+        if self.unfreeze and not self.freeze:
+            raise ValueError("`unfreeze` without `freeze`: everything is trained already")
+        return self
+
+    def reads(self) -> tuple[str, ...]:
+        return ("train",) if self.evaluate_every == "never" else ("train", "calibrate")
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        from topwork.training import train
+
+        return train(self, run)

@@ -1,0 +1,221 @@
+"""The contract of a task: everything that topwork knows about what a model is for stands behind these methods.
+
+A task is one class. The runner, the lens, the command line and the page use nothing else of it, so a task written in
+ten minutes gets all of them. Only `learn`, `build`, `encode`, `collate`, `predict`, `metric` and `example_rows` must
+be written; the others have a default that is right, if not always the fastest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from topwork.base import Base
+from topwork.errors import TopworkError
+from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, Units
+from topwork.metric import Metric
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class TaskOptions(BaseModel):
+    """Options of a task in a recipe; subclass it as `Task.Options`. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a task reads from its rows.
+
+    Args:
+        description: what it holds, for documentation and error messages.
+        target: True when it is the truth: needed to train and evaluate, not to predict.
+        required: False when rows may do without it.
+        lazy: True for large things (images, audio) that are decoded row by row.
+    """
+
+    description: str
+    target: bool = False
+    required: bool = True
+    lazy: bool = False
+
+
+@dataclass
+class State:
+    """What a task learned from its rows and its base, once; saved with the model.
+
+    Args:
+        values: JSON: label names, statistics, weights of classes ...
+        processors: by kind ("tokenizer", "image_processor", ...; with several bases "role/kind"): saved in the model
+            folder by their own `save_pretrained`, and handed back on loading.
+    """
+
+    values: dict[str, Json] = field(default_factory=dict)
+    processors: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """A task on a base.
+
+    Class attributes:
+        name: as in a recipe; for the Hub's tasks the pipeline tag.
+        Options: pydantic model of the options.
+        columns: what is read from the rows, by canonical name.
+        roles: names of the bases that the task needs: ("base",) or, say, ("encoder", "decoder").
+        cost_unit: what `Item.cost` counts ("tokens", "pixels", "samples"), for messages.
+
+    A task object owns its preprocessing: after loading it predicts without anything but its model folder.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type[TaskOptions]] = TaskOptions
+    columns: ClassVar[Mapping[str, Column]]
+    roles: ClassVar[tuple[str, ...]] = ("base",)
+    cost_unit: ClassVar[str] = "items"
+
+    def __init__(self, bases: Mapping[str, Base], options: Any, state: State) -> None:
+        self.bases, self.options, self.state = dict(bases), options, state
+
+    @property
+    def base(self) -> Base:
+        """The base of a task that has only one."""
+        return self.bases[self.roles[0]]
+
+    # ------------------------------------------------------------------ once, before the run
+
+    @classmethod
+    @abstractmethod
+    def learn(cls, rows: Any, bases: Mapping[str, Base], options: Any) -> State:
+        """Learn label names, vocabulary, tokenizer, statistics from the training rows and the base.
+
+        Args:
+            rows: the training rows (canonical column names): a `datasets.Dataset` or an iterable of dicts. None when
+                there are none (prediction with a base that already carries everything): then what the base knows
+                must do, or a TopworkError says what is missing.
+        """
+
+    @abstractmethod
+    def build(self, weights: bool = True) -> nn.Module:
+        """The base with the right task head. With `weights=False` the module is only shaped; weights are loaded later.
+
+        A plugin's `build_head` is asked before this.
+        """
+
+    # ------------------------------------------------------------------ rows -> tensors
+
+    @abstractmethod
+    def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
+        """Make items of rows: none, one or several a row (windows, chunks, packing).
+
+        Args:
+            rows: dicts with the canonical columns. With `group_rows` > 1, in mode "train", that many rows that stand
+                together in the data set; the items then belong to whichever row they started in.
+            mode: "train" (augmentation, targets), "loss" (targets, nothing random), "predict" (no targets needed).
+            seed: the only source of randomness: the same rows, mode and seed give the same items. The *number* and
+                the costs of the items must not depend on it.
+
+        Raises:
+            DataError: with the position of the row in `rows`, its column and the mend.
+        """
+
+    @abstractmethod
+    def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
+        """Pad and stack items. What `Batch.inputs` holds goes to the model's device; the items stay beside it."""
+
+    #: rows that are encoded together in mode "train" (packing); 1 for everything else
+    group_rows: int = 1
+
+    #: False when the items of mode "train" depend on the seed (augmentation), so they must not be kept across epochs
+    repeatable: bool = True
+
+    def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
+        """Costs of the items of each row in mode "train", if they can be told without encoding; None if not."""
+        return None
+
+    def cost_budget(self, device: str) -> int | None:
+        """The largest count * cost of a batch on a kind of device ("cpu", "cuda") when only predictions are wanted;
+        None leaves it to the number of items alone. A good value keeps padding and cache misses small."""
+        return None
+
+    # ------------------------------------------------------------------ tensors -> numbers
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The training loss of a batch, a scalar. Default: the model's own.
+
+        `model` may be wrapped (several processes): call it, do not reach inside.
+        """
+        loss = model(**batch.inputs).loss
+        if loss is None:
+            raise TopworkError(
+                f"{type(model).__name__} gave no loss",
+                place=f"task {self.name}",
+                mend="give the task a `loss` of its own",
+            )
+        return loss
+
+    def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """[rows]: the loss of each row as if it were alone. Default: one row at a time, which is always right.
+
+        Override it where one forward gives the same numbers; `topwork.testing` compares the two.
+        """
+        import torch
+
+        by_row: list[list[Item]] = [[] for _ in range(batch.row_count)]
+        for item, row in zip(batch.items, batch.rows):
+            by_row[row].append(item)
+        device = batch.device or next(model.parameters()).device
+        losses = [self.loss(model, self.collate(items, "loss").to(device)) for items in by_row]
+        return torch.stack([loss.reshape(()) for loss in losses])
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Batch) -> list[Part]:
+        """One part per item, small and on the CPU: by a forward or by `generate`. Called without gradients."""
+
+    def merge(self, row: Row, parts: Sequence[Part]) -> Prediction:
+        """The parts of one row's items, in order, become its prediction. Default: the only part."""
+        if len(parts) != 1:
+            raise TopworkError(
+                f"a row has {len(parts)} parts and the task does not merge them",
+                place=f"task {self.name}",
+                mend="write `Task.merge`",
+            )
+        return parts[0]
+
+    # ------------------------------------------------------------------ numbers -> people
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """A fresh metric. Its keys are known before the run."""
+
+    def write(self, prediction: Prediction, folder: Path, name: str) -> Json:
+        """The prediction as JSON. What is too large becomes files in `folder` whose names begin with `name`, and the
+        JSON names them. Default: the prediction is JSON already."""
+        return prediction
+
+    def units(self, item: Item) -> Units:
+        """What the positions of an item are. Default: tokens without names."""
+        return Units("token")
+
+    def draw(self, row: Row, prediction: Prediction) -> Picture:
+        """A picture of a prediction beside the truth. Default: both as text."""
+        truth = {name: row.get(name) for name, column in self.columns.items() if column.target}
+        return Picture(caption=f"predicted {prediction!r}, truth {truth!r}"[:500])
+
+    @classmethod
+    @abstractmethod
+    def example_rows(cls) -> list[Row]:
+        """Eight or more small rows with at least three distinct targets: documentation, test data, dry run."""
+
+    # ------------------------------------------------------------------ what the model folder says
+
+    def describe(self) -> dict[str, Json]:
+        """Lines for the model card. Default: the state's plain values."""
+        return {key: value for key, value in self.state.values.items() if isinstance(value, str | int | float | list)}

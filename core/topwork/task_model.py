@@ -1,0 +1,145 @@
+"""A task with its model: what `topwork.build` and `topwork.load` give, for notebooks and scripts.
+
+Training, evaluation and prediction go through the same stages and the same loop as a recipe's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork.errors import TopworkError
+from topwork.items import Json, Prediction, Row
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from topwork.plugins import Plugins
+    from topwork.task import Task
+
+
+def graft(task: Task, plugins: Plugins, *, weights: bool) -> tuple[nn.Module, str]:
+    """Base and task head for a task, and the form: the name of the plugin that made it, "native" or "generic".
+
+    Plugins are asked first (`build_head`), the task's own `build` comes last.
+    """
+    from transformers import PreTrainedModel
+
+    model = plugins.hook.build_head(task=task, bases=task.bases, weights=weights)
+    if model is not None:
+        return model, "plugin"
+    model = task.build(weights=weights)
+    return model, "native" if isinstance(model, PreTrainedModel) else "generic"
+
+
+class TaskModel:
+    """A task and its model.
+
+    Attributes:
+        task: the Task, with its options and what it learned.
+        model: the torch module.
+        form: "native", "generic" or "plugin": who made the task head.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, plugins: Plugins, form: str) -> None:
+        self.task, self.model, self.plugins, self.form = task, model, plugins, form
+
+    def train(
+        self,
+        rows: Any,
+        *,
+        calibrate: Any = None,
+        columns: Mapping[str, str] | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> dict[str, Json]:
+        """Train on rows (a dataset or a list of dicts); options are those of the stage `train`.
+
+        Returns:
+            the stage's result: losses, steps, seconds.
+        """
+        return self.apply("train", {"train": rows, "calibrate": calibrate}, columns=columns, seed=seed, **options)
+
+    def evaluate(self, rows: Any, *, columns: Mapping[str, str] | None = None, **options: Any) -> dict[str, Json]:
+        """The task's metrics over rows; options are those of the stage `evaluate`."""
+        return self.apply("evaluate", {"evaluate": rows}, columns=columns, **options)["metrics"]
+
+    def apply(
+        self,
+        stage: str,
+        rows: Mapping[str, Any],
+        *,
+        columns: Mapping[str, str] | None = None,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        quiet: bool = True,
+        **options: Any,
+    ) -> dict[str, Json]:
+        """Run any installed stage on this model, with rows by role. Its files go to `folder`, or are dropped.
+
+        Raises:
+            UsageError: unknown stage or option.
+        """
+        from topwork.console import Console
+        from topwork.process import Process
+        from topwork.recipe import make_stage
+        from topwork.rows import DataOptions, Roles
+        from topwork.run import Run
+
+        made = make_stage(stage, options, self.plugins)
+        data = DataOptions(columns=dict(columns or {}))
+        roles = Roles(type(self.task), self.plugins, data, rows, seed, wanted=made.reads())
+        with tempfile.TemporaryDirectory() as temporary:
+            root = Path(folder) if folder is not None else Path(temporary)
+            run = Run(self, roles, root, Process(), Console(quiet=quiet), seed=seed, keep_models=folder is not None)
+            return run.do(made, 0)
+
+    def predict(
+        self, rows: Iterable[Row] | Any, *, columns: Mapping[str, str] | None = None, **settings: Any
+    ) -> list[Prediction]:
+        """Predictions of rows, in their order, in the shape of the Hub's pipelines.
+
+        Args:
+            rows: a dataset, or dicts with the task's input columns; a single dict is one row.
+            settings: `items` (most items in a batch), `cost`, `on_error`, `precision`, `seed`.
+        """
+        return [prediction for _, _, prediction in self.predictions(rows, columns=columns, **settings)]
+
+    def predictions(self, rows: Any, *, columns: Mapping[str, str] | None = None, **settings: Any) -> Iterable[tuple]:
+        """The same, one by one as (number, row, prediction): nothing is kept."""
+        from topwork.loop import Settings, predict_rows
+        from topwork.process import Process
+        from topwork.rows import canonical
+
+        if isinstance(rows, Mapping):
+            rows = [rows]
+        elif not hasattr(rows, "column_names") and not isinstance(rows, Sequence):
+            rows = list(rows)
+        named = canonical(rows, type(self.task), columns or {}, targets=False, place="rows")
+        try:
+            chosen = Settings(**settings)
+        except TypeError as error:
+            raise TopworkError(str(error), place="predict") from error
+        return predict_rows(self.task, self.model, named, chosen, Process())
+
+    def look(self) -> Any:
+        """The introspection of the model: `topwork.look`."""
+        from topwork.api import look
+
+        return look(self.model, plugins=self.plugins)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a model folder: Hub-style, safetensors, with topwork's manifest."""
+        from topwork.model_folder import save_folder
+
+        return save_folder(self, Path(folder))
+
+    def to(self, device: Any) -> TaskModel:
+        """Move the model to a device."""
+        self.model.to(device)
+        return self
+
+    def __repr__(self) -> str:
+        return f"TaskModel(task={self.task.name!r}, model={type(self.model).__name__}, form={self.form!r})"

@@ -1,0 +1,88 @@
+"""Audio files as rows: `audio` as {bytes, path}, undecoded, with labels from folder names or a metadata file.
+
+`datasets` has a reader of its own for such folders; it needs torchcodec even when nothing is decoded, so this one
+builds plain rows. The layout is the same: `<split>/<label>/clip.wav`, `<label>/clip.wav`, or clips beside a
+`metadata.csv` / `metadata.jsonl` whose `file_name` names them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from topwork import DataError
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
+
+def read(paths: Sequence[Path], folder: Path | None) -> dict[str, Any]:
+    """Split name -> data set with the column `audio` and either `label` (folder names) or the metadata's columns."""
+    by_split: dict[str, list[Path]] = {}
+    for path in paths:
+        by_split.setdefault(_split(path, folder), []).append(path)
+    root = folder or Path(".")
+    rows = {split: _rows(files, root / split if (root / split).is_dir() else root) for split, files in by_split.items()}
+    labels = sorted({row["label"] for split in rows.values() for row in split if isinstance(row.get("label"), str)})
+    from_folders = any(row.pop("_folder", False) for split in rows.values() for row in split)
+    return {split: _dataset(entries, labels if from_folders else None) for split, entries in rows.items() if entries}
+
+
+def _split(path: Path, folder: Path | None) -> str:
+    parts = path.relative_to(folder).parts[:-1] if folder else ()
+    return _SPLITS.get(parts[0].lower(), "train") if parts else "train"
+
+
+def _rows(files: Sequence[Path], root: Path) -> list[dict[str, Any]]:
+    from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
+
+    known = {suffix.lower() for suffix in AudioFolder.EXTENSIONS}
+    clips = [path for path in files if path.suffix.lower() in known]
+    tables = [path for path in files if path.name in ("metadata.csv", "metadata.jsonl")]
+    if tables:
+        return [row for table in tables for row in _described(table)]
+    labelled = len({path.parent for path in clips}) > 1 or any(path.parent != root for path in clips)
+    rows: list[dict[str, Any]] = []
+    for path in clips:
+        row: dict[str, Any] = {"audio": {"bytes": None, "path": str(path.resolve())}}
+        if labelled:
+            row |= {"label": path.parent.name, "_folder": True}
+        rows.append(row)
+    return rows
+
+
+def _described(table: Path) -> list[dict[str, Any]]:
+    """The rows of a metadata file, each with its clip."""
+    with table.open(encoding="utf-8", newline="") as file:
+        if table.suffix == ".csv":
+            entries = list(csv.DictReader(file))
+        else:
+            try:
+                entries = [json.loads(line) for line in file if line.strip()]
+            except json.JSONDecodeError as error:
+                raise DataError(f"{table}: {error.msg}", mend="write one JSON object a line") from error
+    rows = []
+    for number, entry in enumerate(entries, 1):
+        name = entry.pop("file_name", None)
+        if not name:
+            raise DataError(f"{table}: entry {number} has no `file_name`", mend="name the clip of every entry")
+        clip = table.parent / name
+        if not clip.is_file():
+            raise DataError(f"{table}: entry {number} names `{name}`, which does not exist", mend="mend the entry")
+        rows.append({"audio": {"bytes": None, "path": str(clip.resolve())}, **entry})
+    return rows
+
+
+def _dataset(rows: list[dict[str, Any]], labels: list[str] | None) -> Any:
+    import datasets
+
+    made = datasets.Dataset.from_list(rows)
+    if labels is not None:
+        made = made.cast_column("label", datasets.ClassLabel(names=labels))
+    return made.cast_column("audio", datasets.Audio(decode=False))

@@ -1,0 +1,58 @@
+"""Choosing a split: by name, by slices (`train[:20%]+test`), or the only one that there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from topwork import UsageError, nearest
+
+
+def choose(splits: Any, wanted: str | None, source: str) -> Any:
+    """One data set out of what was loaded.
+
+    Args:
+        splits: a mapping from split names to data sets (`DatasetDict`, `IterableDatasetDict`), or one data set.
+        wanted: a split, sums and slices of splits as `datasets` writes them; None takes the only split.
+
+    Raises:
+        UsageError: several splits and none named, an unknown split, a bad slice, a slice of a stream.
+    """
+    if not isinstance(splits, Mapping):
+        splits = {str(splits.split or "train"): splits}
+    splits = {str(name): rows for name, rows in splits.items()}
+    names = ", ".join(splits)
+    if wanted is None:
+        if len(splits) == 1:
+            return next(iter(splits.values()))
+        raise UsageError(f"`{source}` has several splits: {names}", mend="name one of them as `split`")
+    if wanted in splits:
+        return splits[wanted]
+    return _slice(splits, wanted, source, names)
+
+
+def _slice(splits: Mapping[str, Any], wanted: str, source: str, names: str) -> Any:
+    import datasets
+
+    unknown = UsageError(f"`{source}` has no split `{wanted}`{nearest(wanted, splits)}", mend=f"its splits: {names}")
+    if any(isinstance(rows, datasets.IterableDataset) for rows in splits.values()):
+        if "[" in wanted or "+" in wanted:
+            raise UsageError(f"`split: {wanted}` slices a stream", mend="use `limit`, or leave out `streaming`")
+        raise unknown
+    lengths = {name: len(rows) for name, rows in splits.items()}
+    try:
+        parts = datasets.ReadInstruction.from_spec(wanted).to_absolute(lengths)
+    except (ValueError, AssertionError) as error:
+        bare = [part.split("[")[0].strip() for part in wanted.split("+")]
+        if all(name in splits for name in bare):
+            raise UsageError(
+                f"`split: {wanted}` is no slice of `{source}`: {error}",
+                mend="write slices like train[:20%] or test[100:200]",
+            ) from error
+        raise unknown from error
+    taken = [splits[part.splitname].select(range(part.from_ or 0, _end(part, lengths))) for part in parts]
+    return taken[0] if len(taken) == 1 else datasets.concatenate_datasets(taken)
+
+
+def _end(part: Any, lengths: Mapping[str, int]) -> int:
+    return lengths[part.splitname] if part.to is None else part.to

@@ -1,0 +1,83 @@
+"""Named functions for what slices and integers cannot say about pruning an attention module.
+
+Each is called as `adapter(module, kept)` after slicing, with the positions that were kept, counted before it, and
+returns nothing. Rows of `architectures.py` name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def regroup(module: nn.Module, kept: Sequence[int]) -> None:
+    """Grouped-query attention: correct how many attention heads share a key/value group."""
+    found: Any = module
+    if not isinstance(getattr(found, "num_key_value_groups", None), int):
+        return
+    query, key = found.q_proj.weight.shape[0], found.k_proj.weight.shape[0]
+    found.num_key_value_groups = max(1, query // key) if key else 1
+
+
+_ROWS = "_topwork_bias_rows"
+
+
+class _BiasRows:
+    """Gives a layer the rows of the position bias that belong to the attention heads it still has.
+
+    The bias is made once, for all original attention heads, and handed from layer to layer; so it is cut on the way
+    in and the whole one is handed on. Being an object, it survives `copy.deepcopy` of the model. Without the rows on
+    the module it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.whole: torch.Tensor | None = None
+
+    def before(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        self.whole = kwargs.get("position_bias")
+        if self.whole is None or getattr(module, _ROWS, None) is None:
+            return args, kwargs
+        return args, {**kwargs, "position_bias": cut_rows(module, self.whole)}
+
+    def after(self, module: nn.Module, args: tuple, kwargs: dict, output: tuple) -> tuple:
+        whole, self.whole = self.whole, None
+        if getattr(module, _ROWS, None) is None:
+            return output
+        if whole is None:
+            # A layer without a table made zeros for the attention heads that it has: one row of zeros fits all layers.
+            whole = output[1].new_zeros(1, 1, *output[1].shape[2:])
+        return (output[0], whole, *output[2:])
+
+
+def cut_rows(module: nn.Module, bias: torch.Tensor) -> torch.Tensor:
+    """[1, original heads, queries, keys] -> [1, heads that the module has, queries, keys]."""
+    return bias[:, getattr(module, _ROWS)] if bias.shape[1] > 1 else bias
+
+
+class _MadeHere:
+    """The layer that owns the table computes the whole bias, keeps it to hand on, and uses its own rows of it."""
+
+    def __init__(self, module: nn.Module, rows: _BiasRows) -> None:
+        self.module, self.rows = module, rows
+
+    def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.rows.whole = type(self.module).compute_bias(self.module, *args, **kwargs)  # type: ignore[operator]
+        return cut_rows(self.module, self.rows.whole)
+
+
+def shared_position_bias(module: nn.Module, kept: Sequence[int]) -> None:
+    """A position bias that one layer makes for all: cut per layer at run time, the table stays whole."""
+    found: Any = module
+    before = getattr(found, _ROWS, None)
+    setattr(found, _ROWS, list(kept) if before is None else [before[position] for position in kept])
+    owners = (getattr(hook, "__self__", None) for hook in found._forward_pre_hooks.values())
+    rows = next((owner for owner in owners if isinstance(owner, _BiasRows)), None)
+    if rows is None:
+        rows = _BiasRows()
+        found.register_forward_pre_hook(rows.before, with_kwargs=True)
+        found.register_forward_hook(rows.after, with_kwargs=True)
+    if found.has_relative_attention_bias:
+        found.compute_bias = _MadeHere(found, rows)

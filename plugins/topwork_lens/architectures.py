@@ -1,0 +1,138 @@
+"""What architectures call the parts of an attention layer: data, and the only file in which a model type is named.
+
+A row fits a module when the module has everything that the row names. Rows are tried in order; a row that names
+`types` is tried for those model types only. A new architecture is a new row; what a row says is never trusted:
+pruning compares the masked with the pruned layer before it keeps a change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Part:
+    """A projection, or a single parameter, that holds something for each attention head.
+
+    Args:
+        path: of the projection (its output features are cut) or of a parameter, relative to the attention module.
+        per: "head", or "group" for keys and values, which a group of attention heads may share.
+        stack: how many equal pieces stand one after another in it (3 for fused query, key and value). Pieces that
+            alternate head by head need no mention: what one attention head owns is then contiguous.
+        dim: the dimension that is cut when `path` names a parameter.
+        optional: True when some modules do without it.
+    """
+
+    path: str
+    per: Literal["head", "group"] = "head"
+    stack: int = 1
+    dim: int | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one family of attention modules is built.
+
+    Args:
+        name: of the row, for tables.
+        parts: what is cut.
+        output: path of the output projection, whose input is the context.
+        core: path of the module that remembers the sizes ("" for the attention module itself).
+        full: attributes of the core that hold heads * width and are used at run time.
+        adapter: name of a function in `adapters.py`.
+        blockers: submodules that mix attention heads before the output projection, unless they are an identity.
+        types: model types that the row is meant for; empty for all.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    output: str
+    core: str = ""
+    full: tuple[str, ...] = ()
+    adapter: str = ""
+    blockers: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+
+#: attributes that hold the width of one attention head, and the number of attention heads, in the order of trust
+WIDTHS = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim", "d_kv", "dim_head")
+COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_attn_heads", "nhead", "heads")
+
+#: attributes that hold the number of key/value groups
+GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads", "num_key_value_heads_per_layer")
+
+#: words in a module path by which a cross attention, a decoder, a backbone is known
+CROSS_WORDS = ("crossattention", "cross_attention", "cross_attn", "encoder_attn", "encdecattention", "crossattn")
+DECODER_WORDS = ("decoder",)
+ENCODER_WORDS = ("encoder",)
+BACKBONE_WORDS = ("backbone", "conv_encoder")
+
+
+def _separate(query: str, key: str, value: str, *more: Part) -> tuple[Part, ...]:
+    return (Part(query), Part(key, "group"), Part(value, "group"), *more)
+
+
+_TABLES = (
+    Part("relative_position_bias.relative_position_bias_table", dim=1, optional=True),
+    Part("relative_position_bias_table", dim=1, optional=True),
+)
+
+ROWS = (
+    Row(
+        "query, key, value inside `self`, `output` beside it",
+        _separate(
+            "self.query", "self.key", "self.value", Part("self.relative_position_bias_table", dim=1, optional=True)
+        ),
+        output="output.dense",
+        core="self",
+        full=("all_head_size",),
+    ),
+    Row(
+        "query, key, value inside `attention`, `output` beside it",
+        _separate("attention.query", "attention.key", "attention.value"),
+        output="output.dense",
+        core="attention",
+        full=("all_head_size",),
+    ),
+    Row("query, key, value, dense", _separate("query", "key", "value"), output="dense", full=("all_head_size",)),
+    Row("q_lin ... out_lin", _separate("q_lin", "k_lin", "v_lin"), output="out_lin"),
+    Row(
+        "q_proj ... o_proj",
+        _separate("q_proj", "k_proj", "v_proj", *_TABLES),
+        output="o_proj",
+        adapter="regroup",
+    ),
+    Row("q_proj ... out_proj", _separate("q_proj", "k_proj", "v_proj"), output="out_proj", adapter="regroup"),
+    Row(
+        "q, k, v, o with a position bias shared by all layers",
+        _separate("q", "k", "v"),
+        output="o",
+        full=("inner_dim",),
+        adapter="shared_position_bias",
+        types=("t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano"),
+    ),
+    Row(
+        "fused Conv1D c_attn, c_proj",
+        (Part("c_attn", stack=3),),
+        output="c_proj",
+        full=("split_size", "embed_dim"),
+        types=("gpt2",),
+    ),
+    Row("fused Wqkv, Wo", (Part("Wqkv", stack=3),), output="Wo", full=("all_head_size",)),
+    Row("query_key_value head by head, dense", (Part("query_key_value"),), output="dense", types=("gpt_neox",)),
+    Row(
+        "timm: fused qkv, proj",
+        (
+            Part("qkv", stack=3),
+            Part("gate", optional=True),
+            Part("q_bias", dim=0, optional=True),
+            Part("v_bias", dim=0, optional=True),
+            Part("relative_position_bias_table", dim=1, optional=True),
+        ),
+        output="proj",
+        full=("attn_dim",),
+        blockers=("norm",),
+    ),
+)

@@ -1,0 +1,254 @@
+"""How much each attention head matters to a loss: gradients of gates, leaving one out, entropy, chance.
+
+Scores are means over *row losses*, each as if the row were alone, so batch size, order and the number of processes
+change nothing. Parameters need no gradient: with them frozen, one backward pass gives every row's gate gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from topwork import AttentionLayer, Batch, unknown
+from topwork_lens.capture import Capture
+from topwork_lens.gates import GateHook, factors_of, gated, output_projection, split_heads
+from topwork_lens.refusals import refuse
+
+Reduction = Literal["example", "token", "batch"]
+RowLosses = Callable[[nn.Module, Batch], torch.Tensor]
+METHODS = ("michel", "taylor", "leave_one_out", "entropy", "random")
+
+
+class Sums:
+    """Sums over rows, by layer; sums of several processes add up."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.independent = False
+        self.by_layer: dict[str, torch.Tensor] = {}
+
+    def add(self, path: str, values: torch.Tensor) -> None:
+        """Add [heads] to a layer's sum (float64, on the CPU)."""
+        values = values.detach().double().cpu()
+        self.by_layer[path] = self.by_layer[path] + values if path in self.by_layer else values
+
+    def means(self, gather: Callable[[Any], list[Any]]) -> tuple[int, dict[str, Sequence[float] | None]]:
+        """Rows and means over the rows of all processes."""
+        total, paths = 0, dict[str, torch.Tensor]()
+        for rows, sums in gather((self.rows, self.by_layer)):
+            total += rows
+            for path, values in sums.items():
+                paths[path] = paths[path] + values if path in paths else values
+        return total, {path: (values / max(total, 1)).tolist() for path, values in paths.items()}
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter needs a gradient, evaluation mode; all put back afterwards, and no `.grad` is left or changed."""
+    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    for parameter, _ in needs:
+        parameter.requires_grad_(False)
+    model.eval()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, need in needs:
+            parameter.requires_grad_(need)
+        for module, mode in modes:
+            module.training = mode
+
+
+def score(
+    model: nn.Module,
+    layers: Sequence[AttentionLayer],
+    batches: Iterable[Batch],
+    row_losses: RowLosses,
+    method: str = "michel",
+    *,
+    reduction: Reduction = "example",
+    seed: int = 0,
+    gather: Callable[[Any], list[Any]] = lambda value: [value],
+) -> tuple[int, dict[str, Sequence[float] | None]]:
+    """Rows seen, and a score for each attention head that a layer has now, by path; no entry for a layer that never ran.
+
+    michel: E_x |dL(x)/dgate| (Michel, Levy & Neubig 2019, section 4.1). reduction "example" takes the absolute value
+    for each row, as the paper's equation 2, "token" for each position, as its authors' code, "batch" for the mean of
+    each batch, as transformers' run_bertology. taylor: E_x (dL(x)/dgate)^2 (Molchanov et al. 2019, equation 8).
+    leave_one_out: E_x [L(x) without the attention head - L(x)]. entropy: ln(keys) - entropy, the mean over queries of
+    the nats by which attention is sharper than uniform. random: uniform numbers.
+    """
+    if method not in METHODS:
+        raise unknown("importance method", method, METHODS)
+    if method == "random":
+        generator = torch.Generator().manual_seed(seed)
+        rows = sum(batch.row_count for batch in batches)
+        chance = {layer.path: torch.rand(len(layer.kept or ()), generator=generator).tolist() for layer in layers}
+        return sum(gather(rows)), chance
+    if not layers:
+        raise refuse("unknown_layout", "no attention layer was found in this model")
+    sums = Sums()
+    with frozen(model):
+        for batch in batches:
+            if method == "leave_one_out":
+                _leave_one_out(model, layers, batch, row_losses, sums)
+            elif method == "entropy":
+                _sharpness(model, layers, batch, row_losses, sums)
+            else:
+                _gradients(model, layers, batch, row_losses, sums, reduction, squared=method == "taylor")
+            sums.rows += batch.row_count
+    return sums.means(gather)
+
+
+class _Ones:
+    """Makes gates of 1 that need a gradient: for each entry of the context's first dimension, or each position."""
+
+    def __init__(self, layer: AttentionLayer, items: int, by_token: bool) -> None:
+        self.layer, self.items, self.by_token = layer, items, by_token
+        self.leaves: list[torch.Tensor] = []
+
+    def __call__(self, context: torch.Tensor) -> torch.Tensor:
+        heads = split_heads(self.layer, context)
+        if self.by_token:
+            shape = heads.shape[:-1]
+        elif self.leaves:
+            # A shared module runs several times: all of its runs share one gate.
+            return self.leaves[0]
+        else:
+            shape = torch.Size((self.items, heads.shape[-2]))
+        leaf = torch.ones(shape, dtype=context.dtype, device=context.device, requires_grad=True)
+        self.leaves.append(leaf)
+        return leaf
+
+
+def _gradients(
+    model: nn.Module,
+    layers: Sequence[AttentionLayer],
+    batch: Batch,
+    row_losses: RowLosses,
+    sums: Sums,
+    reduction: Reduction,
+    squared: bool,
+) -> None:
+    ones = {layer.path: _Ones(layer, len(batch), reduction == "token") for layer in layers if layer.kept}
+    hooks = []
+    with _running(model, layers, ones) as hooks_by_path:
+        losses = row_losses(model, batch)
+        hooks = list(hooks_by_path)
+    if losses.shape != (batch.row_count,):
+        raise refuse("batch_coupled", f"row_losses answered {tuple(losses.shape)} for {batch.row_count} rows")
+    leaves = [leaf for path in hooks for leaf in ones[path].leaves]
+    if not leaves or not losses.requires_grad:
+        raise refuse("no_gradient", "the loss does not depend on any attention head")
+    _independent(losses, leaves, batch, sums)
+    found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+    gradients = {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True)}
+    for path in hooks:
+        for leaf in ones[path].leaves:
+            gradient = gradients[id(leaf)]
+            value = torch.zeros_like(leaf) if gradient is None else gradient
+            sums.add(path, _reduced(value.detach().double(), batch, reduction, squared))
+
+
+def _reduced(gradient: torch.Tensor, batch: Batch, reduction: Reduction, squared: bool) -> torch.Tensor:
+    """[items, heads] or [entries, ..., heads] -> [heads]: the sum over the rows of the batch."""
+    if reduction == "token":
+        return (gradient.square() if squared else gradient.abs()).flatten(0, -2).sum(0)
+    by_row = rows_of_items(gradient, batch)
+    if reduction == "batch":
+        by_row = by_row.sum(0, keepdim=True)
+    if squared:
+        return by_row.square().sum(0)
+    return by_row.abs().sum(0)
+
+
+def rows_of_items(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """[items, heads] -> [rows, heads]: sums over the items of each row."""
+    index = torch.tensor(batch.rows, device=values.device)
+    return values.new_zeros(batch.row_count, *values.shape[1:]).index_add(0, index, values)
+
+
+def _independent(losses: torch.Tensor, leaves: list[torch.Tensor], batch: Batch, sums: Sums) -> None:
+    """Once, on the first batch of several rows: the first row's loss must not depend on other rows' gates."""
+    if batch.row_count < 2 or sums.independent:
+        return
+    gradients = torch.autograd.grad(losses[0], leaves, retain_graph=True, allow_unused=True)
+    others = [item for item, row in enumerate(batch.rows) if row != 0]
+    for gradient in gradients:
+        if gradient is None:
+            continue
+        share = gradient.shape[0] // len(batch)
+        entries = gradient.unflatten(0, (len(batch), share)) if share > 1 else gradient
+        if float(entries[others].abs().sum()) > 0:
+            raise refuse(
+                "batch_coupled",
+                "the loss of one row depends on the attention heads of another",
+                mend="score one row at a time: batch_size: 1",
+            )
+    sums.independent = True
+
+
+@contextmanager
+def _running(model: nn.Module, layers: Sequence[AttentionLayer], ones: dict[str, _Ones]) -> Iterator[list[str]]:
+    """Gates of 1 on all layers; afterwards the list has the paths of those that ran."""
+    ran: list[str] = []
+    hooks: dict[str, GateHook] = {}
+    with ExitStack() as stack:
+        for layer in layers:
+            if layer.path in ones:
+                hook = hooks[layer.path] = GateHook(layer, ones[layer.path])
+                stack.callback(output_projection(model, layer).register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield ran
+        ran += [path for path, hook in hooks.items() if hook.calls]
+
+
+def _leave_one_out(
+    model: nn.Module, layers: Sequence[AttentionLayer], batch: Batch, row_losses: RowLosses, sums: Sums
+) -> None:
+    with torch.no_grad():
+        plain = row_losses(model, batch).double()
+        for layer in layers:
+            kept = layer.kept or ()
+            changes = []
+            for number in kept:
+                with gated(model, {layer.path: (layer, factors_of(layer, [number]))}):
+                    changes.append((row_losses(model, batch).double() - plain).sum())
+            if changes:
+                sums.add(layer.path, torch.stack(changes))
+
+
+def _sharpness(
+    model: nn.Module, layers: Sequence[AttentionLayer], batch: Batch, row_losses: RowLosses, sums: Sums
+) -> None:
+    capture = Capture(model, layers, ["information"])
+    with torch.no_grad(), capture.run() as seen:
+        row_losses(model, batch)
+    for path, calls in seen.found.get("information", {}).items():
+        total = torch.zeros(calls[0].shape[1], dtype=torch.float64)
+        for values, valid in zip(calls, seen.found["valid"][path], strict=True):
+            weight = valid[:, None, :].double()
+            by_item = (values.double() * weight).sum(-1) / weight.sum(-1).clamp(min=1)
+            total += by_item.sum(0) * batch.row_count / by_item.shape[0]
+        sums.add(path, total / len(calls))
+
+
+def single_items(inputs: Mapping[str, torch.Tensor]) -> Iterator[Batch]:
+    """A batch of tensors as batches of one row each, so that every row is scored as if it were alone."""
+    from topwork import Item
+
+    count = len(next(iter(inputs.values())))
+    for item in range(count):
+        yield Batch({name: value[item : item + 1] for name, value in inputs.items()}, [Item(0, {})])
+
+
+def own_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """[1]: the loss that a plain transformers model computes itself, for a batch of one row."""
+    loss = getattr(model(**batch.inputs), "loss", None)
+    if loss is None:
+        raise refuse("no_gradient", f"{type(model).__name__} gave no loss", mend="give labels, or row_losses=...")
+    return loss.reshape(1)

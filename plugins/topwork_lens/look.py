@@ -1,0 +1,195 @@
+"""`Look`: everything that the lens can do with one model, behind `topwork.look(model)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from topwork import AttentionLayer, Batch, Json
+from topwork_lens.capture import Capture, Seen
+from topwork_lens.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
+from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates
+from topwork_lens.importance import RowLosses, own_loss, score, single_items
+from topwork_lens.probe import probe_inputs
+from topwork_lens.pruning import Pruned, line, prune
+from topwork_lens.scores import Importance, Normalise, importance_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from topwork_lens.importance import Reduction
+
+Heads = Mapping[Key, Sequence[int]]
+
+
+class Look:
+    """What there is to see and to change in the attention of a model.
+
+    A layer is named by its number (when the model has one kind of attention), by (group, number) with group
+    "encoder", "decoder", "cross" or "backbone", by "group.number", or by its module path. Attention heads have the
+    numbers that they had before anything was pruned.
+
+    Args:
+        model: any `nn.Module`, or an object with a `.model` that is one.
+        plugins: who is asked for attention layers besides the built-in rows; None for those alone.
+    """
+
+    def __init__(self, model: Any, plugins: Any = None) -> None:
+        self.model: nn.Module = model if isinstance(model, nn.Module) else model.model
+        self.plugins = plugins
+
+    @property
+    def layers(self) -> list[AttentionLayer]:
+        """The attention layers as they stand now, in the order of the module tree."""
+        return find_layers(self.model, self.plugins)
+
+    def __getitem__(self, key: Key) -> AttentionLayer:
+        return layer_at(self.layers, key)
+
+    def table(self) -> list[dict[str, Json]]:
+        """One line a layer: path, group, number, heads, kept, groups, width, form, prunable, why, gates."""
+        found = []
+        for (group, number), layer in numbered(self.layers).items():
+            entry = {"group": group, "number": number, "side": layer.side, "kind": layer.kind, **line(layer)}
+            entry |= {"groups": layer.groups, "width": layer.width, "prunable": layer.prunable, "why": layer.why}
+            found.append({**entry, "gates": kept_gates(self.model, layer)})
+        return found
+
+    # ------------------------------------------------------------------ seeing
+
+    @contextmanager
+    def capture(
+        self,
+        *what: str,
+        layers: Sequence[Key] | None = None,
+        heads: Sequence[int] | None = None,
+        keys: Sequence[int] | None = None,
+        places: torch.Tensor | None = None,
+        block: int = 32,
+        memory: int = 2**31,
+        device: Any = "cpu",
+    ) -> Iterator[Seen]:
+        """Watch the model in a block: `with look.capture("entropy") as seen: model(**batch)`, then `seen["entropy", 0]`.
+
+        Args:
+            what: any of "entropy", "information", "distance", "mass", "argmax", "max" ([items, heads, queries]),
+                "mean" ([items, heads, keys]: over queries that are no padding), "weights" ([items, heads, queries,
+                keys]), "context", "context_gradient" ([items, queries, heads, width]), "weights_gradient", "hidden".
+            layers: which attention layers; None for all.
+            heads: which attention heads, by original number; None for all.
+            keys: positions for "mass".
+            places: [positions, d] coordinates for "distance", NaN for a position that stands nowhere.
+            block: queries whose weights exist at a time.
+            memory: bytes that may be kept.
+            device: where what was captured is kept.
+
+        Raises:
+            Refused: something that ran cannot be seen.
+        """
+        found = self.layers
+        chosen = found if layers is None else [layer_at(found, key) for key in layers]
+        options: dict[str, Any] = {"heads": heads, "keys": keys, "places": places, "block": block}
+        capture = Capture(self.model, chosen, what, memory=memory, device=device, **options)
+        with capture.run() as seen:
+            yield seen
+
+    # ------------------------------------------------------------------ masking
+
+    @contextmanager
+    def mask_heads(self, heads: Heads) -> Iterator[None]:
+        """Switch attention heads off for a block: their output is multiplied by 0."""
+        asked = heads_by_layer(self.layers, heads)
+        with gated(self.model, {path: (layer, factors_of(layer, gone)) for path, (layer, gone) in asked.items()}):
+            yield
+
+    def keep_masked(self, heads: Heads) -> dict[str, list[int]]:
+        """Switch attention heads off for good, without cutting: the gates stay on the model and are saved with it.
+
+        Gates that are there already stay; returns the original numbers of those switched off now, by path.
+        """
+        done = {}
+        for path, (layer, gone) in heads_by_layer(self.layers, heads).items():
+            factors = list(kept_gates(self.model, layer) or [1.0] * layer.heads)
+            for number in gone:
+                factors[number] = 0.0
+            keep_gates(self.model, layer, factors)
+            done[path] = gone
+        return done
+
+    def set_gates(self, gates: Mapping[Key, Sequence[float]]) -> None:
+        """Put any factors on the attention heads of layers, one for each original number; they stay and are saved."""
+        from topwork import UsageError
+
+        layers = self.layers
+        for key, factors in gates.items():
+            layer = layer_at(layers, key)
+            if len(factors) != layer.heads:
+                raise UsageError(f"{len(factors)} gates for {layer.heads} attention heads", place=layer.path)
+            keep_gates(self.model, layer, factors)
+
+    # ------------------------------------------------------------------ pruning
+
+    def prune_heads(self, heads: Heads, *, check: Any = None) -> Pruned:
+        """Remove attention heads for good: the weights become smaller.
+
+        Args:
+            heads: original numbers by layer; what is gone already is passed over.
+            check: the batch on which masked and pruned model must agree: a dict of inputs, or a function that runs
+                the model; None makes a random one.
+
+        Raises:
+            Refused: they do not agree, or cannot; the model is then as it was.
+        """
+        return prune(self.model, heads, self._call(check), self.plugins)
+
+    def _call(self, check: Any) -> Callable[[], Any]:
+        if callable(check):
+            return check
+        inputs = dict(check.inputs if isinstance(check, Batch) else check or probe_inputs(self.model))
+        config = getattr(self.model, "config", None)
+        if hasattr(config, "use_cache"):
+            # A cache would be filled by one run and read by the next.
+            inputs.setdefault("use_cache", False)
+        return lambda: self.model(**inputs)
+
+    # ------------------------------------------------------------------ scoring
+
+    def importance(
+        self,
+        batches: Iterable[Mapping[str, Any] | Batch],
+        method: str = "michel",
+        *,
+        row_losses: RowLosses | None = None,
+        reduction: Reduction = "example",
+        normalise: Normalise = "layer",
+        seed: int = 0,
+        gather: Callable[[Any], list[Any]] = lambda value: [value],
+    ) -> Importance:
+        """Score every attention head; see `importance.score` for the methods.
+
+        Args:
+            batches: dicts of tensors (with labels) for a model that computes its own loss, one row at a time; or
+                `Batch` objects together with `row_losses`.
+            row_losses: (model, batch) -> [rows].
+        """
+        layers = self.layers
+        if row_losses is None:
+            batches = (one for batch in batches for one in single_items(_inputs(batch)))
+        rows, raw = score(
+            self.model,
+            layers,
+            batches,  # type: ignore[arg-type]
+            row_losses or own_loss,
+            method,
+            reduction=reduction,
+            seed=seed,
+            gather=gather,
+        )
+        return importance_of(layers, raw, method, rows, normalise)
+
+
+def _inputs(batch: Mapping[str, Any] | Batch) -> Mapping[str, Any]:
+    return batch.inputs if isinstance(batch, Batch) else batch

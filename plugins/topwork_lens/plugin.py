@@ -1,0 +1,47 @@
+"""The lens as a plugin: its hooks and nothing else. Everything heavy is imported when a hook is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from topwork import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from topwork import AttentionLayer, Json, Stage
+    from torch import nn
+
+
+@hookimpl
+def register_stages() -> list[type[Stage]]:
+    """attention, head_importance, prune_heads and mask_heads."""
+    from topwork_lens.attention_stage import Attention
+    from topwork_lens.stages import HeadImportance, MaskHeads, PruneHeads
+
+    return [Attention, HeadImportance, PruneHeads, MaskHeads]
+
+
+@hookimpl(trylast=True)
+def attention_layer(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
+    """The rows of `architectures.py`, asked after every other plugin."""
+    from topwork_lens.layout import describe
+
+    return describe(path, module, model)
+
+
+@hookimpl(trylast=True)
+def look(model: nn.Module, plugins: Any) -> Any:
+    """The `Look` that stands behind `topwork.look`."""
+    from topwork_lens.look import Look
+
+    return Look(model, plugins)
+
+
+@hookimpl
+def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
+    """Give a freshly built model the shape and the gates that its manifest describes."""
+    if "lens" in alterations:
+        from topwork_lens.rebuild import rebuild
+
+        rebuild(model, alterations["lens"], plugins)

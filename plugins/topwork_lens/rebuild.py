@@ -1,0 +1,46 @@
+"""A freshly built model gets the shape of the saved one, from the manifest, before its weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from topwork import AttentionLayer, CheckpointError, Json
+from topwork_lens.discovery import find_layers
+from topwork_lens.gates import keep_gates
+from topwork_lens.pruning import note
+from topwork_lens.slicing import cut
+
+
+def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None) -> None:
+    """Cut the layers that the manifest names, and put its gates back.
+
+    Args:
+        manifest: the lens's section of a model's alterations.
+
+    Raises:
+        CheckpointError: a layer of the manifest is not in this model, or has another number of attention heads.
+    """
+    layers = {layer.path: layer for layer in find_layers(model, plugins)}
+    for path, entry in manifest.get("layers", {}).items():
+        layer = _found(layers, path, entry["heads"])
+        if layer.removed:
+            raise CheckpointError("the model is pruned already", place=path)
+        cut(model, layer, entry["kept"], entry["groups_left"])
+        note(model, layer, entry["kept"], entry["groups_left"])
+    layers = {layer.path: layer for layer in find_layers(model, plugins)}
+    for path, factors in manifest.get("gates", {}).items():
+        keep_gates(model, _found(layers, path, len(factors)), factors)
+
+
+def _found(layers: Mapping[str, AttentionLayer], path: str, heads: int) -> AttentionLayer:
+    layer = layers.get(path)
+    if layer is None or layer.heads != heads:
+        has = f"{layer.heads} attention heads" if layer else "no such attention layer"
+        raise CheckpointError(
+            f"the manifest has {heads} attention heads at {path}, the model has {has}",
+            mend="load it with the base and the plugins that it was saved with",
+        )
+    return layer

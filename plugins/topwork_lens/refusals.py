@@ -1,0 +1,25 @@
+"""The closed list of reasons for which the lens refuses: each stands for numbers that would be wrong.
+
+`refuse` is the only way in which this package makes a `Refused`, so that no other reason can creep in.
+"""
+
+from __future__ import annotations
+
+from topwork import Refused
+
+REASONS = {
+    "unknown_layout": "attention runs here, but no row or plugin says where its attention heads are",
+    "not_a_head": "a slice of the context is not the output of one attention head",
+    "shared_parameter": "a parameter that would be cut is used by another module too",
+    "not_run": "the attention layer did not run, or its output projection was never called",
+    "no_weights": "the attention weights cannot be seen, or do not explain the context that was computed",
+    "no_gradient": "no gradient reached what was asked for",
+    "batch_coupled": "the rows of a batch influence each other's losses",
+    "check_failed": "the masked and the pruned model differ, or the pruned one does not run",
+}
+
+
+def refuse(reason: str, cause: str, *, place: str | None = None, mend: str | None = None) -> Refused:
+    """A `Refused` whose reason is one of `REASONS`; raise what this returns."""
+    assert reason in REASONS, reason
+    return Refused(cause, place=place, reason=reason, mend=mend)

@@ -1,0 +1,162 @@
+"""Cutting parameters: gather what the kept attention heads own, remember what was taken so that it can be put back.
+
+What is taken is kept apart, not copied whole, so that a model and its undo together need no more memory than the model
+had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from topwork import AttentionLayer
+from topwork_lens.gates import module_at
+from topwork_lens.layout import resolve
+
+
+@dataclass
+class _Taken:
+    owner: nn.Module
+    name: str
+    dim: int
+    size: int
+    kept: torch.Tensor
+    rest: torch.Tensor
+    data: torch.Tensor
+
+
+@dataclass
+class Undo:
+    """How to put a cut layer back."""
+
+    taken: list[_Taken] = field(default_factory=list)
+    attributes: list[tuple[Any, str, Any]] = field(default_factory=list)
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        for piece in self.taken:
+            now = getattr(piece.owner, piece.name)
+            shape = list(now.shape)
+            shape[piece.dim] = piece.size
+            whole = now.new_empty(shape).detach()
+            whole.index_copy_(piece.dim, piece.kept, now.detach())
+            whole.index_copy_(piece.dim, piece.rest, piece.data)
+            put(piece.owner, piece.name, whole)
+            tell_size(piece.owner)
+        for owner, name, value in reversed(self.attributes):
+            if value is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
+
+
+_ABSENT = object()
+
+
+def cut(model: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: Sequence[int]) -> Undo:
+    """Keep the attention heads and key/value groups at these positions (counted as the layer stands now).
+
+    A group may be named several times: it is then copied.
+    """
+    module, undo = module_at(model, layer.path), Undo()
+    for piece in layer.slices:
+        chosen = heads if piece.per == "head" else groups
+        index = gathered(piece.indices, chosen)
+        owner_path, _, name = piece.parameter.rpartition(".")
+        _cut_one(resolve(module, owner_path), name, piece.dim, index, undo)
+    for size in layer.sizes:
+        owner_path, _, name = size.attribute.rpartition(".")
+        _set(undo, resolve(module, owner_path), name, size.factor * len(heads if size.of == "heads" else groups))
+    if layer.adapter is not None:
+        # Whatever plain attribute an adapter changes or adds can be put back as well.
+        before = dict(vars(module))
+        layer.adapter(module, heads)
+        after = vars(module)
+        undo.attributes += [
+            (module, key, before.get(key, _ABSENT)) for key in after if after[key] is not before.get(key)
+        ]
+    return undo
+
+
+def gathered(indices: Sequence[Sequence[int]], chosen: Sequence[int]) -> list[int]:
+    """The positions of the chosen owners, in the order of the layout: pieces that were stacked stay stacked.
+
+    An owner that is chosen several times is copied, piece by piece.
+    """
+    if len(set(chosen)) == len(chosen):
+        return sorted(position for owner in chosen for position in indices[owner])
+    pieces: list[list[int]] = []
+    for owner in chosen:
+        for number, run in enumerate(_runs(indices[owner])):
+            if number == len(pieces):
+                pieces.append([])
+            pieces[number] += run
+    return [position for piece in pieces for position in piece]
+
+
+def _runs(positions: Sequence[int]) -> list[list[int]]:
+    runs: list[list[int]] = []
+    for position in positions:
+        if runs and position == runs[-1][-1] + 1:
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    return runs
+
+
+def _set(undo: Undo, owner: Any, name: str, value: int) -> None:
+    undo.attributes.append((owner, name, getattr(owner, name)))
+    setattr(owner, name, value)
+
+
+def _cut_one(owner: nn.Module, name: str, dim: int, index: Sequence[int], undo: Undo) -> None:
+    whole: torch.Tensor = getattr(owner, name)
+    kept = torch.tensor(index, dtype=torch.long, device=whole.device)
+    gone = sorted(set(range(whole.shape[dim])) - set(index))
+    rest = torch.tensor(gone, dtype=torch.long, device=whole.device)
+    data = whole.detach().index_select(dim, rest)
+    undo.taken.append(_Taken(owner, name, dim, whole.shape[dim], kept, rest, data))
+    put(owner, name, whole.detach().index_select(dim, kept).contiguous())
+    tell_size(owner)
+
+
+def put(owner: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Replace a parameter or a buffer by a tensor of another size."""
+    old = getattr(owner, name)
+    if isinstance(old, nn.Parameter):
+        setattr(owner, name, nn.Parameter(value, requires_grad=old.requires_grad))
+    else:
+        setattr(owner, name, value)
+
+
+def tell_size(owner: Any) -> None:
+    """Correct the integers that torch's own layers (and Conv1D) remember of their weight."""
+    weight = getattr(owner, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+        return
+    if hasattr(owner, "nf"):
+        owner.nx, owner.nf = weight.shape
+    elif isinstance(owner, nn.Linear):
+        owner.out_features, owner.in_features = weight.shape
+    elif isinstance(owner, nn.Embedding):
+        owner.num_embeddings, owner.embedding_dim = weight.shape
+
+
+def shared_elsewhere(model: nn.Module, layer: AttentionLayer) -> str | None:
+    """The path of a parameter outside the layer that is the very tensor which pruning would cut, or None."""
+    module = module_at(model, layer.path)
+    inside = {id(below) for below in module.modules()}
+    own = {
+        id(found): piece.parameter for piece in layer.slices if (found := resolve(module, piece.parameter)) is not None
+    }
+    for path, other in model.named_modules():
+        if id(other) in inside:
+            continue
+        for name, parameter in other.named_parameters(recurse=False):
+            if id(parameter) in own:
+                return f"{path}.{name}"
+    return None

@@ -1,0 +1,191 @@
+"""Geometry of the page's drawings: heat maps, curves, grids over pictures. Numbers in, coordinates out.
+
+The templates turn coordinates into SVG; so all text goes through the template engine's escaping, and nothing here
+writes markup.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from topwork_report.colours import STEPS, level
+from topwork_report.format import rounded, short, superscript
+
+MOST_POINTS = 400  # per curve: more than the pixels that a slide gives it
+_OVERLAY_LEVELS = 16
+
+
+@dataclass
+class HeatRow:
+    """A row of a heat map: label, what a pointer shows, and value by column; `cut` and `gone` are column numbers."""
+
+    label: str
+    tip: str
+    values: Mapping[int, float | None]
+    cut: frozenset[int] = frozenset()
+    gone: frozenset[int] = field(default_factory=frozenset)
+
+
+def heat_map(
+    title: str,
+    rows: Sequence[HeatRow],
+    columns: Sequence[str],
+    *,
+    row_title: str,
+    column_title: str,
+    low: float | None = None,
+    high: float | None = None,
+    texts: Mapping[tuple[int, int], str] | None = None,
+    cell: int | None = None,
+) -> dict[str, Any] | None:
+    """A heat map's geometry; None when there is no value in it.
+
+    Args:
+        low, high: ends of the colour scale; default: 0 (or the smallest value, when negative) and the largest value.
+        texts: what stands in the cells, by (row, column), when it is not the value.
+        cell: side of a cell in pixels; default: as wide as the number of columns allows.
+    """
+    values = [value for row in rows for value in row.values.values() if value is not None]
+    if not values:
+        return None
+    low = min(0.0, *values) if low is None else low
+    high = max(values) if high is None else high
+    power = 0 if texts is not None else _power_of_ten(max(abs(low), abs(high)))
+    wide, tall, slanted = _cell_size(columns, cell)
+    left = 22 + round(6.9 * max(len(row.label) for row in rows))
+    top = 30 + round(5.2 * max(map(len, columns))) if slanted else 42
+    cells = []
+    for at, row in enumerate(rows):
+        for column in range(len(columns)):
+            text = (texts or {}).get((at, column))
+            drawn = _cell(row, column, low, high, power if texts is None else None, text)
+            drawn.update(x=left + column * wide, y=top + at * tall, name=columns[column], row=row.tip)
+            cells.append(drawn)
+    return {
+        "title": title,
+        "cells": cells,
+        "wide": wide,
+        "tall": tall,
+        "left": left,
+        "top": top,
+        "width": left + wide * len(columns) + 4,
+        "height": top + tall * len(rows) + 46,
+        "columns": list(columns),
+        "rows": rows,
+        "row_title": row_title,
+        "column_title": column_title,
+        "slanted": slanted,
+        "every": 1 if slanted or wide >= 24 else math.ceil(24 / wide),
+        "small": wide < 30,
+        "low": short(low),
+        "high": short(high),
+        "power": superscript(power) if power else "",
+        "any_cut": any(row.cut for row in rows),
+        "any_gone": any(row.gone for row in rows),
+    }
+
+
+def _cell_size(columns: Sequence[str], cell: int | None) -> tuple[int, int, bool]:
+    """Width and height of a cell, and whether the column names must slant.
+
+    Cells are wide enough for three digits while the whole stays on a page; past that, colour alone speaks.
+    """
+    count, longest = len(columns), max(map(len, columns))
+    if cell:
+        return cell, cell, longest > 2
+    wide = 46 if count <= 16 else 32 if count <= 26 else max(9, 800 // count)
+    return wide, 30 if wide >= 30 else wide, longest > max(4, wide // 8)
+
+
+def _cell(row: HeatRow, column: int, low: float, high: float, power: int | None, text: str | None) -> dict[str, Any]:
+    value = row.values.get(column)
+    if column in row.gone or value is None:
+        state = "gone" if column in row.gone else "empty"
+        return {"state": state, "level": 0, "ink": "lo", "text": "", "value": None}
+    step = level(value, low, high)
+    if text is None:
+        text = rounded(value / 10 ** (power or 0))
+    state = "cut" if column in row.cut else ""
+    return {"state": state, "level": step, "ink": "hi" if step > 0.52 * STEPS else "lo", "text": text, "value": value}
+
+
+def _power_of_ten(largest: float) -> int:
+    """The power to take out of the written values, so that three digits suffice: 0 from 0.1 up to 1000."""
+    if largest == 0 or 0.095 <= largest < 1000:
+        return 0
+    return math.floor(math.log10(largest))
+
+
+def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_title: str) -> dict[str, Any] | None:
+    """A line chart's geometry; None when no series has a point."""
+    series = {name: sorted(points) for name, points in series.items() if points}
+    if not series:
+        return None
+    width, height, left, right, top, bottom = 560, 250, 58, 14, 18, 40
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
+    y_ticks = ticks(min(ys), max(ys))
+    y_low, y_high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = left + (width - left - right) * (x - x_low) / (x_high - x_low)
+        return round(across, 1), round(height - bottom - (height - top - bottom) * (y - y_low) / (y_high - y_low), 1)
+
+    lines = []
+    for order, (name, points) in enumerate(series.items()):
+        drawn = thinned(points)
+        spots = [place(*point) for point in drawn]
+        path = "M" + "L".join(f"{x} {y}" for x, y in spots)
+        dots = [(*spot, *point) for spot, point in zip(spots, drawn, strict=True)] if len(drawn) <= 40 else []
+        lines.append({"name": name, "path": path, "dots": dots, "order": order % 6, "last": points[-1][1]})
+    return {
+        "title": title,
+        "width": width,
+        "height": height,
+        "x_title": x_title,
+        "lines": lines,
+        "x_ticks": [(place(x, y_low)[0], short(x)) for x in ticks(x_low, x_high) if x_low <= x <= x_high],
+        "y_ticks": [(place(x_low, y)[1], short(y)) for y in y_ticks],
+        "frame": {"left": left, "right": width - right, "top": top, "bottom": height - bottom},
+        "table": [(name, len(points), points[0][1], min(y for _, y in points), points[-1][1])
+                  for name, points in series.items()],
+    }  # fmt: skip
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers that enclose low and high: steps of 1, 2 or 5 times a power of ten."""
+    if high <= low:
+        reach = abs(low) * 0.1 or 1.0
+        low, high = low - reach, high + reach
+    rough = (high - low) / (most - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{count * step:.12g}") for count in range(first, last + 1)]
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most MOST_POINTS of the points, evenly; first and last always stay."""
+    if len(points) <= MOST_POINTS:
+        return list(points)
+    share = (len(points) - 1) / (MOST_POINTS - 1)
+    return [points[round(at * share)] for at in range(MOST_POINTS)]
+
+
+def overlay(grid: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """A grid of weights as one path per strength, in units of a cell: squares whose opacity grows with the weight.
+
+    The strongest cell of the grid is opaque; the weakest sixteenth is not drawn.
+    """
+    peak = max((value for row in grid for value in row), default=0.0)
+    paths: dict[int, list[str]] = {}
+    for y, row in enumerate(grid):
+        for x, value in enumerate(row):
+            strength = round(_OVERLAY_LEVELS * value / peak) if peak > 0 else 0
+            if strength > 0:
+                paths.setdefault(strength, []).append(f"M{x} {y}h1v1h-1z")
+    return [{"opacity": round(key / _OVERLAY_LEVELS, 3), "path": "".join(paths[key])} for key in sorted(paths)]

@@ -1,0 +1,71 @@
+"""Numbers and words as the page writes them."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def short(value: Any) -> str:
+    """Four significant digits; whole numbers whole, with commas; None a dash; structures as shortened JSON."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return "–"
+        if value == int(value) and abs(value) < 1e15:
+            return short(int(value))
+        return f"{value:.4g}".replace("-", "−")
+    if isinstance(value, str):
+        return value
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 240 else text[:239] + "…"
+
+
+def rounded(value: float) -> str:
+    """At most three digits, for a cell of a heat map."""
+    if abs(value) >= 99.95:
+        return f"{value:.0f}".replace("-", "−")
+    text = f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+    return text.replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return ("+" if value > 0 else "") + short(value if abs(value) >= 5e-5 else 0)
+
+
+def superscript(power: int) -> str:
+    """`10⁻³` for -3."""
+    return "10" + str(power).translate(_RAISED)
+
+
+def compact(value: float) -> str:
+    """A count in three digits: 136 k, 22.7 M."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return short(int(value))
+
+
+def duration(seconds: float | None) -> str:
+    """`2 min 41 s`; a dash when it is not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def words(key: Any) -> str:
+    """A key of a JSON file as words: `macro_f1` -> `macro f1`."""
+    return str(key).replace("_", " ")

@@ -1,0 +1,65 @@
+"""Pictures of the run folder as data: addresses, so that the page is one file; large ones are made smaller."""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from topwork_report.run_files import RunFiles
+
+LARGEST_SIDE = 512  # pixels: sharp enough for a slide, small enough for two dozen of them in a page
+
+
+def embed(run: RunFiles, folder: Path, name: Any) -> dict[str, Any] | None:
+    """The picture `name` of a stage's folder as {"uri", "width", "height"}.
+
+    None when there is no name, or when the file is missing, damaged or outside the stage's folder; the latter three are
+    noted in `run.problems`.
+    """
+    if not isinstance(name, str) or not name:
+        return None
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        run.problem(folder, f"the picture {name!r} lies outside the stage's folder and is not shown")
+        return None
+    if not file.is_file():
+        run.problem(folder / name, "the picture is missing")
+        return None
+    try:
+        return _encode(file)
+    except (OSError, ValueError, SyntaxError, ArithmeticError) as error:
+        run.problem(folder / name, f"the picture is damaged: {error}")
+    except Exception as error:  # PIL's decompression-bomb error is an Exception of its own
+        run.problem(folder / name, f"the picture is refused: {error}")
+    return None
+
+
+def _encode(file: Path) -> dict[str, Any]:
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as opened:
+        opened.load()
+        plain = ImageOps.exif_transpose(opened)
+        image = plain if plain.mode in ("L", "LA", "RGB", "RGBA", "P") else plain.convert("RGB")
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
+    if max(image.size) > LARGEST_SIDE:
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    kind, data = _bytes(image)
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return {"uri": uri, "width": image.width, "height": image.height, "small": max(image.size) < 64}
+
+
+def _bytes(image: Image) -> tuple[str, bytes]:
+    """PNG for drawings, small pictures and transparency; JPEG when that is much smaller."""
+    png = BytesIO()
+    image.save(png, "PNG", optimize=True)
+    if image.mode in ("LA", "RGBA") or png.tell() < 24_000:
+        return "png", png.getvalue()
+    jpeg = BytesIO()
+    image.save(jpeg, "JPEG", quality=88)
+    return ("jpeg", jpeg.getvalue()) if jpeg.tell() < 0.6 * png.tell() else ("png", png.getvalue())

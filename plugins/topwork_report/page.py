@@ -1,0 +1,163 @@
+"""Makes the page: reads the run folder, chooses what to show, fills the template, writes report.html whole."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from topwork import Json, write_text
+
+from topwork_report import format as formats
+from topwork_report.attention_view import attention_blocks
+from topwork_report.colours import scales
+from topwork_report.images import embed
+from topwork_report.run_files import RunFiles, StageFiles, mappings, read_run
+from topwork_report.sections import headline, section
+from topwork_report.story import story
+
+PAGE = "report.html"
+MOST_PICTURES = 24  # of predictions, on the whole page
+
+
+def write_page(folder: Path, *, title: str | None = None, without: str | None = None) -> dict[str, Json]:
+    """Write `report.html` into a run folder, whole or not at all.
+
+    Args:
+        folder: the run folder.
+        title: headline; the run's name when None.
+        without: name of a stage folder that is left out: the one that is making the page.
+
+    Returns:
+        {"page": its name, "bytes": its size, "sections": stages shown, "problems": files that were missing or damaged}.
+
+    Raises:
+        UsageError: the folder is not a run folder.
+    """
+    run = read_run(Path(folder), without)
+    text = page_text(run, title)
+    write_text(run.folder / PAGE, text)
+    size = len(text.encode("utf-8"))
+    return {"page": PAGE, "bytes": size, "sections": len(run.stages), "problems": list(run.problems)}
+
+
+def page_text(run: RunFiles, title: str | None = None) -> str:
+    """The page as HTML. Pictures that cannot be shown are added to `run.problems` on the way."""
+    sections = []
+    share = _picture_share(run)
+    marks: dict[str, int] = {}
+    for stage in run.stages:
+        part = section(run, stage)
+        part["blocks"] += attention_blocks(run, stage)
+        part["blocks"] += _pictures(run, stage, share, marks)
+        sections.append(part)
+    light, dark = scales()
+    return _environment().get_template("page.html.j2").render(
+        title=title or str(run.about.get("name") or run.folder.resolve().name),
+        head=_head(run),
+        versions=_versions(run),
+        story=story(run),
+        stages=[{"stage": stage, "numbers": headline(stage)} for stage in run.stages],
+        seconds=_seconds(run),
+        sections=sections,
+        problems=run.problems,
+        recipe=run.recipe_text,
+        light=light,
+        dark=dark,
+    )  # fmt: skip
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = Path(__file__).resolve().parent
+    environment = Environment(
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    for name in ("short", "signed", "compact", "duration", "words"):
+        environment.filters[name] = getattr(formats, name)
+    return environment
+
+
+def _head(run: RunFiles) -> list[tuple[str, str]]:
+    """Facts under the headline, those that are known."""
+    about, recipe = run.about, run.recipe
+    task = about.get("task") or recipe.get("task")
+    facts = {
+        "task": task.get("name") if isinstance(task, dict) else task,
+        "base": _base(recipe.get("base")),
+        "seed": about.get("seed", recipe.get("seed")),
+        "started": _date(about.get("started")),
+        "state": about.get("state") if about.get("state") not in ("running", "done", "finished") else None,
+        "device": about.get("device"),
+        "processes": about.get("processes") if about.get("processes") not in (None, 1) else None,
+    }
+    return [(name, str(value)) for name, value in facts.items() if value is not None and value != ""]
+
+
+def _base(base: Any) -> str | None:
+    """The base's name, or the names by role (`encoder: ..., decoder: ...`)."""
+    if isinstance(base, dict):
+        named = base.get("model") or base.get("name")
+        if isinstance(named, str):
+            return named
+        roles = {role: _base(entry) for role, entry in base.items()}
+        return ", ".join(f"{role}: {name}" for role, name in roles.items() if name) or None
+    return base if isinstance(base, str) else None
+
+
+def _date(started: Any) -> str | None:
+    """`2026-02-14 09:30` of an ISO date and time."""
+    return started[:16].replace("T", " ") if isinstance(started, str) else None
+
+
+def _versions(run: RunFiles) -> list[tuple[str, str]]:
+    versions = run.about.get("versions")
+    return [(str(name), str(version)) for name, version in versions.items()] if isinstance(versions, dict) else []
+
+
+def _seconds(run: RunFiles) -> float | None:
+    known = [stage.seconds for stage in run.stages if stage.seconds is not None]
+    return sum(known) if known else None
+
+
+def _picture_share(run: RunFiles) -> int:
+    """How many pictures each stage that has some may show."""
+    having = sum(1 for stage in run.stages if mappings(stage.artefacts.get("pictures.json")))
+    return MOST_PICTURES // having if having else 0
+
+
+def _pictures(run: RunFiles, stage: StageFiles, most: int, marks: dict[str, int]) -> list[dict[str, Any]]:
+    """The stage's pictures of predictions. `marks` numbers the kinds of marked text across the page."""
+    found = mappings(stage.artefacts.get("pictures.json"))
+    if not found:
+        return []
+    cards = []
+    for entry in found[:most]:
+        picture = embed(run, stage.folder, entry.get("image"))
+        cards.append({
+            "row": entry.get("row"),
+            "caption": formats.short(entry.get("caption", "")),
+            "picture": picture,
+            "text": _pieces(entry.get("text"), marks),
+        })  # fmt: skip
+    used = sorted({(piece["kind"], piece["mark"]) for card in cards for piece in card["text"] if piece["mark"]})
+    wordy = any(card["text"] for card in cards)
+    return [{"kind": "pictures", "cards": cards, "marks": used, "wordy": wordy, "left_out": len(found) - len(cards)}]
+
+
+def _pieces(text: Any, marks: dict[str, int]) -> list[dict[str, Any]]:
+    """Marked-up text; the page has six styles for marks, given out in the order in which marks appear."""
+    pieces = []
+    for piece in text if isinstance(text, list) else []:
+        if isinstance(piece, list) and len(piece) == 2:
+            mark = str(piece[1] or "")
+            kind = marks.setdefault(mark, len(marks)) % 6 if mark else 0
+            pieces.append({"text": str(piece[0]), "mark": mark, "kind": kind})
+    return pieces

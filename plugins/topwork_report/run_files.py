@@ -1,0 +1,159 @@
+"""Reads a run folder: everything that the page shows comes through here, and every fault of a file is noted here.
+
+A missing or damaged file never stops the page: it is named in `RunFiles.problems`, which the page prints on top.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from topwork import Json, UsageError
+
+_STAGE_FOLDER = re.compile(r"(\d+)-(.+)")
+# Artefacts that the page understands, beside result.json, and the type that each must have.
+_ARTEFACTS: dict[str, type] = {"attention.json": dict, "pictures.json": list}
+
+
+@dataclass(frozen=True)
+class StageFiles:
+    """One finished stage: its position in the recipe (from 1), its folder's name, and its files' contents."""
+
+    number: int
+    name: str
+    folder: Path
+    seconds: float | None
+    options: dict[str, Json]
+    result: dict[str, Json]
+    artefacts: dict[str, Json]
+
+    @property
+    def anchor(self) -> str:
+        return f"stage-{self.number}"
+
+
+@dataclass
+class RunFiles:
+    """A run folder's contents. `about` is run.json, `recipe` recipe.yaml; both are empty when the file is bad."""
+
+    folder: Path
+    about: dict[str, Json] = field(default_factory=dict)
+    recipe: dict[str, Json] = field(default_factory=dict)
+    recipe_text: str = ""
+    stages: list[StageFiles] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def name_of(self, file: Path) -> str:
+        return file.relative_to(self.folder).as_posix()
+
+    def problem(self, file: Path, what: str) -> None:
+        self.problems.append(f"{self.name_of(file)}: {what}")
+
+
+def read_run(folder: Path, without: str | None = None) -> RunFiles:
+    """Read a run folder.
+
+    Args:
+        folder: the run folder.
+        without: name of a stage folder to leave out: the one of the stage that is making the page.
+
+    Raises:
+        UsageError: there is no such folder, or it has neither run.json nor stages/.
+    """
+    if not folder.is_dir():
+        raise UsageError("there is no such folder", place=str(folder), mend="give the folder of a run")
+    if not (folder / "run.json").is_file() and not (folder / "stages").is_dir():
+        mend = "give the folder that `topwork run` wrote: it holds run.json and stages/"
+        raise UsageError("this folder is not a run", place=str(folder), mend=mend)
+    run = RunFiles(folder)
+    run.about = _read_json(run, folder / "run.json", dict) or {}
+    _read_recipe(run)
+    for place in sorted((folder / "stages").glob("*"), key=_position):
+        if place.is_dir() and _STAGE_FOLDER.fullmatch(place.name) and place.name != without:
+            _read_stage(run, place)
+    return run
+
+
+def number(value: Any) -> float | None:
+    """The value when it is a finite number, else None: JSON written elsewhere may hold NaN, null or text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) != float("inf") and value == value else None
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among the values, in their order."""
+    return {str(key): found for key, value in values.items() if (found := number(value)) is not None}
+
+
+def mappings(value: Any) -> list[dict[str, Any]]:
+    """The dicts in a list; an empty list for anything else."""
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _position(place: Path) -> tuple[int, str]:
+    match = _STAGE_FOLDER.fullmatch(place.name)
+    return (int(match[1]) if match else -1, place.name)
+
+
+def _read_json(run: RunFiles, file: Path, kind: type) -> Any:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        run.problem(file, "the file is missing")
+    except json.JSONDecodeError as error:
+        run.problem(file, f"the file is damaged: it is not JSON (line {error.lineno}, column {error.colno})")
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        run.problem(file, f"the file cannot be read: {error}")
+    else:
+        if isinstance(value, kind):
+            return value
+        wanted = "an object" if kind is dict else "a list"
+        run.problem(file, f"the file is damaged: it does not hold {wanted}")
+    return None
+
+
+def _read_recipe(run: RunFiles) -> None:
+    import yaml
+
+    file = run.folder / "recipe.yaml"
+    try:
+        run.recipe_text = file.read_text(encoding="utf-8")
+        value = yaml.safe_load(run.recipe_text)
+    except FileNotFoundError:
+        run.problem(file, "the file is missing")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        run.problem(file, f"the file is damaged: {str(error).splitlines()[0]}")
+    else:
+        if isinstance(value, dict):
+            run.recipe = value
+        else:
+            run.problem(file, "the file is damaged: it does not hold a mapping")
+
+
+def _read_stage(run: RunFiles, place: Path) -> None:
+    file = place / "result.json"
+    if not file.exists():
+        run.problem(file, "the file is missing: the stage did not finish, or its result was deleted")
+        return
+    record = _read_json(run, file, dict)
+    if record is None:
+        return
+    result = record.get("result")
+    if not isinstance(result, dict):
+        run.problem(file, "the file is damaged: `result` is not an object")
+        return
+    position, name = _position(place)[0], place.name.split("-", 1)[1]
+    artefacts = {}
+    for artefact, kind in _ARTEFACTS.items():
+        if (place / artefact).exists() and (value := _read_json(run, place / artefact, kind)) is not None:
+            artefacts[artefact] = value
+    options = record.get("options") if isinstance(record.get("options"), dict) else {}
+    seconds = number(record.get("seconds"))
+    run.stages.append(
+        StageFiles(position, str(record.get("stage") or name), place, seconds, options or {}, result, artefacts)
+    )

@@ -1,0 +1,291 @@
+"""What the image tasks share: opening pictures, image processors learned from rows, augmentation, and the way back from
+a tensor to a picture.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from topwork import Base, Batch, DataError, Row, TopworkError, Units, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+Augment = Literal["none", "light", "standard", "strong"]
+AUGMENT_HELP = (
+    "light: small shifts, zooms and changes of brightness; standard: random crops and mirror images too; "
+    "strong: TrivialAugment on top (Mueller and Hutter 2021, arXiv 2103.10158)"
+)
+
+# ---------------------------------------------------------------- opening
+
+
+def open_image(value: Any, row: int | None, column: str, mode: str = "RGB") -> Image:
+    """A picture from what a column holds: a PIL image, {bytes, path} as in `datasets`, a path, bytes or an array.
+
+    Orientation tags are applied. 16-bit grey becomes 8-bit by dropping the lower byte. Converted to `mode`.
+
+    Raises:
+        DataError: None, a file that is missing or no image, or something else altogether.
+    """
+    from PIL import Image as pil
+    from PIL import ImageOps
+
+    if value is None:
+        raise DataError("is empty", row=row, column=column, mend="give an image, or leave the row out")
+    try:
+        image = _as_image(value)
+        image.load()
+        turned = ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, TypeError, pil.DecompressionBombError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"cannot be read as an image: {cause}", row=row, column=column, mend="mend the file, or leave the row out"
+        ) from error
+    if turned.mode.startswith("I;16"):
+        import numpy
+
+        turned = pil.fromarray((numpy.asarray(turned) >> 8).astype(numpy.uint8))
+    return turned.convert(mode)
+
+
+def _as_image(value: Any) -> Image:
+    from PIL import Image as pil
+
+    if isinstance(value, pil.Image):
+        return value
+    if isinstance(value, Mapping):
+        if value.get("bytes") is not None:
+            return pil.open(io.BytesIO(value["bytes"]))
+        if value.get("path"):
+            return pil.open(value["path"])
+        raise ValueError("neither bytes nor a path")
+    if isinstance(value, bytes):
+        return pil.open(io.BytesIO(value))
+    if isinstance(value, str) or hasattr(value, "__fspath__"):
+        return pil.open(value)
+    import numpy
+
+    array = numpy.asarray(value)
+    if array.dtype != numpy.uint8 or array.ndim not in (2, 3):
+        raise ValueError(
+            f"a {type(value).__name__} is no image; arrays are uint8, [height, width] or with channels last"
+        )
+    return pil.fromarray(array)
+
+
+def mode_of(config: Any) -> str:
+    """The PIL mode of the pictures that a network takes: "L" for one channel, else "RGB"."""
+    return "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
+
+
+# ---------------------------------------------------------------- image processors
+
+
+def learn_statistics(rows: Iterable[Row], mode: str, most: int = 1000) -> tuple[list[float], list[float], int, int]:
+    """Mean and standard deviation of each channel (pixels in 0..1), and the median height and width, of at most `most`
+    rows at even distances."""
+    import numpy
+
+    sums, squares, pixels, sizes = 0.0, 0.0, 0, []
+    for number, row in _spread(rows, most):
+        array = numpy.asarray(open_image(row.get("image"), number, "image", mode), dtype=numpy.float64) / 255
+        sizes.append(array.shape[:2])
+        array = array.reshape(array.shape[0] * array.shape[1], -1)
+        sums, squares, pixels = sums + array.sum(0), squares + (array**2).sum(0), pixels + len(array)
+    if not pixels:
+        raise TopworkError("there are no rows to learn the image statistics from", mend="give training rows")
+    mean = numpy.asarray(sums) / pixels
+    deviation = numpy.sqrt(numpy.maximum(numpy.asarray(squares) / pixels - mean**2, 1e-6))
+    height, width = (int(value) for value in numpy.median(numpy.array(sizes), axis=0))
+    return [round(float(v), 6) for v in mean], [round(float(v), 6) for v in deviation], height, width
+
+
+def _spread(rows: Any, most: int) -> Iterable[tuple[int, Row]]:
+    """Rows with their numbers: at even distances where the number of rows is known, else the first."""
+    if hasattr(rows, "__len__"):
+        step = max(1, len(rows) // most)
+        for number in range(0, len(rows), step):
+            yield number, rows[number]
+        return
+    for number, row in enumerate(rows):
+        if number == most:
+            return
+        yield number, row
+
+
+def config_size(config: Any) -> tuple[int, int] | None:
+    """Height and width that a config asks for, in pixels."""
+    size = getattr(config, "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    return None
+
+
+def saved_processor(base: Base, image_size: int | None) -> Any | None:
+    """The base's own image processor, None when it has none."""
+    found = base.processor("image_processor")
+    if found is not None and image_size is not None:
+        raise UsageError(
+            "`image_size` is for bases without an image processor; this one has its own",
+            place="task.image_size",
+            mend="leave `image_size` out",
+        )
+    return found
+
+
+def model_tensors(batch: Batch, model: Any, *without: str) -> dict[str, Any]:
+    """The inputs of a batch, but those named in `without`, floating ones in the model's dtype."""
+    import torch
+
+    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+    chosen = batch if dtype == torch.float32 else batch.cast(dtype)
+    return {name: value for name, value in chosen.inputs.items() if name not in without}
+
+
+def picture_of(pixels: torch.Tensor, processor: Any) -> Image:
+    """The picture that a tensor [channels, height, width] stands for: normalisation undone."""
+    import torch
+    from PIL import Image as pil
+
+    details = getattr(processor, "data_config", None) or {}
+    mean = details.get("mean") or (getattr(processor, "do_normalize", False) and processor.image_mean) or 0.0
+    deviation = details.get("std") or (getattr(processor, "do_normalize", False) and processor.image_std) or 1.0
+    pixels = pixels.detach().float().cpu()
+    shape = (-1, 1, 1)
+    pixels = pixels * torch.as_tensor(deviation).reshape(shape) + torch.as_tensor(mean).reshape(shape)
+    array = (pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return pil.fromarray(array[..., 0] if array.shape[-1] == 1 else array[..., :3])
+
+
+def enlarged(image: Image, least: int = 160) -> Image:
+    """The picture in RGB, its pixels repeated until its longer side has at least `least` pixels."""
+    from PIL import Image as pil
+
+    factor = -(-least // max(image.size))
+    image = image.convert("RGB")
+    return image.resize((image.width * factor, image.height * factor), pil.Resampling.NEAREST) if factor > 1 else image
+
+
+# ---------------------------------------------------------------- augmentation
+
+
+def augmentation(kind: Augment, height: int, width: int, boxes: bool = False) -> Callable[..., Any] | None:
+    """A transform by torchvision's v2 on PIL images (and, with `boxes`, on boxes with them); None for "none".
+
+    Random draws come from torch's global generator: see `seeded`.
+    """
+    if kind == "none":
+        return None
+    from torchvision.transforms import v2
+
+    light: list[Any] = [
+        v2.RandomAffine(0 if boxes else 8, translate=(0.08, 0.08), scale=(0.9, 1.1)),
+        v2.ColorJitter(brightness=0.2, contrast=0.2),
+    ]
+    if kind == "light":
+        return v2.Compose(light)
+    crop = v2.RandomIoUCrop() if boxes else v2.RandomResizedCrop((height, width), scale=(0.35, 1.0), antialias=True)
+    standard = [crop, v2.RandomHorizontalFlip(), v2.ColorJitter(0.3, 0.3, 0.3)]
+    if kind == "strong":
+        standard.insert(2, v2.RandomPhotometricDistort() if boxes else v2.TrivialAugmentWide())
+    return v2.Compose(standard)
+
+
+class seeded:
+    """Inside, torch draws from a generator of its own that starts at `seed`; outside nothing is changed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed % 2**63
+
+    def __enter__(self) -> None:
+        import torch
+
+        self._state = torch.get_rng_state()
+        torch.default_generator.manual_seed(self.seed)
+
+    def __exit__(self, *exception: object) -> None:
+        import torch
+
+        torch.set_rng_state(self._state)
+
+
+def row_seed(seed: int, image: Image) -> int:
+    """A seed that differs from row to row: from the run's seed and the picture itself."""
+    import zlib
+
+    return (seed * 1_000_003 + zlib.crc32(image.tobytes())) % 2**63
+
+
+# ---------------------------------------------------------------- positions
+
+
+def patch_units(base: Base, pixels: torch.Tensor, processor: Any) -> Units:
+    """The patches of a plain vision transformer, with its class tokens and registers; of any other network only the
+    picture is known.
+
+    Args:
+        pixels: [channels, height, width], as the network gets it.
+    """
+    config = base.config
+    image = picture_of(pixels, processor)
+    patch, prefix = _patches(config)
+    if patch is None:
+        return Units("patch", image=image)
+    grid = (pixels.shape[-2] // patch[0], pixels.shape[-1] // patch[1])
+    return Units("patch", special=tuple(range(prefix)), grid=grid, image=image)
+
+
+def _patches(config: Any) -> tuple[tuple[int, int] | None, int]:
+    """Patch height and width in pixels, and the number of tokens in front that are no patches."""
+    if config.model_type == "timm_wrapper":
+        return _timm_patches(config)
+    stages = (getattr(config, name, None) for name in ("depths", "hidden_sizes", "embed_dims"))
+    patch = getattr(config, "patch_size", None)
+    if patch is None or any(isinstance(entry, list | tuple) for entry in stages):
+        return None, 0
+    without = {
+        "siglip_vision_model": 0,
+        "siglip2_vision_model": 0,
+        "ijepa": 0,
+        "vit_mae": 1,
+        "deit": 2,
+        "poolformer": 0,
+    }
+    prefix = without.get(config.model_type, 1) + (getattr(config, "num_register_tokens", 0) or 0)
+    return (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1])), prefix
+
+
+def _timm_patches(config: Any) -> tuple[tuple[int, int] | None, int]:
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        network: Any = timm.create_model(config.architecture, pretrained=False, **(config.model_args or {}))
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    if patch is None or not hasattr(network, "num_prefix_tokens"):
+        return None, 0
+    return (int(patch[0]), int(patch[1])), int(network.num_prefix_tokens)
+
+
+def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Pictures of one size as a batch.
+
+    Raises:
+        DataError: they differ in size.
+    """
+    import torch
+
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise DataError(
+            f"the image processor makes pictures of different sizes ({sorted(shapes)[0]}, {sorted(shapes)[1]})",
+            column="image",
+            mend="choose an image processor that resizes to one size",
+        )
+    return torch.stack(list(tensors))
