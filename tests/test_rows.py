@@ -1,4 +1,4 @@
-"""`load_rows` on local files and folders of every kind, compared with what was written; bad files name file and line."""
+"""`load_rows` on local files and folders, compared with what was written; bad files name file and line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from topwork import DataError, RowsOptions, UsageError
 from topwork_bases import data_rows
 
@@ -132,8 +133,8 @@ def test_audio_folder_without_a_decoder(tmp_path) -> None:
     rows = load(tmp_path, split="train")
     assert rows.features["label"].names == ["no", "yes"]
     for row in rows:
-        clip = wave.open(row["audio"]["path"])
-        assert np.frombuffer(clip.readframes(1), np.int16)[0] == row["label"]
+        with wave.open(row["audio"]["path"]) as clip:
+            assert np.frombuffer(clip.readframes(1), np.int16)[0] == row["label"]
     assert rows.features["audio"].decode is False
     assert next(iter(load(tmp_path, split="test", streaming=True)))["label"] == 0
     with pytest.raises(UsageError, match="several splits"):

@@ -1,9 +1,10 @@
-"""The samples: what each holds, that it is the same every time, and that nothing of the test rows is in the training rows."""
+"""The samples: what each holds, that it is always the same, and that test rows share nothing with training rows."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from topwork import RowsOptions, UsageError
 from topwork_bases import sample_rows
 

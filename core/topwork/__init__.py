@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "topwork.alterations": ["alterations"],
+    "topwork.altering": ["alterations"],
     "topwork.api": ["build", "load", "look", "mask_heads", "predict", "prune_heads", "resume", "run"],
     "topwork.attention_layer": ["AttentionLayer", "Size", "Slices"],
     "topwork.base": ["Base", "BaseOptions", "Features"],
@@ -28,11 +28,11 @@ _HOMES = {
     "topwork.files": ["write_json", "write_text", "write_whole"],
     "topwork.hookspecs": ["hookimpl"],
     "topwork.items": ["Batch", "Item", "Json", "Mode", "Part", "Picture", "Prediction", "Row", "Units", "map_tensors"],
-    "topwork.metric": ["Metric"],
+    "topwork.metric": ["MeanMetric", "Metric"],
     "topwork.plugins": ["Plugins", "load_plugins"],
     "topwork.recipe": ["Recipe", "load_recipe"],
     "topwork.rows": ["DataOptions", "RowsOptions"],
-    "topwork.run": ["Run"],
+    "topwork.runs": ["Run"],
     "topwork.stage": ["Stage"],
     "topwork.task": ["Column", "State", "Task", "TaskOptions"],
     "topwork.task_model": ["TaskModel"],
@@ -50,6 +50,7 @@ __all__ = [
     "Features",
     "Item",
     "Json",
+    "MeanMetric",
     "Metric",
     "Mode",
     "Part",
@@ -96,7 +97,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from topwork.alterations import alterations
+    from topwork.altering import alterations
     from topwork.api import build, load, look, mask_heads, predict, prune_heads, resume, run
     from topwork.attention_layer import AttentionLayer, Size, Slices
     from topwork.base import Base, BaseOptions, Features
@@ -115,11 +116,11 @@ if TYPE_CHECKING:
     from topwork.files import write_json, write_text, write_whole
     from topwork.hookspecs import hookimpl
     from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, Units, map_tensors
-    from topwork.metric import Metric
+    from topwork.metric import MeanMetric, Metric
     from topwork.plugins import Plugins, load_plugins
     from topwork.recipe import Recipe, load_recipe
     from topwork.rows import DataOptions, RowsOptions
-    from topwork.run import Run
+    from topwork.runs import Run
     from topwork.stage import Stage
     from topwork.task import Column, State, Task, TaskOptions
     from topwork.task_model import TaskModel

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from topwork.base import BaseOptions
     from topwork.plugins import Plugins
     from topwork.recipe import Recipe
-    from topwork.run import Run
+    from topwork.runs import Run
     from topwork.task_model import TaskModel
 
 HeadChoice = Mapping[Any, Sequence[int]]
@@ -85,8 +85,9 @@ def build(
     if (base is None) == (bases is None):
         raise UsageError("give either `base` or `bases`", place="topwork.build")
     named = dict(bases) if bases is not None else {task_class.roles[0]: base}
-    if set(named) != set(task_class.roles):
-        raise UsageError(f"task {task} has the roles {', '.join(task_class.roles)}", place="topwork.build")
+    if not task_class.fits(named):
+        wanted = " or ".join(", ".join(roles) for roles in (task_class.roles, *task_class.alternatives))
+        raise UsageError(f"task {task} has the roles {wanted}", place="topwork.build")
     made = {
         role: one if isinstance(one, BaseOptions) else BaseOptions.model_validate(one) for role, one in named.items()
     }

@@ -26,6 +26,12 @@ from topwork.plugins import Plugins, load_plugins
 COMMANDS: dict[str, Callable[..., Any]] = dict(
     zip(CORE_COMMANDS, (run, resume, validate, list_, cat, cp, new, schema, predict, plugins, doctor))
 )
+#: what the libraries below must be told, before they are imported, to print no progress of their own
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 SHARED = """The options above may also stand after the command. Environment: TOPWORK_PLUGINS and TOPWORK_DISABLE
 (names, separated by commas), TOPWORK_TRACE=1 prints hook calls, TOPWORK_DEBUG=1 is --debug."""
 
@@ -43,14 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         shared, rest = split_shared(list(sys.argv[1:] if arguments is None else arguments))
         debug = debug or shared["debug"]
+        if shared["quiet"]:
+            os.environ.update(QUIET)
         loaded = load_plugins(only=shared["plugins"], disable=shared["disable"], files=shared["plugin"])
+        if rest and not rest[0].startswith("-") and rest[0] not in COMMANDS and rest[0] not in loaded.commands:
+            raise loaded.unknown("command", rest[0], [*COMMANDS, *loaded.commands])
         session = Session(loaded, quiet=shared["quiet"], debug=debug)
         typer.main.get_command(make_app(loaded, debug))(args=rest, prog_name="topwork", obj=session)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BrokenPipeError:  # the reader of a pipe (head, less) went away
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except TopworkError as error:  # from loading the plugins; commands handle their own
         return _failed(error, debug)
     return 0

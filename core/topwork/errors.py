@@ -86,8 +86,9 @@ class DataError(TopworkError):
             parts.append(f"row {self.row}")
         if self.column is not None:
             parts.append(f"column {self.column!r}")
-        self.place = ", ".join(parts) or None
-        return super().__str__()
+        place = ", ".join([*([self.place] if self.place else []), *parts])
+        text = f"{place}: {self.cause}" if place else self.cause
+        return f"{text}; {self.mend}" if self.mend else text
 
 
 class CheckpointError(TopworkError):

@@ -16,7 +16,7 @@ from topwork.files import write_json, write_text
 from topwork.items import Json
 from topwork.process import Process
 from topwork.rows import Roles
-from topwork.run import Run, stage_seed
+from topwork.runs import Run, stage_seed
 from topwork.task_model import TaskModel, graft
 
 if TYPE_CHECKING:
@@ -83,6 +83,9 @@ def _go(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: b
             except TopworkError as error:
                 error.place = f"stage {index + 1}, {stage.name}" + (f", {error.place}" if error.place else "")
                 raise
+            except Exception as error:
+                error.add_note(f"in stage {index + 1}, {stage.name}")
+                raise
     except BaseException as error:
         plugins.hook.run_failed(run=run, error=error)
         raise
@@ -113,11 +116,12 @@ def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, con
     """The model of the last finished stage that changed it, or a fresh one."""
     wanted = {role for stage in recipe.stages for role in stage.reads()}
     roles = Roles(recipe.task_class, plugins, recipe.data, seed=recipe.seed, wanted=wanted)
+    changed = [index for index in range(done) if recipe.stages[index].changes_model]
     stored = None
-    for index in range(done):
-        folder = root / "stages" / f"{index + 1:02d}-{recipe.stages[index].name}" / "model"
-        if folder.is_dir():
-            stored = folder
+    if changed:  # the model as the last finished stage left it: without it nothing can go on
+        stored = root / "stages" / f"{changed[-1] + 1:02d}-{recipe.stages[changed[-1]].name}" / "model"
+        if not stored.is_dir():
+            raise UsageError("the model that the finished stages left is gone", place=str(stored), mend="run again")
     if stored is not None:
         from topwork.model_folder import load_folder
 

@@ -25,20 +25,26 @@ def write_whole(target: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)) / target.name
     try:
         yield temporary
+        _flush(temporary)
         if temporary.is_dir() and target.is_dir():
             old = temporary.parent / "replaced"
             target.rename(old)
+            try:
+                os.replace(temporary, target)
+            except BaseException:
+                old.rename(target)
+                raise
         else:
-            _flush(temporary)
-        os.replace(temporary, target)
+            os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for entry in path.rglob("*") if path.is_dir() else [path]:
+        if entry.is_file():
+            with entry.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def write_text(target: Path, text: str) -> None:

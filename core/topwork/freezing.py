@@ -85,10 +85,15 @@ class Freezing:
         """Frozen modules that keep running statistics must not go on collecting them; call it after `model.train()`."""
         if not self.frozen:
             return
-        for module in self.model.modules():
-            own = list(module.parameters(recurse=False))
-            if hasattr(module, "running_mean") and own and not any(entry.requires_grad for entry in own):
+        for name, module in self.model.named_modules():
+            if hasattr(module, "running_mean") and not any(entry.requires_grad for entry in self._around(name)):
                 module.eval()
+
+    def _around(self, name: str) -> list[nn.Parameter]:
+        """A module's parameters, or if it has none (a norm without scale) those of the smallest part around it."""
+        while not (found := list(self.model.get_submodule(name).parameters())) and name:
+            name = name.rpartition(".")[0]
+        return found
 
     def restore(self) -> None:
         """As it was before the training."""

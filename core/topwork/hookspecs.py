@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from topwork.base import Base, BaseOptions
     from topwork.items import Json
     from topwork.rows import RowsOptions
-    from topwork.run import Run
+    from topwork.runs import Run
     from topwork.stage import Stage
     from topwork.task import Task
 

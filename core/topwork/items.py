@@ -76,11 +76,6 @@ class Batch:
         moved = map_tensors(self.inputs, lambda tensor: tensor.to(device, non_blocking=non_blocking))
         return Batch(moved, self.items, device)
 
-    def cast(self, dtype: torch.dtype) -> Batch:
-        """The batch with every floating tensor in `dtype`."""
-        moved = map_tensors(self.inputs, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
-        return Batch(moved, self.items, self.device)
-
     def mean_by_row(self, values: torch.Tensor) -> torch.Tensor:
         """[items] -> [rows]: the mean of the values of each row's items."""
         import torch

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.batching import Budget, plan
-from topwork.errors import DataError
+from topwork.errors import DataError, TopworkError
 from topwork.items import Batch, Item, Json, Mode, Part, Prediction, Row, map_tensors
 from topwork.metric import Metric
 from topwork.rows import chunks
@@ -132,7 +132,7 @@ def predict_rows(
 
     device = device_of(model)
     budget = settings.budget(task, device)
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         for bucket in _buckets(task, rows, "predict", settings, process, device, limit):
@@ -140,8 +140,12 @@ def predict_rows(
             for batch_positions in plan([item.cost for item in bucket.items], budget):
                 items = [bucket.items[position] for position in batch_positions]
                 with torch.inference_mode(), autocast(device, settings.precision):
-                    answers = task.predict(model, task.collate(items, "predict").to(device))
-                for position, part in zip(batch_positions, answers, strict=True):
+                    answers = task.predict(model, fitted(task.collate(items, "predict").to(device), model))
+                if len(answers) != len(items):
+                    raise TopworkError(
+                        f"`predict` gave {len(answers)} parts for {len(items)} items", place=f"task {task.name}"
+                    )
+                for position, part in zip(batch_positions, answers):
                     parts[position] = part
             by_row: dict[int, list[Part]] = {number: [] for number in bucket.rows}
             for item, part in zip(bucket.items, parts):
@@ -149,7 +153,8 @@ def predict_rows(
             for number, row in bucket.rows.items():
                 yield number, row, task.merge(row, by_row[number])
     finally:
-        model.train(was_training)
+        for module in training:  # each as it was: some parts of a model in training may be kept in evaluation mode
+            module.training = True
 
 
 def loss_batches(
@@ -173,7 +178,7 @@ def loss_batches(
         costs = [max(item.cost for item in group) for group in groups]
         for positions in plan(costs, budget, counts=[1 if alone else len(group) for group in groups]):
             items = [item for position in positions for item in groups[position]]
-            yield task.collate(items, "loss").to(device)
+            yield fitted(task.collate(items, "loss").to(device), model)
 
 
 def evaluate_rows(
@@ -220,6 +225,22 @@ def device_of(model: nn.Module) -> Any:
     return parameter.device if parameter is not None else torch.device("cpu")
 
 
+def fitted(batch: Batch, model: nn.Module) -> Batch:
+    """The batch with its floating inputs in the model's own dtype, if that is a narrow one; labels stay as they are."""
+    import torch
+
+    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+    if dtype not in (torch.bfloat16, torch.float16):
+        return batch
+    inputs = {
+        name: value.to(dtype)
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and name != "labels"
+        else value
+        for name, value in batch.inputs.items()
+    }
+    return Batch(inputs, batch.items, batch.device)
+
+
 def autocast(device: Any, precision: str) -> Any:
     """Autocast for "bf16" and "fp16"; a context that does nothing for "float32"."""
     import torch
@@ -254,6 +275,7 @@ __all__ = [
     "encode_rows",
     "evaluate_rows",
     "first",
+    "fitted",
     "loss_batches",
     "map_tensors",
     "predict_rows",

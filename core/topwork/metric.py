@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from topwork.items import Json, Prediction, Row
 
@@ -22,7 +23,7 @@ class Metric(ABC):
 
     keys: tuple[str, ...]
     primary: str
-    higher_is_better: ClassVar[bool] = True
+    higher_is_better: bool = True
 
     @abstractmethod
     def update(self, row: Row, prediction: Prediction) -> None:
@@ -38,3 +39,38 @@ class Metric(ABC):
 
         A metric that has seen no row answers NaN for its keys.
         """
+
+
+class MeanMetric(Metric):
+    """Means over rows of whatever a function measures; enough for many tasks.
+
+    Args:
+        measure: (row, prediction) -> {key: number}; a function of a module, so that processes can exchange the metric.
+        keys: the keys that it gives.
+        primary: the one to choose by; the first by default.
+        higher_is_better: its direction.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[Row, Prediction], Mapping[str, float]],
+        keys: tuple[str, ...],
+        primary: str | None = None,
+        higher_is_better: bool = True,
+    ) -> None:
+        self.measure, self.keys, self.primary = measure, keys, primary or keys[0]
+        self.higher_is_better = higher_is_better
+        self.sums = dict.fromkeys(keys, 0.0)
+        self.count = 0
+
+    def update(self, row: Row, prediction: Prediction) -> None:
+        for key, number in self.measure(row, prediction).items():
+            self.sums[key] += number
+        self.count += 1
+
+    def merge(self, other: MeanMetric) -> None:
+        self.sums = {key: total + other.sums[key] for key, total in self.sums.items()}
+        self.count += other.count
+
+    def result(self) -> dict[str, Json]:
+        return {key: total / self.count if self.count else float("nan") for key, total in self.sums.items()}

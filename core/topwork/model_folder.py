@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from topwork.alterations import alterations
+from topwork.altering import alterations
 from topwork.base import BaseOptions
-from topwork.errors import CheckpointError, PluginError, TopworkError
+from topwork.errors import CheckpointError, PluginError, TopworkError, UsageError
 from topwork.files import plain, write_json, write_text, write_whole
 from topwork.items import Json
+from topwork.model_card import model_card
+from topwork.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,26 +34,50 @@ def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None =
     """Write a model folder, whole or not at all (a folder that was there is replaced).
 
     Args:
-        card: numbers for the model card's front matter (metric name -> value).
+        card: numbers for the model card (metric name -> value).
+
+    Raises:
+        UsageError: the folder holds something else than a model of topwork; it is not replaced.
     """
+    if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UsageError(
+            f"there is something else than a model folder (no {MANIFEST})", place=str(folder), mend="name another one"
+        )
     with write_whole(folder) as temporary:
         temporary.mkdir()
         plainly = is_plain(work)
         _save_configs(work, temporary)
+        aliases: dict[str, str] = {}
         if plainly:
             cast(Any, work.model).save_pretrained(temporary)
-            aliases: dict[str, str] = {}
+            if len(work.task.bases) > 1:
+                aliases = _left_out(work.model, temporary / "model.safetensors")
         else:
             aliases = save_weights(work.model, temporary / WEIGHTS)
         for kind, processor in work.task.state.processors.items():
             processor.save_pretrained(temporary / Path(kind).parent)
-        write_json(temporary / MANIFEST, manifest(work, plainly, aliases))
+        write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), "tensors": _count_tensors(temporary)})
         write_text(temporary / "README.md", model_card(work, plainly, card or {}))
     return folder
 
 
+def _left_out(model: nn.Module, file: Path) -> dict[str, str]:
+    """Names of tied tensors that transformers did not write -> the name under which it wrote the tensor."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as stored:
+        written = set(stored.keys())
+    state = model.state_dict()
+    found = {(state[name].data_ptr(), tuple(state[name].shape)): name for name in written}
+    return {
+        name: found[tensor.data_ptr(), tuple(tensor.shape)]
+        for name, tensor in state.items()
+        if name not in written and (tensor.data_ptr(), tuple(tensor.shape)) in found
+    }
+
+
 def is_plain(work: TaskModel) -> bool:
-    """Whether plain transformers can load the model by itself: a native class, nothing altered, one base."""
+    """Whether plain transformers can load the model by itself: a native class, nothing altered."""
     from transformers import PreTrainedModel
 
     return work.form == "native" and isinstance(work.model, PreTrainedModel) and not alterations(work.model)
@@ -71,13 +97,33 @@ def manifest(work: TaskModel, plainly: bool, aliases: Mapping[str, str]) -> dict
         "processors": sorted(task.state.processors),
         "form": work.form,
         "weights": "model.safetensors" if plainly else WEIGHTS,
-        "bases": {
-            role: {"origin": plain(base.origin), "options": base.options.model_dump(mode="json", exclude_defaults=True)}
-            for role, base in task.bases.items()
-        },
+        "bases": work.origins or {role: _origin(base) for role, base in task.bases.items()},
         "alterations": plain(alterations(work.model)),
         "aliases": dict(aliases),
     }
+
+
+def _origin(base: Any) -> dict[str, Json]:
+    """Where a base came from. A local folder is named without its path: that says nothing on another machine."""
+    said = {
+        "origin": plain(base.origin),
+        "options": base.options.model_dump(mode="json", exclude_defaults=True),
+    }
+    for part in said.values():
+        for key in ("model", "processor"):
+            if isinstance(part.get(key), str) and Path(part[key]).expanduser().is_dir():
+                part[key] = f"./{Path(part[key]).resolve().name}"
+    return said
+
+
+def _count_tensors(folder: Path) -> int:
+    from safetensors import safe_open
+
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            count += len(stored.keys())
+    return count
 
 
 def _version() -> str:
@@ -95,71 +141,6 @@ def _save_configs(work: TaskModel, folder: Path) -> None:
         target.mkdir(exist_ok=True)
         chosen = config if len(task.bases) == 1 and config is not None else base.config
         chosen.save_pretrained(target)
-
-
-def save_weights(model: nn.Module, file: Path, state: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Write every tensor of the state dict once.
-
-    Args:
-        state: a state dict to write instead of the model's own (gathered from several processes).
-
-    Returns:
-        aliases: names of shared tensors -> the name under which the tensor is stored.
-    """
-    from safetensors.torch import save_file
-
-    tensors, aliases = distinct(model.state_dict() if state is None else state)
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(whole, file, metadata={"format": "pt", "producer": "topwork"})
-    return aliases
-
-
-def distinct(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tensors of a state dict without repetitions, and for each repeated name the one that stands for it."""
-    stored: dict[tuple, str] = {}
-    aliases: dict[str, str] = {}
-    tensors: dict[str, Any] = {}
-    for name, tensor in state.items():
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        if tensor.numel() and key in stored:
-            aliases[name] = stored[key]
-        else:
-            stored[key] = name
-            tensors[name] = tensor
-    return tensors, aliases
-
-
-def load_weights(model: nn.Module, file: Path, aliases: Mapping[str, str] | None = None) -> None:
-    """Put stored tensors into a model of the same shape, strictly: every tensor of the model must be there, of the
-    same shape, and none may be left over. The model takes over the stored dtype.
-
-    Raises:
-        CheckpointError: names the tensors that are missing, left over or of another shape.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        stored = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read the weights: {error}", place=str(file)) from error
-    stored.update({alias: stored[name] for alias, name in (aliases or {}).items() if name in stored})
-    state = model.state_dict(keep_vars=True)
-    faults = [f"missing {name}" for name in state if name not in stored]
-    faults += [f"left over {name}" for name in stored if name not in state]
-    faults += [
-        f"{name} is {tuple(stored[name].shape)}, the model wants {tuple(tensor.shape)}"
-        for name, tensor in state.items()
-        if name in stored and stored[name].shape != tensor.shape
-    ]
-    if faults:
-        raise CheckpointError(f"the weights do not fit the model: {'; '.join(faults[:5])}", place=str(file))
-    moved: dict[int, Any] = {}  # a shared tensor stays shared on whatever device
-    with torch.no_grad():
-        for name, tensor in state.items():
-            source = stored[name]
-            tensor.data = moved.setdefault(id(source), source.to(device=tensor.device))
 
 
 def read_manifest(folder: Path) -> dict[str, Json]:
@@ -180,6 +161,9 @@ def read_manifest(folder: Path) -> dict[str, Json]:
         number = int(found["format"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the manifest is damaged ({error})", place=str(file)) from error
+    needed = ("task", "options", "state", "processors", "form", "weights", "bases", "alterations", "aliases", "tensors")
+    if missing := [key for key in needed if key not in found]:
+        raise CheckpointError(f"the manifest is damaged (it lacks `{missing[0]}`)", place=str(file))
     if number > FORMAT:
         raise CheckpointError(
             f"the folder was written by topwork {found.get('topwork')}, in a newer format",
@@ -196,21 +180,24 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
 
     found = read_manifest(folder)
     task_class = _task_class(found, plugins, folder)
-    plainly = found["weights"] == "model.safetensors"
+    # a plain model of one base is loaded by transformers; of several bases only the configs are kept, each for itself
+    plainly = found["weights"] == "model.safetensors" and len(found["bases"]) == 1
     bases = {}
-    for role in task_class.roles:
-        place = folder if len(task_class.roles) == 1 else folder / role
+    for role in found["bases"]:
+        place = folder if len(found["bases"]) == 1 else folder / role
         said = found["bases"][role]["options"]
-        kept = {key: said[key] for key in ("dtype", "attention", "trust_remote_code") if key in said}
+        kept = {key: said[key] for key in ("attention", "trust_remote_code") if key in said}
+        kept["dtype"] = "auto"  # as the weights were saved, whatever the base was opened in
         bases[role] = plugins.load_base(BaseOptions(model=str(place), weights=plainly, **kept))
     processors = {}
     for kind in found["processors"]:
         role, _, name = kind.rpartition("/")
-        processors[kind] = bases[role or task_class.roles[0]].processor(name)
+        processors[kind] = bases[role or next(iter(bases))].processor(name)
         if processors[kind] is None:
             raise CheckpointError(f"the {kind} is missing", place=str(folder))
-    options = task_class.Options(**found["options"])
+    options = _options(task_class, found, folder)
     task = task_class(bases, options, State(found["state"], processors))
+    _check_whole(found, folder)
     model, form = graft(task, plugins, weights=plainly)
     if form != found["form"]:
         raise CheckpointError(
@@ -223,7 +210,37 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
     if not plainly:
         load_weights(model, folder / found["weights"], found["aliases"])
     model.eval()
-    return TaskModel(task, model, plugins, form)
+    return TaskModel(task, model, plugins, form, found["bases"])
+
+
+def _check_whole(found: Mapping[str, Json], folder: Path) -> None:
+    """The weights are those that were saved: transformers would make up a task head whose weights are missing.
+
+    Raises:
+        CheckpointError: the weights are missing or cannot be read, or tensors are missing.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        there = _count_tensors(folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read the weights: {error}", place=str(folder)) from error
+    if there != found["tensors"]:
+        raise CheckpointError(f"there are {there} tensors, {found['tensors']} were saved", place=str(folder))
+
+
+def _options(task_class: Any, found: Mapping[str, Json], folder: Path) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return task_class.Options(**found["options"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"the saved option `{'.'.join(map(str, first['loc']))}` does not fit task {found['task']}: {first['msg']}",
+            place=str(folder),
+            mend=f"install {found['plugin']['package']} {found['plugin']['version']}, which saved it",
+        ) from error
 
 
 def _task_class(found: Mapping[str, Json], plugins: Plugins, folder: Path) -> Any:
@@ -246,33 +263,3 @@ def _put_back(model: nn.Module, sections: Mapping[str, Json], plugins: Plugins, 
             place=str(folder),
             mend="load the plugin that wrote it (see `topwork plugins`)",
         )
-
-
-def model_card(work: TaskModel, plainly: bool, numbers: Mapping[str, Json]) -> str:
-    """The README.md of a model folder, with the Hub's front matter."""
-    import yaml
-
-    task = work.task
-    origin = next(iter(task.bases.values())).origin
-    front: dict[str, Json] = {
-        "library_name": "transformers" if plainly else "topwork",
-        "pipeline_tag": task.name,
-        "tags": ["topwork"],
-    }
-    if origin.get("model") and not Path(str(origin["model"])).exists():
-        front["base_model"] = origin["model"]
-    lines = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---", f"# {task.name}", ""]
-    count = sum(parameter.numel() for parameter in work.model.parameters())
-    lines.append(f"{type(work.model).__name__}, {count:,} parameters, made with topwork.")
-    lines.append("")
-    how = "It loads in plain transformers, and with" if plainly else "It loads with topwork alone:"
-    lines += [how, "", "```python", "import topwork", "", 'work = topwork.load("path/of/this/folder")', "```", ""]
-    lines += [f"- {key}: {value}" for key, value in task.describe().items()]
-    if numbers:
-        lines += [
-            "",
-            "| metric | value |",
-            "|---|---|",
-            *(f"| {key} | {value:.4f} |" for key, value in numbers.items()),
-        ]
-    return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ Nothing here decides which plugins are wanted or what they register: that is `pl
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
@@ -163,6 +164,21 @@ def check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
         if name not in hooks:
             hint = nearest(name, hooks)
             raise PluginError(f"there is no hook `{name}`{hint}", mend=None if hint else f"hooks: {', '.join(hooks)}")
+
+
+def check_class(found: Any, contract: Any, kind: str) -> None:
+    """Refuse what is not a finished class of the contract.
+
+    Raises:
+        PluginError: says what is missing.
+    """
+    if contract not in getattr(found, "__mro__", ()):
+        raise PluginError(f"{found!r} is not a subclass of topwork.{contract.__name__}")
+    if not isinstance(getattr(found, "name", None), str):
+        raise PluginError(f"the {kind} class {found.__name__} has no `name`")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise PluginError(f"the {kind} `{found.name}` does not write {missing}")
 
 
 def guard(manager: pluggy.PluginManager, plugin: Any, info: PluginInfo) -> None:

@@ -6,7 +6,6 @@ whenever something is missing that it might have brought.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from topwork.plugin_loading import (
     FailedPlugin,
     PluginInfo,
     broken,
+    check_class,
     check_hooks,
     given,
     guard,
@@ -147,6 +147,11 @@ class Plugins:
 
     # ------------------------------------------------------------------ loading
 
+    def observe(self, observer: Any) -> None:
+        """Let an object with hook implementations hear the news of a run, without being a plugin of its own."""
+        check_hooks(self._manager, observer)
+        self._manager.register(observer)
+
     def add(self, candidate: Candidate) -> None:
         """Import, check and register one plugin: whole or not at all.
 
@@ -177,10 +182,10 @@ class Plugins:
 
     def _collect(self, plugin: Any, info: PluginInfo) -> None:
         for task in self._registered("register_tasks", plugin):
-            _check_class(task, Task, "task")
+            check_class(task, Task, "task")
             self._take("task", task.name, task, self.tasks, info)
         for stage in self._registered("register_stages", plugin):
-            _check_class(stage, Stage, "stage")
+            check_class(stage, Stage, "stage")
             self._take("stage", stage.name, stage, self.stages, info)
         for command in self._registered("register_commands", plugin):
             if not callable(command) or not hasattr(command, "__name__"):
@@ -225,20 +230,6 @@ def _own_recipes() -> Path:
     """The recipes that topwork ships: inside the installed package, else those of the checkout."""
     packaged = Path(__file__).parent / "recipes"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
-
-
-def _check_class(found: Any, contract: Any, kind: str) -> None:
-    if not _is_subclass(found, contract):
-        raise PluginError(f"{found!r} is not a subclass of topwork.{contract.__name__}")
-    if not isinstance(getattr(found, "name", None), str):
-        raise PluginError(f"the {kind} class {found.__name__} has no `name`")
-    if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
-        raise PluginError(f"the {kind} `{found.name}` does not write {missing}")
-
-
-def _is_subclass(found: Any, contract: type) -> bool:
-    return isinstance(found, type) and issubclass(found, contract)
 
 
 def load_plugins(

@@ -80,10 +80,9 @@ class Recipe:
             UsageError: the bases are not those that the task needs.
         """
         named = base if isinstance(base, Mapping) else {task.roles[0]: base}
-        if set(named) != set(task.roles):
-            raise UsageError(
-                f"the task `{task.name}` needs bases for {', '.join(task.roles)}, and got {', '.join(named) or 'none'}"
-            )
+        if not task.fits(named):
+            wanted = ", ".join(task.nearest_roles(named))
+            raise UsageError(f"the task `{task.name}` needs bases for {wanted}, and got {', '.join(named) or 'none'}")
         bases = {role: make_base_options(value) for role, value in named.items()}
         if not isinstance(options, task.Options):
             options = _made(task.Options, options or {}, f"task {task.name}")
@@ -94,7 +93,7 @@ class Recipe:
         bases = {role: written_out(options) for role, options in self.bases.items()}
         answer: dict[str, Json] = {key: getattr(self, key) for key in ("name", "description") if getattr(self, key)}
         answer["task"] = {"name": self.task_name, **written_out(self.task_options)}
-        answer["base"] = bases if len(self.task_class.roles) > 1 else next(iter(bases.values()))
+        answer["base"] = bases if len(bases) > 1 else next(iter(bases.values()))
         answer["data"] = written_out(self.data)
         answer["seed"] = self.seed
         answer["stages"] = [

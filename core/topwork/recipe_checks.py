@@ -81,10 +81,12 @@ class RecipeChecker:
     def _bases(self, task: type[Task] | None) -> dict[str, BaseOptions]:
         node = self.root.get("base")
         if node is None or node.value is None:
-            self._fault(self.root.place, "base", "`base` is missing: name a model, such as {model: bert-base-uncased}")
+            self._fault(self.root.place, "base", "`base` is missing: give a model's Hub id or folder")
             return {}
         by_role = isinstance(node.value, dict) and not node.value.keys() & BaseOptions.model_fields.keys()
         roles = task.roles if task is not None else tuple(map(str, node.value)) if by_role else ("base",)
+        if task is not None and by_role:
+            roles = task.nearest_roles(tuple(map(str, node.value)))
         if len(roles) == 1 and not (by_role and set(node.value) == set(roles)):
             return self._base(roles[0], node, ("base",))
         if not isinstance(node.value, dict) or (not by_role and task is not None):

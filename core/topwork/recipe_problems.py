@@ -82,8 +82,11 @@ def _problems(model: type[BaseModel], error: ValidationError, node: Node, path: 
             if fault.inside or len(fault.path) > len(at):
                 scores.setdefault(at, {}).setdefault(branch, {})[fault.path] = fault.weight
     best = {at: min(row, key=lambda name: sum(row[name].values())) for at, row in scores.items()}
+    misspelt = {fault.meant for fault in faults if fault.meant}
     found: dict[tuple[str, str], list[str]] = {}
     for fault in faults:
+        if fault.missing and fault.path in misspelt:
+            continue  # it is there, under a name that is reported already
         if all(best.get(at, branch) == branch for at, branch in fault.branches):
             messages = found.setdefault((fault.place, dotted((*path, *fault.path))), [])
             if fault.message not in messages:
@@ -104,6 +107,7 @@ class _Fault:
         path: list[str | int] = []
         here = node
         missing = None
+        self.meant: KeyPath | None = None
         for position, part in enumerate(location):
             below = here.get(part)
             if below is not None:
@@ -116,6 +120,7 @@ class _Fault:
                 self.branches.append((tuple(path), str(part)))
                 models = [known for known in models if known.__name__ == part] or models
         self.path: KeyPath = tuple(path)
+        self.missing = missing is not None
         self.inside = kind in ("value_error", "assertion_error")  # the type fits, the values do not
         if missing is not None:
             self.place, self.path = here.start, (*path, missing)
@@ -123,7 +128,9 @@ class _Fault:
         elif kind == "extra_forbidden":
             parents = _models_at(model, path[:-1], self.branches)
             self.place, self.message = here.start, unknown_key(path[-1], _keys(parents))
-            self.weight = 0.5 if nearest(str(path[-1]), _keys(parents)) else 1.0
+            hint = nearest(str(path[-1]), _keys(parents))
+            self.weight = 0.5 if hint else 1.0
+            self.meant = (*path[:-1], hint.split("`")[1]) if hint else None
         else:
             self.place, self.message, self.weight = here.place, _said(entry, here), 1.0
 

@@ -92,8 +92,10 @@ def canonical(rows: Any, task: type[Task], columns: Mapping[str, str], *, target
     Raises:
         TopworkError: a column is missing; the error names those that exist.
     """
-    if isinstance(rows, Mapping):
-        raise TopworkError("rows are a list of dicts or a dataset, not one dict", place=place)
+    if isinstance(rows, Mapping | str) or not (isinstance(rows, Sequence) or hasattr(rows, "select_columns")):
+        raise TopworkError(
+            f"rows are a list of dicts or a dataset of `datasets`, not {type(rows).__name__}", place=place
+        )
     present = column_names(rows)
     if unknown := sorted(set(columns) - set(task.columns)):
         raise TopworkError(
@@ -119,7 +121,7 @@ def canonical(rows: Any, task: type[Task], columns: Mapping[str, str], *, target
 
 
 def _renamed(dataset: Any, kept: Mapping[str, str]) -> Any:
-    """A `datasets` dataset with the columns `kept` (new name -> old name); one old column may serve two names."""
+    """A `datasets` dataset with the columns `kept` (new name -> old name)."""
     if len(set(kept.values())) < len(kept):
         raise TopworkError("two of the task's columns are mapped to one column", place="data.columns")
     dataset = dataset.select_columns(list(kept.values()))
@@ -132,10 +134,12 @@ def _renamed(dataset: Any, kept: Mapping[str, str]) -> Any:
 def column_names(rows: Any) -> list[str]:
     """Names of the columns of a dataset or of a list of dicts; a streaming set may need its first row for that."""
     names = getattr(rows, "column_names", None)
-    if names is None:
-        first = next(iter(rows), None)
-        return list(first) if first is not None else []
-    return list(names)
+    if names is not None:
+        return list(names)
+    if isinstance(rows, Sequence):  # a row may lack what another has
+        return list(dict.fromkeys(name for row in rows for name in row))
+    first = next(iter(rows), None)
+    return list(first) if first is not None else []
 
 
 def row_count(rows: Any) -> int | None:

@@ -8,7 +8,7 @@ be written; the others have a default that is right, if not always the fastest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -70,6 +70,7 @@ class Task(ABC):
         Options: pydantic model of the options.
         columns: what is read from the rows, by canonical name.
         roles: names of the bases that the task needs: ("base",) or, say, ("encoder", "decoder").
+        alternatives: other sets of roles that do instead of `roles`: a recipe chooses by the names that it gives.
         cost_unit: what `Item.cost` counts ("tokens", "pixels", "samples"), for messages.
 
     A task object owns its preprocessing: after loading it predicts without anything but its model folder.
@@ -79,6 +80,7 @@ class Task(ABC):
     Options: ClassVar[type[TaskOptions]] = TaskOptions
     columns: ClassVar[Mapping[str, Column]]
     roles: ClassVar[tuple[str, ...]] = ("base",)
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
     cost_unit: ClassVar[str] = "items"
 
     def __init__(self, bases: Mapping[str, Base], options: Any, state: State) -> None:
@@ -86,8 +88,18 @@ class Task(ABC):
 
     @property
     def base(self) -> Base:
-        """The base of a task that has only one."""
-        return self.bases[self.roles[0]]
+        """The base of a task that has only one; of several, the first role's."""
+        return self.bases[self.nearest_roles(self.bases)[0]]
+
+    @classmethod
+    def fits(cls, names: Collection[str]) -> bool:
+        """Whether bases by these names are what the task needs: its `roles`, or one of its `alternatives`."""
+        return any(set(names) == set(roles) for roles in (cls.roles, *cls.alternatives))
+
+    @classmethod
+    def nearest_roles(cls, names: Collection[str]) -> tuple[str, ...]:
+        """Of `roles` and `alternatives` the set that shares the most names with these; `roles` when none shares any."""
+        return max((cls.roles, *cls.alternatives), key=lambda roles: len(set(roles) & set(names)))
 
     # ------------------------------------------------------------------ once, before the run
 

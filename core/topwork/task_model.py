@@ -31,7 +31,9 @@ def graft(task: Task, plugins: Plugins, *, weights: bool) -> tuple[nn.Module, st
     if model is not None:
         return model, "plugin"
     model = task.build(weights=weights)
-    return model, "native" if isinstance(model, PreTrainedModel) else "generic"
+    # a subclass that a task defines is no native class: plain transformers could not open what it saves
+    native = isinstance(model, PreTrainedModel) and type(model).__module__.startswith("transformers")
+    return model, "native" if native else "generic"
 
 
 class TaskModel:
@@ -41,10 +43,13 @@ class TaskModel:
         task: the Task, with its options and what it learned.
         model: the torch module.
         form: "native", "generic" or "plugin": who made the task head.
+        origins: of a loaded model, where its bases came from at first; None for a model that was just built.
     """
 
-    def __init__(self, task: Task, model: nn.Module, plugins: Plugins, form: str) -> None:
-        self.task, self.model, self.plugins, self.form = task, model, plugins, form
+    def __init__(
+        self, task: Task, model: nn.Module, plugins: Plugins, form: str, origins: Mapping[str, Json] | None = None
+    ) -> None:
+        self.task, self.model, self.plugins, self.form, self.origins = task, model, plugins, form, origins
 
     def train(
         self,
@@ -86,7 +91,7 @@ class TaskModel:
         from topwork.process import Process
         from topwork.recipe import make_stage
         from topwork.rows import DataOptions, Roles
-        from topwork.run import Run
+        from topwork.runs import Run
 
         made = make_stage(stage, options, self.plugins)
         data = DataOptions(columns=dict(columns or {}))

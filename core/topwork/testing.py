@@ -37,7 +37,8 @@ def build_example(
     """The task on a base (or a dict of bases by role), learned from the task's own example rows."""
     from topwork.api import build
 
-    named = {"bases": base} if len(task.roles) > 1 else {"base": base}
+    several = isinstance(base, Mapping) and task.fits(base)
+    named = {"bases": base} if several else {"base": base}
     return build(task.name, rows=task.example_rows(), plugins=plugins, seed=seed, **named, **(options or {}))
 
 

@@ -14,55 +14,69 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from topwork.batching import Budget, TrainBatches
-from topwork.errors import TopworkError, UsageError
+from topwork.errors import TopworkError
 from topwork.freezing import Freezing
 from topwork.items import Json
-from topwork.model_folder import WEIGHTS, load_weights, save_weights
+from topwork.loop import fitted
+from topwork.model_folder import WEIGHTS
 from topwork.rows import row_count
+from topwork.runs import CHECKPOINTS
 from topwork.training_rows import StreamedBatches, TrainingItems
+from topwork.training_settings import arguments, as_before, check, precision
+from topwork.weights import distinct, load_weights, save_weights
 
 if TYPE_CHECKING:
-    from topwork.run import Run
+    from topwork.runs import Run
     from topwork.stages.train import Train
 
 WHOLE = "whole"  # marks a checkpoint that was written to its end
+FINISHED = "finished"  # stands in it when the training ended there
 
 
 def train(stage: Train, run: Run) -> dict[str, Json]:
     """Train `run.model` as the stage says; goes on from the last whole checkpoint in the stage's folder, if any."""
     streaming = row_count(run.rows("train")) is None
-    if streaming and stage.steps is None:
-        raise UsageError("streaming rows have no end", mend="say `steps` in the stage")
-    freezing = Freezing(run.model, stage.freeze, stage.unfreeze)
-    freezing.prepare()
-    trainer = TaskTrainer(stage, run, freezing, streaming)
-    checkpoint = last_checkpoint(run.folder / "checkpoints")
+    check(stage, run, streaming)
+    checkpoint = last_checkpoint(run.folder / CHECKPOINTS)
     if checkpoint is not None:
         run.say(f"going on from {checkpoint.name}")
     start = time.perf_counter()
-    try:
-        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        run.model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        freezing.restore()
-        run.model.zero_grad(set_to_none=True)
-        trainer.accelerator.free_memory()
-    seconds = time.perf_counter() - start
-    if run.process.main:
-        _remove(run.folder / "checkpoints")
-    return _result(stage, trainer, outcome, seconds)
+    with as_before(run.model):
+        freezing = Freezing(run.model, stage.freeze, stage.unfreeze)
+        try:
+            freezing.prepare()
+            trainer = TaskTrainer(stage, run, freezing, streaming)
+            if checkpoint is not None and (checkpoint / WHOLE).read_text() == FINISHED:
+                trainer.take_over(checkpoint)
+            else:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.accelerator.free_memory()
+        finally:
+            freezing.restore()
+            run.model.zero_grad(set_to_none=True)
+    return _result(stage, trainer, time.perf_counter() - start)
 
 
-def _result(stage: Train, trainer: TaskTrainer, outcome: Any, seconds: float) -> dict[str, Json]:
+def _mean_loss(history: list[dict[str, Any]]) -> float:
+    """The mean loss over all steps, those before an interruption included."""
+    total, last = 0.0, 0
+    for entry in history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last)
+            last = entry["step"]
+    return total / last if last else math.nan
+
+
+def _result(stage: Train, trainer: TaskTrainer, seconds: float) -> dict[str, Json]:
     history = [
         {key: value for key, value in entry.items() if key != "total_flos"} for entry in trainer.state.log_history
     ]
     return {
-        "loss": outcome.training_loss,
+        "loss": _mean_loss(history),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "items": len(trainer.items) if trainer.items is not None else None,
@@ -108,16 +122,21 @@ class TaskTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         from accelerate.data_loader import prepare_data_loader
 
+        self.args.logging_steps = max(1, (self.stage.steps or 0) // 50)
         budget = Budget(self.stage.batch_size, None)
         if self.stage.batch_cost is not None:
             budget = Budget(2**31, self.stage.batch_cost)
         process = self.run.process
         if self.items is None:
-            rows = self.run.rows("train")
-            dataset = StreamedBatches(self.task, rows, budget, self.settings, process, self.run.seed)
+            window = 16 * self.stage.batch_size
+            dataset = StreamedBatches(
+                self.task, self.run.rows("train"), budget, self.settings, process, self.run.seed, window
+            )
             loader = DataLoader(dataset, batch_size=None, num_workers=min(1, self.stage.workers))
         else:
             sampler = TrainBatches(self.items.costs, budget, self.run.seed, process.index, process.count)
+            planned = self.stage.steps or self.stage.epochs * math.ceil(len(sampler) / self.stage.accumulate)
+            self.args.logging_steps = max(1, round(planned) // 50)
             loader = DataLoader(
                 self.items,
                 batch_sampler=sampler,
@@ -144,7 +163,7 @@ class TaskTrainer(Trainer):
     ) -> Any:
         self.freezing.quiet_norms()
         self.seen += len(inputs)
-        return self.task.loss(model, inputs)
+        return self.task.loss(model, fitted(inputs, self.run.model))
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0
@@ -153,7 +172,8 @@ class TaskTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The task's metric over the calibrate rows, through the one loop."""
-        metrics = self.run.evaluate("calibrate", items=self.stage.batch_size)
+        with torch.random.fork_rng():  # a prediction that draws at random must not change the training
+            metrics = self.run.evaluate("calibrate", items=self.stage.batch_size)
         found = {f"eval_{key}": float(metrics[key]) for key in self.task.metric().keys}
         self.log(found)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
@@ -171,7 +191,16 @@ class TaskTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            (folder / WHOLE).touch()
+            (folder / WHOLE).write_text(FINISHED if self.control.should_training_stop else "")
+
+    def take_over(self, checkpoint: Path) -> None:
+        """The training ended with this checkpoint, but its result was not written: Trainer would train on."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self._load_from_checkpoint(str(checkpoint))
+        best = checkpoint.parent / f"checkpoint-{self.state.best_global_step}"
+        if self.stage.keep == "best" and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+            self._load_best_model()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         file = Path(resume_from_checkpoint) / WEIGHTS
@@ -190,8 +219,6 @@ class TaskTrainer(Trainer):
 
 def shared(model: Any) -> dict[str, str]:
     """Names of tensors that share memory -> the name under which `save_weights` stores them."""
-    from topwork.model_folder import distinct
-
     return distinct(model.state_dict())[1]
 
 
@@ -205,7 +232,12 @@ class _Watch(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.freezing.at(int(state.epoch or 0))
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # a checkpoint then holds the whole history of the loss, and no loss goes unseen at the end
+        control.should_log = control.should_log or control.should_save or control.should_training_stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.on_epoch_end(args, state, control)
         if time.monotonic() - self._last > 10:
             self._last = time.monotonic()
             loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
@@ -221,70 +253,6 @@ class _Watch(TrainerCallback):
             )
 
 
-def precision(asked: str, device: Any) -> str:
-    """ "auto" becomes bf16 on a GPU that has it, float32 elsewhere."""
-    if asked != "auto":
-        return asked
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-
-
-def arguments(stage: Train, run: Run, precision: str) -> TrainingArguments:
-    """TrainingArguments for a stage."""
-    metric = run.task.metric()
-    checkpoints, evaluations = _strategy(stage.checkpoint_every), _strategy(stage.evaluate_every)
-    return TrainingArguments(
-        output_dir=str(run.folder / "checkpoints"),
-        num_train_epochs=stage.epochs,
-        max_steps=stage.steps or -1,
-        per_device_train_batch_size=stage.batch_size,
-        gradient_accumulation_steps=stage.accumulate,
-        learning_rate=stage.learning_rate,
-        lr_scheduler_type=stage.schedule,
-        warmup_steps=stage.warmup,
-        weight_decay=stage.weight_decay,
-        optim=stage.optimizer,
-        max_grad_norm=stage.clip,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        **_checkpointing(stage.gradient_checkpointing),
-        seed=run.seed,
-        data_seed=run.seed,
-        eval_strategy=evaluations[0],
-        eval_steps=evaluations[1],
-        save_strategy=checkpoints[0],
-        save_steps=checkpoints[1] or 500,
-        save_total_limit=2,
-        load_best_model_at_end=stage.keep == "best",
-        metric_for_best_model=f"eval_{metric.primary}" if stage.evaluate_every != "never" else None,
-        greater_is_better=metric.higher_is_better,
-        logging_strategy="steps",
-        logging_steps=_logging_steps(stage),
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        report_to=[],
-        disable_tqdm=True,
-        log_level="error",
-        use_cpu=run.device.type == "cpu",
-        dataloader_num_workers=stage.workers,
-    )
-
-
-def _checkpointing(wanted: bool) -> dict[str, Any]:
-    """transformers renamed the argument within version 5."""
-    names = TrainingArguments.__dataclass_fields__
-    return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": wanted}
-
-
-def _logging_steps(stage: Train) -> int:
-    return max(1, (stage.steps or 500) // 50)
-
-
-def _strategy(every: int | str) -> tuple[str, int | None]:
-    if isinstance(every, int):
-        return "steps", every
-    return ("epoch" if every == "epoch" else "no"), None
-
-
 def _collator(task: Any) -> Any:
     return lambda items: task.collate(items, "train")
 
@@ -293,9 +261,3 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end."""
     found = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

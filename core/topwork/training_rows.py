@@ -10,14 +10,14 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
 from topwork.batching import Budget, plan
-from topwork.errors import TopworkError
-from topwork.items import Batch, Item
+from topwork.errors import DataError, TopworkError
+from topwork.items import Batch, Item, Row
 from topwork.loop import CHUNK, Settings, encode_rows, size_of
 from topwork.rows import chunks
 
 if TYPE_CHECKING:
     from topwork.process import Process
-    from topwork.run import Run
+    from topwork.runs import Run
     from topwork.task import Task
 
 #: bytes of encoded items that are kept between epochs
@@ -38,7 +38,9 @@ class TrainingItems(Dataset):
         self.group = self.task.group_rows
         self._kept: dict[int, list[Item]] = {}
         self._kept_bytes = 0
+        self._notes = self.settings.skipped
         entries = self._survey(run)
+        self._notes = []  # what is encoded again is not counted again
         if not entries:
             raise TopworkError("the training rows give no items", place="data.train")
         table = np.asarray(entries, dtype=np.int64)
@@ -98,7 +100,7 @@ class TrainingItems(Dataset):
         return {**found, **fresh}
 
     def _encode_together(self, groups: list[int]) -> dict[int, list[Item]]:
-        settings = Settings(on_error=self.settings.on_error, seed=self.seed, skipped=self.settings.skipped)
+        settings = Settings(on_error=self.settings.on_error, seed=self.seed, skipped=self._notes)
         rows = [self.rows[group] for group in groups]
         _, _, items = encode_rows(self.task, groups, rows, "train", settings)
         found: dict[int, list[Item]] = {group: [] for group in groups}
@@ -108,7 +110,7 @@ class TrainingItems(Dataset):
 
     def _encode_group(self, group: int, epoch: int) -> list[Item]:
         seed = int(np.random.SeedSequence([self.seed, epoch, group]).generate_state(1)[0])
-        settings = Settings(on_error=self.settings.on_error, seed=seed, skipped=self.settings.skipped)
+        settings = Settings(on_error=self.settings.on_error, seed=seed, skipped=self._notes)
         numbers = self._row_numbers([group])
         return encode_rows(self.task, numbers, [self.rows[number] for number in numbers], "train", settings)[2]
 
@@ -147,8 +149,10 @@ class StreamedBatches(IterableDataset):
     """Batches of rows that come as a stream: windows of rows are encoded, sorted by cost and cut. Endless: the stream
     begins again when it ends, and the number of steps decides. Each process reads its own share of the rows."""
 
-    def __init__(self, task: Task, rows: Any, budget: Budget, settings: Settings, process: Process, seed: int) -> None:
-        self.task, self.rows, self.budget = task, rows, budget
+    def __init__(
+        self, task: Task, rows: Any, budget: Budget, settings: Settings, process: Process, seed: int, window: int
+    ) -> None:
+        self.task, self.rows, self.budget, self.window = task, rows, budget, max(task.group_rows, window)
         self.settings, self.process, self.seed = settings, process, seed
 
     def __iter__(self) -> Iterator[Batch]:
@@ -164,13 +168,26 @@ class StreamedBatches(IterableDataset):
 
     def _pass(self, epoch: int) -> Iterator[Batch]:
         random = np.random.default_rng([self.seed, epoch, self.process.index])
-        rows = self.rows.shuffle(seed=self.seed + epoch, buffer_size=16 * self.budget.items)
-        size = max(self.task.group_rows, 16 * self.budget.items)
-        for numbers, found in chunks(rows, size, self.process.index, self.process.count):
-            settings = Settings(
-                on_error=self.settings.on_error, seed=int(random.integers(2**31)), skipped=self.settings.skipped
-            )
-            items = encode_rows(self.task, numbers, found, "train", settings)[2]
+        rows = self.rows.shuffle(seed=self.seed + epoch, buffer_size=self.window)
+        for _, found in chunks(rows, self.window, self.process.index, self.process.count):
+            items = self._encode(found, int(random.integers(2**31)), epoch)
             batches = plan([item.cost for item in items], self.budget)
             for number in random.permutation(len(batches)):
                 yield self.task.collate([items[position] for position in batches[number]], "train")
+
+    def _encode(self, rows: list[Row], seed: int, epoch: int) -> list[Item]:
+        """Items of a window, `group_rows` rows at a time. Rows that are skipped are noted in the first pass only, and
+        without a number: after shuffling a stream nobody knows it."""
+        settings = Settings(on_error=self.settings.on_error, seed=seed)
+        size = self.task.group_rows if self.task.group_rows > 1 else len(rows)
+        items: list[Item] = []
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            try:
+                items += encode_rows(self.task, range(start, start + len(part)), part, "train", settings)[2]
+            except DataError as error:
+                error.row = None
+                raise
+        if epoch == 0:
+            self.settings.skipped.extend({**note, "row": None} for note in settings.skipped)
+        return items

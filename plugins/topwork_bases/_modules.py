@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,7 +51,7 @@ def has(auto: str, config: Any, trust: bool) -> bool:
 def takes(auto: str, config: Any, argument: str) -> bool:
     """Whether the class behind an auto name takes an argument when it is made."""
     found = classes(auto, config)
-    return bool(found) and argument in inspect.signature(found[0].__init__).parameters
+    return bool(found) and argument in inspect.signature(found[0]).parameters
 
 
 def _chosen(auto: str, config: Any) -> type | None:
@@ -100,9 +102,10 @@ def from_weights(
         chosen = getattr(transformers, auto)
         arguments["trust_remote_code"] = True
     try:
-        found, info = chosen.from_pretrained(
-            location, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-        )
+        with _quiet():
+            found, info = chosen.from_pretrained(
+                location, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+            )
     except Exception as error:
         if "safetensors" in str(error):
             raise CheckpointError(
@@ -115,6 +118,17 @@ def from_weights(
     if fresh_head:
         found = _with_new_head(found, from_config(auto, config, options, **extra))
     return _ready(found)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers prints a table of missing and mismatched weights; `_account` says it in one line, or raises."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
 
 
 def _account(model: Any, info: dict[str, Any], location: str, fresh_head: bool) -> None:

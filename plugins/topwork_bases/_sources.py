@@ -181,7 +181,7 @@ def unknown_model_type(kind: str, known: Any) -> UsageError:
     return error
 
 
-def _refuse_unknown(kind: str, values: dict[str, Any], path: str) -> None:
+def _refuse_unknown(kind: Any, values: dict[str, Any], path: str) -> None:
     """transformers keeps entries that it does not know without a word; a misspelt one would change nothing."""
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -262,7 +262,10 @@ def find_processor(location: str, kind: str, revision: str | None, changes: dict
 
 
 def _processor_file(location: str, kind: str, revision: str | None) -> dict[str, Any] | None:
-    """None when the base has no file for this kind; else what must be passed on to read it as it was saved."""
+    """None when the base has no file for this kind; else what must be passed on to read it.
+
+    A saved image processor does not say its backend (torchvision or PIL): who wants the PIL one asks for it.
+    """
     if kind == "tokenizer":
         return {} if any(find_file(location, file, revision) for file in _TOKENIZER_FILES) else None
     if kind not in ("image_processor", "feature_extractor", "video_processor", "processor"):
@@ -283,12 +286,8 @@ def _processor_file(location: str, kind: str, revision: str | None) -> dict[str,
     part = parts.get(kind) or (read_json(single) if single else None)
     if part is None:
         return None
-    if kind == "image_processor":
-        name = part.get("image_processor_type")
-        if name is None and ("sampling_rate" in part or "feature_size" in part):
-            return None
-        # a processor that was saved with the PIL backend would silently come back with the torchvision one
-        return {"backend": "pil"} if name and name.endswith("Pil") else {}
+    if kind == "image_processor" and "image_processor_type" not in part and "sampling_rate" in part:
+        return None
     if kind == "feature_extractor" and "image_processor_type" in part:
         return None
     return {}

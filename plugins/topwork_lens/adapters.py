@@ -62,9 +62,10 @@ class _MadeHere:
 
     def __init__(self, module: nn.Module, rows: _BiasRows) -> None:
         self.module, self.rows = module, rows
+        self.own: Any = type(module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.rows.whole = type(self.module).compute_bias(self.module, *args, **kwargs)  # type: ignore[operator]
+        self.rows.whole = self.own.compute_bias(self.module, *args, **kwargs)
         return cut_rows(self.module, self.rows.whole)
 
 

@@ -43,6 +43,7 @@ class Row:
         full: attributes of the core that hold heads * width and are used at run time.
         adapter: name of a function in `adapters.py`.
         blockers: submodules that mix attention heads before the output projection, unless they are an identity.
+        form: what the attention weights look like.
         types: model types that the row is meant for; empty for all.
     """
 
@@ -53,6 +54,7 @@ class Row:
     full: tuple[str, ...] = ()
     adapter: str = ""
     blockers: tuple[str, ...] = ()
+    form: Literal["dense", "windowed", "reduced", "deformable", "banded"] = "dense"
     types: tuple[str, ...] = ()
 
 
@@ -74,17 +76,12 @@ def _separate(query: str, key: str, value: str, *more: Part) -> tuple[Part, ...]
     return (Part(query), Part(key, "group"), Part(value, "group"), *more)
 
 
-_TABLES = (
-    Part("relative_position_bias.relative_position_bias_table", dim=1, optional=True),
-    Part("relative_position_bias_table", dim=1, optional=True),
-)
+_TABLE = Part("relative_position_bias.relative_position_bias_table", dim=1)
 
 ROWS = (
     Row(
         "query, key, value inside `self`, `output` beside it",
-        _separate(
-            "self.query", "self.key", "self.value", Part("self.relative_position_bias_table", dim=1, optional=True)
-        ),
+        _separate("self.query", "self.key", "self.value"),
         output="output.dense",
         core="self",
         full=("all_head_size",),
@@ -99,11 +96,13 @@ ROWS = (
     Row("query, key, value, dense", _separate("query", "key", "value"), output="dense", full=("all_head_size",)),
     Row("q_lin ... out_lin", _separate("q_lin", "k_lin", "v_lin"), output="out_lin"),
     Row(
-        "q_proj ... o_proj",
-        _separate("q_proj", "k_proj", "v_proj", *_TABLES),
+        "q_proj ... o_proj in windows, with a bias table",
+        _separate("q_proj", "k_proj", "v_proj", _TABLE),
         output="o_proj",
-        adapter="regroup",
+        form="windowed",
+        types=("swin", "donut-swin", "maskformer-swin"),
     ),
+    Row("q_proj ... o_proj", _separate("q_proj", "k_proj", "v_proj"), output="o_proj", adapter="regroup"),
     Row("q_proj ... out_proj", _separate("q_proj", "k_proj", "v_proj"), output="out_proj", adapter="regroup"),
     Row(
         "q, k, v, o with a position bias shared by all layers",

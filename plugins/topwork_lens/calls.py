@@ -229,8 +229,8 @@ def direct_call(
 
     def block(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         scores = query[:, :, start:stop] @ key.transpose(-1, -2) * scale
-        if mask is not None:
-            scores = scores + rows_of(mask, start, stop, queries)
+        bias = rows_of(mask, start, stop, queries)
+        scores = scores if bias is None else scores + bias
         weights = scores.softmax(dim=-1)
         return (weights @ value).transpose(1, 2), weights
 

@@ -271,11 +271,14 @@ def _device(call: Call) -> torch.device:
 
 
 def blocks(layers: Sequence[AttentionLayer]) -> list[str]:
-    """Paths of the layers around the attention layers: up to the innermost number in the path, each once."""
+    """Paths of the model's layers, each once: around every attention layer the outermost numbered module with no more
+    than one self-attention in it (a stage of a pyramid has several)."""
+    own = [caller for layer in layers if layer.kind == "self" for caller in layer.callers]
     found: dict[str, None] = {}
     for layer in layers:
         for caller in layer.callers:
             parts = caller.split(".")
-            numbers = [index for index, part in enumerate(parts) if part.isdigit()]
-            found[".".join(parts[: numbers[0] + 1]) if numbers else caller] = None
+            numbered = [".".join(parts[: index + 1]) for index, part in enumerate(parts) if part.isdigit()]
+            fitting = [path for path in numbered if sum(f"{one}.".startswith(f"{path}.") for one in own) <= 1]
+            found[fitting[0] if fitting else caller] = None
     return list(found)

@@ -102,7 +102,7 @@ def layer_at(layers: Sequence[AttentionLayer], key: Key) -> AttentionLayer:
 
 
 def heads_by_layer(
-    layers: Sequence[AttentionLayer], heads: Mapping[Key, Sequence[int]]
+    layers: Sequence[AttentionLayer], heads: Mapping[Any, Sequence[int]]
 ) -> dict[str, tuple[AttentionLayer, list[int]]]:
     """What a caller asked for, by path, with original numbers checked and sorted.
 

@@ -125,11 +125,7 @@ def gated(
     if runs[0]:
         for path, hook in hooks.items():
             if not hook.calls:
-                raise refuse(
-                    "not_run",
-                    "the model ran, but the gate had no effect: its output projection is not called",
-                    place=path,
-                )
+                raise refuse("not_run", "the model ran, but the output projection under the gate did not", place=path)
 
 
 def keep_gates(model: nn.Module, layer: AttentionLayer, factors: Sequence[float]) -> None:

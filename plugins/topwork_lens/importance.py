@@ -18,6 +18,7 @@ from topwork_lens.capture import Capture
 from topwork_lens.gates import GateHook, factors_of, gated, output_projection, split_heads
 from topwork_lens.refusals import refuse
 
+Means = dict[str, Sequence[float] | None]
 Reduction = Literal["example", "token", "batch"]
 RowLosses = Callable[[nn.Module, Batch], torch.Tensor]
 METHODS = ("michel", "taylor", "leave_one_out", "entropy", "random")
@@ -36,7 +37,7 @@ class Sums:
         values = values.detach().double().cpu()
         self.by_layer[path] = self.by_layer[path] + values if path in self.by_layer else values
 
-    def means(self, gather: Callable[[Any], list[Any]]) -> tuple[int, dict[str, Sequence[float] | None]]:
+    def means(self, gather: Callable[[Any], list[Any]]) -> tuple[int, Means]:
         """Rows and means over the rows of all processes."""
         total, paths = 0, dict[str, torch.Tensor]()
         for rows, sums in gather((self.rows, self.by_layer)):
@@ -74,8 +75,8 @@ def score(
     reduction: Reduction = "example",
     seed: int = 0,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
-) -> tuple[int, dict[str, Sequence[float] | None]]:
-    """Rows seen, and a score for each attention head that a layer has now, by path; no entry for a layer that never ran.
+) -> tuple[int, Means]:
+    """Rows seen, and by path a score for each attention head that a layer has now; layers that never ran are left out.
 
     michel: E_x |dL(x)/dgate| (Michel, Levy & Neubig 2019, section 4.1). reduction "example" takes the absolute value
     for each row, as the paper's equation 2, "token" for each position, as its authors' code, "batch" for the mean of
@@ -88,7 +89,9 @@ def score(
     if method == "random":
         generator = torch.Generator().manual_seed(seed)
         rows = sum(batch.row_count for batch in batches)
-        chance = {layer.path: torch.rand(len(layer.kept or ()), generator=generator).tolist() for layer in layers}
+        chance: Means = {
+            layer.path: torch.rand(len(layer.kept or ()), generator=generator).tolist() for layer in layers
+        }
         return sum(gather(rows)), chance
     if not layers:
         raise refuse("unknown_layout", "no attention layer was found in this model")
@@ -136,19 +139,17 @@ def _gradients(
     squared: bool,
 ) -> None:
     ones = {layer.path: _Ones(layer, len(batch), reduction == "token") for layer in layers if layer.kept}
-    hooks = []
-    with _running(model, layers, ones) as hooks_by_path:
+    with _running(model, layers, ones) as ran:
         losses = row_losses(model, batch)
-        hooks = list(hooks_by_path)
     if losses.shape != (batch.row_count,):
         raise refuse("batch_coupled", f"row_losses answered {tuple(losses.shape)} for {batch.row_count} rows")
-    leaves = [leaf for path in hooks for leaf in ones[path].leaves]
+    leaves = [leaf for path in ran for leaf in ones[path].leaves]
     if not leaves or not losses.requires_grad:
         raise refuse("no_gradient", "the loss does not depend on any attention head")
     _independent(losses, leaves, batch, sums)
     found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
     gradients = {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True)}
-    for path in hooks:
+    for path in ran:
         for leaf in ones[path].leaves:
             gradient = gradients[id(leaf)]
             value = torch.zeros_like(leaf) if gradient is None else gradient

@@ -98,6 +98,7 @@ def _layer(row: Row, path: str, module: nn.Module, model: nn.Module) -> Attentio
         groups=known["groups"] if known else len(groups_left),
         side=_side(path, core),
         kind=_kind(path),
+        form=row.form,
         slices=tuple(_slices(row, module, output, now, len(groups_left))),
         sizes=tuple(_sizes(row, core, now, width, len(groups_left))),
         adapter=getattr(adapters, row.adapter) if row.adapter else None,

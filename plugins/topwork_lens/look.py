@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from topwork_lens.importance import Reduction
 
-Heads = Mapping[Key, Sequence[int]]
+#: original numbers of attention heads by layer; see `Look` for how a layer is named
+Heads = Mapping[Any, Sequence[int]]
 
 
 class Look:
@@ -45,6 +47,14 @@ class Look:
     def layers(self) -> list[AttentionLayer]:
         """The attention layers as they stand now, in the order of the module tree."""
         return find_layers(self.model, self.plugins)
+
+    def active_layers(self) -> list[AttentionLayer]:
+        """The attention layers without the attention heads that a kept gate of 0 has switched off."""
+        found = []
+        for layer in self.layers:
+            factors = kept_gates(self.model, layer) or [1.0] * layer.heads
+            found.append(replace(layer, kept=tuple(number for number in layer.kept or () if factors[number] != 0)))
+        return found
 
     def __getitem__(self, key: Key) -> AttentionLayer:
         return layer_at(self.layers, key)
@@ -72,7 +82,7 @@ class Look:
         memory: int = 2**31,
         device: Any = "cpu",
     ) -> Iterator[Seen]:
-        """Watch the model in a block: `with look.capture("entropy") as seen: model(**batch)`, then `seen["entropy", 0]`.
+        """Watch the model: `with look.capture("entropy") as seen: model(**batch)`, then `seen["entropy", 0]`.
 
         Args:
             what: any of "entropy", "information", "distance", "mass", "argmax", "max" ([items, heads, queries]),
@@ -119,7 +129,7 @@ class Look:
             done[path] = gone
         return done
 
-    def set_gates(self, gates: Mapping[Key, Sequence[float]]) -> None:
+    def set_gates(self, gates: Mapping[Any, Sequence[float]]) -> None:
         """Put any factors on the attention heads of layers, one for each original number; they stay and are saved."""
         from topwork import UsageError
 
@@ -148,12 +158,17 @@ class Look:
     def _call(self, check: Any) -> Callable[[], Any]:
         if callable(check):
             return check
-        inputs = dict(check.inputs if isinstance(check, Batch) else check or probe_inputs(self.model))
-        config = getattr(self.model, "config", None)
-        if hasattr(config, "use_cache"):
-            # A cache would be filled by one run and read by the next.
-            inputs.setdefault("use_cache", False)
-        return lambda: self.model(**inputs)
+        made: dict[str, Any] = {}
+
+        def call() -> Any:
+            if not made:
+                made.update(check.inputs if isinstance(check, Batch) else check or probe_inputs(self.model))
+                if hasattr(getattr(self.model, "config", None), "use_cache"):
+                    # A cache would be filled by one run and read by the next.
+                    made.setdefault("use_cache", False)
+            return self.model(**made)
+
+        return call
 
     # ------------------------------------------------------------------ scoring
 

@@ -9,8 +9,9 @@ from topwork import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from topwork import AttentionLayer, Json, Stage
     from torch import nn
+
+    from topwork import AttentionLayer, Json, Stage
 
 
 @hookimpl

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from topwork import AttentionLayer, Json, TopworkError, alterations
-from topwork_lens.discovery import Key, describe_one, find_layers, heads_by_layer
+from topwork_lens.discovery import describe_one, find_layers, heads_by_layer
 from topwork_lens.gates import factors_of, gated, refresh_gates
 from topwork_lens.refusals import refuse
 from topwork_lens.selfcheck import Comparison, Replay, compare, record, run_outputs
@@ -52,7 +52,7 @@ class Pruned:
         return {**{name: getattr(self, name) for name in plain}, "check": check}
 
 
-def prune(model: nn.Module, heads: Mapping[Key, Sequence[int]], call: Call, plugins: Any = None) -> Pruned:
+def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plugins: Any = None) -> Pruned:
     """Remove attention heads by original numbers; those that are gone already are passed over.
 
     Args:
@@ -163,7 +163,7 @@ def _agree(masked: Any, pruned: Any, plain: Any, place: str) -> Comparison:
     if not found.difference <= found.tolerance:
         raise refuse(
             "check_failed",
-            f"masked and pruned differ by {found.difference:.3g} of the largest output (tolerance {found.tolerance:.3g})",
+            f"masked and pruned differ by {found.difference:.3g} of max|output| (tolerance {found.tolerance:.3g})",
             place=place,
             mend="mask these attention heads instead",
         )

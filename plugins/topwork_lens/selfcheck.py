@@ -3,6 +3,7 @@ the whole model; and masking must change the numbers, or the check says that it 
 
 from __future__ import annotations
 
+import dataclasses
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -54,13 +55,15 @@ def tolerance_of(dtype: torch.dtype) -> float:
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
-    """All floating tensors in an output, in order: model outputs, dicts, lists and tuples are looked into."""
+    """All floating tensors in an output, in order: model outputs, dicts, lists, tuples and dataclasses are looked into."""
     if isinstance(value, torch.Tensor):
         return [value.detach()] if value.is_floating_point() else []
     if isinstance(value, Mapping):
         return [found for key, entry in value.items() if "attention" not in str(key) for found in tensors(entry)]
     if isinstance(value, list | tuple):
         return [found for entry in value for found in tensors(entry)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return tensors({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     return []
 
 

@@ -113,7 +113,7 @@ def _set(undo: Undo, owner: Any, name: str, value: int) -> None:
     setattr(owner, name, value)
 
 
-def _cut_one(owner: nn.Module, name: str, dim: int, index: Sequence[int], undo: Undo) -> None:
+def _cut_one(owner: Any, name: str, dim: int, index: Sequence[int], undo: Undo) -> None:
     whole: torch.Tensor = getattr(owner, name)
     kept = torch.tensor(index, dtype=torch.long, device=whole.device)
     gone = sorted(set(range(whole.shape[dim])) - set(index))

@@ -4,59 +4,62 @@ from __future__ import annotations
 
 from typing import Any
 
-from topwork_report.charts import HeatRow, heat_map, overlay
-from topwork_report.colours import STEPS, level
+from topwork_report.charts import matrix, overlay
+from topwork_report.colours import level
+from topwork_report.format import cut
 from topwork_report.images import embed
 from topwork_report.run_files import RunFiles, StageFiles, mappings, number
-from topwork_report.sections import head_heat
 
 Block = dict[str, Any]
 MOST_ROWS = 6
 MOST_LAYERS = 12
 _MOST_TOKENS = 160
-_MOST_IN_MATRIX = 24
-_MEASURES = {
-    "entropy": "Entropy of the attention (nats: low is sharp, high is spread out)",
-    "distance": "Mean attention distance",
-    "special": "Attention on special positions (share)",
-}
+_MOST_CELLS = 100_000  # of all grids and matrices: some 1.5 MB of the page
+_MOST_IN_MATRIX = 32
 
 
 def attention_blocks(run: RunFiles, stage: StageFiles) -> list[Block]:
-    """Maps of layers x attention heads of what was measured, then a few rows with their attention."""
+    """A few rows with their attention, layer by layer."""
     found = stage.artefacts.get("attention.json")
-    if not isinstance(found, dict):
+    rows = mappings(found.get("rows")) if isinstance(found, dict) else []
+    shown = [_row(run, stage, row) for row in rows[: _affordable(rows)]]
+    if not shown:
         return []
-    layers = mappings(found.get("layers"))
-    maps = [head_heat(title, layers, key, {}) for key, title in _MEASURES.items()]
-    blocks: list[Block] = [block for block in maps if block]
-    rows = mappings(found.get("rows"))
-    shown = [_row(run, stage, row) for row in rows[:MOST_ROWS]]
-    if shown:
-        blocks.append({"kind": "attention", "rows": shown, "left_out": len(rows) - len(shown)})
-    return blocks
+    return [{"kind": "attention", "anchor": stage.anchor, "rows": shown, "left_out": len(rows) - len(shown)}]
+
+
+def _affordable(rows: list[dict[str, Any]]) -> int:
+    """How many of the rows to show: MOST_ROWS, fewer when their grids are fine, and one at least."""
+    cells = 0
+    for at, row in enumerate(rows[:MOST_ROWS]):
+        high, wide = row["grid"] if _is_grid(row.get("grid")) else (_MOST_IN_MATRIX, _MOST_IN_MATRIX)
+        cells += high * wide * min(MOST_LAYERS, len(mappings(row.get("layers"))))
+        if at and cells > _MOST_CELLS:
+            return at
+    return MOST_ROWS
 
 
 def _row(run: RunFiles, stage: StageFiles, row: dict[str, Any]) -> Block:
     layers = mappings(row.get("layers"))
     chosen = _spread(layers, MOST_LAYERS)
     picture = embed(run, stage.folder, row.get("image"))
-    grid = row.get("grid")
     names = [str(name) for name in row["names"]] if isinstance(row.get("names"), list) else []
-    on_picture = picture is not None and _is_grid(grid)
+    grid = row["grid"] if picture is not None and _is_grid(row.get("grid")) else None
+    several = len({str(layer.get("group")) for layer in layers}) > 1
     views = []
     for layer in chosen:
-        view = _on_grid(layer, grid, row) if on_picture else _on_names(layer, names)
+        title = " ".join(["layer", *([str(layer.get("group"))] if several else []), str(layer.get("number"))])
+        view = _on_grid(layer, grid, row) if grid else _on_names(layer, names, title)
         if view is None:
-            shape = f"a grid of {grid}" if on_picture else f"{len(names)} names"
-            run.problem(stage.folder / "attention.json", f"the weights of row {row.get('row')} do not fit {shape}")
+            fault = f"do not fit a grid of {grid}" if grid else "are no list or matrix of positive numbers"
+            run.problem(stage.folder / "attention.json", f"the weights of row {row.get('row')}, {title}, {fault}")
             continue
-        views.append({"number": layer.get("number"), **view})
+        views.append({"name": title, **view})
     return {
         "row": row.get("row"),
         "caption": row.get("caption") if isinstance(row.get("caption"), str) else None,
         "picture": picture,
-        "grid": grid if on_picture else None,
+        "grid": grid,
         "views": views,
         "left_out": len(layers) - len(chosen),
     }
@@ -112,28 +115,27 @@ def _laid(grid: list[list[float]]) -> Block:
     return {"kind": "grid", "paths": overlay(grid), "peak": max(value for line in grid for value in line)}
 
 
-def _on_names(layer: dict[str, Any], names: list[str]) -> Block | None:
-    """Weights over tokens: a small matrix whole, anything else as shaded tokens."""
-    flat, matrix = _weights(layer)
-    if matrix is not None and len(matrix) == len(matrix[0]) <= _MOST_IN_MATRIX:
-        labels = names or [str(at) for at in range(len(matrix))]
-        if len(labels) != len(matrix):
-            return None
-        rows = [
-            HeatRow(label, f"from {label}", dict(enumerate(line))) for label, line in zip(labels, matrix, strict=True)
-        ]
-        texts = {(at, column): "" for at in range(len(labels)) for column in range(len(labels))}
-        title = f"layer {layer.get('number')}"
-        chart = heat_map(title, rows, labels, row_title="from", column_title="to", texts=texts, cell=15)
-        return {"kind": "matrix", "chart": chart} if chart else None
-    if matrix is not None:
-        flat = _received(matrix)
-    if flat is None or (names and len(names) != len(flat)):
+def _on_names(layer: dict[str, Any], names: list[str], title: str) -> Block | None:
+    """Weights over tokens: a small matrix whole, anything else as tokens shaded by what they receive.
+
+    Positions go by their names when there are as many, else by their numbers (keys of another sequence, audio).
+    """
+    flat, matrix_ = _weights(layer)
+    if matrix_ is not None and max(len(matrix_), len(matrix_[0])) <= _MOST_IN_MATRIX:
+        sides = [names if len(names) == count else list(map(str, range(count))) for count in _shape(matrix_)]
+        drawn = matrix(title, matrix_, [cut(name, 14) for name in sides[0]], [cut(name, 14) for name in sides[1]])
+        return {"kind": "matrix", **drawn} if drawn else None
+    received = matrix_ is not None
+    flat = _received(matrix_) if matrix_ is not None else flat
+    if flat is None:
         return None
-    names = names or [str(at) for at in range(len(flat))]
+    names = names if len(names) == len(flat) else list(map(str, range(len(flat))))
     peak = max(flat)
-    tokens = []
-    for name, value in list(zip(names, flat, strict=True))[:_MOST_TOKENS]:
-        step = level(value, 0.0, peak)
-        tokens.append({"name": name, "level": step, "ink": "hi" if step > 0.52 * STEPS else "lo", "value": value})
-    return {"kind": "tokens", "tokens": tokens, "left_out": max(0, len(flat) - _MOST_TOKENS), "peak": peak}
+    pairs = list(zip(names, flat, strict=True))[:_MOST_TOKENS]
+    tokens = [{"name": name, "level": level(value, 0.0, peak), "value": value} for name, value in pairs]
+    left_out = max(0, len(flat) - _MOST_TOKENS)
+    return {"kind": "tokens", "tokens": tokens, "left_out": left_out, "peak": peak, "received": received}
+
+
+def _shape(grid: list[list[float]]) -> tuple[int, int]:
+    return len(grid), len(grid[0])

@@ -7,7 +7,7 @@ writes markup.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,77 +39,71 @@ def heat_map(
     low: float | None = None,
     high: float | None = None,
     texts: Mapping[tuple[int, int], str] | None = None,
-    cell: int | None = None,
+    note: str = "",
 ) -> dict[str, Any] | None:
     """A heat map's geometry; None when there is no value in it.
 
     Args:
         low, high: ends of the colour scale; default: 0 (or the smallest value, when negative) and the largest value.
         texts: what stands in the cells, by (row, column), when it is not the value.
-        cell: side of a cell in pixels; default: as wide as the number of columns allows.
+        note: a few words beside the title.
     """
     values = [value for row in rows for value in row.values.values() if value is not None]
     if not values:
         return None
     low = min(0.0, *values) if low is None else low
     high = max(values) if high is None else high
-    power = 0 if texts is not None else _power_of_ten(max(abs(low), abs(high)))
-    wide, tall, slanted = _cell_size(columns, cell)
-    left = 22 + round(6.9 * max(len(row.label) for row in rows))
+    wide, tall, slanted = _cell_size(columns)
+    power = 0 if texts is not None or wide < 30 else _power_of_ten(max(abs(low), abs(high)))
+    left = 14 + round(6.9 * max(len(row_title) + 2, *(len(row.label) for row in rows)))
     top = 30 + round(5.2 * max(map(len, columns))) if slanted else 42
-    cells = []
-    for at, row in enumerate(rows):
-        for column in range(len(columns)):
-            text = (texts or {}).get((at, column))
-            drawn = _cell(row, column, low, high, power if texts is None else None, text)
-            drawn.update(x=left + column * wide, y=top + at * tall, name=columns[column], row=row.tip)
-            cells.append(drawn)
+    words = {"title": title, "note": note, "row_title": row_title, "column_title": column_title}
+    sizes = {"wide": wide, "tall": tall, "left": left, "top": top, "slanted": slanted, "small": wide < 30}
     return {
-        "title": title,
-        "cells": cells,
-        "wide": wide,
-        "tall": tall,
-        "left": left,
-        "top": top,
-        "width": left + wide * len(columns) + 4,
-        "height": top + tall * len(rows) + 46,
-        "columns": list(columns),
+        **words,
+        **sizes,
+        **_marks(rows),
+        "cells": [
+            {**_cell(row, column, (low, high), power, texts and texts.get((at, column), "")), "name": columns[column]}
+            | {"x": left + column * wide, "y": top + at * tall, "row": row.tip}
+            for at, row in enumerate(rows)
+            for column in range(len(columns))
+        ],
         "rows": rows,
-        "row_title": row_title,
-        "column_title": column_title,
-        "slanted": slanted,
+        "columns": list(columns),
+        "width": max(left + wide * len(columns) + 4 + slanted * round(3.7 * len(columns[-1])), left + 190),
+        "height": top + tall * len(rows) + 46,
         "every": 1 if slanted or wide >= 24 else math.ceil(24 / wide),
-        "small": wide < 30,
         "low": short(low),
         "high": short(high),
         "power": superscript(power) if power else "",
-        "any_cut": any(row.cut for row in rows),
-        "any_gone": any(row.gone for row in rows),
     }
 
 
-def _cell_size(columns: Sequence[str], cell: int | None) -> tuple[int, int, bool]:
+def _marks(rows: Sequence[HeatRow]) -> dict[str, bool]:
+    return {"any_cut": any(row.cut for row in rows), "any_gone": any(row.gone for row in rows)}
+
+
+def _cell_size(columns: Sequence[str]) -> tuple[int, int, bool]:
     """Width and height of a cell, and whether the column names must slant.
 
     Cells are wide enough for three digits while the whole stays on a page; past that, colour alone speaks.
     """
     count, longest = len(columns), max(map(len, columns))
-    if cell:
-        return cell, cell, longest > 2
-    wide = 46 if count <= 16 else 32 if count <= 26 else max(9, 800 // count)
+    wide = 40 if count <= 16 else 32 if count <= 26 else max(9, 800 // count)
     return wide, 30 if wide >= 30 else wide, longest > max(4, wide // 8)
 
 
-def _cell(row: HeatRow, column: int, low: float, high: float, power: int | None, text: str | None) -> dict[str, Any]:
+def _cell(row: HeatRow, column: int, ends: tuple[float, float], power: int, text: str | None) -> dict[str, Any]:
     value = row.values.get(column)
     if column in row.gone or value is None:
         state = "gone" if column in row.gone else "empty"
         return {"state": state, "level": 0, "ink": "lo", "text": "", "value": None}
-    step = level(value, low, high)
+    step = level(value, *ends)
     if text is None:
-        text = rounded(value / 10 ** (power or 0))
+        text = rounded(value / 10**power)
     state = "cut" if column in row.cut else ""
-    return {"state": state, "level": step, "ink": "hi" if step > 0.52 * STEPS else "lo", "text": text, "value": value}
+    return {"state": state, "level": step, "ink": "hi" if 2 * step > STEPS else "lo", "text": text, "value": value}
 
 
 def _power_of_ten(largest: float) -> int:
@@ -124,7 +118,7 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_ti
     series = {name: sorted(points) for name, points in series.items() if points}
     if not series:
         return None
-    width, height, left, right, top, bottom = 560, 250, 58, 14, 18, 40
+    width, height, left, right, top, bottom = 420, 230, 54, 14, 14, 40
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
@@ -140,7 +134,7 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_ti
         drawn = thinned(points)
         spots = [place(*point) for point in drawn]
         path = "M" + "L".join(f"{x} {y}" for x, y in spots)
-        dots = [(*spot, *point) for spot, point in zip(spots, drawn, strict=True)] if len(drawn) <= 40 else []
+        dots = [(*spot, *point) for spot, point in zip(spots, drawn, strict=True)] if len(drawn) <= 24 else []
         lines.append({"name": name, "path": path, "dots": dots, "order": order % 6, "last": points[-1][1]})
     return {
         "title": title,
@@ -148,7 +142,7 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_ti
         "height": height,
         "x_title": x_title,
         "lines": lines,
-        "x_ticks": [(place(x, y_low)[0], short(x)) for x in ticks(x_low, x_high) if x_low <= x <= x_high],
+        "x_ticks": [(place(x, y_low)[0], short(x)) for x in ticks(x_low, x_high, 5) if x_low <= x <= x_high],
         "y_ticks": [(place(x_low, y)[1], short(y)) for y in y_ticks],
         "frame": {"left": left, "right": width - right, "top": top, "bottom": height - bottom},
         "table": [(name, len(points), points[0][1], min(y for _, y in points), points[-1][1])
@@ -182,10 +176,40 @@ def overlay(grid: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
     The strongest cell of the grid is opaque; the weakest sixteenth is not drawn.
     """
     peak = max((value for row in grid for value in row), default=0.0)
+    paths = squares(grid, lambda value: round(_OVERLAY_LEVELS * value / peak) if peak > 0 else 0)
+    return [{"opacity": round(step / _OVERLAY_LEVELS, 3), "path": path} for step, path in paths if step > 0]
+
+
+def squares(grid: Sequence[Sequence[float]], step: Callable[[float], int]) -> list[tuple[int, str]]:
+    """The cells of a grid as one path for each step: far smaller than an element for each cell."""
     paths: dict[int, list[str]] = {}
     for y, row in enumerate(grid):
         for x, value in enumerate(row):
-            strength = round(_OVERLAY_LEVELS * value / peak) if peak > 0 else 0
-            if strength > 0:
-                paths.setdefault(strength, []).append(f"M{x} {y}h1v1h-1z")
-    return [{"opacity": round(key / _OVERLAY_LEVELS, 3), "path": "".join(paths[key])} for key in sorted(paths)]
+            paths.setdefault(step(value), []).append(f"M{x} {y}h1v1h-1z")
+    return [(key, "".join(paths[key])) for key in sorted(paths)]
+
+
+def matrix(
+    title: str, grid: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]
+) -> dict[str, Any] | None:
+    """A small matrix with names on both sides, coloured from 0 to its largest value; None when all is 0."""
+    cell, peak = 15, max(value for row in grid for value in row)
+    if peak <= 0:
+        return None
+    left = 10 + round(6.9 * max(map(len, rows), default=0))
+    slant = round(5.8 * max(map(len, columns), default=0))
+    top = 26 + slant
+    return {
+        "title": title,
+        "left": left,
+        "top": top,
+        "cell": cell,
+        "width": left
+        + cell * len(columns)
+        + max(12, round(0.7 * slant), round(6.5 * len(title)) - cell * len(columns)),
+        "height": top + cell * len(rows) + 8,
+        "rows": list(rows),
+        "columns": list(columns),
+        "peak": peak,
+        "paths": squares(grid, lambda value: level(value, 0.0, peak)),
+    }

@@ -25,6 +25,17 @@ def scales() -> tuple[list[str], list[str]]:
     return _scale(_LIGHT_PAPER), _scale(_DARK_PAPER)
 
 
+def inks(colours: list[str]) -> list[str]:
+    """Black or white for each colour, whichever has the larger contrast on it (WCAG 2: always at least 4.5)."""
+    return ["#000" if (_luminance(colour) + 0.05) ** 2 > 0.05 * 1.05 else "#fff" for colour in colours]
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 def _scale(stops: tuple[tuple[float, float, float], ...]) -> list[str]:
     (first, middle, last) = stops
     colours = []

@@ -24,9 +24,13 @@ def short(value: Any) -> str:
             return short(int(value))
         return f"{value:.4g}".replace("-", "−")
     if isinstance(value, str):
-        return value
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 240 else text[:239] + "…"
+        return cut(value, 2000)
+    return cut(json.dumps(value, ensure_ascii=False), 240)
+
+
+def cut(text: str, most: int) -> str:
+    """The text, ended by an ellipsis when it is longer than `most` characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def rounded(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from topwork_report.charts import HeatRow, heat_map
-from topwork_report.format import short, words
+from topwork_report.format import cut, short, words
 from topwork_report.run_files import mappings, number
 
 Block = dict[str, Any]
@@ -31,7 +31,7 @@ def blocks_of(values: dict[str, Any], title: str = "", depth: int = 0) -> list[B
 
 
 def as_table(name: str, value: Any) -> Block | None:
-    """A table for {"columns", "rows"}, a list of dicts or a dict of dicts; a map for {"labels", "counts"}; else None."""
+    """A table for {"columns", "rows"}, a list of dicts, a dict of dicts; a map for {"labels", "counts"}; else None."""
     title = words(name)
     if isinstance(value, dict) and isinstance(value.get("labels"), list) and isinstance(value.get("counts"), list):
         return _confusion(title, value)
@@ -95,9 +95,9 @@ def _confusion(title: str, value: dict[str, Any]) -> Block:
     for at, row in enumerate(counts):
         total = sum(row)
         shares = {column: (count / total if total else None) for column, count in enumerate(row)}
-        rows.append(HeatRow(_cut(labels[at]), f"truth {labels[at]}", shares))
+        rows.append(HeatRow(cut(labels[at], 18), f"truth {labels[at]}", shares))
         texts.update({(at, column): short(count) if count else "" for column, count in enumerate(row)})
-    chart = heat_map(title, rows, [_cut(name) for name in labels], row_title="truth", column_title="prediction",
+    chart = heat_map(title, rows, [cut(name, 18) for name in labels], row_title="truth", column_title="prediction",
                      low=0.0, high=1.0, texts=texts)  # fmt: skip
     if chart is None:
         return table(title, labels, counts)
@@ -107,14 +107,11 @@ def _confusion(title: str, value: dict[str, Any]) -> Block:
 
 def _largest_confusions(title: str, labels: list[str], counts: list[list[float]]) -> Block:
     pairs = [
-        [labels[truth], labels[guess], count]
+        (count, labels[truth], labels[guess])
         for truth, row in enumerate(counts)
         for guess, count in enumerate(row)
         if truth != guess and count
     ]
-    pairs.sort(key=lambda pair: -pair[2])
-    return table(f"{title}: largest confusions of {len(labels)} labels", ["truth", "prediction", "count"], pairs[:40])
-
-
-def _cut(label: str) -> str:
-    return label if len(label) <= 18 else label[:17] + "…"
+    pairs.sort(reverse=True)
+    rows: list[list[Any]] = [[truth, guess, count] for count, truth, guess in pairs[:40]]
+    return table(f"{title}: largest confusions of {len(labels)} labels", ["truth", "prediction", "count"], rows)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from topwork import Json, write_text
-
 from topwork_report import format as formats
 from topwork_report.attention_view import attention_blocks
-from topwork_report.colours import scales
+from topwork_report.colours import inks, scales
 from topwork_report.images import embed
 from topwork_report.run_files import RunFiles, StageFiles, mappings, read_run
 from topwork_report.sections import headline, section
@@ -35,6 +34,8 @@ def write_page(folder: Path, *, title: str | None = None, without: str | None = 
         UsageError: the folder is not a run folder.
     """
     run = read_run(Path(folder), without)
+    # A page says nothing about pages: so it is the same whether its own stage makes it or somebody makes it later.
+    run.stages = [stage for stage in run.stages if stage.name != "report"]
     text = page_text(run, title)
     write_text(run.folder / PAGE, text)
     size = len(text.encode("utf-8"))
@@ -51,7 +52,7 @@ def page_text(run: RunFiles, title: str | None = None) -> str:
         part["blocks"] += attention_blocks(run, stage)
         part["blocks"] += _pictures(run, stage, share, marks)
         sections.append(part)
-    light, dark = scales()
+    light, dark = (list(zip(scale, inks(scale), strict=True)) for scale in scales())
     return _environment().get_template("page.html.j2").render(
         title=title or str(run.about.get("name") or run.folder.resolve().name),
         head=_head(run),
@@ -104,10 +105,12 @@ def _head(run: RunFiles) -> list[tuple[str, str]]:
 def _base(base: Any) -> str | None:
     """The base's name, or the names by role (`encoder: ..., decoder: ...`)."""
     if isinstance(base, dict):
-        named = base.get("model") or base.get("name")
+        named, config = base.get("model"), base.get("config")
         if isinstance(named, str):
             return named
-        roles = {role: _base(entry) for role, entry in base.items()}
+        if isinstance(config, dict):
+            return f"{config.get('model_type', 'a config')}, from scratch"
+        roles = {role: _base(entry) for role, entry in base.items() if isinstance(entry, dict)}
         return ", ".join(f"{role}: {name}" for role, name in roles.items() if name) or None
     return base if isinstance(base, str) else None
 
@@ -138,7 +141,7 @@ def _pictures(run: RunFiles, stage: StageFiles, most: int, marks: dict[str, int]
     found = mappings(stage.artefacts.get("pictures.json"))
     if not found:
         return []
-    cards = []
+    cards: list[dict[str, Any]] = []
     for entry in found[:most]:
         picture = embed(run, stage.folder, entry.get("image"))
         cards.append({
@@ -159,5 +162,5 @@ def _pieces(text: Any, marks: dict[str, int]) -> list[dict[str, Any]]:
         if isinstance(piece, list) and len(piece) == 2:
             mark = str(piece[1] or "")
             kind = marks.setdefault(mark, len(marks)) % 6 if mark else 0
-            pieces.append({"text": str(piece[0]), "mark": mark, "kind": kind})
+            pieces.append({"text": formats.cut(str(piece[0]), 4000), "mark": mark, "kind": kind})
     return pieces

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
+
 from topwork import Json, Stage, hookimpl
 
 if TYPE_CHECKING:

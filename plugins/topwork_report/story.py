@@ -44,6 +44,7 @@ def story(run: RunFiles) -> dict[str, Any] | None:
         if is_pruning(stage):
             cards.append(_pruned(stage))
             state.pruned, state.trained = True, False
+            state.way = "masking" if "masked" in stage.result else "pruning"
             drawn = random_metrics(stage.result).get(key)
             if drawn is not None:
                 state.random = {"value": drawn, "stage": stage}
@@ -65,12 +66,13 @@ class _State:
 
     def __init__(self, will_prune: bool) -> None:
         self.will_prune, self.pruned, self.trained = will_prune, False, False
+        self.way = "pruning"
         self.random: dict[str, Any] | None = None
         self.first: float | None = None
 
     def measured(self, stage: StageFiles, value: float) -> Card:
         if self.pruned:
-            label = "After recovery" if self.trained else "After pruning"
+            label = "After recovery" if self.trained else f"After {self.way}"
         elif self.will_prune:
             label = "Before pruning"
         else:
@@ -85,7 +87,7 @@ class _State:
     def chance(self) -> Card:
         assert self.random is not None
         drawn, self.random = self.random, None
-        card = self._card("Pruned at random", drawn["value"], drawn["stage"])
+        card = self._card("As many at random", drawn["value"], drawn["stage"])
         return {**card, "kind": "random", "role": None}
 
     def _card(self, label: str, value: float, stage: StageFiles) -> Card:
@@ -96,7 +98,14 @@ class _State:
 def _pruned(stage: StageFiles) -> Card:
     result = stage.result
     before, after = result["heads_before"], result["heads_after"]
-    card: Card = {"kind": "pruned", "stage": stage, "removed": before - after, "before": before, "after": after}
+    card: Card = {
+        "kind": "pruned",
+        "word": "Masked" if "masked" in result else "Pruned",
+        "stage": stage,
+        "removed": before - after,
+        "before": before,
+        "after": after,
+    }
     card["share"] = (before - after) / before if before else 0.0
     sizes = number(result.get("parameters_before")), number(result.get("parameters_after"))
     card["parameters"] = sizes if None not in sizes else None
@@ -104,7 +113,10 @@ def _pruned(stage: StageFiles) -> Card:
 
 
 def random_metrics(result: dict[str, Any]) -> dict[str, float]:
-    """Metrics of the random baseline: from `random`, one draw or the mean of several, with or without `metrics`."""
+    """Metrics of the random baseline: `random` is one draw or several (then their mean is taken).
+
+    A draw is {metric: value}, {"metrics": {metric: value}}, or has the metrics as `random_<metric>`.
+    """
     drawn = result.get("random")
     if isinstance(drawn, dict) and isinstance(drawn.get("draws"), list) and not isinstance(drawn.get("metrics"), dict):
         drawn = drawn["draws"]
@@ -114,6 +126,9 @@ def random_metrics(result: dict[str, Any]) -> dict[str, float]:
         return {key: sum(draw[key] for draw in each) / len(each) for key in shared}
     if not isinstance(drawn, dict):
         return {}
+    named = {key.removeprefix("random_"): value for key, value in numbers(drawn).items() if key.startswith("random_")}
+    if named:
+        return named
     return numbers(drawn["metrics"]) if isinstance(drawn.get("metrics"), dict) else numbers(drawn)
 
 

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork import Base, Batch, DataError, Row, TopworkError, Units, UsageError
+from topwork import Base, Batch, DataError, Row, TopworkError, Units, UsageError, map_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -144,8 +144,10 @@ def model_tensors(batch: Batch, model: Any, *without: str) -> dict[str, Any]:
     import torch
 
     dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
-    chosen = batch if dtype == torch.float32 else batch.cast(dtype)
-    return {name: value for name, value in chosen.inputs.items() if name not in without}
+    chosen = {name: value for name, value in batch.inputs.items() if name not in without}
+    if dtype == torch.float32:
+        return chosen
+    return map_tensors(chosen, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def picture_of(pixels: torch.Tensor, processor: Any) -> Image:

@@ -38,7 +38,9 @@ class TokenizerOptions(BaseModel):
 # ---------------------------------------------------------------- the tokenizer
 
 
-def find_tokenizer(base: Base, texts: Iterable[str] | None, options: TokenizerOptions) -> tuple[Any, dict[str, Json]]:
+def find_tokenizer(
+    base: Base, texts: Iterable[str] | None, options: TokenizerOptions, template: bool = True
+) -> tuple[Any, dict[str, Json]]:
     """The base's tokenizer, or one learned from the texts; and the config changes that go with it.
 
     Returns:
@@ -54,7 +56,7 @@ def find_tokenizer(base: Base, texts: Iterable[str] | None, options: TokenizerOp
             raise TopworkError(
                 "there are no texts to learn a tokenizer from", place=_name(base), mend="give training rows"
             )
-        tokenizer = learn_tokenizer(texts, options)
+        tokenizer = learn_tokenizer(texts, options, template)
         limit = position_limit(base.config, tokenizer.pad_token_id)
         if limit is not None:
             tokenizer.model_max_length = limit
@@ -95,11 +97,29 @@ def token_changes(base: Base, tokenizer: Any, learned: bool) -> dict[str, Json]:
     return changes
 
 
-def learn_tokenizer(texts: Iterable[str], options: TokenizerOptions) -> Any:
-    """A fast tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] as tokens 0 to 4, and templates for texts and pairs."""
-    import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+def learn_tokenizer(texts: Iterable[str], options: TokenizerOptions, template: bool = True) -> Any:
+    """A fast tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] as tokens 0 to 4. With `template` it puts [CLS] before a
+    text and [SEP] behind each; without, it adds nothing (language models)."""
+    from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
+
+    made, trainer = _untrained(options)
+    made.train_from_iterator(texts, trainer)
+    start, end = _SPECIAL["cls"], _SPECIAL["sep"]
+    if template:
+        made.post_processor = processors.TemplateProcessing(
+            single=f"{start} $A {end}",
+            pair=f"{start} $A {end} $B:1 {end}:1",
+            special_tokens=[(token, made.token_to_id(token)) for token in (start, end)],
+        )
+    names = {f"{kind}_token": token for kind, token in _SPECIAL.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token=start, eos_token=end, **names)
+
+
+def _untrained(options: TokenizerOptions) -> tuple[Any, Any]:
+    """The empty tokenizer of a kind, and what trains it."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
     special = list(_SPECIAL.values())
     trainer: Any
@@ -134,15 +154,7 @@ def learn_tokenizer(texts: Iterable[str], options: TokenizerOptions) -> Any:
         trainer = trainers.UnigramTrainer(
             vocab_size=options.vocab_size, unk_token=_SPECIAL["unk"], special_tokens=special, show_progress=False
         )
-    made.train_from_iterator(texts, trainer)
-    start, end = _SPECIAL["cls"], _SPECIAL["sep"]
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} $B:1 {end}:1",
-        special_tokens=[(token, made.token_to_id(token)) for token in (start, end)],
-    )
-    names = {f"{kind}_token": token for kind, token in _SPECIAL.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token=start, eos_token=end, **names)
+    return made, trainer
 
 
 def _fold(lowercase: bool) -> Any:
@@ -182,7 +194,7 @@ def _name(base: Base) -> str:
 
 
 def position_limit(config: Any, pad: int) -> int | None:
-    """How many positions a model has, given its padding token; None when its positions are not counted (relative, rotary without a limit)."""
+    """How many positions a model has, given its padding token; None when they are not counted (relative ones)."""
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:

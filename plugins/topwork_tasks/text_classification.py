@@ -38,7 +38,7 @@ _PROBLEMS = {
 }
 
 
-class Options(TaskOptions):
+class TextClassificationOptions(TaskOptions):
     """Options of text-classification."""
 
     multi_label: bool = Field(False, description="any number of labels a row: the column holds lists")
@@ -57,7 +57,7 @@ class Options(TaskOptions):
     )
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Options:
+    def _one_kind(self) -> TextClassificationOptions:
         if self.multi_label and self.regression:
             raise ValueError("`multi_label` and `regression` exclude each other")
         if self.label_smoothing and (self.multi_label or self.regression):
@@ -69,7 +69,7 @@ class TextClassification(Task):
     """Text-classification; see the module."""
 
     name = "text-classification"
-    Options = Options
+    Options = TextClassificationOptions
     columns = {
         "text": Column("the text"),
         "text_pair": Column("a second text, for pairs", required=False),
@@ -78,7 +78,7 @@ class TextClassification(Task):
     cost_unit = "tokens"
 
     @classmethod
-    def learn(cls, rows: Any, bases: Mapping[str, Base], options: Options) -> State:
+    def learn(cls, rows: Any, bases: Mapping[str, Base], options: TextClassificationOptions) -> State:
         base = bases["base"]
         kind = _kind(base, options)
         names = classification.learn_labels(rows, "label", kind, base, (AUTO,), options.label_names)
@@ -96,7 +96,7 @@ class TextClassification(Task):
         }
         return State(values, {"tokenizer": tokenizer})
 
-    def __init__(self, bases: Mapping[str, Base], options: Options, state: State) -> None:
+    def __init__(self, bases: Mapping[str, Base], options: TextClassificationOptions, state: State) -> None:
         super().__init__(bases, options, state)
         values = state.values
         self.kind: classification.Kind = values["kind"]
@@ -219,7 +219,7 @@ class TextClassification(Task):
         return [{"text": sentence, "label": label} for label, sentences in said.items() for sentence in sentences]
 
 
-def _kind(base: Base, options: Options) -> classification.Kind:
+def _kind(base: Base, options: TextClassificationOptions) -> classification.Kind:
     """What the options say; if they say nothing, what the checkpoint's own task head was trained for."""
     if options.multi_label or options.regression:
         return "multi" if options.multi_label else "regression"

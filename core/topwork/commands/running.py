@@ -16,7 +16,7 @@ from topwork.items import Row
 
 if TYPE_CHECKING:
     from topwork.plugins import Plugins
-    from topwork.run import Run
+    from topwork.runs import Run
     from topwork.task import Task
 
 Overrides = Annotated[
@@ -82,11 +82,8 @@ class _Interruptible:
     """Ctrl-C during a run ends the program with the command that goes on from there."""
 
     def __init__(self, plugins: Plugins) -> None:
-        from topwork.plugin_loading import given
-
         self.root: Path | None = None
-        self.name = "interruptible"
-        plugins.add(given(self))
+        plugins.observe(self)
 
     @hookimpl
     def run_started(self, run: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ class Session:
     debug: bool = False
 
     def warn_of_failed(self) -> None:
-        """Name the plugins that were left out, once, on stderr."""
-        for plugin in self.plugins.failed:
-            say(f"left out: plugin {plugin}; `topwork plugins` says more")
+        """Name the plugins that were left out, in one line on stderr."""
+        if self.plugins.failed and os.environ.get("RANK", "0") == "0":  # once, not once a process
+            names = ", ".join(plugin.name for plugin in self.plugins.failed)
+            say(f"plugins that failed to load: {names}; `topwork plugins` says why")
 
 
 def say(text: str) -> None:

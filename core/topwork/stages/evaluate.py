@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork.files import write_json
+from topwork.hookspecs import hookimpl
 from topwork.items import Json, Picture
 from topwork.loop import evaluate_rows, loss_batches
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
-    from topwork.run import Run
+    from topwork.runs import Run
     from topwork.task import Task
 
 
@@ -130,3 +131,8 @@ class Gallery:
                 }
             )
         write_json(Path(run.folder) / "pictures.json", lines)
+
+
+@hookimpl
+def register_stages() -> list[type[Stage]]:
+    return [Evaluate]

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork.files import plain, write_whole
+from topwork.hookspecs import hookimpl
 from topwork.items import Json
 from topwork.loop import predict_rows
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
-    from topwork.run import Run
+    from topwork.runs import Run
 
 
 class Predict(Stage):
@@ -78,3 +79,8 @@ def in_order(shares: list[Path]) -> Iterator[str]:
 
     for _, line in heapq.merge(*map(lines, shares)):
         yield line
+
+
+@hookimpl
+def register_stages() -> list[type[Stage]]:
+    return [Predict]

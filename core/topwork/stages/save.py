@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from topwork.hookspecs import hookimpl
 from topwork.items import Json
 from topwork.model_folder import is_plain, save_folder
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
-    from topwork.run import Run
+    from topwork.runs import Run
 
 
 class Save(Stage):
@@ -40,3 +41,8 @@ def last_metrics(run: Run) -> dict[str, float]:
         if metrics:
             return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
     return {}
+
+
+@hookimpl
+def register_stages() -> list[type[Stage]]:
+    return [Save]

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from topwork.hookspecs import hookimpl
 from topwork.items import Json
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
-    from topwork.run import Run
+    from topwork.runs import Run
 
 
 class Train(Stage):
@@ -74,3 +75,8 @@ class Train(Stage):
         from topwork.training import train
 
         return train(self, run)
+
+
+@hookimpl
+def register_stages() -> list[type[Stage]]:
+    return [Train]

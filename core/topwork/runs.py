@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from topwork.task_model import TaskModel
 
 
+#: a folder of this name in a stage's own is dropped as soon as the stage's result is on disk
+CHECKPOINTS = "checkpoints"
+
+
 class Run:
     """What a stage is given.
 
@@ -134,20 +138,27 @@ class Run:
         folder = self.folder.relative_to(self.root).as_posix()
         record = {"stage": stage.name, "index": index, "folder": folder, "seconds": seconds, "result": result}
         if self.process.main:
-            if stage.changes_model and self.keep_models:
+            stores = stage.changes_model and self.keep_models
+            if stores:
                 self._store_model()
             write_json(self.folder / "result.json", {**record, "options": stage.model_dump(mode="json")})
+            self._tidy(stores)
         self.process.barrier()
         self.results.append(record)
 
     def _store_model(self) -> None:
-        """Keep the model as it is now for `resume`; the copy of an earlier stage is no longer needed then."""
-        import shutil
-
+        """Keep the model as it is now for `resume`."""
         from topwork.model_folder import save_folder
 
         save_folder(self.work, self.folder / "model")
-        for earlier in self.results:
+
+    def _tidy(self, stored: bool) -> None:
+        """The stage's result is on disk: its checkpoints are not needed any more, nor, if it stored the model, the
+        copies of earlier stages. Not before: a run that is killed here must find one or the other."""
+        import shutil
+
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        for earlier in self.results if stored else ():
             shutil.rmtree(self.root / earlier["folder"] / "model", ignore_errors=True)
 
     def recall(self, stage: Stage, index: int) -> bool:
@@ -156,8 +167,10 @@ class Run:
         if not file.is_file():
             return False
         record = json.loads(file.read_text(encoding="utf-8"))
-        record.pop("options", None)
+        options = record.pop("options", None) or {}
         self.results.append(record)
+        if stage.name == "save":
+            self.model_folder = Path(options["folder"]) if options.get("folder") else self.root / "model"
         return True
 
 

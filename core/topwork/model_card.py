@@ -1,0 +1,44 @@
+"""The README.md of a model folder: what the model is, how to load it, what it reached, for people and for the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topwork.items import Json
+
+if TYPE_CHECKING:
+    from topwork.task_model import TaskModel
+
+
+def model_card(work: TaskModel, plainly: bool, numbers: Mapping[str, Json]) -> str:
+    """The README.md of a model folder, with the Hub's front matter."""
+    import yaml
+
+    task = work.task
+    origins = work.origins or {role: {"origin": base.origin} for role, base in task.bases.items()}
+    origin = next(iter(origins.values()))["origin"]
+    front: dict[str, Json] = {
+        "library_name": "transformers" if plainly else "topwork",
+        "pipeline_tag": task.name,
+        "tags": ["topwork"],
+    }
+    named = str(origin.get("model") or "")
+    if named and not named.startswith("./") and not Path(named).exists():
+        front["base_model"] = named
+    lines = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---", f"# {task.name}", ""]
+    count = sum(parameter.numel() for parameter in work.model.parameters())
+    lines.append(f"{type(work.model).__name__}, {count:,} parameters, made with topwork.")
+    lines.append("")
+    how = "It loads in plain transformers, and with" if plainly else "It loads with topwork alone:"
+    lines += [how, "", "```python", "import topwork", "", 'work = topwork.load("path/of/this/folder")', "```", ""]
+    lines += [f"- {key}: {value}" for key, value in task.describe().items()]
+    if numbers:
+        lines += [
+            "",
+            "| metric | value |",
+            "|---|---|",
+            *(f"| {key} | {value:.4f} |" for key, value in numbers.items()),
+        ]
+    return "\n".join(lines) + "\n"

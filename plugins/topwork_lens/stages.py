@@ -1,0 +1,214 @@
+"""The stages that score, mask and prune attention heads. torch is imported only when one runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from topwork import Json, Stage, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from topwork import Run
+    from topwork_lens.look import Look
+    from topwork_lens.scores import Choice, Importance
+
+Group = Literal["encoder", "decoder", "cross", "backbone"]
+
+
+class ScoreOptions(BaseModel):
+    """How attention heads are scored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["michel", "taylor", "leave_one_out", "entropy", "random"] = Field(
+        "michel", description="michel: mean |gradient of the gate|; the others are described in the README"
+    )
+    rows: PositiveInt = Field(1000, description="take at most this many calibration rows")
+    reduction: Literal["example", "token", "batch"] = Field(
+        "example", description="what the absolute value is taken of"
+    )
+    normalise: Literal["layer", "none", "global"] = Field("layer", description="layer: divide by the layer's l2 norm")
+    batch_size: PositiveInt | None = Field(None, description="rows a batch; by default what the memory budget allows")
+
+
+def score_model(run: Run, options: ScoreOptions) -> Importance:
+    """Score the attention heads of the run's model on calibration rows, by the task's own row losses."""
+    from topwork_lens.look import Look
+
+    batches = run.loss_batches("calibrate", limit=options.rows, batch_size=options.batch_size)
+    return Look(run.model, run.plugins).importance(
+        run.progress(batches, label=f"head importance ({options.method})"),
+        options.method,
+        row_losses=run.task.row_losses,
+        reduction=options.reduction,
+        normalise=options.normalise,
+        seed=run.seed,
+        gather=run.process.gather,
+    )
+
+
+class HeadImportance(ScoreOptions, Stage):
+    """Score every attention head by how much the task's loss depends on it."""
+
+    name: ClassVar[str] = "head_importance"
+    columns_shown: ClassVar[tuple[str, ...]] = ("method", "rows")
+
+    def reads(self) -> tuple[str, ...]:
+        return ("calibrate",)
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        importance = score_model(run, self)
+        if run.process.main:
+            importance.save(run.folder)
+        run.process.barrier()
+        return importance.json()
+
+
+class ChoosingStage(Stage):
+    """What choosing attention heads has in common; exactly one of `share`, `count`, `threshold`, `heads`."""
+
+    changes_model: ClassVar[bool] = True
+
+    share: float | None = Field(None, gt=0, le=1, description="of the attention heads that there are now")
+    count: PositiveInt | None = Field(None, description="how many attention heads")
+    threshold: float | None = Field(None, description="all attention heads whose score is below")
+    heads: dict[int | str, list[int]] | None = Field(
+        None, description="original numbers by layer: a number, `group.number` such as decoder.0, or a module path"
+    )
+    importance: Path | ScoreOptions | None = Field(
+        None, description="a file, or options to score by; by default the latest head_importance of this run"
+    )
+    random: bool = Field(False, description="choose at random instead of by importance")
+    at_least: int = Field(1, ge=0, description="attention heads that every layer keeps; 0 lets whole layers go")
+    groups: list[Group] | None = Field(None, description="only attention heads of these groups")
+    compare_random: int = Field(
+        0, ge=0, description="evaluate this many random choices of the same size, masked, beside the chosen ones"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ChoosingStage:
+        ways = ("share", "count", "threshold", "heads")
+        given = [name for name in ways if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(ways)}{': not ' if given else ''}{' and '.join(given)}")
+        if self.heads is not None and (self.random or self.importance or self.groups):
+            raise ValueError("`heads` names the attention heads: random, importance and groups do not go with it")
+        if self.random and (self.importance or self.threshold is not None):
+            raise ValueError("`random` takes no importance and no threshold")
+        return self
+
+    def reads(self) -> tuple[str, ...]:
+        roles = ("calibrate",) if isinstance(self.importance, ScoreOptions) else ()
+        return (*roles, "evaluate") if self.compare_random else roles
+
+    def choose(self, run: Run, look: Look) -> dict[str, list[int]]:
+        """Original numbers by module path; attention heads that are masked already are not chosen again."""
+        from topwork_lens.discovery import heads_by_layer
+        from topwork_lens.scores import choose, choose_random
+
+        if self.heads is not None:
+            return {path: numbers for path, (_, numbers) in heads_by_layer(look.layers, dict(self.heads)).items()}
+        layers = look.active_layers()
+        if self.random:
+            return choose_random(layers, self._choice(), run.seed)
+        return choose(layers, self._choice(), self._importance(run))
+
+    def _choice(self) -> Choice:
+        from topwork_lens.scores import Choice
+
+        groups = tuple(self.groups) if self.groups is not None else None
+        return Choice(self.share, self.count, self.threshold, self.at_least, groups)
+
+    def _importance(self, run: Run) -> Importance:
+        from topwork_lens.scores import Importance
+
+        if isinstance(self.importance, ScoreOptions):
+            return score_model(run, self.importance)
+        if self.importance is not None:
+            return Importance.load(self.importance)
+        for record in reversed(run.results):
+            if record["stage"] == HeadImportance.name:
+                return Importance.from_json(record["result"])
+        raise UsageError(
+            "nothing says how important the attention heads are",
+            place=f"stage {self.name}",
+            mend="put head_importance before it, or give `importance` or `random: true`",
+        )
+
+    def compared(self, run: Run, look: Look, chosen: dict[str, list[int]]) -> dict[str, Json] | None:
+        """The metric with the chosen attention heads masked, and with as many random ones, on the evaluation rows."""
+        from topwork_lens.scores import Choice, choose_random
+
+        if not self.compare_random:
+            return None
+        primary = run.task.metric().primary
+        size = Choice(count=sum(map(len, chosen.values())), at_least=self.at_least, groups=self._choice().groups)
+        layers = look.active_layers()
+        draws = [choose_random(layers, size, run.seed + draw) for draw in range(self.compare_random)]
+        with look.mask_heads(chosen):
+            masked = run.evaluate("evaluate")[primary]
+        values = []
+        for draw in draws:
+            with look.mask_heads(draw):
+                values.append(run.evaluate("evaluate")[primary])
+        mean = sum(values) / len(values)
+        return {"draws": len(values), f"random_{primary}": mean, f"masked_{primary}": masked, "values": values}
+
+
+class PruneHeads(ChoosingStage):
+    """Remove attention heads: the weights become smaller, and the pruned model is proved equal to the masked one."""
+
+    name: ClassVar[str] = "prune_heads"
+    columns_shown: ClassVar[tuple[str, ...]] = ("heads_before", "heads_after", "parameters_before", "parameters_after")
+
+    check: bool = Field(True, description="compare masked and pruned on calibration rows; false: on random inputs")
+
+    def reads(self) -> tuple[str, ...]:
+        roles = super().reads()
+        return ("calibrate", *roles) if self.check and "calibrate" not in roles else roles
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        from topwork_lens.look import Look
+
+        look = Look(run.model, run.plugins)
+        chosen = self.choose(run, look)
+        beside = self.compared(run, look, chosen)
+        pruned = look.prune_heads(chosen, check=self._batch(run) if self.check else None)
+        found = pruned.json()
+        if pruned.check is not None and not pruned.check.proves:
+            run.say("the check of pruning proves nothing: masking these attention heads hardly changes the output")
+        return {**found, **({"random": beside, **_shown(beside)} if beside else {})}
+
+    def _batch(self, run: Run) -> Callable[[], Any] | None:
+        """Runs the model on a few calibration rows through the task; None when this process has none."""
+        batches = run.loss_batches("calibrate", limit=4 * run.process.count, batch_size=4)
+        batch = next(iter(batches), None)
+        return None if batch is None else lambda: run.task.row_losses(run.model, batch)
+
+
+class MaskHeads(ChoosingStage):
+    """Switch attention heads off without removing them: gates of 0 that stay on the model and are saved with it."""
+
+    name: ClassVar[str] = "mask_heads"
+    columns_shown: ClassVar[tuple[str, ...]] = ("heads_before", "heads_after")
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        from topwork_lens.look import Look
+        from topwork_lens.pruning import count_heads
+
+        look = Look(run.model, run.plugins)
+        before = count_heads(look.active_layers())
+        chosen = self.choose(run, look)
+        beside = self.compared(run, look, chosen)
+        masked = look.keep_masked(chosen)
+        after = count_heads(look.active_layers())
+        found = {"masked": masked, "heads_before": before, "heads_after": after, "layers": look.table()}
+        return {**found, **({"random": beside, **_shown(beside)} if beside else {})}
+
+
+def _shown(beside: dict[str, Json]) -> dict[str, Json]:
+    return {name: value for name, value in beside.items() if name.startswith(("random_", "masked_"))}

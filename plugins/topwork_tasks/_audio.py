@@ -1,0 +1,194 @@
+"""What the audio tasks share: clips from whatever a column holds, as mono samples at the model's rate (soundfile reads,
+soxr resamples; torchcodec is never needed), and a picture of a clip. What the model hears of them is in
+`_audio_frontend.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from topwork import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+#: formats whose headers tell the number of samples exactly
+_EXACT = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "AU", "CAF")
+MEND = "mend the clip, or leave the row out"
+
+
+def need(name: str) -> Any:
+    """soundfile or soxr; an error that says how to get them when they are not installed."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise UsageError(f"audio needs the package {name}: {error}", mend="pip install topwork[audio]") from error
+
+
+# ---------------------------------------------------------------- clips
+
+
+def open_audio(value: Any, row: int | None, column: str, rate: int) -> np.ndarray:
+    """A clip as float32 [samples], one channel, at `rate` samples a second.
+
+    Args:
+        value: {bytes, path} as `datasets` has undecoded audio; bytes; a path; {array, sampling_rate}, the array
+            [samples] or two-dimensional with channels; or a decoder with `get_all_samples`, as torchcodec has.
+
+    Channels are averaged; whole numbers are scaled to -1..1; other rates are resampled by soxr (high quality).
+
+    Raises:
+        DataError: None, no audio, an empty clip, a rate that is not positive, samples that are not finite.
+    """
+    import numpy
+
+    clip, found = _read(value, row, column)
+    if clip.size == 0:
+        raise DataError("the clip is empty", row=row, column=column, mend=MEND)
+    if not numpy.isfinite(clip).all():
+        raise DataError("the clip has samples that are not finite", row=row, column=column, mend=MEND)
+    wanted = resampled_length(len(clip), found, rate)
+    if found != rate:
+        clip = need("soxr").resample(clip, found, rate)
+        clip = numpy.pad(clip[:wanted], (0, max(0, wanted - len(clip))))
+    if wanted == 0:
+        raise DataError("the clip is empty", row=row, column=column, mend=MEND)
+    return numpy.ascontiguousarray(clip, dtype=numpy.float32)
+
+
+def resampled_length(samples: int, found: int, rate: int) -> int:
+    """Samples after resampling."""
+    return samples if found == rate else round(samples * rate / found)
+
+
+def audio_length(value: Any, rate: int) -> int:
+    """Samples that `open_audio` will give, from the file's header alone where that tells it exactly."""
+    if isinstance(value, Mapping) and value.get("array") is None:
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes | bytearray | str | os.PathLike):
+        soundfile = need("soundfile")
+        source = io.BytesIO(value) if isinstance(value, bytes | bytearray) else os.fspath(value)
+        try:
+            told = soundfile.info(source)
+        except (RuntimeError, OSError):
+            told = None
+        if told is not None and told.format in _EXACT and told.samplerate > 0:
+            return resampled_length(told.frames, told.samplerate, rate)
+    return len(open_audio(value, None, "audio", rate))
+
+
+def _read(value: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
+    if value is None:
+        raise DataError("is None", row=row, column=column, mend="give a clip, or leave the row out")
+    if hasattr(value, "get_all_samples"):
+        samples = value.get_all_samples()
+        return _from_array(samples.data.numpy(), samples.sample_rate, row, column)
+    if isinstance(value, Mapping):
+        if value.get("array") is not None:
+            return _from_array(value["array"], value.get("sampling_rate"), row, column)
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes | bytearray | str | os.PathLike):
+        return _from_file(value, row, column)
+    raise DataError(
+        f"holds {type(value).__name__}, which is no audio",
+        row=row,
+        column=column,
+        mend="give {bytes, path}, bytes, a path, or {array, sampling_rate}",
+    )
+
+
+def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
+    soundfile = need("soundfile")
+    inside = isinstance(source, bytes | bytearray)
+    name = f"{len(source)} bytes" if inside else os.fspath(source)
+    if not inside and not os.path.isfile(source):
+        raise DataError(f"the file {name} does not exist", row=row, column=column, mend="correct the path")
+    try:
+        clip, rate = soundfile.read(
+            io.BytesIO(source) if inside else os.fspath(source), dtype="float32", always_2d=True
+        )
+    except (RuntimeError, OSError, ValueError, TypeError) as error:
+        cause = str(error).splitlines()[0].split(": ", 1)[-1]
+        raise DataError(f"cannot be read as audio ({name}): {cause}", row=row, column=column, mend=MEND) from error
+    return clip.mean(axis=1), _checked_rate(rate, row, column)
+
+
+def _checked_rate(rate: Any, row: int | None, column: str) -> int:
+    try:
+        known = int(rate) == float(rate) and int(rate) > 0
+    except (TypeError, ValueError, OverflowError):
+        known = False
+    if not known:
+        raise DataError(
+            f"a sampling rate of {rate!r}", row=row, column=column, mend="say how many samples a second the clip has"
+        )
+    return int(rate)
+
+
+def _from_array(value: Any, rate: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
+    import numpy
+
+    found = _checked_rate(rate, row, column)
+    try:
+        array = numpy.asarray(value)
+        if array.dtype.kind == "i":
+            array = array / float(-numpy.iinfo(array.dtype).min) if array.dtype.itemsize < 8 else array
+        array = array.astype(numpy.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"its array is no array of samples: {error}", row=row, column=column, mend=MEND) from error
+    if array.ndim == 2 and min(array.shape) <= 8 and array.shape[0] != array.shape[1]:
+        array = array.mean(axis=0 if array.shape[0] < array.shape[1] else 1)
+    if array.ndim != 1:
+        raise DataError(
+            f"its array has the shape {list(array.shape)}",
+            row=row,
+            column=column,
+            mend="give [samples], or [channels, samples] with at most 8 channels",
+        )
+    return array, found
+
+
+# ---------------------------------------------------------------- people
+
+
+def sound_picture(clip: np.ndarray, rate: int, width: int = 320, height: int = 96) -> Image:
+    """A spectrogram: time from left to right, 0 Hz to half the rate upwards, 80 decibels from white to black."""
+    import numpy
+    from PIL import Image
+
+    size = 512
+    step = max(1, (max(len(clip), size) - size) // (width - 1)) if len(clip) > size else 1
+    padded = numpy.pad(clip, (0, max(0, size - len(clip))))
+    starts = numpy.arange(0, len(padded) - size + 1, step)[: 4 * width]
+    frames = padded[starts[:, None] + numpy.arange(size)] * numpy.hanning(size)
+    power = 20 * numpy.log10(numpy.abs(numpy.fft.rfft(frames)) + 1e-8)
+    level = numpy.clip((power - power.max()) / 80 + 1, 0, 1)
+    grey = (255 * (1 - level.T[::-1])).astype(numpy.uint8)
+    return Image.fromarray(grey).resize((width, height))
+
+
+def tone(pitches: list[float], seconds: float, rate: int = 16000) -> dict[str, Any]:
+    """A WAV file of tones one after the other over faint noise, as {bytes, path}: for example rows, made by the standard library."""
+    import array
+    import math
+    import wave
+
+    each = round(seconds * rate / len(pitches))
+    samples, state = array.array("h"), 1
+    for pitch in pitches:
+        for n in range(each):
+            state = (1103515245 * state + 12345) % 2**31
+            samples.append(round(9000 * math.sin(2 * math.pi * pitch * n / rate)) + state // 2**22 - 256)
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+    return {"bytes": target.getvalue(), "path": "-".join(f"{pitch:.0f}" for pitch in pitches) + ".wav"}

@@ -1,0 +1,243 @@
+"""What is particular to transformers' detectors: which image processor fits which, padding, and what outputs mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from topwork import Base, DataError, Item, Row, TopworkError, UsageError
+from topwork_tasks import _boxes, _image
+
+#: model type -> name of its image processor; the others take RT-DETR's
+_PROCESSORS = {
+    "detr": "DetrImageProcessor",
+    "table-transformer": "DetrImageProcessor",
+    "yolos": "YolosImageProcessor",
+    "conditional_detr": "ConditionalDetrImageProcessor",
+    "dab-detr": "ConditionalDetrImageProcessor",
+    "deformable_detr": "DeformableDetrImageProcessor",
+    "lw_detr": "DeformableDetrImageProcessor",
+}
+#: those with a softmax over the labels and "no object"; the others have a sigmoid for each label
+_SOFTMAX = ("detr", "table-transformer", "yolos")
+_SOFTMAX_PROCESSORS = ("DetrImageProcessor", "YolosImageProcessor")
+#: those that are told which pixels are padding
+_MASKED = ("detr", "table-transformer", "conditional_detr", "dab-detr", "deformable_detr")
+MOST = 100
+
+# ---------------------------------------------------------------- label names
+
+
+def declared_names(rows: Any) -> list[str] | None:
+    """Names of the integers in `objects`, where the data set declares them (`ClassLabel`)."""
+    feature = (getattr(rows, "features", None) or {}).get("objects")
+    inner = getattr(feature, "feature", feature)
+    inner = inner[0] if isinstance(inner, list) and inner else inner
+    if not isinstance(inner, Mapping):
+        return None
+    for entry in inner.values():
+        names = getattr(getattr(entry, "feature", entry), "names", None)
+        if names:
+            return [str(name) for name in names]
+    return None
+
+
+def learn_names(rows: Any, base: Base, auto: Sequence[str], declared: Sequence[str] | None) -> list[str]:
+    """Label names in the order of the outputs: of the trained checkpoint, as declared, or the distinct ones, sorted."""
+    trained = getattr(base, "trained_labels", lambda *names: None)(*auto)
+    if trained is not None:
+        return list(trained)
+    if declared is not None:
+        return list(declared)
+    if rows is None:
+        raise TopworkError(
+            "the label names are not known",
+            mend="give training rows, `label_names`, or a base with a trained task head",
+        )
+    values: set[Any] = set()
+    only = rows.select_columns(["objects"]) if hasattr(rows, "select_columns") else rows
+    for number, row in enumerate(only):
+        for value in _boxes.categories_of(row.get("objects"), number):
+            if isinstance(value, bool) or not isinstance(value, str | int):
+                raise DataError(f"{value!r} is no label", row=number, column="objects", mend="give names or integers")
+            values.add(value)
+    if not values:
+        raise DataError("no row has an object", column="objects", mend="give rows with objects, or `label_names`")
+    if len({isinstance(value, str) for value in values}) > 1:
+        raise DataError("mixes names and integers", column="objects", mend="write all categories alike")
+    return [str(value) for value in sorted(values)]
+
+
+# ---------------------------------------------------------------- image processors
+
+
+def learned_processor(rows: Any, base: Base, image_size: int | None) -> Any:
+    """The detector's own kind of image processor: one size, normalised by the rows' mean and deviation."""
+    import transformers
+
+    if rows is None:
+        raise UsageError(
+            "the base has no image processor and there are no training rows to learn one from",
+            place="task object-detection",
+            mend="give training rows, or `base.processor`",
+        )
+    mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
+    if image_size is not None:
+        height = width = image_size
+    else:
+        height, width = _image.config_size(base.config) or (-(-height // 32) * 32, -(-width // 32) * 32)
+    kind = getattr(transformers, _PROCESSORS.get(base.config.model_type, "RTDetrImageProcessor"))
+    return kind(size={"height": height, "width": width}, image_mean=mean, image_std=deviation, do_normalize=True)
+
+
+def check_processor(config: Any, processor: Any) -> None:
+    """transformers' pipeline reads a detector's outputs through its image processor: one of the other family gives
+    wrong scores without a word.
+
+    Raises:
+        UsageError: the processor is of the other family.
+    """
+    name = type(processor).__name__.removesuffix("Pil").removesuffix("Fast")
+    if not hasattr(processor, "post_process_object_detection"):
+        return
+    if (name in _SOFTMAX_PROCESSORS) != (config.model_type in _SOFTMAX):
+        raise UsageError(
+            f"{name} does not belong to `{config.model_type}`: it would read its outputs wrong",
+            place="base.processor",
+            mend=f"use a {_PROCESSORS.get(config.model_type, 'RTDetrImageProcessor')}",
+        )
+
+
+def reads_mask(config: Any) -> bool:
+    """Whether the detector is told which pixels are padding."""
+    return config.model_type in _MASKED
+
+
+# ---------------------------------------------------------------- batches
+
+
+def side_by_side(items: Sequence[Item]) -> dict[str, Any]:
+    """Inputs for prediction: stacked where all pictures have one size, else lists: padding would change predictions."""
+    import torch
+
+    names = [name for name in ("pixel_values", "pixel_mask") if name in items[0].inputs]
+    tensors: dict[str, Any] = {name: [item.inputs[name] for item in items] for name in names}
+    if len({entry.shape for entry in tensors["pixel_values"]}) == 1:
+        return {name: torch.stack(entries) for name, entries in tensors.items()}
+    return tensors
+
+
+def by_shape(inputs: Mapping[str, Any]) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """(positions in the batch, stacked inputs) of the pictures of each size."""
+    import torch
+
+    pixels = inputs["pixel_values"]
+    if isinstance(pixels, torch.Tensor):
+        yield list(range(len(pixels))), dict(inputs)
+        return
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, entry in enumerate(pixels):
+        groups.setdefault(tuple(entry.shape), []).append(place)
+    for places in groups.values():
+        yield places, {name: torch.stack([entries[place] for place in places]) for name, entries in inputs.items()}
+
+
+def padded(items: Sequence[Item], masked: bool) -> tuple[dict[str, Any], list[Any]]:
+    """Inputs for training, padded with zeros at the right and below.
+
+    Returns:
+        the inputs, with `pixel_mask` for detectors that read it; and for each item what its boxes are multiplied by:
+        detectors without a mask take the padded picture for the whole.
+    """
+    import torch
+
+    pixels = [item.inputs["pixel_values"] for item in items]
+    height, width = (max(entry.shape[axis] for entry in pixels) for axis in (-2, -1))
+    canvas = pixels[0].new_zeros(len(items), pixels[0].shape[0], height, width)
+    mask = torch.zeros(len(items), height, width, dtype=torch.long)
+    shares = []
+    for number, (item, entry) in enumerate(zip(items, pixels)):
+        canvas[number, :, : entry.shape[-2], : entry.shape[-1]] = entry
+        own = item.inputs.get("pixel_mask")
+        mask[number, : entry.shape[-2], : entry.shape[-1]] = 1 if own is None else own
+        across, down = entry.shape[-1] / width, entry.shape[-2] / height
+        shares.append(torch.ones(4) if masked else torch.tensor([across, down, across, down]))
+    if masked:
+        return {"pixel_values": canvas, "pixel_mask": mask}, shares
+    return {"pixel_values": canvas}, shares
+
+
+# ---------------------------------------------------------------- what outputs mean
+
+
+def most_boxes(processor: Any, queries: int) -> int:
+    """How many boxes a picture has at most, where a query may stand for several labels: as the processors have it."""
+    return queries if type(processor).__name__.startswith("RTDetr") else MOST
+
+
+def detections(logits: Any, boxes: Any, sizes: Sequence[tuple[int, int]], labels: int, most: int = MOST) -> list[Any]:
+    """(scores, labels, corners in pixels, size) of each picture, as numpy arrays of at most `most` boxes.
+
+    Args:
+        logits: [items, queries, labels], read by a sigmoid, or [items, queries, labels + 1], by a softmax whose last
+            entry is "no object"; then each query has its best label only.
+        boxes: [items, queries, 4], centre and size in shares.
+        sizes: width and height of the original pictures.
+    """
+    import torch
+
+    corners = _boxes.to_corners(boxes.float())
+    scale = torch.tensor([[*size, *size] for size in sizes], dtype=torch.float32, device=corners.device)
+    corners = corners * scale[:, None]
+    if logits.shape[-1] == labels + 1:
+        scores, found = logits.float().softmax(-1)[..., :-1].max(-1)
+        places = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    elif logits.shape[-1] == labels:
+        flat = logits.float().sigmoid().flatten(1)
+        scores, kept = flat.topk(min(most, flat.shape[1]), dim=1)
+        found, places = kept % labels, kept // labels
+    else:
+        raise TopworkError(
+            f"the detector has {logits.shape[-1]} outputs for {labels} labels", place="task object-detection"
+        )
+    corners = corners.gather(1, places[..., None].expand(-1, -1, 4))
+    arrays = [tensor.cpu().numpy() for tensor in (scores, found, corners)]
+    return [(*(array[number] for array in arrays), size) for number, size in enumerate(sizes)]
+
+
+def mistakes(truth: Any, names: Sequence[str], found: Sequence[tuple[Sequence[float], str]]) -> float:
+    """Objects that no box of their label overlaps by half, and boxes that are left over."""
+    import numpy
+
+    boxes = numpy.array([box for box, _ in found], dtype=float).reshape(-1, 4)
+    shared = _boxes.overlaps(truth, boxes)
+    free = set(range(len(found)))
+    missed = 0
+    for place, name in enumerate(names):
+        fits = [number for number in free if found[number][1] == name and shared[place, number] >= 0.5]
+        if fits:
+            free.remove(max(fits, key=lambda number: shared[place, number]))
+        else:
+            missed += 1
+    return float(missed + len(free))
+
+
+def example_rows() -> list[Row]:
+    """Discs, squares and bars on a dark ground; one picture is empty."""
+    from PIL import Image, ImageDraw
+
+    rows: list[Row] = []
+    for number in range(9):
+        image = Image.new("RGB", (64, 64), (10 * number, 30, 50))
+        pen = ImageDraw.Draw(image)
+        boxes, categories = [], []
+        for place in range(min(number % 4, 2)):
+            kind = ("disc", "square", "bar")[(number + place) % 3]
+            left, top = 4 + 30 * place + number % 3, 6 + 3 * number
+            width, height = (24, 10) if kind == "bar" else (20, 20)
+            corners = (left, top, left + width - 1, top + height - 1)
+            (pen.ellipse if kind == "disc" else pen.rectangle)(corners, fill=("white", "red", "yellow")[number % 3])
+            boxes.append([float(left), float(top), float(width), float(height)])
+            categories.append(kind)
+        rows.append({"image": image, "objects": {"bbox": boxes, "category": categories}})
+    return rows

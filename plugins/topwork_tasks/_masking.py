@@ -1,0 +1,106 @@
+"""Masked tokens: which are chosen and what stands in their place, predictions for masks, and the metric over them."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from topwork import Json, Metric, Row
+
+
+def choose(groups: Sequence[Sequence[int]], share: float, draw: Any) -> list[int]:
+    """Positions to be masked: whole groups (tokens, or words) in random order until `share` of all positions is
+    reached; at least one group. Devlin et al. 2019, section 3.1; by words as in their later release.
+
+    Args:
+        groups: positions that are masked together.
+        draw: a numpy Generator.
+    """
+    wanted = max(1, round(share * sum(len(group) for group in groups)))
+    chosen: list[int] = []
+    for number in draw.permutation(len(groups)):
+        if chosen and len(chosen) + len(groups[number]) > wanted:
+            continue
+        chosen.extend(groups[number])
+        if len(chosen) >= wanted:
+            break
+    return sorted(chosen)
+
+
+def corrupt(
+    ids: Sequence[int], places: Sequence[int], mask: int, words: Sequence[int], kept: float, random: float, draw: Any
+) -> list[int]:
+    """The tokens with the chosen places masked; of them a share `kept` stays, a share `random` becomes any token.
+
+    Args:
+        words: tokens to draw from, all but the special ones.
+    """
+    changed = list(ids)
+    for place, chance in zip(places, draw.random(len(places))):
+        if chance < random:
+            changed[place] = int(words[draw.integers(len(words))])
+        elif chance >= random + kept:
+            changed[place] = mask
+    return changed
+
+
+def generator(seed: int, ids: Sequence[int]) -> Any:
+    """A numpy Generator from a seed and the tokens of a row: a row is masked alike wherever it stands."""
+    import numpy as np
+
+    return np.random.default_rng([seed, zlib.crc32(" ".join(map(str, ids)).encode())])
+
+
+class FilledMasks(list):
+    """A prediction in the pipeline's shape; beside it what is known of the truth of each mask: `scores` lists (negative
+    log probability in nats, whether the likeliest token is right), and `best` the likeliest token of each mask."""
+
+    scores: list[tuple[float, bool]]
+    best: list[str]
+
+    def __reduce__(self) -> tuple:
+        return _restore, (list(self), self.scores, self.best)
+
+
+def _restore(entries: list[Json], scores: list[tuple[float, bool]], best: list[str]) -> FilledMasks:
+    made = FilledMasks(entries)
+    made.scores, made.best = scores, best
+    return made
+
+
+class MaskMetric(Metric):
+    """Over all masked tokens whose truth is known: loss (nats a token), perplexity = exp(loss), accuracy of the
+    likeliest token, and how many there were."""
+
+    keys = ("perplexity", "accuracy", "loss", "masked")
+    primary = "perplexity"
+    higher_is_better = False
+
+    def __init__(self) -> None:
+        self.nll, self.right, self.count, self.rows = 0.0, 0, 0, 0
+
+    def update(self, row: Row, prediction: Any) -> None:
+        self.rows += 1
+        for nll, right in prediction.scores:
+            self.nll += nll
+            self.right += right
+            self.count += 1
+
+    def merge(self, other: MaskMetric) -> None:
+        self.nll += other.nll
+        self.right += other.right
+        self.count += other.count
+        self.rows += other.rows
+
+    def result(self) -> dict[str, Json]:
+        if not self.count:
+            return {**dict.fromkeys(self.keys, math.nan), "masked": 0.0 if self.rows else math.nan}
+        loss = self.nll / self.count
+        return {
+            "perplexity": math.exp(min(loss, 700.0)),
+            "accuracy": self.right / self.count,
+            "loss": loss,
+            "masked": float(self.count),
+        }

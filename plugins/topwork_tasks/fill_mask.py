@@ -1,0 +1,328 @@
+"""fill-mask: the words behind masks in a text; masked language modelling, from scratch too.
+
+The native `AutoModelForMaskedLM`. Training draws the masks anew in every epoch; evaluation draws them from the row
+itself, so they are the same in every run. A text that holds masks already is a question: it is answered in the shape of
+the Hub's pipeline (a list of tokens; with several masks a list of lists), and learned only with its `answer`. A text
+without masks is scored: the masks that were drawn are filled.
+
+| input | what happens |
+|---|---|
+| a missing column `text`, or a text that is no string | refused: row, column, mend |
+| masks in a text without `answer`, where targets are needed | refused |
+| another number of answers than of masks, or an answer that is no single token | refused |
+| answers to a text without masks | refused |
+| an empty text | handled: nothing is masked, nothing predicted |
+| a text longer than the model | handled: windows one after the other |
+| a tokenizer without a mask token, a model without such a task head | refused |
+| targets that are no single token of the vocabulary | refused |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, PositiveInt, model_validator
+
+from topwork import (
+    Base,
+    Batch,
+    Column,
+    DataError,
+    Item,
+    Metric,
+    Mode,
+    Picture,
+    Row,
+    State,
+    Task,
+    TaskOptions,
+    Units,
+    UsageError,
+    hookimpl,
+)
+from topwork_tasks import _masking as masking
+from topwork_tasks import _spans as spans
+from topwork_tasks import _text as text
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+AUTO = "AutoModelForMaskedLM"
+
+
+class Options(TaskOptions):
+    """Options of fill-mask."""
+
+    mask: str = Field("[MASK]", description="what stands for a mask in the data, beside the tokenizer's own mask token")
+    share: float = Field(0.15, gt=0, le=1, description="of the tokens of a text that are masked")
+    kept: float = Field(0.1, ge=0, le=1, description="share of the chosen tokens that stay as they are")
+    random: float = Field(0.1, ge=0, le=1, description="share of the chosen tokens that become another token")
+    whole_words: bool = Field(False, description="mask all tokens of a word together")
+    top_k: PositiveInt = Field(5, description="tokens in a prediction, for each mask")
+    targets: list[str] | None = Field(None, description="predict these tokens only")
+    max_length: PositiveInt | None = Field(None, description="tokens of a window; by default what the model can take")
+    tokenizer: text.TokenizerOptions = Field(
+        default_factory=lambda: text.TokenizerOptions(), description="to learn one, when the base is a config"
+    )
+
+    @model_validator(mode="after")
+    def _shares(self) -> Options:
+        if self.kept + self.random > 1:
+            raise ValueError("`kept` and `random` are shares of the same tokens: together they are 1 at most")
+        return self
+
+
+class FillMask(Task):
+    """Fill-mask; see the module."""
+
+    name = "fill-mask"
+    Options = Options
+    columns = {
+        "text": Column("a text, with or without masks"),
+        "answer": Column("what belongs in the text's masks: a token, or one for each", target=True, required=False),
+    }
+    cost_unit = "tokens"
+    repeatable = False
+
+    @classmethod
+    def learn(cls, rows: Any, bases: Mapping[str, Base], options: Options) -> State:
+        base = bases["base"]
+        tokenizer, changes = text.find_tokenizer(base, _texts(rows), options.tokenizer)
+        if tokenizer.mask_token_id is None:
+            raise UsageError("the tokenizer has no mask token", mend="choose a base such as bert or roberta")
+        _target_ids(tokenizer, options.targets)
+        return State(
+            {"token_changes": changes, "inputs": text.model_inputs(base, tokenizer)}, {"tokenizer": tokenizer}
+        )
+
+    def __init__(self, bases: Mapping[str, Base], options: Options, state: State) -> None:
+        super().__init__(bases, options, state)
+        self.inputs: list[str] = state.values["inputs"]
+        self.tokenizer = state.processors["tokenizer"]
+        self.max_length = text.length_limit(self.base.config, self.tokenizer, options.max_length)
+        self.target_ids = _target_ids(self.tokenizer, options.targets)
+        special = set(self.tokenizer.all_special_ids)
+        self.ordinary = [number for number in range(len(self.tokenizer)) if number not in special]
+
+    def build(self, weights: bool = True) -> nn.Module:
+        found = self.base.native(AUTO, weights=weights, **self.state.values["token_changes"])
+        if found is None:
+            raise UsageError(
+                f"`{self.base.config.model_type}` has no task head for masked language modelling",
+                mend="choose a base such as bert, roberta, modernbert",
+            )
+        return found
+
+    # ------------------------------------------------------------------ rows -> tensors
+
+    def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
+        own = self.tokenizer.mask_token
+        texts = [text.text_of(row, number, "text").replace(self.options.mask, own) for number, row in enumerate(rows)]
+        items = []
+        for number, windows in enumerate(spans.pieces(self.tokenizer, texts, self.inputs, self.max_length, 0)):
+            asked = sum(piece.inputs["input_ids"].count(self.tokenizer.mask_token_id) for piece in windows)
+            answers = self._answers(rows[number], number, asked, mode)
+            for piece in windows:
+                items.append(self._item(number, piece, asked, answers, seed if mode == "train" else 0))
+        return items
+
+    def _answers(self, row: Row, number: int, asked: int, mode: Mode) -> list[int] | None:
+        """The tokens behind the masks of a text, or None when they are not known or it has none."""
+        given = row.get("answer")
+        answers = [given] if isinstance(given, str) else list(given or [])
+        mend = "give one answer for each mask"
+        if asked and given is None:
+            if mode == "predict":
+                return None
+            raise DataError("is missing: the text has masks", row=number, column="answer", mend=mend)
+        if len(answers) != asked:
+            raise DataError(f"has {len(answers)} answers to {asked} masks", row=number, column="answer", mend=mend)
+        found = []
+        for answer in answers:
+            token = _token_id(self.tokenizer, answer)
+            if token is None:
+                raise DataError(
+                    f"{answer!r} is no single token", row=number, column="answer", mend="leave the row out or reword it"
+                )
+            found.append(token)
+        return found
+
+    def _item(self, number: int, piece: spans.Piece, asked: int, answers: list[int] | None, seed: int) -> Item:
+        """Masks, and -100 wherever nothing is to be learned; `answers` loses those of this window."""
+        ids = piece.inputs["input_ids"]
+        labels = [-100] * len(ids)
+        changed = ids
+        if asked:
+            places = [place for place, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
+            for place in places if answers is not None else ():
+                labels[place] = answers.pop(0) if answers else -100
+        else:
+            draw = masking.generator(seed, ids)
+            groups = [[place] for place in piece.places]
+            if self.options.whole_words:
+                groups = self._words(piece)
+            places = masking.choose(groups, self.options.share, draw)
+            for place in places:
+                labels[place] = ids[place]
+            options = self.options
+            changed = masking.corrupt(
+                ids, places, self.tokenizer.mask_token_id, self.ordinary, options.kept, options.random, draw
+            )
+        inputs = {**piece.inputs, "input_ids": changed, "labels": labels}
+        return Item(number, inputs, len(ids), places)
+
+    def _words(self, piece: spans.Piece) -> list[list[int]]:
+        """Positions by word: a token that does not begin where the one before it ended begins a new word, and so does
+        one whose characters begin with a space."""
+        names = self.tokenizer.convert_ids_to_tokens([piece.inputs["input_ids"][place] for place in piece.places])
+        groups: list[list[int]] = []
+        last = -1
+        for place, name, (start, end) in zip(piece.places, names, piece.offsets):
+            if groups and start == last and not name.startswith(("Ġ", "▁")) and name[:1].isalnum() | (name[:2] == "##"):
+                groups[-1].append(place)
+            else:
+                groups.append([place])
+            last = end
+        return groups
+
+    def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
+        inputs = text.pad_tokens(self.tokenizer, items, self.inputs)
+        if mode != "predict":
+            labels = [item.inputs["labels"] for item in items]
+            inputs["labels"] = text.pad_lists(labels, -100, self.tokenizer.padding_side)
+        return Batch(inputs, items)
+
+    def cost_budget(self, device: str) -> int | None:
+        return 512 if device == "cpu" else 16384
+
+    # ------------------------------------------------------------------ tensors -> numbers
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        sums, counts = self._losses(model, batch)
+        return sums.sum() / counts.sum().clamp(min=1)
+
+    def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        sums, counts = self._losses(model, batch)
+        return batch.mean_by_row(sums) / batch.mean_by_row(counts).clamp(min=1e-9)
+
+    def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the cross-entropy over the masks of each item, and their number; both [items]. Logits are computed in
+        full, but only those of masks are kept for the loss."""
+        from torch.nn.functional import cross_entropy
+
+        labels = batch.inputs["labels"]
+        rows, places = (labels != -100).nonzero(as_tuple=True)
+        logits = model(**text.plain_inputs(batch.inputs, "labels")).logits[rows, places].float()
+        losses = cross_entropy(logits, labels[rows, places], reduction="none")
+        sums = losses.new_zeros(len(labels)).index_add(0, rows, losses)
+        return sums, (labels != -100).sum(1).to(losses.dtype)
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
+        """For each item, for each of its masks: (probabilities, tokens) of the best, the negative log probability of
+        the truth or None, and whether the best is the truth; and the item's own tokens."""
+        import torch
+
+        logits = model(**batch.inputs).logits
+        parts = []
+        for row, item in enumerate(batch.items):
+            ids, labels, places = item.inputs["input_ids"], item.inputs["labels"], item.beside
+            shift = logits.shape[1] - len(ids) if self.tokenizer.padding_side == "left" else 0
+            found = logits[row, [place + shift for place in places]].float().log_softmax(-1)
+            chosen = found if self.target_ids is None else found[:, self.target_ids]
+            values, tokens = chosen.exp().topk(min(self.options.top_k, chosen.shape[-1]), dim=-1)
+            if self.target_ids is not None:
+                tokens = torch.tensor(self.target_ids, device=tokens.device)[tokens]
+            truths = torch.tensor([max(0, labels[place]) for place in places], dtype=torch.long, device=found.device)
+            nll, best = -found.gather(1, truths[:, None])[:, 0], found.argmax(-1)
+            known = [labels[place] != -100 for place in places]
+            scores = [entry for entry, use in zip(zip(nll.tolist(), (best == truths).tolist()), known) if use]
+            parts.append((values.tolist(), tokens.tolist(), scores, ids, places))
+        return parts
+
+    def merge(self, row: Row, parts: Sequence[Any]) -> masking.FilledMasks:
+        made = masking.FilledMasks()
+        made.scores = [score for part in parts for score in part[2]]
+        single = sum(len(part[4]) for part in parts) == 1
+        for values, tokens, _, ids, places in parts:
+            for place, chances, choices in zip(places, values, tokens):
+                made.append([self._filled(ids, place, *pair, single) for pair in zip(choices, chances)])
+        made.best = [entries[0]["token_str"] for entries in made]
+        if single:
+            made[:] = made[0]
+        return made
+
+    def _filled(self, ids: Sequence[int], place: int, token: int, score: float, single: bool) -> dict[str, Any]:
+        """One answer; with several masks the special tokens stay in the sequence, as the pipeline has it."""
+        filled = [*ids[:place], token, *ids[place + 1 :]]
+        filled = [number for number in filled if number != self.tokenizer.pad_token_id]
+        sequence = self.tokenizer.decode(filled, skip_special_tokens=single)
+        return {"score": score, "token": token, "token_str": self.tokenizer.decode([token]), "sequence": sequence}
+
+    # ------------------------------------------------------------------ numbers -> people
+
+    def metric(self) -> Metric:
+        return masking.MaskMetric()
+
+    def units(self, item: Item) -> Units:
+        return text.token_units(self.tokenizer, item.inputs["input_ids"])
+
+    def draw(self, row: Row, prediction: Any) -> Picture:
+        scores = prediction.scores
+        wrong = sum(not right for _, right in scores) / len(scores) if scores else 0.0
+        shown = [(row["text"], ""), (" -> ", ""), (", ".join(prediction.best), "wrong" if wrong else "right")]
+        if row.get("answer") is not None:
+            told = row["answer"] if isinstance(row["answer"], str) else ", ".join(row["answer"])
+            shown.append((f" {told}", "truth"))
+        caption = f"{', '.join(prediction.best) or 'no masks'}: {row['text']}"
+        return Picture(caption[:300], wrong, text=[pair for pair in shown if pair[0]])
+
+    @classmethod
+    def example_rows(cls) -> list[Row]:
+        asked = [
+            ("the red fox ran over the [MASK] hill", "green"),
+            ("the [MASK] fox ran over the green hill", "red"),
+            ("the blue bird sat on the green [MASK]", "hill"),
+            ("a [MASK] bird sat on the red hill", "blue"),
+        ]
+        plain = [
+            "the red fox ran over the green hill",
+            "a blue bird sat on the red hill",
+            "the green bird ran over the blue fox",
+            "a red fox sat on the green bird",
+        ]
+        return [{"text": said, "answer": answer} for said, answer in asked] + [
+            {"text": said, "answer": None} for said in plain
+        ]
+
+
+def _texts(rows: Any) -> Any:
+    return text.column_texts(rows, ("text",))
+
+
+def _token_id(tokenizer: Any, word: str) -> int | None:
+    """The token that a word is: by its name, or as it is written (with a space before it where tokens carry one)."""
+    known = tokenizer.get_vocab()
+    if word in known:
+        return known[word]
+    for written in (word, f" {word}"):
+        ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+            return ids[0]
+    return None
+
+
+def _target_ids(tokenizer: Any, targets: Sequence[str] | None) -> list[int] | None:
+    if targets is None:
+        return None
+    found = {target: _token_id(tokenizer, target) for target in targets}
+    if not found or None in found.values():
+        missing = next((target for target, token in found.items() if token is None), "")
+        raise UsageError(f"the target {missing!r} is no single token of the vocabulary", mend="choose other `targets`")
+    return sorted({token for token in found.values() if token is not None})
+
+
+@hookimpl
+def register_tasks() -> list[type[Task]]:
+    return [FillMask]

@@ -1,0 +1,269 @@
+"""object-detection: boxes with labels, by transformers' detectors (DETR and its descendants, YOLOS).
+
+Detectors end in one of two ways: a softmax over the labels and "no object", or a sigmoid for each label. The number of
+outputs tells which, so predictions are right whatever image processor the base came with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from topwork import (
+    Batch,
+    CheckpointError,
+    Column,
+    DataError,
+    Item,
+    Mode,
+    Picture,
+    Row,
+    RowsOptions,
+    State,
+    Task,
+    TaskOptions,
+    Units,
+    UsageError,
+    hookimpl,
+)
+from topwork_tasks import _boxes, _detectors, _image
+from topwork_tasks._coco import CocoMetric, Detections, coco_rows
+from topwork_tasks._labels import label_number
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+HEAD = ("AutoModelForObjectDetection",)
+
+
+class ObjectDetectionOptions(TaskOptions):
+    """Options of object-detection."""
+
+    box_format: _boxes.BoxFormat = Field("coco", description=_boxes.BOX_FORMAT_HELP)
+    bad_boxes: Literal["refuse", "drop"] = Field("refuse", description="boxes without area or outside their picture")
+    label_names: list[str] | None = Field(None, description="what the data's integers stand for, in order")
+    augment: _image.Augment = Field("none", description=_image.AUGMENT_HELP)
+    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
+    threshold: float = Field(0.5, ge=0, lt=1, description="least score of a box in a prediction; metrics use them all")
+
+
+class ObjectDetection(Task):
+    """Find objects in pictures.
+
+    | bad input | what happens |
+    |---|---|
+    | missing column, unknown label, label None | refused: row, column, the nearest known label |
+    | image None, corrupt, cut short or no image at all | refused: row and column |
+    | box that sticks out of its picture | cut at the edge |
+    | box without area, outside its picture, with NaN or not four numbers | refused; `bad_boxes: drop` leaves it out |
+    | boxes and categories of different number | refused |
+    | no objects (empty lists) | used: a picture of background |
+    | objects None | refused |
+    | crowd (`iscrowd`) | not learned from; boxes on it count neither as right nor as wrong |
+    """
+
+    name = "object-detection"
+    Options = ObjectDetectionOptions
+    columns: ClassVar[Mapping[str, Column]] = {
+        "image": Column("a picture: PIL, {bytes, path}, a path, or an uint8 array", lazy=True),
+        "objects": Column("{bbox: [[4 numbers]], category: [name or number]}, or a list of such dicts", target=True),
+    }
+    cost_unit = "pixels"
+
+    # ------------------------------------------------------------------ once
+
+    @classmethod
+    def learn(cls, rows: Any, bases: Mapping[str, Any], options: ObjectDetectionOptions) -> State:
+        base = bases["base"]
+        declared = options.label_names or _detectors.declared_names(rows)
+        names = _detectors.learn_names(rows, base, HEAD, declared)
+        processor = _image.saved_processor(base, options.image_size)
+        if processor is None:
+            processor = _detectors.learned_processor(rows, base, options.image_size)
+        _detectors.check_processor(base.config, processor)
+        values = {"label_names": names, "declared": declared, "all_trainable": bool(base.scratch)}
+        return State(values, {"image_processor": processor})
+
+    def build(self, weights: bool = True) -> nn.Module:
+        numbered = dict(enumerate(self.label_names))
+        changes = {"id2label": numbered, "label2id": {name: number for number, name in numbered.items()}}
+        model = self.base.native(*HEAD, weights=weights, **changes)
+        if model is None:
+            raise CheckpointError(
+                f"`{self.base.config.model_type}` has no detector in transformers",
+                place=f"task {self.name}",
+                mend="choose a detector (rt_detr, d_fine, deformable_detr, detr, yolos ...) and give it this backbone "
+                "as `backbone_config`",
+            )
+        if self.state.values["all_trainable"]:
+            # DETR's classes freeze a convolutional backbone that they expect to be pretrained: here it is random
+            model.requires_grad_(True)
+        return model
+
+    @property
+    def label_names(self) -> list[str]:
+        """In the order of the model's outputs."""
+        return self.state.values["label_names"]
+
+    @property
+    def processor(self) -> Any:
+        return self.state.processors["image_processor"]
+
+    # ------------------------------------------------------------------ rows -> tensors
+
+    @property
+    def repeatable(self) -> bool:  # type: ignore[override]
+        return self.options.augment == "none"
+
+    @cached_property
+    def _shape(self) -> tuple[int, int] | None:
+        """Height and width of what the image processor makes, None when that depends on the picture."""
+        from PIL import Image
+
+        shapes = [self._process(Image.new("RGB", size))["pixel_values"].shape for size in ((40, 60), (60, 40))]
+        return (shapes[0][1], shapes[0][2]) if shapes[0] == shapes[1] else None
+
+    @cached_property
+    def _augment(self) -> Any:
+        height, width = self._shape or (224, 224)
+        return _image.augmentation(self.options.augment, height, width, boxes=True)
+
+    def _process(self, image: Any) -> dict[str, torch.Tensor]:
+        found = self.processor(images=image, return_tensors="pt")
+        return {name: found[name][0] for name in ("pixel_values", "pixel_mask") if name in found}
+
+    def _objects(self, row: Row, size: tuple[int, int], number: int | None = None) -> tuple[_boxes.Objects, list[int]]:
+        """A row's objects and the numbers of their labels."""
+        drop = self.options.bad_boxes == "drop"
+        objects = _boxes.objects_of(row, number, size, self.options.box_format, drop)
+        declared = self.state.values["declared"]
+        labels = [label_number(value, self.label_names, declared, number, "objects") for value in objects.categories]
+        return objects, labels
+
+    def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
+        items = []
+        for number, row in enumerate(rows):
+            image = _image.open_image(row.get("image"), number, "image", _image.mode_of(self.base.config))
+            size = image.size
+            inputs: dict[str, Any] = {}
+            if mode != "predict":
+                objects, _ = self._objects(row, size, number)
+                if mode == "train" and self._augment is not None:
+                    with _image.seeded(_image.row_seed(seed, image)):
+                        image, objects = _boxes.augmented(self._augment, image, objects)
+                inputs["labels"] = self._targets(objects, image.size)
+            try:
+                inputs |= self._process(image)
+            except ValueError as error:
+                raise DataError(
+                    f"the image processor refuses it: {error}", row=number, column="image", mend="leave the row out"
+                ) from error
+            # random crops must not change the cost, so it is told from the picture as it came
+            height, width = self._shape or (size[1], size[0])
+            items.append(Item(number, inputs, cost=height * width, beside=size))
+        return items
+
+    def _targets(self, objects: _boxes.Objects, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        """What transformers' detectors want: `class_labels` [n], `boxes` [n, 4] in shares; crowds are left out."""
+        import torch
+
+        declared = self.state.values["declared"]
+        labels = [
+            label_number(value, self.label_names, declared, None, "objects")
+            for value, crowd in zip(objects.categories, objects.crowd)
+            if not crowd
+        ]
+        return {
+            "class_labels": torch.tensor(labels, dtype=torch.long),
+            "boxes": _boxes.to_target(objects.boxes[~objects.crowd], size),
+        }
+
+    def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
+        if mode == "predict":
+            return Batch(_detectors.side_by_side(items), items)
+        inputs, shares = _detectors.padded(items, _detectors.reads_mask(self.base.config))
+        inputs["labels"] = [
+            {**item.inputs["labels"], "boxes": item.inputs["labels"]["boxes"] * share}
+            for item, share in zip(items, shares)
+        ]
+        return Batch(inputs, items)
+
+    def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
+        if self._shape is None:
+            return None
+        return [[self._shape[0] * self._shape[1]] for _ in range(len(rows))]
+
+    # ------------------------------------------------------------------ tensors -> numbers
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return model(**_image.model_tensors(batch, model)).loss
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
+        inputs = _image.model_tensors(batch, model)
+        parts: list[Any] = [None] * len(batch)
+        for places, tensors in _detectors.by_shape(inputs):
+            outputs = model(**tensors)
+            sizes = [batch.items[place].beside for place in places]
+            most = _detectors.most_boxes(self.processor, outputs.logits.shape[1])
+            found = _detectors.detections(outputs.logits, outputs.pred_boxes, sizes, len(self.label_names), most)
+            for place, part in zip(places, found):
+                parts[place] = part
+        return parts
+
+    def merge(self, row: Row, parts: Sequence[Any]) -> Detections:
+        scores, labels, boxes, size = super().merge(row, parts)
+        return Detections(scores, labels, boxes, size, self.label_names, self.options.threshold)
+
+    # ------------------------------------------------------------------ numbers -> people
+
+    def metric(self) -> CocoMetric:
+        return CocoMetric(self.label_names, self._objects)
+
+    def units(self, item: Item) -> Units:
+        units = _image.patch_units(self.base, item.inputs["pixel_values"], self.processor)
+        queries = getattr(self.base.config, "num_detection_tokens", 0)
+        if units.grid is None or not queries:
+            return Units("patch", image=units.image)
+        last = len(units.special) + units.grid[0] * units.grid[1]
+        return Units(
+            "patch", special=(*units.special, *range(last, last + queries)), grid=units.grid, image=units.image
+        )
+
+    def draw(self, row: Row, prediction: Detections) -> Picture:
+        image = _image.open_image(row.get("image"), None, "image")
+        found = [(list(entry["box"].values()), entry) for entry in prediction]
+        boxes = [(box, f"{entry['label']} {entry['score']:.2f}", "orange") for box, entry in found]
+        big = _image.enlarged(image, 320)
+        factor = big.width / image.width
+        caption = f"found {len(found)}"
+        badness = 0.0
+        if row.get("objects") is not None:
+            objects, labels = self._objects(row, image.size)
+            names = [self.label_names[label] for label in labels]
+            boxes = [(box, name, "lime") for box, name in zip(objects.boxes.tolist(), names)] + boxes
+            badness = _detectors.mistakes(objects.boxes, names, [(box, entry["label"]) for box, entry in found])
+            caption = f"found {len(found)} (orange) of {len(names)} (green), {badness:.0f} missed or wrong"
+        return Picture(caption=caption, badness=badness, image=_boxes.draw_boxes(big, boxes, factor))
+
+    @classmethod
+    def example_rows(cls) -> list[Row]:
+        return _detectors.example_rows()
+
+
+@hookimpl
+def register_tasks() -> list[type[Task]]:
+    return [ObjectDetection]
+
+
+@hookimpl
+def load_rows(source: str, options: RowsOptions) -> Any | None:
+    """COCO annotation files (`format: coco`), in which data for this task often come."""
+    if options.format != "coco":
+        return None
+    if options.split not in (None, "train"):
+        raise UsageError("a COCO file has no splits", place=source, mend="give each split's file its own `path`")
+    return coco_rows(source, options)
