@@ -19,7 +19,9 @@ def run(*command: object, cwd: Path, expect: int = 0, **environment: str) -> sub
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, capture_output=True, text=True, env={**clean, **environment}
     )
-    assert done.returncode == expect, f"{command} answered {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    assert done.returncode == expect, (
+        f"{command} answered {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    )
     return done
 
 

@@ -114,6 +114,20 @@ def gpt_neox() -> Any:
     return GPTNeoXForCausalLM(GPTNeoXConfig(**_SIZES, **_TEXT))
 
 
+def deberta() -> Any:
+    from transformers import DebertaConfig, DebertaForSequenceClassification
+
+    relative = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16}
+    return DebertaForSequenceClassification(DebertaConfig(**_SIZES, **relative, vocab_size=50, num_labels=3))
+
+
+def deberta_v2() -> Any:
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    relative = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 16}
+    return DebertaV2ForSequenceClassification(DebertaV2Config(**_SIZES, **relative, vocab_size=50, num_labels=3))
+
+
 def timm_vit() -> Any:
     import timm
 
@@ -122,7 +136,22 @@ def timm_vit() -> Any:
 
 TRANSFORMERS: dict[str, Callable[[], Any]] = {
     build.__name__: build
-    for build in (bert, distilbert, albert, vit, gpt2, llama, bart, t5, wav2vec2, swin, modernbert, gpt_neox)
+    for build in (
+        bert,
+        distilbert,
+        albert,
+        vit,
+        gpt2,
+        llama,
+        bart,
+        t5,
+        wav2vec2,
+        swin,
+        modernbert,
+        gpt_neox,
+        deberta,
+        deberta_v2,
+    )
 }
 ALL = {**TRANSFORMERS, "timm_vit": timm_vit}
 ITEMS, TOKENS = 4, 9

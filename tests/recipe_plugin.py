@@ -70,7 +70,11 @@ class Toy(Task):
 
     name = "toy-task"
     Options = ToyOptions
-    columns = {"text": Column("some text"), "label": Column("its label", target=True), "note": Column("", required=False)}
+    columns = {
+        "text": Column("some text"),
+        "label": Column("its label", target=True),
+        "note": Column("", required=False),
+    }
 
     @classmethod
     def learn(cls, rows, bases, options):

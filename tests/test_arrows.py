@@ -70,7 +70,10 @@ def test_plugins_use_public_names_only(file):
 @pytest.mark.parametrize("file", PLUGINS, ids=named)
 def test_tasks_and_lens_are_strangers(file):
     room = file.relative_to(ROOT / "plugins").parts[0]
-    forbidden = {"topwork_tasks": {"topwork_lens", "topwork_report"}, "topwork_lens": {"topwork_tasks", "topwork_report"}}
+    forbidden = {
+        "topwork_tasks": {"topwork_lens", "topwork_report"},
+        "topwork_lens": {"topwork_tasks", "topwork_report"},
+    }
     found = {name.split(".")[0] for name in imports(file)}
     assert not found & forbidden.get(room, set())
 

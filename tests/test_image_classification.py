@@ -126,9 +126,11 @@ def test_it_learns_and_comes_back(tmp_path) -> None:
 
 
 def test_a_backbone_without_a_class_of_its_own_gets_a_generic_head() -> None:
-    config = {"model_type": "vit_mae", **{key: value for key, value in VIT.items() if key != "model_type"}}
-    task, model, rows = make(base(config), pooling="mean")
+    task, model, rows = make(base({**VIT, "model_type": "vit_mae"}), pooling="mean")
     assert type(model).__name__ == "PooledHead"
+    batch = task.collate(task.encode(rows, "loss", 0), "loss")
+    with torch.no_grad():  # nothing is hidden from it
+        assert torch.allclose(task.row_losses(model, batch), task.row_losses(model, batch), atol=1e-5)
     task.loss(model, task.collate(task.encode(rows, "train", 0), "train")).backward()
     assert {len(entry) for entry in predictions(task, model, rows)} == {3}
 

@@ -194,7 +194,7 @@ def test_a_pruned_model_trains_on() -> None:
         assert all(parameter.grad is not None for parameter in model.bert.encoder.parameters())
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0]
 
 
@@ -299,3 +299,48 @@ def test_many_groups_are_numbered_apart() -> None:
     assert {(line["group"], line["number"]) for line in look.table()} == {
         (group, number) for group in ("encoder", "decoder", "cross") for number in (0, 1)
     }
+
+
+def test_attention_that_nobody_describes_is_refused() -> None:
+    """Otherwise the numbers of the layers would be wrong, and a layer would be left out without a word."""
+    from types import SimpleNamespace
+
+    from topwork_lens.layout import describe
+
+    def all_but_one(path: str, module: torch.nn.Module, model: torch.nn.Module) -> Any:
+        return None if "layer.1" in path else describe(path, module, model)
+
+    model, batch = make("bert")
+    inputs = without_labels(batch, model)
+    look = Look(model, SimpleNamespace(hook=SimpleNamespace(attention_layer=all_but_one)))
+    assert len(look.layers) == 2
+
+    def capture() -> None:
+        with torch.no_grad(), look.capture("entropy"):
+            model(**inputs)
+
+    before = first_output(model, inputs)
+    for attempt in (lambda: look.prune_heads({0: [1]}), capture, lambda: look.importance([batch])):
+        with pytest.raises(Refused) as refused:
+            attempt()
+        assert refused.value.reason == "unknown_layout"
+        assert refused.value.place == "bert.encoder.layer.1.attention.self"
+    assert torch.equal(before, first_output(model, inputs))
+
+
+def test_a_random_batch_that_does_not_fit_is_refused() -> None:
+    model, batch = make("bert")
+    model.config.vocab_size = 5000
+    with pytest.raises(Refused, match="check=batch") as refused:
+        Look(model).prune_heads({0: [1]})
+    assert refused.value.reason == "check_failed"
+    Look(model).prune_heads({0: [1]}, check=without_labels(batch, model))
+
+
+def test_outputs_that_are_dataclasses_are_compared() -> None:
+    from topwork import Features
+    from topwork_lens.selfcheck import tensors
+
+    tokens = torch.ones(1, 2, 3)
+    found = tensors({"features": Features(tokens=tokens, maps=[tokens * 2]), "attentions": [tokens]})
+    assert [float(tensor.detach().mean()) for tensor in found] == [1.0, 2.0]

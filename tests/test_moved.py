@@ -51,7 +51,9 @@ def test_task_stage_and_lens_work_from_elsewhere(tmp_path):
     task = "topwork_tasks/text_classification.py"
     projects = [
         move(rest, tmp_path, "moved-task", f"plugins/{task}", "moved_task.py", 'elsewhere-task = "moved_task"'),
-        move(rest, tmp_path, "moved-stage", "core/topwork/stages/predict.py", "moved_stage.py", 'stage = "moved_stage"'),
+        move(
+            rest, tmp_path, "moved-stage", "core/topwork/stages/predict.py", "moved_stage.py", 'stage = "moved_stage"'
+        ),
         move(rest, tmp_path, "moved-lens", "plugins/topwork_lens", "topwork_lens", 'lens = "topwork_lens.plugin"'),
     ]
     python = make_environment(tmp_path, rest, *projects)

@@ -236,3 +236,8 @@ def test_folder_of_plain_transformers_is_a_base(tmp_path):
     best = max(spans)
     (found,) = predict(task, model, ROWS[:1])
     assert (found["start"], found["end"]) == best[1:]
+    task, model = build({"model": str(tmp_path)}, rows=None, no_answer=True, top_k=500, n_best=500)
+    (found,) = predict(task, model, ROWS[:1])
+    (null,) = [answer for answer in found if not answer["answer"]]
+    scores = torch.tensor([score for score, *_ in spans] + [float(start[0] + end[0])])
+    assert null["score"] == pytest.approx(float(scores.softmax(0)[-1]), rel=1e-4)

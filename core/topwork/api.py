@@ -75,9 +75,8 @@ def build(
         seed: for the new weights.
         options: the task's options, as in a recipe.
     """
-    from topwork.base import BaseOptions
     from topwork.execute import make_task_model
-    from topwork.recipe import make_task_options
+    from topwork.recipe import make_base_options, make_task_options
     from topwork.rows import canonical
 
     plugins = plugins or _plugins()
@@ -88,9 +87,7 @@ def build(
     if not task_class.fits(named):
         wanted = " or ".join(", ".join(roles) for roles in (task_class.roles, *task_class.alternatives))
         raise UsageError(f"task {task} has the roles {wanted}", place="topwork.build")
-    made = {
-        role: one if isinstance(one, BaseOptions) else BaseOptions.model_validate(one) for role, one in named.items()
-    }
+    made = {role: make_base_options(one) for role, one in named.items()}
     chosen = make_task_options(task, options, plugins)
     if rows is not None:
         rows = canonical(rows, task_class, columns or {}, targets=True, place="rows")

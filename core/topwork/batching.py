@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from topwork.errors import TopworkError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,16 @@ class TrainBatches:
         count: int = 1,
         window: int = 64,
     ) -> None:
+        import numpy as np
+
         self.costs = np.asarray(costs, dtype=np.int64)
         self.budget, self.seed, self.index, self.count, self.window = budget, seed, index, count, window
         self.epoch = 0
         self.total = self._total()
 
     def _total(self) -> int:
+        import numpy as np
+
         if self.budget.cost is None:
             number = -(-len(self.costs) // self.budget.items)
         else:
@@ -101,6 +107,8 @@ class TrainBatches:
         return self.total // self.count
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        import numpy as np
+
         random = np.random.default_rng([self.seed, self.epoch])
         batches = self._by_cost(random) if self.budget.cost is not None else self._by_number(random)
         order = random.permutation(len(batches))
@@ -109,6 +117,8 @@ class TrainBatches:
 
     def _by_number(self, random: np.random.Generator) -> list[np.ndarray]:
         """Windows of batches; in each the items are sorted by cost and cut into batches of (nearly) equal number."""
+        import numpy as np
+
         order = random.permutation(len(self.costs))
         windows = -(-self.total // self.window)
         bounds = [round(self.total * number / windows) for number in range(windows + 1)]
@@ -122,6 +132,8 @@ class TrainBatches:
     def _by_cost(self, random: np.random.Generator) -> list[np.ndarray]:
         """All items sorted by cost (equal ones in random order): the sequence of costs, hence the number of batches,
         is the same in every epoch."""
+        import numpy as np
+
         order = random.permutation(len(self.costs))
         order = order[np.argsort(-self.costs[order], kind="stable")]
         batches = [order[batch] for batch in plan(self.costs[order].tolist(), self.budget)]

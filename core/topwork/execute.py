@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -98,6 +99,7 @@ def _hush_libraries() -> None:
     import datasets
     from transformers.utils import logging
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of its own inner calls
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
 

@@ -167,10 +167,10 @@ class Run:
         if not file.is_file():
             return False
         record = json.loads(file.read_text(encoding="utf-8"))
-        options = record.pop("options", None) or {}
+        record.pop("options", None)
         self.results.append(record)
-        if stage.name == "save":
-            self.model_folder = Path(options["folder"]) if options.get("folder") else self.root / "model"
+        if saved := record["result"].get("model_folder"):
+            self.model_folder = Path(saved)
         return True
 
 

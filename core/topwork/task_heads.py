@@ -57,7 +57,7 @@ def pool(features: Features, how: Pooling) -> torch.Tensor:
     if how == "first":
         index = torch.where(real, places, mask.shape[1] - 1).amin(1)
     else:
-        index = real.sum(1) - 1
+        index = torch.where(real, places, 0).amax(1)
     return tokens[torch.arange(len(tokens), device=tokens.device), index]
 
 

@@ -75,14 +75,16 @@ class TaskModel:
         self,
         stage: str,
         rows: Mapping[str, Any],
+        /,
         *,
         columns: Mapping[str, str] | None = None,
         seed: int = 0,
-        folder: str | Path | None = None,
+        run_folder: str | Path | None = None,
         quiet: bool = True,
         **options: Any,
     ) -> dict[str, Json]:
-        """Run any installed stage on this model, with rows by role. Its files go to `folder`, or are dropped.
+        """Run any installed stage on this model, with rows by role. Its files go to
+        `run_folder`, or are dropped.
 
         Raises:
             UsageError: unknown stage or option.
@@ -97,8 +99,8 @@ class TaskModel:
         data = DataOptions(columns=dict(columns or {}))
         roles = Roles(type(self.task), self.plugins, data, rows, seed, wanted=made.reads())
         with tempfile.TemporaryDirectory() as temporary:
-            root = Path(folder) if folder is not None else Path(temporary)
-            run = Run(self, roles, root, Process(), Console(quiet=quiet), seed=seed, keep_models=folder is not None)
+            root = Path(run_folder) if run_folder is not None else Path(temporary)
+            run = Run(self, roles, root, Process(), Console(quiet=quiet), seed=seed, keep_models=run_folder is not None)
             return run.do(made, 0)
 
     def predict(

@@ -62,7 +62,9 @@ class TimmBase(TransformersBase):
         if kind != "image_processor":
             return None
         if self.location is not None and Path(self.location).is_dir():
-            saved = _sources.find_processor(str(self.location), kind, None, changes)
+            # told the file by name: for folders of timm transformers would otherwise look into config.json only
+            name = {"image_processor_filename": "preprocessor_config.json"}
+            saved = _sources.find_processor(str(self.location), kind, None, {**name, **changes})
             if saved is not None:
                 return saved
         details = getattr(self.config, "pretrained_cfg", None)

@@ -129,6 +129,43 @@ def _interface_watched(watch: _Watch) -> Iterator[None]:
         setattr(AttentionInterface, "get_interface", own)  # noqa: B010
 
 
+@contextmanager
+def no_strangers(model: nn.Module, layers: Sequence[AttentionLayer]) -> Iterator[None]:
+    """Refuse when attention runs in a module of `model` that none of its layers describes: the numbers of the layers
+    would then be wrong, and what is not described would be left out without a word.
+
+    Sees what goes through the attention interface of transformers.
+    """
+    from transformers.modeling_utils import AttentionInterface
+
+    paths = {id(module): path for path, module in model.named_modules()}
+    known = {id(below) for layer in layers for below in module_at(model, layer.path).modules()}
+    own, strangers = AttentionInterface.get_interface, set[str]()
+
+    def get_interface(interface: Any, implementation: str, default: Callable) -> Callable:
+        chosen = own(interface, implementation, default)
+
+        def attend(module: nn.Module, *args: Any, **options: Any) -> Any:
+            if id(module) in paths and id(module) not in known:
+                strangers.add(paths[id(module)])
+            return chosen(module, *args, **options)
+
+        return attend
+
+    setattr(AttentionInterface, "get_interface", get_interface)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(AttentionInterface, "get_interface", own)  # noqa: B010
+    if strangers:
+        raise refuse(
+            "unknown_layout",
+            f"attention runs in {len(strangers)} modules that no row and no plugin describes",
+            place=min(strangers),
+            mend="teach it by the hook `attention_layer`",
+        )
+
+
 def interface_call(
     layer: AttentionLayer,
     module: nn.Module,

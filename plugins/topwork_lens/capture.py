@@ -223,8 +223,8 @@ def compare_contexts(call: Call, context: torch.Tensor, start: int, stop: int) -
     """Refuse weights that do not explain the context that the model computed."""
     if call.context is None or call.dropped:
         return
-    own = call.context[:, start:stop].float()
-    difference = (own - context.float().reshape(own.shape)).abs()
+    own = call.context[:, start:stop].detach().float()
+    difference = (own - context.detach().float().reshape(own.shape)).abs()
     # A query that may attend to nothing gets an arbitrary answer from every implementation.
     some = valid_rows(call, start, stop)
     difference = difference.masked_fill(~some[..., None, None], 0)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Batch, unknown
+from topwork_lens.calls import no_strangers
 from topwork_lens.capture import Capture
 from topwork_lens.gates import GateHook, factors_of, gated, output_projection, split_heads
 from topwork_lens.refusals import refuse
@@ -88,15 +89,12 @@ def score(
         raise unknown("importance method", method, METHODS)
     if method == "random":
         generator = torch.Generator().manual_seed(seed)
-        rows = sum(batch.row_count for batch in batches)
-        chance: Means = {
-            layer.path: torch.rand(len(layer.kept or ()), generator=generator).tolist() for layer in layers
-        }
-        return sum(gather(rows)), chance
+        seen = gather(sum(batch.row_count for batch in batches))
+        return sum(seen), {one.path: torch.rand(len(one.kept or ()), generator=generator).tolist() for one in layers}
     if not layers:
         raise refuse("unknown_layout", "no attention layer was found in this model")
     sums = Sums()
-    with frozen(model):
+    with frozen(model), no_strangers(model, layers):
         for batch in batches:
             if method == "leave_one_out":
                 _leave_one_out(model, layers, batch, row_losses, sums)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from topwork import AttentionLayer, Batch, Json
+from topwork import AttentionLayer, Batch, Json, TopworkError, UsageError
+from topwork_lens.calls import no_strangers
 from topwork_lens.capture import Capture, Seen
 from topwork_lens.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates
 from topwork_lens.importance import RowLosses, own_loss, score, single_items
 from topwork_lens.probe import probe_inputs
 from topwork_lens.pruning import Pruned, line, prune
+from topwork_lens.refusals import refuse
 from topwork_lens.scores import Importance, Normalise, importance_of
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ class Look:
         chosen = found if layers is None else [layer_at(found, key) for key in layers]
         options: dict[str, Any] = {"heads": heads, "keys": keys, "places": places, "block": block}
         capture = Capture(self.model, chosen, what, memory=memory, device=device, **options)
-        with capture.run() as seen:
+        with no_strangers(self.model, found), capture.run() as seen:
             yield seen
 
     # ------------------------------------------------------------------ masking
@@ -131,8 +133,6 @@ class Look:
 
     def set_gates(self, gates: Mapping[Any, Sequence[float]]) -> None:
         """Put any factors on the attention heads of layers, one for each original number; they stay and are saved."""
-        from topwork import UsageError
-
         layers = self.layers
         for key, factors in gates.items():
             layer = layer_at(layers, key)
@@ -166,7 +166,13 @@ class Look:
                 if hasattr(getattr(self.model, "config", None), "use_cache"):
                     # A cache would be filled by one run and read by the next.
                     made.setdefault("use_cache", False)
-            return self.model(**made)
+            try:
+                return self.model(**made)
+            except Exception as error:
+                if check is not None or isinstance(error, TopworkError):
+                    raise
+                cause = f"{type(self.model).__name__} does not run on a random batch ({type(error).__name__}: {error})"
+                raise refuse("check_failed", cause, mend="give one: prune_heads(heads, check=batch)") from error
 
         return call
 

@@ -22,14 +22,15 @@ def probe_inputs(model: nn.Module) -> dict[str, Any]:
         Refused: nothing is known about the inputs of this model.
     """
     generator = torch.Generator().manual_seed(0)
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     main = getattr(model, "main_input_name", None)
     device = next(model.parameters()).device
     dtype = next(model.parameters()).dtype
     if config is None or main is None:
         inputs = _image_model(model, generator)
     elif main == "pixel_values":
-        inputs = {main: torch.randn(_ITEMS, *_image_shape(config), generator=generator)}
+        frames = (config.num_frames,) if isinstance(getattr(config, "num_frames", None), int) else ()
+        inputs = {main: torch.randn(_ITEMS, *frames, *_image_shape(config), generator=generator)}
     elif main == "input_values":
         inputs = {main: torch.randn(_ITEMS, _SAMPLES, generator=generator)}
     elif main == "input_features":
@@ -39,6 +40,8 @@ def probe_inputs(model: nn.Module) -> dict[str, Any]:
         inputs = _tokens(config, generator)
     else:
         raise _unknown(model)
+    if hasattr(config, "vision_config") and "pixel_values" in inspect.signature(model.forward).parameters:
+        inputs.setdefault("pixel_values", torch.randn(_ITEMS, *_image_shape(config.vision_config), generator=generator))
     if getattr(config, "is_encoder_decoder", False) and main != "pixel_values":
         inputs["decoder_input_ids"] = _tokens(config, generator)["input_ids"]
     moved = {name: value.to(device) for name, value in inputs.items()}

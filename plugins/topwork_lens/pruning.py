@@ -107,7 +107,7 @@ def _checked(
     model: nn.Module, layers: Sequence[AttentionLayer], removed: Mapping[str, list[int]], call: Call, plugins: Any
 ) -> tuple[Comparison, dict[str, Comparison]]:
     gates = {layer.path: (layer, factors_of(layer, removed[layer.path])) for layer in layers}
-    replays, plain = record(model, layers, call)
+    replays, plain = record(model, layers, find_layers(model, plugins), call)
     with gated(model, gates):
         masked = run_outputs(model, call)
     undone: list[tuple[AttentionLayer, Undo]] = []

@@ -3,8 +3,8 @@ the whole model; and masking must change the numbers, or the check says that it 
 
 from __future__ import annotations
 
-import dataclasses
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer
+from topwork_lens.calls import no_strangers
 from topwork_lens.gates import module_at
 from topwork_lens.refusals import refuse
 
@@ -55,7 +56,7 @@ def tolerance_of(dtype: torch.dtype) -> float:
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
-    """All floating tensors in an output, in order: model outputs, dicts, lists, tuples and dataclasses are looked into."""
+    """All floating tensors in an output, in order; looks into model outputs, dicts, lists, tuples and dataclasses."""
     if isinstance(value, torch.Tensor):
         return [value.detach()] if value.is_floating_point() else []
     if isinstance(value, Mapping):
@@ -135,12 +136,15 @@ class Replay:
 
 
 def record(
-    model: nn.Module, layers: Sequence[AttentionLayer], call: Callable[[], Any]
+    model: nn.Module, layers: Sequence[AttentionLayer], everything: Sequence[AttentionLayer], call: Callable[[], Any]
 ) -> tuple[dict[str, Replay], list[torch.Tensor]]:
     """Run the model once; remember the first inputs of each layer, and the model's outputs.
 
+    Args:
+        everything: all layers that were found: nothing else may compute attention.
+
     Raises:
-        Refused: a layer did not run.
+        Refused: a layer did not run, or attention runs where no layer is known.
     """
     replays: dict[str, Replay] = {}
 
@@ -156,6 +160,7 @@ def record(
             hook = remember(layer.path)
             module = module_at(model, layer.path)
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
+        stack.enter_context(no_strangers(model, everything))
         outputs = run_outputs(model, call)
     for layer in layers:
         if layer.path not in replays:

@@ -57,31 +57,45 @@ def heat_map(
     power = 0 if texts is not None or wide < 30 else _power_of_ten(max(abs(low), abs(high)))
     left = 14 + round(6.9 * max(len(row_title) + 2, *(len(row.label) for row in rows)))
     top = 30 + round(5.2 * max(map(len, columns))) if slanted else 42
+    place = {"wide": wide, "tall": tall, "left": left, "top": top}
     words = {"title": title, "note": note, "row_title": row_title, "column_title": column_title}
-    sizes = {"wide": wide, "tall": tall, "left": left, "top": top, "slanted": slanted, "small": wide < 30}
+    ends = {"low": short(low), "high": short(high), "power": superscript(power) if power else ""}
+    cells = _cells(rows, columns, (low, high), power, texts, place)
+    return {**words, **ends, **place, **_frame(rows, columns, place, slanted), **_marks(rows), "cells": cells}
+
+
+def _frame(rows: Sequence[HeatRow], columns: Sequence[str], place: Mapping[str, int], slanted: bool) -> dict[str, Any]:
+    """The drawing's size, with room for slanted names and the colour scale, and how its columns are named."""
+    wide, left = place["wide"], place["left"]
     return {
-        **words,
-        **sizes,
-        **_marks(rows),
-        "cells": [
-            {**_cell(row, column, (low, high), power, texts and texts.get((at, column), "")), "name": columns[column]}
-            | {"x": left + column * wide, "y": top + at * tall, "row": row.tip}
-            for at, row in enumerate(rows)
-            for column in range(len(columns))
-        ],
-        "rows": rows,
         "columns": list(columns),
-        "width": max(left + wide * len(columns) + 4 + slanted * round(3.7 * len(columns[-1])), left + 190),
-        "height": top + tall * len(rows) + 46,
+        "slanted": slanted,
+        "small": wide < 30,
         "every": 1 if slanted or wide >= 24 else math.ceil(24 / wide),
-        "low": short(low),
-        "high": short(high),
-        "power": superscript(power) if power else "",
+        "width": max(left + wide * len(columns) + 4 + slanted * round(3.7 * len(columns[-1])), left + 190),
+        "height": place["top"] + place["tall"] * len(rows) + 46,
     }
 
 
-def _marks(rows: Sequence[HeatRow]) -> dict[str, bool]:
-    return {"any_cut": any(row.cut for row in rows), "any_gone": any(row.gone for row in rows)}
+def _marks(rows: Sequence[HeatRow]) -> dict[str, Any]:
+    return {"rows": rows, "any_cut": any(row.cut for row in rows), "any_gone": any(row.gone for row in rows)}
+
+
+def _cells(
+    rows: Sequence[HeatRow],
+    columns: Sequence[str],
+    ends: tuple[float, float],
+    power: int,
+    texts: Mapping[tuple[int, int], str] | None,
+    place: Mapping[str, int],
+) -> list[dict[str, Any]]:
+    cells = []
+    for at, row in enumerate(rows):
+        for column, name in enumerate(columns):
+            cell = _cell(row, column, ends, power, None if texts is None else texts.get((at, column), ""))
+            x, y = place["left"] + column * place["wide"], place["top"] + at * place["tall"]
+            cells.append({**cell, "x": x, "y": y, "name": name, "row": row.tip})
+    return cells
 
 
 def _cell_size(columns: Sequence[str]) -> tuple[int, int, bool]:

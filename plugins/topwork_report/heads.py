@@ -17,7 +17,7 @@ Layer = dict[str, Any]
 _MEASURES = {
     "entropy": ("Entropy", "nats; low: sharp, high: spread out"),
     "distance": ("Attention distance", "in positions or patches"),
-    "special": ("On special positions", "share of the attention"),
+    "special": ("On special positions", "share"),
 }
 
 

@@ -124,11 +124,14 @@ class Frontend:
         self.extractor, self.config = extractor, config
         self.rate = int(extractor.sampling_rate)
         self.main: str = extractor.model_input_names[0]
-        self.hop = int(getattr(extractor, "hop_length", 160))
+        #: samples between two positions of the features
+        self.hop = int(getattr(extractor, "hop_length", 160) or 160) * int(getattr(extractor, "stride", 1) or 1)
         self.window: int | None = getattr(extractor, "n_samples", None)
         self._spectrogram = type(extractor).__name__ == "ASTFeatureExtractor"
         if self._spectrogram:
             self.window = (extractor.max_length - 1) * 160 + 400
+        #: samples between two frames of a model that hears spectrograms of one size in patches
+        self.time_stride: int | None = config.time_stride * 160 if self._spectrogram else None
         self.strides = list(zip(getattr(config, "conv_kernel", ()) or (), getattr(config, "conv_stride", ()) or ()))
         if not isinstance(getattr(config, "conv_kernel", None), list | tuple) or self.main != "input_values":
             self.strides = []
@@ -150,7 +153,14 @@ class Frontend:
     @property
     def samples_per_frame(self) -> int | None:
         """Samples between two frames behind the convolutions, where the config tells."""
-        return math.prod(stride for _, stride in self.strides) if self.strides else None
+        if not self.strides:
+            return None
+        adapter = self.config.adapter_stride**self.config.num_adapter_layers if self._adapts else 1
+        return math.prod(stride for _, stride in self.strides) * adapter
+
+    @property
+    def _adapts(self) -> bool:
+        return bool(getattr(self.config, "add_adapter", False))
 
     def clip(self, value: Any, row: int | None, column: str = "audio") -> np.ndarray:
         """The samples of a clip at the model's rate.
@@ -262,11 +272,11 @@ class Frontend:
                     (config.max_length, config.time_stride),
                 )
             ]
-            seconds = config.time_stride * 160 / self.rate
+            seconds = (self.time_stride or 0) / self.rate
             return Units("patch", special=(0, 1), grid=(grid[0], grid[1]), seconds=seconds)
-        if self.samples_per_frame is not None:
-            return Units("frame", seconds=self.samples_per_frame / self.rate)
-        steps = {"whisper": 2, "speech_to_text": 4, "wav2vec2-bert": 2}.get(getattr(self.config, "model_type", ""))
+        if self.strides:  # attention lies before an adapter
+            return Units("frame", seconds=math.prod(stride for _, stride in self.strides) / self.rate)
+        steps = {"whisper": 2, "speech_to_text": 4, "wav2vec2-bert": 1}.get(getattr(self.config, "model_type", ""))
         return Units("frame", seconds=steps * self.hop / self.rate if steps else None)
 
 

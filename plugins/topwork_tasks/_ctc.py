@@ -192,12 +192,14 @@ def samples_per_frame(frontend: Frontend, item: Item, frames: int, upsample: int
 # ---------------------------------------------------------------- frames -> text
 
 
-def transcript(ids: Sequence[int], tokenizer: Any, timestamps: Timestamps | None, seconds: float) -> dict[str, Any]:
+def transcript(
+    ids: Sequence[int], tokenizer: Any, timestamps: Timestamps | None, per_frame: float, rate: int
+) -> dict[str, Any]:
     """Repetitions collapsed, blanks dropped; the shape of the Hub's pipeline: {"text"} and, with `timestamps`,
     {"chunks": [{"text", "timestamp": (start, end)}]}.
 
     Args:
-        seconds: between two frames.
+        per_frame: samples between two frames, at `rate` samples a second.
     """
     found: dict[str, Any] = {"text": tokenizer.decode(ids, skip_special_tokens=False) if len(ids) else ""}
     if timestamps is None:
@@ -210,7 +212,7 @@ def transcript(ids: Sequence[int], tokenizer: Any, timestamps: Timestamps | None
     found["chunks"] = [
         {
             "text": entry[timestamps],
-            "timestamp": (float(entry["start_offset"] * seconds), float(entry["end_offset"] * seconds)),
+            "timestamp": tuple(float(entry[end] * per_frame / rate) for end in ("start_offset", "end_offset")),
         }
         for entry in offsets
     ]

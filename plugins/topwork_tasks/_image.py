@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork import Base, Batch, DataError, Row, TopworkError, Units, UsageError, map_tensors
+from topwork import Base, Batch, DataError, Row, TopworkError, UsageError, map_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -127,6 +127,33 @@ def config_size(config: Any) -> tuple[int, int] | None:
     return None
 
 
+def resizing_processor(config: Any, size: tuple[int, int], mean: list[float], deviation: list[float]) -> Any:
+    """An image processor that resizes to `size` (height, width), scales to 0..1 and normalises.
+
+    timm's networks get timm's own: plain transformers looks for no other in their folders.
+    """
+    from transformers import TimmWrapperImageProcessor, ViTImageProcessor
+
+    height, width = size
+    if config.model_type != "timm_wrapper":
+        sizes = {"height": height, "width": width}
+        return ViTImageProcessor(size=sizes, image_mean=mean, image_std=deviation, do_normalize=True)
+    details = {"input_size": [len(mean), height, width], "mean": mean, "std": deviation}
+    how = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}
+    return TimmWrapperImageProcessor(
+        pretrained_cfg={**config.pretrained_cfg, **details, **how}, architecture=config.architecture
+    )
+
+
+def config_entries(config: Any, processor: Any) -> dict[str, Any]:
+    """What the model's config must say for the image processor to come back: timm's have no file of their own."""
+    details = getattr(processor, "data_config", None)
+    if config.model_type != "timm_wrapper" or details is None:
+        return {}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in details.items()}
+    return {"pretrained_cfg": {**config.pretrained_cfg, **plain}}
+
+
 def saved_processor(base: Base, image_size: int | None) -> Any | None:
     """The base's own image processor, None when it has none."""
     found = base.processor("image_processor")
@@ -148,6 +175,24 @@ def model_tensors(batch: Batch, model: Any, *without: str) -> dict[str, Any]:
     if dtype == torch.float32:
         return chosen
     return map_tensors(chosen, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
+
+def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Pictures of one size as a batch.
+
+    Raises:
+        DataError: they differ in size.
+    """
+    import torch
+
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise DataError(
+            f"the image processor makes pictures of different sizes ({sorted(shapes)[0]}, {sorted(shapes)[1]})",
+            column="image",
+            mend="choose an image processor that resizes to one size",
+        )
+    return torch.stack(list(tensors))
 
 
 def picture_of(pixels: torch.Tensor, processor: Any) -> Image:
@@ -222,72 +267,3 @@ def row_seed(seed: int, image: Image) -> int:
     import zlib
 
     return (seed * 1_000_003 + zlib.crc32(image.tobytes())) % 2**63
-
-
-# ---------------------------------------------------------------- positions
-
-
-def patch_units(base: Base, pixels: torch.Tensor, processor: Any) -> Units:
-    """The patches of a plain vision transformer, with its class tokens and registers; of any other network only the
-    picture is known.
-
-    Args:
-        pixels: [channels, height, width], as the network gets it.
-    """
-    config = base.config
-    image = picture_of(pixels, processor)
-    patch, prefix = _patches(config)
-    if patch is None:
-        return Units("patch", image=image)
-    grid = (pixels.shape[-2] // patch[0], pixels.shape[-1] // patch[1])
-    return Units("patch", special=tuple(range(prefix)), grid=grid, image=image)
-
-
-def _patches(config: Any) -> tuple[tuple[int, int] | None, int]:
-    """Patch height and width in pixels, and the number of tokens in front that are no patches."""
-    if config.model_type == "timm_wrapper":
-        return _timm_patches(config)
-    stages = (getattr(config, name, None) for name in ("depths", "hidden_sizes", "embed_dims"))
-    patch = getattr(config, "patch_size", None)
-    if patch is None or any(isinstance(entry, list | tuple) for entry in stages):
-        return None, 0
-    without = {
-        "siglip_vision_model": 0,
-        "siglip2_vision_model": 0,
-        "ijepa": 0,
-        "vit_mae": 1,
-        "deit": 2,
-        "poolformer": 0,
-    }
-    prefix = without.get(config.model_type, 1) + (getattr(config, "num_register_tokens", 0) or 0)
-    return (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1])), prefix
-
-
-def _timm_patches(config: Any) -> tuple[tuple[int, int] | None, int]:
-    import timm
-    import torch
-
-    with torch.device("meta"):
-        network: Any = timm.create_model(config.architecture, pretrained=False, **(config.model_args or {}))
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    if patch is None or not hasattr(network, "num_prefix_tokens"):
-        return None, 0
-    return (int(patch[0]), int(patch[1])), int(network.num_prefix_tokens)
-
-
-def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Pictures of one size as a batch.
-
-    Raises:
-        DataError: they differ in size.
-    """
-    import torch
-
-    shapes = {tuple(tensor.shape) for tensor in tensors}
-    if len(shapes) > 1:
-        raise DataError(
-            f"the image processor makes pictures of different sizes ({sorted(shapes)[0]}, {sorted(shapes)[1]})",
-            column="image",
-            mend="choose an image processor that resizes to one size",
-        )
-    return torch.stack(list(tensors))

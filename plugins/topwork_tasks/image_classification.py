@@ -29,6 +29,7 @@ from topwork import (
 )
 from topwork_tasks import _classification as shared
 from topwork_tasks import _image
+from topwork_tasks._patches import patch_units
 
 if TYPE_CHECKING:
     import torch
@@ -98,8 +99,6 @@ class ImageClassification(Task):
     @staticmethod
     def _learned_processor(rows: Any, base: Any, options: ImageClassificationOptions) -> Any:
         """Resize, scale to 0..1, normalise by the rows' own mean and deviation."""
-        from transformers import ViTImageProcessor
-
         if rows is None:
             raise UsageError(
                 "the base has no image processor and there are no training rows to learn one from",
@@ -111,19 +110,24 @@ class ImageClassification(Task):
             height = width = options.image_size
         else:
             height, width = _image.config_size(base.config) or (height, width)
-        size = {"height": height, "width": width}
-        return ViTImageProcessor(size=size, image_mean=mean, image_std=deviation, do_normalize=True)
+        return _image.resizing_processor(base.config, (height, width), mean, deviation)
 
     def build(self, weights: bool = True) -> nn.Module:
         from topwork.task_heads import PooledHead
 
         numbered = dict(enumerate(self.label_names))
         problem = "multi_label_classification" if self.kind == "multi" else "single_label_classification"
-        changes = {"id2label": numbered, "label2id": {name: number for number, name in numbered.items()}}
+        changes: dict[str, Any] = {
+            "id2label": numbered,
+            "label2id": {name: number for number, name in numbered.items()},
+        }
+        changes |= _image.config_entries(self.base.config, self.processor)
         native = self.base.native(*HEAD, weights=weights, problem_type=problem, **changes)
         if native is not None:
             return native
-        return PooledHead(self.base.backbone(weights=weights), len(numbered), self.options.pooling)
+        # a masked autoencoder would hide most of the picture from its task head
+        sees_all = {"mask_ratio": 0.0} if hasattr(self.base.config, "mask_ratio") else {}
+        return PooledHead(self.base.backbone(weights=weights, **sees_all), len(numbered), self.options.pooling)
 
     @property
     def label_names(self) -> list[str]:
@@ -236,7 +240,7 @@ class ImageClassification(Task):
         return shared.ClassificationMetric(self.label_names, self.kind, declared=self.state.values["declared"], top=top)
 
     def units(self, item: Item) -> Units:
-        return _image.patch_units(self.base, item.inputs["pixel_values"], self.processor)
+        return patch_units(self.base, item.inputs["pixel_values"], self.processor)
 
     def draw(self, row: Row, prediction: Any) -> Picture:
         image = _image.enlarged(_image.open_image(row.get("image"), None, "image"))

@@ -32,6 +32,7 @@ from topwork import (
 from topwork_tasks import _boxes, _detectors, _image
 from topwork_tasks._coco import CocoMetric, Detections, coco_rows
 from topwork_tasks._labels import label_number
+from topwork_tasks._patches import patch_units
 
 if TYPE_CHECKING:
     import torch
@@ -224,7 +225,7 @@ class ObjectDetection(Task):
         return CocoMetric(self.label_names, self._objects)
 
     def units(self, item: Item) -> Units:
-        units = _image.patch_units(self.base, item.inputs["pixel_values"], self.processor)
+        units = patch_units(self.base, item.inputs["pixel_values"], self.processor)
         queries = getattr(self.base.config, "num_detection_tokens", 0)
         if units.grid is None or not queries:
             return Units("patch", image=units.image)

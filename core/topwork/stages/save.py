@@ -31,7 +31,7 @@ class Save(Stage):
         run.model_folder = target
         file = "model.safetensors" if is_plain(run.work) else "topwork.safetensors"
         size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-        return {"folder": str(target), "weights": file, "megabytes": round(size / 1e6, 3)}
+        return {"model_folder": str(target), "weights": file, "megabytes": round(size / 1e6, 3)}
 
 
 def last_metrics(run: Run) -> dict[str, float]:

@@ -1,0 +1,63 @@
+"""Generated reports of matches with a one-line summary: who beat whom, by how much, where and when. What the summary
+says stands scattered in the report, between sentences that do not matter (the score at half-time, the next match).
+
+No summary of the training rows occurs among the test rows, so none can be learned by heart.
+"""
+
+from __future__ import annotations
+
+import random
+
+COUNTS = {"train": 6000, "test": 300}
+
+_TEAMS = "Lions Bears Hawks Wolves Sharks Bulls Foxes Tigers Eagles Rams".split()
+_PLACES = "Oslo Bern Lima Rome Cork Graz Nice Turin Kyoto Perth".split()
+_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_WEATHER = ["It rained all evening.", "The sun was shining.", "A cold wind blew.", "It was a mild night.", ""]
+_CROWD = ["The stands were full.", "Few people came.", "The crowd sang to the end.", ""]
+
+
+def match_reports(split: str) -> list[dict[str, str]]:
+    """Rows {"document", "summary"} of a split."""
+    draw = random.Random(f"match reports {split}")
+    rows: list[dict[str, str]] = []
+    seen: set[str] = set()
+    while len(rows) < COUNTS[split]:
+        row = _row(draw)
+        if _is_test(row["summary"]) == (split == "test") and row["summary"] not in seen:
+            seen.add(row["summary"])
+            rows.append(row)
+    return rows
+
+
+def _is_test(summary: str) -> bool:
+    """A twentieth of all summaries, the same in every process."""
+    return random.Random(summary).random() < 0.05
+
+
+def _row(draw: random.Random) -> dict[str, str]:
+    home, away, third = draw.sample(_TEAMS, 3)
+    place, elsewhere = draw.sample(_PLACES, 2)
+    day, later = draw.sample(_DAYS, 2)
+    first, second = draw.randrange(6), draw.randrange(6)
+    half = f"{draw.randint(0, first)} to {draw.randint(0, second)}"
+    opening = draw.choice(
+        [f"On {day} the {home} met the {away} in {place}.", f"The {home} played the {away} on {day} in {place}."]
+    )
+    between = [
+        f"At half-time the score was {half}.",
+        draw.choice(_WEATHER),
+        draw.choice(_CROWD),
+        f"Next the {draw.choice((home, away))} will play the {third} in {elsewhere} on {later}.",
+    ]
+    draw.shuffle(between)
+    end = f"At the end it was {first} to {second}."
+    place_of_end = draw.randrange(1, len(between) + 1)
+    sentences = [opening, *between[:place_of_end], end, *between[place_of_end:]]
+    document = " ".join(sentence for sentence in sentences if sentence)
+    if first == second:
+        summary = f"{home} and {away} drew {first} to {second} in {place} on {day}."
+    else:
+        winner, loser = (home, away) if first > second else (away, home)
+        summary = f"{winner} beat {loser} {max(first, second)} to {min(first, second)} in {place} on {day}."
+    return {"document": document, "summary": summary}

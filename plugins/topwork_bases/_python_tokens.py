@@ -1,0 +1,100 @@
+"""Lines of Python's own standard library with the role of every token: tagged text that is on every machine.
+
+A name's role hangs on what stands around it (`open` is a call, an attribute, a parameter ...), so looking words up is
+not enough. Split by module; a line that stands in a training module too is no test row. How much there is depends on
+the version of Python.
+"""
+
+from __future__ import annotations
+
+import io
+import keyword
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROLES = (
+    "O keyword function class call method attribute parameter argument module decorator variable number string operator"
+).split()
+_MODULES = (
+    "argparse bdb bisect calendar cmd code codecs configparser contextlib copy csv dataclasses difflib dis doctest enum "
+    "fileinput filecmp fnmatch fractions ftplib functools getopt glob gzip heapq hmac imaplib inspect ipaddress "
+    "linecache locale mailbox mimetypes netrc numbers operator optparse os pdb pickle pickletools platform plistlib "
+    "poplib pprint profile pstats queue random reprlib runpy sched selectors shelve shlex shutil smtplib socket "
+    "socketserver statistics string subprocess tarfile tempfile textwrap threading timeit tokenize trace traceback "
+    "types typing uuid warnings wave weakref webbrowser zipapp zipfile"
+).split()
+_SHORTEST, _LONGEST = 4, 40
+_LAYOUT = {tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.COMMENT, tokenize.ENCODING, tokenize.ENDMARKER}
+
+
+def python_tokens(split: str) -> list[dict[str, list[str]]]:
+    """Rows {"words", "tags"}: a logical line of code each, tags from `ROLES`. Strings are shortened to `"..."`."""
+    test = set(_MODULES[::6])
+    training = _lines([name for name in _MODULES if name not in test])
+    rows = training
+    if split == "test":
+        rows = {words: tags for words, tags in _lines(sorted(test)).items() if words not in training}
+    return [{"words": list(words), "tags": tags} for words, tags in rows.items()]
+
+
+def _lines(modules: list[str]) -> dict[tuple[str, ...], list[str]]:
+    """Distinct lines in the order of their first occurrence."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    for name in modules:
+        file = next((path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()), None)
+        if file is None:  # not in this version of Python
+            continue
+        for line in _logical(file.read_text(encoding="utf-8")):
+            if _SHORTEST <= len(line) <= _LONGEST:
+                words = tuple('"..."' if kind == tokenize.STRING else word for kind, word in line)
+                found.setdefault(words, _roles(line))
+    return found
+
+
+def _logical(source: str) -> Iterator[list[tuple[int, str]]]:
+    line: list[tuple[int, str]] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NEWLINE:
+            yield line
+            line = []
+        elif token.type not in _LAYOUT:
+            line.append((token.type, token.string))
+    if line:
+        yield line
+
+
+def _roles(line: list[tuple[int, str]]) -> list[str]:
+    words = [word for _, word in line]
+    heads = ("def", "class", "import", "from", "@")
+    head = next((word for word in words[:2] if word in heads), "")
+    depth, roles = 0, []
+    for place, (kind, word) in enumerate(line):
+        before = words[place - 1] if place else ""
+        after = words[place + 1] if place + 1 < len(words) else ""
+        if kind == tokenize.NAME:
+            roles.append(_name_role(word, before, after, head, depth))
+        else:
+            named = {tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator"}
+            roles.append(named.get(kind, "O"))
+            depth += (word in "([{") - (word in ")]}") if kind == tokenize.OP else 0
+    return roles
+
+
+def _name_role(word: str, before: str, after: str, head: str, depth: int) -> str:
+    """The first rule that fits."""
+    rules = (
+        (keyword.iskeyword(word), "keyword"),
+        (before == "def", "function"),
+        (before == "class", "class"),
+        (head in ("import", "from"), "module"),
+        (head == "@", "decorator"),
+        (head == "def" and depth == 1 and before in ("(", ",", "*", "**"), "parameter"),
+        (before == "." and after == "(", "method"),
+        (before == ".", "attribute"),
+        (after == "(", "call"),
+        (depth > 0 and after == "=" and before in ("(", ","), "argument"),
+    )
+    return next((role for fits, role in rules if fits), "variable")

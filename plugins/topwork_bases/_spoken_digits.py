@@ -1,0 +1,130 @@
+"""Spoken digits, by eSpeak NG's synthesiser through ctypes: no program is started, nothing is downloaded.
+
+Speakers (variants of eSpeak's voice) of the test split are heard in no training clip; accents are shared. Of the spoken
+numbers, none of the test split's sequences of three or four digits is in the training split either. The synthesiser is
+not deterministic to the last bit, so the clips are made once and kept.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from topwork import UsageError
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
+SPEAKERS = {
+    "train": ("m1", "m2", "m3", "m5", "m6", "m8", "f1", "f2", "f4", "Alex", "Andy", "linda", "max", "ed", "steph"),
+    "test": ("m4", "m7", "f3", "f5", "Annie", "Michael"),
+}
+NUMBERS = {"train": 1500, "test": 240}
+_SYNCHRONOUS, _UTF8, _RATE, _PITCH, _CHARACTERS = 2, 1, 1, 3, 1
+_SEED = {"train": 1, "test": 2}
+
+
+class Synthesiser:
+    """eSpeak NG. `say` gives 16-bit samples at `rate` samples a second.
+
+    Raises:
+        UsageError: the package is not installed, or its library does not start.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import espeakng_loader
+
+            self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+            data = espeakng_loader.get_data_path()
+        except (ImportError, OSError, RuntimeError) as error:
+            raise UsageError(
+                f"spoken samples need the package espeakng-loader: {error}", mend="pip install topwork[samples]"
+            ) from error
+        self.rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), 0)
+        if self.rate <= 0:
+            raise UsageError("eSpeak NG does not start", mend="pip install --force-reinstall espeakng-loader")
+        self._heard: list[bytes] = []
+        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        self._callback = kind(self._hear)  # kept: the library holds a bare pointer to it
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _hear(self, samples: Any, count: int, events: Any) -> int:
+        if samples and count > 0:
+            self._heard.append(ctypes.string_at(samples, count * 2))
+        return 0
+
+    def say(self, text: str, voice: str, speed: int, pitch: int) -> Any:
+        """[samples] int16, without the silence before and after.
+
+        Args:
+            voice: accent+variant. speed: words a minute. pitch: 0 to 100.
+        """
+        import numpy
+
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise UsageError(f"eSpeak NG has no voice {voice}", mend="pip install -U espeakng-loader")
+        self._library.espeak_SetParameter(_RATE, speed, 0)
+        self._library.espeak_SetParameter(_PITCH, pitch, 0)
+        self._heard.clear()
+        encoded = text.encode() + b"\0"
+        self._library.espeak_Synth(encoded, len(encoded), 0, _CHARACTERS, 0, _UTF8, None, None)
+        self._library.espeak_Synchronize()
+        clip = numpy.frombuffer(b"".join(self._heard), dtype=numpy.int16)
+        loud = numpy.flatnonzero(numpy.abs(clip.astype(numpy.int32)) > 100)
+        margin = self.rate // 50
+        return clip[max(0, loud[0] - margin) : loud[-1] + margin] if len(loud) else clip
+
+
+def flac(samples: Any, rate: int) -> bytes:
+    """The samples as a FLAC file."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:
+        raise UsageError(
+            f"spoken samples need the package soundfile: {error}", mend="pip install topwork[samples]"
+        ) from error
+    target = io.BytesIO()
+    soundfile.write(target, samples, rate, format="FLAC")
+    return target.getvalue()
+
+
+def digit_clips(split: str, code: str = "") -> Iterator[dict[str, Any]]:
+    """One digit a clip: every speaker with every accent says every digit, twice in the training split."""
+    import numpy
+
+    chance, voice = numpy.random.default_rng(_SEED[split]), Synthesiser()
+    for turn in range(2 if split == "train" else 1):
+        for speaker in SPEAKERS[split]:
+            for accent in ACCENTS:
+                for digit, word in enumerate(WORDS):
+                    clip = voice.say(word, f"{accent}+{speaker}", *_manner(chance))
+                    name = f"{word}-{accent}-{speaker}-{turn}.flac"
+                    yield {"audio": {"bytes": flac(clip, voice.rate), "path": name}, "label": digit}
+
+
+def number_clips(split: str, code: str = "") -> Iterator[dict[str, Any]]:
+    """One to four digits a clip, written in words."""
+    import numpy
+
+    chance, voice = numpy.random.default_rng(10 + _SEED[split]), Synthesiser()
+    for number in range(NUMBERS[split]):
+        digits = _digits(chance, split)
+        text = " ".join(WORDS[digit] for digit in digits)
+        speaker, accent = chance.choice(SPEAKERS[split]), chance.choice(ACCENTS)
+        clip = voice.say(text, f"{accent}+{speaker}", *_manner(chance))
+        name = f"{number:04d}-{''.join(map(str, digits))}-{accent}-{speaker}.flac"
+        yield {"audio": {"bytes": flac(clip, voice.rate), "path": name}, "text": text}
+
+
+def _manner(chance: Any) -> tuple[int, int]:
+    return int(chance.integers(130, 200)), int(chance.integers(35, 65))
+
+
+def _digits(chance: Any, split: str) -> list[int]:
+    """Of three and four digits, the test split has those whose sum divides by five, the training split the others."""
+    while True:
+        digits = [int(digit) for digit in chance.integers(0, 10, chance.integers(1, 5))]
+        if len(digits) < 3 or (sum(digits) % 5 == 0) == (split == "test"):
+            return digits

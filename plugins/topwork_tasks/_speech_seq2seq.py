@@ -1,0 +1,157 @@
+"""The second form of speech recognition: an encoder that hears and a decoder that writes (Whisper and its like). The
+tokenizer, targets, losses, generation, and long clips put together again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from topwork import Base, DataError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+HEAD = ("AutoModelForSpeechSeq2Seq",)
+_END, _START = "<|endoftext|>", "<|startoftranscript|>"
+# `<|notimestamps|>` must come last: Whisper counts times from the entry after it
+_SPECIAL = (_END, _START, "<|translate|>", "<|transcribe|>", "<|nospeech|>", "<|notimestamps|>")
+
+
+def learn_tokenizer(texts: Iterable[str], vocabulary: int = 1000) -> Any:
+    """A `WhisperTokenizer` of byte pairs learned from the texts; any other text is written in bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import WhisperTokenizer
+
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    learner.train_from_iterator(texts, trainer)
+    import json
+
+    learned = json.loads(learner.to_str())["model"]
+    made = WhisperTokenizer(
+        vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]], pad_token=_END, task=None
+    )
+    made.add_tokens(list(_SPECIAL), special_tokens=True)
+    made.set_prefix_tokens()
+    return made
+
+
+def model_changes(tokenizer: Any) -> dict[str, Any]:
+    """Entries of the config for a model that starts with a learned tokenizer."""
+    end, start = tokenizer.convert_tokens_to_ids([_END, _START])
+    return {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": end,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "decoder_start_token_id": start,
+        "suppress_tokens": None,
+        "begin_suppress_tokens": None,
+    }
+
+
+def prepare_generation(model: Any, tokenizer: Any) -> None:
+    """What Whisper's `generate` reads, for a model that starts with a learned tokenizer."""
+    settings = model.generation_config
+    for name, value in model_changes(tokenizer).items():
+        if name not in ("vocab_size", "suppress_tokens", "begin_suppress_tokens"):
+            setattr(settings, name, value)
+    settings.no_timestamps_token_id = tokenizer.convert_tokens_to_ids("<|notimestamps|>")
+    settings.is_multilingual = False
+    settings.max_length = model.config.max_target_positions
+    settings.return_timestamps = False
+
+
+def target_ids(text: str, tokenizer: Any, config: Any, row: int | None) -> list[int]:
+    """Prefix, text and end as the decoder must write them; the first token is what it starts from, so it is left out.
+
+    Raises:
+        DataError: a text longer than the decoder can write.
+    """
+    ids = list(tokenizer(text).input_ids)
+    if ids and ids[0] == getattr(config, "decoder_start_token_id", None):
+        ids = ids[1:]
+    limit = getattr(config, "max_target_positions", None)
+    if limit is not None and len(ids) > limit:
+        raise DataError(
+            f"the text has {len(ids)} tokens, the decoder writes at most {limit}",
+            row=row,
+            column="text",
+            mend="divide the clip, or leave the row out",
+        )
+    return ids
+
+
+def label_tensor(targets: Sequence[Sequence[int]]) -> torch.Tensor:
+    """[items, longest], padded by -100."""
+    import torch
+
+    longest = max((len(target) for target in targets), default=0)
+    return torch.tensor([[*target, *[-100] * (longest - len(target))] for target in targets], dtype=torch.long)
+
+
+def token_losses(model: nn.Module, inputs: Mapping[str, Any], labels: torch.Tensor) -> tuple[Any, Any]:
+    """[items]: the sum of the cross entropies of each item's tokens, and their number."""
+    from torch.nn import functional
+
+    logits = model(**inputs, labels=labels).logits.float()
+    losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
+    return losses.sum(1), (labels != -100).sum(1)
+
+
+def generate(model: Any, inputs: dict[str, Any], settings: Mapping[str, Any], timestamps: bool) -> list[list[int]]:
+    """Tokens of each item, without the padding behind its end. The Hub pipeline's defaults (5 beams, 256 new tokens)
+    hold where neither `settings` nor the checkpoint's generation config say otherwise."""
+    core = getattr(model, "module", model)
+    told = core.generation_config
+    chosen = dict(settings)
+    if getattr(told, "num_beams", None) in (None, 1):
+        chosen.setdefault("num_beams", 5)
+    if "max_length" not in chosen and getattr(told, "max_length", None) in (None, 20):
+        chosen.setdefault("max_new_tokens", min(256, getattr(core.config, "max_target_positions", 512) // 2))
+    if timestamps:
+        chosen["return_timestamps"] = True
+    found = core.generate(**inputs, **chosen)
+    tokens = found["sequences"] if isinstance(found, dict) else found
+    return tokens.tolist()
+
+
+def transcript(
+    parts: Sequence[tuple[list[int], tuple[float, float, float]]], tokenizer: Any, timestamps: bool, precision: float
+) -> dict[str, Any]:
+    """The shape of the Hub's pipeline from the tokens of windows.
+
+    Args:
+        parts: of each window its tokens and (seconds, seconds of context on the left, on the right).
+        precision: seconds between two time tokens.
+    """
+    import numpy
+
+    joined = getattr(tokenizer, "_decode_asr", None)
+    if joined is None:
+        texts = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens, _ in parts]
+        return {"text": " ".join(text for text in texts if text)}
+    outputs: list[dict[str, Any]] = [{"tokens": numpy.array([tokens])} for tokens, _ in parts]
+    if len(parts) > 1:
+        for output, (_, stride) in zip(outputs, parts):
+            output["stride"] = stride
+    text, optional = joined(
+        outputs, return_timestamps=timestamps or None, return_language=None, time_precision=precision
+    )
+    return {"text": text, **optional}
+
+
+def check_options(timestamps: str | None, base: Base) -> None:
+    """Refuse what this form cannot do."""
+    if timestamps in ("word", "char"):
+        raise UsageError(
+            f"`timestamps: {timestamps}` is for CTC", place="task", mend="a decoder gives `timestamps: segment`"
+        )
+    if timestamps and getattr(base.config, "model_type", "") != "whisper":
+        raise UsageError("only Whisper writes times", place="task", mend="leave `timestamps` out")

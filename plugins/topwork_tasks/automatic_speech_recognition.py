@@ -1,0 +1,367 @@
+"""automatic-speech-recognition: the words of a clip.
+
+Two forms. *ctc*: the native `AutoModelForCTC` where the architecture has one (the wav2vec2 family, HuBERT, WavLM,
+wav2vec2-bert), else a CTC task head on the backbone of any audio encoder; the vocabulary is the checkpoint's or the
+letters of the data. *seq2seq*: `AutoModelForSpeechSeq2Seq` (Whisper), which writes by `generate`. Predictions have the
+shape of the Hub's pipeline: {"text"} and, with `timestamps`, {"chunks"}.
+
+| input | what happens |
+|---|---|
+| a missing column `audio`, or `text` when it is needed | refused: row, column, "map it in data.columns" |
+| `audio` None, a file that is missing, corrupt or no audio | refused: row and column |
+| an empty clip, samples that are not finite | refused |
+| a sampling rate of zero, or none beside an array | refused |
+| a clip shorter than the model's first convolutions | refused, with the samples that are needed |
+| any other sampling rate, several channels | handled: resampled by soxr; channels are averaged |
+| a clip longer than `chunk_seconds`, or than the model's one size | predicted in chunks that overlap; refused to train on when the model cannot hear it whole, or past `max_seconds` |
+| `text` None or no string | refused |
+| an empty text | handled: silence; words that are understood all the same count as insertions |
+| a letter that the vocabulary does not have | refused with the letter, or left out (`unknown: drop`) |
+| a text with more letters than its clip has frames | handled: no alignment exists, its loss is 0 (zero infinity) |
+| a text with more tokens than the decoder writes (seq2seq) | refused |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from topwork import (
+    Base,
+    Batch,
+    Column,
+    DataError,
+    Item,
+    Metric,
+    Mode,
+    Picture,
+    Row,
+    State,
+    Task,
+    TaskOptions,
+    Units,
+    UsageError,
+    hookimpl,
+)
+from topwork_tasks import _audio, _audio_frontend, _ctc, _transcripts
+from topwork_tasks import _speech_seq2seq as seq2seq
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+HEAD = ("AutoModelForCTC",)
+
+
+class SpeechRecognitionOptions(TaskOptions):
+    """Options of automatic-speech-recognition."""
+
+    form: Literal["auto", "ctc", "seq2seq"] = Field(
+        "auto", description="auto: ctc, but seq2seq for checkpoints that write with a decoder"
+    )
+    vocabulary: Literal["auto", "data", "checkpoint"] = Field(
+        "auto", description="whose letters; auto: the checkpoint's where it has some and keeps its task head"
+    )
+    case: Literal["auto", "keep", "lower", "upper"] = Field(
+        "auto", description="of texts before they are learned and compared; auto: as the checkpoint's vocabulary"
+    )
+    unknown: Literal["refuse", "drop"] = Field("refuse", description="what to do with letters out of the vocabulary")
+    timestamps: Literal["word", "char", "segment"] | None = Field(
+        None, description="also predict times: of words or characters (ctc), of segments (Whisper)"
+    )
+    chunk_seconds: PositiveFloat | None = Field(None, description="predict longer clips in chunks of this length")
+    stride_seconds: NonNegativeFloat | None = Field(
+        None, description="context on each side of a chunk; by default a sixth of it"
+    )
+    max_seconds: PositiveFloat | None = Field(None, description="refuse to train on longer clips")
+    upsample: PositiveInt = Field(1, description="frames for each frame of the backbone; generic task head")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of the generic task head")
+    generation: dict[str, Any] = Field(default_factory=dict, description="arguments of `generate` (seq2seq)")
+
+
+class SpeechRecognition(Task):
+    """Write down the words of a clip; see the module."""
+
+    name = "automatic-speech-recognition"
+    Options = SpeechRecognitionOptions
+    columns: ClassVar[Mapping[str, Column]] = {
+        "audio": Column("a clip: {bytes, path}, bytes, a path, or {array, sampling_rate}", lazy=True),
+        "text": Column("the words that are said", target=True),
+    }
+    cost_unit = "samples"
+
+    # ------------------------------------------------------------------ once
+
+    @classmethod
+    def learn(cls, rows: Any, bases: Mapping[str, Base], options: SpeechRecognitionOptions) -> State:
+        base = bases["base"]
+        form = _form(base, options)
+        if form == "seq2seq":
+            seq2seq.check_options(options.timestamps, base)
+        elif options.timestamps == "segment":
+            raise UsageError("`timestamps: segment` is for Whisper", place="task", mend="choose word or char")
+        tokenizer = _saved_tokenizer(base, form, options)
+        own = tokenizer is None
+        case: _transcripts.Case = "keep" if options.case == "auto" else options.case
+        if tokenizer is not None and options.case == "auto" and form == "ctc":
+            case = _ctc.natural_case(tokenizer)
+        if own:
+            tokenizer = (_ctc if form == "ctc" else seq2seq).learn_tokenizer(_texts(rows, case))
+        clips = None if rows is None else (row.get("audio") for row in rows)
+        extractor = _audio_frontend.find_extractor(base, clips)
+        trained = getattr(base, "trained_labels", lambda *auto: None)(*HEAD) is not None
+        reduction = getattr(base.config, "ctc_loss_reduction", "mean") if trained else "mean"
+        native = form == "seq2seq" or _has_class(base, "CTC")
+        values = {"form": form, "native": native, "case": case, "own_vocabulary": own, "reduction": reduction}
+        return State(values, {"feature_extractor": extractor, "tokenizer": tokenizer})
+
+    def __init__(self, bases: Mapping[str, Base], options: SpeechRecognitionOptions, state: State) -> None:
+        super().__init__(bases, options, state)
+        self.form: Literal["ctc", "seq2seq"] = state.values["form"]
+        self.case: _transcripts.Case = state.values["case"]
+        self.tokenizer = state.processors["tokenizer"]
+        self.frontend = _audio_frontend.Frontend(state.processors["feature_extractor"], self.base.config)
+        # the generic head of a model of one size counts the frames that a clip fills; `generate` wants the mask too
+        self._with_mask = self.frontend.window is not None
+
+    @property
+    def _blank(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    def build(self, weights: bool = True) -> nn.Module:
+        fresh = self.state.values["own_vocabulary"]
+        if self.form == "seq2seq":
+            changes = seq2seq.model_changes(self.tokenizer) if fresh else {}
+            model = self.base.native(*seq2seq.HEAD, weights=weights, **changes)
+            if model is None:
+                raise UsageError("the base has no decoder", place="task", mend="choose `form: ctc`")
+            if fresh:
+                seq2seq.prepare_generation(model, self.tokenizer)
+            return model
+        size = _ctc.vocabulary_size(self.tokenizer)
+        changes = {
+            "vocab_size": size,
+            "pad_token_id": self._blank,
+            "ctc_loss_reduction": self.state.values["reduction"],
+            "ctc_zero_infinity": True,
+        }
+        found = self.base.native(*HEAD, weights=weights, **changes) if self.state.values["native"] else None
+        if found is not None:
+            return found
+        from topwork_tasks._audio_heads import CtcHead
+
+        return CtcHead(
+            self.base.backbone(weights=weights),
+            size,
+            fixed=self.frontend.window is not None,
+            dropout=self.options.dropout,
+            upsample=self.options.upsample,
+        )
+
+    # ------------------------------------------------------------------ rows -> tensors
+
+    def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
+        items: list[Item] = []
+        for number, row in enumerate(rows):
+            if "audio" not in row:
+                raise DataError("is missing", row=number, column="audio", mend="map it in `data.columns`")
+            target = self._target(row, number) if mode != "predict" else None
+            clip = self.frontend.clip(row["audio"], number)
+            if target is not None:
+                self._check_length(len(clip), number)
+                items.append(self._item(clip, number, target))
+                continue
+            for start, end, left, right in self._chunks(len(clip)):
+                items.append(self._item(clip[start:end], number, (end - start, left, right)))
+        return items
+
+    def _item(self, clip: Any, number: int, beside: Any) -> Item:
+        inputs = self.frontend.features(clip, number, self._with_mask)
+        return Item(number, inputs, self.frontend.window or len(clip), beside)
+
+    def _target(self, row: Row, number: int) -> list[int]:
+        text = _transcripts.text_of(row, number, self.case)
+        if self.form == "seq2seq":
+            return seq2seq.target_ids(text, self.tokenizer, self.base.config, number)
+        return _ctc.target_ids(text, self.tokenizer, self.options.unknown, number)
+
+    def _check_length(self, samples: int, number: int) -> None:
+        rate = self.frontend.rate
+        asked = None if self.options.max_seconds is None else round(self.options.max_seconds * rate)
+        for limit, cause in ((asked, "`max_seconds` allows"), (self.frontend.window, "the model hears at most")):
+            if limit is not None and samples > limit:
+                raise DataError(
+                    f"the clip lasts {samples / rate:.2f} s, {cause} {limit / rate:.2f} s, and its text cannot be cut",
+                    row=number,
+                    column="audio",
+                    mend="divide clip and text, or leave the row out",
+                )
+
+    def _chunks(self, length: int) -> list[tuple[int, int, int, int]]:
+        frontend, options = self.frontend, self.options
+        asked = None if options.chunk_seconds is None else round(options.chunk_seconds * frontend.rate)
+        size = min((entry for entry in (asked, frontend.window) if entry is not None), default=None)
+        if size is None:
+            return [(0, length, 0, 0)]
+        stride = size / 6 if options.stride_seconds is None else options.stride_seconds * frontend.rate
+        align = 1 if self.form == "seq2seq" else frontend.samples_per_frame or frontend.time_stride or 2 * frontend.hop
+        if length <= size:
+            return [(0, length, 0, 0)]
+        return _ctc.chunk_places(length, size // align * align, round(stride), align)
+
+    def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
+        try:
+            lengths = [_audio.audio_length(row["audio"], self.frontend.rate) for row in rows]
+        except (DataError, KeyError):
+            return None  # encoding the rows says which one, and why
+        return [[self.frontend.window or length] for length in lengths]
+
+    def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
+        inputs = self.frontend.collate(items, training=mode == "train")
+        if mode != "predict" and self.form == "seq2seq":
+            inputs["labels"] = seq2seq.label_tensor([item.beside for item in items])
+        return Batch(inputs, items)
+
+    def cost_budget(self, device: str) -> int | None:
+        return self.frontend.cost_budget(device)
+
+    # ------------------------------------------------------------------ tensors -> numbers
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        losses, tokens = self._losses(model, batch)
+        if tokens is not None:
+            return losses.sum() / tokens.sum()
+        return losses.sum() if self.state.values["reduction"] == "sum" else losses.mean()
+
+    def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        losses, tokens = self._losses(model, batch)
+        return losses if tokens is None else losses / tokens
+
+    def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[items], and, where losses are sums over tokens, the tokens of each."""
+        import torch
+
+        order: list[int] = []
+        losses: list[torch.Tensor] = []
+        counts: list[torch.Tensor] = []
+        for positions, inputs in self.frontend.groups(batch, model):
+            order += positions
+            if self.form == "seq2seq":
+                inputs.pop("attention_mask", None) if self.frontend.window is not None else None
+                found, tokens = seq2seq.token_losses(model, inputs, batch.inputs["labels"][positions])
+                counts.append(tokens)
+            else:
+                found = self._ctc_losses(model, inputs, [batch.items[position] for position in positions])
+            losses.append(found)
+        back = torch.tensor(order).argsort()
+        whole = torch.cat(losses)
+        return whole[back.to(whole.device)], torch.cat(counts)[back.to(whole.device)] if counts else None
+
+    def _ctc_losses(self, model: nn.Module, inputs: dict[str, torch.Tensor], items: Sequence[Item]) -> torch.Tensor:
+        output = model(**inputs)
+        lengths = _ctc.output_lengths(model, output, items, self.frontend.main, inputs.get("attention_mask"))
+        targets = [item.beside for item in items]
+        per_letter = self.state.values["reduction"] != "sum"
+        return _ctc.ctc_losses(output.logits, lengths, targets, self._blank, per_letter)
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
+        parts: list[Any] = [None] * len(batch)
+        for positions, inputs in self.frontend.groups(batch, model):
+            items = [batch.items[position] for position in positions]
+            if self.form == "seq2seq":
+                timed = self.options.timestamps is not None
+                found = seq2seq.generate(model, inputs, self.options.generation, timed)
+            else:
+                found = self._frames(model, inputs, items)
+            for position, part in zip(positions, found, strict=True):
+                parts[position] = (part, batch.items[position].beside)
+        return parts
+
+    def _frames(self, model: nn.Module, inputs: dict[str, torch.Tensor], items: Sequence[Item]) -> list[Any]:
+        """Of each item the best entry of every frame that is its own, and the samples between two frames."""
+        output = model(**inputs)
+        lengths = _ctc.output_lengths(model, output, items, self.frontend.main, inputs.get("attention_mask")).tolist()
+        best = output.logits.argmax(-1).tolist()
+        total, upsample = output.logits.shape[1], getattr(model, "upsample", 1)
+        found = []
+        for item, ids, length in zip(items, best, lengths):
+            per_frame = _ctc.samples_per_frame(self.frontend, item, total, upsample)
+            samples, left, right = item.beside
+            found.append((ids[:length][_ctc.kept_frames(samples, left, right, per_frame)], per_frame))
+        return found
+
+    def merge(self, row: Row, parts: Sequence[Any]) -> dict[str, Any]:
+        rate, timestamps = self.frontend.rate, self.options.timestamps
+        if self.form == "seq2seq":
+            timed = [(tokens, tuple(entry / rate for entry in place)) for tokens, place in parts]
+            precision = 2 * self.frontend.hop / rate
+            return seq2seq.transcript(timed, self.tokenizer, timestamps is not None, precision)
+        ids = [entry for (entries, _), _ in parts for entry in entries]
+        return _ctc.transcript(ids, self.tokenizer, timestamps, parts[0][0][1], rate)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ numbers -> people
+
+    def metric(self) -> Metric:
+        return _transcripts.ErrorRates(self.case)
+
+    def units(self, item: Item) -> Units:
+        return self.frontend.units()
+
+    def draw(self, row: Row, prediction: Any) -> Picture:
+        rate = self.frontend.rate
+        image = _audio.sound_picture(_audio.open_audio(row.get("audio"), None, "audio", rate), rate)
+        return _transcripts.draw(row, prediction, self.case, image)
+
+    @classmethod
+    def example_rows(cls) -> list[Row]:
+        pitches = {"do": 300.0, "re": 600.0, "mi": 1200.0}
+        songs = ("do", "re", "mi", "do re", "re mi", "mi do", "do mi re", "re do mi")
+        return [
+            {"audio": _audio.tone([pitches[name] for name in song.split()], 0.2 * len(song.split())), "text": song}
+            for song in songs
+        ]
+
+
+def _form(base: Base, options: SpeechRecognitionOptions) -> Literal["ctc", "seq2seq"]:
+    if options.form != "auto":
+        return options.form
+    writes = _has_class(base, "SPEECH_SEQ_2_SEQ") and not _has_class(base, "CTC")
+    return "seq2seq" if writes and base.processor("tokenizer") is not None else "ctc"
+
+
+def _has_class(base: Base, kind: str) -> bool:
+    """Whether transformers has a class for the architecture, without making one."""
+    from transformers.models.auto import modeling_auto
+
+    return getattr(base.config, "model_type", "") in getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")
+
+
+def _saved_tokenizer(base: Base, form: str, options: SpeechRecognitionOptions) -> Any | None:
+    """The checkpoint's tokenizer, where the options want it; None: learn one."""
+    if options.vocabulary == "data":
+        return None
+    asked = options.vocabulary == "checkpoint"
+    # the pieces of a decoder are no letters for a CTC head
+    fits = _has_class(base, "CTC" if form == "ctc" else "SPEECH_SEQ_2_SEQ")
+    found = base.processor("tokenizer") if fits and (asked or base.options.head == "keep") else None
+    if found is None and asked:
+        raise UsageError("the base has no tokenizer for this form", place="task", mend="choose `vocabulary: data`")
+    return found
+
+
+def _texts(rows: Any, case: _transcripts.Case) -> Iterable[str]:
+    if rows is None:
+        raise UsageError(
+            "the base has no vocabulary and there are no training rows to learn one from",
+            place="task",
+            mend="give training rows, or `base.processor`",
+        )
+    narrow = rows.select_columns(["text"]) if hasattr(rows, "select_columns") else rows
+    return [_transcripts.text_of(row, number, case) for number, row in enumerate(narrow)]
+
+
+@hookimpl
+def register_tasks() -> list[type[Task]]:
+    return [SpeechRecognition]

@@ -1,0 +1,48 @@
+"""summarization: a document becomes a short text.
+
+On sequence-to-sequence models (BART, T5 with `prefix: "summarize: "`, an EncoderDecoderModel), on two checkpoints
+warm-started as encoder and decoder, on decoders by prompt; see `_seq2seq`. Measured by ROUGE-1, -2, -L and -Lsum on the
+words of any script, and length. Predictions: [{"summary_text"}].
+
+| input | what happens |
+|---|---|
+| a missing column `document`, or `summary` where it is needed | refused: row, column, mend |
+| a document or summary that is no string | refused |
+| an empty document | handled: its special tokens alone; an empty summary: its end token alone |
+| a document longer than the model | handled: cut at `max_source_length`; a prompt is cut inside the document |
+| a summary longer than `max_target_length` | handled: cut in training, whole in the metric |
+| an encoder as the only base, two bases that cannot be paired or shared | refused |
+"""
+
+from __future__ import annotations
+
+from topwork import Column, Row, Task, hookimpl
+from topwork_tasks._seq2seq import SequenceToSequence
+
+
+class Summarization(SequenceToSequence):
+    """Summarization; see the module."""
+
+    name = "summarization"
+    answer = "summary_text"
+    metrics = ("rouge", "length")
+    columns = {"document": Column("the text"), "summary": Column("its summary", target=True)}
+
+    @classmethod
+    def example_rows(cls) -> list[Row]:
+        said = [
+            ("It rained all day in Oslo and the streets were wet.", "Rain in Oslo."),
+            ("The sun shone on Rome from morning to night.", "Sun in Rome."),
+            ("Snow fell on Bern, and the trains were late.", "Snow in Bern."),
+            ("All of Lima was grey; it rained without end.", "Rain in Lima."),
+            ("People in Oslo went swimming in the bright sun.", "Sun in Oslo."),
+            ("Children in Rome saw snow for the first time.", "Snow in Rome."),
+            ("Umbrellas were sold out in Bern, so much it rained.", "Rain in Bern."),
+            ("In Lima the sun came out at last.", "Sun in Lima."),
+        ]
+        return [{"document": document, "summary": summary} for document, summary in said]
+
+
+@hookimpl
+def register_tasks() -> list[type[Task]]:
+    return [Summarization]

@@ -1,0 +1,105 @@
+"""translation: a text in one language becomes a text in another.
+
+Rows have `translation`, a dict of texts by language (with `source_language` and `target_language` in the options), or
+the two columns `source` and `target`. On sequence-to-sequence models (Marian, mBART and M2M100 with language codes, T5
+with a `prefix`), on two checkpoints warm-started as encoder and decoder, on decoders by prompt; see `_seq2seq`.
+Measured by sacreBLEU and chrF, with their signatures. Predictions: [{"translation_text"}].
+
+| input | what happens |
+|---|---|
+| neither `translation` nor `source`; no target where it is needed | refused: row, column, mend |
+| `translation` without one of the two languages, or languages that were not given | refused, with those that it has |
+| a text that is no string | refused |
+| an empty source | handled: its special tokens alone; an empty target: its end token alone |
+| a text longer than the model | handled: cut at `max_source_length`; a target at `max_target_length` |
+| a language that the tokenizer does not know | refused |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from topwork import Column, DataError, Row, Task, hookimpl
+from topwork_tasks._seq2seq import Seq2SeqOptions, SequenceToSequence
+from topwork_tasks._text import text_of
+
+
+class Options(Seq2SeqOptions):
+    """Options of translation."""
+
+    prompt: str = Field("{source}\n= ", description="for decoders: what the translation continues")
+
+
+class Translation(SequenceToSequence):
+    """Translation; see the module."""
+
+    name = "translation"
+    Options = Options
+    answer = "translation_text"
+    metrics = ("bleu", "chrf", "exact_match", "length")
+    columns = {
+        "translation": Column("a dict of texts by language", required=False),
+        "source": Column("the text, instead of a dict", required=False),
+        "target": Column("its translation", target=True, required=False),
+    }
+
+    @classmethod
+    def source_text(cls, row: Row, number: int, options: Any) -> str:
+        if row.get("translation") is None:
+            return text_of(row, number, "source")
+        return _side(row, number, options.source_language, "source_language")
+
+    @classmethod
+    def target_text(cls, row: Row, number: int, options: Any) -> str:
+        if row.get("translation") is None:
+            return text_of(row, number, "target")
+        return _side(row, number, options.target_language, "target_language")
+
+    @classmethod
+    def example_rows(cls) -> list[Row]:
+        said = {
+            "one house": "ein Haus",
+            "two houses": "zwei Häuser",
+            "one tree": "ein Baum",
+            "two trees": "zwei Bäume",
+            "three trees": "drei Bäume",
+            "three houses": "drei Häuser",
+            "one old tree": "ein alter Baum",
+            "two old houses": "zwei alte Häuser",
+        }
+        return [{"source": source, "target": target} for source, target in said.items()]
+
+
+def _side(row: Row, number: int, language: str | None, option: str) -> str:
+    """One text of a row's dict; the data write languages as `de` where a tokenizer says `de_DE`."""
+    given = row["translation"]
+    if not isinstance(given, Mapping):
+        raise DataError(
+            f"is {type(given).__name__}, no dict of texts by language",
+            row=number,
+            column="translation",
+            mend="or map two columns: `data.columns: {source: ..., target: ...}`",
+        )
+    here = ", ".join(given)
+    if language is None:
+        raise DataError(
+            f"has the languages {here}", row=number, column="translation", mend=f"say which: the task's `{option}`"
+        )
+    name = next((key for key in (language, language.split("_")[0]) if key in given), None)
+    if name is None:
+        raise DataError(
+            f"has no text in `{language}`", row=number, column="translation", mend=f"its languages are {here}"
+        )
+    if not isinstance(given[name], str):
+        raise DataError(
+            f"is {type(given[name]).__name__} in `{name}`, not text", row=number, column="translation", mend="correct it"
+        )
+    return given[name]
+
+
+@hookimpl
+def register_tasks() -> list[type[Task]]:
+    return [Translation]

@@ -1,0 +1,78 @@
+"""What every test has: an offline, single-threaded environment, the installed plugins, and a CPU budget a file."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1")
+
+import sys
+
+import pytest
+
+pytest_plugins = ["cpu_budget"]
+
+#: configs of models that cost next to nothing
+TINY_BERT = {
+    "model_type": "bert",
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+TINY_GPT2 = {
+    "model_type": "gpt2",
+    "vocab_size": 40,
+    "n_embd": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_positions": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What takes seconds to import is imported before any file's time is taken."""
+    if "torch" in sys.modules and session.items and not session.config.option.collectonly:
+        import accelerate.data_loader
+        import datasets
+        import torch
+        import transformers.trainer
+
+        torch.set_num_threads(1)
+        datasets.disable_progress_bars()
+        assert transformers.trainer and accelerate.data_loader
+
+
+@pytest.fixture(scope="session")
+def plugins():
+    """Everything that is installed."""
+    from topwork import load_plugins
+
+    return load_plugins()
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """Everything that is installed, and the tasks and stages of `engine_plugin.py`."""
+    import engine_plugin
+
+    from topwork import load_plugins
+
+    return load_plugins(extra=[engine_plugin])
+
+
+@pytest.fixture
+def tiny_bert() -> dict:
+    return dict(TINY_BERT)
+
+
+@pytest.fixture
+def tiny_gpt2() -> dict:
+    return dict(TINY_GPT2)
