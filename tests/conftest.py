@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DISABLE_TELEMETRY="1")
 
+import gc
 import sys
 
 import pytest
@@ -48,6 +49,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         torch.set_num_threads(1)
         datasets.disable_progress_bars()
         assert transformers.trainer and accelerate.data_loader
+        gc.collect()
+        gc.freeze()  # accelerate collects garbage after each training: what was imported need not be looked through
 
 
 @pytest.fixture(scope="session")

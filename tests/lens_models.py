@@ -134,25 +134,8 @@ def timm_vit() -> Any:
     return timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=3, embed_dim=48, num_classes=3)
 
 
-TRANSFORMERS: dict[str, Callable[[], Any]] = {
-    build.__name__: build
-    for build in (
-        bert,
-        distilbert,
-        albert,
-        vit,
-        gpt2,
-        llama,
-        bart,
-        t5,
-        wav2vec2,
-        swin,
-        modernbert,
-        gpt_neox,
-        deberta,
-        deberta_v2,
-    )
-}
+_TEXTS = (bert, distilbert, albert, modernbert, deberta, deberta_v2, gpt2, gpt_neox, llama, bart, t5)
+TRANSFORMERS: dict[str, Callable[[], Any]] = {build.__name__: build for build in (*_TEXTS, vit, swin, wav2vec2)}
 ALL = {**TRANSFORMERS, "timm_vit": timm_vit}
 ITEMS, TOKENS = 4, 9
 

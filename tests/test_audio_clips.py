@@ -186,7 +186,7 @@ def spoken(tmp_path_factory):
 @pytest.mark.parametrize("name", ["spoken-digits", "spoken-numbers"])
 def test_no_speaker_is_in_both_splits(spoken, name) -> None:
     speakers = [
-        {row["audio"]["path"].removesuffix(".flac").split("en-", 1)[1] for row in spoken[name, split]}
+        {row["audio"]["path"].removesuffix(".flac").split("-en-", 1)[1] for row in spoken[name, split]}
         for split in ("train", "test")
     ]
     people = [

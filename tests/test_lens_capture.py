@@ -16,7 +16,6 @@ from topwork_lens.look import Look
 
 MODELS = runpy.run_path(str(Path(__file__).with_name("lens_models.py")))
 make, without_labels, first_output = MODELS["make"], MODELS["without_labels"], MODELS["first_output"]
-NAMES = list(MODELS["ALL"])
 
 
 def library_weights(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -61,7 +60,7 @@ def test_weights_are_the_library_s_own(name: str, implementation: str) -> None:
         torch.testing.assert_close(mine[good], weights[good], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("albert", "gpt2", "llama", "gpt_neox", "t5")])
+@pytest.mark.parametrize("name", ["bert", "distilbert", "modernbert", "bart", "vit", "swin", "wav2vec2", "timm_vit"])
 def test_weights_times_values_is_the_context(name: str) -> None:
     model, batch = make(name, torch.float64)
     look = Look(model)

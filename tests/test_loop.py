@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from dataclasses import dataclass
 
@@ -17,6 +16,16 @@ from topwork.loop import Settings, evaluate_rows, loss_batches, predict_rows
 from topwork.process import Process
 
 ROWS = engine_plugin.window_rows(37)
+CONFIG = {
+    "model_type": "gpt2",
+    "vocab_size": 40,
+    "n_embd": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_positions": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
 
 
 @dataclass
@@ -33,18 +42,6 @@ class Fake:
 @pytest.fixture(scope="module")
 def work(engine, tmp_path_factory):
     return topwork.build("windows", {"config": CONFIG}, rows=ROWS, plugins=engine)
-
-
-CONFIG = {
-    "model_type": "gpt2",
-    "vocab_size": 40,
-    "n_embd": 16,
-    "n_layer": 1,
-    "n_head": 2,
-    "n_positions": 64,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +181,6 @@ class Watched(engine_plugin.Windows):
     def collate(self, items, mode):
         batch = super().collate(items, mode)
         self.made += [weakref.ref(tensor) for tensor in batch.inputs.values()]
-        gc.collect()
         self.alive.append(sum(reference() is not None for reference in self.made))
         return batch
 

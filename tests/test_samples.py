@@ -86,6 +86,12 @@ def test_python_docs_share_neither_topic_nor_paragraph() -> None:
     assert not set(train["text"]) & set(test["text"])
 
 
+def test_rated_words_share_no_stem() -> None:
+    train, test = rows("rated-words", "train"), rows("rated-words", "test")
+    assert train.features["label"].names == ["negative", "positive"]
+    assert not {text[:4].lower() for text in train["text"]} & {text[:4].lower() for text in test["text"]}
+
+
 def test_other_names_and_splits() -> None:
     assert sample_rows.load_rows("data.csv", RowsOptions(path="data.csv")) is None
     assert sample_rows.load_rows("sample:unheard-of", RowsOptions(path="sample:unheard-of")) is None

@@ -412,3 +412,33 @@ def test_pictures_show_the_worst_first(written):
         assert (row["label"], "truth") in picture.text
         assert ("", "") not in picture.text
     assert task.draw({"text": "x"}, prediction).badness == 0
+
+
+def test_rated_words_share_no_stem_between_splits():
+    from topwork_bases._rated_words import rated_words
+
+    train, test = rated_words("train"), rated_words("test")
+    stems = [{word[:4].lower() for word in split["text"]} for split in (train, test)]
+    assert not stems[0] & stems[1]
+    assert 0.1 < len(test) / (len(train) + len(test)) < 0.3
+    named = dict(zip(train["text"], train["label"])) | dict(zip(test["text"], test["label"]))
+    assert train.features["label"].names[named["wonderful"]] == "positive"
+    assert train.features["label"].names[named["horrible"]] == "negative"
+    with pytest.raises(UsageError, match="train and test"):
+        rated_words("validation")
+
+
+def test_a_folder_inside_an_installed_package_is_found_without_importing_it(tmp_path, monkeypatch):
+    import sys
+
+    package = tmp_path / "brings_a_model"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('was imported')")
+    transformers.BertModel(transformers.BertConfig(**SMALL, vocab_size=60)).save_pretrained(package / "model")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "package:brings_a_model/model"
+    assert load_base(name, BaseOptions(model=name)).backbone().width == 32
+    assert "brings_a_model" not in sys.modules
+    for wrong in ("package:brings_a_model/other", "package:brings_a_model/../.."):
+        with pytest.raises(UsageError, match="no folder"):
+            load_base(wrong, BaseOptions(model=wrong))

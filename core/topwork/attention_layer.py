@@ -42,12 +42,13 @@ class Size:
     """An integer attribute that a module remembers of its size and that must be corrected after slicing.
 
     `attribute` is a path relative to the attention module ("num_heads", "self.all_head_size"). The corrected value is
-    `count * factor`, where `of` says what is counted: attention heads kept or key/value groups kept.
+    `count * factor`, where `of` says what is counted: attention heads kept, key/value groups kept, or ("ratio") the
+    attention heads of a group.
     """
 
     attribute: str
     factor: int = 1
-    of: Literal["heads", "groups"] = "heads"
+    of: Literal["heads", "groups", "ratio"] = "heads"
 
 
 @dataclass
@@ -62,12 +63,14 @@ class AttentionLayer:
         width: width of one attention head's context.
         kept: original numbers of the attention heads that the module still has, ascending; None means all of them.
         groups: key/value groups at the beginning; equal to `heads` without grouped-query attention.
+        groups_left: original numbers of the key/value groups that the module still has; None means all of them.
         callers: module paths that share this very module (albert names one module for all layers).
         side, kind, form: where it stands, what it attends to, and what its weights look like.
         slices: what pruning cuts.
         sizes: what pruning corrects.
         adapter: a named function that corrects what neither slices nor sizes can say; called as
-            `adapter(module, kept_positions)` after slicing, positions counted before it.
+            `adapter(module, kept_positions)` after slicing, positions counted before it; what it changes besides
+            attributes of modules it takes back in the callable that it may answer.
         split: context -> [rows, ..., heads, width]; None means: the last dimension is heads * width, in that order.
         merge: the inverse of `split`.
         prunable: "hard" (slices), "soft" (compact parameters, full width at run time) or "" (refused).
@@ -80,13 +83,14 @@ class AttentionLayer:
     width: int
     kept: tuple[int, ...] | None = None
     groups: int = 0
+    groups_left: tuple[int, ...] | None = None
     callers: tuple[str, ...] = ()
     side: Side = "encoder"
     kind: Kind = "self"
     form: Form = "dense"
     slices: tuple[Slices, ...] = ()
     sizes: tuple[Size, ...] = ()
-    adapter: Callable[[Any, Sequence[int]], None] | None = None
+    adapter: Callable[[Any, Sequence[int]], Callable[[], None] | None] | None = None
     split: Callable[[torch.Tensor], torch.Tensor] | None = None
     merge: Callable[[torch.Tensor], torch.Tensor] | None = None
     prunable: Literal["hard", "soft", ""] = "hard"
@@ -96,6 +100,7 @@ class AttentionLayer:
     def __post_init__(self) -> None:
         self.kept = tuple(range(self.heads)) if self.kept is None else tuple(self.kept)
         self.groups = self.groups or self.heads
+        self.groups_left = tuple(range(self.groups)) if self.groups_left is None else tuple(self.groups_left)
         self.callers = tuple(self.callers) or (self.path,)
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -26,9 +26,6 @@ from topwork_lens.architectures import (
     Part,
     Row,
 )
-
-if TYPE_CHECKING:
-    from topwork.attention_layer import Kind, Side
 
 
 def resolve(module: nn.Module, path: str) -> Any | None:
@@ -199,11 +196,11 @@ def _words(path: str) -> Sequence[str]:
     return re.split(r"[./]", path.lower())
 
 
-def _kind(path: str) -> Kind:
+def _kind(path: str) -> Literal["self", "cross"]:
     return "cross" if any(word in CROSS_WORDS for word in _words(path)) else "self"
 
 
-def _side(path: str, core: nn.Module) -> Side:
+def _side(path: str, core: nn.Module) -> Literal["encoder", "decoder", "backbone"]:
     words = _words(path)
     if any(word in BACKBONE_WORDS for word in words):
         return "backbone"

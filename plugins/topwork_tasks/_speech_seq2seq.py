@@ -64,6 +64,7 @@ def prepare_generation(model: Any, tokenizer: Any) -> None:
             setattr(settings, name, value)
     settings.no_timestamps_token_id = tokenizer.convert_tokens_to_ids("<|notimestamps|>")
     settings.is_multilingual = False
+    settings._from_model_config = False  # what is marked so is dropped on reading, with the entries above
     settings.max_length = model.config.max_target_positions
     settings.return_timestamps = False
 

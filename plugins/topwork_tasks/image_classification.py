@@ -126,7 +126,7 @@ class ImageClassification(Task):
         if native is not None:
             return native
         # a masked autoencoder would hide most of the picture from its task head
-        sees_all = {"mask_ratio": 0.0} if hasattr(self.base.config, "mask_ratio") else {}
+        sees_all: dict[str, Any] = {"mask_ratio": 0.0} if hasattr(self.base.config, "mask_ratio") else {}
         return PooledHead(self.base.backbone(weights=weights, **sees_all), len(numbered), self.options.pooling)
 
     @property

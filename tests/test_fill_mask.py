@@ -1,0 +1,219 @@
+"""fill-mask: predictions equal to the pipeline's, masks by row and by epoch, loss and perplexity, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy
+import pytest
+import torch
+import transformers
+
+import topwork
+from topwork import DataError, UsageError
+from topwork.testing import check_task
+from topwork_tasks._masking import choose, corrupt
+from topwork_tasks._text import TokenizerOptions, learn_tokenizer
+from topwork_tasks.fill_mask import FillMask
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+BASES = {
+    "bert": SMALL,
+    "distilbert": {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 64},
+    "roberta": SMALL,
+    "deberta-v2": SMALL,
+    "modernbert": SMALL,
+}
+ROWS = FillMask.example_rows()
+TEXTS = [row["text"] for row in ROWS if row["answer"] is None]
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta"])
+def written(request, tmp_path_factory):
+    """A folder that plain transformers wrote."""
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp(request.param)
+    kind = "wordpiece" if request.param == "bert" else "bpe"
+    tokenizer = learn_tokenizer(TEXTS * 3, TokenizerOptions(kind=kind, vocab_size=400, min_frequency=1))
+    tokenizer.model_max_length = 32
+    if request.param == "roberta":
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    config = transformers.AutoConfig.for_model(
+        request.param, **SMALL, vocab_size=len(tokenizer), max_position_embeddings=40, pad_token_id=0
+    )
+    model = transformers.AutoModelForMaskedLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"targets": ["red", "blue", "hill"]}])
+def test_predictions_equal_the_pipeline(written, options):
+    work = topwork.build("fill-mask", str(written), **options)
+    texts = ["the red [MASK] ran over the hill", "a [MASK] bird sat on the red [MASK]"]
+    pipe = transformers.pipeline("fill-mask", model=str(written))
+    targets = None
+    if "targets" in options:
+        known = pipe.tokenizer.get_vocab()
+        targets = [word if word in known else f"Ġ{word}" for word in options["targets"]]
+    expected = [pipe(text, top_k=options.get("top_k", 5), targets=targets) for text in texts]
+    found = work.predict([{"text": text} for text in texts])
+    flat = [(found[0], expected[0]), *zip(found[1], expected[1], strict=True)]
+    for mine, theirs in flat:
+        assert [entry.pop("score") for entry in mine] == pytest.approx([entry.pop("score") for entry in theirs], 1e-4)
+        assert mine == theirs
+    json.dumps(found)
+
+
+def test_loss_equals_the_native_class(written):
+    work = topwork.build("fill-mask", str(written), rows=ROWS)
+    batch = work.task.collate(work.task.encode(ROWS, "loss", 0), "loss")
+    plain = transformers.AutoModelForMaskedLM.from_pretrained(written)
+    torch.testing.assert_close(work.task.loss(work.model, batch), plain(**batch.inputs).loss)
+    assert int((batch.inputs["labels"] != -100).sum(1).min()) >= 1
+
+
+def test_masks_are_fixed_by_row_and_drawn_anew_by_seed(written):
+    task = topwork.build("fill-mask", str(written)).task
+    rows = [{"text": text} for text in TEXTS]
+
+    def labels(mode, seed, chosen):
+        return [item.inputs["labels"] for item in task.encode(chosen, mode, seed)]
+
+    assert labels("loss", 0, rows) == labels("loss", 7, rows) == labels("loss", 0, rows[::-1])[::-1]
+    assert labels("loss", 0, rows) == labels("predict", 0, rows)
+    assert labels("train", 1, rows) != labels("train", 2, rows)
+    assert not task.repeatable
+
+
+def test_shares_of_what_is_masked():
+    draw = numpy.random.default_rng(0)
+    places = choose([[place] for place in range(2000)], 0.15, draw)
+    assert len(places) == 300 and places == sorted(set(places))
+    changed = corrupt([7] * 2000, list(range(2000)), 4, range(100, 200), 0.1, 0.1, draw)
+    assert changed.count(4) / 2000 == pytest.approx(0.8, abs=0.03)
+    assert changed.count(7) / 2000 == pytest.approx(0.1, abs=0.03)
+    assert choose([[3]], 0.15, draw) == [3]
+
+
+def test_whole_words_are_masked_together():
+    texts = ["unbelievable houses", "believable unhoused"] * 2
+    work = topwork.build(
+        "fill-mask",
+        {"config": {"model_type": "bert", **SMALL}},
+        rows=[{"text": text} for text in texts],
+        whole_words=True,
+        share=0.5,
+        tokenizer={"vocab_size": 45},
+    )
+    (item,) = work.task.encode([{"text": texts[0]}], "train", 3)
+    names = work.task.tokenizer.convert_ids_to_tokens(
+        [own if own != -100 else said for own, said in zip(item.inputs["labels"], item.inputs["input_ids"])]
+    )
+    chosen = [label != -100 for label in item.inputs["labels"]]
+    assert len(names) > 6
+    for before, name, one, other in zip(names[1:], names[2:-1], chosen[1:], chosen[2:-1]):
+        assert not name.startswith("##") or one == other, (before, name)
+
+
+def test_perplexity_and_accuracy(written):
+    work = topwork.build("fill-mask", str(written))
+    found = work.evaluate(ROWS)
+    items = work.task.encode(ROWS, "loss", 0)
+    batch = work.task.collate(items, "loss")
+    with torch.no_grad():
+        loss = float(work.task.loss(work.model, batch))
+        inputs = {name: value for name, value in batch.inputs.items() if name != "labels"}
+        best = work.model(**inputs).logits.argmax(-1)
+    chosen = batch.inputs["labels"] != -100
+    assert found["loss"] == pytest.approx(loss, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
+    assert found["accuracy"] == pytest.approx(float((best == batch.inputs["labels"])[chosen].float().mean()))
+    assert found["masked"] == int(chosen.sum())
+
+
+def test_long_texts_are_read_in_windows(written):
+    work = topwork.build("fill-mask", str(written))
+    text = "the red fox ran over the green hill " * 12 + "[MASK]"
+    assert len(work.task.encode([{"text": text}], "predict", 0)) > 2
+    (prediction,) = work.predict([{"text": text}])
+    assert len(prediction) == 5 and work.predict([{"text": ""}]) == [[]]
+
+
+@pytest.mark.parametrize("kind", BASES)
+def test_contract_and_learning(kind, tmp_path, plugins):
+    work = check_task(FillMask, {"config": {"model_type": kind, **BASES[kind]}}, tmp_path, plugins=plugins)
+    assert work.form == "native"
+    batch = work.task.collate(work.task.encode(ROWS, "train", 0), "train")
+    optimizer = torch.optim.AdamW(work.model.parameters(), lr=1e-2)
+    work.model.train()
+    losses, touched = [], set()
+    for _ in range(20):
+        loss = work.task.loss(work.model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        touched |= {name for name, value in work.model.named_parameters() if value.grad is not None}
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 2, losses
+    assert {name for name, value in work.model.named_parameters() if value.requires_grad} == touched
+
+
+BAD = {
+    "no text": ({"answer": None}, "text", "missing"),
+    "text is a number": ({"text": 3}, "text", "not text"),
+    "masks without answer": ({"text": "the [MASK] fox"}, "answer", "has masks"),
+    "too many answers": ({"text": "the [MASK] fox", "answer": ["red", "blue"]}, "answer", "2 answers to 1 masks"),
+    "answers without masks": ({"text": "the fox", "answer": "red"}, "answer", "1 answers to 0 masks"),
+    "answer of two tokens": ({"text": "the [MASK] fox", "answer": "red hill"}, "answer", "no single token"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_rows_are_refused_with_row_and_column(written, case):
+    row, column, message = BAD[case]
+    task = topwork.build("fill-mask", str(written)).task
+    with pytest.raises(DataError, match=message) as caught:
+        task.encode([ROWS[0], row], "loss", 0)
+    assert (caught.value.row, caught.value.column) == (1, column)
+    assert caught.value.mend
+
+
+def test_bases_and_targets_that_do_not_fit(written):
+    with pytest.raises(UsageError, match="no task head for masked"):
+        topwork.build("fill-mask", {"config": {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}}, rows=ROWS)
+    with pytest.raises(UsageError, match="no single token"):
+        topwork.build("fill-mask", str(written), targets=["unheard-of word"])
+
+
+@pytest.mark.learn
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_it_learns_rows_by_heart(shuffled, tmp_path):
+    rows = [row for row in ROWS if row["answer"]] * 1
+    rows += [
+        {"text": "the green [MASK] ran over the blue fox", "answer": "bird"},
+        {"text": "a red fox [MASK] on the green bird", "answer": "sat"},
+        {"text": "the red fox [MASK] over the green hill", "answer": "ran"},
+        {"text": "a blue bird sat [MASK] the red hill", "answer": "on"},
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    learned = rows
+    if shuffled:
+        learned = [{**row, "answer": rows[(n + 3) % 8]["answer"]} for n, row in enumerate(rows)]
+    work = topwork.build("fill-mask", {"config": {"model_type": "bert", **SMALL}}, rows=[*ROWS, *rows])
+    work.train(learned, steps=150, batch_size=8, learning_rate=3e-3)
+    work.save(tmp_path / "model")
+    code = (
+        "import json, sys, topwork; rows = json.load(open(sys.argv[2])); "
+        "print(json.dumps(topwork.load(sys.argv[1]).evaluate(rows)['accuracy']))"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "rows.json")]
+    told = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    accuracy = float(told.stdout.splitlines()[-1])
+    assert accuracy == 1 if not shuffled else accuracy <= 0.4
