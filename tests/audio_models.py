@@ -1,4 +1,5 @@
-"""Configs of audio models that cost next to nothing, and clips made on the spot, for the tests of the audio room."""
+"""Configs of audio models that cost next to nothing, clips made on the spot, and a task on a base without the
+runner, for the tests of the audio room."""
 
 from __future__ import annotations
 
@@ -6,6 +7,10 @@ import io
 from typing import Any
 
 import numpy
+import torch
+
+from topwork import BaseOptions
+from topwork_bases.transformers_bases import load_base
 
 _WAVE = {
     "hidden_size": 16,
@@ -97,3 +102,44 @@ def encoded(samples: numpy.ndarray, rate: int, form: str = "WAV") -> bytes:
     target = io.BytesIO()
     soundfile.write(target, samples, rate, format=form)
     return target.getvalue()
+
+
+def make(kind: Any, name: Any, rows: Any, base: Any = None, **options: Any) -> tuple[Any, Any]:
+    """The task (a class) on a tiny config or a folder, and its model, in evaluation mode."""
+    torch.manual_seed(0)
+    named = {"config": CONFIGS[name]} if name in CONFIGS else {"model": str(name)}
+    found = load_base(str(name), BaseOptions(**{**named, **(base or {})}))
+    chosen = kind.Options(**options)
+    task = kind({"base": found}, chosen, kind.learn(rows, {"base": found}, chosen))
+    return task, task.build().eval()
+
+
+def predict(task: Any, model: Any, rows: Any, together: bool = True) -> list[Any]:
+    """Predictions of rows in one batch, or each alone."""
+    told = []
+    for group in [rows] if together else [[row] for row in rows]:
+        items = task.encode(group, "predict", 0)
+        with torch.inference_mode():
+            parts = task.predict(model, task.collate(items, "predict"))
+        for number, row in enumerate(group):
+            told.append(task.merge(row, [part for item, part in zip(items, parts) if item.row == number]))
+    return told
+
+
+def array_rows(target: str, values: tuple[str, ...], count: int = 5, seconds: float = 0.2) -> list[dict[str, Any]]:
+    """Rows of growing length, with the values of the target in turn."""
+    return [
+        {
+            "audio": {"array": clip(seconds + 0.06 * number, seed=number), "sampling_rate": 16000},
+            target: values[number % len(values)],
+        }
+        for number in range(count)
+    ]
+
+
+def lively(model: Any) -> Any:
+    """The random CTC model with a head whose best letter changes from frame to frame."""
+    torch.manual_seed(3)
+    head = getattr(model, "lm_head", None) or model.head
+    torch.nn.init.normal_(head.weight, std=3.0)
+    return model

@@ -53,6 +53,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         gc.freeze()  # accelerate collects garbage after each training: what was imported need not be looked through
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def plugins():
     """Everything that is installed."""
@@ -65,7 +69,6 @@ def plugins():
 def engine():
     """Everything that is installed, and the tasks and stages of `engine_plugin.py`."""
     import engine_plugin
-
     from topwork import load_plugins
 
     return load_plugins(extra=[engine_plugin])

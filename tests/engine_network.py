@@ -31,7 +31,6 @@ class CoupleNetwork(nn.Module):
 
     def forward(self, x, **kwargs):
         ids = (x.abs() * 10).long() + 2
-        found = [side(input_ids=ids, attention_mask=torch.ones_like(ids)).tokens.mean(1) for side in self.children()][
-            :2
-        ]
+        mask = torch.ones_like(ids)
+        found = [side(input_ids=ids, attention_mask=mask).tokens.mean(1) for side in (self.left, self.right)]
         return HeadOutput(self.head(torch.cat(found, 1)))

@@ -262,6 +262,17 @@ class Draw(Stage):
         return {"seed": run.seed, "drawn": [random.random(), float(np.random.rand()), float(torch.rand(()))]}
 
 
+class Agree(Stage):
+    """Whether the model is the same on every process."""
+
+    name: ClassVar[str] = "agree"
+
+    def __call__(self, run):
+        weights = [tensor.double().sum().item() for tensor in run.model.state_dict().values()]
+        gathered = run.process.gather(weights)
+        return {"processes": len(gathered), "agree": all(other == gathered[0] for other in gathered)}
+
+
 @hookimpl
 def register_tasks():
     return [Windows, TogetherWindows, Points, Couple]
@@ -269,4 +280,4 @@ def register_tasks():
 
 @hookimpl
 def register_stages():
-    return [Break, Draw]
+    return [Break, Draw, Agree]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy
 import pytest
 import torch
-from audio_models import CONFIGS, clip, encoded
 
+from audio_models import CONFIGS, clip, encoded
 from topwork import BaseOptions, DataError, RowsOptions, UsageError
 from topwork_bases import spoken_rows
 from topwork_bases.transformers_bases import load_base
@@ -125,7 +125,9 @@ def test_feature_extractors_fit_their_models(name) -> None:
     frontend = Frontend(extractor, found.config)
     features = frontend.features(clip(0.3), 0)
     with torch.no_grad():
-        tokens = found.backbone(weights=False)(**{frontend.main: torch.from_numpy(features[frontend.main])[None]}).tokens
+        tokens = found.backbone(weights=False)(
+            **{frontend.main: torch.from_numpy(features[frontend.main])[None]}
+        ).tokens
     assert tokens.isfinite().all()
     units = frontend.units()
     if units.grid:
@@ -145,7 +147,9 @@ def test_windows_cover_a_clip_evenly() -> None:
         assert set(range(length)) == {place for start, end in found for place in range(start, end)}
 
 
-@pytest.mark.parametrize(("length", "chunk", "stride"), [(2000, 600, 100), (2017, 600, 100), (1300, 500, 0), (400, 500, 80)])
+@pytest.mark.parametrize(
+    ("length", "chunk", "stride"), [(2000, 600, 100), (2017, 600, 100), (1300, 500, 0), (400, 500, 80)]
+)
 def test_the_kept_frames_of_chunks_tile_a_clip(length, chunk, stride) -> None:
     align, told = 20, []
     for start, end, left, right in chunk_places(length, chunk, stride, align):

@@ -110,7 +110,7 @@ def test_whole_words_are_masked_together():
         rows=[{"text": text} for text in texts],
         whole_words=True,
         share=0.5,
-        tokenizer={"vocab_size": 45},
+        tokenizer={"vocab_size": 24},
     )
     (item,) = work.task.encode([{"text": texts[0]}], "train", 3)
     names = work.task.tokenizer.convert_ids_to_tokens(
@@ -187,7 +187,9 @@ def test_bad_rows_are_refused_with_row_and_column(written, case):
 
 def test_bases_and_targets_that_do_not_fit(written):
     with pytest.raises(UsageError, match="no task head for masked"):
-        topwork.build("fill-mask", {"config": {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}}, rows=ROWS)
+        topwork.build(
+            "fill-mask", {"config": {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2}}, rows=ROWS
+        )
     with pytest.raises(UsageError, match="no single token"):
         topwork.build("fill-mask", str(written), targets=["unheard-of word"])
 

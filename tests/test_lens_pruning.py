@@ -19,7 +19,7 @@ from topwork_lens.refusals import REASONS
 MODELS = runpy.run_path(str(Path(__file__).with_name("lens_models.py")))
 make, without_labels, first_output = MODELS["make"], MODELS["without_labels"], MODELS["first_output"]
 NAMES = list(MODELS["ALL"])
-CANNOT_BE_EMPTY = ("gpt2", "deberta", "deberta_v2")
+NEVER_EMPTY = ("gpt2", "deberta", "deberta_v2")
 
 
 def some_heads(look: Look) -> dict[str, list[int]]:
@@ -83,7 +83,7 @@ def test_a_fresh_model_gets_the_same_shape_and_the_same_numbers(name: str) -> No
     assert torch.equal(expected, first_output(copy.deepcopy(fresh), inputs))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in CANNOT_BE_EMPTY])
+@pytest.mark.parametrize("name", NAMES)
 def test_all_attention_heads_of_a_layer_can_go(name: str) -> None:
     model, batch = make(name)
     inputs = without_labels(batch, model)
@@ -96,49 +96,56 @@ def test_all_attention_heads_of_a_layer_can_go(name: str) -> None:
         look.prune_heads(everything, check=inputs)
         close(masked, first_output(model, inputs))
         assert look.layers[index].kept == ()
+        assert look.table()[index]["form"] == ("hard and soft" if name in NEVER_EMPTY else "hard")
         whole = copy.deepcopy(model)
 
 
-@pytest.mark.parametrize("name", CANNOT_BE_EMPTY)
-def test_a_layer_that_cannot_be_empty_is_refused_and_left_as_it_was(name: str) -> None:
+def wrong_index(monkeypatch: pytest.MonkeyPatch, *modules: Any, after: int = 8) -> None:
+    """From the ninth parameter on, cut the wrong positions."""
+    right, calls = modules[0].index_of, []
+
+    def shifted(*args: Any) -> list[int]:
+        calls.append(1)
+        found = right(*args)
+        others = sorted(set(range(args[-1])) - set(found))
+        return sorted(found[1:] + others[:1]) if len(calls) > after else found
+
+    for module in modules:
+        monkeypatch.setattr(module, "index_of", shifted)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5", "swin", "bert", "gpt2"])
+def test_a_wrong_cut_is_found_and_put_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from topwork_lens import slicing, soft
+
     model, batch = make(name)
     inputs = without_labels(batch, model)
     before, state = first_output(model, inputs), copy.deepcopy(model.state_dict())
-    with pytest.raises(Refused) as refused:
-        topwork.prune_heads(model, {0: [1], 1: [0, 1, 2, 3]}, check=inputs)
-    assert refused.value.reason == "check_failed"
-    assert torch.equal(before, first_output(model, inputs))
-    assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
-    assert alterations(model) == {}
-    assert all(layer.removed == () for layer in Look(model).layers)
-
-
-@pytest.mark.parametrize("name", ["llama", "t5", "swin", "bert"])
-def test_a_wrong_cut_is_found_and_put_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from topwork_lens import slicing
-
-    model, batch = make(name)
-    inputs = without_labels(batch, model)
-    before = first_output(model, inputs)
-    right = slicing.gathered
-
-    def shifted(indices: Any, chosen: Any) -> list[int]:
-        found = right(indices, chosen)
-        return found[1:] + found[:1]
-
-    calls = []
-
-    def wrong(indices: Any, chosen: Any) -> list[int]:
-        calls.append(1)
-        return shifted(indices, chosen) if len(calls) > 8 else right(indices, chosen)
-
-    monkeypatch.setattr(slicing, "gathered", wrong)
+    wrong_index(monkeypatch, slicing, soft)
     look = Look(model)
     with pytest.raises(Refused) as refused:
         look.prune_heads({layer.path: [0] for layer in look.layers}, check=inputs)
     assert refused.value.reason == "check_failed"
     assert torch.equal(before, first_output(model, inputs))
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
     assert alterations(model) == {}
+    assert all(layer.removed == () for layer in look.layers)
+
+
+def test_where_cutting_fails_the_soft_form_is_taken_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from topwork_lens import slicing
+
+    model, batch = make("bert")
+    inputs = without_labels(batch, model)
+    wrong_index(monkeypatch, slicing)
+    look = Look(model)
+    with look.mask_heads({0: [0], 1: [1]}):
+        masked = first_output(model, inputs)
+    result = look.prune_heads({0: [0], 1: [1]}, check=inputs)
+    close(masked, first_output(model, inputs))
+    assert [line["form"] for line in result.layers] == ["hard", "soft", "whole"]
+    assert "masked and pruned differ" in result.layers[1]["form_reason"]
 
 
 def test_grouped_queries_share_while_they_can() -> None:

@@ -142,13 +142,14 @@ def test_overfits_native_and_generic_task_heads(kind):
     task, model = build({"config": {"model_type": kind, **KINDS[kind]}}, stride=2)
     batch = task.collate(task.encode(ROWS, "train", 0), "train")
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    first = float(task.loss(model, batch).detach())
-    for _ in range(60):
+    losses = [float(task.loss(model, batch).detach())]
+    while losses[-1] > losses[0] / 10 and len(losses) < 200:
         optimizer.zero_grad()
         loss = task.loss(model, batch)
         loss.backward()
         optimizer.step()
-    assert float(loss.detach()) < first / 4
+        losses.append(float(loss.detach()))
+    assert losses[-1] <= losses[0] / 10
     assert not [name for name, value in model.named_parameters() if value.grad is None]
     metric = task.metric()
     for row, prediction in zip(ROWS, predict(task, model, ROWS)):

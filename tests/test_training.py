@@ -350,7 +350,7 @@ def test_the_model_is_as_it_was_but_trained(engine, tiny_gpt2):
     assert config["use_cache"]
     train(work, rows, gradient_checkpointing=True, batch_size=4)
     assert work.model.config.to_dict() == config
-    assert not work.model.is_gradient_checkpointing and not work.model.training
+    assert not work.model.is_activation_checkpointing and not work.model.training
     assert work.model.lm_head.weight is work.model.transformer.wte.weight
     vit = points(engine)
     train(vit)

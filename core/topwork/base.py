@@ -108,6 +108,11 @@ class Base(Protocol):
         """
         ...
 
+    def trained_labels(self, *auto: str) -> list[str] | None:
+        """Label names of the checkpoint's own task head, in the order of its outputs, when it was trained for one of
+        these auto classes and the recipe keeps it; else None."""
+        ...
+
     def processor(self, kind: str, **changes: Any) -> Any | None:
         """The saved tokenizer, image processor, feature extractor or processor of the base, or None when it has none
         (the task then makes one from the rows). `kind` is "tokenizer", "image_processor", "feature_extractor",

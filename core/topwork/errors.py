@@ -75,10 +75,16 @@ class DataError(TopworkError):
     to the position in the data set. With `data.on_error: skip` such rows are skipped and counted."""
 
     def __init__(
-        self, cause: str, *, row: int | None = None, column: str | None = None, mend: str | None = None
+        self,
+        cause: str,
+        *,
+        row: int | None = None,
+        column: str | None = None,
+        mend: str | None = None,
+        place: str | None = None,
     ) -> None:
         self.row, self.column = row, column
-        super().__init__(cause, mend=mend)
+        super().__init__(cause, mend=mend, place=place)
 
     def __str__(self) -> str:
         parts = []

@@ -75,8 +75,8 @@ def build_head(task: Task, bases: Mapping[str, Base], weights: bool) -> nn.Modul
 
 @hookspec(firstresult=True)
 def attention_layer(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
-    """The attention layer that this module is *as it stands now*, or None: one module of a model can be taught this way.
-    The lens lays the original numbers over what was pruned before."""
+    """The attention layer that this module is *as it stands now*, or None. One module of a model can be taught this
+    way; the lens lays the original numbers over what was pruned before."""
 
 
 @hookspec(firstresult=True)

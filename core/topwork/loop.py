@@ -197,7 +197,14 @@ def evaluate_rows(
     """
     metric = task.metric()
     for number, row, prediction in predict_rows(task, model, rows, settings, process, limit=limit):
-        metric.update(row, prediction)
+        try:
+            metric.update(row, prediction)
+        except DataError as error:  # a target that only the metric looks at
+            error.row = number
+            if settings.on_error != "skip":
+                raise
+            settings.skipped.append({"row": number, "column": error.column, "cause": error.cause})
+            continue
         if watch is not None:
             watch(number, row, prediction)
     gathered = process.gather(metric)

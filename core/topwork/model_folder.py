@@ -106,7 +106,7 @@ def manifest(work: TaskModel, plainly: bool, aliases: Mapping[str, str]) -> dict
 def _origin(base: Any) -> dict[str, Json]:
     """Where a base came from. A local folder is named without its path: that says nothing on another machine."""
     said = {
-        "origin": plain(base.origin),
+        "origin": _without_paths(plain(base.origin)),
         "options": base.options.model_dump(mode="json", exclude_defaults=True),
     }
     for part in said.values():
@@ -114,6 +114,13 @@ def _origin(base: Any) -> dict[str, Json]:
             if isinstance(part.get(key), str) and Path(part[key]).expanduser().is_dir():
                 part[key] = f"./{Path(part[key]).resolve().name}"
     return said
+
+
+def _without_paths(value: Json) -> Json:
+    """Without the entries in which transformers notes from where it read a config."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_paths(entry) for key, entry in value.items() if key not in ("_name_or_path", "name_or_path")}
 
 
 def _count_tensors(folder: Path) -> int:

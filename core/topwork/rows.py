@@ -7,6 +7,7 @@ and their roles.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -117,14 +118,24 @@ def canonical(rows: Any, task: type[Task], columns: Mapping[str, str], *, target
     kept = {name: origin for name, origin in source.items() if origin in present}
     if isinstance(rows, Sequence) and not hasattr(rows, "features"):
         return [{name: row.get(origin) for name, origin in kept.items()} for row in rows]
-    return _renamed(rows, kept)
+    return _renamed(rows, kept, [name for name, column in task.columns.items() if column.lazy])
 
 
-def _renamed(dataset: Any, kept: Mapping[str, str]) -> Any:
+def undecoded(dataset: Any, columns: Sequence[str]) -> Any:
+    """The dataset with files of these columns as {"bytes", "path"}: the task opens them, so that a file that cannot be
+    opened is a fault of its row and not of the whole data set."""
+    features = getattr(dataset, "features", None) or {}
+    for name in columns:
+        if getattr(features.get(name), "decode", False):
+            dataset = dataset.cast_column(name, replace(features[name], decode=False))
+    return dataset
+
+
+def _renamed(dataset: Any, kept: Mapping[str, str], lazy: Sequence[str] = ()) -> Any:
     """A `datasets` dataset with the columns `kept` (new name -> old name)."""
     if len(set(kept.values())) < len(kept):
         raise TopworkError("two of the task's columns are mapped to one column", place="data.columns")
-    dataset = dataset.select_columns(list(kept.values()))
+    dataset = undecoded(dataset.select_columns(list(kept.values())), [kept[name] for name in lazy if name in kept])
     moves = {origin: f"\0{name}" for name, origin in kept.items() if origin != name}
     if moves:  # by way of free names, so that columns can be swapped
         dataset = dataset.rename_columns(moves).rename_columns({new: new[1:] for new in moves.values()})

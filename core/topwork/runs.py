@@ -170,7 +170,7 @@ class Run:
         record.pop("options", None)
         self.results.append(record)
         if saved := record["result"].get("model_folder"):
-            self.model_folder = Path(saved)
+            self.model_folder = self.root / saved
         return True
 
 

@@ -96,22 +96,30 @@ def check(stage: Train, run: Run, streaming: bool) -> None:
 
 @contextmanager
 def as_before(model: Any) -> Iterator[None]:
-    """Undo what Trainer and accelerate leave on a model: a `forward` wrapped for mixed precision, `use_cache` in its
-    config, gradient checkpointing."""
+    """Undo what Trainer and accelerate leave on a model: a `forward` wrapped for mixed precision, the mark that it is
+    prepared (a second training would then neither wrap nor synchronise it), `use_cache` in its config, gradient
+    checkpointing."""
     forward = model.__dict__.get("forward")
     config = getattr(model, "config", None)
     cache = config.__dict__.get("use_cache", _NOTHING) if config is not None else _NOTHING
-    checkpointed = getattr(model, "is_gradient_checkpointing", False)
+    checkpointed = _checkpoints(model)
     try:
         yield
     finally:
-        model.__dict__.pop("_original_forward", None)
-        model.__dict__.pop("forward", None)
+        for left in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            model.__dict__.pop(left, None)
         if forward is not None:
             model.forward = forward
         if config is not None:
             config.__dict__.pop("use_cache", None)
             if cache is not _NOTHING:
                 config.use_cache = cache
-        if not checkpointed and getattr(model, "is_gradient_checkpointing", False):
-            model.gradient_checkpointing_disable()
+        if _checkpoints(model) and not checkpointed:
+            name = "activation_checkpointing_disable"
+            getattr(model, name if hasattr(model, name) else "gradient_checkpointing_disable")()
+
+
+def _checkpoints(model: Any) -> bool:
+    """Whether activations are recomputed in the backward pass; transformers renamed this within version 5."""
+    name = "is_activation_checkpointing"
+    return bool(getattr(model, name if hasattr(model, name) else "is_gradient_checkpointing", False))

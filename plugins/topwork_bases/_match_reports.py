@@ -10,9 +10,9 @@ import random
 
 COUNTS = {"train": 6000, "test": 300}
 
-_TEAMS = "Lions Bears Hawks Wolves Sharks Bulls Foxes Tigers Eagles Rams".split()
-_PLACES = "Oslo Bern Lima Rome Cork Graz Nice Turin Kyoto Perth".split()
-_DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_TEAMS = str.split("Lions Bears Hawks Wolves Sharks Bulls Foxes Tigers Eagles Rams")
+_PLACES = str.split("Oslo Bern Lima Rome Cork Graz Nice Turin Kyoto Perth")
+_DAYS = str.split("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 _WEATHER = ["It rained all evening.", "The sun was shining.", "A cold wind blew.", "It was a mild night.", ""]
 _CROWD = ["The stands were full.", "Few people came.", "The crowd sang to the end.", ""]
 

@@ -9,16 +9,16 @@ import random
 
 LIMIT = 100_000
 
-_EN = (
+_EN = str.split(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
-).split()
-_EN_TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
-_DE = (
+)
+_EN_TENS = str.split("- - twenty thirty forty fifty sixty seventy eighty ninety")
+_DE = str.split(
     "null ein zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn siebzehn "
     "achtzehn neunzehn"
-).split()
-_DE_TENS = "- - zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig".split()
+)
+_DE_TENS = str.split("- - zwanzig dreißig vierzig fünfzig sechzig siebzig achtzig neunzig")
 
 
 def english(number: int) -> str:
@@ -74,6 +74,4 @@ def number_words(split: str) -> list[dict[str, dict[str, str]]]:
 def number_lines(split: str) -> list[dict[str, str]]:
     """Rows {"text"}: a number in digits, in English and in German, so that what is masked in one can be told from
     another."""
-    return [
-        {"text": f"{' '.join(str(number))} = {english(number)} = {german(number)}"} for number in numbers(split)
-    ]
+    return [{"text": f"{' '.join(str(number))} = {english(number)} = {german(number)}"} for number in numbers(split)]

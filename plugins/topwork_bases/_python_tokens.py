@@ -14,17 +14,17 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-ROLES = (
+ROLES = str.split(
     "O keyword function class call method attribute parameter argument module decorator variable number string operator"
-).split()
-_MODULES = (
-    "argparse bdb bisect calendar cmd code codecs configparser contextlib copy csv dataclasses difflib dis doctest enum "
-    "fileinput filecmp fnmatch fractions ftplib functools getopt glob gzip heapq hmac imaplib inspect ipaddress "
+)
+_MODULES = str.split(
+    "argparse bdb bisect calendar cmd code codecs configparser contextlib copy csv dataclasses difflib dis doctest "
+    "enum fileinput filecmp fnmatch fractions ftplib functools getopt glob gzip heapq hmac imaplib inspect ipaddress "
     "linecache locale mailbox mimetypes netrc numbers operator optparse os pdb pickle pickletools platform plistlib "
     "poplib pprint profile pstats queue random reprlib runpy sched selectors shelve shlex shutil smtplib socket "
     "socketserver statistics string subprocess tarfile tempfile textwrap threading timeit tokenize trace traceback "
     "types typing uuid warnings wave weakref webbrowser zipapp zipfile"
-).split()
+)
 _SHORTEST, _LONGEST = 4, 40
 _LAYOUT = {tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.COMMENT, tokenize.ENCODING, tokenize.ENDMARKER}
 

@@ -16,8 +16,9 @@ from topwork_lens.discovery import Key, find_layers, heads_by_layer, layer_at, n
 from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates
 from topwork_lens.importance import RowLosses, own_loss, score, single_items
 from topwork_lens.probe import probe_inputs
-from topwork_lens.pruning import Pruned, line, prune
+from topwork_lens.pruning import Pruned, lines, prune
 from topwork_lens.refusals import refuse
+from topwork_lens.soft import living_layers
 from topwork_lens.scores import Importance, Normalise, importance_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Look:
     @property
     def layers(self) -> list[AttentionLayer]:
         """The attention layers as they stand now, in the order of the module tree."""
-        return find_layers(self.model, self.plugins)
+        return living_layers(self.model, self.plugins)
 
     def active_layers(self) -> list[AttentionLayer]:
         """The attention layers without the attention heads that a kept gate of 0 has switched off."""
@@ -64,8 +65,8 @@ class Look:
     def table(self) -> list[dict[str, Json]]:
         """One line a layer: path, group, number, heads, kept, groups, width, form, prunable, why, gates."""
         found = []
-        for (group, number), layer in numbered(self.layers).items():
-            entry = {"group": group, "number": number, "side": layer.side, "kind": layer.kind, **line(layer)}
+        layers = self.layers
+        for layer, entry in zip(numbered(layers).values(), lines(self.model, layers), strict=True):
             entry |= {"groups": layer.groups, "width": layer.width, "prunable": layer.prunable, "why": layer.why}
             found.append({**entry, "gates": kept_gates(self.model, layer)})
         return found
@@ -101,7 +102,7 @@ class Look:
         Raises:
             Refused: something that ran cannot be seen.
         """
-        found = self.layers
+        found = find_layers(self.model, self.plugins)  # what is gone softly is still computed
         chosen = found if layers is None else [layer_at(found, key) for key in layers]
         options: dict[str, Any] = {"heads": heads, "keys": keys, "places": places, "block": block}
         capture = Capture(self.model, chosen, what, memory=memory, device=device, **options)

@@ -1,24 +1,26 @@
 """Pruning: really smaller weights, with the proof that the pruned model computes what the masked one computes.
 
 Per layer: run it masked on the inputs that it has in the model, cut it, run it again, compare, and commit or put it
-back. At the end the whole model once. What is kept is noted in the model's alterations by original numbers, never in
-the caller's config.
+back. At the end the whole model once. Where a hard cut fails, the soft form is tried, with the failure as its reason.
+What is kept is noted in the model's alterations by original numbers, never in the caller's config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
-from topwork import AttentionLayer, Json, TopworkError, alterations
-from topwork_lens.discovery import describe_one, find_layers, heads_by_layer
+from topwork import AttentionLayer, Json, Refused, TopworkError, alterations
+from topwork_lens.discovery import describe_one, find_layers, heads_by_layer, numbered
+from topwork_lens.flops import Flops, count_flops
 from topwork_lens.gates import factors_of, gated, refresh_gates
 from topwork_lens.refusals import refuse
 from topwork_lens.selfcheck import Comparison, Replay, compare, record, run_outputs
-from topwork_lens.slicing import Undo, cut, shared_elsewhere
+from topwork_lens.slicing import Undo, cut, groups_of, shared_elsewhere
+from topwork_lens.soft import living_layers, soft_entry, soften, surviving, tidy
 
 Call = Callable[[], Any]
 
@@ -29,9 +31,11 @@ class Pruned:
 
     Args:
         removed: original numbers of the attention heads that went, by module path.
-        layers: path, form, kept numbers and original count of every layer of the model.
+        layers: of every layer of the model: group, number, side, kind, path, form ("whole", "hard", "soft", or "hard
+            and soft": all but one attention head cut, the last one soft), why it is soft, kept numbers, heads.
         check: how masked and pruned model compare; None when nothing was removed.
         by_layer: the same for each layer alone.
+        flops: floating-point operations on the batch that it was checked with, before and after.
     """
 
     removed: dict[str, list[int]]
@@ -41,15 +45,27 @@ class Pruned:
     parameters_after: int
     layers: list[dict[str, Json]]
     check: Comparison | None
+    flops: tuple[Flops, Flops]
     by_layer: dict[str, Comparison] = field(default_factory=dict)
 
     def json(self) -> dict[str, Json]:
         """For a stage's result."""
-        plain = ("removed", "heads_before", "heads_after", "parameters_before", "parameters_after", "layers")
+        counts = ("heads_before", "heads_after", "parameters_before", "parameters_after")
         check = self.check.json() if self.check else None
         if check is not None:
             check["layers"] = {path: found.json() for path, found in self.by_layer.items()}
-        return {**{name: getattr(self, name) for name in plain}, "check": check}
+        before, after = self.flops
+        return {
+            **{name: getattr(self, name) for name in counts},
+            "flops_before": before.total,
+            "flops_after": after.total,
+            "attention_share": before.share,
+            "speed_limit": before.limit(after),
+            "flops": {"before": before.json(), "after": after.json()},
+            "removed": self.removed,
+            "layers": self.layers,
+            "check": check,
+        }
 
 
 def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plugins: Any = None) -> Pruned:
@@ -61,20 +77,20 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
     Raises:
         Refused: something would be wrong; the model is then as it was.
     """
-    layers = find_layers(model, plugins)
+    layers = living_layers(model, plugins)
     asked = heads_by_layer(layers, heads)
     removed = {path: [n for n in numbers if n in (layer.kept or ())] for path, (layer, numbers) in asked.items()}
     removed = {path: numbers for path, numbers in removed.items() if numbers}
     chosen = [asked[path][0] for path in removed]
-    before = count_heads(layers), count_parameters(model)
-    found: tuple[Comparison | None, dict[str, Comparison]] = (None, {})
-    if chosen:
-        for layer in chosen:
-            _permit(model, layer)
-        found = _checked(model, chosen, removed, call, plugins)
-    layers = find_layers(model, plugins)
-    after = count_heads(layers), count_parameters(model)
-    return Pruned(removed, before[0], after[0], before[1], after[1], [line(layer) for layer in layers], *found)
+    for layer in chosen:
+        _permit(model, layer)
+    before = count_heads(layers), count_parameters(model), count_flops(model, layers, call)
+    work = _Work(model, removed, call, plugins)
+    found = work.all(chosen) if chosen else (None, {})
+    layers = living_layers(model, plugins)
+    flops = (before[2], count_flops(model, layers, call) if chosen else before[2])
+    counts = (before[0], count_heads(layers), before[1], count_parameters(model))
+    return Pruned(removed, *counts, lines(model, layers), found[0], flops, found[1])
 
 
 def count_heads(layers: Sequence[AttentionLayer]) -> int:
@@ -87,14 +103,29 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def line(layer: AttentionLayer) -> dict[str, Json]:
-    """A layer in a result."""
-    form = "hard" if layer.removed else "whole"
-    return {"path": layer.path, "form": form, "kept": list(layer.kept or ()), "heads": layer.heads}
+def lines(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[dict[str, Json]]:
+    """The layers in a result."""
+    found = []
+    for (group, number), layer in numbered(layers).items():
+        where = {"group": group, "number": number, "side": layer.side, "kind": layer.kind, "path": layer.path}
+        soft = soft_entry(model, layer.path)
+        form = "soft" if soft else "hard" if layer.removed else "whole"
+        if soft and len(soft["gone"]) < len(layer.removed):
+            form = "hard and soft"
+        found.append(
+            {
+                **where,
+                "form": form,
+                "form_reason": soft["why"] if soft else "",
+                "kept": list(layer.kept or ()),
+                "heads": layer.heads,
+            }
+        )
+    return found
 
 
 def _permit(model: nn.Module, layer: AttentionLayer) -> None:
-    if layer.prunable != "hard":
+    if not layer.prunable:
         raise refuse("not_a_head", layer.why or "this layer cannot be pruned", place=layer.path, mend="mask it instead")
     other = shared_elsewhere(model, layer)
     if other is not None:
@@ -103,48 +134,112 @@ def _permit(model: nn.Module, layer: AttentionLayer) -> None:
         )
 
 
-def _checked(
-    model: nn.Module, layers: Sequence[AttentionLayer], removed: Mapping[str, list[int]], call: Call, plugins: Any
-) -> tuple[Comparison, dict[str, Comparison]]:
-    gates = {layer.path: (layer, factors_of(layer, removed[layer.path])) for layer in layers}
-    replays, plain = record(model, layers, find_layers(model, plugins), call)
-    with gated(model, gates):
-        masked = run_outputs(model, call)
-    undone: list[tuple[AttentionLayer, Undo]] = []
-    by_layer: dict[str, Comparison] = {}
-    try:
-        for layer in layers:
-            replay = replays.pop(layer.path)
-            by_layer[layer.path] = _one(model, layer, removed[layer.path], replay, gates[layer.path], undone, plugins)
-        whole = _agree(masked, _running(lambda: run_outputs(model, call), "the pruned model"), plain, "the whole model")
-    except BaseException:
-        for layer, undo in reversed(undone):
+@dataclass
+class _Step:
+    """One layer that was pruned, and how to take that back."""
+
+    layer: AttentionLayer
+    undos: list[Undo] = field(default_factory=list)
+
+    def restore(self, model: nn.Module) -> None:
+        for undo in reversed(self.undos):
             undo.restore()
-            _note(model, layer)
-            refresh_gates(model, layer)
-        raise
-    return whole, by_layer
+        self.undos.clear()
+        _note(model, self.layer)
+        refresh_gates(model, self.layer)
 
 
-def _one(
-    model: nn.Module,
-    layer: AttentionLayer,
-    gone: Sequence[int],
-    replay: Replay,
-    gate: tuple[AttentionLayer, Any],
-    undone: list[tuple[AttentionLayer, Undo]],
-    plugins: Any,
-) -> Comparison:
-    """Cut one layer and compare it with itself masked."""
-    plain = replay()
-    with gated(model, {layer.path: gate}):
-        masked = replay()
-    kept, groups, left = plan(layer, gone)
-    undone.append((layer, cut(model, layer, kept, groups)))
-    note(model, layer, [(layer.kept or ())[position] for position in kept], left)
-    now = describe_one(layer.path, model.get_submodule(layer.path), model, plugins)
-    refresh_gates(model, now or layer)
-    return _agree(masked, _running(replay, layer.path), plain, layer.path)
+class _Work:
+    """Pruning the chosen layers of one model, with everything put back when it fails."""
+
+    def __init__(self, model: nn.Module, removed: Mapping[str, list[int]], call: Call, plugins: Any) -> None:
+        self.model, self.removed, self.call, self.plugins = model, removed, call, plugins
+        self.steps: list[_Step] = []
+
+    def all(self, layers: Sequence[AttentionLayer]) -> tuple[Comparison, dict[str, Comparison]]:
+        """Hard where that works; all soft when every layer agrees but the whole model does not."""
+        try:
+            return self._once(layers)
+        except Refused as refused:
+            if refused.reason != "check_failed" or all(layer.prunable == "soft" for layer in layers):
+                raise
+            if not refused.place or not refused.place.startswith("the "):
+                raise
+            why = f"cut, {refused.place} failed: {refused.cause}"
+            return self._once([replace(layer, prunable="soft", why=layer.why or why) for layer in layers])
+
+    def _once(self, layers: Sequence[AttentionLayer]) -> tuple[Comparison, dict[str, Comparison]]:
+        gates = {layer.path: (layer, factors_of(layer, self.removed[layer.path])) for layer in layers}
+        replays, plain = record(self.model, layers, find_layers(self.model, self.plugins), self.call)
+        with gated(self.model, gates):
+            masked = run_outputs(self.model, self.call)
+        by_layer: dict[str, Comparison] = {}
+        try:
+            for layer in layers:
+                by_layer[layer.path] = self._layer(layer, replays.pop(layer.path), gates[layer.path])
+            pruned = _running(lambda: run_outputs(self.model, self.call), "the pruned model")
+            return _agree(masked, pruned, plain, "the whole model"), by_layer
+        except BaseException:
+            while self.steps:
+                self.steps.pop().restore(self.model)
+            raise
+
+    def _layer(self, layer: AttentionLayer, replay: Replay, gate: tuple[AttentionLayer, Any]) -> Comparison:
+        """Prune one layer in the first form in which it computes what it computes masked."""
+        plain = replay()
+        with gated(self.model, {layer.path: gate}):
+            masked = replay()
+        refused: Refused | None = None
+        for attempt in self._attempts(layer, refused_by=lambda: refused):
+            step = _Step(layer)
+            self.steps.append(step)
+            try:
+                attempt(step)
+                return _agree(masked, _running(replay, layer.path), plain, layer.path)
+            except Exception as error:
+                self.steps.pop().restore(self.model)
+                if isinstance(error, TopworkError) and not isinstance(error, Refused):
+                    raise
+                refused = refused or (error if isinstance(error, Refused) else _does_not_run(error, layer.path))
+        assert refused is not None
+        raise refused
+
+    def _attempts(
+        self, layer: AttentionLayer, refused_by: Callable[[], Refused | None]
+    ) -> Iterator[Callable[[_Step], None]]:
+        gone = set(self.removed[layer.path])
+        kept = list(layer.kept or ())
+
+        def hard(step: _Step, leaves: Sequence[int] = ()) -> None:
+            positions, groups, left = plan(layer, gone - set(leaves))
+            step.undos.append(cut(self.model, layer, positions, groups))
+            note(self.model, layer, [kept[position] for position in positions], left)
+            self._described(layer)
+
+        def soft(step: _Step) -> None:
+            refused = refused_by()
+            stands = next(one for one in find_layers(self.model, self.plugins) if one.path == layer.path)
+            entry = soft_entry(self.model, layer.path) or {"gone": []}
+            everything = sorted(gone & set(stands.kept or ()) | set(entry["gone"]))
+            step.undos.append(
+                soften(self.model, stands, everything, layer.why or (refused.cause if refused else "asked for"))
+            )
+            self._described(layer)
+
+        def nearly_all(step: _Step) -> None:
+            hard(step, kept[:1])
+            soft(step)
+
+        if layer.prunable == "hard":
+            yield hard
+            if set(kept) <= gone and len(kept) > 1:
+                yield nearly_all
+        yield soft
+
+    def _described(self, layer: AttentionLayer) -> None:
+        """The kept gates of a layer that has just changed fit it again."""
+        now = describe_one(layer.path, self.model.get_submodule(layer.path), self.model, self.plugins)
+        refresh_gates(self.model, surviving(self.model, now or layer))
 
 
 def _running(run: Callable[[], Any], place: str) -> Any:
@@ -153,9 +248,11 @@ def _running(run: Callable[[], Any], place: str) -> Any:
     except TopworkError:
         raise
     except Exception as error:
-        raise refuse(
-            "check_failed", f"it does not run any more: {error}", place=place, mend="mask it instead"
-        ) from error
+        raise _does_not_run(error, place) from error
+
+
+def _does_not_run(error: Exception, place: str) -> Refused:
+    return refuse("check_failed", f"it does not run any more: {error}", place=place, mend="mask it instead")
 
 
 def _agree(masked: Any, pruned: Any, plain: Any, place: str) -> Comparison:
@@ -177,7 +274,7 @@ def plan(layer: AttentionLayer, gone: Sequence[int]) -> tuple[list[int], list[in
     heads; otherwise each kept attention head gets a copy of its group's keys and values.
     """
     numbers = list(layer.kept or ())
-    left = list(layer.notes.get("groups_left", range(layer.groups)))
+    left = groups_of(layer)
     kept = [position for position, number in enumerate(numbers) if number not in set(gone)]
     ratio = len(numbers) // len(left) if left else 1
     of_head = [position // ratio for position in kept]
@@ -201,12 +298,10 @@ def note(model: nn.Module, layer: AttentionLayer, kept: Sequence[int], left: Seq
 
 def _note(model: nn.Module, layer: AttentionLayer) -> None:
     """Put a layer's note back to what the description of it says."""
-    if layer.removed:
-        note(model, layer, layer.kept or (), layer.notes.get("groups_left", ()))
+    if soft_entry(model, layer.path):
         return
-    section = alterations(model)["lens"]
-    section["layers"].pop(layer.path, None)
-    for name in [name for name, entry in section.items() if not entry]:
-        section.pop(name)
-    if not section:
-        alterations(model).pop("lens")
+    if layer.removed:
+        note(model, layer, layer.kept or (), groups_of(layer))
+        return
+    alterations(model).get("lens", {}).get("layers", {}).pop(layer.path, None)
+    tidy(model)

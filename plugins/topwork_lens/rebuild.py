@@ -12,6 +12,7 @@ from topwork_lens.discovery import find_layers
 from topwork_lens.gates import keep_gates
 from topwork_lens.pruning import note
 from topwork_lens.slicing import cut
+from topwork_lens.soft import living_layers, soften
 
 
 def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None) -> None:
@@ -31,6 +32,10 @@ def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None)
         cut(model, layer, entry["kept"], entry["groups_left"])
         note(model, layer, entry["kept"], entry["groups_left"])
     layers = {layer.path: layer for layer in find_layers(model, plugins)}
+    for path, entry in manifest.get("soft", {}).items():
+        layer = _found(layers, path, layers[path].heads if path in layers else len(entry["gone"]))
+        soften(model, layer, entry["gone"], entry["why"])
+    layers = {layer.path: layer for layer in living_layers(model, plugins)}
     for path, factors in manifest.get("gates", {}).items():
         keep_gates(model, _found(layers, path, len(factors)), factors)
 

@@ -6,14 +6,14 @@ had.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer
+from topwork import AttentionLayer, Slices
 from topwork_lens.gates import module_at
 from topwork_lens.layout import resolve
 
@@ -31,14 +31,17 @@ class _Taken:
 
 @dataclass
 class Undo:
-    """How to put a cut layer back."""
+    """How to put a cut layer back; `calls` are further steps, done last first, before anything else."""
 
     taken: list[_Taken] = field(default_factory=list)
     attributes: list[tuple[Any, str, Any]] = field(default_factory=list)
+    calls: list[Callable[[], None]] = field(default_factory=list)
 
     def restore(self) -> None:
         """Put everything back as it was."""
-        for piece in self.taken:
+        for call in reversed(self.calls):
+            call()
+        for piece in reversed(self.taken):
             now = getattr(piece.owner, piece.name)
             shape = list(now.shape)
             shape[piece.dim] = piece.size
@@ -60,26 +63,66 @@ _ABSENT = object()
 def cut(model: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: Sequence[int]) -> Undo:
     """Keep the attention heads and key/value groups at these positions (counted as the layer stands now).
 
-    A group may be named several times: it is then copied.
+    A group may be named several times: it is then copied. When something fails, everything is put back.
     """
     module, undo = module_at(model, layer.path), Undo()
-    for piece in layer.slices:
-        chosen = heads if piece.per == "head" else groups
-        index = gathered(piece.indices, chosen)
-        owner_path, _, name = piece.parameter.rpartition(".")
-        _cut_one(resolve(module, owner_path), name, piece.dim, index, undo)
-    for size in layer.sizes:
-        owner_path, _, name = size.attribute.rpartition(".")
-        _set(undo, resolve(module, owner_path), name, size.factor * len(heads if size.of == "heads" else groups))
-    if layer.adapter is not None:
-        # Whatever plain attribute an adapter changes or adds can be put back as well.
-        before = dict(vars(module))
-        layer.adapter(module, heads)
-        after = vars(module)
-        undo.attributes += [
-            (module, key, before.get(key, _ABSENT)) for key in after if after[key] is not before.get(key)
-        ]
+    try:
+        for (parameter, dim), pieces in by_parameter(layer).items():
+            owner_path, _, name = parameter.rpartition(".")
+            owner = resolve(module, owner_path)
+            _cut_one(owner, name, dim, index_of(pieces, heads, groups, getattr(owner, name).shape[dim]), undo)
+        for size in layer.sizes:
+            owner_path, _, name = size.attribute.rpartition(".")
+            _set(undo, resolve(module, owner_path), name, size.factor * _counted(size.of, len(heads), len(groups)))
+        if layer.adapter is not None:
+            _adapt(module, layer.adapter, heads, undo)
+    except BaseException:
+        undo.restore()
+        raise
     return undo
+
+
+def _counted(of: str, heads: int, groups: int) -> int:
+    if of == "ratio":
+        return heads // groups if groups and heads else 1
+    return heads if of == "heads" else groups
+
+
+def _adapt(module: nn.Module, adapter: Callable[..., Any], heads: Sequence[int], undo: Undo) -> None:
+    # Whatever plain attribute an adapter changes or adds can be put back as well.
+    before = dict(vars(module))
+    answer = adapter(module, heads)
+    after = vars(module)
+    undo.attributes += [(module, key, before.get(key, _ABSENT)) for key in after if after[key] is not before.get(key)]
+    if answer is not None:
+        undo.calls.append(answer)
+
+
+def groups_of(layer: AttentionLayer) -> list[int]:
+    """Original numbers of the key/value groups that a layer still has."""
+    return list(layer.notes.get("groups_left", layer.groups_left or ()))
+
+
+def by_parameter(layer: AttentionLayer) -> dict[tuple[str, int], list[Slices]]:
+    """The slices of a layer by the parameter and dimension that they cut: one fused parameter may have several."""
+    found: dict[tuple[str, int], list[Slices]] = {}
+    for piece in layer.slices:
+        found.setdefault((piece.parameter, piece.dim), []).append(piece)
+    return found
+
+
+def index_of(pieces: Sequence[Slices], heads: Sequence[int], groups: Sequence[int], size: int) -> list[int]:
+    """Positions of a parameter to keep, in the order in which they then stand; what nobody owns stays."""
+    if len(set(groups)) == len(groups):
+        kept = {position for piece in pieces for position in gathered(piece.indices, _chosen(piece, heads, groups))}
+        owned = {position for piece in pieces for owner in piece.indices for position in owner}
+        return [position for position in range(size) if position in kept or position not in owned]
+    stacked = sorted(pieces, key=lambda piece: min((min(owner) for owner in piece.indices if owner), default=0))
+    return [position for piece in stacked for position in gathered(piece.indices, _chosen(piece, heads, groups))]
+
+
+def _chosen(piece: Slices, heads: Sequence[int], groups: Sequence[int]) -> Sequence[int]:
+    return heads if piece.per == "head" else groups
 
 
 def gathered(indices: Sequence[Sequence[int]], chosen: Sequence[int]) -> list[int]:

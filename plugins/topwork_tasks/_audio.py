@@ -174,7 +174,7 @@ def sound_picture(clip: np.ndarray, rate: int, width: int = 320, height: int = 9
 
 
 def tone(pitches: list[float], seconds: float, rate: int = 16000) -> dict[str, Any]:
-    """A WAV file of tones one after the other over faint noise, as {bytes, path}: for example rows, made by the standard library."""
+    """A WAV file of tones one after the other over faint noise, as {bytes, path}: an example row's clip."""
     import array
     import math
     import wave

@@ -53,7 +53,7 @@ def find_extractor(base: Base, clips: Iterable[Any] | None) -> Any:
         return transformers.Speech2TextFeatureExtractor(feature_size=bins, num_mel_bins=bins)
     from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 
-    chosen = FEATURE_EXTRACTOR_MAPPING.get(type(base.config), None)
+    chosen: Any = FEATURE_EXTRACTOR_MAPPING.get(type(base.config), None)
     if chosen is transformers.Wav2Vec2FeatureExtractor:
         masked = getattr(base.config, "feat_extract_norm", "layer") == "layer"
         return chosen(do_normalize=True, return_attention_mask=masked)
@@ -137,7 +137,9 @@ class Frontend:
             self.strides = []
         # without strides known: one frame of 25 ms, and for a ragged extractor the next one, 10 ms on
         by_frames = 400 if self._spectrogram else 560
-        self.shortest = self._samples_for(1) if self.strides else by_frames if self._spectrogram or not self.window else 1
+        self.shortest = (
+            self._samples_for(1) if self.strides else by_frames if self._spectrogram or not self.window else 1
+        )
         self.exact = self.window is not None or (
             getattr(config, "model_type", "") in _EXACT
             and getattr(config, "feat_extract_norm", "layer") == "layer"
@@ -190,7 +192,7 @@ class Frontend:
         asked = {"return_attention_mask": True} if with_mask and not self._spectrogram else {}
         with numpy.errstate(invalid="ignore", divide="ignore"):
             found = self.extractor(clip, sampling_rate=self.rate, return_tensors="np", **asked)
-        features = {self.main: numpy.asarray(found[self.main][0], dtype=numpy.float32)}
+        features: dict[str, np.ndarray] = {self.main: numpy.asarray(found[self.main][0], dtype=numpy.float32)}
         if not numpy.isfinite(features[self.main]).all():
             raise DataError(
                 f"{type(self.extractor).__name__} makes no finite numbers of it", row=row, column="audio", mend=_MEND
@@ -246,7 +248,11 @@ class Frontend:
         by_length: dict[int, list[int]] = {}
         for position, item in enumerate(batch.items):
             by_length.setdefault(len(item.inputs[self.main]), []).append(position)
-        if self.exact or model.training or (len(by_length) == 1 and next(iter(by_length)) == inputs[self.main].shape[1]):
+        if (
+            self.exact
+            or model.training
+            or (len(by_length) == 1 and next(iter(by_length)) == inputs[self.main].shape[1])
+        ):
             yield list(range(len(batch))), inputs
             return
         for length, positions in by_length.items():

@@ -38,7 +38,7 @@ class CtcHead(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.config = getattr(backbone, "config", None)
+        self.config: Any = getattr(backbone, "config", None)
         self.main_input_name: str = backbone.main_input
         self.fixed, self.upsample, self.vocabulary = fixed, upsample, vocabulary
         self.dropout = nn.Dropout(dropout)

@@ -102,9 +102,6 @@ def classification_loss(
     return losses if reduction == "none" else losses.mean()
 
 
-# ---------------------------------------------------------------- predictions
-
-
 class LabelScores(list):
     """A prediction: `[{"label", "score"}, ...]`, best first, perhaps cut to the best few; `scores` has all of them, in
     the order of the label names."""

@@ -33,7 +33,7 @@ def learn_tokenizer(texts: Iterable[str]) -> Any:
     if not letters:
         raise UsageError("the texts have no letters to learn a vocabulary from", place="data.train")
     if _DELIMITER in letters:
-        raise DataError(f"has {_DELIMITER!r}, which stands between words in the vocabulary", column="text", mend="remove it")
+        raise DataError(f"has {_DELIMITER!r}, which stands between words", column="text", mend="remove it")
     names = [*letters, _DELIMITER, _UNKNOWN, _BLANK]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"

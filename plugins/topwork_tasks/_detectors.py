@@ -44,7 +44,7 @@ def declared_names(rows: Any) -> list[str] | None:
 
 def learn_names(rows: Any, base: Base, auto: Sequence[str], declared: Sequence[str] | None) -> list[str]:
     """Label names in the order of the outputs: of the trained checkpoint, as declared, or the distinct ones, sorted."""
-    trained = getattr(base, "trained_labels", lambda *names: None)(*auto)
+    trained = base.trained_labels(*auto)
     if trained is not None:
         return list(trained)
     if declared is not None:

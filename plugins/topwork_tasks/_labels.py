@@ -44,7 +44,7 @@ def learn_labels(
     """
     if kind == "regression":
         return ["LABEL_0"]
-    trained = getattr(base, "trained_labels", lambda *auto: None)(*auto)
+    trained = base.trained_labels(*auto)
     if trained is not None:
         return list(trained)
     found = list(names or ()) or class_names(rows, column) or _distinct(rows, column, kind)

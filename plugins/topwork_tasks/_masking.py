@@ -7,7 +7,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from topwork import Json, Metric, Row
+from topwork import Json, Metric, Row, UsageError
+from topwork_tasks._spans import Piece
 
 
 def choose(groups: Sequence[Sequence[int]], share: float, draw: Any) -> list[int]:
@@ -51,6 +52,56 @@ def generator(seed: int, ids: Sequence[int]) -> Any:
     import numpy as np
 
     return np.random.default_rng([seed, zlib.crc32(" ".join(map(str, ids)).encode())])
+
+
+def word_groups(tokenizer: Any, piece: Piece) -> list[list[int]]:
+    """Positions by word: a token that does not begin where the one before it ended begins a new word, and so does
+    one whose characters begin with a space."""
+    names = tokenizer.convert_ids_to_tokens([piece.inputs["input_ids"][place] for place in piece.places])
+    groups: list[list[int]] = []
+    last = -1
+    for place, name, (start, end) in zip(piece.places, names, piece.offsets):
+        if groups and start == last and not name.startswith(("Ġ", "▁")) and name[:1].isalnum() | (name[:2] == "##"):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+        last = end
+    return groups
+
+
+def token_id(tokenizer: Any, word: str) -> int | None:
+    """The token that a word is: by its name, or as it is written (with a space before it where tokens carry one)."""
+    known = tokenizer.get_vocab()
+    if word in known:
+        return known[word]
+    for written in (word, f" {word}"):
+        ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+            return ids[0]
+    return None
+
+
+def target_ids(tokenizer: Any, targets: Sequence[str] | None) -> list[int] | None:
+    """Tokens of the only words that are to be predicted; None for all.
+
+    Raises:
+        UsageError: a word is no single token.
+    """
+    if targets is None:
+        return None
+    found = {target: token_id(tokenizer, target) for target in targets}
+    if not found or None in found.values():
+        missing = next((target for target, token in found.items() if token is None), "")
+        raise UsageError(f"the target {missing!r} is no single token of the vocabulary", mend="choose other `targets`")
+    return sorted({token for token in found.values() if token is not None})
+
+
+def filled(tokenizer: Any, ids: Sequence[int], place: int, token: int, score: float, single: bool) -> dict[str, Any]:
+    """One answer; with several masks the special tokens stay in the sequence, as the pipeline has it."""
+    whole = [*ids[:place], token, *ids[place + 1 :]]
+    whole = [number for number in whole if number != tokenizer.pad_token_id]
+    sequence = tokenizer.decode(whole, skip_special_tokens=single)
+    return {"score": score, "token": token, "token_str": tokenizer.decode([token]), "sequence": sequence}
 
 
 class FilledMasks(list):

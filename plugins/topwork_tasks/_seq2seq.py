@@ -209,7 +209,7 @@ class SequenceToSequence(Task):
             return Picture(said[:300] or "nothing was said", text=[*shown[:2], (said or "(nothing)", "right")])
         metric = TextMetric(("rouge", "exact_match"), lambda _: true, lambda _: said)
         metric.update({}, said)
-        badness = 0.0 if said == true else 1 - metric.result()["rougeL"] * 0.999
+        badness = 0.0 if said == true else 1 - metric.result()["rougeL"]
         shown = [*shown[:2], (said or "(nothing)", "right" if said == true else "wrong"), (" ", ""), (true, "truth")]
         return Picture(f"{said[:140]} (true: {true[:140]})", badness, text=[pair for pair in shown if pair[0]])
 

@@ -4,6 +4,7 @@ tokenizer, targets, losses, generation, and long clips put together again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,6 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int = 1000) -> Any:
         vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     learner.train_from_iterator(texts, trainer)
-    import json
-
     learned = json.loads(learner.to_str())["model"]
     made = WhisperTokenizer(
         vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]], pad_token=_END, task=None
@@ -67,6 +66,18 @@ def prepare_generation(model: Any, tokenizer: Any) -> None:
     settings._from_model_config = False  # what is marked so is dropped on reading, with the entries above
     settings.max_length = model.config.max_target_positions
     settings.return_timestamps = False
+
+
+def keep_generation(model: Any, values: dict[str, Any], restore: bool) -> None:
+    """The checkpoint's generation config stays with the task's state: a model that is saved in topwork's own form
+    (pruned, say) has no other place for it. `restore`: the model was made from its config alone, and gets it back."""
+    from transformers import GenerationConfig
+
+    if restore and "generation_config" in values:
+        model.generation_config = GenerationConfig.from_dict(values["generation_config"])
+    else:
+        told = model.generation_config.to_diff_dict()
+        values["generation_config"] = {key: told[key] for key in told if key != "transformers_version"}
 
 
 def target_ids(text: str, tokenizer: Any, config: Any, row: int | None) -> list[int]:
@@ -148,8 +159,8 @@ def transcript(
     return {"text": text, **optional}
 
 
-def check_options(timestamps: str | None, base: Base) -> None:
-    """Refuse what this form cannot do."""
+def check_timestamps(timestamps: str | None, base: Base) -> None:
+    """Refuse times that this form does not give."""
     if timestamps in ("word", "char"):
         raise UsageError(
             f"`timestamps: {timestamps}` is for CTC", place="task", mend="a decoder gives `timestamps: segment`"

@@ -91,7 +91,7 @@ def learn_names(
     first, the others sorted by type and prefix.
     """
     declared = list(names) if names else class_names(rows, "tags")
-    trained = getattr(base, "trained_labels", lambda *auto: None)(*auto)
+    trained = base.trained_labels(*auto)
     if trained is not None:
         return list(trained), declared
     if declared:
@@ -212,7 +212,7 @@ def draw(row: Row, prediction: Any, truth: Truth, scheme: Scheme) -> Picture:
     shown: list[tuple[str, str]] = []
     at = 0
     for start, end, kind, mark in marks:
-        shown += [(text[at:start], ""), (f"{text[max(at, start):end]} [{kind}]", mark)]
+        shown += [(text[at:start], ""), (f"{text[max(at, start) : end]} [{kind}]", mark)]
         at = max(at, end)
     shown.append((text[at:], ""))
     missed = len(said ^ true)

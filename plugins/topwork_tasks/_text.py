@@ -7,11 +7,10 @@ that the architecture needs, and the config follows it (`token_changes`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from typing import TYPE_CHECKING, Any
 
 from topwork import Base, DataError, Item, Json, Row, TopworkError, Units, UsageError
+from topwork_tasks._tokenizers import TokenizerOptions, learn_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -21,18 +20,6 @@ _OFFSET_POSITIONS = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "longformer"}
     | {"esm", "ibert", "luke", "mpnet"}
 )
-_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-
-
-class TokenizerOptions(BaseModel):
-    """How a tokenizer is learned from the rows, when the base is a config and brings none."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: Literal["wordpiece", "bpe", "unigram"] = Field("wordpiece", description="the algorithm")
-    vocab_size: PositiveInt = Field(8000, description="the largest vocabulary to learn")
-    lowercase: bool = Field(True, description="fold case, and strip accents (wordpiece)")
-    min_frequency: PositiveInt = Field(2, description="leave out what is rarer than this (wordpiece and bpe)")
 
 
 # ---------------------------------------------------------------- the tokenizer
@@ -95,72 +82,6 @@ def token_changes(base: Base, tokenizer: Any, learned: bool) -> dict[str, Json]:
             mend="take the tokenizer that belongs to the model",
         )
     return changes
-
-
-def learn_tokenizer(texts: Iterable[str], options: TokenizerOptions, template: bool = True) -> Any:
-    """A fast tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] as tokens 0 to 4. With `template` it puts [CLS] before a
-    text and [SEP] behind each; without, it adds nothing (language models)."""
-    from tokenizers import processors
-    from transformers import PreTrainedTokenizerFast
-
-    made, trainer = _untrained(options)
-    made.train_from_iterator(texts, trainer)
-    start, end = _SPECIAL["cls"], _SPECIAL["sep"]
-    if template:
-        made.post_processor = processors.TemplateProcessing(
-            single=f"{start} $A {end}",
-            pair=f"{start} $A {end} $B:1 {end}:1",
-            special_tokens=[(token, made.token_to_id(token)) for token in (start, end)],
-        )
-    names = {f"{kind}_token": token for kind, token in _SPECIAL.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token=start, eos_token=end, **names)
-
-
-def _untrained(options: TokenizerOptions) -> tuple[Any, Any]:
-    """The empty tokenizer of a kind, and what trains it."""
-    import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
-
-    special = list(_SPECIAL.values())
-    trainer: Any
-    if options.kind == "wordpiece":
-        made = tokenizers.Tokenizer(models.WordPiece(unk_token=_SPECIAL["unk"]))
-        made.normalizer = normalizers.BertNormalizer(lowercase=options.lowercase)
-        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        made.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=options.vocab_size,
-            min_frequency=options.min_frequency,
-            special_tokens=special,
-            show_progress=False,
-        )
-    elif options.kind == "bpe":
-        made = tokenizers.Tokenizer(models.BPE(unk_token=_SPECIAL["unk"]))
-        made.normalizer = _fold(options.lowercase)
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=options.vocab_size,
-            min_frequency=options.min_frequency,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-    else:
-        made = tokenizers.Tokenizer(models.Unigram())
-        made.normalizer = _fold(options.lowercase)
-        made.pre_tokenizer = pre_tokenizers.Metaspace()
-        made.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=options.vocab_size, unk_token=_SPECIAL["unk"], special_tokens=special, show_progress=False
-        )
-    return made, trainer
-
-
-def _fold(lowercase: bool) -> Any:
-    from tokenizers import normalizers
-
-    return normalizers.Sequence([normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])])
 
 
 def column_texts(rows: Any, columns: Sequence[str]) -> Iterator[str] | None:

@@ -111,7 +111,7 @@ class AudioClassification(Task):
             )
         sizes = [size for size in (asked, self.frontend.window) if size is not None]
         self.window = min(sizes, default=None)
-        self.repeatable = asked is None  # type: ignore[misc]
+        self.repeatable = asked is None
 
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.names))
@@ -227,7 +227,10 @@ class AudioClassification(Task):
     def example_rows(cls) -> list[Row]:
         melodies = {"rising": (300, 600, 1200), "falling": (1200, 600, 300), "level": (600, 600, 600)}
         return [
-            {"audio": _audio.tone([pitch * (1 + 0.1 * number) for pitch in pitches], 0.12 + 0.03 * number), "label": name}
+            {
+                "audio": _audio.tone([pitch * (1 + 0.1 * number) for pitch in pitches], 0.12 + 0.03 * number),
+                "label": name,
+            }
             for number in range(3)
             for name, pitches in melodies.items()
         ]

@@ -13,7 +13,8 @@ shape of the Hub's pipeline: {"text"} and, with `timestamps`, {"chunks"}.
 | a sampling rate of zero, or none beside an array | refused |
 | a clip shorter than the model's first convolutions | refused, with the samples that are needed |
 | any other sampling rate, several channels | handled: resampled by soxr; channels are averaged |
-| a clip longer than `chunk_seconds`, or than the model's one size | predicted in chunks that overlap; refused to train on when the model cannot hear it whole, or past `max_seconds` |
+| a clip longer than `chunk_seconds`, or than the model's one size | handled: predicted in chunks that overlap |
+| to train on: a clip longer than `max_seconds`, or than the model's one size | refused: its text cannot be cut |
 | `text` None or no string | refused |
 | an empty text | handled: silence; words that are understood all the same count as insertions |
 | a letter that the vocabulary does not have | refused with the letter, or left out (`unknown: drop`) |
@@ -23,10 +24,8 @@ shape of the Hub's pipeline: {"text"} and, with `timestamps`, {"chunks"}.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from topwork import (
     Base,
@@ -40,52 +39,24 @@ from topwork import (
     Row,
     State,
     Task,
-    TaskOptions,
     Units,
     UsageError,
     hookimpl,
 )
 from topwork_tasks import _audio, _audio_frontend, _ctc, _transcripts
+from topwork_tasks import _speech_choices as choices
 from topwork_tasks import _speech_seq2seq as seq2seq
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-HEAD = ("AutoModelForCTC",)
-
-
-class SpeechRecognitionOptions(TaskOptions):
-    """Options of automatic-speech-recognition."""
-
-    form: Literal["auto", "ctc", "seq2seq"] = Field(
-        "auto", description="auto: ctc, but seq2seq for checkpoints that write with a decoder"
-    )
-    vocabulary: Literal["auto", "data", "checkpoint"] = Field(
-        "auto", description="whose letters; auto: the checkpoint's where it has some and keeps its task head"
-    )
-    case: Literal["auto", "keep", "lower", "upper"] = Field(
-        "auto", description="of texts before they are learned and compared; auto: as the checkpoint's vocabulary"
-    )
-    unknown: Literal["refuse", "drop"] = Field("refuse", description="what to do with letters out of the vocabulary")
-    timestamps: Literal["word", "char", "segment"] | None = Field(
-        None, description="also predict times: of words or characters (ctc), of segments (Whisper)"
-    )
-    chunk_seconds: PositiveFloat | None = Field(None, description="predict longer clips in chunks of this length")
-    stride_seconds: NonNegativeFloat | None = Field(
-        None, description="context on each side of a chunk; by default a sixth of it"
-    )
-    max_seconds: PositiveFloat | None = Field(None, description="refuse to train on longer clips")
-    upsample: PositiveInt = Field(1, description="frames for each frame of the backbone; generic task head")
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the generic task head")
-    generation: dict[str, Any] = Field(default_factory=dict, description="arguments of `generate` (seq2seq)")
-
 
 class SpeechRecognition(Task):
     """Write down the words of a clip; see the module."""
 
     name = "automatic-speech-recognition"
-    Options = SpeechRecognitionOptions
+    Options = choices.SpeechRecognitionOptions
     columns: ClassVar[Mapping[str, Column]] = {
         "audio": Column("a clip: {bytes, path}, bytes, a path, or {array, sampling_rate}", lazy=True),
         "text": Column("the words that are said", target=True),
@@ -95,29 +66,31 @@ class SpeechRecognition(Task):
     # ------------------------------------------------------------------ once
 
     @classmethod
-    def learn(cls, rows: Any, bases: Mapping[str, Base], options: SpeechRecognitionOptions) -> State:
+    def learn(cls, rows: Any, bases: Mapping[str, Base], options: choices.SpeechRecognitionOptions) -> State:
         base = bases["base"]
-        form = _form(base, options)
+        form = choices.form_of(base, options)
         if form == "seq2seq":
-            seq2seq.check_options(options.timestamps, base)
+            seq2seq.check_timestamps(options.timestamps, base)
         elif options.timestamps == "segment":
             raise UsageError("`timestamps: segment` is for Whisper", place="task", mend="choose word or char")
-        tokenizer = _saved_tokenizer(base, form, options)
+        tokenizer = choices.saved_tokenizer(base, form, options)
         own = tokenizer is None
+        if own and options.timestamps == "segment":
+            raise UsageError("a learned vocabulary has no times", place="task", mend="leave `timestamps` out")
         case: _transcripts.Case = "keep" if options.case == "auto" else options.case
         if tokenizer is not None and options.case == "auto" and form == "ctc":
             case = _ctc.natural_case(tokenizer)
         if own:
-            tokenizer = (_ctc if form == "ctc" else seq2seq).learn_tokenizer(_texts(rows, case))
+            tokenizer = (_ctc if form == "ctc" else seq2seq).learn_tokenizer(choices.texts(rows, case))
         clips = None if rows is None else (row.get("audio") for row in rows)
         extractor = _audio_frontend.find_extractor(base, clips)
-        trained = getattr(base, "trained_labels", lambda *auto: None)(*HEAD) is not None
+        trained = base.trained_labels(*choices.HEAD) is not None
         reduction = getattr(base.config, "ctc_loss_reduction", "mean") if trained else "mean"
-        native = form == "seq2seq" or _has_class(base, "CTC")
+        native = form == "seq2seq" or choices.has_class(base, "CTC")
         values = {"form": form, "native": native, "case": case, "own_vocabulary": own, "reduction": reduction}
         return State(values, {"feature_extractor": extractor, "tokenizer": tokenizer})
 
-    def __init__(self, bases: Mapping[str, Base], options: SpeechRecognitionOptions, state: State) -> None:
+    def __init__(self, bases: Mapping[str, Base], options: choices.SpeechRecognitionOptions, state: State) -> None:
         super().__init__(bases, options, state)
         self.form: Literal["ctc", "seq2seq"] = state.values["form"]
         self.case: _transcripts.Case = state.values["case"]
@@ -139,6 +112,7 @@ class SpeechRecognition(Task):
                 raise UsageError("the base has no decoder", place="task", mend="choose `form: ctc`")
             if fresh:
                 seq2seq.prepare_generation(model, self.tokenizer)
+            seq2seq.keep_generation(model, self.state.values, restore=not weights)
             return model
         size = _ctc.vocabulary_size(self.tokenizer)
         changes = {
@@ -147,7 +121,7 @@ class SpeechRecognition(Task):
             "ctc_loss_reduction": self.state.values["reduction"],
             "ctc_zero_infinity": True,
         }
-        found = self.base.native(*HEAD, weights=weights, **changes) if self.state.values["native"] else None
+        found = self.base.native(*choices.HEAD, weights=weights, **changes) if self.state.values["native"] else None
         if found is not None:
             return found
         from topwork_tasks._audio_heads import CtcHead
@@ -299,7 +273,7 @@ class SpeechRecognition(Task):
             precision = 2 * self.frontend.hop / rate
             return seq2seq.transcript(timed, self.tokenizer, timestamps is not None, precision)
         ids = [entry for (entries, _), _ in parts for entry in entries]
-        return _ctc.transcript(ids, self.tokenizer, timestamps, parts[0][0][1], rate)  # type: ignore[arg-type]
+        return _ctc.transcript(ids, self.tokenizer, timestamps, parts[0][0][1], rate)
 
     # ------------------------------------------------------------------ numbers -> people
 
@@ -322,44 +296,6 @@ class SpeechRecognition(Task):
             {"audio": _audio.tone([pitches[name] for name in song.split()], 0.2 * len(song.split())), "text": song}
             for song in songs
         ]
-
-
-def _form(base: Base, options: SpeechRecognitionOptions) -> Literal["ctc", "seq2seq"]:
-    if options.form != "auto":
-        return options.form
-    writes = _has_class(base, "SPEECH_SEQ_2_SEQ") and not _has_class(base, "CTC")
-    return "seq2seq" if writes and base.processor("tokenizer") is not None else "ctc"
-
-
-def _has_class(base: Base, kind: str) -> bool:
-    """Whether transformers has a class for the architecture, without making one."""
-    from transformers.models.auto import modeling_auto
-
-    return getattr(base.config, "model_type", "") in getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")
-
-
-def _saved_tokenizer(base: Base, form: str, options: SpeechRecognitionOptions) -> Any | None:
-    """The checkpoint's tokenizer, where the options want it; None: learn one."""
-    if options.vocabulary == "data":
-        return None
-    asked = options.vocabulary == "checkpoint"
-    # the pieces of a decoder are no letters for a CTC head
-    fits = _has_class(base, "CTC" if form == "ctc" else "SPEECH_SEQ_2_SEQ")
-    found = base.processor("tokenizer") if fits and (asked or base.options.head == "keep") else None
-    if found is None and asked:
-        raise UsageError("the base has no tokenizer for this form", place="task", mend="choose `vocabulary: data`")
-    return found
-
-
-def _texts(rows: Any, case: _transcripts.Case) -> Iterable[str]:
-    if rows is None:
-        raise UsageError(
-            "the base has no vocabulary and there are no training rows to learn one from",
-            place="task",
-            mend="give training rows, or `base.processor`",
-        )
-    narrow = rows.select_columns(["text"]) if hasattr(rows, "select_columns") else rows
-    return [_transcripts.text_of(row, number, case) for number, row in enumerate(narrow)]
 
 
 @hookimpl

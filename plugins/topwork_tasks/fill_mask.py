@@ -92,17 +92,15 @@ class FillMask(Task):
         tokenizer, changes = text.find_tokenizer(base, _texts(rows), options.tokenizer)
         if tokenizer.mask_token_id is None:
             raise UsageError("the tokenizer has no mask token", mend="choose a base such as bert or roberta")
-        _target_ids(tokenizer, options.targets)
-        return State(
-            {"token_changes": changes, "inputs": text.model_inputs(base, tokenizer)}, {"tokenizer": tokenizer}
-        )
+        masking.target_ids(tokenizer, options.targets)
+        return State({"token_changes": changes, "inputs": text.model_inputs(base, tokenizer)}, {"tokenizer": tokenizer})
 
     def __init__(self, bases: Mapping[str, Base], options: Options, state: State) -> None:
         super().__init__(bases, options, state)
         self.inputs: list[str] = state.values["inputs"]
         self.tokenizer = state.processors["tokenizer"]
         self.max_length = text.length_limit(self.base.config, self.tokenizer, options.max_length)
-        self.target_ids = _target_ids(self.tokenizer, options.targets)
+        self.target_ids = masking.target_ids(self.tokenizer, options.targets)
         special = set(self.tokenizer.all_special_ids)
         self.ordinary = [number for number in range(len(self.tokenizer)) if number not in special]
 
@@ -124,8 +122,8 @@ class FillMask(Task):
         for number, windows in enumerate(spans.pieces(self.tokenizer, texts, self.inputs, self.max_length, 0)):
             asked = sum(piece.inputs["input_ids"].count(self.tokenizer.mask_token_id) for piece in windows)
             answers = self._answers(rows[number], number, asked, mode)
-            for piece in windows:
-                items.append(self._item(number, piece, asked, answers, seed if mode == "train" else 0))
+            chance = seed if mode == "train" else 0
+            items.extend(self._item(number, piece, asked, answers, chance) for piece in windows)
         return items
 
     def _answers(self, row: Row, number: int, asked: int, mode: Mode) -> list[int] | None:
@@ -141,7 +139,7 @@ class FillMask(Task):
             raise DataError(f"has {len(answers)} answers to {asked} masks", row=number, column="answer", mend=mend)
         found = []
         for answer in answers:
-            token = _token_id(self.tokenizer, answer)
+            token = masking.token_id(self.tokenizer, answer)
             if token is None:
                 raise DataError(
                     f"{answer!r} is no single token", row=number, column="answer", mend="leave the row out or reword it"
@@ -162,7 +160,7 @@ class FillMask(Task):
             draw = masking.generator(seed, ids)
             groups = [[place] for place in piece.places]
             if self.options.whole_words:
-                groups = self._words(piece)
+                groups = masking.word_groups(self.tokenizer, piece)
             places = masking.choose(groups, self.options.share, draw)
             for place in places:
                 labels[place] = ids[place]
@@ -172,20 +170,6 @@ class FillMask(Task):
             )
         inputs = {**piece.inputs, "input_ids": changed, "labels": labels}
         return Item(number, inputs, len(ids), places)
-
-    def _words(self, piece: spans.Piece) -> list[list[int]]:
-        """Positions by word: a token that does not begin where the one before it ended begins a new word, and so does
-        one whose characters begin with a space."""
-        names = self.tokenizer.convert_ids_to_tokens([piece.inputs["input_ids"][place] for place in piece.places])
-        groups: list[list[int]] = []
-        last = -1
-        for place, name, (start, end) in zip(piece.places, names, piece.offsets):
-            if groups and start == last and not name.startswith(("Ġ", "▁")) and name[:1].isalnum() | (name[:2] == "##"):
-                groups[-1].append(place)
-            else:
-                groups.append([place])
-            last = end
-        return groups
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         inputs = text.pad_tokens(self.tokenizer, items, self.inputs)
@@ -247,18 +231,12 @@ class FillMask(Task):
         single = sum(len(part[4]) for part in parts) == 1
         for values, tokens, _, ids, places in parts:
             for place, chances, choices in zip(places, values, tokens):
-                made.append([self._filled(ids, place, *pair, single) for pair in zip(choices, chances)])
+                filled = [masking.filled(self.tokenizer, ids, place, *pair, single) for pair in zip(choices, chances)]
+                made.append(filled)
         made.best = [entries[0]["token_str"] for entries in made]
         if single:
             made[:] = made[0]
         return made
-
-    def _filled(self, ids: Sequence[int], place: int, token: int, score: float, single: bool) -> dict[str, Any]:
-        """One answer; with several masks the special tokens stay in the sequence, as the pipeline has it."""
-        filled = [*ids[:place], token, *ids[place + 1 :]]
-        filled = [number for number in filled if number != self.tokenizer.pad_token_id]
-        sequence = self.tokenizer.decode(filled, skip_special_tokens=single)
-        return {"score": score, "token": token, "token_str": self.tokenizer.decode([token]), "sequence": sequence}
 
     # ------------------------------------------------------------------ numbers -> people
 
@@ -299,28 +277,6 @@ class FillMask(Task):
 
 def _texts(rows: Any) -> Any:
     return text.column_texts(rows, ("text",))
-
-
-def _token_id(tokenizer: Any, word: str) -> int | None:
-    """The token that a word is: by its name, or as it is written (with a space before it where tokens carry one)."""
-    known = tokenizer.get_vocab()
-    if word in known:
-        return known[word]
-    for written in (word, f" {word}"):
-        ids = tokenizer(written, add_special_tokens=False)["input_ids"]
-        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
-            return ids[0]
-    return None
-
-
-def _target_ids(tokenizer: Any, targets: Sequence[str] | None) -> list[int] | None:
-    if targets is None:
-        return None
-    found = {target: _token_id(tokenizer, target) for target in targets}
-    if not found or None in found.values():
-        missing = next((target for target, token in found.items() if token is None), "")
-        raise UsageError(f"the target {missing!r} is no single token of the vocabulary", mend="choose other `targets`")
-    return sorted({token for token in found.values() if token is not None})
 
 
 @hookimpl

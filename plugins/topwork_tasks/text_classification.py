@@ -223,7 +223,7 @@ def _kind(base: Base, options: TextClassificationOptions) -> classification.Kind
     """What the options say; if they say nothing, what the checkpoint's own task head was trained for."""
     if options.multi_label or options.regression:
         return "multi" if options.multi_label else "regression"
-    trained = getattr(base, "trained_labels", lambda *auto: None)(AUTO)
+    trained = base.trained_labels(AUTO)
     if trained is None:
         return "single"
     problem = getattr(base.config, "problem_type", None)

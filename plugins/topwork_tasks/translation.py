@@ -95,7 +95,10 @@ def _side(row: Row, number: int, language: str | None, option: str) -> str:
         )
     if not isinstance(given[name], str):
         raise DataError(
-            f"is {type(given[name]).__name__} in `{name}`, not text", row=number, column="translation", mend="correct it"
+            f"is {type(given[name]).__name__} in `{name}`, not text",
+            row=number,
+            column="translation",
+            mend="correct it",
         )
     return given[name]
 

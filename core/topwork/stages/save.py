@@ -31,7 +31,9 @@ class Save(Stage):
         run.model_folder = target
         file = "model.safetensors" if is_plain(run.work) else "topwork.safetensors"
         size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-        return {"model_folder": str(target), "weights": file, "megabytes": round(size / 1e6, 3)}
+        # relative to the run folder, which may be moved; what was asked for elsewhere stays there
+        said = "model" if self.folder is None else str(target.absolute())
+        return {"model_folder": said, "weights": file, "megabytes": round(size / 1e6, 3)}
 
 
 def last_metrics(run: Run) -> dict[str, float]:

@@ -1,0 +1,115 @@
+"""Floating-point operations: counted while a model runs, per attention layer and whole, and the limit that they set.
+
+Removing a share p of the attention's operations makes a model at most 1 / (1 - p * a) times faster, when attention is
+the share a of its operations. For a transformer of width d with a feed-forward part of 4 d, at S positions,
+a = (2 d + S) / (6 d + S), whatever the number of attention heads (from 4 S d^2 multiply-adds for the projections,
+2 S^2 d for scores and contexts, 8 S d^2 for the feed-forward part).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from topwork import AttentionLayer, Json
+from topwork_lens.gates import module_at
+from topwork_lens.selfcheck import quiet
+
+
+def attention_share(width: int, positions: int) -> float:
+    """a = (2 d + S) / (6 d + S): the share of attention in a transformer layer's operations (see above)."""
+    return (2 * width + positions) / (6 * width + positions)
+
+
+def speed_limit(pruned: float, share: float) -> float:
+    """1 / (1 - p a)."""
+    return 1 / (1 - pruned * share) if pruned * share < 1 else float("inf")
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations (a multiply-add counts two) of one run of a model.
+
+    Args:
+        total: of the whole model.
+        by_layer: of each attention layer, its projections included, by path; 0 for a layer that did not run.
+    """
+
+    total: int
+    by_layer: dict[str, int]
+
+    @property
+    def attention(self) -> int:
+        """Of all attention layers."""
+        return sum(self.by_layer.values())
+
+    @property
+    def share(self) -> float:
+        """a: the share of the attention layers in the whole."""
+        return self.attention / self.total if self.total else 0.0
+
+    def limit(self, after: Flops) -> float:
+        """1 / (1 - p a), p the share of the attention's operations that `after` no longer has."""
+        gone = 1 - after.attention / self.attention if self.attention else 0.0
+        return speed_limit(gone, self.share)
+
+    def without(self, layers: Sequence[AttentionLayer], gone: dict[str, list[int]]) -> int:
+        """What would be left of the total when attention heads were cut: each has an equal part of its layer's."""
+        left = self.total
+        for layer in layers:
+            now = len(layer.kept or ())
+            if now and layer.path in gone:
+                left -= self.by_layer[layer.path] * len(gone[layer.path]) // now
+        return left
+
+    def json(self) -> dict[str, Json]:
+        """For a stage's result."""
+        return {"total": self.total, "attention": self.attention, "layers": dict(self.by_layer)}
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up what torch's own formulas say of every operation that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        answer = function(*args, **kwargs)
+        packet = function._overloadpacket
+        if packet in flop_registry:
+            self.total += flop_registry[packet](*args, **kwargs, out_val=answer)
+        return answer
+
+
+def count_flops(model: nn.Module, layers: Sequence[AttentionLayer], call: Callable[[], Any]) -> Flops:
+    """Count the operations of matrix products, convolutions and attention kernels while `call` runs the model."""
+    counter = _Counter()
+    by_layer = dict.fromkeys((layer.path for layer in layers), 0)
+    begun: list[int] = []
+
+    def enter(*_: Any) -> None:
+        begun.append(counter.total)
+
+    def leave(path: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            by_layer[path] += counter.total - begun.pop()
+
+        return hook
+
+    with ExitStack() as stack:
+        for layer in layers:
+            module = module_at(model, layer.path)
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave(layer.path)).remove)
+        stack.enter_context(quiet(model))
+        stack.enter_context(counter)
+        call()
+    return Flops(counter.total, by_layer)

@@ -1,0 +1,157 @@
+"""The soft form of pruning: compact parameters, scattered to their full width whenever the model reads them.
+
+The module's own code stays as it is and sees parameters of the sizes that it knows; the rows and columns of attention
+heads that are gone are zeros that nobody stores. That saves parameters and disk, and no time. A removed attention
+head has an output projection of zeros, so that it is exactly masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from topwork import AttentionLayer, alterations
+from topwork_lens.discovery import find_layers
+from topwork_lens.gates import module_at
+from topwork_lens.layout import resolve
+from topwork_lens.slicing import Undo, by_parameter, groups_of, index_of, put
+
+
+class Scatter(nn.Module):
+    """compact -> full: puts a compact parameter at its positions along one dimension, and zeros elsewhere."""
+
+    def __init__(self, positions: Sequence[int], dim: int, size: int) -> None:
+        super().__init__()
+        self.dim, self.size = dim, size
+        self.register_buffer("positions", torch.tensor(positions, dtype=torch.long), persistent=False)
+
+    def forward(self, compact: torch.Tensor) -> torch.Tensor:
+        shape = list(compact.shape)
+        shape[self.dim] = self.size
+        return compact.new_zeros(shape).index_copy(self.dim, self.positions, compact)
+
+    def right_inverse(self, full: torch.Tensor) -> torch.Tensor:
+        """full -> compact; `parametrize` asks for it when a whole value is assigned."""
+        return full.index_select(self.dim, self.positions)
+
+
+def soften(model: nn.Module, layer: AttentionLayer, gone: Sequence[int], why: str) -> Undo:
+    """Make the parameters of attention heads compact that a layer's code cannot do without.
+
+    Args:
+        layer: as its module stands (see `standing`): every attention head that is computed.
+        gone: original numbers of all attention heads that are gone in this way, earlier ones included.
+        why: kept in the manifest.
+    """
+    module, undo = module_at(model, layer.path), Undo()
+    numbers, left = list(layer.kept or ()), groups_of(layer)
+    heads = [position for position, number in enumerate(numbers) if number not in set(gone)]
+    ratio = max(1, len(numbers) // len(left)) if left else 1
+    groups = sorted({position // ratio for position in heads})
+    before = soft_entry(model, layer.path)
+    try:
+        for (parameter, dim), pieces in by_parameter(layer).items():
+            owner_path, _, name = parameter.rpartition(".")
+            owner = cast(nn.Module, resolve(module, owner_path))
+            index = index_of(pieces, heads, groups, getattr(owner, name).shape[dim])
+            undo.calls.append(_scatter(owner, name, dim, index))
+        _note_soft(model, layer.path, {"gone": sorted(gone), "why": why})
+        undo.calls.append(lambda: _note_soft(model, layer.path, before))
+    except BaseException:
+        undo.restore()
+        raise
+    return undo
+
+
+def _scatter(owner: nn.Module, name: str, dim: int, index: Sequence[int]) -> Any:
+    """Give a parameter its compact form; answers how to take that back."""
+    whole = getattr(owner, name).detach()
+    device = whole.device
+    rest = sorted(set(range(whole.shape[dim])) - set(index))
+    taken = whole.index_select(dim, torch.tensor(rest, dtype=torch.long, device=device))
+    earlier = _earlier(owner, name, dim)
+    if earlier:
+        parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
+    size = whole.shape[dim]
+    if len(index) < size:
+        parametrize.register_parametrization(owner, name, Scatter(index, dim, size).to(device))
+
+    def back() -> None:
+        full = getattr(owner, name).detach().clone()
+        full.index_copy_(dim, torch.tensor(rest, dtype=torch.long, device=device), taken)
+        if len(index) < size:
+            parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
+        put(owner, name, full)
+        if earlier:
+            parametrize.register_parametrization(owner, name, Scatter(earlier, dim, size).to(device))
+
+    return back
+
+
+def _earlier(owner: nn.Module, name: str, dim: int) -> list[int] | None:
+    """Positions that an earlier scatter of the parameter left, or None when it is whole."""
+    if not parametrize.is_parametrized(owner, name):
+        return None
+    steps = cast(Any, owner).parametrizations[name]
+    found = [step for step in steps if isinstance(step, Scatter) and step.dim == dim]
+    return found[0].positions.tolist() if found else None
+
+
+def soft_entry(model: nn.Module, path: str) -> dict[str, Any] | None:
+    """What the manifest says of a softly pruned layer: {"gone": numbers, "why": text}, or None."""
+    return alterations(model).get("lens", {}).get("soft", {}).get(path)
+
+
+def _note_soft(model: nn.Module, path: str, entry: dict[str, Any] | None) -> None:
+    section = alterations(model).setdefault("lens", {})
+    if entry is not None:
+        section.setdefault("soft", {})[path] = entry
+    else:
+        section.get("soft", {}).pop(path, None)
+        tidy(model)
+
+
+def tidy(model: nn.Module) -> None:
+    """Drop what is empty in the lens's section of the alterations."""
+    sections = alterations(model)
+    section = sections.get("lens", {})
+    for name in [name for name, entry in section.items() if not entry]:
+        section.pop(name)
+    if not section:
+        sections.pop("lens", None)
+
+
+def living_layers(model: nn.Module, plugins: Any = None) -> list[AttentionLayer]:
+    """`find_layers`, without the attention heads that are gone softly."""
+    return [surviving(model, layer) for layer in find_layers(model, plugins)]
+
+
+def surviving(model: nn.Module, layer: AttentionLayer) -> AttentionLayer:
+    """A layer as its module stands -> the layer without the attention heads that are gone softly.
+
+    Its context still has them, as zeros behind the output projection: `split` leaves them out, `merge` puts zeros.
+    """
+    entry = soft_entry(model, layer.path)
+    if entry is None or not set(entry["gone"]) & set(layer.kept or ()):
+        return layer
+    numbers = list(layer.kept or ())
+    places = [place for place, number in enumerate(numbers) if number not in set(entry["gone"])]
+    kept = tuple(numbers[place] for place in places)
+    own_split, own_merge, width = layer.split, layer.merge, layer.width
+
+    def split(context: torch.Tensor) -> torch.Tensor:
+        heads = own_split(context) if own_split is not None else context.unflatten(-1, (len(numbers), width))
+        return heads.index_select(-2, torch.tensor(places, dtype=torch.long, device=heads.device))
+
+    def merge(heads: torch.Tensor) -> torch.Tensor:
+        shape = (*heads.shape[:-2], len(numbers), heads.shape[-1])
+        index = torch.tensor(places, dtype=torch.long, device=heads.device)
+        whole = heads.new_zeros(shape).index_copy(-2, index, heads)
+        return own_merge(whole) if own_merge is not None else whole.flatten(-2)
+
+    return replace(layer, kept=kept, split=split, merge=merge, prunable="soft", why=entry["why"])

@@ -1,0 +1,110 @@
+"""Builds a tiny random model of any model type that transformers can make, and inputs for all of its towers."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from overrides import LEVELS, OVERRIDES
+from shrink import Shrinker
+
+import feeding
+
+
+def tables() -> dict[str, list[Any]]:
+    """Model type -> its classes: AutoModel's first, then those of the task tables."""
+    from transformers.models.auto import modeling_auto
+
+    names = [name for name in dir(modeling_auto) if name.startswith("MODEL_FOR_") and name.endswith("MAPPING_NAMES")]
+    found: dict[str, list[Any]] = {}
+    for name in ("MODEL_MAPPING_NAMES", *names):
+        for model_type, classes in getattr(modeling_auto, name).items():
+            for entry in (classes,) if isinstance(classes, str) else classes:
+                if entry not in found.setdefault(model_type, []):
+                    found[model_type].append(entry)
+    return found
+
+
+def model_types() -> list[str]:
+    """All model types, those of AutoModel's table first."""
+    return list(tables())
+
+
+def tiny_config(model_type: str, level: int = 0) -> Any:
+    """A tiny config, shrunk as `Shrinker` does at a level."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    overrides = OVERRIDES.get(model_type, {})
+    model_class = class_of(tables()[model_type][0], model_type)
+    mrope = "mrope_section" in inspect.getsource(sys.modules[model_class.__module__])
+    return Shrinker(overrides, level, mrope).config(CONFIG_MAPPING[model_type]())
+
+
+def class_of(name: str, model_type: str) -> type:
+    """A model class by its name."""
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    import transformers
+
+    found = getattr(transformers, name, None)
+    if found is None:
+        module = importlib.import_module(f"transformers.models.{model_type_to_module_name(model_type)}")
+        found = getattr(module, name)
+    return found
+
+
+#: a model with more parameters is not tiny
+TINY = 60_000_000
+
+
+def tiny_model(model_type: str, level: int = 0, which: int = 0) -> Any:
+    """A tiny random model in evaluation mode; every parameter is random, so that nothing is zero by construction."""
+    torch.manual_seed(0)
+    config, model_class = tiny_config(model_type, level), class_of(tables()[model_type][which], model_type)
+    if level:
+        with torch.device("meta"):
+            size = sum(parameter.numel() for parameter in model_class(config).parameters())
+        if size > TINY:
+            raise ValueError(f"{size} parameters at level {level}")
+        config = tiny_config(model_type, level)
+    model = model_class(config)
+    randomise(model)
+    return model.eval()
+
+
+def randomise(model: torch.nn.Module) -> None:
+    """Random weights of a size at which every attention head matters."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not parameter.is_floating_point():
+                continue
+            spread = 0.2 if parameter.dim() > 1 else 0.05
+            noise = torch.randn(parameter.shape, generator=generator) * spread
+            if parameter.dim() == 1 and float(parameter.abs().max() if parameter.numel() else 0) < 1e-2 and "bias" not in name:
+                noise = noise + 0.5  # layer scales begin near zero
+            parameter.add_(noise.to(parameter.dtype))
+
+
+def tiny(model_type: str, which: int = 0) -> tuple[Any, dict[str, Any]]:
+    """A tiny model and inputs with which it runs, in two rows, padded where it has a mask.
+
+    Raises:
+        Exception: whatever stopped it at the first level; the others are tried after it.
+    """
+    first: Exception | None = None
+    levels = [LEVELS[model_type]] if model_type in LEVELS else [0, 1, 2]
+    for level in levels:
+        try:
+            model = tiny_model(model_type, level, which)
+            return model, feeding.inputs_for(model, model_type)
+        except Exception as error:
+            first = first or error
+    assert first
+    raise first
