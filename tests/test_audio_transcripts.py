@@ -170,6 +170,8 @@ def test_a_clip_that_a_model_of_one_size_cannot_hear_whole_is_no_training_row() 
     row = {"audio": {"array": clip(1.7), "sampling_rate": 16000}, "text": "do"}
     with pytest.raises(DataError, match="at most 1"):
         task.encode([row], "train", 0)
+    assert task.costs([row]) is None  # so training says so before its first step
+    assert task.costs(ROWS) == [[16000]] * len(ROWS)
     assert len(task.encode([row], "predict", 0)) == 3
     assert isinstance(predict(task, model, [row])[0]["text"], str)
 

@@ -49,7 +49,7 @@ def test_every_item_once_an_epoch_over_all_processes_with_equal_counts(by_cost):
                     sampler.set_epoch(epoch)
                 shares = [list(sampler) for sampler in samplers]
                 assert {len(share) for share in shares} == {len(samplers[0])}
-                assert sorted(sum(map(positions, shares), [])) == list(range(len(costs)))
+                assert sorted(place for share in shares for place in positions(share)) == list(range(len(costs)))
                 assert all(batch and {number for number, _ in batch} == {epoch} for share in shares for batch in share)
 
 
@@ -118,4 +118,4 @@ def test_too_few_items_for_the_processes():
         TrainBatches([1, 1], Budget(4), 0, 0, 3)
     shares = [list(TrainBatches([1, 1, 1, 1, 1], Budget(1), 0, index, 2)) for index in range(2)]
     assert [len(share) for share in shares] == [2, 2]
-    assert sorted(sum(map(positions, shares), [])) == [0, 1, 2, 3, 4]
+    assert sorted(place for share in shares for place in positions(share)) == [0, 1, 2, 3, 4]

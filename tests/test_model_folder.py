@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -263,7 +264,8 @@ def test_a_failure_leaves_the_old_folder_and_nothing_else(points, tmp_path, monk
             points.save(tmp_path / "new")
     assert files(tmp_path) == ["model"] and (tmp_path / "model/note").read_text() == "old"
     with monkeypatch.context() as patch:  # the very last step fails
-        patch.setattr("topwork.files.os.replace", broken)
+        real = os.replace
+        patch.setattr(os, "replace", lambda old, new: (broken if new == tmp_path / "model" else real)(old, new))
         with pytest.raises(RuntimeError, match="disk full"):
             points.save(tmp_path / "model")
     assert files(tmp_path) == ["model"] and (tmp_path / "model/note").read_text() == "old"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 
 import datasets
-import engine_plugin
 import pytest
 
+import engine_plugin
 from topwork import DataOptions, TopworkError
 from topwork.rows import CutOptions, Roles, canonical, chunks, column_names
 

@@ -83,7 +83,7 @@ def build(
     task_class = plugins.task(task)
     if (base is None) == (bases is None):
         raise UsageError("give either `base` or `bases`", place="topwork.build")
-    named = dict(bases) if bases is not None else {task_class.roles[0]: base}
+    named: dict[str, Any] = dict(bases) if bases is not None else {task_class.roles[0]: base}
     if not task_class.fits(named):
         wanted = " or ".join(", ".join(roles) for roles in (task_class.roles, *task_class.alternatives))
         raise UsageError(f"task {task} has the roles {wanted}", place="topwork.build")

@@ -37,6 +37,7 @@ class Settings:
         on_error: what to do with rows that the task cannot use.
         precision: "float32" leaves the model as it is; "bf16" and "fp16" run it under autocast.
         seed: for tasks that draw at random while predicting.
+        ahead: most rows that are read before the first is answered: many make batches with little padding.
     """
 
     items: int = 32
@@ -44,6 +45,7 @@ class Settings:
     on_error: Literal["raise", "skip"] = "raise"
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     seed: int = 0
+    ahead: int = BUCKET_ROWS
     skipped: list[dict[str, Json]] = field(default_factory=list)
 
     def budget(self, task: Task, device: Any) -> Budget:
@@ -104,10 +106,11 @@ def _buckets(
 ) -> Iterator[_Bucket]:
     limit_bytes = BUCKET_BYTES.get(getattr(device, "type", "cpu"), BUCKET_BYTES["cpu"])
     chunk = 4 if any(column.lazy for column in task.columns.values()) else CHUNK
+    ahead = max(1, min(settings.ahead, BUCKET_ROWS))
     bucket = _Bucket()
-    for numbers, found in chunks(first(rows, limit), chunk, process.index, process.count):
+    for numbers, found in chunks(first(rows, limit), min(chunk, ahead), process.index, process.count):
         bucket.add(*encode_rows(task, numbers, found, mode, settings))
-        if len(bucket.rows) >= BUCKET_ROWS or bucket.size >= limit_bytes:
+        if len(bucket.rows) >= ahead or bucket.size >= limit_bytes:
             yield bucket
             bucket = _Bucket()
     if bucket.rows:
@@ -136,17 +139,9 @@ def predict_rows(
     model.eval()
     try:
         for bucket in _buckets(task, rows, "predict", settings, process, device, limit):
-            parts: list[Part] = [None] * len(bucket.items)
-            for batch_positions in plan([item.cost for item in bucket.items], budget):
-                items = [bucket.items[position] for position in batch_positions]
-                with torch.inference_mode(), autocast(device, settings.precision):
-                    answers = task.predict(model, fitted(task.collate(items, "predict").to(device), model))
-                if len(answers) != len(items):
-                    raise TopworkError(
-                        f"`predict` gave {len(answers)} parts for {len(items)} items", place=f"task {task.name}"
-                    )
-                for position, part in zip(batch_positions, answers):
-                    parts[position] = part
+            # one autocast for all batches of a bucket: it keeps the weights that it has cast until it is left
+            with torch.inference_mode(), autocast(device, settings.precision):
+                parts = _predicted(task, model, bucket.items, budget, device)
             by_row: dict[int, list[Part]] = {number: [] for number in bucket.rows}
             for item, part in zip(bucket.items, parts):
                 by_row[item.row].append(part)
@@ -155,6 +150,21 @@ def predict_rows(
     finally:
         for module in training:  # each as it was: some parts of a model in training may be kept in evaluation mode
             module.training = True
+
+
+def _predicted(task: Task, model: nn.Module, items: Sequence[Item], budget: Budget, device: Any) -> list[Part]:
+    """The part of each item."""
+    parts: list[Part] = [None] * len(items)
+    for positions in plan([item.cost for item in items], budget):
+        chosen = [items[position] for position in positions]
+        answers = task.predict(model, fitted(task.collate(chosen, "predict").to(device), model))
+        if len(answers) != len(chosen):
+            raise TopworkError(
+                f"`predict` gave {len(answers)} parts for {len(chosen)} items", place=f"task {task.name}"
+            )
+        for position, part in zip(positions, answers):
+            parts[position] = part
+    return parts
 
 
 def loss_batches(
@@ -258,18 +268,17 @@ def autocast(device: Any, precision: str) -> Any:
 
 def size_of(value: Any) -> int:
     """Bytes that a value holds, roughly: tensors, arrays, pictures, texts, and what lists and dicts of them hold."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    if hasattr(value, "nbytes"):
-        return int(value.nbytes)
+    if isinstance(value, int | float):
+        return 8
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, dict):
         return sum(size_of(entry) for entry in value.values())
+    if hasattr(value, "nbytes"):  # tensors too
+        return int(value.nbytes)
     if isinstance(value, list | tuple):
-        return sum(size_of(entry) for entry in value) if len(value) < 64 else len(value) * size_of(value[0])
+        alike = value and (len(value) >= 64 or isinstance(value[0], int | float))
+        return len(value) * size_of(value[0]) if alike else sum(size_of(entry) for entry in value)
     if hasattr(value, "getbands"):  # a PIL picture
         return value.width * value.height * len(value.getbands())
     return 8

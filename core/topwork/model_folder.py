@@ -54,6 +54,8 @@ def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None =
                 aliases = _left_out(work.model, temporary / "model.safetensors")
         else:
             aliases = save_weights(work.model, temporary / WEIGHTS)
+            if (generation := getattr(work.model, "generation_config", None)) is not None:
+                generation.save_pretrained(temporary)
         for kind, processor in work.task.state.processors.items():
             processor.save_pretrained(temporary / Path(kind).parent)
         write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), "tensors": _count_tensors(temporary)})
@@ -216,6 +218,8 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
         _put_back(model, found["alterations"], plugins, folder)
     if not plainly:
         load_weights(model, folder / found["weights"], found["aliases"])
+        if (folder / "generation_config.json").is_file() and hasattr(model, "generation_config"):
+            model.generation_config = type(model.generation_config).from_pretrained(folder)
     model.eval()
     return TaskModel(task, model, plugins, form, found["bases"])
 

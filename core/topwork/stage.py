@@ -39,6 +39,8 @@ class Stage(BaseModel):
         `.progress(...)` and `.results` (what the stages before it answered). On several processes every process calls
         it; only `run.process.main` writes files.
 
+        A folder `checkpoints` inside the stage's own is scratch: it is dropped once the result is on disk.
+
         Returns:
             what goes into the stage's result.json and the summary table.
         """

@@ -1,4 +1,4 @@
-"""Rendered scenes with exact depth: a ground with a checkerboard, a wall behind it, and spheres that stand on the ground.
+"""Rendered scenes with exact depth: a ground with a checkerboard, a wall behind it, and spheres on the ground.
 
 There is no small real set with depth in any package; in a rendered picture the depth of every pixel is known. Depth is
 the distance along the optical axis, in metres.
@@ -78,7 +78,7 @@ def _room(random: Any, rays: Any, height: float, wall: float, light: Any) -> tup
 
 
 def _add_sphere(colours: Any, depth: Any, rays: Any, centre: Any, radius: float, colour: Any, light: Any) -> None:
-    """Lay a sphere into the scene where it is nearer than what is there: the smaller root of |t ray - centre| = radius."""
+    """Lay a sphere into the scene where it is nearer than what is there: the smaller t with |t ray - centre| = r."""
     import numpy
 
     square, half = (rays**2).sum(-1), (rays * centre).sum(-1)

@@ -20,7 +20,7 @@ SPEAKERS = {
     "train": ("m1", "m2", "m3", "m5", "m6", "m8", "f1", "f2", "f4", "Alex", "Andy", "linda", "max", "ed", "steph"),
     "test": ("m4", "m7", "f3", "f5", "Annie", "Michael"),
 }
-NUMBERS = {"train": 4000, "test": 240}
+NUMBERS = {"train": 1500, "test": 240}
 _SYNCHRONOUS, _UTF8, _RATE, _PITCH, _CHARACTERS = 2, 1, 1, 3, 1
 _SEED = {"train": 1, "test": 2}
 

@@ -115,6 +115,7 @@ class TimmMaps(nn.Module):
                 f"timm's {model.config.architecture} gives no feature maps", mend="choose another base"
             )
         self._layers = _layers(network, maps, model.config.architecture)
+        self._plain = not _is_pyramid(network)
         shapes, size = self._probe()
         self.map_widths = [shape[1] for shape in shapes]
         self.map_strides = [size // shape[2] for shape in shapes]
@@ -133,17 +134,30 @@ class TimmMaps(nn.Module):
         return shapes, height
 
     def forward(self, pixel_values: torch.Tensor) -> Features:
+        # a plain transformer's layers are read through its last norm, as transformers' own backbones do
         maps = self.backbone.timm_model.forward_intermediates(
-            pixel_values.to(self.backbone.dtype), indices=self._layers, output_fmt="NCHW", intermediates_only=True
+            pixel_values.to(self.backbone.dtype),
+            indices=self._layers,
+            norm=self._plain,
+            output_fmt="NCHW",
+            intermediates_only=True,
         )
         return Features(maps=tuple(maps))
 
 
+def _infos(network: Any) -> list[dict[str, Any]]:
+    return list(network.feature_info.info if hasattr(network.feature_info, "info") else network.feature_info)
+
+
+def _is_pyramid(network: Any) -> bool:
+    """Whether the stages halve the picture; a plain transformer keeps its size."""
+    return len({info["reduction"] for info in _infos(network)}) > 1
+
+
 def _layers(network: Any, maps: Sequence[int], name: str) -> list[int]:
     """timm's numbers of the asked maps: the last four stages of a pyramid, or layers at even distances."""
-    infos = list(network.feature_info.info if hasattr(network.feature_info, "info") else network.feature_info)
-    strides = [info["reduction"] for info in infos]
-    if len(set(strides)) > 1:
+    infos = _infos(network)
+    if _is_pyramid(network):
         steps = list(range(len(infos)))[-4:]
     else:
         steps = [max(0, len(infos) * part // 4 - 1) for part in (1, 2, 3, 4)]

@@ -70,12 +70,13 @@ def _maker(name: str) -> Callable[[str], list[Any]]:
     from topwork_bases._number_words import number_lines, number_words
     from topwork_bases._python_tokens import python_tokens
 
-    return {
+    makers: dict[str, Callable[[str], list[Any]]] = {
         "python-tokens": python_tokens,
         "number-words": number_words,
         "number-lines": number_lines,
         "match-reports": match_reports,
-    }[name]
+    }
+    return makers[name]
 
 
 def _features(name: str) -> Any:

@@ -60,7 +60,44 @@ class Row:
 
 #: attributes that hold the width of one attention head, and the number of attention heads, in the order of trust
 WIDTHS = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim", "d_kv", "dim_head")
-COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_attn_heads", "nhead", "heads")
+COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_attn_heads", "nhead", "heads", "groups")
+
+#: how projections are spelled where no row names them; the first that is there is taken
+QUERIES = (
+    *("q_proj", "query", "q", "query_proj", "q_lin", "linear_q", "to_q", "wq", "w_q", "Wq", "q_linear", "query_layer"),
+    *(
+        "project_q",
+        "proj_q",
+        "queries",
+        "q_b_proj",
+        "query_projection",
+        "q_content_proj",
+        "q_net",
+        "q_head",
+        "q_proj.linear",
+    ),
+)
+KEYS = (
+    *("k_proj", "key", "k", "key_proj", "k_lin", "linear_k", "to_k", "wk", "w_k", "Wk", "k_linear", "key_layer"),
+    *("project_k", "proj_k", "keys", "kv_b_proj", "key_projection", "kv_proj", "kv", "to_kv", "k_net", "key_value"),
+    *("k_content_proj", "k_head", "linear_kv", "k_proj.linear"),
+)
+VALUES = (
+    *("v_proj", "value", "v", "value_proj", "v_lin", "linear_v", "to_v", "wv", "w_v", "Wv", "v_linear", "value_layer"),
+    *("project_v", "proj_v", "values", "kv_b_proj", "value_projection", "kv_proj", "kv", "to_kv", "v_net"),
+    *("key_value", "linear_kv", "v_head", "v_proj.linear"),
+)
+FUSED = (
+    *("qkv", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "in_proj", "to_qkv", "qkv_linear", "att_proj"),
+    *("in_proj_linear", "qkv_projection", "wqkv", "linear_qkv", "proj_qkv", "queries_keys_values", "qkv_net"),
+    *("fused_qkv", "qkvz_proj", "queries_keys_values.linear", "linear_q_k_v", "self_attn_qkv", "W_pack"),
+)
+OUTPUTS = (
+    *("o_proj", "out_proj", "output_proj", "out_lin", "linear_out", "attention_out", "projection", "proj", "o", "wo"),
+    *("w_o", "Wo", "to_out", "to_out.0", "c_proj", "dense", "out_linear", "output.dense", "out", "output", "proj_out"),
+    *("fc_out", "o_net", "final_linear", "out_projection", "output_projection", "dense.dense", "fc", "output_linear"),
+    *("out_fc", "post_proj", "post", "o_proj.linear", "projection.linear", "linear", "lin_out", "project_out"),
+)
 
 #: attributes that hold the number of key/value groups
 GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads", "num_key_value_heads_per_layer")
@@ -79,6 +116,21 @@ def _separate(query: str, key: str, value: str, *more: Part) -> tuple[Part, ...]
 _TABLE = Part("relative_position_bias.relative_position_bias_table", dim=1)
 
 ROWS = (
+    Row(
+        "query, key, value inside `self` in windows, with a network that makes the position bias",
+        _separate(
+            "self.query",
+            "self.key",
+            "self.value",
+            Part("self.logit_scale", dim=0),
+            Part("self.continuous_position_bias_mlp.2"),
+        ),
+        output="output.dense",
+        core="self",
+        full=("all_head_size",),
+        form="windowed",
+        types=("swinv2",),
+    ),
     Row(
         "query, key, value inside `self`, `output` beside it",
         _separate("self.query", "self.key", "self.value"),
@@ -173,11 +225,13 @@ ROWS = (
         ),
         output="linear_out",
     ),
+    Row("fused Wqkv, out_proj", (Part("Wqkv", stack=3),), output="out_proj", types=("mpt",)),
+    Row("fused qkv inside `attention`", (Part("attention.qkv", stack=3),), output="output.dense", core="attention"),
     Row("fused att_proj, out_proj", (Part("att_proj", stack=3),), output="out_proj", full=("embed_dim",)),
     Row("Wq, Wk, Wv, dense", _separate("Wq", "Wk", "Wv"), output="dense", types=("ctrl",)),
     Row("query, key, value, proj", _separate("query", "key", "value"), output="proj", full=("all_head_size",)),
     Row("fused Wqkv, Wo", (Part("Wqkv", stack=3),), output="Wo", full=("all_head_size",)),
-    Row("query_key_value head by head, dense", (Part("query_key_value"),), output="dense", types=("gpt_neox",)),
+    Row("query_key_value head by head, dense", (Part("query_key_value"),), output="dense", types=("gpt_neox", "bloom")),
     Row(
         "timm: fused qkv, proj",
         (

@@ -15,11 +15,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from topwork import AttentionLayer
 from topwork_lens.gates import module_at
 from topwork_lens.refusals import refuse
+from topwork_lens.strangers import Following
+from topwork_lens.strangers import no_strangers as no_strangers
 
 
 @dataclass
@@ -61,7 +62,7 @@ def watching(model: nn.Module, layers: Sequence[AttentionLayer], watcher: Watche
             module = module_at(model, layer.path)
             stack.callback(module.register_forward_pre_hook(watch.enter(layer), prepend=True).remove)
             stack.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
-        stack.enter_context(_Functions(watch))
+        stack.enter_context(_functions(watch))
         yield
 
 
@@ -129,43 +130,6 @@ def _interface_watched(watch: _Watch) -> Iterator[None]:
         setattr(AttentionInterface, "get_interface", own)  # noqa: B010
 
 
-@contextmanager
-def no_strangers(model: nn.Module, layers: Sequence[AttentionLayer]) -> Iterator[None]:
-    """Refuse when attention runs in a module of `model` that none of its layers describes: the numbers of the layers
-    would then be wrong, and what is not described would be left out without a word.
-
-    Sees what goes through the attention interface of transformers.
-    """
-    from transformers.modeling_utils import AttentionInterface
-
-    paths = {id(module): path for path, module in model.named_modules()}
-    known = {id(below) for layer in layers for below in module_at(model, layer.path).modules()}
-    own, strangers = AttentionInterface.get_interface, set[str]()
-
-    def get_interface(interface: Any, implementation: str, default: Callable) -> Callable:
-        chosen = own(interface, implementation, default)
-
-        def attend(module: nn.Module, *args: Any, **options: Any) -> Any:
-            if id(module) in paths and id(module) not in known:
-                strangers.add(paths[id(module)])
-            return chosen(module, *args, **options)
-
-        return attend
-
-    setattr(AttentionInterface, "get_interface", get_interface)  # noqa: B010
-    try:
-        yield
-    finally:
-        setattr(AttentionInterface, "get_interface", own)  # noqa: B010
-    if strangers:
-        raise refuse(
-            "unknown_layout",
-            f"attention runs in {len(strangers)} modules that no row and no plugin describes",
-            place=min(strangers),
-            mend="teach it by the hook `attention_layer`",
-        )
-
-
 def interface_call(
     layer: AttentionLayer,
     module: nn.Module,
@@ -220,27 +184,23 @@ def rows_of(mask: torch.Tensor | None, start: int, stop: int, queries: int) -> t
     return mask[..., start:stop, :] if mask is not None and mask.shape[-2] == queries else mask
 
 
-class _Functions(TorchFunctionMode):
+def _functions(watch: _Watch) -> Following:
     """Sees torch functions called directly inside the attention modules that are watched."""
 
-    def __init__(self, watch: _Watch) -> None:
-        super().__init__()
-        self.watch = watch
-
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        answer = function(*args, **kwargs)
-        watch = self.watch
+    def seen(how: str, function: Any, args: tuple, options: dict, answer: Any, weights: Any) -> Any:
         if watch.busy or not watch.inside:
-            return answer
+            return None
+        layer = watch.inside[-1]
         if function is functional.scaled_dot_product_attention:
-            changed = watch.tell(direct_call(watch.inside[-1], answer, *args, **kwargs))
-            return answer if changed is None else changed.transpose(1, 2)
-        if function in (torch.softmax, functional.softmax, torch.Tensor.softmax):
-            call = softmax_call(watch.inside[-1], answer)
+            changed = watch.tell(direct_call(layer, answer, *args, **options))
+            return None if changed is None else changed.transpose(1, 2)
+        if how == "softmax":
+            call = softmax_call(layer, weights[1]) or softmax_call(layer, weights[0])
             if call is not None:
                 watch.tell(call)
-        return answer
+        return None
+
+    return Following(seen)
 
 
 def direct_call(
@@ -278,11 +238,27 @@ def direct_call(
     )
 
 
-def softmax_call(layer: AttentionLayer, answer: torch.Tensor) -> Call | None:
-    """A softmax inside an attention module: its weights, if their shape says which axis is the attention heads."""
-    heads = len(layer.kept or ())
-    if answer.dim() == 3 and heads and answer.shape[0] % heads == 0:
-        answer = answer.unflatten(0, (-1, heads))
-    if answer.dim() != 4 or answer.shape[1] != heads:
+def softmax_call(layer: AttentionLayer, weights: torch.Tensor) -> Call | None:
+    """Weights that a module multiplied its values with, if their shape says which axis is the attention heads."""
+    found = by_heads(weights, len(layer.kept or ()))
+    if found is None:
         return None
-    return Call(layer, None, answer, answer > 0, None, cast(tuple[int, int, int, int], tuple(answer.shape)))
+    return Call(layer, None, found, found > 0, None, cast(tuple[int, int, int, int], tuple(found.shape)))
+
+
+def by_heads(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
+    """Weights as [items, heads, queries, keys]; windows (or chunks) of an item become items of their own.
+
+    Known forms: [items, heads, queries, keys], [items * heads, queries, keys], [items, heads, windows, queries, keys],
+    [items, windows, heads, queries, keys], and [items, queries, heads, band].
+    """
+    if not heads:
+        return None
+    if weights.dim() == 3:
+        return weights.unflatten(0, (-1, heads)) if weights.shape[0] % heads == 0 else None
+    if weights.dim() == 5 and heads in weights.shape[1:3]:
+        windows = weights.transpose(1, 2) if weights.shape[1] == heads else weights
+        return windows.flatten(0, 1)
+    if weights.dim() != 4 or heads not in weights.shape[1:3]:
+        return None
+    return weights if weights.shape[1] == heads else weights.transpose(1, 2)

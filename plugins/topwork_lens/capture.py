@@ -18,6 +18,7 @@ from topwork import AttentionLayer, UsageError, unknown
 from topwork_lens.calls import Call, watching
 from topwork_lens.discovery import Key, layer_at
 from topwork_lens.gates import first_input, module_at, output_projection, split_heads
+from topwork_lens.multihead import unfolded
 from topwork_lens.reductions import Reducer
 from topwork_lens.refusals import refuse
 
@@ -100,6 +101,7 @@ class Capture:
     def run(self) -> Iterator[Seen]:
         """The block in which the model is watched."""
         with ExitStack() as stack:
+            stack.enter_context(unfolded([module_at(self.model, layer.path) for layer in self.layers]))
             for layer in self.layers:
                 projection = output_projection(self.model, layer)
                 stack.callback(projection.register_forward_pre_hook(self._context(layer), with_kwargs=True).remove)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, alterations
+from topwork_lens.multihead import is_folded, stay_unfolded, unfolded
 from topwork_lens.refusals import refuse
 
 
@@ -115,6 +116,7 @@ def gated(
         runs[0] += 1
 
     with ExitStack() as stack:
+        stack.enter_context(unfolded([module_at(model, path) for path in gates]))
         stack.callback(model.register_forward_hook(count).remove)
         for path, (layer, factors) in gates.items():
             hook = hooks[path] = GateHook(layer, factors)
@@ -147,6 +149,9 @@ def refresh_gates(model: nn.Module, layer: AttentionLayer) -> None:
         projection._forward_pre_hooks_with_kwargs.pop(number, None)
     factors = kept_gates(model, layer)
     if factors is not None:
+        module = module_at(model, layer.path)
+        if is_folded(module):
+            stay_unfolded(module)
         chosen = torch.tensor([factors[number] for number in layer.kept or ()])
         projection.register_forward_pre_hook(KeptGate(layer, chosen), with_kwargs=True, prepend=True)
 

@@ -18,11 +18,12 @@ from topwork_lens.calls import no_strangers
 from topwork_lens.capture import Capture
 from topwork_lens.gates import GateHook, factors_of, gated, output_projection, split_heads
 from topwork_lens.refusals import refuse
+from topwork_lens.shapley import Shapley
 
 Means = dict[str, Sequence[float] | None]
 Reduction = Literal["example", "token", "batch"]
 RowLosses = Callable[[nn.Module, Batch], torch.Tensor]
-METHODS = ("michel", "taylor", "leave_one_out", "entropy", "random")
+METHODS = ("michel", "taylor", "leave_one_out", "shapley", "entropy", "random")
 
 
 class Sums:
@@ -75,6 +76,8 @@ def score(
     *,
     reduction: Reduction = "example",
     seed: int = 0,
+    orders: int = 8,
+    known: Sequence[AttentionLayer] | None = None,
     gather: Callable[[Any], list[Any]] = lambda value: [value],
 ) -> tuple[int, Means]:
     """Rows seen, and by path a score for each attention head that a layer has now; layers that never ran are left out.
@@ -82,8 +85,11 @@ def score(
     michel: E_x |dL(x)/dgate| (Michel, Levy & Neubig 2019, section 4.1). reduction "example" takes the absolute value
     for each row, as the paper's equation 2, "token" for each position, as its authors' code, "batch" for the mean of
     each batch, as transformers' run_bertology. taylor: E_x (dL(x)/dgate)^2 (Molchanov et al. 2019, equation 8).
-    leave_one_out: E_x [L(x) without the attention head - L(x)]. entropy: ln(keys) - entropy, the mean over queries of
+    leave_one_out: E_x [L(x) without the attention head - L(x)]. shapley: see `shapley.py`; over `orders` random orders. entropy: ln(keys) - entropy, the mean over queries of
     the nats by which attention is sharper than uniform. random: uniform numbers.
+
+    Args:
+        layers: those that are scored; `known` are all that the model has, where these are fewer.
     """
     if method not in METHODS:
         raise unknown("importance method", method, METHODS)
@@ -94,9 +100,14 @@ def score(
     if not layers:
         raise refuse("unknown_layout", "no attention layer was found in this model")
     sums = Sums()
-    with frozen(model), no_strangers(model, layers):
+    row_losses = by_row(row_losses, seed)
+    shapley = Shapley(model, layers, row_losses, orders, seed) if method == "shapley" else None
+    with frozen(model), no_strangers(model, known or layers):
         for batch in batches:
-            if method == "leave_one_out":
+            if shapley is not None:
+                for path, values in shapley.batch(batch).items():
+                    sums.add(path, values)
+            elif method == "leave_one_out":
                 _leave_one_out(model, layers, batch, row_losses, sums)
             elif method == "entropy":
                 _sharpness(model, layers, batch, row_losses, sums)
@@ -104,6 +115,27 @@ def score(
                 _gradients(model, layers, batch, row_losses, sums, reduction, squared=method == "taylor")
             sums.rows += batch.row_count
     return sums.means(gather)
+
+
+def by_row(row_losses: RowLosses, seed: int) -> RowLosses:
+    """The same losses; what they draw at random depends on the row alone.
+
+    Raises:
+        Refused: a batch of several rows drew random numbers: they would depend on the batch.
+    """
+
+    def seeded(model: nn.Module, batch: Batch) -> torch.Tensor:
+        devices = [batch.device] if getattr(batch.device, "type", None) == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed((seed * 1_000_003 + batch.row_numbers[0]) % 2**63)
+            before = torch.get_rng_state()
+            losses = row_losses(model, batch)
+            if batch.row_count > 1 and not torch.equal(before, torch.get_rng_state()):
+                cause = "the losses of several rows draw random numbers together"
+                raise refuse("batch_coupled", cause, mend="score one row at a time: batch_size: 1")
+            return losses
+
+    return seeded
 
 
 class _Ones:

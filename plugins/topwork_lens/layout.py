@@ -26,6 +26,8 @@ from topwork_lens.architectures import (
     Part,
     Row,
 )
+from topwork_lens.guessing import guess
+from topwork_lens.multihead import for_good, is_folded
 
 
 def resolve(module: nn.Module, path: str) -> Any | None:
@@ -47,7 +49,8 @@ def describe(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer |
             continue
         if _fits(row, module):
             return _layer(row, path, module, model)
-    return None
+    guessed = guess(module)
+    return None if guessed is None else _layer(guessed, path, module, model)
 
 
 def _fits(row: Row, module: nn.Module) -> bool:
@@ -98,10 +101,16 @@ def _layer(row: Row, path: str, module: nn.Module, model: nn.Module) -> Attentio
         form=row.form,
         slices=tuple(_slices(row, module, output, now, len(groups_left))),
         sizes=tuple(_sizes(row, core, now, width, len(groups_left))),
-        adapter=getattr(adapters, row.adapter) if row.adapter else None,
+        adapter=_adapter(row, module),
         notes={"row": row.name, "groups_left": groups_left},
         **_verdict(row, module),
     )
+
+
+def _adapter(row: Row, module: nn.Module) -> Any:
+    if is_folded(module):
+        return for_good
+    return getattr(adapters, row.adapter) if row.adapter else None
 
 
 def manifest_entry(model: nn.Module, path: str) -> Mapping[str, Any] | None:
@@ -127,7 +136,8 @@ def _count(core: nn.Module, context: int) -> int | None:
         value = getattr(core, name, None)
         if isinstance(value, int) and value > 0 and context % value == 0:
             return context // value
-    return None
+    told = getattr(getattr(core, "config", None), "num_attention_heads", None)
+    return told if isinstance(told, int) and told > 0 and context % told == 0 else None
 
 
 def _groups(row: Row, module: nn.Module, core: nn.Module, heads: int) -> int:
@@ -138,7 +148,7 @@ def _groups(row: Row, module: nn.Module, core: nn.Module, heads: int) -> int:
         value = getattr(core, name, None)
         if isinstance(value, int) and 0 < value <= heads:
             return value
-    query, key = (features(cast(nn.Module, resolve(module, part.path))) for part in row.parts[:2])
+    query, key = (features(cast(nn.Module, resolve(module, part.path))) // part.stack for part in row.parts[:2])
     return heads if query == 0 else heads * key // query
 
 

@@ -18,8 +18,8 @@ from topwork_lens.importance import RowLosses, own_loss, score, single_items
 from topwork_lens.probe import probe_inputs
 from topwork_lens.pruning import Pruned, lines, prune
 from topwork_lens.refusals import refuse
+from topwork_lens.scores import Importance, Normalise, importance_of, in_groups
 from topwork_lens.soft import living_layers
-from topwork_lens.scores import Importance, Normalise, importance_of
 
 if TYPE_CHECKING:
     import torch
@@ -154,9 +154,10 @@ class Look:
         Raises:
             Refused: they do not agree, or cannot; the model is then as it was.
         """
-        return prune(self.model, heads, self._call(check), self.plugins)
+        return prune(self.model, heads, self.call(check), self.plugins)
 
-    def _call(self, check: Any) -> Callable[[], Any]:
+    def call(self, check: Any) -> Callable[[], Any]:
+        """Runs the model on a batch: a dict of inputs, a `Batch`, a function that runs it; None for a random one."""
         if callable(check):
             return check
         made: dict[str, Any] = {}
@@ -188,6 +189,8 @@ class Look:
         reduction: Reduction = "example",
         normalise: Normalise = "layer",
         seed: int = 0,
+        orders: int = 8,
+        groups: Sequence[str] | None = None,
         gather: Callable[[Any], list[Any]] = lambda value: [value],
     ) -> Importance:
         """Score every attention head; see `importance.score` for the methods.
@@ -196,18 +199,23 @@ class Look:
             batches: dicts of tensors (with labels) for a model that computes its own loss, one row at a time; or
                 `Batch` objects together with `row_losses`.
             row_losses: (model, batch) -> [rows].
+            orders: for "shapley": over how many random orders.
+            groups: score only "encoder", "decoder", "cross", "backbone" attention; the others have no scores then.
         """
         layers = self.layers
+        scored = in_groups(layers, groups)
         if row_losses is None:
             batches = (one for batch in batches for one in single_items(_inputs(batch)))
         rows, raw = score(
             self.model,
-            layers,
+            scored,
             batches,  # type: ignore[arg-type]
             row_losses or own_loss,
             method,
             reduction=reduction,
             seed=seed,
+            orders=orders,
+            known=layers,
             gather=gather,
         )
         return importance_of(layers, raw, method, rows, normalise)

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_stages() -> list[type[Stage]]:
-    """attention, head_importance, prune_heads and mask_heads."""
+    """attention, head_importance, head_ablation, prune_heads, prune_schedule and mask_heads."""
     from topwork_lens.attention_stage import Attention
-    from topwork_lens.stages import HeadImportance, MaskHeads, PruneHeads
+    from topwork_lens.schedule_stage import PruneSchedule
+    from topwork_lens.stages import HeadAblation, HeadImportance, MaskHeads, PruneHeads
 
-    return [Attention, HeadImportance, PruneHeads, MaskHeads]
+    return [Attention, HeadImportance, HeadAblation, PruneHeads, PruneSchedule, MaskHeads]
 
 
 @hookimpl(trylast=True)

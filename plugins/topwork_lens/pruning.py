@@ -17,9 +17,10 @@ from topwork import AttentionLayer, Json, Refused, TopworkError, alterations
 from topwork_lens.discovery import describe_one, find_layers, heads_by_layer, numbered
 from topwork_lens.flops import Flops, count_flops
 from topwork_lens.gates import factors_of, gated, refresh_gates
+from topwork_lens.layout import is_projection, resolve
 from topwork_lens.refusals import refuse
 from topwork_lens.selfcheck import Comparison, Replay, compare, record, run_outputs
-from topwork_lens.slicing import Undo, cut, groups_of, shared_elsewhere
+from topwork_lens.slicing import Undo, by_parameter, cut, groups_of, shared_elsewhere
 from topwork_lens.soft import living_layers, soft_entry, soften, surviving, tidy
 
 Call = Callable[[], Any]
@@ -189,57 +190,88 @@ class _Work:
         plain = replay()
         with gated(self.model, {layer.path: gate}):
             masked = replay()
+
+        def agrees() -> Comparison:
+            return _agree(masked, _running(replay, layer.path), plain, layer.path)
+
         refused: Refused | None = None
-        for attempt in self._attempts(layer, refused_by=lambda: refused):
+        for attempt in self._attempts(layer):
             step = _Step(layer)
             self.steps.append(step)
             try:
-                attempt(step)
-                return _agree(masked, _running(replay, layer.path), plain, layer.path)
+                attempt(step, refused.cause if refused else "", agrees)
+                return agrees()
             except Exception as error:
                 self.steps.pop().restore(self.model)
                 if isinstance(error, TopworkError) and not isinstance(error, Refused):
+                    raise
+                if isinstance(error, Refused) and error.reason == "not_a_head":
                     raise
                 refused = refused or (error if isinstance(error, Refused) else _does_not_run(error, layer.path))
         assert refused is not None
         raise refused
 
-    def _attempts(
-        self, layer: AttentionLayer, refused_by: Callable[[], Refused | None]
-    ) -> Iterator[Callable[[_Step], None]]:
+    def _attempts(self, layer: AttentionLayer) -> Iterator[Callable[[_Step, str, Callable[[], Comparison]], None]]:
+        """The forms of pruning, the best first; each is given why the first one failed."""
         gone = set(self.removed[layer.path])
         kept = list(layer.kept or ())
 
-        def hard(step: _Step, leaves: Sequence[int] = ()) -> None:
-            positions, groups, left = plan(layer, gone - set(leaves))
+        def hard(step: _Step, why: str, agrees: Any, leave: Sequence[int] = ()) -> None:
+            positions, groups, left = plan(layer, gone - set(leave))
             step.undos.append(cut(self.model, layer, positions, groups))
             note(self.model, layer, [kept[position] for position in positions], left)
             self._described(layer)
 
-        def soft(step: _Step) -> None:
-            refused = refused_by()
+        def soft(step: _Step, why: str, agrees: Any, only: Sequence[str] | None = None) -> None:
             stands = next(one for one in find_layers(self.model, self.plugins) if one.path == layer.path)
-            entry = soft_entry(self.model, layer.path) or {"gone": []}
+            entry = soft_entry(self.model, layer.path) or {"gone": [], "only": only}
             everything = sorted(gone & set(stands.kept or ()) | set(entry["gone"]))
-            step.undos.append(
-                soften(self.model, stands, everything, layer.why or (refused.cause if refused else "asked for"))
-            )
+            reason = layer.why or why or "asked for"
+            step.undos.append(soften(self.model, stands, everything, reason, only or entry["only"]))
             self._described(layer)
 
-        def nearly_all(step: _Step) -> None:
-            hard(step, kept[:1])
-            soft(step)
+        def nearly_all(step: _Step, why: str, agrees: Any) -> None:
+            hard(step, why, agrees, leave=kept[:1])
+            soft(step, why, agrees)
+
+        def piecewise(step: _Step, why: str, agrees: Callable[[], Comparison]) -> None:
+            """Only those parameters that nothing else depends on, such as a norm over all attention heads.
+
+            An output projection alone always agrees. When nothing before it can go, what one attention head computes
+            reaches the output through the slices of others.
+            """
+            names = [parameter for parameter, _ in by_parameter(layer)]
+            chosen = [name for name in names if name.rpartition(".")[0] == layer.output]
+            soft(step, why, agrees, chosen)
+            for name in reversed([name for name in names if name not in chosen]):
+                soft(step, why, agrees, [*chosen, name])
+                try:
+                    agrees()
+                    chosen.append(name)
+                except Refused:
+                    step.undos.pop().restore()
+            if not any(is_projection(_owner(self.model, layer, name)) for name in chosen[1:]):
+                cause = "a slice of the context is not the output of one attention head"
+                raise refuse("not_a_head", cause, place=layer.path, mend="mask it instead")
 
         if layer.prunable == "hard":
             yield hard
             if set(kept) <= gone and len(kept) > 1:
                 yield nearly_all
         yield soft
+        if soft_entry(self.model, layer.path) is None:
+            yield piecewise
 
     def _described(self, layer: AttentionLayer) -> None:
         """The kept gates of a layer that has just changed fit it again."""
         now = describe_one(layer.path, self.model.get_submodule(layer.path), self.model, self.plugins)
         refresh_gates(self.model, surviving(self.model, now or layer))
+
+
+def _owner(model: nn.Module, layer: AttentionLayer, parameter: str) -> Any:
+    """What a parameter belongs to, when it is a weight; else None."""
+    owner, _, name = parameter.rpartition(".")
+    return resolve(model.get_submodule(layer.path), owner) if name == "weight" else None
 
 
 def _running(run: Callable[[], Any], place: str) -> Any:

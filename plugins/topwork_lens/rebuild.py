@@ -13,17 +13,21 @@ from topwork_lens.gates import keep_gates
 from topwork_lens.pruning import note
 from topwork_lens.slicing import cut
 from topwork_lens.soft import living_layers, soften
+from topwork_lens.v4 import shape
 
 
 def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None) -> None:
     """Cut the layers that the manifest names, and put its gates back.
 
     Args:
-        manifest: the lens's section of a model's alterations.
+        manifest: the lens's section of a model's alterations; or {"pruned_heads": ...}, as a config of transformers 4
+            has it.
 
     Raises:
         CheckpointError: a layer of the manifest is not in this model, or has another number of attention heads.
     """
+    if "pruned_heads" in manifest:
+        shape(model, {int(number): heads for number, heads in manifest["pruned_heads"].items()}, plugins)
     layers = {layer.path: layer for layer in find_layers(model, plugins)}
     for path, entry in manifest.get("layers", {}).items():
         layer = _found(layers, path, entry["heads"])
@@ -34,7 +38,7 @@ def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None)
     layers = {layer.path: layer for layer in find_layers(model, plugins)}
     for path, entry in manifest.get("soft", {}).items():
         layer = _found(layers, path, layers[path].heads if path in layers else len(entry["gone"]))
-        soften(model, layer, entry["gone"], entry["why"])
+        soften(model, layer, entry["gone"], entry["why"], entry["only"])
     layers = {layer.path: layer for layer in living_layers(model, plugins)}
     for path, factors in manifest.get("gates", {}).items():
         keep_gates(model, _found(layers, path, len(factors)), factors)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from topwork import AttentionLayer, Json, UsageError, unknown, write_json, write_whole
-from topwork_lens.discovery import group_of, numbered
+from topwork_lens.discovery import group_of, layer_at, numbered
 
 Normalise = Literal["none", "layer", "global"]
 Scores = list[float | None]
@@ -130,6 +130,7 @@ class Choice:
         threshold: those whose score is below it.
         at_least: how many attention heads every layer keeps.
         groups: "encoder", "decoder", "cross", "backbone"; None for all.
+        by: "head", or "group": attention heads that share keys and values are chosen together, by their mean score.
     """
 
     share: float | None = None
@@ -137,6 +138,26 @@ class Choice:
     threshold: float | None = None
     at_least: int = 1
     groups: tuple[str, ...] | None = None
+    by: Literal["head", "group"] = "head"
+
+
+def in_groups(layers: Sequence[AttentionLayer], groups: Sequence[str] | None) -> list[AttentionLayer]:
+    """The layers of some groups; of all when `groups` is None.
+
+    Raises:
+        UsageError: the model has no such group.
+    """
+    known = {group_of(layer) for layer in layers}
+    for group in groups or ():
+        if group not in known:
+            raise unknown("group of attention layers", group, known)
+    return [layer for layer in layers if groups is None or group_of(layer) in groups]
+
+
+def whole_layers(layers: Sequence[AttentionLayer], keys: Sequence[Any]) -> dict[str, list[int]]:
+    """Every attention head of the layers that are named."""
+    found = [layer_at(layers, key) for key in keys]
+    return {layer.path: list(layer.kept or ()) for layer in found}
 
 
 def choose(layers: Sequence[AttentionLayer], choice: Choice, importance: Importance) -> dict[str, list[int]]:
@@ -161,29 +182,35 @@ def choose_random(layers: Sequence[AttentionLayer], choice: Choice, seed: int) -
 def _take(
     layers: Sequence[AttentionLayer], choice: Choice, score: Callable[[AttentionLayer, int], float | None]
 ) -> dict[str, list[int]]:
-    known = {group_of(layer) for layer in layers}
-    for group in choice.groups or ():
-        if group not in known:
-            raise unknown("group of attention layers", group, known)
-    taking = [layer for layer in layers if choice.groups is None or group_of(layer) in choice.groups]
+    taking = in_groups(layers, choice.groups)
     candidates = [
-        (value, place, number, layer)
+        (sum(values) / len(values), place, members, layer)
         for place, layer in enumerate(taking)
-        for number in layer.kept or ()
-        if (value := score(layer, number)) is not None
+        for members in _together(layer, choice.by)
+        if None not in (values := [score(layer, number) for number in members])
     ]
     candidates.sort(key=lambda entry: entry[:3])
-    wanted = _wanted(choice, sum(len(layer.kept or ()) for layer in taking), [entry[0] for entry in candidates])
+    below = [entry[0] for entry in candidates for _ in entry[2]]
+    wanted = _wanted(choice, sum(len(layer.kept or ()) for layer in taking), below)
     left = {layer.path: len(layer.kept or ()) for layer in taking}
     found: dict[str, list[int]] = {}
-    for _, _, number, layer in candidates:
+    for _, _, members, layer in candidates:
         if wanted <= 0:
             break
-        if left[layer.path] > choice.at_least:
-            left[layer.path] -= 1
-            wanted -= 1
-            found.setdefault(layer.path, []).append(number)
+        if left[layer.path] - len(members) >= choice.at_least and len(members) <= wanted:
+            left[layer.path] -= len(members)
+            wanted -= len(members)
+            found.setdefault(layer.path, []).extend(members)
     return {path: sorted(numbers) for path, numbers in found.items()}
+
+
+def _together(layer: AttentionLayer, by: str) -> list[tuple[int, ...]]:
+    """Attention heads that are chosen together: each alone, or those of a key/value group."""
+    kept = list(layer.kept or ())
+    if by == "head" or not layer.groups or layer.groups == layer.heads:
+        return [(number,) for number in kept]
+    size = layer.heads // layer.groups
+    return [members for group in range(layer.groups) if (members := tuple(n for n in kept if n // size == group))]
 
 
 def _wanted(choice: Choice, total: int, scores: Sequence[float]) -> int:

@@ -40,13 +40,17 @@ class Scatter(nn.Module):
         return full.index_select(self.dim, self.positions)
 
 
-def soften(model: nn.Module, layer: AttentionLayer, gone: Sequence[int], why: str) -> Undo:
+def soften(
+    model: nn.Module, layer: AttentionLayer, gone: Sequence[int], why: str, only: Sequence[str] | None = None
+) -> Undo:
     """Make the parameters of attention heads compact that a layer's code cannot do without.
 
     Args:
         layer: as its module stands (see `standing`): every attention head that is computed.
         gone: original numbers of all attention heads that are gone in this way, earlier ones included.
         why: kept in the manifest.
+        only: the parameters that become compact; None for all that belong to single attention heads. The output
+            projection must be among them.
     """
     module, undo = module_at(model, layer.path), Undo()
     numbers, left = list(layer.kept or ()), groups_of(layer)
@@ -56,11 +60,13 @@ def soften(model: nn.Module, layer: AttentionLayer, gone: Sequence[int], why: st
     before = soft_entry(model, layer.path)
     try:
         for (parameter, dim), pieces in by_parameter(layer).items():
+            if only is not None and parameter not in only:
+                continue
             owner_path, _, name = parameter.rpartition(".")
             owner = cast(nn.Module, resolve(module, owner_path))
             index = index_of(pieces, heads, groups, getattr(owner, name).shape[dim])
             undo.calls.append(_scatter(owner, name, dim, index))
-        _note_soft(model, layer.path, {"gone": sorted(gone), "why": why})
+        _note_soft(model, layer.path, {"gone": sorted(gone), "why": why, "only": only})
         undo.calls.append(lambda: _note_soft(model, layer.path, before))
     except BaseException:
         undo.restore()
@@ -103,7 +109,7 @@ def _earlier(owner: nn.Module, name: str, dim: int) -> list[int] | None:
 
 
 def soft_entry(model: nn.Module, path: str) -> dict[str, Any] | None:
-    """What the manifest says of a softly pruned layer: {"gone": numbers, "why": text}, or None."""
+    """What the manifest says of a softly pruned layer: {"gone": numbers, "why": text, "only": parameters}."""
     return alterations(model).get("lens", {}).get("soft", {}).get(path)
 
 

@@ -24,7 +24,7 @@ class ScoreOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    method: Literal["michel", "taylor", "leave_one_out", "entropy", "random"] = Field(
+    method: Literal["michel", "taylor", "leave_one_out", "shapley", "entropy", "random"] = Field(
         "michel", description="michel: mean |gradient of the gate|; the others are described in the README"
     )
     rows: PositiveInt = Field(1000, description="take at most this many calibration rows")
@@ -33,6 +33,8 @@ class ScoreOptions(BaseModel):
     )
     normalise: Literal["layer", "none", "global"] = Field("layer", description="layer: divide by the layer's l2 norm")
     batch_size: PositiveInt | None = Field(None, description="rows a batch; by default what the memory budget allows")
+    orders: PositiveInt = Field(8, description="shapley: random orders in which the attention heads go")
+    groups: list[Group] | None = Field(None, description="score only these groups")
 
 
 def score_model(run: Run, options: ScoreOptions) -> Importance:
@@ -47,6 +49,8 @@ def score_model(run: Run, options: ScoreOptions) -> Importance:
         reduction=options.reduction,
         normalise=options.normalise,
         seed=run.seed,
+        orders=options.orders,
+        groups=options.groups,
         gather=run.process.gather,
     )
 
@@ -69,7 +73,8 @@ class HeadImportance(ScoreOptions, Stage):
 
 
 class ChoosingStage(Stage):
-    """What choosing attention heads has in common; exactly one of `share`, `count`, `threshold`, `heads`."""
+    """What choosing attention heads has in common; exactly one of `share`, `count`, `threshold`, `heads`,
+    `layers`."""
 
     changes_model: ClassVar[bool] = True
 
@@ -79,24 +84,27 @@ class ChoosingStage(Stage):
     heads: dict[int | str, list[int]] | None = Field(
         None, description="original numbers by layer: a number, `group.number` such as decoder.0, or a module path"
     )
+    layers: list[int | str] | None = Field(None, description="whole layers, named like those of `heads`")
     importance: Path | ScoreOptions | None = Field(
         None, description="a file, or options to score by; by default the latest head_importance of this run"
     )
     random: bool = Field(False, description="choose at random instead of by importance")
     at_least: int = Field(1, ge=0, description="attention heads that every layer keeps; 0 lets whole layers go")
     groups: list[Group] | None = Field(None, description="only attention heads of these groups")
+    by: Literal["head", "group"] = Field("head", description="group: those that share keys and values go together")
     compare_random: int = Field(
         0, ge=0, description="evaluate this many random choices of the same size, masked, beside the chosen ones"
     )
 
     @model_validator(mode="after")
     def _one_way(self) -> ChoosingStage:
-        ways = ("share", "count", "threshold", "heads")
+        ways = ("share", "count", "threshold", "heads", "layers")
         given = [name for name in ways if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(ways)}{': not ' if given else ''}{' and '.join(given)}")
-        if self.heads is not None and (self.random or self.importance or self.groups):
-            raise ValueError("`heads` names the attention heads: random, importance and groups do not go with it")
+        named = next((name for name in ("heads", "layers") if getattr(self, name) is not None), None)
+        if named and (self.random or self.importance or self.groups or self.by == "group"):
+            raise ValueError(f"`{named}` names the attention heads: random, importance, groups, by do not go with it")
         if self.random and (self.importance or self.threshold is not None):
             raise ValueError("`random` takes no importance and no threshold")
         return self
@@ -108,11 +116,13 @@ class ChoosingStage(Stage):
     def choose(self, run: Run, look: Look) -> dict[str, list[int]]:
         """Original numbers by module path; attention heads that are masked already are not chosen again."""
         from topwork_lens.discovery import heads_by_layer
-        from topwork_lens.scores import choose, choose_random
+        from topwork_lens.scores import choose, choose_random, whole_layers
 
         if self.heads is not None:
             return {path: numbers for path, (_, numbers) in heads_by_layer(look.layers, dict(self.heads)).items()}
         layers = look.active_layers()
+        if self.layers is not None:
+            return whole_layers(layers, self.layers)
         if self.random:
             return choose_random(layers, self._choice(), run.seed)
         return choose(layers, self._choice(), self._importance(run))
@@ -121,7 +131,7 @@ class ChoosingStage(Stage):
         from topwork_lens.scores import Choice
 
         groups = tuple(self.groups) if self.groups is not None else None
-        return Choice(self.share, self.count, self.threshold, self.at_least, groups)
+        return Choice(self.share, self.count, self.threshold, self.at_least, groups, self.by)
 
     def _importance(self, run: Run) -> Importance:
         from topwork_lens.scores import Importance
@@ -146,7 +156,8 @@ class ChoosingStage(Stage):
         if not self.compare_random:
             return None
         primary = run.task.metric().primary
-        size = Choice(count=sum(map(len, chosen.values())), at_least=self.at_least, groups=self._choice().groups)
+        least = 0 if self.heads is not None or self.layers is not None else self.at_least
+        size = Choice(None, sum(map(len, chosen.values())), None, least, self._choice().groups, self.by)
         layers = look.active_layers()
         draws = [choose_random(layers, size, run.seed + draw) for draw in range(self.compare_random)]
         with look.mask_heads(chosen):
@@ -163,7 +174,6 @@ class PruneHeads(ChoosingStage):
     """Remove attention heads: the weights become smaller, and the pruned model is proved equal to the masked one."""
 
     name: ClassVar[str] = "prune_heads"
-    columns_shown: ClassVar[tuple[str, ...]] = ("heads_before", "heads_after", "parameters_before", "parameters_after")
 
     check: bool = Field(True, description="compare masked and pruned on calibration rows; false: on random inputs")
 
@@ -177,24 +187,31 @@ class PruneHeads(ChoosingStage):
         look = Look(run.model, run.plugins)
         chosen = self.choose(run, look)
         beside = self.compared(run, look, chosen)
-        pruned = look.prune_heads(chosen, check=self._batch(run) if self.check else None)
-        found = pruned.json()
-        if pruned.check is not None and not pruned.check.proves:
+        found = look.prune_heads(chosen, check=check_call(run) if self.check else None).json()
+        if found["check"] is not None and not found["check"]["proves"]:
             run.say("the check of pruning proves nothing: masking these attention heads hardly changes the output")
-        return {**found, **({"random": beside, **_shown(beside)} if beside else {})}
+        # The summary table shows the first plain numbers.
+        first = {key: found[key] for key in ("heads_before", "heads_after", "parameters_after")}
+        return {
+            **first,
+            **_shown(beside),
+            "speed_limit": found["speed_limit"],
+            **found,
+            **({"random": beside} if beside else {}),
+        }
 
-    def _batch(self, run: Run) -> Callable[[], Any] | None:
-        """Runs the model on a few calibration rows through the task; None when this process has none."""
-        batches = run.loss_batches("calibrate", limit=4 * run.process.count, batch_size=4)
-        batch = next(iter(batches), None)
-        return None if batch is None else lambda: run.task.row_losses(run.model, batch)
+
+def check_call(run: Run) -> Callable[[], Any] | None:
+    """Runs the model on a few calibration rows through the task; None when this process has none."""
+    batches = run.loss_batches("calibrate", limit=4 * run.process.count, batch_size=4)
+    batch = next(iter(batches), None)
+    return None if batch is None else lambda: run.task.row_losses(run.model, batch)
 
 
 class MaskHeads(ChoosingStage):
     """Switch attention heads off without removing them: gates of 0 that stay on the model and are saved with it."""
 
     name: ClassVar[str] = "mask_heads"
-    columns_shown: ClassVar[tuple[str, ...]] = ("heads_before", "heads_after")
 
     def __call__(self, run: Run) -> dict[str, Json]:
         from topwork_lens.look import Look
@@ -206,9 +223,43 @@ class MaskHeads(ChoosingStage):
         beside = self.compared(run, look, chosen)
         masked = look.keep_masked(chosen)
         after = count_heads(look.active_layers())
-        found = {"masked": masked, "heads_before": before, "heads_after": after, "layers": look.table()}
-        return {**found, **({"random": beside, **_shown(beside)} if beside else {})}
+        found = {"heads_before": before, "heads_after": after, **_shown(beside), "masked": masked}
+        return {**found, "layers": look.table(), **({"random": beside} if beside else {})}
 
 
-def _shown(beside: dict[str, Json]) -> dict[str, Json]:
-    return {name: value for name, value in beside.items() if name.startswith(("random_", "masked_"))}
+class HeadAblation(Stage):
+    """Measure what happens without each attention head, and with each alone in its layer; the model stays as it is."""
+
+    name: ClassVar[str] = "head_ablation"
+
+    tables: list[Literal["one_removed", "all_but_one"]] = Field(
+        default_factory=lambda: ["one_removed", "all_but_one"],
+        description="one_removed: without each attention head; all_but_one: each alone in its layer",
+    )
+    role: Literal["calibrate", "evaluate"] = Field("evaluate", description="whose rows")
+    limit: PositiveInt | None = Field(None, description="use the first rows only")
+    groups: list[Group] | None = Field(None, description="only attention heads of these groups")
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.role,)
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        from topwork_lens.ablation import ablate, summary
+        from topwork_lens.look import Look
+        from topwork_lens.scores import in_groups
+
+        metric = run.task.metric()
+        layers = in_groups(Look(run.model, run.plugins).active_layers(), self.groups)
+        table = ablate(
+            run.model,
+            layers,
+            lambda: float(run.evaluate(self.role, limit=self.limit)[metric.primary]),
+            one="one_removed" in self.tables,
+            all_but_one="all_but_one" in self.tables,
+            progress=lambda values: run.progress(values, label="head ablation"),
+        )
+        return {**summary(table, metric.higher_is_better), "primary": metric.primary, "layers": table["layers"]}
+
+
+def _shown(beside: dict[str, Json] | None) -> dict[str, Json]:
+    return {name: value for name, value in (beside or {}).items() if name.startswith(("random_", "masked_"))}

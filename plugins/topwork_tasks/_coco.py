@@ -183,8 +183,6 @@ def coco_rows(source: str, options: RowsOptions) -> Any:
     Raises:
         DataError: the file is no COCO annotation file, or a picture is missing; names the entry.
     """
-    import datasets
-
     path = Path(source).expanduser()
     if not path.is_file():
         raise UsageError(f"there is no file `{source}`", mend="`format: coco` reads an annotation file")
@@ -211,15 +209,27 @@ def coco_rows(source: str, options: RowsOptions) -> Any:
     missing = [str(file) for file in images.values() if not file.is_file()]
     if missing:
         raise DataError(f"{path}: the picture {missing[0]} is missing", mend="set `options: {images: folder}`")
-    features = _coco_features([str(entry["name"]) for entry in categories])
-    made = datasets.Dataset.from_dict(
-        {
-            "image": [str(file) for file in images.values()],
-            "image_id": list(images),
-            "objects": [objects[image] for image in images],
-        },
-        features=features,
-    )
+    names = [str(entry["name"]) for entry in categories]
+    files = [str(file) for file in images.values()]
+    return detection_rows(files, list(images), [objects[image] for image in images], names, options)
+
+
+def detection_rows(
+    files: Sequence[str],
+    numbers: Sequence[int],
+    objects: Sequence[dict[str, list]],
+    names: list[str],
+    options: RowsOptions,
+) -> Any:
+    """Rows of pictures on disk with their objects {bbox, category (an integer), area, iscrowd}.
+
+    Args:
+        names: what the categories' integers stand for.
+    """
+    import datasets
+
+    columns = {"image": list(files), "image_id": list(numbers), "objects": list(objects)}
+    made = datasets.Dataset.from_dict(columns, features=_coco_features(names))
     return made.to_iterable_dataset() if options.streaming else made
 
 

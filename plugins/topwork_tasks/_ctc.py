@@ -170,6 +170,20 @@ def chunk_places(length: int, chunk: int, stride: int, align: int) -> list[tuple
     return places
 
 
+def chunks_of(
+    length: int, frontend: Frontend, chunk_seconds: float | None, stride_seconds: float | None, frames: bool
+) -> list[tuple[int, int, int, int]]:
+    """The chunks of a clip for what a recipe says: the whole clip, unless it is longer than `chunk_seconds` or than the
+    model's one size. `frames`: cuts lie between frames of the model."""
+    asked = None if chunk_seconds is None else round(chunk_seconds * frontend.rate)
+    size = min((entry for entry in (asked, frontend.window) if entry is not None), default=None)
+    if size is None or length <= size:
+        return [(0, length, 0, 0)]
+    stride = size / 6 if stride_seconds is None else stride_seconds * frontend.rate
+    align = (frontend.samples_per_frame or frontend.time_stride or 2 * frontend.hop) if frames else 1
+    return chunk_places(length, size // align * align, round(stride), align)
+
+
 def kept_frames(samples: int, left: int, right: int, per_frame: float) -> slice:
     """The frames of a chunk that are not context."""
     frames = round(samples / per_frame)

@@ -6,7 +6,6 @@ depth.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -176,9 +175,9 @@ class Depth(dict):
         return self["depth"].size
 
     def __repr__(self) -> str:
-        """Two predictions with the same numbers look the same."""
+        """Two predictions that differ by rounding only look the same."""
         found = self["predicted_depth"]
-        shown = f"{found.min():.6g} to {found.max():.6g}, {zlib.crc32(found.tobytes()):08x}"
+        shown = f"{found.min():.4g} to {found.max():.4g}, mean {found.mean():.4g}"
         return f"{{'predicted_depth': <{found.shape[1]}x{found.shape[0]}, {shown}>}}"
 
     def __reduce__(self) -> tuple:

@@ -1,5 +1,5 @@
-"""Metrics of depth, as Eigen et al. 2014 (arXiv 1406.2283) defined them and the literature reports them: for each picture
-the mean over its valid pixels, then the mean over the pictures."""
+"""Metrics of depth, as Eigen et al. 2014 (arXiv 1406.2283) defined them and the literature reports them: the mean over
+the valid pixels of each picture, then the mean over the pictures."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
 from topwork import Base, DataError, Item, Row, TopworkError, UsageError
 from topwork_tasks import _boxes, _image
 
@@ -24,6 +26,41 @@ _SOFTMAX_PROCESSORS = ("DetrImageProcessor", "YolosImageProcessor")
 #: those that are told which pixels are padding
 _MASKED = ("detr", "table-transformer", "conditional_detr", "dab-detr", "deformable_detr")
 MOST = 100
+
+
+
+class DetrHeadOptions(BaseModel):
+    """Size of DETR's transformer on a backbone that has no detector of its own; as large as in the paper by default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    queries: PositiveInt = Field(100, description="most objects that can be found in a picture")
+    encoder_layers: NonNegativeInt = 6
+    decoder_layers: PositiveInt = 6
+    width: PositiveInt = Field(256, description="of the transformer's vectors: a multiple of 4 and of attention_heads")
+    attention_heads: PositiveInt = 8
+    feed_forward: PositiveInt = Field(2048, description="width inside the layers")
+    dropout: float = Field(0.1, ge=0, lt=1)
+    auxiliary_loss: bool = Field(True, description="every decoder layer is taught, not only the last")
+
+    @model_validator(mode="after")
+    def _divides(self) -> DetrHeadOptions:
+        if self.width % 4 or self.width % self.attention_heads:
+            raise ValueError(f"width {self.width} is no multiple of 4 and of {self.attention_heads} attention heads")
+        return self
+
+
+def family(config: Any) -> str:
+    """The model type whose conventions the detector follows: its own, or "detr" for the generic task head."""
+    return config.model_type if is_native(config) else "detr"
+
+
+def is_native(config: Any) -> bool:
+    """Whether the architecture has a detector of its own, in transformers or in the checkpoint's code."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES as known
+
+    return config.model_type in known or "AutoModelForObjectDetection" in (getattr(config, "auto_map", None) or {})
+
 
 # ---------------------------------------------------------------- label names
 
@@ -86,8 +123,39 @@ def learned_processor(rows: Any, base: Base, image_size: int | None) -> Any:
         height = width = image_size
     else:
         height, width = _image.config_size(base.config) or (-(-height // 32) * 32, -(-width // 32) * 32)
-    kind = getattr(transformers, _PROCESSORS.get(base.config.model_type, "RTDetrImageProcessor"))
+    kind = getattr(transformers, _PROCESSORS.get(family(base.config), "RTDetrImageProcessor"))
     return kind(size={"height": height, "width": width}, image_mean=mean, image_std=deviation, do_normalize=True)
+
+
+def backbone_processor(base: Base, image_size: int | None) -> Any | None:
+    """DETR's image processor with the statistics of the one that the backbone came with, or None: what crops the middle
+    out of a picture, as those of classifiers do, would cut objects off and move all boxes."""
+    import transformers
+
+    saved = base.processor("image_processor")
+    if saved is None or hasattr(saved, "post_process_object_detection"):
+        return saved
+    details = getattr(saved, "data_config", None) or {}
+    mean, deviation = details.get("mean") or saved.image_mean, details.get("std") or saved.image_std
+    if image_size is not None:
+        height = width = image_size
+    else:
+        height, width = _image.config_size(base.config) or _processor_size(saved)
+    normalise = bool(details) or bool(getattr(saved, "do_normalize", True))
+    return transformers.DetrImageProcessor(
+        size={"height": height, "width": width},
+        image_mean=list(mean),
+        image_std=list(deviation),
+        do_normalize=normalise,
+    )
+
+
+def _processor_size(processor: Any) -> tuple[int, int]:
+    cropped = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+    size = dict(cropped or processor.size)
+    if "height" in size:
+        return int(size["height"]), int(size["width"])
+    return int(size["shortest_edge"]), int(size["shortest_edge"])
 
 
 def check_processor(config: Any, processor: Any) -> None:
@@ -100,17 +168,17 @@ def check_processor(config: Any, processor: Any) -> None:
     name = type(processor).__name__.removesuffix("Pil").removesuffix("Fast")
     if not hasattr(processor, "post_process_object_detection"):
         return
-    if (name in _SOFTMAX_PROCESSORS) != (config.model_type in _SOFTMAX):
+    if (name in _SOFTMAX_PROCESSORS) != (family(config) in _SOFTMAX):
         raise UsageError(
             f"{name} does not belong to `{config.model_type}`: it would read its outputs wrong",
             place="base.processor",
-            mend=f"use a {_PROCESSORS.get(config.model_type, 'RTDetrImageProcessor')}",
+            mend=f"use a {_PROCESSORS.get(family(config), 'RTDetrImageProcessor')}",
         )
 
 
 def reads_mask(config: Any) -> bool:
     """Whether the detector is told which pixels are padding."""
-    return config.model_type in _MASKED
+    return family(config) in _MASKED
 
 
 # ---------------------------------------------------------------- batches

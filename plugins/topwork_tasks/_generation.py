@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from topwork import Json, Metric, Row
+from topwork_tasks._text_scores import Words
 
 if TYPE_CHECKING:
     import torch
@@ -48,24 +49,35 @@ def generate(
     """
     import torch
 
-    config = copy.deepcopy(model.generation_config)
-    given = options.model_dump(exclude={"stop", "seed", "max_new_tokens"}, exclude_none=True)
-    config.update(max_length=None, max_new_tokens=most, pad_token_id=tokenizer.pad_token_id, **given)
-    config.update(stop_strings=options.stop or None)
-    stops = {"tokenizer": tokenizer} if options.stop else {}
+    config, stops = settings(model, tokenizer, options, most)
     devices = [inputs["input_ids"].device] if inputs["input_ids"].is_cuda else []
     with torch.random.fork_rng(devices):
         torch.manual_seed((int(options.seed) * 1_000_003 + number) % 2**63)
         found = model.generate(**inputs, generation_config=config, **stops)
-    return [trim(row, tokenizer) for row in found[:, inputs["input_ids"].shape[1] :].tolist()]
+    ends = set(config.eos_token_id or ())
+    return [trim(row, ends, tokenizer.pad_token_id) for row in found[:, inputs["input_ids"].shape[1] :].tolist()]
 
 
-def trim(ids: Sequence[int], tokenizer: Any) -> list[int]:
-    """Tokens up to the end token (which is kept) or the padding."""
-    ends = {tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+def settings(model: Any, tokenizer: Any, options: GenerationOptions, most: int) -> tuple[Any, dict[str, Any]]:
+    """The model's generation config with the options in it, and what `generate` wants beside it.
+
+    A text ends at any of the model's own end tokens (a chat model has several) or at the tokenizer's, which is the one
+    that training puts behind a completion.
+    """
+    config = copy.deepcopy(model.generation_config)
+    given = options.model_dump(exclude={"stop", "seed", "max_new_tokens"}, exclude_none=True)
+    own = config.eos_token_id
+    ends = {*([] if own is None else own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
+    config.update(max_length=None, max_new_tokens=most, pad_token_id=tokenizer.pad_token_id, **given)
+    config.update(stop_strings=options.stop or None, eos_token_id=sorted(ends) or None)
+    return config, {"tokenizer": tokenizer} if options.stop else {}
+
+
+def trim(ids: Sequence[int], ends: Collection[int], pad: int | None) -> list[int]:
+    """Tokens up to the first end token (which is kept) or the padding."""
     for place, token in enumerate(ids):
-        if token in ends:
-            return list(ids[: place + (token == tokenizer.eos_token_id)])
+        if token in ends or token == pad:
+            return list(ids[: place + (token in ends)])
     return list(ids)
 
 
@@ -172,22 +184,11 @@ class LanguageMetric(Metric):
         }
 
 
-class _Words:
-    """rouge-score's own tokenizer keeps a-z and 0-9 only; this one keeps the words of every script, and takes each
-    sign of a script that is written without spaces as a word."""
-
-    def tokenize(self, text: str) -> list[str]:
-        import re
-
-        unspaced = r"\u3040-\u30ff\u3400-\u9fff\u0e00-\u0eff"
-        return re.findall(rf"[{unspaced}]|[^\W{unspaced}]+", text.lower())
-
-
 def rouge_l(guess: str, truth: str) -> float:
     """F1 of the longest common subsequence of words (Lin 2004), by rouge-score."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    return float(RougeScorer(["rougeL"], tokenizer=_Words()).score(truth, guess)["rougeL"].fmeasure)
+    return float(RougeScorer(["rougeL"], tokenizer=Words()).score(truth, guess)["rougeL"].fmeasure)
 
 
 def causal_module(model: nn.Module) -> Any:

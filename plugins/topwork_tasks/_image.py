@@ -87,15 +87,28 @@ def mode_of(config: Any) -> str:
 
 def learn_statistics(rows: Iterable[Row], mode: str, most: int = 1000) -> tuple[list[float], list[float], int, int]:
     """Mean and standard deviation of each channel (pixels in 0..1), and the median height and width, of at most `most`
-    rows at even distances."""
+    rows at even distances. Pictures that cannot be read are passed over: whether such a row is an error or skipped is
+    decided when it is used.
+
+    Raises:
+        DataError: none can be read.
+    """
     import numpy
 
     sums, squares, pixels, sizes = 0.0, 0.0, 0, []
+    unread: DataError | None = None
     for number, row in _spread(rows, most):
-        array = numpy.asarray(open_image(row.get("image"), number, "image", mode), dtype=numpy.float64) / 255
+        try:
+            image = open_image(row.get("image"), number, "image", mode)
+        except DataError as error:
+            unread = unread or error
+            continue
+        array = numpy.asarray(image, dtype=numpy.float64) / 255
         sizes.append(array.shape[:2])
         array = array.reshape(array.shape[0] * array.shape[1], -1)
         sums, squares, pixels = sums + array.sum(0), squares + (array**2).sum(0), pixels + len(array)
+    if not pixels and unread is not None:
+        raise unread
     if not pixels:
         raise TopworkError("there are no rows to learn the image statistics from", mend="give training rows")
     mean = numpy.asarray(sums) / pixels

@@ -136,5 +136,5 @@ class Numbers:
             f"holds {value}, which is none of the {len(self.table)} labels{hint}",
             row=row,
             column=column,
-            mend=f"known labels: {known}; `label_names` names the numbers, `ignore_index` is the one that does not count",
+            mend=f"known labels: {known}; `label_names` names the numbers, `ignore_index` is no label",
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HEAD = ("AutoModelForSpeechSeq2Seq",)
 _END, _START = "<|endoftext|>", "<|startoftranscript|>"
 # `<|notimestamps|>` must come last: Whisper counts times from the entry after it
-_SPECIAL = (_END, _START, "<|translate|>", "<|transcribe|>", "<|nospeech|>", "<|notimestamps|>")
+_SPECIAL = (_START, "<|translate|>", "<|transcribe|>", "<|nospeech|>", "<|notimestamps|>")
 
 
 def learn_tokenizer(texts: Iterable[str], vocabulary: int = 1000) -> Any:
@@ -34,9 +34,11 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int = 1000) -> Any:
     learner.train_from_iterator(texts, trainer)
     learned = json.loads(learner.to_str())["model"]
     made = WhisperTokenizer(
-        vocab=learned["vocab"], merges=[tuple(pair) for pair in learned["merges"]], pad_token=_END, task=None
+        vocab=learned["vocab"],
+        merges=[tuple(pair) for pair in learned["merges"]],
+        pad_token=_END,
+        extra_special_tokens=list(_SPECIAL),
     )
-    made.add_tokens(list(_SPECIAL), special_tokens=True)
     made.set_prefix_tokens()
     return made
 

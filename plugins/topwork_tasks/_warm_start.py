@@ -48,10 +48,13 @@ def build_pair(
                 place=f"base.{role}",
                 mend="name it as the only base, or name an encoder or a decoder here",
             )
+    first: Any
+    made: Any
     if generation:
         first, second = _generation_pair(encoder, decoder, weights, changes)
     else:
-        first = encoder.backbone(weights=weights, is_decoder=False, add_cross_attention=False, **changes[0]).backbone
+        bare: Any = encoder.backbone(weights=weights, is_decoder=False, add_cross_attention=False, **changes[0])
+        first = bare.backbone
         second = _decoder(decoder, weights, changes[1])
     made = (SharedEncoderDecoder if share else EncoderDecoderModel)(encoder=first, decoder=second)
     made.accepts_loss_kwargs = False
@@ -99,7 +102,8 @@ def _generation_pair(encoder: Base, decoder: Base, weights: bool, changes: tuple
             )
     found: list[Any] = []
     for base, change, causal in ((encoder, changes[0], False), (decoder, changes[1], True)):
-        bert = base.backbone(weights=weights, **change).backbone
+        bare: Any = base.backbone(weights=weights, **change)
+        bert = bare.backbone
         entries = set(BertGenerationConfig().to_dict()) & set(bert.config.to_dict())
         kept = {key: getattr(bert.config, key) for key in entries - {"model_type", "architectures"}}
         config = BertGenerationConfig(**{**kept, **(_CROSS if causal else {})})

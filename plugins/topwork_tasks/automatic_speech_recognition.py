@@ -96,12 +96,9 @@ class SpeechRecognition(Task):
         self.case: _transcripts.Case = state.values["case"]
         self.tokenizer = state.processors["tokenizer"]
         self.frontend = _audio_frontend.Frontend(state.processors["feature_extractor"], self.base.config)
+        self._blank = int(self.tokenizer.pad_token_id)
         # the generic head of a model of one size counts the frames that a clip fills; `generate` wants the mask too
         self._with_mask = self.frontend.window is not None
-
-    @property
-    def _blank(self) -> int:
-        return int(self.tokenizer.pad_token_id)
 
     def build(self, weights: bool = True) -> nn.Module:
         fresh = self.state.values["own_vocabulary"]
@@ -147,7 +144,9 @@ class SpeechRecognition(Task):
                 self._check_length(len(clip), number)
                 items.append(self._item(clip, number, target))
                 continue
-            for start, end, left, right in self._chunks(len(clip)):
+            options = self.options
+            cuts = (options.chunk_seconds, options.stride_seconds, self.form == "ctc")
+            for start, end, left, right in _ctc.chunks_of(len(clip), self.frontend, *cuts):
                 items.append(self._item(clip[start:end], number, (end - start, left, right)))
         return items
 
@@ -161,11 +160,16 @@ class SpeechRecognition(Task):
             return seq2seq.target_ids(text, self.tokenizer, self.base.config, number)
         return _ctc.target_ids(text, self.tokenizer, self.options.unknown, number)
 
+    def _limits(self) -> list[tuple[int, str]]:
+        """The samples that a clip may have with its text, and who says so."""
+        asked, window = self.options.max_seconds, self.frontend.window
+        found = [] if asked is None else [(round(asked * self.frontend.rate), "`max_seconds` allows")]
+        return found if window is None else [*found, (window, "the model hears at most")]
+
     def _check_length(self, samples: int, number: int) -> None:
         rate = self.frontend.rate
-        asked = None if self.options.max_seconds is None else round(self.options.max_seconds * rate)
-        for limit, cause in ((asked, "`max_seconds` allows"), (self.frontend.window, "the model hears at most")):
-            if limit is not None and samples > limit:
+        for limit, cause in self._limits():
+            if samples > limit:
                 raise DataError(
                     f"the clip lasts {samples / rate:.2f} s, {cause} {limit / rate:.2f} s, and its text cannot be cut",
                     row=number,
@@ -173,23 +177,13 @@ class SpeechRecognition(Task):
                     mend="divide clip and text, or leave the row out",
                 )
 
-    def _chunks(self, length: int) -> list[tuple[int, int, int, int]]:
-        frontend, options = self.frontend, self.options
-        asked = None if options.chunk_seconds is None else round(options.chunk_seconds * frontend.rate)
-        size = min((entry for entry in (asked, frontend.window) if entry is not None), default=None)
-        if size is None:
-            return [(0, length, 0, 0)]
-        stride = size / 6 if options.stride_seconds is None else options.stride_seconds * frontend.rate
-        align = 1 if self.form == "seq2seq" else frontend.samples_per_frame or frontend.time_stride or 2 * frontend.hop
-        if length <= size:
-            return [(0, length, 0, 0)]
-        return _ctc.chunk_places(length, size // align * align, round(stride), align)
-
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
         try:
             lengths = [_audio.audio_length(row["audio"], self.frontend.rate) for row in rows]
         except (DataError, KeyError):
-            return None  # encoding the rows says which one, and why
+            return None  # encoding says which row, and why
+        if any(length > limit for length in lengths for limit, _ in self._limits()):
+            return None
         return [[self.frontend.window or length] for length in lengths]
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:

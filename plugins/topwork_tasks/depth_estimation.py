@@ -29,7 +29,7 @@ from topwork import (
     UsageError,
     hookimpl,
 )
-from topwork_tasks import _depth, _detectors, _image
+from topwork_tasks import _depth, _depth_learned, _detectors, _image
 from topwork_tasks._depth_metric import Align, DepthMetric, measured
 from topwork_tasks._patches import patch_units
 from topwork_tasks._segmentation_views import depth_transform, viewed
@@ -102,7 +102,7 @@ class DepthEstimation(Task):
         base = bases["base"]
         processor = _image.saved_processor(base, options.image_size)
         if processor is None:
-            processor = cls._learned_processor(rows, base, options)
+            processor = _depth_learned.learned_processor(rows, base, options.image_size)
         for name in ("do_center_crop", "do_pad"):
             if getattr(processor, name, False):
                 raise UsageError(
@@ -110,39 +110,8 @@ class DepthEstimation(Task):
                     place="base.processor",
                     mend=f"save it with `{name}: false`",
                 )
-        return State({"typical_depth": cls._typical(rows, options)}, {"image_processor": processor})
-
-    @staticmethod
-    def _learned_processor(rows: Any, base: Any, options: DepthEstimationOptions) -> Any:
-        """Resizes and normalises by the rows' own mean and deviation; one that plain transformers' pipeline can use."""
-        from transformers import DPTImageProcessor
-
-        if rows is None:
-            raise UsageError(
-                "the base has no image processor and there are no training rows to learn one from",
-                place=f"task {DepthEstimation.name}",
-                mend="give training rows, or `base.processor`",
-            )
-        mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
-        if options.image_size is not None:
-            height = width = options.image_size
-        else:
-            height, width = _image.config_size(base.config) or (-(-height // 32) * 32, -(-width // 32) * 32)
-        return DPTImageProcessor(
-            size={"height": height, "width": width}, image_mean=mean, image_std=deviation, do_normalize=True
-        )
-
-    @staticmethod
-    def _typical(rows: Any, options: DepthEstimationOptions) -> float:
-        """The median depth of some rows: where a random task head begins."""
-        import numpy
-
-        found = []
-        for number, row in _image._spread(rows, 50) if rows is not None else ():
-            depth = _depth.open_depth(row.get("depth"), number, None, options.depth_scale, options.max_depth)
-            if (depth > 0).any():
-                found.append(float(numpy.median(depth[depth > 0])))
-        return round(float(numpy.median(found)), 6) if found else 1.0
+        typical = _depth_learned.typical_depth(rows, options.depth_scale, options.max_depth)
+        return State({"typical_depth": typical}, {"image_processor": processor})
 
     def build(self, weights: bool = True) -> nn.Module:
         from topwork_tasks._dense import DepthHead, backbone_with_maps

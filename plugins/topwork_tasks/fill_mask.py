@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 AUTO = "AutoModelForMaskedLM"
 
 
-class Options(TaskOptions):
+class FillMaskOptions(TaskOptions):
     """Options of fill-mask."""
 
     mask: str = Field("[MASK]", description="what stands for a mask in the data, beside the tokenizer's own mask token")
@@ -68,7 +68,7 @@ class Options(TaskOptions):
     )
 
     @model_validator(mode="after")
-    def _shares(self) -> Options:
+    def _shares(self) -> FillMaskOptions:
         if self.kept + self.random > 1:
             raise ValueError("`kept` and `random` are shares of the same tokens: together they are 1 at most")
         return self
@@ -78,7 +78,7 @@ class FillMask(Task):
     """Fill-mask; see the module."""
 
     name = "fill-mask"
-    Options = Options
+    Options = FillMaskOptions
     columns = {
         "text": Column("a text, with or without masks"),
         "answer": Column("what belongs in the text's masks: a token, or one for each", target=True, required=False),
@@ -87,7 +87,7 @@ class FillMask(Task):
     repeatable = False
 
     @classmethod
-    def learn(cls, rows: Any, bases: Mapping[str, Base], options: Options) -> State:
+    def learn(cls, rows: Any, bases: Mapping[str, Base], options: FillMaskOptions) -> State:
         base = bases["base"]
         tokenizer, changes = text.find_tokenizer(base, _texts(rows), options.tokenizer)
         if tokenizer.mask_token_id is None:
@@ -95,7 +95,7 @@ class FillMask(Task):
         masking.target_ids(tokenizer, options.targets)
         return State({"token_changes": changes, "inputs": text.model_inputs(base, tokenizer)}, {"tokenizer": tokenizer})
 
-    def __init__(self, bases: Mapping[str, Base], options: Options, state: State) -> None:
+    def __init__(self, bases: Mapping[str, Base], options: FillMaskOptions, state: State) -> None:
         super().__init__(bases, options, state)
         self.inputs: list[str] = state.values["inputs"]
         self.tokenizer = state.processors["tokenizer"]
@@ -118,7 +118,7 @@ class FillMask(Task):
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         own = self.tokenizer.mask_token
         texts = [text.text_of(row, number, "text").replace(self.options.mask, own) for number, row in enumerate(rows)]
-        items = []
+        items: list[Item] = []
         for number, windows in enumerate(spans.pieces(self.tokenizer, texts, self.inputs, self.max_length, 0)):
             asked = sum(piece.inputs["input_ids"].count(self.tokenizer.mask_token_id) for piece in windows)
             answers = self._answers(rows[number], number, asked, mode)

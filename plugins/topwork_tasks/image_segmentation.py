@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from pydantic import Field, NonNegativeInt, PositiveInt
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from topwork import (
     Batch,
@@ -27,7 +25,6 @@ from topwork import (
     Row,
     State,
     Task,
-    TaskOptions,
     Units,
     UsageError,
     hookimpl,
@@ -38,38 +35,14 @@ from topwork_tasks import _segmentation_predictions as predictions
 from topwork_tasks._panoptic import PanopticMetric
 from topwork_tasks._patches import patch_units
 from topwork_tasks._segmentation_examples import example_rows
-from topwork_tasks._segmentation_labels import Numbers, learn_labels, uses_objects
+from topwork_tasks._segmentation_labels import learn_labels
 from topwork_tasks._segmentation_metrics import MaskMetric, SemanticMetric
-from topwork_tasks._segmentation_rows import Segments, flat, instances_of, open_map, panoptic_of
+from topwork_tasks._segmentation_truth import ImageSegmentationOptions, Truth
 from topwork_tasks._segmentation_views import transform, viewed
 
 if TYPE_CHECKING:
-    import numpy
     import torch
     from torch import nn
-
-
-class ImageSegmentationOptions(TaskOptions):
-    """Options of image-segmentation."""
-
-    kind: Literal["semantic", "instance", "panoptic"] = Field("semantic", description="what is told apart")
-    label_names: list[str] | None = Field(None, description="what the masks' numbers stand for, in order")
-    ignore_index: NonNegativeInt = Field(255, description="number in a mask that does not count")
-    reduce_labels: bool | None = Field(
-        None, description="0 does not count and the other numbers move down by one; by default as the image processor"
-    )
-    stuff: list[str] = Field(default_factory=list, description="panoptic: labels whose segments are one")
-    decoder: Literal["pyramid", "linear"] = Field(
-        "pyramid", description="of the generic task head: all maps joined, or one layer on the last map"
-    )
-    dice: float = Field(1.0, ge=0, description="share of the Dice loss beside cross-entropy, for the generic task head")
-    augment: _image.Augment = Field("none", description=_image.AUGMENT_HELP)
-    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
-    threshold: float = Field(0.9, ge=0, lt=1, description="least score of a segment in a prediction")
-    mask_threshold: float = Field(0.5, gt=0, lt=1, description="least probability of a segment's pixel")
-    overlap_threshold: float = Field(
-        0.5, ge=0, lt=1, description="panoptic: least share of its pixels that a segment must keep"
-    )
 
 
 class ImageSegmentation(Task):
@@ -176,44 +149,9 @@ class ImageSegmentation(Task):
     def _universal(self) -> bool:
         return models.is_universal(self.base.config)
 
-    # ------------------------------------------------------------------ the truth
-
     @cached_property
-    def _numbers(self) -> Numbers:
-        return Numbers(self.label_names, self.state.values["declared"])
-
-    def _labels(self, row: Row, size: tuple[int, int], position: int | None = None) -> numpy.ndarray:
-        """int32 [height, width]: output numbers, `ignore_index` for what does not count."""
-        self._present(row, "mask", position)
-        labels = flat(open_map(row["mask"], position, "mask", size), position, "mask")
-        return self._numbers.of_map(labels, self.options.ignore_index, self.state.values["reduce_labels"], position)
-
-    def _segments(self, row: Row, size: tuple[int, int], position: int | None = None) -> Segments:
-        if self.options.kind == "instance" and uses_objects(row):
-            return instances_of(row, position, size, self._numbers, self.options.ignore_index)
-        self._present(row, "mask", position)
-        make = instances_of if self.options.kind == "instance" else panoptic_of
-        return make({**row, "objects": None}, position, size, self._numbers, self.options.ignore_index)
-
-    @staticmethod
-    def _present(row: Row, column: str, position: int | None) -> None:
-        if column not in row:
-            raise DataError("is missing", row=position, column=column, mend="map it in `data.columns`")
-
-    def _truth(self, row: Row, size: tuple[int, int], position: int | None) -> tuple[Any, dict[int, int]]:
-        """What the model is to learn, as a map, and for universal segmenters the label of each of its ids."""
-        if self.options.kind == "semantic":
-            labels = self._labels(row, size, position)
-            if not self._universal:
-                return labels, {}
-            ids = (labels + 1) * (labels != self.options.ignore_index)
-            return ids, {number + 1: number for number in range(len(self.label_names))}
-        segments = self._segments(row, size, position)
-        ids = segments.ids.copy()
-        for place, crowd in enumerate(segments.crowd, 1):
-            if crowd:
-                ids[ids == place] = 0
-        return ids, dict(enumerate(segments.labels, 1))
+    def _truth(self) -> Truth:
+        return Truth(self.options, self.state.values, self._universal)
 
     # ------------------------------------------------------------------ rows -> tensors
 
@@ -246,7 +184,7 @@ class ImageSegmentation(Task):
         for number, row in enumerate(rows):
             image = _image.open_image(row.get("image"), number, "image", _image.mode_of(self.base.config))
             size = image.size
-            truth, labels = (None, None) if mode == "predict" else self._truth(row, size, number)
+            truth, labels = (None, None) if mode == "predict" else self._truth.target(row, size, number)
             own = 0 if mode == "predict" else _image.row_seed(seed if mode == "train" else 0, image)
             if mode == "train" and self._augment is not None:
                 with _image.seeded(own):
@@ -348,10 +286,10 @@ class ImageSegmentation(Task):
 
     def metric(self) -> Metric:
         if self.options.kind == "semantic":
-            return SemanticMetric(self.label_names, self._labels, self.options.ignore_index)
+            return SemanticMetric(self.label_names, self._truth.labels, self.options.ignore_index)
         if self.options.kind == "instance":
-            return MaskMetric(self.label_names, self._segments)
-        return PanopticMetric(self.label_names, self._segments, self.options.stuff)
+            return MaskMetric(self.label_names, self._truth.segments)
+        return PanopticMetric(self.label_names, self._truth.segments, self.options.stuff)
 
     def write(self, prediction: predictions.Segmentation, folder: Path, name: str) -> Json:
         return predictions.written(prediction, folder, name)
@@ -367,7 +305,7 @@ class ImageSegmentation(Task):
         if row.get("mask") is None and row.get("objects") is None:
             return Picture(caption=f"predicted {found}", image=predictions.beside(image, [shown]))
         if semantic:
-            truth = self._labels(row, image.size)
+            truth = self._truth.labels(row, image.size)
             valid = truth != self.options.ignore_index
             wrong = float((truth != prediction.map)[valid].mean()) if valid.any() else 0.0
             caption = f"{wrong:.1%} of the pixels are wrong (left the truth, right the prediction: {found})"
@@ -380,7 +318,7 @@ class ImageSegmentation(Task):
         """Missed and superfluous segments, the truth for a picture, and a line about both."""
         from topwork_tasks._panoptic import matched
 
-        segments = self._segments(row, size)
+        segments = self._truth.segments(row, size)
         shown = [self.label_names.index(entry["label"]) for entry in prediction]
         hits, extra, missed = matched(segments, prediction.map, shown)
         caption = f"found {len(hits)} of {len(hits) + len(missed)} segments, {len(extra)} more (left the truth)"

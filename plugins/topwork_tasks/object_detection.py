@@ -1,4 +1,5 @@
-"""object-detection: boxes with labels, by transformers' detectors (DETR and its descendants, YOLOS).
+"""object-detection: boxes with labels, by transformers' detectors (DETR and its descendants, YOLOS), or by DETR's
+transformer on any other backbone: transformers' or timm's, convolutional or a plain vision transformer.
 
 Detectors end in one of two ways: a softmax over the labels and "no object", or a sigmoid for each label. The number of
 outputs tells which, so predictions are right whatever image processor the base came with.
@@ -14,7 +15,6 @@ from pydantic import Field, PositiveInt
 
 from topwork import (
     Batch,
-    CheckpointError,
     Column,
     DataError,
     Item,
@@ -33,6 +33,7 @@ from topwork_tasks import _boxes, _detectors, _image
 from topwork_tasks._coco import CocoMetric, Detections, coco_rows
 from topwork_tasks._labels import label_number
 from topwork_tasks._patches import patch_units
+from topwork_tasks._voc import voc_rows
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,9 @@ class ObjectDetectionOptions(TaskOptions):
     label_names: list[str] | None = Field(None, description="what the data's integers stand for, in order")
     augment: _image.Augment = Field("none", description=_image.AUGMENT_HELP)
     image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
+    detr_head: _detectors.DetrHeadOptions | None = Field(
+        None, description="size of the task head on a base without a detector of its own; as in DETR's paper by default"
+    )
     threshold: float = Field(0.5, ge=0, lt=1, description="least score of a box in a prediction; metrics use them all")
 
 
@@ -82,7 +86,15 @@ class ObjectDetection(Task):
         base = bases["base"]
         declared = options.label_names or _detectors.declared_names(rows)
         names = _detectors.learn_names(rows, base, HEAD, declared)
-        processor = _image.saved_processor(base, options.image_size)
+        native = _detectors.is_native(base.config)
+        if native and options.detr_head is not None:
+            raise UsageError(
+                f"`{base.config.model_type}` has a detector of its own",
+                place="task.detr_head",
+                mend="leave `detr_head` out; its size stands in the base's config (`base.changes`)",
+            )
+        saved = _image.saved_processor if native else _detectors.backbone_processor
+        processor = saved(base, options.image_size)
         if processor is None:
             processor = _detectors.learned_processor(rows, base, options.image_size)
         _detectors.check_processor(base.config, processor)
@@ -94,12 +106,10 @@ class ObjectDetection(Task):
         changes = {"id2label": numbered, "label2id": {name: number for number, name in numbered.items()}}
         model = self.base.native(*HEAD, weights=weights, **changes)
         if model is None:
-            raise CheckpointError(
-                f"`{self.base.config.model_type}` has no detector in transformers",
-                place=f"task {self.name}",
-                mend="choose a detector (rt_detr, d_fine, deformable_detr, detr, yolos ...) and give it this backbone "
-                "as `backbone_config`",
-            )
+            from topwork_tasks._detr_head import DetrHead
+
+            size = self.options.detr_head or _detectors.DetrHeadOptions()
+            model = DetrHead(self.base.backbone(weights=weights, maps=(-1,)), size, len(numbered))
         if self.state.values["all_trainable"]:
             # DETR's classes freeze a convolutional backbone that they expect to be pretrained: here it is random
             model.requires_grad_(True)
@@ -262,7 +272,9 @@ def register_tasks() -> list[type[Task]]:
 
 @hookimpl
 def load_rows(source: str, options: RowsOptions) -> Any | None:
-    """COCO annotation files (`format: coco`), in which data for this task often come."""
+    """COCO annotation files (`format: coco`) and folders of Pascal VOC (`format: voc`)."""
+    if options.format == "voc":
+        return voc_rows(source, options)
     if options.format != "coco":
         return None
     if options.split not in (None, "train"):

@@ -179,9 +179,8 @@ class TextClassification(Task):
         return batch.mean_by_row(self._losses(model, batch))
 
     def _losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        logits = model(**text.plain_inputs(batch.inputs, "labels")).logits
         return classification.classification_loss(
-            logits,
+            self._logits(model, batch),
             batch.inputs["labels"],
             self.kind,
             self.state.values["class_weights"],
@@ -189,8 +188,25 @@ class TextClassification(Task):
             smoothing=self.options.label_smoothing,
         )
 
+    def _logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """[items, labels]. BART and its like pool the last end token and refuse a batch whose texts have different
+        numbers of them, as single texts beside pairs do: each number then goes by itself."""
+        inputs = text.plain_inputs(batch.inputs, "labels")
+        end = self.tokenizer.eos_token_id
+        if end is None or not getattr(self.base.config, "is_encoder_decoder", False):
+            return model(**inputs).logits
+        counts = (inputs["input_ids"] == end).sum(1)
+        kinds = counts.unique()
+        if len(kinds) == 1:
+            return model(**inputs).logits
+        import torch
+
+        groups = [(counts == kind).nonzero()[:, 0] for kind in kinds]
+        found = [model(**{name: value[group] for name, value in inputs.items()}).logits for group in groups]
+        return torch.cat(found)[torch.cat(groups).argsort()]
+
     def predict(self, model: nn.Module, batch: Batch) -> list[classification.LabelScores]:
-        logits = model(**text.plain_inputs(batch.inputs, "labels")).logits
+        logits = self._logits(model, batch)
         top = self.options.top_k or (None if self.kind == "multi" else 1)
         scores = classification.logits_to_scores(logits, self.kind)
         return [classification.LabelScores(row, self.names, top) for row in scores]

@@ -19,7 +19,7 @@ pipeline: [{"generated_text"}], prompt included unless `return_full_text: false`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
@@ -191,6 +191,21 @@ class TextGeneration(Task):
                 prompt = batch.items[place].inputs["prompt"]
                 parts[place]["completion"] = generating.continuation(self.tokenizer, prompt, ids, options.stop)
         return parts
+
+    def stream(self, model: nn.Module, row: Row) -> Iterator[str]:
+        """The new text of one row, piece by piece while the model writes it; joined, the row's completion.
+
+        (Predictions of many rows come one by one from `TaskModel.predictions`.)
+        """
+        from topwork_tasks._streaming import stream
+
+        entry = encode_row(self.tokenizer, row, 0, False)
+        prompt = entry.prompt if row.get("text") is None else entry.ids[: len(entry.ids) - entry.ended]
+        ids = text.pad_lists([self._prompt(prompt)], self.tokenizer.pad_token_id)
+        ids = ids.to(next(model.parameters()).device)
+        model.eval()
+        inputs = {"input_ids": ids, "attention_mask": ids.new_ones(ids.shape)}
+        return stream(generating.causal_module(model), self.tokenizer, inputs, self.options.generation, self.new)
 
     def merge(self, row: Row, parts: Sequence[Mapping[str, Any]]) -> generating.Generated:
         completion = parts[0].get("completion") if parts else None

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 AUTO = "AutoModelForTokenClassification"
 
 
-class Options(TaskOptions):
+class TokenClassificationOptions(TaskOptions):
     """Options of token-classification."""
 
     scheme: Literal["auto", "IOB1", "IOB2", "IOBES", "plain"] = Field(
@@ -75,7 +75,7 @@ class TokenClassification(Task):
     """Token-classification; see the module."""
 
     name = "token-classification"
-    Options = Options
+    Options = TokenClassificationOptions
     columns = {
         "words": Column("the words, a list", required=False),
         "tags": Column("a tag for each of the words", target=True, required=False),
@@ -85,7 +85,7 @@ class TokenClassification(Task):
     cost_unit = "tokens"
 
     @classmethod
-    def learn(cls, rows: Any, bases: Mapping[str, Base], options: Options) -> State:
+    def learn(cls, rows: Any, bases: Mapping[str, Base], options: TokenClassificationOptions) -> State:
         base = bases["base"]
         names, declared = tags.learn_names(rows, base, (AUTO,), options.label_names)
         scheme = options.scheme
@@ -102,7 +102,7 @@ class TokenClassification(Task):
         }
         return State(values, {"tokenizer": tokenizer})
 
-    def __init__(self, bases: Mapping[str, Base], options: Options, state: State) -> None:
+    def __init__(self, bases: Mapping[str, Base], options: TokenClassificationOptions, state: State) -> None:
         super().__init__(bases, options, state)
         values = state.values
         self.names: list[str] = values["label_names"]
@@ -151,9 +151,9 @@ class TokenClassification(Task):
             for token, word in enumerate(spans.word_of(words, offsets)):
                 if word is not None:
                     targets[token] = self.later[wanted[word]]
-        for word, token in enumerate(first):
-            if token is not None:
-                targets[token] = wanted[word]
+        for word_number, speaker in enumerate(first):
+            if speaker is not None:
+                targets[speaker] = wanted[word_number]
         return targets
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:

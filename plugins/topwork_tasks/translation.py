@@ -27,7 +27,7 @@ from topwork_tasks._seq2seq import Seq2SeqOptions, SequenceToSequence
 from topwork_tasks._text import text_of
 
 
-class Options(Seq2SeqOptions):
+class TranslationOptions(Seq2SeqOptions):
     """Options of translation."""
 
     prompt: str = Field("{source}\n= ", description="for decoders: what the translation continues")
@@ -37,7 +37,7 @@ class Translation(SequenceToSequence):
     """Translation; see the module."""
 
     name = "translation"
-    Options = Options
+    Options = TranslationOptions
     answer = "translation_text"
     metrics = ("bleu", "chrf", "exact_match", "length")
     columns = {
@@ -47,13 +47,13 @@ class Translation(SequenceToSequence):
     }
 
     @classmethod
-    def source_text(cls, row: Row, number: int, options: Any) -> str:
+    def source_text(cls, row: Row, number: int, options: TranslationOptions) -> str:
         if row.get("translation") is None:
             return text_of(row, number, "source")
         return _side(row, number, options.source_language, "source_language")
 
     @classmethod
-    def target_text(cls, row: Row, number: int, options: Any) -> str:
+    def target_text(cls, row: Row, number: int, options: TranslationOptions) -> str:
         if row.get("translation") is None:
             return text_of(row, number, "target")
         return _side(row, number, options.target_language, "target_language")

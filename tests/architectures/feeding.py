@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -152,8 +153,145 @@ def pixel_mask(feed: Feed) -> torch.Tensor:
     return mask
 
 
+def series(feed: Feed) -> dict[str, Any]:
+    """A time series with two features of time."""
+    config = feed.config
+    length = config.context_length + max(config.lags_sequence)
+    times = config.num_time_features
+    return {
+        "past_values": feed.randn(ITEMS, length),
+        "past_time_features": feed.randn(ITEMS, length, times),
+        "past_observed_mask": torch.ones(ITEMS, length),
+        "future_values": feed.randn(ITEMS, config.prediction_length),
+        "future_time_features": feed.randn(ITEMS, config.prediction_length, times),
+    }
+
+
+def short(feed: Feed) -> dict[str, Any]:
+    """A short sound, and a short film where one is wanted."""
+    found: dict[str, Any] = {"input_values": feed.randn(ITEMS, 1, 1920 * 4)}
+    if "pixel_values_videos" in feed.names:
+        found |= clip(feed)
+    return found
+
+
+def clip(feed: Feed) -> dict[str, Any]:
+    """A short film."""
+    frames = getattr(feed.vision, "num_frames", None) or getattr(feed.config, "frames_per_clip", None) or 4
+    return {"pixel_values_videos": feed.randn(ITEMS, min(frames, 16), *feed.image())}
+
+
+def packed(feed: Feed) -> dict[str, Any]:
+    """Images as rows of patches."""
+    length = feed.vision.num_channels * feed.patch() ** 2
+    return {"pixel_values": feed.randn(ITEMS, 16, length), "pixel_attention_mask": torch.ones(ITEMS, 16).long()}
+
+
+def pair(feed: Feed) -> dict[str, Any]:
+    """Two images to be matched."""
+    return {"pixel_values": feed.randn(ITEMS, 2, 3, 64, 64)}
+
+
+def sizes(feed: Feed) -> dict[str, Any]:
+    """The images' sizes before they were scaled, and tiles of each."""
+    channels, height, width = feed.image()
+    return {
+        "image_sizes": torch.tensor([[height, width]] * ITEMS),
+        "pixel_values": feed.randn(ITEMS, 2, channels, height, width),
+    }
+
+
 #: what single model types want besides, or otherwise; None leaves an input out
-SPECIAL: dict[str, Any] = {}
+SPECIAL: dict[str, Any] = {
+    "decision_transformer": lambda feed: {
+        "states": feed.randn(ITEMS, 5, feed.config.state_dim),
+        "actions": feed.randn(ITEMS, 5, feed.config.act_dim),
+        "rewards": feed.randn(ITEMS, 5, 1),
+        "returns_to_go": feed.randn(ITEMS, 5, 1),
+        "timesteps": torch.arange(5).repeat(ITEMS, 1),
+        "attention_mask": torch.ones(ITEMS, 5, dtype=torch.long),
+    },
+    "perceiver": lambda feed: {"inputs": feed.randn(ITEMS, TOKENS, feed.config.d_model)},
+    "siglip2": packed,
+    "siglip2_vision_model": packed,
+    "lfm2_vl": packed,
+    "instructblip": lambda feed: {
+        "qformer_input_ids": ids(feed),
+        "qformer_attention_mask": token_mask(),
+    },
+    "pix2struct": lambda feed: {"flattened_patches": feed.randn(ITEMS, 16, 2 + feed.config.vision_config.patch_embed_hidden_size)},
+    "lightglue": pair,
+    "superglue": pair,
+    "xclip": lambda feed: {"pixel_values": feed.randn(ITEMS, 8, 3, 32, 32)},
+    "lxmert": lambda feed: {
+        "visual_feats": feed.randn(ITEMS, 5, feed.config.visual_feat_dim),
+        "visual_pos": torch.rand(ITEMS, 5, 4, generator=feed.generator),
+    },
+    "mllama": lambda feed: {
+        "pixel_values": feed.randn(ITEMS, 1, feed.config.vision_config.max_num_tiles, *feed.image()),
+        "aspect_ratio_ids": torch.ones(ITEMS, 1, dtype=torch.long),
+        "aspect_ratio_mask": torch.ones(ITEMS, 1, feed.config.vision_config.max_num_tiles, dtype=torch.long),
+    },
+    "kosmos-2": lambda feed: {"image_embeds_position_mask": (torch.arange(TOKENS) < feed.config.latent_query_num)[None].repeat(ITEMS, 1).long()},
+    "pop2piano": lambda feed: {"input_ids": ids(feed), "input_features": None},
+    "speech-encoder-decoder": lambda feed: {"input_features": None},
+    "llava_next": sizes,
+    "llava_next_video": sizes,
+    "llava_onevision": sizes,
+    "video_llama_3_vision": lambda feed: {"merge_sizes": torch.ones(ITEMS, dtype=torch.long)},
+    "gemma3n_audio": lambda feed: {"audio_mel": feed.randn(ITEMS, 64, 128), "audio_mel_mask": torch.zeros(ITEMS, 64).bool()},
+    "autoformer": series,
+    "informer": series,
+    "time_series_transformer": series,
+    "csm": lambda feed: {"input_ids": torch.randint(3, 30, (ITEMS, TOKENS, feed.config.num_codebooks), generator=feed.generator)},
+    "kyutai_speech_to_text": lambda feed: {"input_ids": torch.randint(3, 30, (ITEMS, TOKENS, feed.config.num_codebooks + 1), generator=feed.generator)},
+    "dia": lambda feed: {"decoder_input_ids": torch.randint(3, 30, (ITEMS, TOKENS, 9), generator=feed.generator)},
+    "speech_to_text": lambda feed: {"attention_mask": None, "input_features": feed.randn(ITEMS, 64, 80)},
+    "idefics": lambda feed: {"pixel_values": feed.randn(ITEMS, 1, *feed.image()), "image_attention_mask": torch.ones(ITEMS, TOKENS, 1).long()},
+    "lighton_ocr": lambda feed: {"image_sizes": torch.tensor([[32, 32]] * ITEMS)},
+    "mistral3": lambda feed: {"image_sizes": torch.tensor([[32, 32]] * ITEMS)},
+    "mistral_large4": lambda feed: {"image_sizes": torch.tensor([[32, 32]] * ITEMS)},
+    "pixtral": lambda feed: {"image_sizes": torch.tensor([[32, 32]] * ITEMS)},
+    "seamless_m4t": lambda feed: {"input_ids": None, "input_features": feed.randn(ITEMS, 32, feed.config.feature_projection_input_dim), "attention_mask": None},
+    "seamless_m4t_v2": lambda feed: {"input_ids": None, "input_features": feed.randn(ITEMS, 32, feed.config.feature_projection_input_dim), "attention_mask": None},
+    "wav2vec2-bert": lambda feed: {"input_features": feed.randn(ITEMS, 32, feed.config.feature_projection_input_dim)},
+    "speecht5": lambda feed: {"input_values": feed.randn(ITEMS, TOKENS, 32), "decoder_input_values": feed.randn(ITEMS, TOKENS, 32), "attention_mask": None},
+    "univnet": lambda feed: {"input_features": feed.randn(ITEMS, 20, 100)},
+    "blip_2_qformer": lambda feed: {"attention_mask": None, "encoder_hidden_states": feed.randn(ITEMS, 6, feed.config.encoder_hidden_size)},
+    "oneformer": lambda feed: {"task_inputs": torch.randint(3, 30, (ITEMS, feed.config.task_seq_len), generator=feed.generator)},
+    "omdet-turbo": lambda feed: {
+        "classes_input_ids": torch.randint(3, 30, (4, 6), generator=feed.generator),
+        "classes_attention_mask": torch.ones(4, 6).long(),
+        "tasks_input_ids": torch.randint(3, 30, (ITEMS, 6), generator=feed.generator),
+        "tasks_attention_mask": torch.ones(ITEMS, 6).long(),
+        "classes_structure": torch.tensor([2, 2]),
+    },
+    "gemma4_vision": lambda feed: {"pixel_values": feed.randn(ITEMS, 16, 3 * feed.patch() ** 2), "pixel_position_ids": torch.cartesian_prod(torch.arange(4), torch.arange(4))[None].repeat(ITEMS, 1, 1)},
+    "gemma4": lambda feed: {"pixel_values": None, "input_features": None},
+    "gemma4_unified": lambda feed: {"pixel_values": None, "input_features": None},
+    "embedding_gemma2": lambda feed: {"pixel_values": None, "input_features": None, "input_features_mask": None},
+    "pe_audio": short,
+    "pe_audio_encoder": short,
+    "pe_audio_video": short,
+    "pe_audio_video_encoder": short,
+    "videoprism": clip,
+    "videoprism_vision_model": clip,
+    "vjepa2": clip,
+    "videomt": clip,
+    "pe_video": clip,
+    "pe_video_encoder": clip,
+    "vibevoice_acoustic_tokenizer_decoder": lambda feed: {"hidden_states": feed.randn(ITEMS, feed.config.hidden_size, 8)},
+    "vibevoice_acoustic_tokenizer_encoder": lambda feed: {"hidden_states": feed.randn(ITEMS, 1, 4000)},
+    "pocket_tts_audio_tokenizer_decoder": lambda feed: {"latents": feed.randn(ITEMS, 8, 32)},
+    "muse_glimmer_assistant": lambda feed: {"noise_embeds": feed.randn(ITEMS, TOKENS, 32), "context_hidden_states": feed.randn(ITEMS, TOKENS, 32), "attention_mask": None},
+    "voxtral_realtime": lambda feed: {"input_features": feed.randn(ITEMS, feed.get("num_mel_bins"), 8 * TOKENS)},
+    "vit": lambda feed: {},
+    "paddleocr_vl": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
+    "kimi_k25": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
+    "kimi_k25_vision": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
+    "inkling2": lambda feed: {"pixel_values": None, "image_grid_thw": None},
+    "uvdoc": lambda feed: {"pixel_values": feed.randn(ITEMS, 3, 128, 128)},
+}
 
 
 def inputs_for(model: Any, model_type: str) -> dict[str, Any]:
@@ -171,52 +309,54 @@ def inputs_for(model: Any, model_type: str) -> dict[str, Any]:
     found = {name: value for name, value in found.items() if value is not None}
     if "use_cache" in feed.names:
         found["use_cache"] = False
-    problem: Exception | None = None
-    tried: set[str] = set()
-    for _ in range(8):
+    first: Exception | None = None
+    for ways in [(), *combinations(WAYS, 1), *combinations(WAYS, 2)]:
+        if any(name not in found or not isinstance(found[name], torch.Tensor) for name, _ in ways):
+            continue
+        tried = dict(found)
         try:
-            with torch.no_grad():
-                model(**found)
-            return found
+            for name, change in ways:
+                tried[name] = change(tried[name])
+            return attempt(feed, tried)
         except Exception as error:
-            problem = error
-            if not mend(feed, found, str(error), tried):
-                raise
-    assert problem
-    raise problem
+            first = first or error
+    assert first
+    raise first
 
 
-def mend(feed: Feed, found: dict[str, Any], message: str, tried: set[str]) -> bool:
-    """Change the inputs as the model's complaint suggests; False when nothing is left to try."""
-    count = re.search(r"tokens: (\d+), features:? (\d+)", message) or re.search(r"n_image_tokens=(\d+).*?(\d+)", message)
-    if count and "input_ids" in found:
-        width = feed.get("hidden_size", default=1)
-        missing = int(count[2]) - int(count[1])
-        if count[1] == "0" or missing > 0:
-            for each in (missing, missing / getattr(feed.text, "hidden_size", width)):
-                kind = f"{each}"
-                if kind not in tried and each % ITEMS == 0:
-                    tried.add(kind)
-                    return more_tokens(feed, found, message, int(each))
-        return False
-    for name, way, change in WAYS:
-        if name in found and (name, way) not in tried and isinstance(found[name], torch.Tensor):
-            changed = change(found[name])
-            if changed is not None:
-                tried.add((name, way))
-                found[name] = changed
-                return True
-    return False
-
-
-#: other shapes in which an input may be wanted, tried one after another
-WAYS: list[tuple[str, str, Any]] = [
-    ("input_features", "turned", lambda x: x.transpose(1, 2) if x.dim() == 3 else None),
-    ("input_values", "channel", lambda x: x[:, None] if x.dim() == 2 else None),
-    ("pixel_values", "several", lambda x: x[:, None] if x.dim() == 4 else None),
-    ("pixel_values", "patches", lambda x: x.reshape(ITEMS, -1, *x.shape[1:]) if x.dim() == 2 else None),
-    ("input_features", "channel", lambda x: x[:, None] if x.dim() == 3 else None),
+#: other shapes in which an input may be wanted
+WAYS: list[tuple[str, Any]] = [
+    ("input_features", lambda x: x.transpose(1, 2)),
+    ("input_values", lambda x: x[:, None]),
+    ("input_values", lambda x: x[:, : 64 * 16].reshape(ITEMS, 64, 16)),
+    ("pixel_values", lambda x: x[:, None]),
+    ("pixel_values", lambda x: x.reshape(ITEMS, -1, *x.shape[1:])),
+    ("input_features", lambda x: x.transpose(1, 2)[:, None]),
 ]
+
+
+def attempt(feed: Feed, found: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """Run the model, adding the placeholders for images and sounds that it asks for."""
+    try:
+        with torch.no_grad():
+            feed.model(**found)
+        return found
+    except Exception as error:
+        message = str(error)
+        count = re.search(r"tokens: (\d+), features:? (\d+)", message)
+        if not count or "input_ids" not in found or depth > 3:
+            raise
+        missing = int(count[2]) - int(count[1])
+        # Some count tokens, some numbers.
+        for each in (missing, missing // (getattr(feed.text, "hidden_size", 0) or 1)):
+            if 0 < each <= 2000 and each % ITEMS == 0:
+                trial = dict(found)
+                if more_tokens(feed, trial, message, each):
+                    try:
+                        return attempt(feed, trial, depth + 1)
+                    except Exception:
+                        continue
+        raise
 
 
 def more_tokens(feed: Feed, found: dict[str, Any], message: str, features: int) -> bool:

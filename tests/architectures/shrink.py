@@ -32,6 +32,15 @@ _INDICES = re.compile(r"indexes|indices|idxs|_layers$|_blocks$|extract_layers|la
 _TWICE = [16, 32, 64, 128, 256, 256]
 
 
+#: what a backbone works out from its layers
+STAGES = ("stage_names", "out_features", "out_indices")
+
+
+def nested(value: Mapping[str, Any]) -> bool:
+    """True when every kind of layer has an entry of its own."""
+    return bool(value) and all(isinstance(one, Mapping) for one in value.values())
+
+
 class Shrinker:
     """Shrinks one config and the configs inside it; token ids that were equal stay equal.
 
@@ -65,7 +74,7 @@ class Shrinker:
         names = {field.name for field in fields(default)} | {"model_args"}
         found = {}
         for name, value in vars(default).items():
-            if name in names and not name.startswith("_") and not isinstance(value, PreTrainedConfig):
+            if name in names and not name.startswith("_") and value is not None and name not in STAGES and not isinstance(value, PreTrainedConfig):
                 if name not in plain or plain[name] != value:
                     found[name] = value
         return found
@@ -75,13 +84,24 @@ class Shrinker:
         from transformers import PreTrainedConfig
 
         found: dict[str, Any] = {}
+        for name, value in vars(default).items():
+            if isinstance(value, PreTrainedConfig) and f"{path}{name}" not in self.overrides:
+                found[name] = self.config(value, f"{path}{name}.")
         layers, picks = self._layers(default)
         for name, value in vars(default).items():
             place = f"{path}{name}"
             if place in self.overrides:
                 continue
             if isinstance(value, PreTrainedConfig):
-                found[name] = self.config(value, f"{place}.")
+                continue
+            if name == "head_dim" and value is None:
+                found[name] = HEAD_DIM
+            elif name == "num_key_value_heads" and value is None:
+                found[name] = HEADS
+            elif name in ("image_token_id", "image_token_index", "audio_token_id") and value is None:
+                found[name] = 45
+            elif name == "prediction_length" and value is None:
+                found[name] = 8
             elif name == "backbone" and isinstance(value, str) and value.startswith("resnet"):
                 found[name] = "resnet18"
             elif name == "use_pretrained_backbone":
@@ -97,7 +117,12 @@ class Shrinker:
                 if new is not None and list(new) != list(value):
                     found[name] = type(value)(new)
             elif name == "rope_parameters" and self.mrope and isinstance(value, Mapping) and self.level < 2:
-                found[name] = {**value, "mrope_section": [2, 1, 1]}
+                half = max(2, int(HEAD_DIM * value.get("partial_rotary_factor", 1.0)) // 2) if not nested(value) else 4
+                section = [half - 2 * (half // 3), half // 3, half // 3]
+                if nested(value):
+                    found[name] = {key: {**one, "mrope_section": section} for key, one in value.items()}
+                else:
+                    found[name] = {**value, "mrope_section": section}
         indices = getattr(default, "_out_indices", None)
         if indices and not isinstance(getattr(default, "depths", None), list | tuple) and layers:
             found["out_indices"] = [layers - len(indices) + 1 + i for i in range(len(indices))]
@@ -115,9 +140,10 @@ class Shrinker:
         """How many layers the tiny one has, and which of the old ones they stand for."""
         counts = [v for k, v in vars(default).items() if k in ("num_hidden_layers", "n_layer", "n_layers", "num_layers")]
         counts = [v for v in counts if isinstance(v, int)] or [0]
+        self.old_layers = counts[0]
         kinds: dict[int, None] = {}
         for name, value in vars(default).items():
-            if isinstance(value, list | tuple) and len(value) == counts[0] and isinstance(value[0], str | bool):
+            if isinstance(value, list | tuple) and value and len(value) == counts[0] and isinstance(value[0], str | bool):
                 seen: set[Any] = set()
                 for place, entry in enumerate(value):
                     if entry not in seen and not seen.add(entry):
@@ -149,13 +175,15 @@ class Shrinker:
             return min(value, layers if name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") else 2)
         if "expert" in name and "size" not in name and "dim" not in name:
             return min(value, 2 if "per_tok" in name or "top" in name or "shared" in name else 4)
-        if name in ("n_group", "topk_group", "n_groups"):
+        if name in ("n_group", "topk_group", "n_groups", "num_expert_group", "num_groups_moe"):
             return 1
+        if re.search(r"moe_k|moe_num_experts|moe_topk|top_k_experts|num_experts_per_token", name):
+            return min(value, 2 if "num_experts" not in name or "per" in name else 4)
         if re.search(r"max_position|max_target_pos|max_seq|n_positions|n_ctx|max_2d", name):
             return min(value, POSITIONS)
         if re.search(r"max_source_positions", name):
             return min(value, 50)
-        if re.search(r"(^|_)image_size$|img_size$|_image_size", name):
+        if re.search(r"(^|_)image_size$|img_size$|_image_size", name) or name == "input_size":
             pyramid = isinstance(getattr(default, "depths", None), list | tuple)
             patch = getattr(default, "patch_size", 8)
             fixed = f"patch_size" in self.overrides or not isinstance(patch, int)
@@ -168,6 +196,10 @@ class Shrinker:
             return value
         if name == "rotary_dim":
             return 4
+        if name in ("mamba_d_head", "mamba_head_dim"):
+            return 16
+        if name in ("upsample_groups", "num_conv_pos_embedding_groups", "num_groups"):
+            return min(value, 4)
         if _HEAD_DIM.search(name):
             return min(value, HEAD_DIM)
         if _FFN.search(name):
@@ -195,9 +227,9 @@ class Shrinker:
             return None
         if kind is int and _HEADS.search(name) or name == "num_attention_heads_per_stage":
             return [2, 4, 8, 16, 16][: len(value)]
-        if picks and len(value) == picks[-1] + 1 or len(value) > 4 and picks and kind in (str, bool):
-            return [value[place] for place in picks if place < len(value)]
-        if picks and len(value) > max(picks) and len(value) > len(picks) and (kind in (str, bool)):
+        if picks and kind in (str, bool, float) and len(value) == self.old_layers and "stage" not in name:
+            return [value[place] for place in picks]
+        if picks and kind is int and len(value) == self.old_layers > 4 and set(value) <= {0, 1}:
             return [value[place] for place in picks]
         if kind is int and _INDICES.search(name):
             return list(range(min(len(value), max(1, layers))))

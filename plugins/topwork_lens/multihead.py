@@ -1,0 +1,161 @@
+"""torch's own multi-head attention, unfolded: the same computation, with the output projection called as a module.
+
+`nn.MultiheadAttention`, and whatever else calls `F.multi_head_attention_forward`, hands the weights of the whole layer
+to one function, so that no hook on the output projection fires. Unfolded, such a layer can be seen, gated and cut like
+any other; the numbers are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+OUTPUT = "out_proj"
+
+
+def is_folded(module: Any) -> bool:
+    """True for a module whose own code calls `F.multi_head_attention_forward`."""
+    if not isinstance(getattr(module, OUTPUT, None), nn.Module):
+        return False
+    methods = [entry for kind in type(module).__mro__[:-1] for entry in vars(kind).values() if callable(entry)]
+    return any("multi_head_attention_forward" in getattr(_code(one), "co_names", ()) for one in methods)
+
+
+def _code(method: Any) -> Any:
+    return getattr(method, "__code__", None)
+
+
+class Unfolded:
+    """Stands in for the forward of one module; an object, so that it survives `copy.deepcopy` of the model."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        with _Redirect(self.module):
+            return type(self.module).forward(self.module, *args, **options)  # type: ignore[misc]
+
+
+class _Redirect(TorchFunctionMode):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function is functional.multi_head_attention_forward:
+            return attend(getattr(self.module, OUTPUT), *args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def attend(
+    project: Callable[[torch.Tensor], torch.Tensor],
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    width: int,
+    heads: int,
+    in_proj_weight: torch.Tensor | None,
+    in_proj_bias: torch.Tensor | None,
+    bias_k: torch.Tensor | None,
+    bias_v: torch.Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: torch.Tensor,
+    out_proj_bias: torch.Tensor | None,
+    training: bool = True,
+    key_padding_mask: torch.Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: torch.Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: torch.Tensor | None = None,
+    k_proj_weight: torch.Tensor | None = None,
+    v_proj_weight: torch.Tensor | None = None,
+    static_k: Any = None,
+    static_v: Any = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What `F.multi_head_attention_forward` answers, with `project` for the output projection.
+
+    Args:
+        query, key, value: [positions, items, width], or [positions, width] for one item.
+    """
+    alone = query.dim() == 2
+    states = [state.unsqueeze(1) if alone else state for state in (query, key, value)]
+    found = _projected(states, in_proj_weight, (q_proj_weight, k_proj_weight, v_proj_weight), in_proj_bias)
+    for place, extra in ((1, bias_k), (2, bias_v)):
+        if extra is not None:
+            found[place] = torch.cat([found[place], extra.expand(1, found[place].shape[1], -1)])
+    # [items, heads, positions, width of one]
+    split = [state.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for state in found]
+    if add_zero_attn:
+        split[1:] = [functional.pad(state, (0, 0, 0, 1)) for state in split[1:]]
+    mask = _mask(attn_mask, key_padding_mask, split[0], split[1], alone)
+    scores = split[0] @ split[1].transpose(-1, -2) * split[0].shape[-1] ** -0.5
+    weights = (scores if mask is None else scores + mask).softmax(-1)
+    kept = functional.dropout(weights, dropout_p, training)
+    answer = project((kept @ split[2]).permute(2, 0, 1, 3).flatten(2))
+    shown = (kept.mean(1) if average_attn_weights else kept) if need_weights else None
+    if alone:
+        return answer.squeeze(1), None if shown is None else shown.squeeze(0)
+    return answer, shown
+
+
+def _projected(states: Sequence[Any], fused: Any, separate: Sequence[Any], bias: Any) -> list[torch.Tensor]:
+    weights = fused.chunk(3) if separate[0] is None else separate
+    biases = (None,) * 3 if bias is None else bias.chunk(3)
+    return [functional.linear(*three) for three in zip(states, weights, biases, strict=True)]
+
+
+def _mask(mask: Any, padding: Any, query: torch.Tensor, key: torch.Tensor, alone: bool) -> torch.Tensor | None:
+    """What is added to the scores [items, heads, queries, keys]."""
+    found = None
+    if mask is not None:
+        found = _added(mask, query.dtype)
+        if found.dim() == 3:
+            found = found.unflatten(0, (query.shape[0], -1))
+    if padding is not None:
+        hidden = _added(padding.unsqueeze(0) if alone else padding, query.dtype)[:, None, None]
+        found = hidden if found is None else found + hidden
+    extra = 0 if found is None else key.shape[2] - found.shape[-1]
+    return functional.pad(found, (0, extra)) if extra and found is not None else found
+
+
+def _added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))
+
+
+def for_good(module: nn.Module, kept: Sequence[int]) -> None:
+    """The adapter of pruning: a layer that was cut stays unfolded."""
+    stay_unfolded(module)
+
+
+def stay_unfolded(module: nn.Module) -> Callable[[], None]:
+    """Unfold a layer until the answer is called; a kept gate needs it too."""
+    if "forward" in module.__dict__:
+        return lambda: None
+    module.forward = Unfolded(module)  # type: ignore[method-assign]
+
+    def fold() -> None:
+        module.__dict__.pop("forward", None)
+
+    return fold
+
+
+@contextmanager
+def unfolded(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Those modules that are folded, unfolded for the time of the block."""
+    folds = [stay_unfolded(module) for module in modules if is_folded(module)]
+    try:
+        yield
+    finally:
+        for fold in folds:
+            fold()

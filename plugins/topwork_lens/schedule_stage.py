@@ -1,0 +1,207 @@
+"""The stage `prune_schedule`: a search for attention heads that can go, then one cut; the whole curve is kept."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from topwork import Json, Stage, UsageError, write_json
+from topwork_lens.stages import Group, ScoreOptions, check_call, score_model
+
+if TYPE_CHECKING:
+    from topwork import Run
+    from topwork_lens.look import Look
+    from topwork_lens.schedule import Found, Limits, Masks, Point
+    from topwork_lens.scores import Choice
+
+
+class PruneSchedule(Stage):
+    """Score, take some attention heads away, measure on calibration rows, and so on until a limit; then cut once."""
+
+    name: ClassVar[str] = "prune_schedule"
+    changes_model: ClassVar[bool] = True
+
+    share: float | None = Field(None, gt=0, le=1, description="end when this share of the attention heads is gone")
+    flops: float | None = Field(None, gt=0, lt=1, description="end when this share of the model's operations is left")
+    metric: float | None = Field(
+        None, gt=0, le=1, description="end when the metric on calibration rows falls below this share of its first"
+    )
+    step: float = Field(0.1, gt=0, description="attention heads that go at once; below 1 a share of all")
+    importance: ScoreOptions = Field(default_factory=lambda: ScoreOptions(), description="how they are scored")
+    iterative: bool = Field(False, description="score the masked model again at every step")
+    search: Literal["steps", "bisect"] = Field("steps", description="bisect: measure fewer steps, for `metric` alone")
+    recover: dict[str, Any] | None = Field(
+        None, description="options of the stage `train`: cut and train on after every step"
+    )
+    at_least: int = Field(1, ge=0, description="attention heads that every layer keeps")
+    groups: list[Group] | None = Field(None, description="only attention heads of these groups")
+    by: Literal["head", "group"] = Field("head", description="group: those that share keys and values go together")
+    limit: PositiveInt | None = Field(None, description="measure on the first calibration rows only")
+    evaluate: bool = Field(False, description="the curve also has the metric on evaluate rows; it chooses nothing")
+    compare_random: int = Field(0, ge=0, description="random choices that are measured beside every point")
+    prune: bool = Field(True, description="false: only the curve; the model stays as it is")
+
+    @model_validator(mode="after")
+    def _ends(self) -> PruneSchedule:
+        if self.share is None and self.flops is None and self.metric is None:
+            raise ValueError("say when it ends: give `share`, `flops` or `metric`")
+        if self.search == "bisect" and (self.iterative or self.recover is not None or self.metric is None):
+            raise ValueError("`search: bisect` needs `metric`, and neither `iterative` nor `recover`")
+        if self.recover is not None and (not self.prune or self.compare_random):
+            raise ValueError("`recover` changes the model: neither `prune: false` nor `compare_random` goes with it")
+        return self
+
+    def reads(self) -> tuple[str, ...]:
+        more = ("train",) if self.recover is not None else ()
+        return ("calibrate", *more, *(("evaluate",) if self.evaluate else ()))
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        return Work(self, run)()
+
+    def choice(self) -> Choice:
+        """The rules by which attention heads are chosen."""
+        from topwork_lens.scores import Choice
+
+        return Choice(at_least=self.at_least, groups=tuple(self.groups) if self.groups else None, by=self.by)
+
+    def limits(self) -> Limits:
+        """When it ends."""
+        from topwork_lens.schedule import Limits
+
+        return Limits(self.share, self.flops, self.metric)
+
+
+class Work:
+    """One run of the stage."""
+
+    def __init__(self, stage: PruneSchedule, run: Run) -> None:
+        self.stage, self.run = stage, run
+        self.primary = run.task.metric().primary
+        self.trainer: Any = None
+        if stage.recover is not None:
+            self.trainer = _train_stage(run, stage.recover)
+        self.layers = self.look().active_layers()
+        self.cut: Masks = {}  # what recovery has cut already
+        self.good: Any = None  # the model before the last step, when recovery changes it
+
+    def look(self) -> Look:
+        from topwork_lens.look import Look
+
+        return Look(self.run.model, self.run.plugins)
+
+    def __call__(self) -> dict[str, Json]:
+        from topwork_lens.pruning import count_heads
+
+        first = count_heads(self.layers)
+        found = self.search()
+        last = next(point for point in reversed(found.curve) if point.removed == sum(map(len, found.gone.values())))
+        curve = [point.json() for point in found.curve]
+        if self.run.process.main:
+            write_json(self.run.folder / "curve.json", {"metric": self.primary, "curve": curve, "masks": found.gone})
+        result: dict[str, Json] = {"heads_before": first, "heads_after": first - last.removed}
+        result |= {f"first_{self.primary}": found.curve[0].metric, f"last_{self.primary}": last.metric}
+        if self.stage.compare_random:
+            result[f"random_{self.primary}"] = last.more[f"random_{self.primary}"]
+        if self.stage.prune:
+            result = {**result, **self.finished(found, result)}
+        return {**result, "ended_by": found.reason, "measured": len(curve), "curve": curve, "masks": found.gone}
+
+    def search(self) -> Found:
+        from topwork_lens.flops import count_flops
+        from topwork_lens.schedule import Schedule
+
+        stage, look = self.stage, self.look()
+        flops = count_flops(self.run.model, self.layers, look.call(check_call(self.run)))
+        total = sum(len(layer.kept or ()) for layer in self.layers)
+        schedule = Schedule(
+            self.layers,
+            stage.choice(),
+            round(stage.step * total) if stage.step < 1 else round(stage.step),
+            stage.limits(),
+            flops,
+            self.measure,
+            self.score,
+            higher_is_better=self.run.task.metric().higher_is_better,
+            iterative=stage.iterative or self.trainer is not None,
+            settle=self.recovered if self.trainer is not None else None,
+            watch=self.beside,
+        )
+        return schedule.bisect() if stage.search == "bisect" else schedule.run()
+
+    # ------------------------------------------------------------------ what the search asks
+
+    def masked(self, gone: Masks) -> Any:
+        """Masks everything that is gone and not cut yet, for a block."""
+        return self.look().mask_heads({path: numbers for path, numbers in gone.items() if numbers})
+
+    def measure(self, gone: Masks) -> float:
+        with self.masked(gone):
+            return float(self.run.evaluate("calibrate", limit=self.stage.limit)[self.primary])
+
+    def score(self, gone: Masks) -> Any:
+        with self.masked(gone):
+            return score_model(self.run, self.stage.importance)
+
+    def beside(self, gone: Masks, point: Point) -> None:
+        """More numbers for a point: on evaluate rows, and random choices of the same size."""
+        from topwork_lens.schedule import at_random
+
+        if self.stage.evaluate:
+            with self.masked(gone):
+                point.more[f"evaluate_{self.primary}"] = self.run.evaluate("evaluate")[self.primary]
+        draws = self.stage.compare_random
+        if draws:
+            seeds = [self.run.seed + draw for draw in range(draws)]
+            found = [self.measure(at_random(self.layers, self.stage.choice(), point.removed, seed)) for seed in seeds]
+            point.more |= {f"random_{self.primary}": sum(found) / draws, "random": found}
+        self.run.say(f"  {point.removed} attention heads gone: {self.primary} {point.metric:.4g}")
+
+    # ------------------------------------------------------------------ recovery
+
+    def recovered(self, gone: Masks, point: Point) -> float:
+        """Cut what is gone, train on, and measure again."""
+        self.good = (copy.deepcopy(self.run.model), self.cut)
+        self.look().prune_heads(gone, check=check_call(self.run))
+        self.cut = gone
+        folder, name = self.run.folder, f"recover-{point.removed:03d}"
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        self.run.folder = folder / name
+        try:
+            trained = self.trainer(self.run)
+        finally:
+            self.run.folder = folder
+            self.run.model.eval()
+            self.run.process.barrier()
+            shutil.rmtree(folder / name, ignore_errors=True)
+        metric = float(self.run.evaluate("calibrate", limit=self.stage.limit)[self.primary])
+        point.more |= {"recovered": metric, "recovery_loss": trained.get("loss")}
+        self.run.say(f"  trained on: {self.primary} {metric:.4g}")
+        return metric
+
+    def finished(self, found: Found, result: dict[str, Json]) -> dict[str, Json]:
+        """Cut what the search found (recovery has done that already), with the check."""
+        if found.reason == "metric" and self.good is not None:
+            self.run.model, self.cut = self.good
+        look = self.look()
+        pruned = look.prune_heads(found.gone, check=check_call(self.run))
+        return {**pruned.json(), **result}
+
+
+def _train_stage(run: Run, options: dict[str, Any]) -> Any:
+    """The stage `train` with these options.
+
+    Raises:
+        UsageError: they are wrong, or no plugin has such a stage.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return run.plugins.stage("train")(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(["recover", *map(str, first["loc"])])
+        raise UsageError(first["msg"], place=f"stage prune_schedule, {place}") from error

@@ -1,0 +1,82 @@
+"""Checkpoints of transformers 4 that were pruned there: their config has `pruned_heads`, their weights are smaller.
+
+transformers 5 builds such a model unpruned and then fails on the sizes of its weights. Here the fresh model is cut to
+the noted shape before the weights come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from topwork import CheckpointError
+from topwork_lens.discovery import find_layers, layer_at
+from topwork_lens.pruning import note, plan
+from topwork_lens.slicing import cut
+
+
+def noted(config: Any) -> dict[int, list[int]]:
+    """What a config says was pruned by transformers 4: numbers of attention heads by layer number; mostly empty."""
+    found = getattr(config, "pruned_heads", None) or {}
+    return {int(layer): sorted(map(int, heads)) for layer, heads in found.items() if heads}
+
+
+def shape(model: nn.Module, heads: Mapping[int, Sequence[int]], plugins: Any = None) -> None:
+    """Cut a fresh model to the shape that transformers 4 gave it; the numbers in its parameters mean nothing yet.
+
+    A layer number alone means the encoder where a model has both sides, as it did in transformers 4.
+
+    Raises:
+        CheckpointError: the model has no such layer or attention head, or this layer cannot be cut.
+    """
+    for number, gone in heads.items():
+        layers = find_layers(model, plugins)
+        groups = {layer.side for layer in layers if layer.kind == "self"}
+        key: Any = ("encoder", number) if len(groups) > 1 and "encoder" in groups else number
+        layer = layer_at(layers, key)
+        if not set(gone) <= set(layer.kept or ()) or layer.prunable != "hard":
+            raise CheckpointError(
+                f"the config says that attention heads {list(gone)} of layer {number} are pruned; this model has "
+                f"{layer.heads}" + (f" ({layer.why})" if layer.why else ""),
+                place=layer.path,
+            )
+        positions, groups_kept, left = plan(layer, gone)
+        cut(model, layer, positions, groups_kept)
+        note(model, layer, [(layer.kept or ())[position] for position in positions], left)
+
+
+def load(folder: str | Path, model_class: Any, plugins: Any = None, **options: Any) -> nn.Module:
+    """A checkpoint that transformers 4 pruned, as a model of `model_class` that is pruned in the same way.
+
+    Args:
+        folder: where the checkpoint lies, or its name on the Hub.
+        model_class: a model class of transformers, such as `BertForSequenceClassification`.
+        options: for `from_pretrained`.
+
+    Raises:
+        CheckpointError: weights are missing or do not fit the shape that the config notes.
+    """
+    config = options.pop("config", None) or model_class.config_class.from_pretrained(folder)
+    heads = noted(config)
+
+    def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        model_class.__init__(self, config, *args, **kwargs)
+        shape(self, heads, plugins)
+
+    # `from_pretrained` builds the class that it is called on: a class of its own for this one call.
+    pruned_class: Any = type(
+        model_class.__name__, (model_class,), {"__init__": build, "__module__": model_class.__module__}
+    )
+    try:
+        model, info = pruned_class.from_pretrained(folder, config=config, output_loading_info=True, **options)
+    except RuntimeError as error:
+        raise CheckpointError(f"its weights do not fit its `pruned_heads`: {error}", place=str(folder)) from error
+    model.__class__ = model_class
+    wrong = [*info["missing_keys"], *info["mismatched_keys"]]
+    if wrong:
+        raise CheckpointError(f"weights are missing or do not fit: {wrong[0]}", place=str(folder))
+    model.config.pruned_heads = {}  # it now stands in the model's alterations
+    return model.eval()

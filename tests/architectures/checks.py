@@ -1,0 +1,225 @@
+"""What is checked for one model: everything that the lens claims, against what the model itself computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from topwork import Refused, TopworkError, alterations
+from topwork_lens.look import Look
+from topwork_lens.rebuild import rebuild
+from topwork_lens.selfcheck import compare, quiet, tensors
+from topwork_lens.strangers import observed
+
+#: relative to max|output| in float32
+TOLERANCE = 1e-5
+
+
+def outputs(model: torch.nn.Module, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """All floating tensors that the model answers; the same random numbers every time."""
+    with quiet(model):
+        return tensors(model(**copy.deepcopy(dict(inputs))))
+
+
+def gap(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    """The worst difference, relative to max|output|."""
+    return compare(one, other, other).difference
+
+
+def examine(make: Any) -> dict[str, Any]:
+    """All checks of one model.
+
+    Args:
+        make: () -> (model, inputs), the same ones every time.
+
+    Returns:
+        "outcome" (hard, soft, refused, no attention), "reason", "why", "layers" (found), "ran" (observed), and for
+        each check what came out: True, or one line of what went wrong.
+    """
+    model, inputs = make()
+    look = Look(model)
+    layers = look.layers
+    result: dict[str, Any] = {"layers": len(layers), "heads": sum(layer.heads for layer in layers)}
+    with torch.no_grad(), observed(model) as seen, quiet(model):
+        model(**copy.deepcopy(dict(inputs)))
+    places = set(seen)
+    inside = {layer.path: [c for c in layer.callers] for layer in layers}
+    callers = [caller for found in inside.values() for caller in found]
+    strangers = [p for p in places if not any(p == c or p.startswith(f"{c}.") for c in callers)]
+    running = [c for c in callers if any(p == c or p.startswith(f"{c}.") for p in seen)]
+    result |= {"ran": len(running), "strangers": len(strangers)}
+    if strangers:
+        first = min(strangers)
+        module = model.get_submodule(first)
+        parts = ",".join(name for name, _ in module.named_children())
+        parameters = ",".join(name for name, _ in module.named_parameters(recurse=False))
+        result["stranger"] = f"{first} {type(module).__name__}({parts}|{parameters}) {sorted(seen[first])}"
+    if not layers and not strangers:
+        return result | {"outcome": "no attention"}
+    if not layers:
+        return result | {"outcome": "refused", "reason": "unknown_layout"}
+    active = [l for l in layers if set(l.callers) & set(running)] or layers
+    result["capture"] = attempt(lambda: captured(model, inputs, look, active))
+    result["gates"] = attempt(lambda: gated(model, inputs, look, active))
+    result |= pruned(make, active)
+    return result
+
+
+def attempt(check: Any) -> Any:
+    """True, or what went wrong."""
+    try:
+        return check()
+    except Refused as error:
+        return f"refused {error.reason}: {error}"
+    except TopworkError as error:
+        return f"{type(error).__name__}: {error}"
+    except Exception as error:
+        return f"CRASH {type(error).__name__}: {error}"[:300]
+
+
+def captured(model: Any, inputs: Any, look: Look, layers: Any) -> Any:
+    """Weights are seen in every layer, and explain the context (the capture itself compares them)."""
+    what = ("weights", "context")
+    paths = [layer.path for layer in layers]
+    with quiet(model), look.capture(*what, layers=paths, memory=2**33) as seen:
+        model(**copy.deepcopy(dict(inputs)))
+    for layer in layers:
+        for weights in seen.calls("weights", layer.path):
+            if layer.form == "deformable":
+                continue
+            total = weights.nan_to_num().sum(-1)
+            # Attention sinks, and queries that may attend to nothing, leave less than 1.
+            if weights.min() < 0 or total.max() > 1 + 1e-3:
+                return f"weights of {layer.path} do not sum to 1"
+    return True
+
+
+def gated(model: Any, inputs: Any, look: Look, layers: Any) -> Any:
+    """The gradient of a gate is sum(context * dL/dcontext)."""
+    from topwork_lens.gates import first_input, output_projection, split_heads
+    from topwork_lens.gates import gated as put
+
+    gates = {layer.path: (layer, torch.ones(len(layer.kept or ()), requires_grad=True)) for layer in layers}
+    expected: dict[str, torch.Tensor] = {}
+
+    def watch(layer: Any) -> Any:
+        def before(module: Any, args: Any, kwargs: Any) -> None:
+            context = first_input(args, kwargs)
+            if not context.requires_grad:
+                return
+
+            def arrived(gradient: torch.Tensor) -> None:
+                product = split_heads(layer, (context.detach().double() * gradient.double()))
+                found = product.sum(-1).flatten(0, -2).sum(0)
+                expected[layer.path] = expected.get(layer.path, 0) + found
+
+            context.register_hook(arrived)
+
+        return output_projection(model, layer).register_forward_pre_hook(before, with_kwargs=True)
+
+    from topwork_lens.multihead import unfolded
+
+    with torch.random.fork_rng(), unfolded([model.get_submodule(path) for path in gates]):
+        torch.manual_seed(0)
+        handles = [watch(layer) for layer in layers]
+        try:
+            with put(model, gates):
+                found = [one for one in differentiable(model(**copy.deepcopy(dict(inputs)))) if one.requires_grad]
+            if not found:
+                return "no output depends on a gate"
+            sum((one.float() * torch.linspace(-1, 1, one.numel()).view(one.shape)).mean() for one in found).backward()
+        finally:
+            for handle in handles:
+                handle.remove()
+            model.zero_grad()
+    if not expected:
+        return "no gradient reached a gate"
+    for path, right in expected.items():
+        gate = gates[path][1].grad
+        if gate is None or not torch.allclose(gate.double(), right, atol=1e-4 * float(right.abs().max()) + 1e-9):
+            return f"gate gradient of {path} differs"
+    return True
+
+
+def differentiable(value: Any) -> list[torch.Tensor]:
+    """Floating tensors of an output, with their graph."""
+    if isinstance(value, torch.Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, Mapping):
+        return [one for entry in value.values() for one in differentiable(entry)]
+    if isinstance(value, list | tuple):
+        return [one for entry in value for one in differentiable(entry)]
+    return []
+
+
+def choice(layers: Any) -> dict[str, list[int]]:
+    """Different attention heads in every layer."""
+    return {layer.path: [index % layer.heads] for index, layer in enumerate(layers) if layer.heads > 1}
+
+
+def pruned(make: Any, active: Any) -> dict[str, Any]:
+    """Pruning in the form that each layer allows: masked = pruned, loaded again, twice, and whole layers."""
+    heads = choice(active)
+    if not heads:
+        return {"outcome": "refused", "reason": "not_a_head", "why": "every layer has one attention head"}
+    whole, inputs = make()
+    try:
+        with Look(whole).mask_heads(heads):
+            masked = outputs(whole, inputs)
+    except Exception as error:
+        return {"outcome": "refused", "reason": getattr(error, "reason", "CRASH"), "why": f"mask: {error}"[:300]}
+    model, _ = make()
+    look = Look(model)
+    try:
+        done = look.prune_heads(heads, check=inputs)
+    except Refused as error:
+        return {"outcome": "refused", "reason": error.reason, "why": str(error)[:300]}
+    except Exception as error:
+        return {"outcome": "CRASH", "why": f"{type(error).__name__}: {error}"[:300]}
+    forms = {entry["form"] for entry in done.layers} - {"whole"}
+    result: dict[str, Any] = {"outcome": "soft" if "soft" in forms else "hard", "forms": sorted(forms)}
+    difference = gap(masked, outputs(model, inputs))
+    result["masked"] = True if difference <= TOLERANCE else f"WRONG by {difference:.2g}"
+    result["proves"] = bool(done.check and done.check.proves)
+    result["loaded"] = attempt(lambda: loaded(model, make, inputs))
+    result["twice"] = attempt(lambda: twice(model, make, inputs, active, heads))
+    result["empty"] = attempt(lambda: emptied(make, active))
+    return result
+
+
+def loaded(model: Any, make: Any, inputs: Any) -> Any:
+    """A fresh model with the manifest and the weights gives the same numbers exactly."""
+    fresh, _ = make()
+    rebuild(fresh, copy.deepcopy(alterations(model)["lens"]))
+    fresh.load_state_dict(model.state_dict())
+    return True if gap(outputs(model, inputs), outputs(fresh, inputs)) == 0 else "WRONG after loading"
+
+
+def twice(model: Any, make: Any, inputs: Any, active: Any, heads: Any) -> Any:
+    """One more attention head in every layer that has one to spare."""
+    more = {
+        layer.path: sorted({*heads[layer.path], layer.heads - 1, 0}) for layer in active if layer.heads > 3
+    }
+    if not more:
+        return True
+    whole, _ = make()
+    with Look(whole).mask_heads({**heads, **more}):
+        masked = outputs(whole, inputs)
+    Look(model).prune_heads(more, check=inputs)
+    difference = gap(masked, outputs(model, inputs))
+    return True if difference <= TOLERANCE else f"WRONG by {difference:.2g}"
+
+
+def emptied(make: Any, active: Any) -> Any:
+    """All attention heads of the first and of the last layer."""
+    whole, inputs = make()
+    everything = {layer.path: list(range(layer.heads)) for layer in (active[0], active[-1])}
+    with Look(whole).mask_heads(everything):
+        masked = outputs(whole, inputs)
+    model, _ = make()
+    Look(model).prune_heads(everything, check=inputs)
+    difference = gap(masked, outputs(model, inputs))
+    return True if difference <= TOLERANCE else f"WRONG by {difference:.2g}"

@@ -1,0 +1,69 @@
+"""Examines model types named on standard input, one a line, and writes one JSON line for each: the worker of `run.py`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+LIMIT = 60
+
+
+class OutOfTime(Exception):
+    """A model type took too long."""
+
+
+def stop(*_: Any) -> None:
+    raise OutOfTime(f"more than {LIMIT} s")
+
+
+def one(model_type: str) -> dict[str, Any]:
+    """The record of one model type."""
+    import build
+    import checks
+
+    start = time.time()
+    record: dict[str, Any] = {"type": model_type}
+    signal.alarm(LIMIT)
+    try:
+        try:
+            model, inputs = build.tiny(model_type)
+        except Exception as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{os.path.basename(at.filename)}:{at.lineno}"
+            return record | {"outcome": "not built", "why": f"{type(error).__name__}: {error} ({place})"[:300]}
+        record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        record |= checks.examine(lambda: (copy.deepcopy(model), copy.deepcopy(inputs)))
+    except Exception as error:
+        at = [f for f in traceback.extract_tb(error.__traceback__)][-3:]
+        place = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno}" for f in reversed(at))
+        record |= {"outcome": "CRASH", "why": f"{type(error).__name__}: {error} ({place})"[:400]}
+    finally:
+        signal.alarm(0)
+    record["seconds"] = round(time.time() - start, 2)
+    return record
+
+
+def main() -> None:
+    """One line in, one line out."""
+    warnings.filterwarnings("ignore")
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    signal.signal(signal.SIGALRM, stop)
+    for line in sys.stdin:
+        print(json.dumps(one(line.strip())), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The matrix: examines every model type in worker processes, one at a time, and writes the coverage table.
+
+    python tests/architectures/run.py --shard 1/2 --out records      # JSON lines, one a model type
+    python tests/architectures/run.py --table records/*.jsonl        # plugins/topwork_lens/coverage.json
+
+A worker that dies or hangs is replaced; its model type is recorded with what stopped it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import selectors
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+TABLE = HERE.parents[1] / "plugins" / "topwork_lens" / "coverage.json"
+#: model types that one worker examines before a fresh one takes over, and seconds that one of them may take
+BEFORE_RESTART, PATIENCE = 60, 90
+
+
+def shard(names: Sequence[str], text: str) -> list[str]:
+    """Every n-th name, from the i-th on, for "i/n"."""
+    number, count = (int(part) for part in text.split("/"))
+    return list(names)[number - 1 :: count]
+
+
+def examine(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The record of each model type."""
+    waiting = list(names)
+    while waiting:
+        chunk, waiting = waiting[:BEFORE_RESTART], waiting[BEFORE_RESTART:]
+        done = 0
+        for record in _work(chunk):
+            done += 1
+            yield record
+        waiting = chunk[done:] + waiting
+
+
+def _work(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    command = [sys.executable, str(HERE / "one.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        assert worker.stdin and worker.stdout
+        with selectors.DefaultSelector() as ready:
+            ready.register(worker.stdout, selectors.EVENT_READ)
+            for name in names:
+                worker.stdin.write(f"{name}\n".encode())
+                worker.stdin.flush()
+                line = worker.stdout.readline() if ready.select(PATIENCE) else b""
+                if not line:
+                    worker.kill()
+                    yield {"type": name, "outcome": "not built", "why": "the process died or hung"}
+                    return
+                yield json.loads(line)
+        worker.stdin.close()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shard", default="1/1", help="i/n: every n-th model type, from the i-th on")
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the records of this shard")
+    parser.add_argument("--table", type=Path, nargs="*", help="write the table from these records")
+    parser.add_argument("types", nargs="*", help="model types (all of them when none is named)")
+    arguments = parser.parse_args()
+    if arguments.table:
+        import table
+
+        TABLE.write_text(table.text(arguments.table, date.today().isoformat()))
+        return
+    import build
+
+    names = shard(arguments.types or build.model_types(), arguments.shard)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with (arguments.out / f"{arguments.shard.replace('/', '-of-')}.jsonl").open("w") as file:
+        for record in examine(names):
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            print(record["type"], record["outcome"], record.get("why", ""), flush=True)
+
+
+if __name__ == "__main__":
+    main()

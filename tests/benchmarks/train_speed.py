@@ -1,0 +1,186 @@
+"""How fast topwork trains, beside transformers' Trainer as example scripts set it up (padding to the maximum) and at
+its best (`train_sampling_strategy="group_by_length"`, padding per batch): same model, same rows, same number of rows
+seen, one process, rounds interleaved, medians of CPU time; the held-out metric stands beside.
+
+    python tests/benchmarks/train_speed.py --rows 256 --rounds 3
+
+The floor is forward, backward and optimizer step on the batches that are best sorted, collated before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+import topwork
+
+WANTED = {"padding to the maximum": 2.5, "group_by_length": 1.15}
+CONFIG = {
+    "model_type": "bert",
+    "hidden_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "max_position_embeddings": 128,
+}
+
+
+def rows_of(split: str, count: int) -> list[dict]:
+    """Texts of 4 to 90 words, their lengths even on a logarithmic scale, with one of three labels that can be learned:
+    which of three words stands in it."""
+    from topwork_bases._python_docs import paragraphs
+
+    draw = random.Random(split)
+    words = [word for word in " ".join(row["text"] for row in paragraphs(split)).split() if word.isalpha()]
+    made = []
+    for number in range(count):
+        length, start = round(4 * 22 ** draw.random()), draw.randrange(len(words) - 100)
+        label = ("red", "green", "blue")[number % 3]
+        text = words[start : start + length]
+        text[draw.randrange(len(text))] = label
+        made.append({"text": " ".join(text), "label": label})
+    return made
+
+
+class Contest:
+    """One model and one set of rows for all."""
+
+    def __init__(self, count: int, batch: int, length: int, bf16: bool) -> None:
+        self.batch, self.length, self.bf16 = batch, length, bf16
+        self.train, self.test = rows_of("train", count), rows_of("test", 120)
+
+    def fresh(self) -> Any:
+        return topwork.build(
+            "text-classification",
+            {"config": CONFIG},
+            rows=self.train,
+            max_length=self.length,
+            tokenizer={"vocab_size": 2000},
+        )
+
+    def topwork(self) -> tuple[float, float]:
+        model = self.fresh()
+        start = time.process_time()
+        model.train(
+            self.train,
+            epochs=1,
+            batch_size=self.batch,
+            learning_rate=1e-3,
+            checkpoint_every="never",
+            precision="bf16" if self.bf16 else "float32",
+        )
+        return time.process_time() - start, model.evaluate(self.test)["accuracy"]
+
+    def transformers(self, **changes: Any) -> tuple[float, float]:
+        """As `run_glue.py` does it: everything is tokenized first, then Trainer."""
+        import datasets
+        from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator
+
+        model = self.fresh()
+        tokenizer, names = model.task.tokenizer, model.task.names
+        longest = changes.pop("padding", None)
+        model.model.train()
+        start = time.process_time()
+        rows = datasets.Dataset.from_list(self.train)
+
+        def encode(part: dict[str, list]) -> dict[str, Any]:
+            padding = "max_length" if longest else False
+            found = tokenizer(part["text"], truncation=True, max_length=self.length, padding=padding)
+            return {**found, "labels": [names.index(label) for label in part["label"]]}
+
+        rows = rows.map(encode, batched=True, remove_columns=["text", "label"], load_from_cache_file=False)
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                output_dir=folder,
+                num_train_epochs=1,
+                per_device_train_batch_size=self.batch,
+                learning_rate=1e-3,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                log_level="error",
+                use_cpu=True,
+                weight_decay=0.0,
+                bf16=self.bf16,
+                **changes,
+            )
+            trainer = Trainer(
+                model=model.model,
+                args=arguments,
+                train_dataset=rows,
+                data_collator=default_data_collator if longest else DataCollatorWithPadding(tokenizer),
+            )
+            trainer.train()
+        return time.process_time() - start, model.evaluate(self.test)["accuracy"]
+
+    def floor(self) -> tuple[float, float]:
+        import torch
+
+        from topwork.batching import Budget, plan
+
+        model = self.fresh()
+        task, net = model.task, model.model.train()
+        items = task.encode(self.train, "train", 0)
+        places = plan([item.cost for item in items], Budget(self.batch))
+        batches = [task.collate([items[place] for place in part], "train") for part in places]
+        random.Random(0).shuffle(batches)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+        start = time.process_time()
+        for batch in batches:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+                loss = task.loss(net, batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        return time.process_time() - start, model.evaluate(self.test)["accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("rows", 384), ("rounds", 3), ("batch", 16), ("length", 128), ("threads", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--bf16", action="store_true", help="train under autocast")
+    options = parser.parse_args()
+    import datasets
+    import torch
+    import transformers
+
+    torch.set_num_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    contest = Contest(options.rows, options.batch, options.length, options.bf16)
+    functions: dict[str, Callable[[], tuple[float, float]]] = {
+        "topwork": contest.topwork,
+        "padding to the maximum": lambda: contest.transformers(padding=True),
+        "group_by_length": lambda: contest.transformers(train_sampling_strategy="group_by_length"),
+        "padding per batch": contest.transformers,
+        "floor": contest.floor,
+    }
+    spent: dict[str, list[float]] = {name: [] for name in functions}
+    reached: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(options.rounds + 1):
+        for name, function in functions.items():
+            seconds, accuracy = function()
+            if turn:  # the first round warms up
+                spent[name].append(seconds)
+                reached[name].append(accuracy)
+    medians = {name: statistics.median(values) for name, values in spent.items()}
+    for name, seconds in medians.items():
+        ratio = seconds / medians["topwork"]
+        wanted = f", wanted {WANTED[name]}" if name in WANTED else ""
+        accuracy = statistics.mean(reached[name])
+        print(f"{name}: {seconds:.2f} s, {ratio:.2f} x topwork{wanted}; held-out accuracy {accuracy:.3f}")
+
+
+if __name__ == "__main__":
+    main()

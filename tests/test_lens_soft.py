@@ -1,0 +1,172 @@
+"""The soft form of pruning: compact parameters scattered to full width, where a module's code cannot be cut."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from topwork import AttentionLayer, Refused, Slices, alterations
+from topwork_lens.look import Look
+from topwork_lens.rebuild import rebuild
+
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 4, "initializer_range": 0.3}
+
+
+def bloom() -> Any:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    return BloomForCausalLM(BloomConfig(vocab_size=50, hidden_size=32, n_layer=3, n_head=4, initializer_range=0.3))
+
+
+def mpt() -> Any:
+    from transformers import MptConfig, MptForCausalLM
+
+    return MptForCausalLM(MptConfig(vocab_size=50, d_model=32, n_layers=3, n_heads=4, initializer_range=0.3))
+
+
+def olmo2() -> Any:
+    from transformers import Olmo2Config, Olmo2ForCausalLM
+
+    config = Olmo2Config(
+        **SIZES, vocab_size=50, num_hidden_layers=3, intermediate_size=40, pad_token_id=0, num_key_value_heads=4
+    )
+    return Olmo2ForCausalLM(config)
+
+
+MODELS: dict[str, Callable[[], Any]] = {"bloom": bloom, "mpt": mpt, "olmo2": olmo2}
+
+
+def make(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    ids = torch.randint(3, 50, (3, 7))
+    return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids).index_fill(1, torch.tensor([6]), 0)}
+
+
+def logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs, use_cache=False).logits
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> None:
+    assert (one - other).abs().max() <= 1e-5 * one.abs().max()
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_pruned_twice_saved_trained_and_generating(name: str) -> None:
+    model, inputs = make(name)
+    whole, look = copy.deepcopy(model), Look(model)
+    plain = logits(model, inputs)
+    first, second = {0: [1], 2: [0, 3]}, {0: [1, 2], 1: [3], 2: [0, 3]}
+    size = sum(parameter.numel() for parameter in model.parameters())
+    for heads in (first, second):
+        with Look(whole).mask_heads(heads):
+            masked = logits(whole, inputs)
+        result = look.prune_heads(heads, check=inputs)
+        close(masked, logits(model, inputs))
+        assert (masked - plain).abs().max() > 1e-3 * plain.abs().max()
+        forms = {line["number"]: (line["form"], bool(line["form_reason"])) for line in result.layers}
+        assert all(forms[number] == ("soft", True) for number in heads)
+        smaller = sum(parameter.numel() for parameter in model.parameters())
+        assert result.parameters_after == smaller < result.parameters_before <= size
+        assert [layer.removed for layer in look.layers] == [tuple(heads.get(number, ())) for number in range(3)]
+    assert result.heads_after == 7
+
+    # masks, gates and scores know what is gone
+    with look.mask_heads({0: [0]}), Look(whole).mask_heads({**second, 0: [0, 1, 2]}):
+        close(logits(whole, inputs), logits(model, inputs))
+    scores = look.importance([{**inputs, "labels": inputs["input_ids"]}]).layers[0].scores
+    assert [score is None for score in scores] == [False, True, True, False]
+
+    fresh, _ = make(name)
+    rebuild(fresh, copy.deepcopy(alterations(model)["lens"]))
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(logits(model, inputs), logits(fresh, inputs))
+    assert alterations(fresh) == alterations(model)
+    assert torch.equal(logits(model, inputs), logits(copy.deepcopy(model), inputs))
+
+    loss = fresh(**inputs, labels=inputs["input_ids"]).loss
+    loss.backward()
+    assert all(parameter.grad is not None for name, parameter in fresh.named_parameters() if "parametrizations" in name)
+
+    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    one = {key: value[:1, :6] for key, value in inputs.items()}
+    assert torch.equal(model.generate(**one, **options), model.generate(**one, **options, use_cache=False))
+
+
+def test_all_attention_heads_of_a_layer() -> None:
+    for name in MODELS:
+        model, inputs = make(name)
+        with Look(model).mask_heads({1: [0, 1, 2, 3]}):
+            masked = logits(model, inputs)
+        result = Look(model).prune_heads({1: [0, 1, 2, 3]}, check=inputs)
+        close(masked, logits(model, inputs))
+        assert result.layers[1]["kept"] == []
+
+
+def test_only_what_nothing_else_depends_on_is_compact() -> None:
+    """olmo2 normalises queries over all attention heads: rows of its queries cannot go, those of its values can."""
+    model, inputs = make("olmo2")
+    Look(model).prune_heads({0: [1]}, check=inputs)
+    only = alterations(model)["lens"]["soft"]["model.layers.0.self_attn"]["only"]
+    assert sorted(only) == ["o_proj.weight", "v_proj.weight"]
+
+
+class Rigid(nn.Module):
+    """Two attention heads that nobody can cut, and whose context is put together in a way of its own."""
+
+    def __init__(self, mixed: bool) -> None:
+        super().__init__()
+        self.mixed = mixed
+        self.fused, self.out = nn.Linear(6, 12), nn.Linear(4, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.fused(x).view(*x.shape[:2], 3, 2, 2).unbind(2)
+        weights = torch.softmax(torch.einsum("bqhd,bkhd->bhqk", query, key), -1)
+        context = torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2)
+        return self.out(context.cumsum(-1) if self.mixed else context)
+
+
+def rigid(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
+    if not isinstance(module, Rigid):
+        return None
+    fused = [[stack * 4 + head * 2 + place for stack in range(3) for place in range(2)] for head in range(2)]
+    pair = [[0, 1], [2, 3]]
+    cuts = [Slices("fused.weight", 0, fused), Slices("fused.bias", 0, fused), Slices("out.weight", 1, pair)]
+    return AttentionLayer(path, "out", 2, 2, slices=tuple(cuts), prunable="soft", why="its sizes are written out")
+
+
+def test_a_layer_described_as_soft_is_not_cut() -> None:
+    from types import SimpleNamespace
+
+    torch.manual_seed(0)
+    plugins = SimpleNamespace(hook=SimpleNamespace(attention_layer=rigid))
+    x = torch.randn(2, 5, 6)
+    for mixed in (False, True):
+        model = nn.Sequential(Rigid(mixed), nn.Linear(6, 3)).eval()
+        before, look = model(x), Look(model, plugins)
+        if mixed:
+            # a slice of the context is not one attention head: the values of the first reach the second
+            state = copy.deepcopy(model.state_dict())
+            with pytest.raises(Refused) as refused:
+                look.prune_heads({0: [0]}, check=lambda: model(x))
+            assert refused.value.reason == "not_a_head"
+            assert torch.equal(before, model(x))
+            assert state.keys() == model.state_dict().keys()
+            assert alterations(model) == {}
+            continue
+        with look.mask_heads({0: [0]}):
+            masked = model(x)
+        result = look.prune_heads({0: [0]}, check=lambda: model(x))
+        torch.testing.assert_close(model(x), masked, atol=1e-6, rtol=0)
+        assert result.layers[0]["form_reason"] == "its sizes are written out"
+        assert result.flops[0].total == result.flops[1].total
+        assert result.json()["speed_limit"] == 1
