@@ -108,7 +108,8 @@ def generated(text: str) -> str:
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"README.md has no place for the table `{name}`")
-        text = pattern.sub(lambda match, table=make(): f"{match[1]}{table}\n{match[2]}", text)
+        table = make()
+        text = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
     return text
 
 

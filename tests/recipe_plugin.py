@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
 from topwork import Column, Stage, Task, TaskOptions, hookimpl
 
 

@@ -117,7 +117,8 @@ def test_universal_predictions_equal_the_pipeline(family, kind, tmp_path) -> Non
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     asked = pipeline("image-segmentation", model=plain, image_processor=processor, device="cpu")
     compared = 0
-    for row, ours in zip(rows, predictions(task, model, rows), strict=True):
+    for row in rows:  # alone, as the pipeline has them: random queries are so alike that rounding chooses among them
+        ours = predictions(task, model, [row])[0]
         theirs = asked(row["image"], subtask=kind, threshold=threshold, overlap_mask_area_threshold=0.1)
         assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs]
         assert [entry["score"] for entry in ours] == pytest.approx([entry["score"] for entry in theirs], abs=1e-5)
@@ -467,5 +468,5 @@ def test_it_learns_eight_rows_and_comes_back(case, tmp_path, plugins) -> None:
     work.save(tmp_path / "model")
     again = topwork.load(tmp_path / "model", plugins=plugins)
     assert again.evaluate(rows)["mean_iou"] >= 0.9
-    shuffled = [{**row, "mask": other["mask"]} for row, other in zip(rows, rows[3:] + rows[:3], strict=True)]
+    shuffled = [{**row, "mask": other["mask"]} for row, other in zip(rows, rows[4:] + rows[:4], strict=True)]
     assert again.evaluate(shuffled)["mean_iou"] < 0.5

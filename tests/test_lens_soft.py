@@ -144,29 +144,32 @@ def rigid(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | No
     return AttentionLayer(path, "out", 2, 2, slices=tuple(cuts), prunable="soft", why="its sizes are written out")
 
 
-def test_a_layer_described_as_soft_is_not_cut() -> None:
+def rigid_model(mixed: bool) -> tuple[nn.Module, torch.Tensor, Look]:
     from types import SimpleNamespace
 
     torch.manual_seed(0)
-    plugins = SimpleNamespace(hook=SimpleNamespace(attention_layer=rigid))
-    x = torch.randn(2, 5, 6)
-    for mixed in (False, True):
-        model = nn.Sequential(Rigid(mixed), nn.Linear(6, 3)).eval()
-        before, look = model(x), Look(model, plugins)
-        if mixed:
-            # a slice of the context is not one attention head: the values of the first reach the second
-            state = copy.deepcopy(model.state_dict())
-            with pytest.raises(Refused) as refused:
-                look.prune_heads({0: [0]}, check=lambda: model(x))
-            assert refused.value.reason == "not_a_head"
-            assert torch.equal(before, model(x))
-            assert state.keys() == model.state_dict().keys()
-            assert alterations(model) == {}
-            continue
-        with look.mask_heads({0: [0]}):
-            masked = model(x)
-        result = look.prune_heads({0: [0]}, check=lambda: model(x))
-        torch.testing.assert_close(model(x), masked, atol=1e-6, rtol=0)
-        assert result.layers[0]["form_reason"] == "its sizes are written out"
-        assert result.flops[0].total == result.flops[1].total
-        assert result.json()["speed_limit"] == 1
+    model = nn.Sequential(Rigid(mixed), nn.Linear(6, 3)).eval()
+    return model, torch.randn(2, 5, 6), Look(model, SimpleNamespace(hook=SimpleNamespace(attention_layer=rigid)))
+
+
+def test_a_layer_described_as_soft_is_not_cut() -> None:
+    model, x, look = rigid_model(mixed=False)
+    with look.mask_heads({0: [0]}):
+        masked = model(x)
+    result = look.prune_heads({0: [0]}, check=lambda: model(x))
+    torch.testing.assert_close(model(x), masked, atol=1e-6, rtol=0)
+    assert result.layers[0]["form_reason"] == "its sizes are written out"
+    assert result.flops[0].total == result.flops[1].total
+    assert result.json()["speed_limit"] == 1
+
+
+def test_a_slice_that_is_not_one_attention_head_is_refused() -> None:
+    """The values of the first attention head reach the second's slice of the context."""
+    model, x, look = rigid_model(mixed=True)
+    before, state = model(x), copy.deepcopy(model.state_dict())
+    with pytest.raises(Refused) as refused:
+        look.prune_heads({0: [0]}, check=lambda: model(x))
+    assert refused.value.reason == "not_a_head"
+    assert torch.equal(before, model(x))
+    assert state.keys() == model.state_dict().keys()
+    assert alterations(model) == {}

@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+
 from elsewhere import ROOT, make_environment, run
 
 PROJECT = """[build-system]

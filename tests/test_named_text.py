@@ -90,6 +90,8 @@ NAMED = {
 }
 #: parameters, by a part of their name, that the task never reads: a decoder alone has no encoder to attend to
 UNUSED = {("text-generation", "BART"): "encoder_attn", ("text-generation", "mBART"): "encoder_attn"}
+#: families whose attention layers the lens does not know
+UNSEEN = {"GPT"}
 OPTIONS = {
     "text-classification": {},
     "question-answering": {},
@@ -152,6 +154,9 @@ def test_a_named_model_works(task, family, tmp_path):
     again = topwork.load(model.save(tmp_path / "model"), plugins=plugins)
     assert same(again.predict(rows), predictions)
 
+    if not again.look().layers:
+        assert family in UNSEEN
+        return
     scored = again.apply("head_importance", {"calibrate": rows}, run_folder=tmp_path / "scores")
     assert scored["rows"] == len(rows)
     pruned = again.apply("prune_heads", {"calibrate": rows}, share=0.5, importance={"rows": len(rows)})

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from topwork import BaseOptions, CheckpointError, DataError, RowsOptions, State, UsageError
+from topwork import BaseOptions, DataError, RowsOptions, State, UsageError
 from topwork_bases import transformers_bases
 from topwork_tasks import _boxes, _detectors, object_detection
 from topwork_tasks.object_detection import ObjectDetection
@@ -367,16 +367,6 @@ def test_a_processor_of_the_other_family_is_refused(tmp_path) -> None:
     RTDetrImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="YolosImageProcessor"):
         make(tmp_path)
-    with pytest.raises(CheckpointError, match="has no detector"):
-        make(
-            {
-                "model_type": "vit",
-                "hidden_size": 16,
-                "num_attention_heads": 2,
-                "intermediate_size": 16,
-                "num_hidden_layers": 1,
-            }
-        )
 
 
 def test_units_of_yolos_are_patches_between_class_and_query_tokens() -> None:

@@ -1,5 +1,5 @@
-"""Every shipped recipe: it opens with its command, is valid, and (`-m recipes`) runs and reaches the figures that its own
-comment promises, in lines such as `# expect evaluate 1: accuracy >= 0.95`."""
+"""Every shipped recipe: it opens with its command, is valid, and (`-m recipes`) runs and reaches the figures that its
+own comment promises, in lines such as `# expect evaluate 1: accuracy >= 0.95`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from topwork import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-PROMISE = re.compile(r"^# expect (?P<stage>\w+) (?P<turn>\d+): (?P<key>\w+) (?P<sign>>=|<=) (?P<figure>[\d.]+)$", re.MULTILINE)
+PROMISE = re.compile(
+    r"^# expect (?P<stage>\w+) (?P<turn>\d+): (?P<key>\w+) (?P<sign>>=|<=) (?P<figure>[\d.]+)$", re.MULTILINE
+)
 SIGNS = {">=": operator.ge, "<=": operator.le}
 
 

@@ -217,4 +217,5 @@ def test_a_text_ends_at_any_end_token_of_the_model():
     finally:
         model.model.generation_config.eos_token_id = before
     kept = found[: found.index(found[2]) + 1]
-    assert ended.completion == model.task.tokenizer.decode(kept)
+    whole = model.task.tokenizer.decode([*ids[0].tolist(), *kept], skip_special_tokens=True)
+    assert asked["prompt"] + ended.completion == whole

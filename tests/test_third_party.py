@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import yaml
-from elsewhere import ROOT, make_environment, run
 
+from elsewhere import ROOT, make_environment, run
 from topwork import load_plugins
 from topwork.testing import check_stage, check_task
 

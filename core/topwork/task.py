@@ -39,8 +39,8 @@ class Column:
         description: what it holds, for documentation and error messages.
         target: True when it is the truth: needed to train and evaluate, not to predict.
         required: False when rows may do without it.
-        lazy: True for files (pictures, sound): a data set gives them undecoded, as {"bytes", "path"}, and the task opens
-            them in `encode`; rows in memory may hold whatever the task says.
+        lazy: True for files (pictures, sound): a data set gives them undecoded, as {"bytes", "path"}, and the task
+            opens them in `encode`; rows in memory may hold whatever the task says.
     """
 
     description: str

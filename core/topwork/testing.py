@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from topwork.plugins import Plugins
     from topwork.task_model import TaskModel
 
-__all__ = ["build_example", "check_base", "check_metric", "check_stage", "check_task"]
+__all__ = ["build_example", "check_base", "check_metric", "check_stage", "check_task", "same_predictions"]
 
 
 def build_example(
@@ -208,7 +208,28 @@ def _check_folder(work: TaskModel, rows: Sequence[Any], predictions: list[Any], 
     work.save(folder)
     assert not [file for file in folder.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".pickle")], "pickle found"
     again = load(folder, plugins=plugins).predict(rows)
-    assert repr(again) == repr(predictions), f"{work.task.name}: predictions differ after saving and loading"
+    assert same_predictions(again, predictions), f"{work.task.name}: predictions differ after saving and loading"
+
+
+def same_predictions(first: Any, second: Any, tolerance: float = 1e-5) -> bool:
+    """Whether two predictions are equal: texts and numbers of things exactly, measures within the tolerance (relative
+    to the larger of 1 and the largest measure)."""
+    import numpy as np
+
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(same_predictions(first[k], second[k], tolerance) for k in first)
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(same_predictions(a, b, tolerance) for a, b in zip(first, second))
+    if isinstance(first, float) or hasattr(first, "__array__") or hasattr(first, "getbands"):
+        one, other = np.asarray(first), np.asarray(second)
+        if one.shape != other.shape:
+            return False
+        if not np.issubdtype(one.dtype, np.floating):  # a picture: rounding may turn a grey value by one
+            return bool((abs(one.astype(int) - other.astype(int)) <= 1).all())
+        return bool(
+            np.allclose(one, other, rtol=0, atol=tolerance * max(1.0, np.abs(one).max(initial=0)), equal_nan=True)
+        )
+    return bool(first == second)
 
 
 def check_stage(stage: type[Stage]) -> None:

@@ -60,7 +60,7 @@ class Row:
 
 #: attributes that hold the width of one attention head, and the number of attention heads, in the order of trust
 WIDTHS = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim", "d_kv", "dim_head")
-COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_attn_heads", "nhead", "heads", "groups")
+COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_attn_heads", "nhead", "heads", "groups", "attention_heads")
 
 #: how projections are spelled where no row names them; the first that is there is taken
 QUERIES = (
@@ -96,7 +96,7 @@ OUTPUTS = (
     *("o_proj", "out_proj", "output_proj", "out_lin", "linear_out", "attention_out", "projection", "proj", "o", "wo"),
     *("w_o", "Wo", "to_out", "to_out.0", "c_proj", "dense", "out_linear", "output.dense", "out", "output", "proj_out"),
     *("fc_out", "o_net", "final_linear", "out_projection", "output_projection", "dense.dense", "fc", "output_linear"),
-    *("out_fc", "post_proj", "post", "o_proj.linear", "projection.linear", "linear", "lin_out", "project_out"),
+    *("out_fc", "post_proj", "post", "projection_layer", "post.linear", "o_proj.linear", "projection.linear", "linear", "lin_out", "project_out"),
 )
 
 #: attributes that hold the number of key/value groups

@@ -194,6 +194,11 @@ def _functions(watch: _Watch) -> Following:
         if function is functional.scaled_dot_product_attention:
             changed = watch.tell(direct_call(layer, answer, *args, **options))
             return None if changed is None else changed.transpose(1, 2)
+        if how == "points" and layer.form == "deformable":
+            # [items, queries, heads, levels * points]
+            call = softmax_call(layer, weights[0].flatten(3)) if weights[0].dim() > 3 else None
+            if call is not None:
+                watch.tell(call)
         if how == "softmax":
             call = softmax_call(layer, weights[1]) or softmax_call(layer, weights[0])
             if call is not None:

@@ -14,7 +14,6 @@ from torch import nn
 
 from topwork_lens.architectures import COUNTS, FUSED, KEYS, OUTPUTS, QUERIES, VALUES, Part, Row
 
-
 #: torch's own layer
 _TORCH = Row(
     "nn.MultiheadAttention",
@@ -31,10 +30,21 @@ _TORCH = Row(
 )
 
 
+def _points(module: nn.Module) -> Row | None:
+    """Deformable attention: each attention head looks at a few points, whose places and weights are projections."""
+    value, output = _first(module, VALUES), _first(module, OUTPUTS)
+    if not output:
+        return None
+    parts = [Part("sampling_offsets"), Part("attention_weights"), *([Part(value)] if value else [])]
+    return Row(f"points, {output}", tuple(parts), output=output, full=("d_model",), form="deformable")
+
+
 def guess(module: nn.Module) -> Row | None:
     """A row for a module that looks like attention, or None."""
     if isinstance(module, nn.MultiheadAttention):
         return _TORCH
+    if all(_is_linear(module, name) for name in ("sampling_offsets", "attention_weights")):
+        return _points(module)
     found = _inside(module, "")
     if found is not None:
         return found
@@ -60,7 +70,9 @@ def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Row
         if name in taken or not _is_linear(owner, name):
             continue
         context = _in(owner, name)
-        if parts and parts[-1].stack == 3 and width != 3 * context:
+        if len(parts) == 1 and width != 3 * context:
+            if not named and not (outer is not None and "ttention" in type(outer).__name__):
+                return None
             parts = []
         elif parts and not _fits(core, parts, prefix, context):
             continue
@@ -82,7 +94,9 @@ def _parts(core: nn.Module, prefix: str) -> tuple[list[Part], int]:
     elif query and key and value:
         return [Part(prefix + query), Part(prefix + key, "group"), Part(prefix + value, "group")], _out(core, value)
     if fused:
-        return [Part(prefix + fused, stack=3)], _out(core, fused)
+        # Under this name queries, keys and values alternate from one attention head to the next.
+        stack = 1 if fused == "query_key_value" else 3
+        return [Part(prefix + fused, stack=stack)], _out(core, fused)
     if key and value and key != value:
         # The queries are parameters, or come from outside.
         return [Part(prefix + key), Part(prefix + value)], _out(core, value)

@@ -85,8 +85,9 @@ def score(
     michel: E_x |dL(x)/dgate| (Michel, Levy & Neubig 2019, section 4.1). reduction "example" takes the absolute value
     for each row, as the paper's equation 2, "token" for each position, as its authors' code, "batch" for the mean of
     each batch, as transformers' run_bertology. taylor: E_x (dL(x)/dgate)^2 (Molchanov et al. 2019, equation 8).
-    leave_one_out: E_x [L(x) without the attention head - L(x)]. shapley: see `shapley.py`; over `orders` random orders. entropy: ln(keys) - entropy, the mean over queries of
-    the nats by which attention is sharper than uniform. random: uniform numbers.
+    leave_one_out: E_x [L(x) without the attention head - L(x)]. shapley: see
+    `shapley.py`; over `orders` random orders. entropy: ln(keys) - entropy, the mean over queries of the nats by which
+    attention is sharper than uniform. random: uniform numbers.
 
     Args:
         layers: those that are scored; `known` are all that the model has, where these are fewer.

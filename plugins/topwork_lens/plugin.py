@@ -24,6 +24,14 @@ def register_stages() -> list[type[Stage]]:
     return [Attention, HeadImportance, HeadAblation, PruneHeads, PruneSchedule, MaskHeads]
 
 
+@hookimpl
+def register_commands() -> list[Any]:
+    """architectures."""
+    from topwork_lens.coverage import architectures
+
+    return [architectures]
+
+
 @hookimpl(trylast=True)
 def attention_layer(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
     """The rows of `architectures.py`, asked after every other plugin."""

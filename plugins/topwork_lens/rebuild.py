@@ -9,8 +9,8 @@ from torch import nn
 
 from topwork import AttentionLayer, CheckpointError, Json
 from topwork_lens.discovery import find_layers
+from topwork_lens.forms import note
 from topwork_lens.gates import keep_gates
-from topwork_lens.pruning import note
 from topwork_lens.slicing import cut
 from topwork_lens.soft import living_layers, soften
 from topwork_lens.v4 import shape

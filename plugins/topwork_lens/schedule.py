@@ -149,7 +149,7 @@ class Schedule:
         points = {0: self._point({}, {})}
         first, low, high = points[0].metric, 0, len(masks)
         while high - low > 1:
-            middle = (low + high) // 2 if high < len(masks) else min(len(masks) - 1, max(1, 2 * low))
+            middle = (low + high) // 2
             points[middle] = self._point(masks[middle], masks[middle])
             if self.limits.falls(points[middle].metric, first, self.higher_is_better):
                 high = middle

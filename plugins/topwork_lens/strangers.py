@@ -54,7 +54,7 @@ def observed(model: nn.Module) -> Iterator[dict[str, set[str]]]:
             hooks.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
             hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
         hooks.enter_context(_interface(lambda module: note(paths[id(module)], "interface"), set(paths)))
-        hooks.enter_context(Following(lambda how, *_: note(stack[-1], how) if stack else None))
+        hooks.enter_context(Following(lambda how, *_: note(stack[-1], how) if stack and how != "points" else None))
         yield found
 
 
@@ -87,8 +87,8 @@ class Following(TorchFunctionMode):
     Tensors are marked by an attribute, so that nothing is kept alive longer than the model does.
 
     Args:
-        seen: called as `seen(how, function, args, kwargs, answer, weights)`; how is "kernel" or "softmax", weights the
-            softmax's result and the form of it that was multiplied, for "softmax".
+        seen: called as `seen(how, function, args, kwargs, answer, weights)`; how is "kernel", "softmax" or "points" (a
+            softmax of something that is no product), weights the softmax's result and the form of it that was multiplied.
     """
 
     def __init__(self, seen: Callable[..., Any]) -> None:
@@ -112,6 +112,8 @@ class Following(TorchFunctionMode):
         elif function in SOFTMAX:
             if marked:
                 _mark(answer, answer)
+            else:
+                self.seen("points", function, args, kwargs, answer, (answer, answer))
         elif marked and isinstance(answer, torch.Tensor) and answer.is_floating_point():
             if not any(one is answer for one in marked):
                 _mark(answer, next((kind for one in marked if (kind := _origin(one)) is not _SCORES), _SCORES))

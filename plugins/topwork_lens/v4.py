@@ -14,7 +14,7 @@ from torch import nn
 
 from topwork import CheckpointError
 from topwork_lens.discovery import find_layers, layer_at
-from topwork_lens.pruning import note, plan
+from topwork_lens.forms import note, plan
 from topwork_lens.slicing import cut
 
 

@@ -148,7 +148,7 @@ class _Pyramid(nn.Module):
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         above = self.lateral[-1](maps[-1]) + self.context(maps[-1].mean((2, 3), keepdim=True))
         levels = [above]
-        for layer, entry in zip(reversed(self.lateral[:-1]), reversed(maps[:-1])):  # type: ignore[call-overload]
+        for layer, entry in zip(reversed(self.lateral[:-1]), reversed(maps[:-1])):
             above = layer(entry) + _resized(above, entry.shape[-2:])
             levels.insert(0, above)
         size = levels[0].shape[-2:]

@@ -111,13 +111,9 @@ class DetrHead(nn.Module):
             pixel_mask = pixel_values.new_ones((len(pixel_values), *pixel_values.shape[-2:]))
         mask = nn.functional.interpolate(pixel_mask[None].float(), size=(height, width))[0].bool()
         tokens = self.input_projection(features).flatten(2).transpose(1, 2)
-        positions = self.position_embedding(
-            shape=features.shape, device=tokens.device, dtype=tokens.dtype, mask=mask
-        )
+        positions = self.position_embedding(shape=features.shape, device=tokens.device, dtype=tokens.dtype, mask=mask)
         positions = positions.flatten(2).transpose(1, 2)
-        seen = self.encoder(
-            inputs_embeds=tokens, attention_mask=mask.flatten(1), spatial_position_embeddings=positions
-        )
+        seen = self.encoder(inputs_embeds=tokens, attention_mask=mask.flatten(1), spatial_position_embeddings=positions)
         queries = self.query_position_embeddings.weight.unsqueeze(0).expand(len(tokens), -1, -1)
         return self.decoder(
             inputs_embeds=torch.zeros_like(queries),

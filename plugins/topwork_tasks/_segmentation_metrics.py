@@ -150,7 +150,9 @@ class MaskMetric(Metric):
         from faster_coco_eval import COCO, COCOeval_faster
         from faster_coco_eval.core import mask as coco
 
-        images, annotations, found = [], [], []
+        images: list[Json] = []
+        annotations: list[Json] = []
+        found: list[Json] = []
         for image, (size, truths, guesses) in enumerate(self.rows, 1):
             width, height = size
             images.append({"id": image, "width": 2 * width, "height": height})

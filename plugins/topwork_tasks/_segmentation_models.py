@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from topwork import Base, Batch, UsageError
+from topwork import Base, Batch, CheckpointError, UsageError
 from topwork_tasks import _image
 from topwork_tasks._segmentation_metrics import encoded
 
 if TYPE_CHECKING:
     import numpy
     import torch
+    from torch import nn
 
 SEMANTIC = ("AutoModelForSemanticSegmentation",)
 UNIVERSAL = ("AutoModelForUniversalSegmentation",)
@@ -30,6 +31,14 @@ _POOLED = ("upernet", "beit", "data2vec-vision", "mobilevit", "mobilevitv2", "mo
 def is_universal(config: Any) -> bool:
     """Whether the architecture answers masks with labels."""
     return config.model_type in _PROCESSORS
+
+
+def universal(base: Base, weights: bool, changes: Mapping[str, Any]) -> nn.Module:
+    """The architecture's own class for masks with labels."""
+    found = base.native(*UNIVERSAL, weights=weights, **changes)
+    if found is None:
+        raise CheckpointError(f"transformers has no universal segmenter `{base.config.model_type}`")
+    return found
 
 
 # ---------------------------------------------------------------- image processors
@@ -232,3 +241,17 @@ def universal_instances(
     masks = found["segmentation"].cpu().numpy() if entries else []
     rles = [encoded(mask > 0.5) for mask in masks]
     return [int(entry["label_id"]) for entry in entries], [float(entry["score"]) for entry in entries], rles
+
+
+def read(processor: Any, output: Any, size: tuple[int, int], options: Any, names: Sequence[str]) -> Any:
+    """One picture's answer of a universal segmenter, as the kind of segmentation wants it."""
+    if options.kind == "semantic":
+        return universal_semantic(processor, output, size)
+    if options.kind == "instance":
+        return (*universal_instances(processor, output, size), size)
+    thresholds = {
+        "threshold": options.threshold,
+        "mask_threshold": options.mask_threshold,
+        "overlap_mask_area_threshold": options.overlap_threshold,
+    }
+    return universal_panoptic(processor, output, size, thresholds, [names.index(name) for name in options.stuff])

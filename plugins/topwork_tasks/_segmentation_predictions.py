@@ -1,15 +1,13 @@
-"""A prediction of segmentation in the shape of the Hub's pipeline, and its picture."""
+"""A prediction of segmentation in the shape of the Hub's pipeline."""
 
 from __future__ import annotations
 
-import colorsys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork import Json
-from topwork_tasks import _image
 from topwork_tasks._segmentation_metrics import decoded
 
 if TYPE_CHECKING:
@@ -112,34 +110,3 @@ def written(prediction: Sequence[Mapping[str, Any]], folder: Path, name: str) ->
         entry["mask"].save(Path(folder) / file)
         entries.append({"score": entry["score"], "label": entry["label"], "mask": file})
     return entries
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def beside(image: Image, maps: Sequence[numpy.ndarray]) -> Image:
-    """The picture once for each map, side by side, the map's colours laid over it; numbers below 0 stay clear."""
-    from PIL import Image as pil
-
-    big = _image.enlarged(image, 240)
-    canvas = pil.new("RGB", (len(maps) * big.width + 8 * (len(maps) - 1), big.height), "white")
-    for place, numbers in enumerate(maps):
-        canvas.paste(_coloured(big, numbers), (place * (big.width + 8), 0))
-    return canvas
-
-
-def _coloured(image: Image, numbers: numpy.ndarray) -> Image:
-    import numpy
-    from PIL import Image as pil
-
-    colours = numpy.array([[0, 0, 0], *(colour(number) for number in range(max(1, int(numbers.max()) + 1)))])
-    layer = pil.fromarray(colours[numpy.maximum(numbers, -1).astype(int) + 1].astype("uint8"))
-    strength = pil.fromarray(numpy.where(numbers >= 0, 140, 0).astype("uint8"))
-    nearest = pil.Resampling.NEAREST
-    return pil.composite(layer.resize(image.size, nearest), image, strength.resize(image.size, nearest))
-
-
-def colour(number: int) -> tuple[int, int, int]:
-    """Colours that lie far apart for neighbouring numbers: steps of the golden angle round the colour circle."""
-    red, green, blue = colorsys.hsv_to_rgb(number * 0.61803398875 % 1, 0.75, 1 - 0.25 * (number // 8 % 3))
-    return round(255 * red), round(255 * green), round(255 * blue)

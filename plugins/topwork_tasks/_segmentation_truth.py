@@ -1,4 +1,4 @@
-"""The options of image-segmentation, and the truth of a row as they say: label numbers, segments, targets of a model."""
+"""The options of image-segmentation, and the truth of a row as they say: label numbers, segments, targets."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def transform(kind: Augment, height: int, width: int, fill: float) -> Any:
     from torchvision.transforms import v2
 
     fills = {tv_tensors.Mask: fill, "others": 0}
-    shift: Any = v2.RandomAffine(8, translate=(0.08, 0.08), scale=(0.9, 1.1), fill=fills)  # type: ignore[arg-type]
+    shift: Any = v2.RandomAffine(8, translate=(0.08, 0.08), scale=(0.9, 1.1), fill=fills)
     if kind == "light":
         return v2.Compose([shift, v2.ColorJitter(brightness=0.2, contrast=0.2)])
     steps: list[Any] = [

@@ -168,7 +168,7 @@ class DepthEstimation(Task):
                 truth = self._truth(row, size, number)
                 if not (truth > 0).any():
                     raise DataError("has no valid pixel", row=number, column="depth", mend="leave the row out")
-            if mode == "train" and self._augment is not None:
+            if mode == "train" and truth is not None and self._augment is not None:
                 with _image.seeded(_image.row_seed(seed, image)):
                     image, truth = viewed(self._augment, image, truth)
             try:

@@ -244,18 +244,8 @@ class ImageClassification(Task):
 
     def draw(self, row: Row, prediction: Any) -> Picture:
         image = _image.enlarged(_image.open_image(row.get("image"), None, "image"))
-        if self.kind == "single":
-            said = f"{prediction[0]['label']} ({prediction[0]['score']:.2f})"
-        else:
-            said = ", ".join(entry["label"] for entry in prediction if entry["score"] >= 0.5) or "nothing"
-        if row.get("label") is None:
-            return Picture(caption=f"predicted {said}", image=image)
-        truth = shared.target(row, self.kind, self.label_names, self.state.values["declared"])
-        right = [truth] if isinstance(truth, int) else list(truth)  # type: ignore[arg-type]
-        scores = shared.all_scores(prediction, self.label_names)
-        badness = sum(abs(score - (number in right)) for number, score in enumerate(scores)) / 2
-        names = ", ".join(self.label_names[number] for number in right) or "nothing"
-        return Picture(caption=f"predicted {said}, truth {names}", badness=badness, image=image)
+        declared = self.state.values["declared"]
+        return shared.draw_labels(row, prediction, self.kind, self.label_names, declared, image=image)
 
     @classmethod
     def example_rows(cls) -> list[Row]:

@@ -30,6 +30,7 @@ from topwork import (
     hookimpl,
 )
 from topwork_tasks import _detectors, _image
+from topwork_tasks import _segmentation_drawing as drawing
 from topwork_tasks import _segmentation_models as models
 from topwork_tasks import _segmentation_predictions as predictions
 from topwork_tasks._panoptic import PanopticMetric
@@ -118,7 +119,7 @@ class ImageSegmentation(Task):
         }
         config = self.base.config
         if models.is_universal(config):
-            return self.base.native(*models.UNIVERSAL, weights=weights, **changes)
+            return models.universal(self.base, weights, changes)
         if self.options.kind != "semantic":
             raise CheckpointError(
                 f"`{config.model_type}` does not do {self.options.kind} segmentation",
@@ -186,7 +187,7 @@ class ImageSegmentation(Task):
             size = image.size
             truth, labels = (None, None) if mode == "predict" else self._truth.target(row, size, number)
             own = 0 if mode == "predict" else _image.row_seed(seed if mode == "train" else 0, image)
-            if mode == "train" and self._augment is not None:
+            if mode == "train" and truth is not None and self._augment is not None:
                 with _image.seeded(own):
                     image, truth = viewed(self._augment, image, truth)
             try:
@@ -252,35 +253,23 @@ class ImageSegmentation(Task):
             outputs = model(**tensors)
             sizes = [batch.items[place].beside["size"] for place in places]
             if self._universal:
-                found = [self._read(entry, size) for entry, size in zip(models.one_by_one(outputs), sizes)]
+                pairs = zip(models.one_by_one(outputs), sizes)
+                found = [models.read(self.processor, *pair, self.options, self.label_names) for pair in pairs]
             else:
                 found = models.semantic_maps(outputs.logits, sizes)
             for place, part in zip(places, found):
                 parts[place] = part
         return parts
 
-    def _read(self, output: Any, size: tuple[int, int]) -> Any:
-        """One picture's answer of a universal segmenter."""
-        options = self.options
-        if options.kind == "semantic":
-            return models.universal_semantic(self.processor, output, size)
-        if options.kind == "instance":
-            return (*models.universal_instances(self.processor, output, size), size)
-        thresholds = {
-            "threshold": options.threshold,
-            "mask_threshold": options.mask_threshold,
-            "overlap_mask_area_threshold": options.overlap_threshold,
-        }
-        stuff = [self.label_names.index(name) for name in options.stuff]
-        return models.universal_panoptic(self.processor, output, size, thresholds, stuff)
-
     def merge(self, row: Row, parts: Sequence[Any]) -> predictions.Segmentation:
-        part = super().merge(row, parts)
+        part: Any = super().merge(row, parts)
         if self.options.kind == "semantic":
             return predictions.semantic(part, self.label_names)
         if self.options.kind == "instance":
-            return predictions.instances(*part, self.label_names, self.options.threshold)
-        return predictions.panoptic(*part, self.label_names)
+            labels, scores, rles, size = part
+            return predictions.instances(labels, scores, rles, size, self.label_names, self.options.threshold)
+        numbers, labels, scores = part
+        return predictions.panoptic(numbers, labels, scores, self.label_names)
 
     # ------------------------------------------------------------------ numbers -> people
 
@@ -299,30 +288,12 @@ class ImageSegmentation(Task):
 
     def draw(self, row: Row, prediction: predictions.Segmentation) -> Picture:
         image = _image.open_image(row.get("image"), None, "image")
-        semantic = self.options.kind == "semantic"
-        shown = prediction.map if semantic else prediction.map.astype(int) - 1
-        found = ", ".join(dict.fromkeys(entry["label"] for entry in prediction)) or "nothing"
         if row.get("mask") is None and row.get("objects") is None:
-            return Picture(caption=f"predicted {found}", image=predictions.beside(image, [shown]))
-        if semantic:
+            return drawing.alone(image, prediction, self.options.kind)
+        if self.options.kind == "semantic":
             truth = self._truth.labels(row, image.size)
-            valid = truth != self.options.ignore_index
-            wrong = float((truth != prediction.map)[valid].mean()) if valid.any() else 0.0
-            caption = f"{wrong:.1%} of the pixels are wrong (left the truth, right the prediction: {found})"
-            left = truth * valid - ~valid
-        else:
-            wrong, left, caption = self._compared(row, prediction, image.size)
-        return Picture(caption=caption, badness=wrong, image=predictions.beside(image, [left, shown]))
-
-    def _compared(self, row: Row, prediction: Any, size: tuple[int, int]) -> tuple[float, Any, str]:
-        """Missed and superfluous segments, the truth for a picture, and a line about both."""
-        from topwork_tasks._panoptic import matched
-
-        segments = self._truth.segments(row, size)
-        shown = [self.label_names.index(entry["label"]) for entry in prediction]
-        hits, extra, missed = matched(segments, prediction.map, shown)
-        caption = f"found {len(hits)} of {len(hits) + len(missed)} segments, {len(extra)} more (left the truth)"
-        return float(len(missed) + len(extra)), segments.ids.astype(int) - 1, caption
+            return drawing.semantic(image, prediction, truth, self.options.ignore_index)
+        return drawing.segments(image, prediction, self._truth.segments(row, image.size), self.label_names)
 
     @classmethod
     def example_rows(cls) -> list[Row]:

@@ -29,7 +29,7 @@ from topwork import (
     UsageError,
     hookimpl,
 )
-from topwork_tasks import _boxes, _detectors, _image
+from topwork_tasks import _boxes, _detector_processors, _detectors, _image
 from topwork_tasks._coco import CocoMetric, Detections, coco_rows
 from topwork_tasks._labels import label_number
 from topwork_tasks._patches import patch_units
@@ -86,18 +86,18 @@ class ObjectDetection(Task):
         base = bases["base"]
         declared = options.label_names or _detectors.declared_names(rows)
         names = _detectors.learn_names(rows, base, HEAD, declared)
-        native = _detectors.is_native(base.config)
+        native = _detector_processors.is_native(base.config)
         if native and options.detr_head is not None:
             raise UsageError(
                 f"`{base.config.model_type}` has a detector of its own",
                 place="task.detr_head",
                 mend="leave `detr_head` out; its size stands in the base's config (`base.changes`)",
             )
-        saved = _image.saved_processor if native else _detectors.backbone_processor
+        saved = _image.saved_processor if native else _detector_processors.backbone_processor
         processor = saved(base, options.image_size)
         if processor is None:
-            processor = _detectors.learned_processor(rows, base, options.image_size)
-        _detectors.check_processor(base.config, processor)
+            processor = _detector_processors.learned_processor(rows, base, options.image_size)
+        _detector_processors.check_processor(base.config, processor)
         values = {"label_names": names, "declared": declared, "all_trainable": bool(base.scratch)}
         return State(values, {"image_processor": processor})
 
@@ -196,7 +196,7 @@ class ObjectDetection(Task):
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         if mode == "predict":
             return Batch(_detectors.side_by_side(items), items)
-        inputs, shares = _detectors.padded(items, _detectors.reads_mask(self.base.config))
+        inputs, shares = _detectors.padded(items, _detector_processors.reads_mask(self.base.config))
         inputs["labels"] = [
             {**item.inputs["labels"], "boxes": item.inputs["labels"]["boxes"] * share}
             for item, share in zip(items, shares)
@@ -219,7 +219,7 @@ class ObjectDetection(Task):
         for places, tensors in _detectors.by_shape(inputs):
             outputs = model(**tensors)
             sizes = [batch.items[place].beside for place in places]
-            most = _detectors.most_boxes(self.processor, outputs.logits.shape[1])
+            most = _detector_processors.most_boxes(self.processor, outputs.logits.shape[1])
             found = _detectors.detections(outputs.logits, outputs.pred_boxes, sizes, len(self.label_names), most)
             for place, part in zip(places, found):
                 parts[place] = part

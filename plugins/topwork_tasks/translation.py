@@ -18,7 +18,6 @@ Measured by sacreBLEU and chrF, with their signatures. Predictions: [{"translati
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+import feeding
+import timm_models
 from overrides import LEVELS, OVERRIDES
 from shrink import Shrinker
-
-import feeding
 
 
 def tables() -> dict[str, list[Any]]:
@@ -32,8 +32,8 @@ def tables() -> dict[str, list[Any]]:
 
 
 def model_types() -> list[str]:
-    """All model types, those of AutoModel's table first."""
-    return list(tables())
+    """All model types, those of AutoModel's table first; then timm's families, as "timm/<model>"."""
+    return [*tables(), *(f"timm/{name}" for name in timm_models.FAMILIES)]
 
 
 def tiny_config(model_type: str, level: int = 0) -> Any:
@@ -48,9 +48,8 @@ def tiny_config(model_type: str, level: int = 0) -> Any:
 
 def class_of(name: str, model_type: str) -> type:
     """A model class by its name."""
-    from transformers.models.auto.configuration_auto import model_type_to_module_name
-
     import transformers
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
 
     found = getattr(transformers, name, None)
     if found is None:
@@ -87,7 +86,11 @@ def randomise(model: torch.nn.Module) -> None:
                 continue
             spread = 0.2 if parameter.dim() > 1 else 0.05
             noise = torch.randn(parameter.shape, generator=generator) * spread
-            if parameter.dim() == 1 and float(parameter.abs().max() if parameter.numel() else 0) < 1e-2 and "bias" not in name:
+            if (
+                parameter.dim() == 1
+                and float(parameter.abs().max() if parameter.numel() else 0) < 1e-2
+                and "bias" not in name
+            ):
                 noise = noise + 0.5  # layer scales begin near zero
             parameter.add_(noise.to(parameter.dtype))
 
@@ -98,6 +101,10 @@ def tiny(model_type: str, which: int = 0) -> tuple[Any, dict[str, Any]]:
     Raises:
         Exception: whatever stopped it at the first level; the others are tried after it.
     """
+    if model_type.startswith("timm/"):
+        model, inputs = timm_models.tiny(model_type.removeprefix("timm/"))
+        randomise(model)
+        return model, inputs
     first: Exception | None = None
     levels = [LEVELS[model_type]] if model_type in LEVELS else [0, 1, 2]
     for level in levels:

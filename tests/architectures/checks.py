@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from topwork import Refused, TopworkError, alterations
+from topwork_lens.gates import first_input, output_projection, split_heads
+from topwork_lens.gates import gated as put
 from topwork_lens.look import Look
+from topwork_lens.multihead import unfolded
 from topwork_lens.rebuild import rebuild
 from topwork_lens.selfcheck import compare, quiet, tensors
 from topwork_lens.strangers import observed
@@ -43,14 +47,19 @@ def examine(make: Any) -> dict[str, Any]:
     look = Look(model)
     layers = look.layers
     result: dict[str, Any] = {"layers": len(layers), "heads": sum(layer.heads for layer in layers)}
-    with torch.no_grad(), observed(model) as seen, quiet(model):
-        model(**copy.deepcopy(dict(inputs)))
+    called: set[str] = set()
+    with ExitStack() as stack:
+        stack.enter_context(unfolded([model.get_submodule(layer.path) for layer in layers]))
+        for layer in layers:
+            hook = output_projection(model, layer).register_forward_hook(lambda *_, path=layer.path: called.add(path))
+            stack.callback(hook.remove)
+        with torch.no_grad(), observed(model) as seen, quiet(model):
+            model(**copy.deepcopy(dict(inputs)))
     places = set(seen)
     inside = {layer.path: [c for c in layer.callers] for layer in layers}
     callers = [caller for found in inside.values() for caller in found]
     strangers = [p for p in places if not any(p == c or p.startswith(f"{c}.") for c in callers)]
-    running = [c for c in callers if any(p == c or p.startswith(f"{c}.") for p in seen)]
-    result |= {"ran": len(running), "strangers": len(strangers)}
+    result |= {"ran": len(called), "strangers": len(strangers)}
     if strangers:
         first = min(strangers)
         module = model.get_submodule(first)
@@ -61,7 +70,9 @@ def examine(make: Any) -> dict[str, Any]:
         return result | {"outcome": "no attention"}
     if not layers:
         return result | {"outcome": "refused", "reason": "unknown_layout"}
-    active = [l for l in layers if set(l.callers) & set(running)] or layers
+    active = [layer for layer in layers if layer.path in called]
+    if not active:
+        return result | {"outcome": "refused", "reason": "not_run"}
     result["capture"] = attempt(lambda: captured(model, inputs, look, active))
     result["gates"] = attempt(lambda: gated(model, inputs, look, active))
     result |= pruned(make, active)
@@ -99,9 +110,6 @@ def captured(model: Any, inputs: Any, look: Look, layers: Any) -> Any:
 
 def gated(model: Any, inputs: Any, look: Look, layers: Any) -> Any:
     """The gradient of a gate is sum(context * dL/dcontext)."""
-    from topwork_lens.gates import first_input, output_projection, split_heads
-    from topwork_lens.gates import gated as put
-
     gates = {layer.path: (layer, torch.ones(len(layer.kept or ()), requires_grad=True)) for layer in layers}
     expected: dict[str, torch.Tensor] = {}
 
@@ -119,8 +127,6 @@ def gated(model: Any, inputs: Any, look: Look, layers: Any) -> Any:
             context.register_hook(arrived)
 
         return output_projection(model, layer).register_forward_pre_hook(before, with_kwargs=True)
-
-    from topwork_lens.multihead import unfolded
 
     with torch.random.fork_rng(), unfolded([model.get_submodule(path) for path in gates]):
         torch.manual_seed(0)
@@ -200,9 +206,7 @@ def loaded(model: Any, make: Any, inputs: Any) -> Any:
 
 def twice(model: Any, make: Any, inputs: Any, active: Any, heads: Any) -> Any:
     """One more attention head in every layer that has one to spare."""
-    more = {
-        layer.path: sorted({*heads[layer.path], layer.heads - 1, 0}) for layer in active if layer.heads > 3
-    }
+    more = {layer.path: sorted({*heads[layer.path], layer.heads - 1, 0}) for layer in active if layer.heads > 3}
     if not more:
         return True
     whole, _ = make()

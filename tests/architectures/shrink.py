@@ -57,7 +57,7 @@ class Shrinker:
     def config(self, default: Any, path: str = "") -> Any:
         """A tiny config of the same class."""
         wanted = self.entries(default, path)
-        if path:
+        if path and not isinstance(default, dict):
             wanted = {**self._own(default), **wanted}
         return type(default)(**wanted)
 
@@ -74,7 +74,13 @@ class Shrinker:
         names = {field.name for field in fields(default)} | {"model_args"}
         found = {}
         for name, value in vars(default).items():
-            if name in names and not name.startswith("_") and value is not None and name not in STAGES and not isinstance(value, PreTrainedConfig):
+            if (
+                name in names
+                and not name.startswith("_")
+                and value is not None
+                and name not in STAGES
+                and not isinstance(value, PreTrainedConfig)
+            ):
                 if name not in plain or plain[name] != value:
                     found[name] = value
         return found
@@ -116,13 +122,16 @@ class Shrinker:
                 new = self._list(name, value, layers, picks)
                 if new is not None and list(new) != list(value):
                     found[name] = type(value)(new)
-            elif name == "rope_parameters" and self.mrope and isinstance(value, Mapping) and self.level < 2:
+            elif name == "rope_parameters" and self.mrope and isinstance(value, Mapping) and value and self.level < 2:
                 half = max(2, int(HEAD_DIM * value.get("partial_rotary_factor", 1.0)) // 2) if not nested(value) else 4
                 section = [half - 2 * (half // 3), half // 3, half // 3]
                 if nested(value):
                     found[name] = {key: {**one, "mrope_section": section} for key, one in value.items()}
                 else:
                     found[name] = {**value, "mrope_section": section}
+        stages = getattr(default, "_out_features", None)
+        if path and stages and isinstance(getattr(default, "depths", None), list | tuple):
+            found["out_features"] = list(stages)
         indices = getattr(default, "_out_indices", None)
         if indices and not isinstance(getattr(default, "depths", None), list | tuple) and layers:
             found["out_indices"] = [layers - len(indices) + 1 + i for i in range(len(indices))]
@@ -138,12 +147,19 @@ class Shrinker:
 
     def _layers(self, default: Any) -> tuple[int, list[int]]:
         """How many layers the tiny one has, and which of the old ones they stand for."""
-        counts = [v for k, v in vars(default).items() if k in ("num_hidden_layers", "n_layer", "n_layers", "num_layers")]
+        counts = [
+            v for k, v in vars(default).items() if k in ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+        ]
         counts = [v for v in counts if isinstance(v, int)] or [0]
         self.old_layers = counts[0]
         kinds: dict[int, None] = {}
         for name, value in vars(default).items():
-            if isinstance(value, list | tuple) and value and len(value) == counts[0] and isinstance(value[0], str | bool):
+            if (
+                isinstance(value, list | tuple)
+                and value
+                and len(value) == counts[0]
+                and isinstance(value[0], str | bool)
+            ):
                 seen: set[Any] = set()
                 for place, entry in enumerate(value):
                     if entry not in seen and not seen.add(entry):
@@ -170,7 +186,7 @@ class Shrinker:
             grouped = re.search(r"key_value|kv_", name)
             if self.level == 2:
                 return value
-            return 2 if grouped and value < (getattr(default, "num_attention_heads", value) or value) else HEADS
+            return 2 if grouped and value < (vars(default).get("num_attention_heads", value) or value) else HEADS
         if _LAYERS.search(name) and not _NO_LAYERS.search(name):
             return min(value, layers if name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") else 2)
         if "expert" in name and "size" not in name and "dim" not in name:
@@ -186,7 +202,7 @@ class Shrinker:
         if re.search(r"(^|_)image_size$|img_size$|_image_size", name) or name == "input_size":
             pyramid = isinstance(getattr(default, "depths", None), list | tuple)
             patch = getattr(default, "patch_size", 8)
-            fixed = f"patch_size" in self.overrides or not isinstance(patch, int)
+            fixed = "patch_size" in self.overrides or not isinstance(patch, int)
             return min(value, 64 if pyramid or fixed or not hasattr(default, "patch_size") else 32)
         if name == "patch_size" and value > 8:
             return 8
@@ -225,13 +241,13 @@ class Shrinker:
             return [2, *[1] * (len(value) - 1)]
         if self.level and kind is int and not _INDICES.search(name):
             return None
-        if kind is int and _HEADS.search(name) or name == "num_attention_heads_per_stage":
+        if (kind is int and _HEADS.search(name)) or name == "num_attention_heads_per_stage":
             return [2, 4, 8, 16, 16][: len(value)]
         if picks and kind in (str, bool, float) and len(value) == self.old_layers and "stage" not in name:
             return [value[place] for place in picks]
         if picks and kind is int and len(value) == self.old_layers > 4 and set(value) <= {0, 1}:
             return [value[place] for place in picks]
-        if kind is int and _INDICES.search(name):
+        if kind is int and _INDICES.search(name) and not re.search(r"^stage_|attn_blocks|num_", name):
             return list(range(min(len(value), max(1, layers))))
         if kind is int and re.search(r"hidden_sizes|embed_dims?|_dim_per_stage|^dims|neck_hidden", name):
             return _TWICE[: len(value)] if min(value) != max(value) else [WIDTH] * len(value)

@@ -1,4 +1,4 @@
-"""How loud is each sentence of a text? A task with several items a row, ragged targets, a loss and metric of its own."""
+"""How loud is each sentence? A task with several items a row, ragged targets, a loss and a metric of its own."""
 
 from topwork import Batch, Column, DataError, Item, MeanMetric, State, Task, hookimpl
 

@@ -1,0 +1,58 @@
+"""From the records of the matrix to the table that the lens ships: what came out for each model type, and counts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+CHECKS = ("capture", "gates", "masked", "loaded", "twice", "empty")
+
+
+def text(files: Iterable[Path], day: str) -> str:
+    """The JSON of the table; of several records of one model type the last one counts."""
+    records: dict[str, Any] = {}
+    for file in files:
+        for line in file.read_text().splitlines():
+            record = json.loads(line)
+            records[record["type"]] = record
+    types = {name: entry(record) for name, record in sorted(records.items())}
+    whole = {"date": day, "versions": versions(), "counts": counts(types), "types": types}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in types.items())
+    head = json.dumps({key: value for key, value in whole.items() if key != "types"}, indent=1)
+    return f'{head[:-2]},\n "types": {{\n{lines}\n }}\n}}\n'
+
+
+def entry(record: Mapping[str, Any]) -> dict[str, Any]:
+    """One line of the table."""
+    found: dict[str, Any] = {"outcome": record["outcome"]}
+    if record["outcome"] == "CRASH":
+        found["outcome"] = "refused"
+    reason = record.get("reason") or ("check_failed" if record["outcome"] == "CRASH" else "")
+    if record["outcome"] in ("refused", "CRASH", "not built"):
+        found["reason"] = ": ".join(part for part in (reason, record.get("why") or record.get("stranger", "")) if part)
+        found["reason"] = found["reason"][:160]
+    if record.get("layers"):
+        found |= {"found": record["layers"], "ran": record["ran"], "heads": record["heads"]}
+    for check in CHECKS:
+        if check in record:
+            found[check] = True if record[check] is True else str(record[check])[:120]
+    return found
+
+
+def counts(types: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Model types by outcome, and by what was checked."""
+    found = dict(Counter(one["outcome"] for one in types.values()).most_common())
+    for check in CHECKS:
+        found[check] = sum(one.get(check) is True for one in types.values())
+    found["silently wrong"] = sum("WRONG" in str(one.get(check)) for one in types.values() for check in CHECKS)
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of what the table was made with."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("transformers", "torch", "timm")}
