@@ -6,6 +6,7 @@ A table stands between `<!-- name -->` and `<!-- /name -->`.
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import re
 import subprocess
@@ -58,14 +59,15 @@ def samples_table() -> str:
 
 
 def recipes_table() -> str:
-    lines = ["| recipe | command, time and what to expect |", "|---|---|"]
+    lines = ["| recipe | what it does | what it promises, and a test holds |", "|---|---|---|"]
     for file in sorted((ROOT / "recipes").glob("*.yaml")):
-        head = []
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if not line.startswith("#") or not line.strip("# "):
-                break
-            head.append(line.strip("# "))
-        lines.append(f"| `{file.stem}` | {' '.join(head)} |".replace("  ", " "))
+        comment = itertools.takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+        told = [line.lstrip("# ").strip() for line in comment]
+        promises = [line.removeprefix("expect ") for line in told if line.startswith("expect ")]
+        rest = [line for line in told[1:] if not line.startswith("expect ")]
+        paragraphs = [" ".join(group) for blank, group in itertools.groupby(rest, lambda line: not line) if not blank]
+        about = (paragraphs or [""])[0].replace("|", "\\|")
+        lines.append(f"| `{file.stem}` | {about} | {'; '.join(promises)} |")
     return "\n".join(lines)
 
 

@@ -1,22 +1,18 @@
-"""Sixty architectures in one process: found, captured, gated, pruned, saved, pruned again, as the shipped table says."""
+"""Sixty architectures in one process: found, captured, gated, pruned, saved and pruned again, as the table says."""
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from architectures import build, checks, run, table
+
 ROOM = Path(__file__).parent / "architectures"
-sys.path.insert(0, str(ROOM))
-import build
-import checks
-import run
-import table
 
 SIXTY = {
     words[0]: words[1:]

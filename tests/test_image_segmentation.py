@@ -449,9 +449,21 @@ def test_predictions_are_written_as_pictures_and_drawn(tmp_path) -> None:
     assert task.draw({"image": rows[2]["image"]}, prediction).image is not None
 
 
+WIDER_UPERNET = {
+    "model_type": "upernet",
+    "backbone_config": {
+        "model_type": "resnet",
+        "embedding_size": 16,
+        "hidden_sizes": [16, 32, 64, 96],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+    "hidden_size": 64,
+}
 LEARNED = {
-    "upernet": (UPERNET, 5e-3, 150),
-    "segformer": ({**SEGFORMER, "hidden_sizes": [16, 32, 32, 32], "decoder_hidden_size": 32}, 5e-3, 250),
+    "upernet": (WIDER_UPERNET, 2e-3, 400),
+    "segformer": ({**SEGFORMER, "hidden_sizes": [32, 64, 64, 64], "decoder_hidden_size": 64}, 3e-3, 700),
     "plain vit, dense head": ({**VIT, "hidden_size": 32, "patch_size": 4, "image_size": 64}, 3e-3, 150),
 }
 
@@ -464,7 +476,9 @@ def test_it_learns_eight_rows_and_comes_back(case, tmp_path, plugins) -> None:
     config, rate, steps = LEARNED[case]
     rows = ImageSegmentation.example_rows()
     work = topwork.build("image-segmentation", {"config": config}, rows=rows, plugins=plugins)
-    work.train(rows, steps=steps, batch_size=8, learning_rate=rate)
+    work.train(
+        rows, steps=steps, batch_size=8, learning_rate=rate, schedule="cosine", warmup=20, checkpoint_every="never"
+    )
     work.save(tmp_path / "model")
     again = topwork.load(tmp_path / "model", plugins=plugins)
     assert again.evaluate(rows)["mean_iou"] >= 0.9

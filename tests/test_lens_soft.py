@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +40,34 @@ def olmo2() -> Any:
     return Olmo2ForCausalLM(config)
 
 
-MODELS: dict[str, Callable[[], Any]] = {"bloom": bloom, "mpt": mpt, "olmo2": olmo2}
+def phi3() -> Any:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    sizes: dict[str, Any] = {"num_hidden_layers": 3, "intermediate_size": 40, "num_key_value_heads": 2}
+    return Phi3ForCausalLM(Phi3Config(**SIZES, **sizes, **ids, vocab_size=50))
+
+
+def falcon(grouped: bool) -> Any:
+    from transformers import FalconConfig, FalconForCausalLM
+
+    sizes: dict[str, Any] = {"num_hidden_layers": 3, "num_kv_heads": 2, "new_decoder_architecture": grouped}
+    return FalconForCausalLM(FalconConfig(**SIZES, **sizes, vocab_size=50))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "bloom": bloom,
+    "mpt": mpt,
+    "olmo2": olmo2,
+    "phi3": phi3,
+    "falcon": lambda: falcon(True),
+    "falcon, one key for all": lambda: falcon(False),
+}
+FUSED = {
+    "phi3": {"path": "qkv_proj", "order": "stacked", "groups": 2},
+    "falcon": {"path": "query_key_value", "order": "grouped", "groups": 2},
+    "falcon, one key for all": {"path": "query_key_value", "order": "stacked", "groups": 1},
+}
 
 
 def make(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -120,6 +149,19 @@ def test_only_what_nothing_else_depends_on_is_compact() -> None:
     assert sorted(only) == ["o_proj.weight", "v_proj.weight"]
 
 
+@pytest.mark.parametrize("name", list(FUSED))
+def test_the_layout_of_a_fused_projection_is_found(name: str) -> None:
+    model, inputs = make(name)
+    Look(model).prune_heads({0: [1], 1: [0, 1]}, check=inputs)
+    for path, entry in alterations(model)["lens"]["soft"].items():
+        assert entry["fused"] == FUSED[name]
+        weight = model.get_submodule(f"{path}.{entry['fused']['path']}").parametrizations.weight.original
+        # of 4 attention heads of width 8, one is gone in the first layer, a whole group in the second
+        groups = FUSED[name]["groups"]
+        gone = 8 if "0" in path else 8 * (2 + 2 * (groups == 2))
+        assert weight.shape[0] == 8 * (4 + 2 * groups) - gone
+
+
 class Rigid(nn.Module):
     """Two attention heads that nobody can cut, and whose context is put together in a way of its own."""
 
@@ -173,3 +215,31 @@ def test_a_slice_that_is_not_one_attention_head_is_refused() -> None:
     assert torch.equal(before, model(x))
     assert state.keys() == model.state_dict().keys()
     assert alterations(model) == {}
+
+
+def test_saved_and_loaded_and_trained_on_through_a_recipe(tmp_path: Path) -> None:
+    import topwork
+
+    stages = runpy.run_path(str(Path(__file__).with_name("test_lens_stages.py")))
+    recipe = stages["recipe"](tmp_path, [])
+    config = {"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+    recipe["base"] = {"config": config}
+    recipe["stages"] = [
+        {"prune_heads": {"count": 3, "random": True}},
+        {"train": {"steps": 2, "batch_size": 4}},
+        {"prune_heads": {"count": 1, "random": True}},
+        "save",
+    ]
+    done = topwork.run(recipe, folder=tmp_path / "run", quiet=True)
+    found = done.results[2]["result"]
+    assert found["heads_after"] == 4
+    assert {line["form"] for line in found["layers"]} <= {"soft", "whole"}
+    loaded = topwork.load(done.model_folder)
+    batch = next(iter(done.loss_batches("evaluate")))
+    with torch.no_grad():
+        one, other = done.task.row_losses(done.model, batch), loaded.task.row_losses(loaded.model, batch)
+    assert torch.equal(one, other)
+    assert [layer.kept for layer in topwork.look(loaded.model).layers] == [
+        layer.kept for layer in Look(done.model).layers
+    ]
+    assert not (done.model_folder / "model.safetensors").exists()

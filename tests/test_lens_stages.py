@@ -11,6 +11,7 @@ import torch
 
 import topwork
 from topwork import RecipeError, UsageError
+from topwork.console import numbers_in
 from topwork_lens.look import Look
 from topwork_lens.scores import Importance
 from topwork_lens.stages import HeadImportance, MaskHeads, PruneHeads
@@ -70,6 +71,10 @@ def test_scored_pruned_saved_and_loaded(tmp_path: Path) -> None:
     assert pruned["random"]["draws"] == 2
     primary = done.task.metric().primary
     assert pruned[f"random_{primary}"] == pytest.approx(sum(pruned["random"]["values"]) / 2)
+    assert all(f"{key} " in numbers_in(pruned) for key in ("heads_before", "heads_after", f"random_{primary}"))
+    assert {"group", "number", "side", "kind", "path", "kept", "heads"} <= set(pruned["layers"][0])
+    assert pruned["flops_after"] < pruned["flops_before"]
+    assert 1 < pruned["speed_limit"] < pruned["flops_before"] / pruned["flops_after"] * 1.001
     assert pruned[f"masked_{primary}"] == done.evaluate("evaluate")[primary]
 
     loaded = topwork.load(done.model_folder)

@@ -60,7 +60,17 @@ class Row:
 
 #: attributes that hold the width of one attention head, and the number of attention heads, in the order of trust
 WIDTHS = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim", "d_kv", "dim_head")
-COUNTS = ("num_attention_heads", "num_heads", "n_heads", "n_head", "num_attn_heads", "nhead", "heads", "groups", "attention_heads")
+COUNTS = (
+    "num_attention_heads",
+    "num_heads",
+    "n_heads",
+    "n_head",
+    "num_attn_heads",
+    "nhead",
+    "heads",
+    "groups",
+    "attention_heads",
+)
 
 #: how projections are spelled where no row names them; the first that is there is taken
 QUERIES = (
@@ -80,12 +90,12 @@ QUERIES = (
 KEYS = (
     *("k_proj", "key", "k", "key_proj", "k_lin", "linear_k", "to_k", "wk", "w_k", "Wk", "k_linear", "key_layer"),
     *("project_k", "proj_k", "keys", "kv_b_proj", "key_projection", "kv_proj", "kv", "to_kv", "k_net", "key_value"),
-    *("k_content_proj", "k_head", "linear_kv", "k_proj.linear"),
+    *("k_content_proj", "k_head", "linear_kv", "k_proj.linear", "projection_key"),
 )
 VALUES = (
     *("v_proj", "value", "v", "value_proj", "v_lin", "linear_v", "to_v", "wv", "w_v", "Wv", "v_linear", "value_layer"),
     *("project_v", "proj_v", "values", "kv_b_proj", "value_projection", "kv_proj", "kv", "to_kv", "v_net"),
-    *("key_value", "linear_kv", "v_head", "v_proj.linear"),
+    *("key_value", "linear_kv", "v_head", "v_proj.linear", "projection_value"),
 )
 FUSED = (
     *("qkv", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "in_proj", "to_qkv", "qkv_linear", "att_proj"),
@@ -96,7 +106,18 @@ OUTPUTS = (
     *("o_proj", "out_proj", "output_proj", "out_lin", "linear_out", "attention_out", "projection", "proj", "o", "wo"),
     *("w_o", "Wo", "to_out", "to_out.0", "c_proj", "dense", "out_linear", "output.dense", "out", "output", "proj_out"),
     *("fc_out", "o_net", "final_linear", "out_projection", "output_projection", "dense.dense", "fc", "output_linear"),
-    *("out_fc", "post_proj", "post", "projection_layer", "post.linear", "o_proj.linear", "projection.linear", "linear", "lin_out", "project_out"),
+    *(
+        "out_fc",
+        "post_proj",
+        "post",
+        "projection_layer",
+        "post.linear",
+        "o_proj.linear",
+        "projection.linear",
+        "linear",
+        "lin_out",
+        "project_out",
+    ),
 )
 
 #: attributes that hold the number of key/value groups

@@ -116,7 +116,14 @@ def _interface_watched(watch: _Watch) -> Iterator[None]:
             if layer is None or busy:
                 return answer
             call = interface_call(
-                layer, module, (query, key, value), attention_mask, options, default, answer, chosen is default
+                layer,
+                module,
+                (query, key, value),
+                attention_mask,
+                options,
+                default,
+                answer,
+                implementation in (None, "eager"),
             )
             changed = watch.tell(call)
             return answer if changed is None else (changed, *answer[1:])
@@ -192,8 +199,9 @@ def _functions(watch: _Watch) -> Following:
             return None
         layer = watch.inside[-1]
         if function is functional.scaled_dot_product_attention:
-            changed = watch.tell(direct_call(layer, answer, *args, **options))
-            return None if changed is None else changed.transpose(1, 2)
+            call = direct_call(layer, answer, *args, **options)
+            changed = None if call is None else watch.tell(call)
+            return None if changed is None else changed.transpose(1, 2).reshape(answer.shape)
         if how == "points" and layer.form == "deformable":
             # [items, queries, heads, levels * points]
             call = softmax_call(layer, weights[0].flatten(3)) if weights[0].dim() > 3 else None
@@ -219,8 +227,14 @@ def direct_call(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-) -> Call:
+) -> Call | None:
     """A direct call of `scaled_dot_product_attention`: weights by its definition."""
+    states = [split_items(state, len(layer.kept or ())) for state in (query, key, value, answer)]
+    if any(state is None for state in states):
+        return None
+    query, key, value, answer = cast(list[torch.Tensor], states)
+    if attn_mask is not None and attn_mask.dim() == 3:
+        attn_mask = split_items(attn_mask, query.shape[1])
     heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
     if is_causal:
         attn_mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
@@ -241,6 +255,21 @@ def direct_call(
     return Call(
         layer, answer.transpose(1, 2), None, allowed, block, (query.shape[0], heads, queries, keys), dropout_p > 0
     )
+
+
+def split_items(state: torch.Tensor, heads: int) -> torch.Tensor | None:
+    """Queries, keys or values as [items, heads, positions, width]; windows become items of their own.
+
+    Known forms: that one, [items * heads, positions, width], [items, heads, windows, positions, width] and [items,
+    windows, heads, positions, width]; None for any other.
+    """
+    if state.dim() == 4:
+        return state
+    if state.dim() == 3 and heads:
+        return state.unflatten(0, (-1, heads)) if state.shape[0] % heads == 0 else None
+    if state.dim() == 5 and heads in state.shape[1:3]:
+        return (state.transpose(1, 2) if state.shape[1] == heads else state).flatten(0, 1)
+    return None
 
 
 def softmax_call(layer: AttentionLayer, weights: torch.Tensor) -> Call | None:

@@ -32,7 +32,8 @@ def architectures(
     """List what the lens can do with each model type: prune it hard or soft, or why it refuses."""
     found = table()
     types: Mapping[str, Any] = found["types"]
-    if outcome in types:
+    chosen: dict[str, Any]
+    if outcome is not None and outcome in types:
         chosen = {outcome: types[outcome]}
     elif outcome is None or outcome in OUTCOMES:
         chosen = {name: entry for name, entry in types.items() if outcome in (None, entry["outcome"])}

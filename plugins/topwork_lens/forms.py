@@ -6,16 +6,19 @@ and its module cannot be empty); soft; soft for those parameters alone that noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from topwork import AttentionLayer, Refused, TopworkError, alterations
 from topwork_lens.discovery import describe_one, find_layers
+from topwork_lens.fused import candidates
 from topwork_lens.gates import factors_of, gated, refresh_gates
-from topwork_lens.layout import is_projection, resolve
+from topwork_lens.layout import resolve
 from topwork_lens.refusals import refuse
 from topwork_lens.selfcheck import Comparison, Replay, compare, record, run_outputs
 from topwork_lens.slicing import Undo, by_parameter, cut, groups_of
@@ -111,12 +114,12 @@ class Work:
             note(self.model, layer, [kept[position] for position in positions], left)
             self._described(layer)
 
-        def soft(step: _Step, why: str, agrees: Any, only: Sequence[str] | None = None) -> None:
+        def soft(step: _Step, why: str, agrees: Any, only: Sequence[str] | None = None, fused: Any = None) -> None:
             stands = next(one for one in find_layers(self.model, self.plugins) if one.path == layer.path)
-            entry = soft_entry(self.model, layer.path) or {"gone": [], "only": only}
+            entry = soft_entry(self.model, layer.path) or {"gone": [], "only": only, "fused": fused}
             everything = sorted(gone & set(stands.kept or ()) | set(entry["gone"]))
             reason = layer.why or why or "asked for"
-            step.undos.append(soften(self.model, stands, everything, reason, only or entry["only"]))
+            step.undos.append(soften(self.model, stands, everything, reason, only or entry["only"], entry["fused"]))
             self._described(layer)
 
         def nearly_all(step: _Step, why: str, agrees: Any) -> None:
@@ -132,21 +135,29 @@ class Work:
             names = [parameter for parameter, _ in by_parameter(layer)]
             chosen = [name for name in names if name.rpartition(".")[0] == layer.output]
             soft(step, why, agrees, chosen)
+            agrees()
             for name in reversed([name for name in names if name not in chosen]):
                 soft(step, why, agrees, [*chosen, name])
                 try:
                     agrees()
-                    chosen.append(name)
+                    useful = _compact(self.model, layer, name)
                 except Refused:
+                    useful = False
+                if useful:
+                    chosen.append(name)
+                else:
                     step.undos.pop().restore()
-            if not any(is_projection(_owner(self.model, layer, name)) for name in chosen[1:]):
-                cause = "a slice of the context is not the output of one attention head"
+            if not any(name.endswith("weight") for name in chosen if name.rpartition(".")[0] != layer.output):
+                cause = "nothing shows that a slice of the context is the output of one attention head"
                 raise refuse("not_a_head", cause, place=layer.path, mend="mask it instead")
 
         if layer.prunable == "hard":
             yield hard
             if set(kept) <= gone and len(kept) > 1:
                 yield nearly_all
+        if soft_entry(self.model, layer.path) is None:
+            for fused in candidates(self.model, layer):
+                yield partial(soft, fused=fused)
         yield soft
         if soft_entry(self.model, layer.path) is None:
             yield piecewise
@@ -157,10 +168,11 @@ class Work:
         refresh_gates(self.model, surviving(self.model, now or layer))
 
 
-def _owner(model: nn.Module, layer: AttentionLayer, parameter: str) -> Any:
-    """What a parameter belongs to, when it is a weight; else None."""
-    owner, _, name = parameter.rpartition(".")
-    return resolve(model.get_submodule(layer.path), owner) if name == "weight" else None
+def _compact(model: nn.Module, layer: AttentionLayer, parameter: str) -> bool:
+    """Whether a parameter has lost something: a key/value group goes when its last attention head goes."""
+    owner_path, _, name = parameter.rpartition(".")
+    owner = resolve(model.get_submodule(layer.path), owner_path)
+    return parametrize.is_parametrized(cast(nn.Module, owner), name)
 
 
 def _running(run: Callable[[], Any], place: str) -> Any:
@@ -188,7 +200,7 @@ def _agree(masked: Any, pruned: Any, plain: Any, place: str) -> Comparison:
     return found
 
 
-def plan(layer: AttentionLayer, gone: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+def plan(layer: AttentionLayer, gone: Collection[int]) -> tuple[list[int], list[int], list[int]]:
     """Positions to keep of attention heads and of key/value groups, and the original groups that are then left.
 
     With grouped-query attention the groups stay shared when every group that is left loses equally many attention

@@ -45,6 +45,8 @@ def guess(module: nn.Module) -> Row | None:
         return _TORCH
     if all(_is_linear(module, name) for name in ("sampling_offsets", "attention_weights")):
         return _points(module)
+    if any(isinstance(child, nn.MultiheadAttention) for child in module.children()):
+        return None
     found = _inside(module, "")
     if found is not None:
         return found
@@ -62,7 +64,7 @@ def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Row
     parts, width = _parts(core, prefix)
     counted = any(isinstance(getattr(core, name, None), int) for name in COUNTS)
     named = counted and "ttention" in type(core).__name__
-    if not width and (outer is not None or not named):
+    if not width and (outer is not None or not (named or parts)):
         return None
     owner = outer or core
     taken = {part.path for part in parts}
@@ -70,8 +72,10 @@ def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Row
         if name in taken or not _is_linear(owner, name):
             continue
         context = _in(owner, name)
-        if len(parts) == 1 and width != 3 * context:
-            if not named and not (outer is not None and "ttention" in type(outer).__name__):
+        if not width:
+            pass
+        elif len(parts) == 1 and width != 3 * context:
+            if not _is_attention(core) and not (outer is not None and _is_attention(outer)):
                 return None
             parts = []
         elif parts and not _fits(core, parts, prefix, context):
@@ -93,14 +97,26 @@ def _parts(core: nn.Module, prefix: str) -> tuple[list[Part], int]:
             return [Part(prefix + query), both], _out(core, key)
     elif query and key and value:
         return [Part(prefix + query), Part(prefix + key, "group"), Part(prefix + value, "group")], _out(core, value)
-    if fused:
+    pair = _is_linear(core, "qk") and value
+    if pair:
+        return [Part(prefix + "qk", stack=2), Part(prefix + value)], _out(core, value)
+    if fused and _is_attention(core):
         # Under this name queries, keys and values alternate from one attention head to the next.
         stack = 1 if fused == "query_key_value" else 3
         return [Part(prefix + fused, stack=stack)], _out(core, fused)
     if key and value and key != value:
         # The queries are parameters, or come from outside.
         return [Part(prefix + key), Part(prefix + value)], _out(core, value)
+    if query and _is_attention(core):
+        # Keys and values come from another layer.
+        return [Part(prefix + query)], 0
     return [], 0
+
+
+def _is_attention(core: nn.Module) -> bool:
+    """True when a module's class says so, or it counts attention heads: one projection alone is no sign of it."""
+    counted = any(isinstance(getattr(core, name, None), int) for name in COUNTS if name != "groups")
+    return counted or "ttention" in type(core).__name__ or "ttn" in type(core).__name__
 
 
 def _fits(core: nn.Module, parts: list[Part], prefix: str, context: int) -> bool:

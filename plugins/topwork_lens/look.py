@@ -146,6 +146,9 @@ class Look:
     def prune_heads(self, heads: Heads, *, check: Any = None) -> Pruned:
         """Remove attention heads for good: the weights become smaller.
 
+        Where the code of a layer cannot be cut, its parameters become compact and are scattered to their full width
+        when they are read: that saves parameters and disk, no time. The result says which form each layer got, and why.
+
         Args:
             heads: original numbers by layer; what is gone already is passed over.
             check: the batch on which masked and pruned model must agree: a dict of inputs, or a function that runs

@@ -39,7 +39,7 @@ class Unfolded:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         with _Redirect(self.module):
-            return type(self.module).forward(self.module, *args, **options)  # type: ignore[misc]
+            return type(self.module).forward(self.module, *args, **options)
 
 
 class _Redirect(TorchFunctionMode):
@@ -142,7 +142,7 @@ def stay_unfolded(module: nn.Module) -> Callable[[], None]:
     """Unfold a layer until the answer is called; a kept gate needs it too."""
     if "forward" in module.__dict__:
         return lambda: None
-    module.forward = Unfolded(module)  # type: ignore[method-assign]
+    module.forward = Unfolded(module)
 
     def fold() -> None:
         module.__dict__.pop("forward", None)

@@ -38,7 +38,7 @@ def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None)
     layers = {layer.path: layer for layer in find_layers(model, plugins)}
     for path, entry in manifest.get("soft", {}).items():
         layer = _found(layers, path, layers[path].heads if path in layers else len(entry["gone"]))
-        soften(model, layer, entry["gone"], entry["why"], entry["only"])
+        soften(model, layer, entry["gone"], entry["why"], entry["only"], entry["fused"])
     layers = {layer.path: layer for layer in living_layers(model, plugins)}
     for path, factors in manifest.get("gates", {}).items():
         keep_gates(model, _found(layers, path, len(factors)), factors)

@@ -187,7 +187,7 @@ def _take(
         (sum(values) / len(values), place, members, layer)
         for place, layer in enumerate(taking)
         for members in _together(layer, choice.by)
-        if None not in (values := [score(layer, number) for number in members])
+        if len(values := [value for number in members if (value := score(layer, number)) is not None]) == len(members)
     ]
     candidates.sort(key=lambda entry: entry[:3])
     below = [entry[0] for entry in candidates for _ in entry[2]]

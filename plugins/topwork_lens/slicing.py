@@ -100,7 +100,7 @@ def _adapt(module: nn.Module, adapter: Callable[..., Any], heads: Sequence[int],
 
 def groups_of(layer: AttentionLayer) -> list[int]:
     """Original numbers of the key/value groups that a layer still has."""
-    return list(layer.notes.get("groups_left", layer.groups_left or ()))
+    return list(getattr(layer, "notes", {}).get("groups_left", layer.groups_left or ()))
 
 
 def by_parameter(layer: AttentionLayer) -> dict[tuple[str, int], list[Slices]]:

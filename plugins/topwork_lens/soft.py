@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 
 from topwork import AttentionLayer, alterations
 from topwork_lens.discovery import find_layers
+from topwork_lens.fused import with_fused
 from topwork_lens.gates import module_at
 from topwork_lens.layout import resolve
 from topwork_lens.slicing import Undo, by_parameter, groups_of, index_of, put
@@ -24,6 +25,8 @@ from topwork_lens.slicing import Undo, by_parameter, groups_of, index_of, put
 
 class Scatter(nn.Module):
     """compact -> full: puts a compact parameter at its positions along one dimension, and zeros elsewhere."""
+
+    positions: torch.Tensor
 
     def __init__(self, positions: Sequence[int], dim: int, size: int) -> None:
         super().__init__()
@@ -41,7 +44,12 @@ class Scatter(nn.Module):
 
 
 def soften(
-    model: nn.Module, layer: AttentionLayer, gone: Sequence[int], why: str, only: Sequence[str] | None = None
+    model: nn.Module,
+    layer: AttentionLayer,
+    gone: Sequence[int],
+    why: str,
+    only: Sequence[str] | None = None,
+    fused: dict[str, Any] | None = None,
 ) -> Undo:
     """Make the parameters of attention heads compact that a layer's code cannot do without.
 
@@ -51,8 +59,10 @@ def soften(
         why: kept in the manifest.
         only: the parameters that become compact; None for all that belong to single attention heads. The output
             projection must be among them.
+        fused: where its fused projection lies, when the description does not say it (see `fused.py`).
     """
     module, undo = module_at(model, layer.path), Undo()
+    layer = with_fused(model, layer, fused) if fused else layer
     numbers, left = list(layer.kept or ()), groups_of(layer)
     heads = [position for position, number in enumerate(numbers) if number not in set(gone)]
     ratio = max(1, len(numbers) // len(left)) if left else 1
@@ -66,7 +76,7 @@ def soften(
             owner = cast(nn.Module, resolve(module, owner_path))
             index = index_of(pieces, heads, groups, getattr(owner, name).shape[dim])
             undo.calls.append(_scatter(owner, name, dim, index))
-        _note_soft(model, layer.path, {"gone": sorted(gone), "why": why, "only": only})
+        _note_soft(model, layer.path, {"gone": sorted(gone), "why": why, "only": only, "fused": fused})
         undo.calls.append(lambda: _note_soft(model, layer.path, before))
     except BaseException:
         undo.restore()
@@ -103,13 +113,13 @@ def _earlier(owner: nn.Module, name: str, dim: int) -> list[int] | None:
     """Positions that an earlier scatter of the parameter left, or None when it is whole."""
     if not parametrize.is_parametrized(owner, name):
         return None
-    steps = cast(Any, owner).parametrizations[name]
+    steps: Any = cast(Any, owner).parametrizations[name]
     found = [step for step in steps if isinstance(step, Scatter) and step.dim == dim]
     return found[0].positions.tolist() if found else None
 
 
 def soft_entry(model: nn.Module, path: str) -> dict[str, Any] | None:
-    """What the manifest says of a softly pruned layer: {"gone": numbers, "why": text, "only": parameters}."""
+    """What the manifest says of a softly pruned layer: {"gone": numbers, "why": text, "only": parameters, "fused": layout}."""
     return alterations(model).get("lens", {}).get("soft", {}).get(path)
 
 

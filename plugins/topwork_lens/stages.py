@@ -233,7 +233,7 @@ class HeadAblation(Stage):
     name: ClassVar[str] = "head_ablation"
 
     tables: list[Literal["one_removed", "all_but_one"]] = Field(
-        default_factory=lambda: ["one_removed", "all_but_one"],
+        ["one_removed", "all_but_one"],
         description="one_removed: without each attention head; all_but_one: each alone in its layer",
     )
     role: Literal["calibrate", "evaluate"] = Field("evaluate", description="whose rows")

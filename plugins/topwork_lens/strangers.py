@@ -29,6 +29,9 @@ PRODUCTS = (
     torch.Tensor.__matmul__,
     torch.Tensor.bmm,
     torch.baddbmm,
+    torch.Tensor.baddbmm,
+    torch.Tensor.__rmatmul__,
+    torch.mm,
 )
 
 
@@ -87,8 +90,8 @@ class Following(TorchFunctionMode):
     Tensors are marked by an attribute, so that nothing is kept alive longer than the model does.
 
     Args:
-        seen: called as `seen(how, function, args, kwargs, answer, weights)`; how is "kernel", "softmax" or "points" (a
-            softmax of something that is no product), weights the softmax's result and the form of it that was multiplied.
+        seen: called as `seen(how, function, args, kwargs, answer, weights)`; how is "kernel", "softmax" or "points"
+            (a softmax of something that is no product), weights are the softmax's result and what was multiplied.
     """
 
     def __init__(self, seen: Callable[..., Any]) -> None:
@@ -101,7 +104,7 @@ class Following(TorchFunctionMode):
         if function in KERNELS:
             changed = self.seen("kernel", function, args, kwargs, answer, None)
             return answer if changed is None else changed
-        operands = [one for one in _flat(args) if isinstance(one, torch.Tensor)]
+        operands = [one for one in (*_flat(args), *kwargs.values()) if isinstance(one, torch.Tensor)]
         marked = [one for one in operands if hasattr(one, _MARK)]
         if function in PRODUCTS:
             weights = [one for one in marked if _origin(one) is not _SCORES]
@@ -114,10 +117,14 @@ class Following(TorchFunctionMode):
                 _mark(answer, answer)
             else:
                 self.seen("points", function, args, kwargs, answer, (answer, answer))
-        elif marked and isinstance(answer, torch.Tensor) and answer.is_floating_point():
-            if not any(one is answer for one in marked):
-                _mark(answer, next((kind for one in marked if (kind := _origin(one)) is not _SCORES), _SCORES))
+        elif marked and _is_new(answer, marked):
+            _mark(answer, next((kind for one in marked if (kind := _origin(one)) is not _SCORES), _SCORES))
         return answer
+
+
+def _is_new(answer: Any, operands: Sequence[torch.Tensor]) -> bool:
+    floating = isinstance(answer, torch.Tensor) and answer.is_floating_point()
+    return floating and not any(one is answer for one in operands)
 
 
 _MARK = "_topwork_mark"

@@ -1,4 +1,4 @@
-"""What is particular to detectors: their label names, padding, what outputs mean, and the size of the generic task head."""
+"""What is particular to detectors: label names, padding, what outputs mean, and the size of the generic task head."""
 
 from __future__ import annotations
 

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 def detr_config(options: DetrHeadOptions, labels: int) -> DetrConfig:
     """What DETR's layers and its loss read; the backbone that it names is never made."""
-    return DetrConfig(
+    config = DetrConfig(
         backbone_config={"model_type": "resnet"},
-        num_labels=labels,
         d_model=options.width,
         num_queries=options.queries,
         encoder_layers=options.encoder_layers,
@@ -40,6 +39,8 @@ def detr_config(options: DetrHeadOptions, labels: int) -> DetrConfig:
         dropout=options.dropout,
         auxiliary_loss=options.auxiliary_loss,
     )
+    config.num_labels = labels
+    return config
 
 
 class DetrHead(nn.Module):

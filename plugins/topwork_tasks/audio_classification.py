@@ -69,7 +69,7 @@ class AudioClassificationOptions(TaskOptions):
 
 
 class AudioClassification(Task):
-    """Put labels on clips; see the module."""
+    """Put labels on clips of sound: one, or several of them."""
 
     name = "audio-classification"
     Options = AudioClassificationOptions

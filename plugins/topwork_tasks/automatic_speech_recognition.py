@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 class SpeechRecognition(Task):
-    """Write down the words of a clip; see the module."""
+    """Write down what is said in a clip, by CTC or by a decoder."""
 
     name = "automatic-speech-recognition"
     Options = choices.SpeechRecognitionOptions

@@ -75,7 +75,7 @@ class FillMaskOptions(TaskOptions):
 
 
 class FillMask(Task):
-    """Fill-mask; see the module."""
+    """Say what stands behind the masked tokens of a text."""
 
     name = "fill-mask"
     Options = FillMaskOptions

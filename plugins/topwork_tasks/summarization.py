@@ -21,7 +21,7 @@ from topwork_tasks._seq2seq import SequenceToSequence
 
 
 class Summarization(SequenceToSequence):
-    """Summarization; see the module."""
+    """Write the summary of a document."""
 
     name = "summarization"
     answer = "summary_text"

@@ -66,7 +66,7 @@ class TextClassificationOptions(TaskOptions):
 
 
 class TextClassification(Task):
-    """Text-classification; see the module."""
+    """Put labels on texts and pairs of texts, or a number (regression)."""
 
     name = "text-classification"
     Options = TextClassificationOptions

@@ -68,7 +68,7 @@ class TextGenerationOptions(TaskOptions):
 
 
 class TextGeneration(Task):
-    """Text-generation; see the module."""
+    """Continue texts, complete prompts, answer messages."""
 
     name = "text-generation"
     Options = TextGenerationOptions

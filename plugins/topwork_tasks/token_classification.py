@@ -72,7 +72,7 @@ class TokenClassificationOptions(TaskOptions):
 
 
 class TokenClassification(Task):
-    """Token-classification; see the module."""
+    """Put a tag on every word, and find entities and other spans."""
 
     name = "token-classification"
     Options = TokenClassificationOptions

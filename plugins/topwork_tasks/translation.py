@@ -33,7 +33,7 @@ class TranslationOptions(Seq2SeqOptions):
 
 
 class Translation(SequenceToSequence):
-    """Translation; see the module."""
+    """Write a text in another language."""
 
     name = "translation"
     Options = TranslationOptions

@@ -5,16 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import feeding
-import timm_models
-from overrides import LEVELS, OVERRIDES
-from shrink import Shrinker
+from architectures import feeding, timm_models
+from architectures.overrides import LEVELS, OVERRIDES
+from architectures.shrink import Shrinker
 
 
 def tables() -> dict[str, list[Any]]:
@@ -53,7 +50,8 @@ def class_of(name: str, model_type: str) -> type:
 
     found = getattr(transformers, name, None)
     if found is None:
-        module = importlib.import_module(f"transformers.models.{model_type_to_module_name(model_type)}")
+        room = model_type_to_module_name(model_type)
+        module = importlib.import_module(f"transformers.models.{room}.modeling_{room}")
         found = getattr(module, name)
     return found
 
@@ -107,9 +105,12 @@ def tiny(model_type: str, which: int = 0) -> tuple[Any, dict[str, Any]]:
         return model, inputs
     first: Exception | None = None
     levels = [LEVELS[model_type]] if model_type in LEVELS else [0, 1, 2]
-    for level in levels:
+    tries = [(level, which) for level in levels]
+    # A composite class may want what only its task class has.
+    tries += [(0, other) for other in range(1, min(3, len(tables()[model_type])))]
+    for level, chosen in tries:
         try:
-            model = tiny_model(model_type, level, which)
+            model = tiny_model(model_type, level, chosen)
             return model, feeding.inputs_for(model, model_type)
         except Exception as error:
             first = first or error

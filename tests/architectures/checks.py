@@ -56,8 +56,7 @@ def examine(make: Any) -> dict[str, Any]:
         with torch.no_grad(), observed(model) as seen, quiet(model):
             model(**copy.deepcopy(dict(inputs)))
     places = set(seen)
-    inside = {layer.path: [c for c in layer.callers] for layer in layers}
-    callers = [caller for found in inside.values() for caller in found]
+    callers = [caller for layer in layers for caller in layer.callers]
     strangers = [p for p in places if not any(p == c or p.startswith(f"{c}.") for c in callers)]
     result |= {"ran": len(called), "strangers": len(strangers)}
     if strangers:
@@ -144,6 +143,8 @@ def gated(model: Any, inputs: Any, look: Look, layers: Any) -> Any:
     if not expected:
         return "no gradient reached a gate"
     for path, right in expected.items():
+        if not right.isfinite().all():
+            continue
         gate = gates[path][1].grad
         if gate is None or not torch.allclose(gate.double(), right, atol=1e-4 * float(right.abs().max()) + 1e-9):
             return f"gate gradient of {path} differs"
@@ -214,7 +215,8 @@ def twice(model: Any, make: Any, inputs: Any, active: Any, heads: Any) -> Any:
         masked = outputs(whole, inputs)
     Look(model).prune_heads(more, check=inputs)
     difference = gap(masked, outputs(model, inputs))
-    return True if difference <= TOLERANCE else f"WRONG by {difference:.2g}"
+    # Two prunings, two roundings.
+    return True if difference <= 2 * TOLERANCE else f"WRONG by {difference:.2g}"
 
 
 def emptied(make: Any, active: Any) -> Any:

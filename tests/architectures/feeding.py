@@ -53,7 +53,7 @@ class Feed:
         return torch.randn(*shape, generator=self.generator)
 
     def image(self) -> tuple[int, int, int]:
-        size = getattr(self.vision, "image_size", None) or self.get("image_size", "img_size", default=64)
+        size = getattr(self.vision, "image_size", None) or self.get("image_size", "img_size", "input_size", default=64)
         if isinstance(size, dict):
             size = [size["height"], size["width"]]
         height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
@@ -106,7 +106,6 @@ def mel(feed: Feed) -> torch.Tensor:
     )
     length = feed.get("max_source_positions")
     frames = 2 * length if isinstance(length, int) else 64
-    first = feed.config.model_type
     return feed.randn(ITEMS, width, frames)
 
 
@@ -166,227 +165,6 @@ def pixel_mask(feed: Feed) -> torch.Tensor:
     return mask
 
 
-def series(feed: Feed) -> dict[str, Any]:
-    """A time series with two features of time."""
-    config = feed.config
-    length = config.context_length + max(config.lags_sequence)
-    times = config.num_time_features
-    return {
-        "past_values": feed.randn(ITEMS, length),
-        "past_time_features": feed.randn(ITEMS, length, times),
-        "past_observed_mask": torch.ones(ITEMS, length),
-        "future_values": feed.randn(ITEMS, config.prediction_length),
-        "future_time_features": feed.randn(ITEMS, config.prediction_length, times),
-    }
-
-
-def short(feed: Feed) -> dict[str, Any]:
-    """A short sound, and a short film where one is wanted."""
-    found: dict[str, Any] = {"input_values": feed.randn(ITEMS, 1, 1920 * 4)}
-    if "pixel_values_videos" in feed.names:
-        found |= clip(feed)
-    return found
-
-
-def clip(feed: Feed) -> dict[str, Any]:
-    """A short film."""
-    frames = getattr(feed.vision, "num_frames", None) or getattr(feed.config, "frames_per_clip", None) or 4
-    return {"pixel_values_videos": feed.randn(ITEMS, min(frames, 16), *feed.image())}
-
-
-def packed(feed: Feed) -> dict[str, Any]:
-    """Images as rows of patches."""
-    length = feed.vision.num_channels * feed.patch() ** 2
-    return {"pixel_values": feed.randn(ITEMS, 16, length), "pixel_attention_mask": torch.ones(ITEMS, 16).long()}
-
-
-def pair(feed: Feed) -> dict[str, Any]:
-    """Two images to be matched."""
-    return {"pixel_values": feed.randn(ITEMS, 2, 3, 64, 64)}
-
-
-def sizes(feed: Feed) -> dict[str, Any]:
-    """The images' sizes before they were scaled, and tiles of each."""
-    channels, height, width = feed.image()
-    return {
-        "image_sizes": torch.tensor([[height, width]] * ITEMS),
-        "pixel_values": feed.randn(ITEMS, 2, channels, height, width),
-    }
-
-
-#: what single model types want besides, or otherwise; None leaves an input out
-SPECIAL: dict[str, Any] = {
-    "decision_transformer": lambda feed: {
-        "states": feed.randn(ITEMS, 5, feed.config.state_dim),
-        "actions": feed.randn(ITEMS, 5, feed.config.act_dim),
-        "rewards": feed.randn(ITEMS, 5, 1),
-        "returns_to_go": feed.randn(ITEMS, 5, 1),
-        "timesteps": torch.arange(5).repeat(ITEMS, 1),
-        "attention_mask": torch.ones(ITEMS, 5, dtype=torch.long),
-    },
-    "perceiver": lambda feed: {"inputs": feed.randn(ITEMS, TOKENS, feed.config.d_model)},
-    "siglip2": packed,
-    "siglip2_vision_model": packed,
-    "lfm2_vl": packed,
-    "instructblip": lambda feed: {
-        "qformer_input_ids": ids(feed),
-        "qformer_attention_mask": token_mask(),
-    },
-    "pix2struct": lambda feed: {
-        "flattened_patches": feed.randn(ITEMS, 16, 2 + feed.config.vision_config.patch_embed_hidden_size)
-    },
-    "lightglue": pair,
-    "superglue": pair,
-    "xclip": lambda feed: {"pixel_values": feed.randn(ITEMS, 8, 3, 32, 32)},
-    "lxmert": lambda feed: {
-        "visual_feats": feed.randn(ITEMS, 5, feed.config.visual_feat_dim),
-        "visual_pos": torch.rand(ITEMS, 5, 4, generator=feed.generator),
-    },
-    "mllama": lambda feed: {
-        "pixel_values": feed.randn(ITEMS, 1, feed.config.vision_config.max_num_tiles, *feed.image()),
-        "aspect_ratio_ids": torch.ones(ITEMS, 1, dtype=torch.long),
-        "aspect_ratio_mask": torch.ones(ITEMS, 1, feed.config.vision_config.max_num_tiles, dtype=torch.long),
-    },
-    "kosmos-2": lambda feed: {
-        "image_embeds_position_mask": (torch.arange(TOKENS) < feed.config.latent_query_num)[None]
-        .repeat(ITEMS, 1)
-        .long()
-    },
-    "pop2piano": lambda feed: {"input_ids": ids(feed), "input_features": None},
-    "speech-encoder-decoder": lambda feed: {"input_features": None},
-    "llava_next": sizes,
-    "llava_next_video": sizes,
-    "llava_onevision": sizes,
-    "video_llama_3_vision": lambda feed: {"merge_sizes": torch.ones(ITEMS, dtype=torch.long)},
-    "gemma3n_audio": lambda feed: {
-        "audio_mel": feed.randn(ITEMS, 64, 128),
-        "audio_mel_mask": torch.zeros(ITEMS, 64).bool(),
-    },
-    "autoformer": series,
-    "informer": series,
-    "time_series_transformer": series,
-    "csm": lambda feed: {
-        "input_ids": torch.randint(3, 30, (ITEMS, TOKENS, feed.config.num_codebooks), generator=feed.generator)
-    },
-    "kyutai_speech_to_text": lambda feed: {
-        "input_ids": torch.randint(3, 30, (ITEMS, TOKENS, feed.config.num_codebooks + 1), generator=feed.generator)
-    },
-    "dia": lambda feed: {"decoder_input_ids": torch.randint(3, 30, (ITEMS, TOKENS, 9), generator=feed.generator)},
-    "speech_to_text": lambda feed: {"attention_mask": None, "input_features": feed.randn(ITEMS, 64, 80)},
-    "idefics": lambda feed: {
-        "pixel_values": feed.randn(ITEMS, 1, *feed.image()),
-        "image_attention_mask": torch.ones(ITEMS, TOKENS, 1).long(),
-    },
-    "lighton_ocr": lambda feed: {"image_sizes": torch.tensor([[32, 32]] * ITEMS)},
-    "mistral3": lambda feed: {"image_sizes": torch.tensor([[32, 32]] * ITEMS)},
-    "mistral_large4": lambda feed: {"image_sizes": torch.tensor([[32, 32]] * ITEMS)},
-    "pixtral": lambda feed: {"image_sizes": torch.tensor([[32, 32]] * ITEMS)},
-    "seamless_m4t": lambda feed: {
-        "input_ids": None,
-        "input_features": feed.randn(ITEMS, 32, feed.config.feature_projection_input_dim),
-        "attention_mask": None,
-    },
-    "seamless_m4t_v2": lambda feed: {
-        "input_ids": None,
-        "input_features": feed.randn(ITEMS, 32, feed.config.feature_projection_input_dim),
-        "attention_mask": None,
-    },
-    "wav2vec2-bert": lambda feed: {"input_features": feed.randn(ITEMS, 32, feed.config.feature_projection_input_dim)},
-    "speecht5": lambda feed: {
-        "input_values": feed.randn(ITEMS, TOKENS, 32),
-        "decoder_input_values": feed.randn(ITEMS, TOKENS, 32),
-        "attention_mask": None,
-    },
-    "univnet": lambda feed: {"input_features": feed.randn(ITEMS, 20, 100)},
-    "blip_2_qformer": lambda feed: {
-        "attention_mask": None,
-        "encoder_hidden_states": feed.randn(ITEMS, 6, feed.config.encoder_hidden_size),
-    },
-    "oneformer": lambda feed: {
-        "task_inputs": torch.randint(3, 30, (ITEMS, feed.config.task_seq_len), generator=feed.generator)
-    },
-    "omdet-turbo": lambda feed: {
-        "classes_input_ids": torch.randint(3, 30, (4, 6), generator=feed.generator),
-        "classes_attention_mask": torch.ones(4, 6).long(),
-        "tasks_input_ids": torch.randint(3, 30, (ITEMS, 6), generator=feed.generator),
-        "tasks_attention_mask": torch.ones(ITEMS, 6).long(),
-        "classes_structure": torch.tensor([2, 2]),
-    },
-    "gemma4_vision": lambda feed: {
-        "pixel_values": feed.randn(ITEMS, 16, 3 * feed.patch() ** 2),
-        "pixel_position_ids": torch.cartesian_prod(torch.arange(4), torch.arange(4))[None].repeat(ITEMS, 1, 1),
-    },
-    "gemma4": lambda feed: {"pixel_values": None, "input_features": None},
-    "gemma4_unified": lambda feed: {"pixel_values": None, "input_features": None},
-    "embedding_gemma2": lambda feed: {"pixel_values": None, "input_features": None, "input_features_mask": None},
-    "pe_audio": short,
-    "pe_audio_encoder": short,
-    "pe_audio_video": short,
-    "pe_audio_video_encoder": short,
-    "videoprism": clip,
-    "videoprism_vision_model": clip,
-    "vjepa2": clip,
-    "videomt": clip,
-    "pe_video": clip,
-    "pe_video_encoder": clip,
-    "vibevoice_acoustic_tokenizer_decoder": lambda feed: {
-        "hidden_states": feed.randn(ITEMS, feed.config.hidden_size, 8)
-    },
-    "vibevoice_acoustic_tokenizer_encoder": lambda feed: {"hidden_states": feed.randn(ITEMS, 1, 4000)},
-    "pocket_tts_audio_tokenizer_decoder": lambda feed: {"latents": feed.randn(ITEMS, 8, 32)},
-    "muse_glimmer_assistant": lambda feed: {
-        "noise_embeds": feed.randn(ITEMS, TOKENS, 32),
-        "context_hidden_states": feed.randn(ITEMS, TOKENS, 32),
-        "attention_mask": None,
-    },
-    "voxtral_realtime": lambda feed: {"input_features": feed.randn(ITEMS, feed.get("num_mel_bins"), 8 * TOKENS)},
-    "vit": lambda feed: {},
-    "paddleocr_vl": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
-    "kimi_k25": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
-    "kimi_k25_vision": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
-    "inkling2": lambda feed: {"pixel_values": None, "image_grid_thw": None},
-    "audio-spectrogram-transformer": lambda feed: {
-        "input_values": feed.randn(ITEMS, feed.config.max_length, feed.config.num_mel_bins)
-    },
-    "instructblipvideo": lambda feed: {
-        "pixel_values": feed.randn(ITEMS, 2, *feed.image()),
-        "qformer_input_ids": ids(feed),
-        "qformer_attention_mask": token_mask(),
-    },
-    "depth_pro": lambda feed: {"pixel_values": feed.randn(ITEMS, 3, 64, 64)},
-    "fun_asr_nano_encoder": lambda feed: {
-        "input_features": feed.randn(ITEMS, 16, 560),
-        "input_features_mask": torch.ones(ITEMS, 16).long(),
-    },
-    "fun_asr_nano": lambda feed: {"input_features": None, "input_features_mask": None},
-    "fuyu": lambda feed: {"pixel_values": None},
-    "gemma3n": lambda feed: {"pixel_values": None, "input_features": None, "input_features_mask": None},
-    "gemma4_audio": lambda feed: {
-        "input_features": feed.randn(ITEMS, 64, 128),
-        "attention_mask": torch.ones(ITEMS, 64).bool(),
-    },
-    "granite_speech5_ctc": lambda feed: {"input_features": feed.randn(ITEMS, 64, 320)},
-    "granite_speech5_encoder": lambda feed: {"input_features": feed.randn(ITEMS, 64, 320)},
-    "granite_speech": lambda feed: {"input_features": feed.randn(ITEMS, 30, 160)},
-    "granite_speech_plus": lambda feed: {"input_features": feed.randn(ITEMS, 30, 160)},
-    "seggpt": lambda feed: {
-        "pixel_values": feed.randn(ITEMS, 3, 32, 32),
-        "prompt_pixel_values": feed.randn(ITEMS, 3, 32, 32),
-        "prompt_masks": feed.randn(ITEMS, 3, 32, 32),
-    },
-    "muse_glimmer_assistant": lambda feed: {
-        "noise_embeds": feed.randn(ITEMS, TOKENS, 32),
-        "context_hidden_states": feed.randn(ITEMS, TOKENS, 160),
-        "attention_mask": None,
-    },
-    "moss_transcribe_diarize": lambda feed: {"input_features": None, "input_features_mask": None},
-    "nemotron_h_omni": lambda feed: {"pixel_values": None},
-    "mimi_decoder": lambda feed: {"latents": feed.randn(ITEMS, feed.config.hidden_size, 8)},
-    "inkling_mm_model": lambda feed: {"pixel_values": None},
-    "uvdoc": lambda feed: {"pixel_values": feed.randn(ITEMS, 3, 128, 128)},
-}
-
-
 def inputs_for(model: Any, model_type: str) -> dict[str, Any]:
     """Keyword arguments with which the model runs."""
     feed = Feed(model, model_type)
@@ -398,6 +176,8 @@ def inputs_for(model: Any, model_type: str) -> dict[str, Any]:
             found[name] = value
     if "input_ids" not in found and "query_embeds" not in found:
         found.pop("attention_mask", None)
+    from architectures.special_inputs import SPECIAL
+
     found.update(SPECIAL[model_type](feed) if model_type in SPECIAL else {})
     found = {name: value for name, value in found.items() if value is not None}
     if "use_cache" in feed.names:

@@ -1,4 +1,4 @@
-"""Examines model types named on standard input, one a line, and writes one JSON line for each: the worker of `run.py`."""
+"""The worker of `run.py`: examines model types named on standard input, one a line; answers one JSON line for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
 LIMIT = 50
 
 
@@ -27,8 +26,7 @@ def stop(*_: Any) -> None:
 
 def one(model_type: str) -> dict[str, Any]:
     """The record of one model type."""
-    import build
-    import checks
+    from architectures import build, checks
 
     start = time.time()
     record: dict[str, Any] = {"type": model_type}
@@ -43,7 +41,7 @@ def one(model_type: str) -> dict[str, Any]:
         record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
         record |= checks.examine(lambda: (copy.deepcopy(model), copy.deepcopy(inputs)))
     except Exception as error:
-        at = [f for f in traceback.extract_tb(error.__traceback__)][-3:]
+        at = list(traceback.extract_tb(error.__traceback__))[-3:]
         place = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno}" for f in reversed(at))
         record |= {"outcome": "CRASH", "why": f"{type(error).__name__}: {error} ({place})"[:400]}
     finally:
@@ -55,6 +53,7 @@ def one(model_type: str) -> dict[str, Any]:
 def main() -> None:
     """One line in, one line out."""
     warnings.filterwarnings("ignore")
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     import torch
     import transformers
 

@@ -11,6 +11,8 @@ IMAGE_WORDS = {f"IMGIMG{''.join(chr(65 + int(d)) for d in str(i))}Z": 200 + i fo
 ROPE = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("full_attention", "sliding_attention")}
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 DETR = {"encoder_in_channels": (32, 64, 128), "decoder_in_channels": (32, 32, 32), "num_queries": 10}
+PINS = {"image_grid_pinpoints": [[32, 32]]}
+LW = {"image_size": 64, "pretrain_image_size": 64, "patch_size": 8, "num_windows": 4, "num_windows_side": 2}
 GEMMA3N = {
     "num_hidden_layers": 4,
     "num_kv_shared_layers": 2,
@@ -22,12 +24,16 @@ SAM2 = {
     "hidden_size": 8,
     "num_attention_heads": 2,
     "image_size": [64, 64],
-    "blocks_per_stage": [1, 1, 1, 1],
+    "blocks_per_stage": [1, 1, 2, 1],
     "embed_dim_per_stage": [8, 16, 32, 64],
     "num_attention_heads_per_stage": [2, 2, 4, 8],
     "window_size_per_stage": [4, 2, 2, 2],
-    "global_attention_blocks": [2],
+    "global_attention_blocks": [3],
     "window_positional_embedding_background_size": [4, 4],
+}
+SAM2_NECK = {
+    "vision_config.backbone_channel_list": [64, 32, 16, 8],
+    "vision_config.backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
 }
 INDEXER = {
     "indexer_n_heads": 2,
@@ -101,7 +107,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gemma3n_text": GEMMA3N,
     "gemma3n": {f"text_config.{key}": value for key, value in GEMMA3N.items()},
     "gemma4_unified_assistant": {"text_config.num_kv_shared_layers": 0},
-    "longcat_flash": {"head_dim": "drop", "num_layers": 1},
+    "longcat_flash": {"qk_head_dim": 16, "num_layers": 1},
     "pvt": {"image_size": 64, "hidden_sizes": (16, 32, 64, 64), "num_attention_heads": (2, 4, 4, 4)},
     "sam2_hiera_det_model": SAM2,
     "sam2_vision_model": {f"backbone_config.{key}": value for key, value in SAM2.items()}
@@ -127,8 +133,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen4_exp": {f"text_config.{key}": value for key, value in INDEXER.items()},
     "kosmos-2": {"latent_query_num": 4},
     "fuyu": {"patch_size": 8},
-    "qwen3_asr": {"audio_config.n_window": 8, "audio_config.n_window_infer": 32},
-    "qwen3_asr_encoder": {"n_window": 8, "n_window_infer": 32},
     "fun_asr_nano": {"adaptor_config.intermediate_size": 8},
     "csm": {"codec_config.num_filters": 8, "codec_config.hidden_size": 64},
     "audio-spectrogram-transformer": {"max_length": 40, "num_mel_bins": 16, "time_stride": 4, "frequency_stride": 4},
@@ -144,14 +148,41 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "glm46v": {"text_config.rope_parameters": MROPE},
     "glmga": {"text_config.rope_parameters": MROPE},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16},
-    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "attention_hidden_size": 64, "attention_head_dim": 16},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+    },
     "neomme": {"head_dim": 16},
-    "dbrx": {"attn_config.rope_theta": 10000.0},
-    "deepseek_ocr2": {f"text_config.{key}": value for key, value in EXPERTS.items()}
+    "vipllava": {"vision_feature_layers": [-1, -2]},
+    "t5gemma2_encoder": {"text_config.dropout_rate": 0.0, "mm_tokens_per_image": 4},
+    "ernie4_5_vl_moe": {"text_config.rope_parameters": {**MROPE, "mrope_section": [1, 1, 2]}},
+    "diffusion_gemma": {
+        f"text_config.{key}": value
+        for key, value in {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}.items()
+    },
+    "sam2": {f"vision_config.backbone_config.{key}": value for key, value in SAM2.items()}
+    | SAM2_NECK
+    | {"prompt_encoder_config.image_size": 64, "prompt_encoder_config.patch_size": 16},
+    "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0},
+    "edgetam": {"vision_config.backbone_channel_list": [1024, 512, 256, 64]},
+    "edgetam_vision_model": {"backbone_channel_list": [1024, 512, 256, 64]},
+    "omdet-turbo": {"vision_features_channels": [32, 32, 32]},
+    "qwen2_5_omni_thinker": {"vision_start_token_id": 41},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 41},
+    "llava_next": PINS,
+    "llava_next_video": PINS,
+    "llava_onevision": PINS,
+    "mobilevitv2": {"image_size": 128},
+    "lw_detr": {f"backbone_config.{key}": value for key, value in LW.items()},
+    "mistral4": {"qk_head_dim": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4},
+    "mllama": {"vision_config.vision_output_dim": 96},
+    "instructblipvideo": {"video_token_index": 46},
+    "deepseek_ocr2": {"vision_config.sam_config.downsample_channels": [32, 32]}
+    | {f"text_config.{key}": value for key, value in EXPERTS.items()}
     | {"text_config.mlp_layer_types": ["dense", "sparse"]},
-    "dots1": {**EXPERTS, "moe_intermediate_size": 16},
-    "edgetam": {"vision_config.backbone_channel_list": [2048, 1024, 512, 256]},
-    "edgetam_vision_model": {"backbone_channel_list": [2048, 1024, 512, 256]},
+    "dots1": {**EXPERTS, "moe_intermediate_size": 16, "n_shared_experts": 1},
     "molmo2": {"adapter_config.vision_feature_layer": [-1, -2]},
     "moonshine_streaming": {"num_key_value_heads": 4},
     "autoformer": {"label_length": 4},
@@ -163,13 +194,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "vision_config.vision_output_dim": 32,
         "vision_config.intermediate_size": 128,
     },
-    "lw_detr_vit": {
-        "image_size": 64,
-        "pretrain_image_size": 64,
-        "patch_size": 8,
-        "num_windows": 4,
-        "num_windows_side": 2,
-    },
+    "lw_detr_vit": LW,
     "step3p7": {"text_config.sliding_window": 8},
     "zamba2": {
         "attention_hidden_size": 64,

@@ -68,12 +68,13 @@ def main() -> None:
     parser.add_argument("--table", type=Path, nargs="*", help="write the table from these records")
     parser.add_argument("types", nargs="*", help="model types (all of them when none is named)")
     arguments = parser.parse_args()
+    sys.path.insert(0, str(HERE.parent))
     if arguments.table:
-        import table
+        from architectures import table
 
         TABLE.write_text(table.text(arguments.table, date.today().isoformat()))
         return
-    import build
+    from architectures import build
 
     names = shard(arguments.types or build.model_types(), arguments.shard)
     arguments.out.mkdir(parents=True, exist_ok=True)

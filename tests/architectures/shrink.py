@@ -13,7 +13,7 @@ WIDTH, HEADS, HEAD_DIM, FFN, VOCABULARY, POSITIONS = 32, 4, 8, 64, 128, 128
 
 _LAYERS = re.compile(r"^(.*_)?(n_layers?|num_.*layers|layers|depth|num_blocks|num_.*blocks|n_layer)$")
 _NO_LAYERS = re.compile(
-    r"feat_extract|adapter_layers|shared|upsampl|conv|postnet|per_|predictor|denois|random|feature_layer|pos_|kv_"
+    r"num_encoder_blocks|feat_extract|adapter_layers|shared|upsampl|conv|postnet|per_|predictor|denois|random|feature_layer|pos_|kv_"
 )
 _HEADS = re.compile(r"^(.*_)?(n_heads?|heads|num_.*heads|n_head|nhead|num_heads|num_attn_heads)$")
 _HEAD_DIM = re.compile(r"head_dim|head_size|d_kv|dim_head|d_head|key_value_proj_dim|kv_channels|qk_.*dim|v_head_dim")
@@ -74,15 +74,9 @@ class Shrinker:
         names = {field.name for field in fields(default)} | {"model_args"}
         found = {}
         for name, value in vars(default).items():
-            if (
-                name in names
-                and not name.startswith("_")
-                and value is not None
-                and name not in STAGES
-                and not isinstance(value, PreTrainedConfig)
-            ):
-                if name not in plain or plain[name] != value:
-                    found[name] = value
+            inner = isinstance(value, PreTrainedConfig) or name.startswith("_") or name in STAGES
+            if name in names and value is not None and not inner and (name not in plain or plain[name] != value):
+                found[name] = value
         return found
 
     def entries(self, default: Any, path: str = "") -> dict[str, Any]:
@@ -153,7 +147,7 @@ class Shrinker:
         counts = [v for v in counts if isinstance(v, int)] or [0]
         self.old_layers = counts[0]
         kinds: dict[int, None] = {}
-        for name, value in vars(default).items():
+        for value in vars(default).values():
             if (
                 isinstance(value, list | tuple)
                 and value

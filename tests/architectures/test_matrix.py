@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import build
-import run
+from architectures import build, run, table
 
 TABLE: dict[str, Any] = json.loads(run.TABLE.read_text())["types"] if run.TABLE.exists() else {}
 NAMES = run.shard(build.model_types(), os.environ.get("SHARD", "1/1"))
@@ -30,8 +26,6 @@ def records() -> Any:
 @pytest.mark.architectures
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_as_the_table_says(name: str, records: dict[str, Any]) -> None:
-    import table
-
     record = records[name]
     assert not [key for key in table.CHECKS if "WRONG" in str(record.get(key))], record
     assert table.entry(record)["outcome"] == TABLE[name]["outcome"], record

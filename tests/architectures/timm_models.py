@@ -1,4 +1,4 @@
-"""One model of each transformer family of timm: a name, and what makes it small. "timm/<name>" is its model type here."""
+"""One model of each transformer family of timm, and what makes it small. Its model type here is "timm/<name>"."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "crossvit_tiny_240": {"depth": [[1, 2, 0], [1, 2, 0]]},
     "davit_tiny": {"img_size": 64, "depths": (1, 1, 2, 1)},
     "edgenext_xx_small": {"img_size": 64},
-    "efficientformer_l1": {"img_size": 64},
+    "efficientformer_l1": {},
     "efficientformerv2_s0": {"img_size": 64},
     "efficientvit_m0": {},
     "efficientvit_b0": {"img_size": 64},
     "fastvit_sa12": {"img_size": 64},
-    "gcvit_xxtiny": {"img_size": 64, "depths": (1, 1, 2, 1)},
+    "gcvit_xxtiny": {},
     "hiera_tiny_224": {"stages": (1, 1, 2, 1)},
     "hieradet_small": {"img_size": 64},
     "levit_128s": {},
     "maxvit_rmlp_pico_rw_256": {"img_size": 128},
     "mobilevit_xxs": {"img_size": 64},
-    "mvitv2_tiny": {"img_size": 64, "depths": (1, 1, 2, 1)},
-    "nest_tiny": {"depths": (1, 1, 2)},
-    "nextvit_small": {"img_size": 64, "depths": (1, 1, 1, 1)},
+    "mvitv2_tiny": {},
+    "nest_tiny": {},
+    "nextvit_small": {},
     "pit_ti_224": {},
     "pvt_v2_b0": {"img_size": 64, "depths": (1, 1, 1, 1)},
     "swin_tiny_patch4_window7_224": {"img_size": 56, "window_size": 7, "depths": (2, 1)},
@@ -46,9 +46,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "twins_svt_small": {"img_size": 64, "depths": (1, 1, 2, 1)},
     "visformer_tiny": {"img_size": 64},
     "vitamin_small_224": {"img_size": 64},
-    "volo_d1_224": {"img_size": 64, "layers": (1, 1, 2, 1)},
+    "volo_d1_224": {},
     "xcit_nano_12_p16_224": {**_VIT, "num_heads": 4},
-    "naflexvit_base_patch16_gap": {},
+    "naflexvit_base_patch16_gap": {"embed_dim": 32, "depth": 2, "num_heads": 4},
 }
 
 
