@@ -37,7 +37,14 @@ def objects(rows):
 # task: (family, key of the metric, exchanging, at least, chance, training)
 TASKS = {
     "image-classification": ("ViT", "accuracy", labels, 1.0, 1 / 3, {"steps": 80, "learning_rate": 3e-3}),
-    "object-detection": ("RT-DETR", "map50", objects, 0.9, 0.2, {"steps": 250, "learning_rate": 2e-3}),
+    "object-detection": (
+        "RT-DETR",
+        "map50",
+        objects,
+        0.9,
+        0.2,
+        {"steps": 500, "learning_rate": 2e-3, "schedule": "cosine"},
+    ),
 }
 
 

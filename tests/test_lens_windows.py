@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from topwork import UsageError
+from topwork import Refused, UsageError
 from topwork_lens.look import Look
 from topwork_lens.multihead import stay_unfolded
 from topwork_lens.strangers import observed
@@ -117,3 +117,24 @@ def test_a_softmax_that_weighs_no_values_is_no_attention() -> None:
     with observed(model) as found:
         model(torch.randn(2, 5, 8))
     assert found == {"": {"softmax"}}
+
+
+def test_attention_heads_in_another_order_are_refused() -> None:
+    """The output projection of this module gets what its attention heads computed alternating, channel by channel."""
+
+    class Alternating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_heads = 4
+            self.qkv, self.proj = nn.Linear(12, 36), nn.Linear(12, 12)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            query, key, value = self.qkv(x).unflatten(-1, (3, 4, 3)).permute(2, 0, 3, 1, 4)
+            found = nn.functional.scaled_dot_product_attention(query, key, value)
+            return self.proj(found.permute(0, 2, 3, 1).flatten(2))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Alternating())
+    with torch.no_grad(), pytest.raises(Refused) as refused, Look(model).capture("entropy"):
+        model(torch.randn(2, 5, 12))
+    assert refused.value.reason == "not_a_head"

@@ -219,7 +219,8 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
     if not plainly:
         load_weights(model, folder / found["weights"], found["aliases"])
         if (folder / "generation_config.json").is_file() and hasattr(model, "generation_config"):
-            model.generation_config = type(model.generation_config).from_pretrained(folder)
+            generation: Any = model.generation_config
+            model.generation_config = type(generation).from_pretrained(folder)
     model.eval()
     return TaskModel(task, model, plugins, form, found["bases"])
 

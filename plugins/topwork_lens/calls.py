@@ -156,13 +156,16 @@ def interface_call(
             place=layer.path,
             mend="use attention implementation sdpa or eager to look at attention weights",
         )
+    if layer.kept and query.shape[1] != len(layer.kept):
+        cause = f"{query.shape[1]} attention heads were computed where {len(layer.kept)} are described"
+        raise refuse("no_weights", cause, place=layer.path, mend="teach it by the hook `attention_layer`")
     shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     if mask is None and not is_eager and causal and shape[2] > 1:
         mask = torch.ones(shape[2:], dtype=torch.bool, device=query.device).tril()[None, None]
     mask, allowed = both_masks(mask, query.dtype)
-    options_dropout = options.get("dropout") or 0.0
+    dropped = module.training and float(options.get("dropout") or 0.0) > 0
     options = {name: entry for name, entry in options.items() if name not in ("dropout", "output_attentions")}
 
     def block(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -172,7 +175,6 @@ def interface_call(
         context, weights = eager(module, part, key, value, rows_of(mask, start, stop, shape[2]), dropout=0.0, **cut)[:2]
         return context, weights
 
-    dropped = module.training and float(options_dropout) > 0
     return Call(layer, answer[0], None, allowed, block, shape, dropped)
 
 
@@ -187,7 +189,7 @@ def both_masks(mask: torch.Tensor | None, dtype: torch.dtype) -> tuple[torch.Ten
 
 
 def rows_of(mask: torch.Tensor | None, start: int, stop: int, queries: int) -> torch.Tensor | None:
-    """The rows of a mask or bias that belong to some of the queries."""
+    """The rows of a mask or bias for some of the queries."""
     return mask[..., start:stop, :] if mask is not None and mask.shape[-2] == queries else mask
 
 
@@ -230,7 +232,7 @@ def direct_call(
 ) -> Call | None:
     """A direct call of `scaled_dot_product_attention`: weights by its definition."""
     states = [split_items(state, len(layer.kept or ())) for state in (query, key, value, answer)]
-    if any(state is None for state in states):
+    if any(state is None for state in states) or states[0].shape[1] != len(layer.kept or ()):  # type: ignore[union-attr]
         return None
     query, key, value, answer = cast(list[torch.Tensor], states)
     if attn_mask is not None and attn_mask.dim() == 3:

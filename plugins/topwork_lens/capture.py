@@ -16,7 +16,7 @@ from torch import nn
 
 from topwork import AttentionLayer, UsageError, unknown
 from topwork_lens.calls import Call, watching
-from topwork_lens.discovery import Key, layer_at
+from topwork_lens.discovery import Key, blocks, layer_at
 from topwork_lens.gates import first_input, module_at, output_projection, split_heads
 from topwork_lens.multihead import unfolded
 from topwork_lens.reductions import Reducer
@@ -94,6 +94,7 @@ class Capture:
         self.reducer = Reducer([name for name in what if name in Reducer.KNOWN], keys, places)
         self.size, self.memory, self.device = block, memory, torch.device(device)
         self.kept = 0
+        self.energy: dict[str, torch.Tensor] = {}
         self.seen = Seen(layers, what)
         self.wants_weights = bool(self.reducer.names) or "weights_gradient" in what
 
@@ -127,6 +128,7 @@ class Capture:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             self.seen.ran.add(layer.path)
             context = first_input(args, kwargs)
+            self._same_heads(layer, context)
             if "context" in self.what and layer.kept:
                 self._keep("context", layer, split_heads(layer, context.detach()), axis=-2)
             if "context_gradient" in self.what and layer.kept and context.requires_grad:
@@ -136,6 +138,17 @@ class Capture:
                 )
 
         return hook
+
+    def _same_heads(self, layer: AttentionLayer, context: torch.Tensor) -> None:
+        """Refuse when the output projection gets the attention heads' outputs in another order than is described."""
+        own = self.energy.pop(layer.path, None)
+        if own is None or not layer.kept:
+            return
+        heads = split_heads(layer, context.detach())
+        found = heads.double().square().sum(dim=[axis for axis in range(heads.dim()) if axis != heads.dim() - 2])
+        # A gate, a norm, or padding on the way changes the whole; the same whole in other shares is another order.
+        if (found.sum() - own.sum()).abs() <= 1e-4 * own.sum() and (found - own).abs().max() > 1e-2 * own.max():
+            raise refuse("not_a_head", "the context holds its attention heads in another order", place=layer.path)
 
     def _hidden(self, path: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
@@ -147,6 +160,10 @@ class Capture:
     # ------------------------------------------------------------------ weights
 
     def _weights(self, call: Call) -> torch.Tensor | None:
+        if call.context is not None and call.layer.kept:
+            energy = call.context.detach().double().square().sum(dim=(0, 1, 3))
+            path = call.layer.path
+            self.energy[path] = self.energy[path] + energy if path in self.energy else energy
         self.seen.add("valid", call.layer.path, valid_queries(call).to(self.device))
         if "weights_gradient" in self.what:
             return self._in_graph(call)
@@ -270,17 +287,3 @@ def valid_queries(call: Call) -> torch.Tensor:
 
 def _device(call: Call) -> torch.device:
     return (call.context if call.context is not None else call.weights).device  # type: ignore[union-attr]
-
-
-def blocks(layers: Sequence[AttentionLayer]) -> list[str]:
-    """Paths of the model's layers, each once: around every attention layer the outermost numbered module with no more
-    than one self-attention in it (a stage of a pyramid has several)."""
-    own = [caller for layer in layers if layer.kind == "self" for caller in layer.callers]
-    found: dict[str, None] = {}
-    for layer in layers:
-        for caller in layer.callers:
-            parts = caller.split(".")
-            numbered = [".".join(parts[: index + 1]) for index, part in enumerate(parts) if part.isdigit()]
-            fitting = [path for path in numbered if sum(f"{one}.".startswith(f"{path}.") for one in own) <= 1]
-            found[fitting[0] if fitting else caller] = None
-    return list(found)

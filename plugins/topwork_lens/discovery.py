@@ -123,3 +123,17 @@ def heads_by_layer(
             )
         found[layer.path] = (layer, asked)
     return found
+
+
+def blocks(layers: Sequence[AttentionLayer]) -> list[str]:
+    """Paths of the model's layers, each once: around every attention layer the outermost numbered module with no more
+    than one self-attention in it (a stage of a pyramid has several)."""
+    own = [caller for layer in layers if layer.kind == "self" for caller in layer.callers]
+    found: dict[str, None] = {}
+    for layer in layers:
+        for caller in layer.callers:
+            parts = caller.split(".")
+            numbered = [".".join(parts[: index + 1]) for index, part in enumerate(parts) if part.isdigit()]
+            fitting = [path for path in numbered if sum(f"{one}.".startswith(f"{path}.") for one in own) <= 1]
+            found[fitting[0] if fitting else caller] = None
+    return list(found)

@@ -115,11 +115,13 @@ class Work:
             self._described(layer)
 
         def soft(step: _Step, why: str, agrees: Any, only: Sequence[str] | None = None, fused: Any = None) -> None:
-            stands = next(one for one in find_layers(self.model, self.plugins) if one.path == layer.path)
+            stands = self._standing(layer)
             entry = soft_entry(self.model, layer.path) or {"gone": [], "only": only, "fused": fused}
             everything = sorted(gone & set(stands.kept or ()) | set(entry["gone"]))
             reason = layer.why or why or "asked for"
-            step.undos.append(soften(self.model, stands, everything, reason, only or entry["only"], entry["fused"]))
+            step.undos.append(
+                soften(self.model, stands, everything, reason, only or entry["only"], fused or entry["fused"])
+            )
             self._described(layer)
 
         def nearly_all(step: _Step, why: str, agrees: Any) -> None:
@@ -155,12 +157,15 @@ class Work:
             yield hard
             if set(kept) <= gone and len(kept) > 1:
                 yield nearly_all
-        if soft_entry(self.model, layer.path) is None:
-            for fused in candidates(self.model, layer):
-                yield partial(soft, fused=fused)
-        yield soft
+        # Two layouts can have the same place for some attention heads, and be told apart by the next ones only.
+        tried: list[Any] = [partial(soft, fused=fused) for fused in candidates(self.model, self._standing(layer))]
+        yield from ([soft, *tried] if soft_entry(self.model, layer.path) else [*tried, soft])
         if soft_entry(self.model, layer.path) is None:
             yield piecewise
+
+    def _standing(self, layer: AttentionLayer) -> AttentionLayer:
+        """The layer with every attention head that its module computes, those that are gone softly among them."""
+        return next(one for one in find_layers(self.model, self.plugins) if one.path == layer.path)
 
     def _described(self, layer: AttentionLayer) -> None:
         """The kept gates of a layer that has just changed fit it again."""

@@ -75,7 +75,7 @@ def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Row
         if not width:
             pass
         elif len(parts) == 1 and width != 3 * context:
-            if not _is_attention(core) and not (outer is not None and _is_attention(outer)):
+            if not _says_so(core) and not (outer is not None and _says_so(outer)):
                 return None
             parts = []
         elif parts and not _fits(core, parts, prefix, context):
@@ -100,7 +100,8 @@ def _parts(core: nn.Module, prefix: str) -> tuple[list[Part], int]:
     pair = _is_linear(core, "qk") and value
     if pair:
         return [Part(prefix + "qk", stack=2), Part(prefix + value)], _out(core, value)
-    if fused and _is_attention(core):
+    # State space models have an `in_proj` as well, and heads of another kind.
+    if fused and (_says_so(core) if fused == "in_proj" else _is_attention(core)):
         # Under this name queries, keys and values alternate from one attention head to the next.
         stack = 1 if fused == "query_key_value" else 3
         return [Part(prefix + fused, stack=stack)], _out(core, fused)
@@ -115,8 +116,11 @@ def _parts(core: nn.Module, prefix: str) -> tuple[list[Part], int]:
 
 def _is_attention(core: nn.Module) -> bool:
     """True when a module's class says so, or it counts attention heads: one projection alone is no sign of it."""
-    counted = any(isinstance(getattr(core, name, None), int) for name in COUNTS if name != "groups")
-    return counted or "ttention" in type(core).__name__ or "ttn" in type(core).__name__
+    return _says_so(core) or any(isinstance(getattr(core, name, None), int) for name in COUNTS if name != "groups")
+
+
+def _says_so(core: nn.Module) -> bool:
+    return "ttention" in type(core).__name__ or "ttn" in type(core).__name__
 
 
 def _fits(core: nn.Module, parts: list[Part], prefix: str, context: int) -> bool:

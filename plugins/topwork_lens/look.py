@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -168,7 +169,7 @@ class Look:
         def call() -> Any:
             if not made:
                 made.update(check.inputs if isinstance(check, Batch) else check or probe_inputs(self.model))
-                if hasattr(getattr(self.model, "config", None), "use_cache"):
+                if "use_cache" in inspect.signature(self.model.forward).parameters:
                     # A cache would be filled by one run and read by the next.
                     made.setdefault("use_cache", False)
             try:

@@ -119,7 +119,7 @@ def _earlier(owner: nn.Module, name: str, dim: int) -> list[int] | None:
 
 
 def soft_entry(model: nn.Module, path: str) -> dict[str, Any] | None:
-    """What the manifest says of a softly pruned layer: {"gone": numbers, "why": text, "only": parameters, "fused": layout}."""
+    """What the manifest says of a softly pruned layer: its "gone" numbers, "why", "only" and "fused"."""
     return alterations(model).get("lens", {}).get("soft", {}).get(path)
 
 

@@ -214,6 +214,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "pp_doclayout_v2": {"decoder_in_channels": (32, 32, 32), "num_queries": 10},
     "pp_doclayout_v4": {"decoder_in_channels": (32, 32, 32), "num_queries": 10},
     "mask2former": {"num_queries": 5},
+    "bamba": {"attn_layer_indices": [1]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
+    "sam3_lite_text_text_model": {"num_hidden_layers": 4},
     "tvp": {"backbone_config": "drop", "visual_prompter_image_size": 64, "max_img_size": 64, "visual_prompt_size": 8},
 }
 

@@ -30,10 +30,11 @@ def entry(record: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"outcome": record["outcome"]}
     if record["outcome"] == "CRASH":
         found["outcome"] = "refused"
-    reason = record.get("reason") or ("check_failed" if record["outcome"] == "CRASH" else "")
+    reason = "check_failed" if record.get("reason") == "CRASH" else record.get("reason")
+    reason = reason or ("check_failed" if record["outcome"] == "CRASH" else "")
     if record["outcome"] in ("refused", "CRASH", "not built"):
         found["reason"] = ": ".join(part for part in (reason, record.get("why") or record.get("stranger", "")) if part)
-        found["reason"] = found["reason"][:160]
+        found["reason"] = " ".join(found["reason"].split())[:160]
     if record.get("layers"):
         found |= {"found": record["layers"], "ran": record["ran"], "heads": record["heads"]}
     for check in CHECKS:

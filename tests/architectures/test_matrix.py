@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from architectures import build, run, table
+from architectures import run, table
 
 TABLE: dict[str, Any] = json.loads(run.TABLE.read_text())["types"] if run.TABLE.exists() else {}
-NAMES = run.shard(build.model_types(), os.environ.get("SHARD", "1/1"))
+NAMES = run.shard(list(TABLE), os.environ.get("SHARD", "1/1"))
 
 
 @pytest.fixture(scope="module")
