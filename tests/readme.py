@@ -5,8 +5,10 @@ A table stands between `<!-- name -->` and `<!-- /name -->`.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -79,6 +81,37 @@ def command_line() -> str:
     return "```text\n" + "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines()) + "\n```"
 
 
+def families_table() -> str:
+    """Which families the tests take through a task by name, and whose task head they get."""
+    named: dict[str, dict[str, str]] = {}
+    for entry in json.loads((ROOT / "tests" / "named" / "vision.json").read_text(encoding="utf-8")):
+        named.setdefault(entry["task"], {})[entry["family"]] = entry["form"]
+    for node in ast.parse((ROOT / "tests" / "test_named_text.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NAMED":
+            named |= ast.literal_eval(node.value)
+    lines = ["| task | native task head | generic task head |", "|---|---|---|"]
+    for task, families in sorted(named.items()):
+        by_form = {
+            form: ", ".join(name for name, one in families.items() if one == form) for form in ("native", "generic")
+        }
+        lines.append(f"| `{task}` | {by_form['native']} | {by_form['generic']} |")
+    return "\n".join(lines)
+
+
+def coverage_table() -> str:
+    """What the architecture matrix found, in numbers."""
+    found = json.loads((ROOT / "plugins" / "topwork_lens" / "coverage.json").read_text(encoding="utf-8"))
+    counts, versions = found["counts"], found["versions"]
+    shown = ("hard", "soft", "refused", "no attention", "not built", "silently wrong")
+    lines = [
+        f"Measured on {found['date']} with transformers {versions['transformers']} and timm {versions['timm']}:",
+        "",
+    ]
+    lines += [f"| {' | '.join(shown)} |", f"|{'---|' * len(shown)}"]
+    lines += [f"| {' | '.join(str(counts.get(name, 0)) for name in shown)} |"]
+    return "\n".join(lines)
+
+
 def plugin_example() -> str:
     source = ROOT / "tests" / "packages" / "topwork-shouting" / "topwork_shouting.py"
     return f"```python\n{source.read_text(encoding='utf-8').strip()}\n```"
@@ -91,6 +124,8 @@ TABLES = {
     "samples": samples_table,
     "recipes": recipes_table,
     "hooks": hooks_table,
+    "families": families_table,
+    "coverage": coverage_table,
     "help": command_line,
 }
 

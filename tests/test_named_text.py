@@ -91,7 +91,7 @@ NAMED = {
 #: parameters, by a part of their name, that the task never reads: a decoder alone has no encoder to attend to
 UNUSED = {("text-generation", "BART"): "encoder_attn", ("text-generation", "mBART"): "encoder_attn"}
 #: families whose attention layers the lens does not know
-UNSEEN = {"GPT"}
+UNSEEN: set[str] = set()
 OPTIONS = {
     "text-classification": {},
     "question-answering": {},

@@ -197,7 +197,7 @@ ROWS = (
         (Part("c_attn", stack=3),),
         output="c_proj",
         full=("split_size", "embed_dim"),
-        types=("gpt2",),
+        types=("gpt2", "openai-gpt"),
     ),
     Row(
         "query_proj ... inside `self`, with projections of relative positions",

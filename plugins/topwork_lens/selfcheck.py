@@ -81,7 +81,9 @@ def compare(
         finite = one.double()[one.isfinite()].abs()
         scale = float(finite.max()) if finite.numel() else 1.0
         worst = max(worst, _gap(one, other) / (scale or 1.0))
-        effect = max(effect, _gap(one, original) / (scale or 1.0))
+        # an output whose very length depends on the attention head has changed as much as it can
+        same = one.shape == original.shape
+        effect = max(effect, _gap(one, original) / (scale or 1.0) if same else float("inf"))
     return Comparison(worst, effect, tolerance_of(masked[0].dtype))
 
 

@@ -46,8 +46,9 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, lines: Iterable[Sequence[str]]) -> None:
-    """A title and aligned columns; the last one is cut to the width of the terminal."""
+    """A title and aligned columns; on a terminal the last one is cut to its width."""
     import shutil
+    import sys
 
     lines = [[str(cell) for cell in line] for line in lines]
     print(title)
@@ -55,7 +56,8 @@ def print_table(title: str, lines: Iterable[Sequence[str]]) -> None:
         print("  none")
         return
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
-    room = shutil.get_terminal_size((200, 20)).columns - sum(widths) - 2 * len(widths) - 2
+    width = shutil.get_terminal_size((200, 20)).columns if sys.stdout.isatty() else 10**6
+    room = width - sum(widths) - 2 * len(widths) - 2
     for line in lines:
         *cells, last = line
         if len(last) > max(room, 40):
