@@ -20,6 +20,7 @@ class Console:
     def __init__(self, quiet: bool = False, log: Path | None = None) -> None:
         self.quiet, self.log = quiet, log
         self._rich: Any = None
+        self._live: Any = None
 
     @property
     def rich(self) -> Any:
@@ -37,26 +38,38 @@ class Console:
         if not self.quiet:
             self.rich.print(text, markup=False, soft_wrap=True)
 
+    def bar(self, total: int | None, label: str) -> Bar:
+        """A progress bar; several may be open at once. Close it."""
+        return Bar(self, total, label)
+
     def progress(self, values: Iterable[Any], total: int | None = None, label: str = "") -> Iterator[Any]:
         """The values, with a progress bar on a terminal, or a line every ten seconds without one."""
         if total is None and isinstance(values, Sized):
             total = len(values)
-        if self.quiet:
-            yield from values
-        elif self.rich.is_terminal:
-            from rich.progress import track
+        bar = self.bar(total, label)
+        try:
+            for number, value in enumerate(values):
+                yield value
+                bar.at(number + 1)
+        finally:
+            bar.close()
 
-            yield from track(values, description=label, total=total, console=self.rich, transient=True)
-        else:
-            yield from self._lines(values, total, label)
+    def live(self) -> Any:
+        """The one live display of bars: rich allows only one on a terminal."""
+        if self._live is None:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def _lines(self, values: Iterable[Any], total: int | None, label: str) -> Iterator[Any]:
-        last = time.monotonic()
-        for number, value in enumerate(values):
-            yield value
-            if time.monotonic() - last > 10:
-                last = time.monotonic()
-                print(f"  {label} {number + 1}/{total if total is not None else '?'}", file=sys.stderr, flush=True)
+            columns = ("  {task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            shown = [TextColumn(one) if isinstance(one, str) else one for one in columns]
+            self._live = Progress(*shown, TextColumn("{task.fields[note]}"), console=self.rich, transient=True)
+            self._live.start()
+        return self._live
+
+    def rest(self) -> None:
+        """Take the live display away when its last bar is closed."""
+        if self._live is not None and not self._live.tasks:
+            self._live.stop()
+            self._live = None
 
     def table(self, title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
         """A table on the terminal, its lines in the log."""
@@ -73,6 +86,33 @@ class Console:
                 file.writelines("  ".join(line) + "\n" for line in kept)
         if not self.quiet:
             self.rich.print(table)
+
+
+class Bar:
+    """One progress bar of a console: a live one on a terminal, else a line every ten seconds, or nothing when quiet."""
+
+    def __init__(self, console: Console, total: int | None, label: str) -> None:
+        self.console, self.total, self.label = console, total, label
+        self._last = time.monotonic()
+        self._task: Any = None
+        if not console.quiet and console.rich.is_terminal:
+            self._task = console.live().add_task(label, total=total, note="")
+
+    def at(self, done: int, note: str = "") -> None:
+        """So far: `done` of the total, and a few words such as the loss."""
+        if self._task is not None:
+            self.console.live().update(self._task, completed=done, note=note)
+        elif not self.console.quiet and time.monotonic() - self._last > 10:
+            self._last = time.monotonic()
+            total = self.total if self.total is not None else "?"
+            print(f"  {self.label} {done}/{total}{note and ', '}{note}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._task is not None:
+            self.console.live().remove_task(self._task)
+            self._task = None
+            self.console.rest()
 
 
 def numbers_in(result: dict[str, Any], keys: Sequence[str] = (), most: int = 7) -> str:

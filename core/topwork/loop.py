@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.batching import Budget, plan
 from topwork.errors import DataError, TopworkError
-from topwork.items import Batch, Item, Json, Mode, Part, Prediction, Row, map_tensors
+from topwork.items import Batch, Item, Json, Mode, Part, Prediction, Row
 from topwork.metric import Metric
 from topwork.rows import chunks
 
@@ -200,13 +200,17 @@ def evaluate_rows(
     *,
     limit: int | None = None,
     watch: Any = None,
+    progress: Any = None,
 ) -> Metric:
     """The task's metric over the rows; on several processes every one gets the metric over all of them.
 
-    `watch(number, row, prediction)` is called for every row of this process.
+    `watch(number, row, prediction)` is called for every row of this process; `progress(iterable, total)` may wrap them.
     """
     metric = task.metric()
-    for number, row, prediction in predict_rows(task, model, rows, settings, process, limit=limit):
+    found = predict_rows(task, model, rows, settings, process, limit=limit)
+    if progress is not None:
+        found = progress(found, share_of(rows, limit, process))
+    for number, row, prediction in found:
         try:
             metric.update(row, prediction)
         except DataError as error:  # a target that only the metric looks at
@@ -223,6 +227,12 @@ def evaluate_rows(
     for other in gathered[1:]:
         whole.merge(other)
     return whole
+
+
+def share_of(rows: Any, limit: int | None, process: Process) -> int | None:
+    """How many of the rows are this process's, or None for a stream without a limit."""
+    known = [number for number in (len(rows) if hasattr(rows, "__len__") else None, limit) if number is not None]
+    return len(range(process.index, min(known), process.count)) if known else None
 
 
 def first(rows: Any, limit: int | None) -> Any:
@@ -282,18 +292,3 @@ def size_of(value: Any) -> int:
     if hasattr(value, "getbands"):  # a PIL picture
         return value.width * value.height * len(value.getbands())
     return 8
-
-
-__all__ = [
-    "Settings",
-    "autocast",
-    "device_of",
-    "encode_rows",
-    "evaluate_rows",
-    "first",
-    "fitted",
-    "loss_batches",
-    "map_tensors",
-    "predict_rows",
-    "size_of",
-]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from topwork.batching import Budget, TrainBatches
+from topwork.console import Bar
 from topwork.errors import TopworkError
 from topwork.freezing import Freezing
 from topwork.items import Json
@@ -53,7 +55,8 @@ def train(stage: Train, run: Run) -> dict[str, Json]:
             if checkpoint is not None and (checkpoint / WHOLE).read_text() == FINISHED:
                 trainer.take_over(checkpoint)
             else:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                with closing(trainer.watch):
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.accelerator.free_memory()
         finally:
             freezing.restore()
@@ -100,7 +103,8 @@ class TaskTrainer(Trainer):
         if self.items is not None:
             self.settings = self.items.settings
         self.precision = precision(stage.precision, run.device)
-        callbacks: list[TrainerCallback] = [_Watch(run, freezing)]
+        self.watch = _Watch(run, freezing)
+        callbacks: list[TrainerCallback] = [self.watch]
         if stage.patience:
             callbacks.append(EarlyStoppingCallback(early_stopping_patience=stage.patience))
         super().__init__(
@@ -223,11 +227,11 @@ def shared(model: Any) -> dict[str, str]:
 
 
 class _Watch(TrainerCallback):
-    """Freezing by epoch, a progress line, and a stop when the loss is no number any more."""
+    """Freezing by epoch, the progress bar, and a stop when the loss is no number any more."""
 
     def __init__(self, run: Run, freezing: Freezing) -> None:
         self.run, self.freezing = run, freezing
-        self._last = time.monotonic()
+        self.bar: Bar | None = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.freezing.at(int(state.epoch or 0))
@@ -238,11 +242,15 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self.on_epoch_end(args, state, control)
-        if time.monotonic() - self._last > 10:
-            self._last = time.monotonic()
-            loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
-            shown = f", loss {loss:.4g}" if loss is not None else ""
-            self.run.say(f"  step {state.global_step}/{state.max_steps}{shown}")
+        if self.bar is None:
+            self.bar = self.run.console.bar(state.max_steps, "step")
+        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+        self.bar.at(state.global_step, f"loss {loss:.4g}" if loss is not None else "")
+
+    def close(self) -> None:
+        """Take the progress bar away."""
+        if self.bar is not None:
+            self.bar.close()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         loss = (logs or {}).get("loss")

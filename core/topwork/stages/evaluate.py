@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -44,7 +45,16 @@ class Evaluate(Stage):
         rows = run.rows(self.role)
         start = time.perf_counter()
         watched = _counted(gallery)
-        metric = evaluate_rows(run.task, run.model, rows, settings, run.process, limit=self.limit, watch=watched)
+        metric = evaluate_rows(
+            run.task,
+            run.model,
+            rows,
+            settings,
+            run.process,
+            limit=self.limit,
+            watch=watched,
+            progress=partial(run.progress, label="evaluating"),
+        )
         seconds = time.perf_counter() - start
         found = metric.result()
         metrics = {key: found[key] for key in metric.keys}

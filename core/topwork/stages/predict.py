@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from topwork.files import plain, write_whole
 from topwork.hookspecs import hookimpl
 from topwork.items import Json
-from topwork.loop import predict_rows
+from topwork.loop import predict_rows, share_of
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class Predict(Stage):
         share = Path(run.folder) / f".part-{run.process.index}.jsonl"
         count = 0
         with share.open("w", encoding="utf-8") as out:
-            for number, _, prediction in predict_rows(
-                run.task, run.model, rows, settings, run.process, limit=self.limit
-            ):
+            found = predict_rows(run.task, run.model, rows, settings, run.process, limit=self.limit)
+            total = share_of(rows, self.limit, run.process)
+            for number, _, prediction in run.progress(found, total, "predicting"):
                 files.mkdir(exist_ok=True)
                 written = plain(run.task.write(prediction, files, f"{number:08d}"))
                 out.write(json.dumps({"row": number, "prediction": written}, ensure_ascii=False) + "\n")
