@@ -59,13 +59,13 @@ def test_task_stage_and_lens_work_from_elsewhere(tmp_path):
     ]
     python = make_environment(tmp_path, rest, *projects)
     listed = run(python, "-m", "topwork", "plugins", cwd=tmp_path).stdout
-    assert "failed" not in listed
+    assert "failed:" not in listed
     for name in ("moved-task", "moved-stage", "moved-lens"):
         assert name in listed.replace("_", "-"), listed
     place = run(python, "-c", "import topwork; print(topwork.__file__)", cwd=tmp_path).stdout
     assert str(tmp_path) in place
     tests = ROOT / "tests"
-    files = ["test_text_classification.py", "test_lens_pruning.py", "test_third_party.py"]
+    files = ["test_text_classification.py", "test_lens_pruning.py", "test_lens_stages.py", "test_third_party.py"]
     run(
         *(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir", tests),
         *(tests / file for file in files),

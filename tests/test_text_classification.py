@@ -11,11 +11,10 @@ import torch
 import transformers
 from sklearn import metrics
 
-from topwork import BaseOptions, DataError, State, TopworkError, UsageError
+from topwork import BaseOptions, DataError, State, TopworkError, UsageError, load_plugins
 from topwork_bases.transformers_bases import load_base
 from topwork_tasks._classification import ClassificationMetric, LabelScores, classification_loss, learn_weights
 from topwork_tasks._text import TokenizerOptions, learn_tokenizer
-from topwork_tasks.text_classification import TextClassification
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4}
@@ -28,6 +27,8 @@ SEQ2SEQ = {
     "encoder_ffn_dim": 64,
     "decoder_ffn_dim": 64,
 }
+#: wherever it is installed from: a test moves it into a package of its own
+TextClassification = load_plugins().tasks["text-classification"]
 ROWS = TextClassification.example_rows()
 NAMES = {0: "bad", 1: "good", 2: "mixed"}
 
