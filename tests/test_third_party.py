@@ -142,7 +142,13 @@ def test_packages_of_third_parties_are_installed_and_found(tmp_path):
     predicted = run(python, "-m", "topwork", "predict", "out/model", "-i", "text=WE WON. so it is.", cwd=tmp_path)
     assert len(json.loads(predicted.stdout.splitlines()[0])) >= 1
     texts = load_plugins().tasks["text-classification"].example_rows()
-    stages = [{"train": {"epochs": 2}}, "count_parameters", {"prune_heads": {"count": 2}}, "count_parameters", "save"]
+    stages = [
+        {"train": {"epochs": 2}},
+        "count_parameters",
+        {"prune_heads": {"count": 2, "random": True}},
+        "count_parameters",
+        "save",
+    ]
     odd = write_recipe(tmp_path, texts, stages, task="text-classification", base="odd:32")
     run(python, "-m", "topwork", "run", odd, "--folder", "odd", cwd=tmp_path)
     _, before, _, after, _ = results(tmp_path / "odd")

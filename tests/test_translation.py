@@ -225,7 +225,8 @@ def test_it_learns_rows_by_heart(name, tmp_path):
         rows = [{**row, "target": LONG[(number + 3) % 8]["target"]} for number, row in enumerate(LONG)]
     bases = {"base": base} if "config" in base else {"bases": base}
     work = topwork.build("translation", rows=LONG, tokenizer={"kind": "bpe", "vocab_size": 400}, **bases, **options)
-    work.train(rows, steps=250, batch_size=8, learning_rate=2e-3, warmup=0.1)
+    steps = 700 if name == "modernbert2bart" else 250  # its source encoder begins as a stranger to the rest
+    work.train(rows, steps=steps, batch_size=8, learning_rate=2e-3, warmup=0.1, checkpoint_every="never")
     work.save(tmp_path / "model")
     (tmp_path / "rows.json").write_text(json.dumps(LONG))
     code = (
