@@ -232,16 +232,25 @@ class _Watch(TrainerCallback):
     def __init__(self, run: Run, freezing: Freezing) -> None:
         self.run, self.freezing = run, freezing
         self.bar: Bar | None = None
+        self._late_save = False
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.freezing.at(int(state.epoch or 0))
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_save = control.should_save or self._late_save
+        self._late_save = False
+        self._log_with(control)
+
+    def _log_with(self, control: Any) -> None:
         # a checkpoint then holds the whole history of the loss, and no loss goes unseen at the end
         control.should_log = control.should_log or control.should_save or control.should_training_stop
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self.on_epoch_end(args, state, control)
+        if control.should_save and args.eval_strategy == "epoch" and float(state.epoch).is_integer():
+            # the epoch's evaluation comes first: who goes on from this checkpoint would otherwise miss it
+            control.should_save, self._late_save = False, True
+        self._log_with(control)
         if self.bar is None:
             self.bar = self.run.console.bar(state.max_steps, "step")
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
