@@ -1,6 +1,6 @@
 """Bytes that a call allocates on the CPU at its peak, above what there was: from the profiler's record of allocations.
 
-Unlike the resident size of a process this does not depend on what else runs, and the allocator's own habits do not show.
+Unlike the resident size of a process this does not depend on what else runs or on the habits of the allocator.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 asks it to run one thing at a time, so that both sides can take turns. The procedure is stated here in own words: a head
 mask that requires a gradient, eager attention with its weights kept, every row padded to one length, backward through
 all parameters, entropies of all attention heads; a mask search scores anew after every tenth of the attention heads.
-Two mistakes of the script are mended, for it does not run with them: the mask's gradient is cleared between batches, and
-the mask is copied before it is changed.
+Two mistakes of the script are mended, for it does not run with them: the mask's gradient is cleared between batches,
+and the mask is copied before it is changed.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python tests/benchmarks/lens_importance.py --layers 4 --runs 3
 
 The floor is a bare forward and a backward through the activations alone. All sides take turns; figures are medians of
-CPU time, and the most that one pass allocates. "End to end" scores rows of varied length: run_bertology pads all of them
-to 128 tokens, in batches of 1 (its default) and 8; topwork sorts them by length. Its processes run on one thread.
+CPU time, and the most that one pass allocates. "End to end" scores rows of varied length: run_bertology pads all of
+them to 128 tokens, in batches of 1 (its default) and 8; topwork sorts them by length. All runs on one thread.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ def line(what: str, ratio: float, wanted: float, less: bool = False) -> None:
 
 def one_batch(model: Any, reference: Reference, items: int, tokens: int, runs: int) -> None:
     """One padded batch of one shape."""
-    rows = [row for row in sentences(items, 1)]
-    single = [batch(rows, tokens)]
+    single = [batch(sentences(items, 1), tokens)]
 
     def four(peak: bool = False) -> dict[str, Any]:
         return reference.ask("importance", rows=items, size=items, longest=tokens, peak=peak)

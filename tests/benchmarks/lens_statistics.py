@@ -2,8 +2,8 @@
 
     python tests/benchmarks/lens_statistics.py --tokens 1024 2048 4096
 
-The other side is what transformers offers: eager attention with `output_attentions=True`, which keeps the weights of all
-layers, and the two figures computed from them afterwards. Both sides take turns on one model; printed are CPU seconds
+The other side is what transformers offers: eager attention with `output_attentions=True`, which keeps the weights of
+all layers, and the two figures computed from them afterwards. Both sides take turns on one model; printed are CPU seconds
 (medians), the most that each side allocates, and that both find the same figures. The floor is the forward pass alone,
 in eager attention.
 """
@@ -14,6 +14,7 @@ import argparse
 import os
 import statistics
 import time
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -86,7 +87,7 @@ def main() -> None:
             for name, side in sides.items():
                 times[name].append(seconds(side, model, ids))
         spent = {name: statistics.median(values) for name, values in times.items()}
-        memory = {name: peak_bytes(lambda side=side: side(model, ids)) for name, side in sides.items()}
+        memory = {name: peak_bytes(partial(side, model, ids)) for name, side in sides.items()}
         differ = max(
             float(((one - other).abs() / other.abs()).max())
             for one, other in zip(streamed(model, ids), kept(model, ids), strict=True)
