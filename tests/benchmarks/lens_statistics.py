@@ -3,9 +3,9 @@
     python tests/benchmarks/lens_statistics.py --tokens 1024 2048 4096
 
 The other side is what transformers offers: eager attention with `output_attentions=True`, which keeps the weights of
-all layers, and the two figures computed from them afterwards. Both sides take turns on one model; printed are CPU seconds
-(medians), the most that each side allocates, and that both find the same figures. The floor is the forward pass alone,
-in eager attention.
+all layers, and the two figures computed from them afterwards. Both sides take turns on one model; printed are CPU
+seconds (medians), the most that each side allocates, and that both find the same figures. The floor is the forward pass
+alone, in eager attention.
 """
 
 from __future__ import annotations
