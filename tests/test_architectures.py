@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from architectures import build, checks, run, table
+from architectures import build, checks, eager, run, table
+from topwork_lens import capture
+from topwork_lens.look import Look
 
 ROOM = Path(__file__).parent / "architectures"
 
@@ -63,3 +65,19 @@ def test_a_wrong_pruning_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = build.tiny("bert")
     record = checks.examine(lambda: (copy.deepcopy(model), copy.deepcopy(inputs)))
     assert "WRONG" in str(record["masked"])
+
+
+def test_a_wrong_capture_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are not the library's count as wrong, and weights that are compared with nothing as a failure."""
+    model, inputs = build.tiny("t5")
+    look = Look(model)
+    own, record = eager.library_weights, dict[str, Any]()
+    assert checks.captured(model, inputs, look, look.layers, record) is True
+    assert record["eager"] == record["context"] == len(look.layers) == 6
+    monkeypatch.setattr(eager, "library_weights", lambda *given: [(name, one.roll(1, -1)) for name, one in own(*given)])
+    assert "WRONG" in str(checks.captured(model, inputs, look, look.layers, {}))
+    monkeypatch.setattr(eager, "library_weights", lambda *given: [])
+    monkeypatch.setattr(capture, "received", lambda *given: True)
+    assert checks.captured(model, inputs, look, look.layers, {}) is True
+    monkeypatch.setattr(capture.Capture, "_explained", lambda *given: None)
+    assert "compared with nothing" in str(checks.captured(model, inputs, look, look.layers, {}))

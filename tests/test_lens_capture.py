@@ -181,6 +181,18 @@ def test_some_layers_and_attention_heads_by_original_numbers() -> None:
     assert torch.equal(seen["context", 0], everything["context", 0][:, :, 1:2])
     with pytest.raises(UsageError, match="unknown attention layer"):
         seen["weights", 1]
+    with torch.no_grad(), look.capture("weights", heads={0: [2], 1: [0, 3]}) as some:
+        model(**inputs)
+    assert torch.equal(some["weights", 0], seen["weights", 0])
+    assert torch.equal(some["weights", 1], everything["weights", 1][:, [0, 3]])
+    # Numbers are those of the model, whichever layers are watched.
+    with torch.no_grad(), look.capture("weights", layers=[1]) as one:
+        model(**inputs)
+    assert torch.equal(one["weights", 1], everything["weights", 1])
+    with pytest.raises(UsageError, match="unknown attention layer"):
+        one["weights", 0]
+    with pytest.raises(UsageError, match="no attention head 7"), look.capture("weights", heads=[7]):
+        pass
 
 
 def test_generation_is_seen_step_by_step() -> None:
@@ -214,81 +226,22 @@ def test_hidden_states(name: str) -> None:
             assert torch.equal(states[0], own)
 
 
-def test_everything_is_restored_also_after_an_exception() -> None:
-    from transformers.modeling_utils import AttentionInterface
-
-    model, batch = make("bert")
-    inputs = without_labels(batch, model)
-    own, before = AttentionInterface.get_interface, first_output(model, inputs)
-    implementation = model.config._attn_implementation
-
-    def hooks() -> int:
-        return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
-
-    count = hooks()
-    look = Look(model)
-    model.train()
-
-    def broken() -> None:
-        with look.capture("entropy", "hidden", "context"), look.mask_heads({0: [1]}):
-            model(**inputs)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        broken()
-    assert AttentionInterface.get_interface is own
-    assert model.config._attn_implementation == implementation
-    assert model.training
-    assert hooks() == count
-    model.eval()
-    assert torch.equal(before, first_output(model, inputs))
-
-
-def test_another_model_in_the_block_is_not_seen() -> None:
-    model, batch = make("bert")
-    other, _ = make("bert")
-    inputs = without_labels(batch, model)
-    with torch.no_grad(), Look(model).capture("entropy") as seen:
-        other(**inputs)
-        model(**inputs)
-    assert len(seen.calls("entropy", 0)) == 1
-
-
-def test_never_a_silent_nothing() -> None:
-    model, batch = make("bert")
-    inputs = without_labels(batch, model)
-    look = Look(model)
-    with torch.no_grad(), look.capture("entropy", "context_gradient") as seen:
-        pass
-    with pytest.raises(Refused) as refused:
-        seen["entropy", 0]
-    assert refused.value.reason == "not_run"
-    with pytest.raises(Refused) as refused:
-        seen["context_gradient", 0]
-    assert refused.value.reason == "no_gradient"
-    with pytest.raises(UsageError, match="did you mean `entropy`"), look.capture("entropi"):
-        pass
-    with pytest.raises(UsageError, match="needs the positions"), look.capture("mass"):
-        pass
-    with torch.no_grad(), pytest.raises(UsageError, match="exceeds"), look.capture("weights", memory=100):
-        model(**inputs)
-    with pytest.raises(Refused) as refused, Look(torch.nn.Linear(2, 2)).capture("entropy"):
-        pass
-    assert refused.value.reason == "unknown_layout"
-
-
-def test_weights_that_do_not_explain_the_context_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rolled", [True, False])
+@pytest.mark.parametrize("wanted", [("entropy",), ("weights_gradient",)])
+def test_weights_that_do_not_explain_the_context_are_refused(
+    monkeypatch: pytest.MonkeyPatch, wanted: tuple[str, ...], rolled: bool
+) -> None:
     from transformers.models.bert import modeling_bert
 
     own = modeling_bert.eager_attention_forward
 
     def wrong(*args: object, **options: object) -> tuple:
         context, weights = own(*args, **options)
-        return context * 1.01, weights
+        return context, weights.roll(1, -1) if rolled else weights * 1.001
 
     monkeypatch.setattr(modeling_bert, "eager_attention_forward", wrong)
     model, batch = make("bert")
-    with torch.no_grad(), pytest.raises(Refused) as refused, Look(model).capture("entropy"):
+    with torch.no_grad(), pytest.raises(Refused) as refused, Look(model).capture(*wanted):
         model(**without_labels(batch, model))
     assert refused.value.reason == "no_weights"
 

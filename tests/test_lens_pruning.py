@@ -19,7 +19,7 @@ from topwork_lens.refusals import REASONS
 MODELS = runpy.run_path(str(Path(__file__).with_name("lens_models.py")))
 make, without_labels, first_output = MODELS["make"], MODELS["without_labels"], MODELS["first_output"]
 NAMES = list(MODELS["ALL"])
-NEVER_EMPTY = ("gpt2", "deberta", "deberta_v2")
+NEVER_EMPTY = ("gpt2", "deberta_v2")
 
 
 def some_heads(look: Look) -> dict[str, list[int]]:

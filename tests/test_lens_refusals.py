@@ -125,5 +125,5 @@ def test_adapters_are_few() -> None:
         and found.__module__ == adapters.__name__
         and list(inspect.signature(found).parameters) == ["module", "kept"]
     ]
-    assert {"regroup", "shared_position_bias"} <= set(own)
+    assert {"shared_position_bias"} <= set(own)
     assert len(own) <= 12

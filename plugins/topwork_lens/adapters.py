@@ -1,7 +1,7 @@
 """Named functions for what slices and integers cannot say about pruning an attention module.
 
-Each is called as `adapter(module, kept)` after slicing, with the positions that were kept, counted before it, and
-returns nothing. Rows of `architectures.py` name them.
+Each is called as `adapter(module, kept)` after slicing, with the positions that were kept, counted before it. Rows of
+`architectures.py` name them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-
-
-def regroup(module: nn.Module, kept: Sequence[int]) -> None:
-    """Grouped-query attention: correct how many attention heads share a key/value group."""
-    found: Any = module
-    if not isinstance(getattr(found, "num_key_value_groups", None), int):
-        return
-    query, key = found.q_proj.weight.shape[0], found.k_proj.weight.shape[0]
-    found.num_key_value_groups = max(1, query // key) if key else 1
-
 
 _ROWS = "_topwork_bias_rows"
 

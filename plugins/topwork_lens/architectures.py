@@ -7,131 +7,25 @@ pruning compares the masked with the pruned layer before it keeps a change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from topwork_lens.rows import Part, Row
 
-
-@dataclass(frozen=True)
-class Part:
-    """A projection, or a single parameter, that holds something for each attention head.
-
-    Args:
-        path: of the projection (its output features are cut) or of a parameter, relative to the attention module.
-        per: "head", or "group" for keys and values, which a group of attention heads may share.
-        stack: how many equal pieces stand one after another in it (3 for fused query, key and value). Pieces that
-            alternate head by head need no mention: what one attention head owns is then contiguous.
-        dim: the dimension that is cut when `path` names a parameter.
-        optional: True when some modules do without it.
-    """
-
-    path: str
-    per: Literal["head", "group"] = "head"
-    stack: int = 1
-    dim: int | None = None
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """How one family of attention modules is built.
-
-    Args:
-        name: of the row, for tables.
-        parts: what is cut.
-        output: path of the output projection, whose input is the context.
-        core: path of the module that remembers the sizes ("" for the attention module itself).
-        full: attributes of the core that hold heads * width and are used at run time.
-        adapter: name of a function in `adapters.py`.
-        blockers: submodules that mix attention heads before the output projection, unless they are an identity.
-        form: what the attention weights look like.
-        types: model types that the row is meant for; empty for all.
-    """
-
-    name: str
-    parts: tuple[Part, ...]
-    output: str
-    core: str = ""
-    full: tuple[str, ...] = ()
-    adapter: str = ""
-    blockers: tuple[str, ...] = ()
-    form: Literal["dense", "windowed", "reduced", "deformable", "banded"] = "dense"
-    types: tuple[str, ...] = ()
-
-
-#: attributes that hold the width of one attention head, and the number of attention heads, in the order of trust
-WIDTHS = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim", "d_kv", "dim_head")
-COUNTS = (
-    "num_attention_heads",
-    "num_heads",
-    "n_heads",
-    "n_head",
-    "num_attn_heads",
-    "nhead",
-    "heads",
-    "groups",
-    "attention_heads",
-)
-
-#: how projections are spelled where no row names them; the first that is there is taken
-QUERIES = (
-    *("q_proj", "query", "q", "query_proj", "q_lin", "linear_q", "to_q", "wq", "w_q", "Wq", "q_linear", "query_layer"),
-    *(
-        "project_q",
-        "proj_q",
-        "queries",
-        "q_b_proj",
-        "query_projection",
-        "q_content_proj",
-        "q_net",
-        "q_head",
-        "q_proj.linear",
-    ),
-)
-KEYS = (
-    *("k_proj", "key", "k", "key_proj", "k_lin", "linear_k", "to_k", "wk", "w_k", "Wk", "k_linear", "key_layer"),
-    *("project_k", "proj_k", "keys", "kv_b_proj", "key_projection", "kv_proj", "kv", "to_kv", "k_net", "key_value"),
-    *("k_content_proj", "k_head", "linear_kv", "k_proj.linear", "projection_key"),
-)
-VALUES = (
-    *("v_proj", "value", "v", "value_proj", "v_lin", "linear_v", "to_v", "wv", "w_v", "Wv", "v_linear", "value_layer"),
-    *("project_v", "proj_v", "values", "kv_b_proj", "value_projection", "kv_proj", "kv", "to_kv", "v_net"),
-    *("key_value", "linear_kv", "v_head", "v_proj.linear", "projection_value"),
-)
-FUSED = (
-    *("qkv", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "in_proj", "to_qkv", "qkv_linear", "att_proj"),
-    *("in_proj_linear", "qkv_projection", "wqkv", "linear_qkv", "proj_qkv", "queries_keys_values", "qkv_net"),
-    *("fused_qkv", "qkvz_proj", "queries_keys_values.linear", "linear_q_k_v", "self_attn_qkv", "W_pack"),
-)
-OUTPUTS = (
-    *("o_proj", "out_proj", "output_proj", "out_lin", "linear_out", "attention_out", "projection", "proj", "o", "wo"),
-    *("w_o", "Wo", "to_out", "to_out.0", "c_proj", "dense", "out_linear", "output.dense", "out", "output", "proj_out"),
-    *("fc_out", "o_net", "final_linear", "out_projection", "output_projection", "dense.dense", "fc", "output_linear"),
-    *(
-        "out_fc",
-        "post_proj",
-        "post",
-        "projection_layer",
-        "post.linear",
-        "o_proj.linear",
-        "projection.linear",
-        "linear",
-        "lin_out",
-        "project_out",
-    ),
-)
-
-#: attributes that hold the number of key/value groups
-GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads", "num_key_value_heads_per_layer")
-
-#: words in a module path by which a cross attention, a decoder, a backbone is known
-CROSS_WORDS = ("crossattention", "cross_attention", "cross_attn", "encoder_attn", "encdecattention", "crossattn")
-DECODER_WORDS = ("decoder",)
-ENCODER_WORDS = ("encoder",)
-BACKBONE_WORDS = ("backbone", "conv_encoder")
+#: classes of modules that weigh by a softmax and have no attention heads: an average over the states of earlier layers
+#: without any projection, and a recurrent cell that looks once at the whole picture
+WITHOUT_HEADS = ("Inkling2BlockAttentionResidual", "SLANeXtAttentionGRUCell", "SLANetAttentionGRUCell")
 
 
 def _separate(query: str, key: str, value: str, *more: Part) -> tuple[Part, ...]:
     return (Part(query), Part(key, "group"), Part(value, "group"), *more)
+
+
+def _beside(core: str, *names: str) -> tuple[Part, ...]:
+    return tuple(Part(f"{core}_{name}_proj", optional=name == "query_pos") for name in names)
+
+
+def _normed(projection: str, norm: str) -> tuple[Part, ...]:
+    """A projection with a batch norm behind it, whose statistics are kept by output feature."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    return (Part(projection), *(Part(f"{norm}.{name}", dim=0, optional=True) for name in names))
 
 
 _TABLE = Part("relative_position_bias.relative_position_bias_table", dim=1)
@@ -153,6 +47,21 @@ ROWS = (
         types=("swinv2",),
     ),
     Row(
+        "value inside `self`: queries and keys also serve the layout, whose output projection is another",
+        (Part("self.value"),),
+        output="output.dense",
+        core="self",
+        types=("lilt",),
+    ),
+    Row(
+        "key, value inside `self`, convolutions beside them: the queries also make the kernels of all attention heads",
+        (Part("self.key"), Part("self.value"), Part("self.conv_kernel_layer"), Part("self.conv_out_layer")),
+        output="output.dense",
+        core="self",
+        pieces=2,
+        types=("convbert",),
+    ),
+    Row(
         "query, key, value inside `self`, `output` beside it",
         _separate("self.query", "self.key", "self.value"),
         output="output.dense",
@@ -167,6 +76,13 @@ ROWS = (
         full=("all_head_size",),
     ),
     Row("query, key, value, dense", _separate("query", "key", "value"), output="dense", full=("all_head_size",)),
+    Row(
+        "query_key in one inside `self_attention`, `output` beside it",
+        (Part("self_attention.query_key"), Part("self_attention.value")),
+        output="output.dense",
+        core="self_attention",
+        full=("all_head_size",),
+    ),
     Row("q_lin ... out_lin", _separate("q_lin", "k_lin", "v_lin"), output="out_lin"),
     Row(
         "q_proj ... o_proj in windows, with a bias table",
@@ -175,7 +91,7 @@ ROWS = (
         form="windowed",
         types=("swin", "donut-swin", "maskformer-swin"),
     ),
-    Row("q_proj ... o_proj", _separate("q_proj", "k_proj", "v_proj"), output="o_proj", adapter="regroup"),
+    Row("q_proj ... o_proj", _separate("q_proj", "k_proj", "v_proj"), output="o_proj"),
     Row(
         "q_proj ... out_proj, reshaped to the width that it remembers",
         _separate("q_proj", "k_proj", "v_proj"),
@@ -183,14 +99,21 @@ ROWS = (
         full=("embed_dim",),
         types=("xglm",),
     ),
-    Row("q_proj ... out_proj", _separate("q_proj", "k_proj", "v_proj"), output="out_proj", adapter="regroup"),
+    Row("q_proj ... out_proj", _separate("q_proj", "k_proj", "v_proj"), output="out_proj"),
     Row(
         "q, k, v, o with a position bias shared by all layers",
         _separate("q", "k", "v"),
         output="o",
         full=("inner_dim",),
         adapter="shared_position_bias",
-        types=("t5", "mt5", "umt5", "longt5", "switch_transformers", "pop2piano"),
+        types=("t5", "mt5", "longt5", "switch_transformers", "pop2piano", "udop"),
+    ),
+    Row(
+        "q_attn, fused keys and values c_attn, c_proj",
+        (Part("q_attn"), Part("c_attn", stack=2)),
+        output="c_proj",
+        full=("split_size", "embed_dim"),
+        types=("gpt2",),
     ),
     Row(
         "fused Conv1D c_attn, c_proj",
@@ -253,6 +176,113 @@ ROWS = (
     Row("query, key, value, proj", _separate("query", "key", "value"), output="proj", full=("all_head_size",)),
     Row("fused Wqkv, Wo", (Part("Wqkv", stack=3),), output="Wo", full=("all_head_size",)),
     Row("query_key_value head by head, dense", (Part("query_key_value"),), output="dense", types=("gpt_neox", "bloom")),
+    Row(
+        "query, key, value inside `attention` over channels, the output projection in the block beside it",
+        _separate("attention.query", "attention.key", "attention.value"),
+        output="post_attention.conv1d",
+        core="attention",
+        full=("all_head_size",),
+        types=("squeezebert",),
+    ),
+    Row(
+        "experts that hold queries and the output projection, keys and values for all of them",
+        (Part("experts.input_linear"), Part("kv_proj", stack=2)),
+        output="experts.output_linear",
+        count="num_key_value_heads",
+        unseen="each token attends with the same attention heads of several experts at once",
+        types=("jetmoe",),
+    ),
+    Row(
+        "q_b_proj, one key and value for all, an output projection in groups",
+        (Part("q_b_proj"), Part("sinks", dim=0)),
+        output="o_a_proj",
+        types=("deepseek_v4",),
+    ),
+    Row("fused qkv_proj in four blocks", (Part("qkv_proj", stack=3, blocks=4),), output="out_proj", types=("codegen",)),
+    Row(
+        "timm: fused key and value, queries from outside",
+        (Part("qkv", stack=2),),
+        output="proj",
+        types=("gcvit",),
+        times=2,
+    ),
+    Row("timm: qkv head by head", (Part("qkv"),), output="proj", types=("maxxvit",)),
+    Row(
+        "timm: fused qkv, a context of alternating attention heads",
+        (Part("qkv", stack=3),),
+        output="proj",
+        pieces=0,
+        types=("nest",),
+    ),
+    Row(
+        "projections of contents and positions beside the self-attention",
+        _beside("self_attn", "query_content", "query_pos", "key_content", "key_pos", "value"),
+        output="self_attn.output_proj",
+        core="self_attn",
+        full=("output_dim", "embed_dim"),
+        types=("dab-detr",),
+    ),
+    Row(
+        "projections of contents and positions beside the cross-attention",
+        _beside("cross_attn", "query_content", "query_pos", "query_pos_sine", "key_content", "key_pos", "value"),
+        output="cross_attn.output_proj",
+        core="cross_attn",
+        full=("output_dim",),
+        types=("dab-detr",),
+    ),
+    Row(
+        "queries_keys_values head by head behind a norm, projection behind an activation",
+        (
+            *_normed("queries_keys_values.linear", "queries_keys_values.batch_norm"),
+            Part("attention_biases", dim=0),
+        ),
+        output="projection.linear",
+        full=("out_dim_projection", "out_dim_keys_values"),
+    ),
+    Row(
+        "queries, keys_values head by head behind norms, projection behind an activation",
+        (
+            *_normed("queries.linear", "queries.batch_norm"),
+            *_normed("keys_values.linear", "keys_values.batch_norm"),
+            Part("attention_biases", dim=0),
+        ),
+        output="projection.linear",
+        full=("out_dim_projection",),
+    ),
+    Row(
+        "timm: qkv head by head, proj behind an activation",
+        (*_normed("qkv.linear", "qkv.bn"), Part("attention_biases", dim=0)),
+        output="proj.ln.linear",
+        full=("val_attn_dim",),
+    ),
+    Row(
+        "timm: q, kv head by head, proj behind an activation",
+        (*_normed("q.ln.linear", "q.ln.bn"), *_normed("kv.linear", "kv.bn"), Part("attention_biases", dim=0)),
+        output="proj.ln.linear",
+        full=("val_attn_dim",),
+    ),
+    Row(
+        "timm: qkv head by head behind a norm, with a bias for each distance",
+        (Part("qkv"), Part("attention_biases", dim=0)),
+        output="proj",
+        full=("out_dim",),
+    ),
+    Row(
+        "timm: q, k, v over channels with convolutions beside them",
+        (Part("q.conv"), Part("k.conv"), Part("v.conv"), Part("attention_biases", dim=0)),
+        output="proj.conv",
+    ),
+    Row(
+        "timm: q, k, v over channels with convolutions beside them, fewer queries",
+        (Part("q.proj.conv"), Part("k.conv"), Part("v.conv"), Part("attention_biases", dim=0)),
+        output="proj.conv",
+    ),
+    Row(
+        "timm: attention heads one after another, each on what the one before it gave",
+        (Part("attention_biases", dim=0),),
+        output="proj.1.conv",
+        unseen="its attention heads run one after another, not side by side",
+    ),
     Row(
         "timm: fused qkv, proj",
         (

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -17,7 +18,9 @@ from torch import nn
 from torch.nn import functional
 
 from topwork import AttentionLayer
+from topwork_lens.explained import product_by_head, projected
 from topwork_lens.gates import module_at
+from topwork_lens.operands import Mask, by_heads, rows_of, split_items, with_keys_last
 from topwork_lens.refusals import refuse
 from topwork_lens.strangers import Following
 from topwork_lens.strangers import no_strangers as no_strangers
@@ -31,8 +34,13 @@ class Call:
         layer: whose it is.
         context: [items, queries, heads, width] as the model computed it; None when only weights were seen.
         weights: [items, heads, queries, keys] when the model made them itself.
-        allowed: [items or 1, heads or 1, queries or 1, keys] booleans: what may be attended to; None: everything.
-        block: (first query, last query + 1) -> context and weights of those queries, recomputed.
+        values: [items, heads or groups, keys, width], or None.
+        scaled: True when the module's function gives less than weights @ values: a sink took its share afterwards.
+        parts: [heads, numbers] in float64: weights @ values of the model's own weights, recomputed; or None.
+        allowed: (first query, last query + 1) -> [items or 1, heads or 1, queries or 1, keys] booleans: what those
+            queries may attend to; None: everything.
+        block: (first query, last query + 1, values=None) -> context and weights of those queries, recomputed; with
+            other values of the same form, when some are given.
         shape: (items, heads, queries, keys).
         dropped: True when dropout was at work: the context then differs from weights @ values.
     """
@@ -40,30 +48,45 @@ class Call:
     layer: AttentionLayer
     context: torch.Tensor | None
     weights: torch.Tensor | None
-    allowed: torch.Tensor | None
-    block: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None
+    allowed: Callable[[int, int], torch.Tensor] | None
+    block: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None
     shape: tuple[int, int, int, int]
     dropped: bool = False
+    values: torch.Tensor | None = None
+    scaled: bool = False
+    parts: torch.Tensor | None = None
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest number of the context, without its sign."""
+        return float(self.context.detach().abs().amax()) if self.context is not None and self.context.numel() else 0.0
+
+    @cached_property
+    def projected(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Values and context along one random direction; see `explained.projected`."""
+        return projected(self.values, self.context)
 
 
 Watcher = Callable[[Call], torch.Tensor | None]
 
 
 @contextmanager
-def watching(model: nn.Module, layers: Sequence[AttentionLayer], watcher: Watcher) -> Iterator[None]:
-    """Call `watcher` with each attention computation of `layers` for the time of the block.
+def watching(model: nn.Module, layers: Sequence[AttentionLayer], watcher: Watcher) -> Iterator[set[str]]:
+    """Call `watcher` with each attention computation of `layers` for the time of the block. Yields the paths of layers
+    in which a softmax weighed something, whatever its form; filled while the model runs.
 
-    When it answers a context, that is what the model goes on with (recomputed, with the weights in the graph).
+    When the watcher answers a context, that is what the model goes on with (recomputed, with the weights in the graph).
     """
     watch = _Watch(model, layers, watcher)
     with ExitStack() as stack:
         stack.enter_context(_interface_watched(watch))
         for layer in layers:
-            module = module_at(model, layer.path)
-            stack.callback(module.register_forward_pre_hook(watch.enter(layer), prepend=True).remove)
-            stack.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
+            # All modules below as well: some models call a layer's `forward`, which no hook sees.
+            for module in module_at(model, layer.path).modules():
+                stack.callback(module.register_forward_pre_hook(watch.enter(layer), prepend=True).remove)
+                stack.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
         stack.enter_context(_functions(watch))
-        yield
+        yield watch.softmaxes
 
 
 class _Watch:
@@ -74,6 +97,7 @@ class _Watch:
                 self.owner[id(below)] = layer
         self.watcher = watcher
         self.inside: list[AttentionLayer] = []
+        self.softmaxes: set[str] = set()
         self.busy = False
 
     def enter(self, layer: AttentionLayer) -> Callable[..., None]:
@@ -89,7 +113,9 @@ class _Watch:
     def tell(self, call: Call) -> torch.Tensor | None:
         self.busy = True
         try:
-            return self.watcher(call)
+            # What is computed here is not followed: marks would keep every block of weights alive.
+            with torch._C.DisableTorchFunction():
+                return self.watcher(call)
         finally:
             self.busy = False
 
@@ -113,7 +139,7 @@ def _interface_watched(watch: _Watch) -> Iterator[None]:
             finally:
                 watch.busy = busy
             layer = watch.owner.get(id(module))
-            if layer is None or busy:
+            if layer is None or busy or layer.notes.get("unseen"):
                 return answer
             call = interface_call(
                 layer,
@@ -162,57 +188,44 @@ def interface_call(
     shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    if mask is None and not is_eager and causal and shape[2] > 1:
-        mask = torch.ones(shape[2:], dtype=torch.bool, device=query.device).tril()[None, None]
-    mask, allowed = both_masks(mask, query.dtype)
+    alone = mask is None and not is_eager and bool(causal) and shape[2] > 1
+    masked = Mask(mask, alone, shape[2:], query)
     dropped = module.training and float(options.get("dropout") or 0.0) > 0
     options = {name: entry for name, entry in options.items() if name not in ("dropout", "output_attentions")}
 
-    def block(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def block(start: int, stop: int, values: torch.Tensor = value) -> tuple[torch.Tensor, torch.Tensor]:
         bias = options.get("position_bias")
         cut = {**options, "position_bias": rows_of(bias, start, stop, shape[2])} if bias is not None else options
         part = query[:, :, start:stop]
-        context, weights = eager(module, part, key, value, rows_of(mask, start, stop, shape[2]), dropout=0.0, **cut)[:2]
+        context, weights = eager(module, part, key, values, masked.added(start, stop), dropout=0.0, **cut)[:2]
         return context, weights
 
-    return Call(layer, answer[0], None, allowed, block, shape, dropped)
-
-
-def both_masks(mask: torch.Tensor | None, dtype: torch.dtype) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """A mask as something to add to scores, and as booleans (True: may be attended to)."""
-    if mask is None:
-        return None, None
-    lowest = torch.finfo(dtype).min
-    if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, lowest), mask
-    return mask, mask > lowest / 4
-
-
-def rows_of(mask: torch.Tensor | None, start: int, stop: int, queries: int) -> torch.Tensor | None:
-    """The rows of a mask or bias for some of the queries."""
-    return mask[..., start:stop, :] if mask is not None and mask.shape[-2] == queries else mask
+    return Call(layer, answer[0], None, masked.allowed if masked else None, block, shape, dropped, value)
 
 
 def _functions(watch: _Watch) -> Following:
     """Sees torch functions called directly inside the attention modules that are watched."""
 
     def seen(how: str, function: Any, args: tuple, options: dict, answer: Any, weights: Any) -> Any:
-        if watch.busy or not watch.inside:
+        if watch.busy or not watch.inside or watch.inside[-1].notes.get("unseen"):
             return None
         layer = watch.inside[-1]
         if function is functional.scaled_dot_product_attention:
             call = direct_call(layer, answer, *args, **options)
             changed = None if call is None else watch.tell(call)
             return None if changed is None else changed.transpose(1, 2).reshape(answer.shape)
+        watch.softmaxes.add(layer.path)
+        call = None
         if how == "points" and layer.form == "deformable":
             # [items, queries, heads, levels * points]
             call = softmax_call(layer, weights[0].flatten(3)) if weights[0].dim() > 3 else None
-            if call is not None:
-                watch.tell(call)
         if how == "softmax":
-            call = softmax_call(layer, weights[1]) or softmax_call(layer, weights[0])
-            if call is not None:
-                watch.tell(call)
+            call = softmax_call(layer, with_keys_last(function, args, weights[1])) or softmax_call(layer, weights[0])
+            if call is not None and layer.kept:
+                with torch.no_grad(), torch._C.DisableTorchFunction():
+                    call.parts = parts_of(layer, function, args, options, answer, weights[1])
+        if call is not None:
+            watch.tell(call)
         return None
 
     return Following(seen)
@@ -238,40 +251,20 @@ def direct_call(
     if attn_mask is not None and attn_mask.dim() == 3:
         attn_mask = split_items(attn_mask, query.shape[1])
     heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
-    if is_causal:
-        attn_mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
-    mask, allowed = both_masks(attn_mask, query.dtype)
+    masked = Mask(attn_mask, is_causal, (queries, keys), query)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     times = heads // key.shape[1] if enable_gqa else 1
     key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
 
-    def block(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def block(start: int, stop: int, values: torch.Tensor = value) -> tuple[torch.Tensor, torch.Tensor]:
         scores = query[:, :, start:stop] @ key.transpose(-1, -2) * scale
-        bias = rows_of(mask, start, stop, queries)
+        bias = masked.added(start, stop)
         scores = scores if bias is None else scores + bias
         weights = scores.softmax(dim=-1)
-        return (weights @ value).transpose(1, 2), weights
+        return (weights @ values).transpose(1, 2), weights
 
-    while allowed is not None and allowed.dim() < 4:
-        allowed = allowed.unsqueeze(0)
-    return Call(
-        layer, answer.transpose(1, 2), None, allowed, block, (query.shape[0], heads, queries, keys), dropout_p > 0
-    )
-
-
-def split_items(state: torch.Tensor, heads: int) -> torch.Tensor | None:
-    """Queries, keys or values as [items, heads, positions, width]; windows become items of their own.
-
-    Known forms: that one, [items * heads, positions, width], [items, heads, windows, positions, width] and [items,
-    windows, heads, positions, width]; None for any other.
-    """
-    if state.dim() == 4:
-        return state
-    if state.dim() == 3 and heads:
-        return state.unflatten(0, (-1, heads)) if state.shape[0] % heads == 0 else None
-    if state.dim() == 5 and heads in state.shape[1:3]:
-        return (state.transpose(1, 2) if state.shape[1] == heads else state).flatten(0, 1)
-    return None
+    shape, allowed = (query.shape[0], heads, queries, keys), masked.allowed if masked else None
+    return Call(layer, answer.transpose(1, 2), None, allowed, block, shape, dropout_p > 0, value)
 
 
 def softmax_call(layer: AttentionLayer, weights: torch.Tensor) -> Call | None:
@@ -279,22 +272,16 @@ def softmax_call(layer: AttentionLayer, weights: torch.Tensor) -> Call | None:
     found = by_heads(weights, len(layer.kept or ()))
     if found is None:
         return None
-    return Call(layer, None, found, found > 0, None, cast(tuple[int, int, int, int], tuple(found.shape)))
+    shape = cast(tuple[int, int, int, int], tuple(found.shape))
+    return Call(layer, None, found, lambda start, stop: found[:, :, start:stop] > 0, None, shape)
 
 
-def by_heads(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
-    """Weights as [items, heads, queries, keys]; windows (or chunks) of an item become items of their own.
-
-    Known forms: [items, heads, queries, keys], [items * heads, queries, keys], [items, heads, windows, queries, keys],
-    [items, windows, heads, queries, keys], and [items, queries, heads, band].
-    """
-    if not heads:
-        return None
-    if weights.dim() == 3:
-        return weights.unflatten(0, (-1, heads)) if weights.shape[0] % heads == 0 else None
-    if weights.dim() == 5 and heads in weights.shape[1:3]:
-        windows = weights.transpose(1, 2) if weights.shape[1] == heads else weights
-        return windows.flatten(0, 1)
-    if weights.dim() != 4 or heads not in weights.shape[1:3]:
-        return None
-    return weights if weights.shape[1] == heads else weights.transpose(1, 2)
+def parts_of(
+    layer: AttentionLayer, function: Any, args: tuple, options: dict[str, Any], answer: Any, weights: torch.Tensor
+) -> torch.Tensor | None:
+    """What weights @ values gives each attention head, recomputed; see `explained.product_by_head`."""
+    try:
+        return product_by_head(function, args, options, answer, weights, len(layer.kept or ()))
+    except ValueError as error:
+        cause = f"weights @ values, recomputed, are not what the model computed ({error})"
+        raise refuse("no_weights", cause, place=layer.path) from error

@@ -7,8 +7,9 @@ it was, also after an exception.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,56 +17,17 @@ from torch import nn
 
 from topwork import AttentionLayer, UsageError, unknown
 from topwork_lens.calls import Call, watching
-from topwork_lens.discovery import Key, blocks, layer_at
+from topwork_lens.discovery import blocks
+from topwork_lens.explained import compare_contexts, other_order, quick_weights, received
 from topwork_lens.gates import first_input, module_at, output_projection, split_heads
 from topwork_lens.multihead import unfolded
 from topwork_lens.reductions import Reducer
 from topwork_lens.refusals import refuse
+from topwork_lens.seen import Seen
 
+#: queries whose weights exist at a time: few enough to stay in a processor's cache
+BLOCK = 32
 STATES = ("context", "context_gradient", "weights_gradient", "hidden")
-
-
-class Seen:
-    """What a capture saw. `seen[what, layer]` is the tensor of the only forward pass, `seen.calls(what, layer)` those
-    of all (one for each step of `generate`). `layer` is a number, (group, number) or a path."""
-
-    def __init__(self, layers: Sequence[AttentionLayer], asked: Sequence[str]) -> None:
-        self.layers, self.asked = list(layers), tuple(asked)
-        self.found: dict[str, dict[str, list[torch.Tensor]]] = {}
-        self.ran: set[str] = set()
-
-    def add(self, what: str, path: str, value: torch.Tensor) -> None:
-        """Keep one more tensor."""
-        self.found.setdefault(what, {}).setdefault(path, []).append(value)
-
-    def calls(self, what: str, layer: Key) -> list[torch.Tensor]:
-        """One tensor for each time that the layer ran.
-
-        Raises:
-            UsageError: it was not asked for.
-            Refused: the layer did not run, or no gradient arrived.
-        """
-        if what not in self.asked and what != "valid":
-            raise unknown("capture", what, self.asked)
-        path = layer if what == "hidden" and isinstance(layer, str) else layer_at(self.layers, layer).path
-        values = self.found.get(what, {}).get(path)
-        if values is None:
-            reason = "no_gradient" if what.endswith("_gradient") else "not_run"
-            cause = f"no {what} was seen"
-            mend = "call backward inside the block" if reason == "no_gradient" else "run the model inside the block"
-            raise refuse(reason, cause, place=path, mend=mend)
-        return values
-
-    def __getitem__(self, key: tuple[str, Key]) -> torch.Tensor:
-        what, layer = key
-        values = self.calls(what, layer)
-        if len(values) > 1:
-            raise UsageError(f"{what} was seen {len(values)} times", place=str(layer), mend="use seen.calls(...)")
-        return values[0]
-
-    def __call__(self, what: str) -> dict[str, torch.Tensor]:
-        """The tensors of the only forward pass, by module path."""
-        return {path: values[0] for path, values in self.found.get(what, {}).items() if self[what, path] is not None}
 
 
 class Capture:
@@ -77,12 +39,14 @@ class Capture:
         layers: Sequence[AttentionLayer],
         what: Sequence[str],
         *,
-        heads: Sequence[int] | None = None,
+        heads: Mapping[str, Sequence[int]] | None = None,
         keys: Sequence[int] | None = None,
         places: torch.Tensor | None = None,
-        block: int = 32,
+        block: int = BLOCK,
         memory: int = 2**31,
         device: str | torch.device = "cpu",
+        folder: str | Path | None = None,
+        known: Sequence[AttentionLayer] | None = None,
     ) -> None:
         for name in what:
             if name not in (*Reducer.KNOWN, *STATES):
@@ -94,8 +58,9 @@ class Capture:
         self.reducer = Reducer([name for name in what if name in Reducer.KNOWN], keys, places)
         self.size, self.memory, self.device = block, memory, torch.device(device)
         self.kept = 0
-        self.energy: dict[str, torch.Tensor] = {}
-        self.seen = Seen(layers, what)
+        self.parts: dict[str, list[torch.Tensor]] = {}
+        self.softmaxes: set[str] = set()
+        self.seen = Seen(layers, what, None if folder is None else Path(folder), known)
         self.wants_weights = bool(self.reducer.names) or "weights_gradient" in what
 
     @contextmanager
@@ -111,7 +76,7 @@ class Capture:
                     module = module_at(self.model, path)
                     stack.callback(module.register_forward_hook(self._hidden(path)).remove)
             if self.wants_weights:
-                stack.enter_context(watching(self.model, self.layers, self._weights))
+                self.softmaxes = stack.enter_context(watching(self.model, self.layers, self._weights))
             yield self.seen
         self._complete()
 
@@ -120,7 +85,13 @@ class Capture:
             return
         for layer in self.layers:
             if layer.path in self.seen.ran and layer.kept and layer.path not in self.seen.found.get("valid", {}):
-                raise refuse("no_weights", "the attention layer ran, but its weights were not seen", place=layer.path)
+                cause = "this layer mixes positions without a softmax over keys: it has no attention weights"
+                if layer.notes.get("unseen"):
+                    cause = f"attention weights cannot be captured here: {layer.notes['unseen']}"
+                elif layer.path in self.softmaxes:
+                    cause = "a softmax ran here, but not in a form that says whose weights are whose"
+                mend = "name the other layers: capture(..., layers=[...]); its context can be captured"
+                raise refuse("no_weights", cause, place=layer.path, mend=mend)
 
     # ------------------------------------------------------------------ contexts and hidden states
 
@@ -128,7 +99,7 @@ class Capture:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             self.seen.ran.add(layer.path)
             context = first_input(args, kwargs)
-            self._same_heads(layer, context)
+            self._explained(layer, context)
             if "context" in self.what and layer.kept:
                 self._keep("context", layer, split_heads(layer, context.detach()), axis=-2)
             if "context_gradient" in self.what and layer.kept and context.requires_grad:
@@ -139,16 +110,19 @@ class Capture:
 
         return hook
 
-    def _same_heads(self, layer: AttentionLayer, context: torch.Tensor) -> None:
-        """Refuse when the output projection gets the attention heads' outputs in another order than is described."""
-        own = self.energy.pop(layer.path, None)
-        if own is None or not layer.kept:
+    def _explained(self, layer: AttentionLayer, context: torch.Tensor) -> None:
+        """Note how far the weights explain what the output projection gets; refuse when it gets the attention heads'
+        outputs in another order than is described."""
+        parts = self.parts.pop(layer.path, None)
+        if not parts or not layer.kept:
             return
-        heads = split_heads(layer, context.detach())
-        found = heads.double().square().sum(dim=[axis for axis in range(heads.dim()) if axis != heads.dim() - 2])
-        # A gate, a norm, or padding on the way changes the whole; the same whole in other shares is another order.
-        if (found.sum() - own.sum()).abs() <= 1e-4 * own.sum() and (found - own).abs().max() > 1e-2 * own.max():
+        heads = split_heads(layer, context)
+        if received(parts, heads):
+            self.seen.explained.setdefault(layer.path, "context")
+            return
+        if other_order(parts, heads):
             raise refuse("not_a_head", "the context holds its attention heads in another order", place=layer.path)
+        self.seen.explained[layer.path] = "product"
 
     def _hidden(self, path: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
@@ -160,15 +134,18 @@ class Capture:
     # ------------------------------------------------------------------ weights
 
     def _weights(self, call: Call) -> torch.Tensor | None:
-        if call.context is not None and call.layer.kept:
-            energy = call.context.detach().double().square().sum(dim=(0, 1, 3))
-            path = call.layer.path
-            self.energy[path] = self.energy[path] + energy if path in self.energy else energy
+        if call.layer.form == "deformable":
+            self.seen.explained[call.layer.path] = "points"
+        own = call.parts if call.context is None else call.context.detach().movedim(2, 0).flatten(1)
+        if own is not None and call.layer.kept and not call.dropped:
+            self.parts.setdefault(call.layer.path, []).append(own)
         self.seen.add("valid", call.layer.path, valid_queries(call).to(self.device))
         if "weights_gradient" in self.what:
             return self._in_graph(call)
         with torch.no_grad():
             pieces = self._blocks(call)
+        if call.scaled:
+            self.seen.explained[call.layer.path] = "product"
         for name, parts in pieces.items():
             whole = torch.cat(parts, dim=2)
             self._keep(name, call.layer, whole, axis=1)
@@ -182,7 +159,7 @@ class Capture:
         for start in range(0, queries, self.size):
             stop = min(queries, start + self.size)
             weights = checked_weights(call, start, stop)
-            allowed = rows_of_allowed(call, start, stop)
+            allowed = None if call.allowed is None else call.allowed(start, stop)
             for name, part in self.reducer.block(weights, allowed, start, call.shape).items():
                 self._bound(part)
                 pieces.setdefault(name, []).append(part)
@@ -198,11 +175,11 @@ class Capture:
         context, weights = (None, call.weights) if call.block is None else call.block(0, call.shape[2])
         assert weights is not None
         if context is not None:
-            compare_contexts(call, context.detach(), 0, call.shape[2])
+            compare_contexts(call, (context, weights), valid_rows(call, 0, call.shape[2]), 0)
         if weights.requires_grad:
             weights.register_hook(lambda grad: self._keep("weights_gradient", call.layer, grad.detach(), axis=1))
         with torch.no_grad():
-            allowed = call.allowed
+            allowed = None if call.allowed is None else call.allowed(0, call.shape[2])
             for name, part in self.reducer.block(weights.detach(), allowed, 0, call.shape).items():
                 self._keep(name, call.layer, part, axis=1)
         return context
@@ -211,7 +188,8 @@ class Capture:
 
     def _keep(self, what: str, layer: AttentionLayer, value: torch.Tensor, axis: int) -> None:
         if self.heads is not None:
-            now = [position for position, number in enumerate(layer.kept or ()) if number in set(self.heads)]
+            wanted = set(self.heads[layer.path])
+            now = [position for position, number in enumerate(layer.kept or ()) if number in wanted]
             value = value.index_select(axis, torch.tensor(now, device=value.device))
         self.seen.add(what, layer.path, self._counted(value))
 
@@ -221,7 +199,7 @@ class Capture:
         return value.to(self.device)
 
     def _bound(self, value: torch.Tensor) -> None:
-        if self.kept + value.numel() * value.element_size() > self.memory:
+        if self.seen.folder is None and self.kept + value.numel() * value.element_size() > self.memory:
             raise UsageError(
                 f"what was captured exceeds {self.memory} bytes",
                 mend="choose layers or a reduction, or raise `memory`",
@@ -233,45 +211,21 @@ def checked_weights(call: Call, start: int, stop: int) -> torch.Tensor:
     if call.weights is not None:
         return call.weights[:, :, start:stop]
     assert call.block is not None
-    context, weights = call.block(start, stop)
-    compare_contexts(call, context, start, stop)
-    return weights
-
-
-def compare_contexts(call: Call, context: torch.Tensor, start: int, stop: int) -> None:
-    """Refuse weights that do not explain the context that the model computed."""
-    if call.context is None or call.dropped:
-        return
-    own = call.context[:, start:stop].detach().float()
-    difference = (own - context.detach().float().reshape(own.shape)).abs()
-    # A query that may attend to nothing gets an arbitrary answer from every implementation.
     some = valid_rows(call, start, stop)
-    difference = difference.masked_fill(~some[..., None, None], 0)
-    tolerance = max(1e-4, 64 * torch.finfo(call.context.dtype).eps) * float(own.abs().amax() if own.numel() else 0)
-    worst = float(difference.amax()) if difference.numel() else 0.0
-    if not worst <= tolerance + 1e-12:
-        raise refuse(
-            "no_weights",
-            f"recomputed weights do not explain the context (difference {worst:.2g}, tolerance {tolerance:.2g})",
-            place=call.layer.path,
-            mend="use attention implementation eager",
-        )
-
-
-def rows_of_allowed(call: Call, start: int, stop: int) -> torch.Tensor | None:
-    """The rows of `Call.allowed` for some queries."""
-    if call.allowed is None or call.allowed.shape[-2] == 1:
-        return call.allowed
-    return call.allowed[:, :, start:stop]
+    quick = quick_weights(call, some, start)
+    if quick is not None:
+        return quick
+    context, weights = call.block(start, stop)
+    compare_contexts(call, (context, weights), some, start)
+    return weights
 
 
 def valid_rows(call: Call, start: int, stop: int) -> torch.Tensor:
     """[items, queries]: True where a query may attend to something."""
     items, _, _, _ = call.shape
-    allowed = rows_of_allowed(call, start, stop)
-    if allowed is None:
+    if call.allowed is None:
         return torch.ones(items, stop - start, dtype=torch.bool, device=_device(call))
-    return allowed.any(-1).any(1).expand(items, stop - start)
+    return call.allowed(start, stop).any(-1).any(1).expand(items, stop - start)
 
 
 def valid_queries(call: Call) -> torch.Tensor:
@@ -281,8 +235,10 @@ def valid_queries(call: Call) -> torch.Tensor:
     if call.allowed is None:
         return torch.ones(items, queries, dtype=torch.bool, device=_device(call))
     if call.layer.kind == "self" and queries == keys:
-        return call.allowed.any(1).any(1).expand(items, keys)
-    return valid_rows(call, 0, queries)
+        starts = range(0, queries, BLOCK)
+        seen = [call.allowed(start, min(queries, start + BLOCK)).any(1).any(1).expand(items, keys) for start in starts]
+        return torch.stack(seen).any(0)
+    return torch.cat([valid_rows(call, start, min(queries, start + BLOCK)) for start in range(0, queries, BLOCK)], 1)
 
 
 def _device(call: Call) -> torch.device:

@@ -43,16 +43,19 @@ def describe_one(path: str, module: nn.Module, model: nn.Module, plugins: Any = 
     """The attention layer that a module is, or None. What the model's manifest says of a pruned layer (original
     numbers) is laid over a description that only knows how the module stands now."""
     from topwork_lens.layout import describe, manifest_entry
+    from topwork_lens.variants import with_variant
 
     if plugins is None:
         layer = describe(path, module, model)
     else:
         layer = plugins.hook.attention_layer(path=path, module=module, model=model)
     entry = manifest_entry(model, path)
-    if layer is None or entry is None or layer.removed:
+    if layer is None or entry is None:
         return layer
-    notes = {**layer.notes, "groups_left": list(entry["groups_left"])}
-    return replace(layer, heads=entry["heads"], kept=tuple(entry["kept"]), groups=entry["groups"], notes=notes)
+    if not layer.removed:
+        told = {"heads": entry["heads"], "kept": tuple(entry["kept"]), "groups": entry["groups"]}
+        layer = replace(layer, **told, groups_left=tuple(entry["groups_left"]))
+    return with_variant(model, layer, entry.get("variant"))
 
 
 def group_of(layer: AttentionLayer) -> str:

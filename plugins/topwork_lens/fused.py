@@ -1,4 +1,4 @@
-"""Fused projections whose layout nobody described, found by trying: for the soft form alone.
+"""Fused projections whose layout nobody described, found by trying.
 
 Queries, keys and values often come out of one projection, keys and values for fewer groups than there are attention
 heads. The two usual orders are tried; a wrong one would take rows of attention heads that stay, which the check sees.
@@ -37,8 +37,9 @@ def candidates(model: nn.Module, layer: AttentionLayer) -> Iterator[dict[str, An
 
 def with_fused(model: nn.Module, layer: AttentionLayer, said: dict[str, Any]) -> AttentionLayer:
     """The layer with the slices of its fused projection, as one of `candidates` says."""
-    path, groups, heads = said["path"], said["groups"], len(layer.kept or ())
-    ratio = heads // groups
+    path, heads = said["path"], len(layer.kept or ())
+    groups = len(layer.groups_left or ()) if layer.removed else said["groups"]
+    ratio = heads // max(1, groups)
     if said["order"] == "stacked":
         queries = list(range(heads))
         pairs = [(heads + group, heads + groups + group) for group in range(groups)]
@@ -53,9 +54,9 @@ def with_fused(model: nn.Module, layer: AttentionLayer, said: dict[str, Any]) ->
         parameters.append((f"{path}.bias", 0))
     added = [Slices(name, dim, own) for name, dim in parameters]
     added += [Slices(name, dim, shared, "group") for name, dim in parameters]
-    left = tuple(range(groups))
-    notes = {**layer.notes, "groups_left": list(left)}
-    return replace(layer, slices=(*added, *layer.slices), groups=groups, groups_left=left, notes=notes)
+    if layer.removed:
+        return replace(layer, slices=(*added, *layer.slices))
+    return replace(layer, slices=(*added, *layer.slices), groups=groups, groups_left=tuple(range(groups)))
 
 
 def _places(units: tuple[int, ...], width: int) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, alterations
+from topwork import AttentionLayer, UsageError, alterations
 from topwork_lens.multihead import is_folded, stay_unfolded, unfolded
 from topwork_lens.refusals import refuse
 
@@ -98,6 +98,21 @@ def factors_of(layer: AttentionLayer, masked: Sequence[int]) -> torch.Tensor:
     """[heads now]: 0 for the masked original numbers, 1 for the others."""
     gone = set(masked)
     return torch.tensor([0.0 if number in gone else 1.0 for number in layer.kept or ()])
+
+
+def now_of(layer: AttentionLayer, factors: Any) -> torch.Tensor:
+    """[..., original heads] -> [..., heads now], differentiably.
+
+    Raises:
+        UsageError: another number of factors than the layer has attention heads.
+    """
+    given = factors if isinstance(factors, torch.Tensor) else torch.tensor([float(factor) for factor in factors])
+    if given.dim() == 0 or given.shape[-1] != layer.heads:
+        size = given.shape[-1] if given.dim() else 1
+        raise UsageError(f"{size} gates for {layer.heads} attention heads", place=layer.path)
+    if not layer.removed:
+        return given
+    return given[..., torch.tensor(layer.kept or (), dtype=torch.long, device=given.device)]
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
-from topwork_lens.architectures import COUNTS, FUSED, KEYS, OUTPUTS, QUERIES, VALUES, Part, Row
+from topwork_lens.projections import features, input_dim, is_projection, shared_out
+from topwork_lens.rows import Part, Row
+from topwork_lens.spelling import COUNTS, FUSED, KEYS, OUTPUTS, QUERIES, VALUES
 
 #: torch's own layer
 _TORCH = Row(
@@ -81,7 +82,9 @@ def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Row
         elif parts and not _fits(core, parts, prefix, context):
             continue
         label = ", ".join(part.path for part in parts) or f"{prefix}?"
-        return Row(f"by name: {label}, {name}", tuple(parts), output=name, core=prefix.rstrip("."))
+        # What is called attention and has all of its parts, but counts nothing, has one attention head.
+        alone = len(parts) == 3 and _says_so(core)
+        return Row(f"by name: {label}, {name}", tuple(parts), output=name, core=prefix.rstrip("."), alone=alone)
     return None
 
 
@@ -141,8 +144,7 @@ def _at(module: nn.Module, path: str) -> Any:
 
 def _is_linear(module: nn.Module, path: str) -> bool:
     found = _at(module, path)
-    weight = getattr(found, "weight", None)
-    return isinstance(weight, torch.Tensor) and weight.dim() == 2 and not isinstance(found, nn.Embedding)
+    return is_projection(found) and not isinstance(found, nn.Embedding)
 
 
 def _first(module: nn.Module, names: Any) -> str:
@@ -150,10 +152,9 @@ def _first(module: nn.Module, names: Any) -> str:
 
 
 def _out(module: nn.Module, path: str) -> int:
-    found = _at(module, path)
-    return found.weight.shape[1 if hasattr(found, "nf") else 0]
+    return features(_at(module, path))
 
 
 def _in(module: nn.Module, path: str) -> int:
     found = _at(module, path)
-    return found.weight.shape[0 if hasattr(found, "nf") else 1]
+    return found.weight.shape[input_dim(found)] * shared_out(found)

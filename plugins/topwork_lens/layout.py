@@ -14,20 +14,24 @@ from torch import nn
 
 from topwork import AttentionLayer, Size, Slices, alterations
 from topwork_lens import adapters
-from topwork_lens.architectures import (
+from topwork_lens.architectures import ROWS
+from topwork_lens.guessing import guess
+from topwork_lens.multihead import for_good, is_folded
+from topwork_lens.projections import context_of, input_dim, shared_out
+from topwork_lens.projections import features as features
+from topwork_lens.projections import is_projection as is_projection
+from topwork_lens.projections import output_dim as output_dim
+from topwork_lens.rows import Part, Row
+from topwork_lens.spelling import (
     BACKBONE_WORDS,
     COUNTS,
     CROSS_WORDS,
     DECODER_WORDS,
     ENCODER_WORDS,
     GROUP_COUNTS,
-    ROWS,
+    RATIOS,
     WIDTHS,
-    Part,
-    Row,
 )
-from topwork_lens.guessing import guess
-from topwork_lens.multihead import for_good, is_folded
 
 
 def resolve(module: nn.Module, path: str) -> Any | None:
@@ -44,8 +48,10 @@ def describe(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer |
     """The attention layer that `module` is by the first row that fits, or None."""
     kind = getattr(getattr(module, "config", None), "model_type", None)
     outer = getattr(getattr(model, "config", None), "model_type", None)
+    # Models without a config are known by the file that they stand in.
+    family = type(module).__module__.rpartition(".")[2]
     for row in ROWS:
-        if row.types and not {kind, outer} & set(row.types):
+        if row.types and not {kind, outer, family} & set(row.types):
             continue
         if _fits(row, module):
             return _layer(row, path, module, model)
@@ -62,33 +68,27 @@ def _fits(row: Row, module: nn.Module) -> bool:
             continue
         if not (isinstance(found, torch.Tensor) if part.dim is not None else is_projection(found)):
             return False
-    return True
-
-
-def is_projection(found: Any) -> bool:
-    """True for a module with a two-dimensional weight: Linear, Conv1D and what behaves like them."""
-    weight = getattr(found, "weight", None)
-    return isinstance(found, nn.Module) and isinstance(weight, torch.Tensor) and weight.dim() == 2
-
-
-def output_dim(projection: nn.Module) -> int:
-    """The dimension of a projection's weight along which its output features lie: 0, or 1 for Conv1D."""
-    return 1 if hasattr(projection, "nf") else 0
+    if not row.times:
+        return True
+    output: Any = resolve(module, row.output)
+    return features(resolve(module, row.parts[0].path)) == row.times * output.weight.shape[input_dim(output)]
 
 
 def _layer(row: Row, path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
     known = manifest_entry(model, path)
     core = cast(nn.Module, resolve(module, row.core))
     output = cast(nn.Module, resolve(module, row.output))
-    context = cast(torch.Tensor, output.weight).shape[1 - output_dim(output)]
+    context = cast(torch.Tensor, output.weight).shape[input_dim(output)] * shared_out(output)
     if known:
         now, width, groups_left = len(known["kept"]), known["width"], list(known["groups_left"])
     else:
-        found = _count(core, context)
+        found = getattr(core, row.count, None) if row.count else _count(core, context)
+        if found is None and row.alone:
+            found = 1
         if found is None:
             return None
         now, width = found, context // found
-        groups_left = list(range(_groups(row, module, core, now)))
+        groups_left = list(range(_groups(row, module, core, now, width)))
     return AttentionLayer(
         path=path,
         output=row.output,
@@ -96,13 +96,15 @@ def _layer(row: Row, path: str, module: nn.Module, model: nn.Module) -> Attentio
         width=width,
         kept=tuple(known["kept"]) if known else None,
         groups=known["groups"] if known else len(groups_left),
+        groups_left=tuple(groups_left),
         side=_side(path, core),
         kind=_kind(path),
         form=row.form,
         slices=tuple(_slices(row, module, output, now, len(groups_left))),
         sizes=tuple(_sizes(row, core, now, width, len(groups_left))),
         adapter=_adapter(row, module),
-        notes={"row": row.name, "groups_left": groups_left},
+        notes={"row": row.name, "unseen": row.unseen},
+        **context_of(output, now, width, row.pieces or width),
         **_verdict(row, module),
     )
 
@@ -119,6 +121,9 @@ def manifest_entry(model: nn.Module, path: str) -> Mapping[str, Any] | None:
 
 
 def _verdict(row: Row, module: nn.Module) -> dict[str, Any]:
+    output = resolve(module, row.output)
+    if shared_out(output) > 1:
+        return {"prunable": "", "why": f"`{row.output}` has the same columns for attention heads of several groups"}
     for name in row.blockers:
         found = resolve(module, name)
         if found is not None and not isinstance(found, nn.Identity):
@@ -140,21 +145,24 @@ def _count(core: nn.Module, context: int) -> int | None:
     return told if isinstance(told, int) and told > 0 and context % told == 0 else None
 
 
-def _groups(row: Row, module: nn.Module, core: nn.Module, heads: int) -> int:
-    """Key/value groups: counted, or told by how much narrower the keys are than the queries."""
+def _groups(row: Row, module: nn.Module, core: nn.Module, heads: int, width: int) -> int:
+    """Key/value groups: counted, or told by how wide the values are, or how much narrower than the queries the keys."""
     if not any(part.per == "group" for part in row.parts):
         return heads
     for name in GROUP_COUNTS:
         value = getattr(core, name, None)
         if isinstance(value, int) and 0 < value <= heads:
             return value
-    query, key = (features(cast(nn.Module, resolve(module, part.path))) // part.stack for part in row.parts[:2])
+    value = next(part for part in reversed(row.parts) if part.per == "group")
+    groups, odd = divmod(_owned(module, value), width) if width else (heads, 0)
+    if not odd and 0 < groups <= heads:
+        return groups
+    query, key = (_owned(module, part) for part in row.parts[:2])
     return heads if query == 0 else heads * key // query
 
 
-def features(projection: nn.Module) -> int:
-    """Output features of a projection."""
-    return cast(torch.Tensor, projection.weight).shape[output_dim(projection)]
+def _owned(module: nn.Module, part: Part) -> int:
+    return features(cast(nn.Module, resolve(module, part.path))) // part.stack
 
 
 def _slices(row: Row, module: nn.Module, output: nn.Module, heads: int, groups: int) -> list[Slices]:
@@ -171,29 +179,40 @@ def _slices(row: Row, module: nn.Module, output: nn.Module, heads: int, groups: 
         found.append(_cut(part, f"{part.path}.weight", dim, size, count))
         if getattr(target, "bias", None) is not None:
             found.append(_cut(part, f"{part.path}.bias", 0, size, count))
-    dim = 1 - output_dim(output)
-    size = cast(torch.Tensor, output.weight).shape[dim]
-    found.append(_cut(Part(row.output), f"{row.output}.weight", dim, size, heads))
+    if shared_out(output) == 1:
+        dim = input_dim(output)
+        size = cast(torch.Tensor, output.weight).shape[dim]
+        pieces = row.pieces or size // max(1, heads)
+        found.append(_cut(Part(row.output, stack=pieces), f"{row.output}.weight", dim, size, heads))
     return found
 
 
 def _cut(part: Part, parameter: str, dim: int, size: int, count: int) -> Slices:
-    return Slices(parameter, dim, positions(size, count, part.stack), part.per)
+    return Slices(parameter, dim, positions(size, count, part.stack, part.blocks), part.per)
 
 
-def positions(size: int, count: int, stack: int = 1) -> list[list[int]]:
-    """Positions of each of `count` owners along a dimension of `size` that holds `stack` equal pieces."""
+def positions(size: int, count: int, stack: int = 1, blocks: int = 1) -> list[list[int]]:
+    """Positions of each of `count` owners along a dimension of `size`: as many equal blocks, each for as many owners,
+    and in each of them `stack` equal pieces, in which what belongs to one owner is contiguous."""
     if count == 0:
         return []
-    piece = size // stack
-    width = piece // count
-    return [[s * piece + owner * width + i for s in range(stack) for i in range(width)] for owner in range(count)]
+    if count % blocks:
+        blocks = 1
+    block, each = size // blocks, count // blocks
+    piece = block // stack
+    width = piece // each
+    return [
+        [owner // each * block + s * piece + owner % each * width + i for s in range(stack) for i in range(width)]
+        for owner in range(count)
+    ]
 
 
 def _sizes(row: Row, core: nn.Module, heads: int, width: int, groups: int) -> list[Size]:
     prefix = f"{row.core}." if row.core else ""
     found = [Size(prefix + name) for name in COUNTS if _holds(core, name, heads)]
     found += [Size(prefix + name, 1, "groups") for name in GROUP_COUNTS if _holds(core, name, groups)]
+    if groups and heads:
+        found += [Size(prefix + name, 1, "ratio") for name in RATIOS if _holds(core, name, heads // groups)]
     return found + [Size(prefix + name, width) for name in row.full if _holds(core, name, heads * width)]
 
 

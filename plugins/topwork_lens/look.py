@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from topwork import AttentionLayer, Batch, Json, TopworkError, UsageError
 from topwork_lens.calls import no_strangers
-from topwork_lens.capture import Capture, Seen
+from topwork_lens.capture import Capture
 from topwork_lens.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
-from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates
+from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates, now_of
 from topwork_lens.importance import RowLosses, own_loss, score, single_items
 from topwork_lens.probe import probe_inputs
 from topwork_lens.pruning import Pruned, lines, prune
 from topwork_lens.refusals import refuse
 from topwork_lens.scores import Importance, Normalise, importance_of, in_groups
+from topwork_lens.seen import Seen
 from topwork_lens.soft import living_layers
 
 if TYPE_CHECKING:
@@ -79,35 +81,46 @@ class Look:
         self,
         *what: str,
         layers: Sequence[Key] | None = None,
-        heads: Sequence[int] | None = None,
+        heads: Sequence[int] | Heads | None = None,
         keys: Sequence[int] | None = None,
         places: torch.Tensor | None = None,
         block: int = 32,
         memory: int = 2**31,
         device: Any = "cpu",
+        folder: str | Path | None = None,
     ) -> Iterator[Seen]:
         """Watch the model: `with look.capture("entropy") as seen: model(**batch)`, then `seen["entropy", 0]`.
 
         Args:
             what: any of "entropy", "information", "distance", "mass", "argmax", "max" ([items, heads, queries]),
                 "mean" ([items, heads, keys]: over queries that are no padding), "weights" ([items, heads, queries,
-                keys]), "context", "context_gradient" ([items, queries, heads, width]), "weights_gradient", "hidden".
-            layers: which attention layers; None for all.
-            heads: which attention heads, by original number; None for all.
+                keys]), "quantised" (those as 8-bit integers: 255 times the weight), "context", "context_gradient"
+                ([items, queries, heads, width]), "weights_gradient", "hidden".
+            layers: which attention layers; None for all, then attention in any module that is not described is refused.
+            heads: which attention heads, by original number; by layer, those layers alone; None for all.
             keys: positions for "mass".
             places: [positions, d] coordinates for "distance", NaN for a position that stands nowhere.
             block: queries whose weights exist at a time.
             memory: bytes that may be kept.
             device: where what was captured is kept.
+            folder: write what was captured there, a safetensors file each, and keep nothing; it is read when asked for.
 
         Raises:
             Refused: something that ran cannot be seen.
         """
         found = find_layers(self.model, self.plugins)  # what is gone softly is still computed
+        if isinstance(heads, Mapping):
+            layers = list(heads) if layers is None else layers
         chosen = found if layers is None else [layer_at(found, key) for key in layers]
-        options: dict[str, Any] = {"heads": heads, "keys": keys, "places": places, "block": block}
-        capture = Capture(self.model, chosen, what, memory=memory, device=device, **options)
-        with no_strangers(self.model, found), capture.run() as seen:
+        by_path = None
+        if heads is not None:
+            asked = heads if isinstance(heads, Mapping) else {layer.path: heads for layer in chosen}
+            by_path = {path: numbers for path, (_, numbers) in heads_by_layer(found, asked).items()}
+        options: dict[str, Any] = {"heads": by_path, "keys": keys, "places": places, "block": block, "folder": folder}
+        capture = Capture(self.model, chosen, what, memory=memory, device=device, known=found, **options)
+        # Who names layers has left the others out on purpose.
+        complete = no_strangers(self.model, found) if layers is None else nullcontext()
+        with complete, capture.run() as seen:
             yield seen
 
     # ------------------------------------------------------------------ masking
@@ -119,16 +132,37 @@ class Look:
         with gated(self.model, {path: (layer, factors_of(layer, gone)) for path, (layer, gone) in asked.items()}):
             yield
 
-    def keep_masked(self, heads: Heads) -> dict[str, list[int]]:
+    @contextmanager
+    def gates(self, gates: Mapping[Any, Any]) -> Iterator[None]:
+        """Multiply the output of attention heads by factors for a block; gradients flow into the factors.
+
+        With a leaf tensor of ones that needs a gradient, that gradient is dL/dgate, which importance is made of.
+
+        Args:
+            gates: by layer, a tensor or a sequence with a factor for each original attention head in its last
+                dimension: [heads], or [items, heads], or [items, positions, heads].
+        """
+        chosen = {}
+        layers = self.layers
+        for key, factors in gates.items():
+            layer = layer_at(layers, key)
+            chosen[layer.path] = (layer, now_of(layer, factors))
+        with gated(self.model, chosen):
+            yield
+
+    def keep_masked(self, heads: Heads, factor: float = 0.0) -> dict[str, list[int]]:
         """Switch attention heads off for good, without cutting: the gates stay on the model and are saved with it.
 
         Gates that are there already stay; returns the original numbers of those switched off now, by path.
+
+        Args:
+            factor: what their output is multiplied by.
         """
         done = {}
         for path, (layer, gone) in heads_by_layer(self.layers, heads).items():
             factors = list(kept_gates(self.model, layer) or [1.0] * layer.heads)
             for number in gone:
-                factors[number] = 0.0
+                factors[number] = factor
             keep_gates(self.model, layer, factors)
             done[path] = gone
         return done

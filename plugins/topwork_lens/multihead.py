@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -36,21 +36,35 @@ class Unfolded:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
+        #: original number of attention heads and numbers of those that are left, for a module that goes on counting
+        #: and making masks for all of them
+        self.some: tuple[int, list[int]] | None = None
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        with _Redirect(self.module):
+        with _Redirect(self.module, self.some):
             return type(self.module).forward(self.module, *args, **options)
 
 
 class _Redirect(TorchFunctionMode):
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, some: tuple[int, list[int]] | None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.some = module, some
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function is functional.multi_head_attention_forward:
+            if self.some is not None:
+                args, kwargs = _fewer(*self.some, args, kwargs or {})
             return attend(getattr(self.module, OUTPUT), *args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
+
+
+def _fewer(heads: int, kept: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    """The call of `F.multi_head_attention_forward` for some of the attention heads that it was written for."""
+    mask = kwargs.get("attn_mask")
+    if mask is not None and mask.dim() == 3 and mask.shape[0] > 1:
+        index = torch.tensor(kept, dtype=torch.long, device=mask.device)
+        mask = mask.unflatten(0, (-1, heads)).index_select(1, index).flatten(0, 1)
+    return (*args[:4], len(kept), *args[5:]), {**kwargs, "attn_mask": mask}
 
 
 def attend(
@@ -100,7 +114,8 @@ def attend(
     scores = split[0] @ split[1].transpose(-1, -2) * split[0].shape[-1] ** -0.5
     weights = (scores if mask is None else scores + mask).softmax(-1)
     kept = functional.dropout(weights, dropout_p, training)
-    answer = project((kept @ split[2]).permute(2, 0, 1, 3).flatten(2))
+    # items first, as everywhere else: a gate may have a factor for each item
+    answer = project((kept @ split[2]).permute(0, 2, 1, 3).flatten(2)).transpose(0, 1)
     shown = (kept.mean(1) if average_attn_weights else kept) if need_weights else None
     if alone:
         return answer.squeeze(1), None if shown is None else shown.squeeze(0)
@@ -136,6 +151,13 @@ def _added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 def for_good(module: nn.Module, kept: Sequence[int]) -> None:
     """The adapter of pruning: a layer that was cut stays unfolded."""
     stay_unfolded(module)
+
+
+def count_on(module: nn.Module, heads: int, kept: Sequence[int]) -> Callable[[], None]:
+    """For an unfolded layer that goes on counting all its attention heads; answers how to take that back."""
+    standing = cast(Unfolded, module.forward)
+    before, standing.some = standing.some, (heads, list(kept))
+    return lambda: setattr(standing, "some", before)
 
 
 def stay_unfolded(module: nn.Module) -> Callable[[], None]:

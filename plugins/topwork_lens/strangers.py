@@ -17,9 +17,12 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from topwork import AttentionLayer
+from topwork_lens.architectures import WITHOUT_HEADS
 from topwork_lens.refusals import refuse
 
 SOFTMAX = (torch.softmax, functional.softmax, torch.Tensor.softmax)
+#: a softmax may be written as exp(scores - logsumexp(scores))
+EXPONENTIALS = (torch.exp, torch.Tensor.exp)
 KERNELS = (functional.scaled_dot_product_attention, functional.multi_head_attention_forward)
 PRODUCTS = (
     torch.matmul,
@@ -37,13 +40,19 @@ PRODUCTS = (
 
 @contextmanager
 def observed(model: nn.Module) -> Iterator[dict[str, set[str]]]:
-    """Module path -> how attention ran there ("interface", "kernel", "softmax"), filled while the model runs."""
+    """Module path -> how attention ran there ("interface", "kernel", "softmax"), filled while the model runs.
+
+    Modules are left out that are known to have no attention heads (`architectures.WITHOUT_HEADS`).
+    """
     found: dict[str, set[str]] = {}
     paths = {id(module): path for path, module in model.named_modules()}
     stack: list[str] = []
 
+    headless = {path for path, module in model.named_modules() if type(module).__name__ in WITHOUT_HEADS}
+
     def note(path: str, how: str) -> None:
-        found.setdefault(path, set()).add(how)
+        if path not in headless:
+            found.setdefault(path, set()).add(how)
 
     def enter(module: nn.Module, args: Any) -> None:
         stack.append(paths[id(module)])
@@ -117,9 +126,19 @@ class Following(TorchFunctionMode):
                 _mark(answer, answer)
             else:
                 self.seen("points", function, args, kwargs, answer, (answer, answer))
+        elif function in EXPONENTIALS and marked and _sums_to_one(answer):
+            _mark(answer, answer)
         elif marked and _is_new(answer, marked):
             _mark(answer, next((kind for one in marked if (kind := _origin(one)) is not _SCORES), _SCORES))
         return answer
+
+
+def _sums_to_one(answer: torch.Tensor) -> bool:
+    """Of attention weights only: what a router gives each token has fewer dimensions."""
+    if answer.dim() < 4:
+        return False
+    sums = answer.detach().float().sum(-1)
+    return bool(((sums - 1).abs() < 1e-3).all())
 
 
 def _is_new(answer: Any, operands: Sequence[torch.Tensor]) -> bool:
@@ -135,6 +154,11 @@ def _mark(answer: Any, mark: Any) -> None:
     if isinstance(answer, torch.Tensor) and answer.dim() > 1:
         # A tensor that marks itself would keep itself alive.
         setattr(answer, _MARK, _Itself if mark is answer else mark)
+
+
+def forget(tensor: torch.Tensor) -> None:
+    """Take the mark off a tensor that is kept: it would keep the weights alive that it was made of."""
+    vars(tensor).pop(_MARK, None)
 
 
 def _origin(tensor: torch.Tensor) -> Any:

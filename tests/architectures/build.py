@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from architectures import feeding, timm_models
 from architectures.overrides import LEVELS, OVERRIDES
@@ -93,6 +94,24 @@ def randomise(model: torch.nn.Module) -> None:
             parameter.add_(noise.to(parameter.dtype))
 
 
+def calibrate(model: torch.nn.Module, inputs: dict[str, Any]) -> None:
+    """Batch norms that know what they normalise, as after training; else numbers grow from layer to layer till they
+    overflow."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            model(**inputs)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.eval()
+        norm.momentum = momentum
+        assert norm.running_var is not None
+        norm.running_var.clamp_(min=0.01)
+
+
 def tiny(model_type: str, which: int = 0) -> tuple[Any, dict[str, Any]]:
     """A tiny model and inputs with which it runs, in two rows, padded where it has a mask.
 
@@ -102,6 +121,7 @@ def tiny(model_type: str, which: int = 0) -> tuple[Any, dict[str, Any]]:
     if model_type.startswith("timm/"):
         model, inputs = timm_models.tiny(model_type.removeprefix("timm/"))
         randomise(model)
+        calibrate(model, inputs)
         return model, inputs
     first: Exception | None = None
     levels = [LEVELS[model_type]] if model_type in LEVELS else [0, 1, 2]
@@ -111,7 +131,9 @@ def tiny(model_type: str, which: int = 0) -> tuple[Any, dict[str, Any]]:
     for level, chosen in tries:
         try:
             model = tiny_model(model_type, level, chosen)
-            return model, feeding.inputs_for(model, model_type)
+            inputs = feeding.inputs_for(model, model_type)
+            calibrate(model, inputs)
+            return model, inputs
         except Exception as error:
             first = first or error
     assert first

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from architectures import eager
 from topwork import Refused, TopworkError, alterations
 from topwork_lens.gates import first_input, output_projection, split_heads
 from topwork_lens.gates import gated as put
@@ -16,7 +17,7 @@ from topwork_lens.look import Look
 from topwork_lens.multihead import unfolded
 from topwork_lens.rebuild import rebuild
 from topwork_lens.selfcheck import compare, quiet, tensors
-from topwork_lens.strangers import observed
+from topwork_lens.strangers import no_strangers, observed
 
 #: relative to max|output| in float32
 TOLERANCE = 1e-5
@@ -72,8 +73,12 @@ def examine(make: Any) -> dict[str, Any]:
     active = [layer for layer in layers if layer.path in called]
     if not active:
         return result | {"outcome": "refused", "reason": "not_run"}
-    result["capture"] = attempt(lambda: captured(model, inputs, look, active))
+    result["capture"] = attempt(lambda: captured(model, inputs, look, active, result))
     result["gates"] = attempt(lambda: gated(model, inputs, look, active))
+    if "model.train()" in str(result["gates"]):
+        # Some models recompute their layers backwards, and that in training mode only.
+        result["gates"] = attempt(lambda: gated(model.train(), inputs, look, active))
+        model.eval()
     result |= pruned(make, active)
     return result
 
@@ -90,21 +95,65 @@ def attempt(check: Any) -> Any:
         return f"CRASH {type(error).__name__}: {error}"[:300]
 
 
-def captured(model: Any, inputs: Any, look: Look, layers: Any) -> Any:
-    """Weights are seen in every layer, and explain the context (the capture itself compares them)."""
-    what = ("weights", "context")
-    paths = [layer.path for layer in layers]
-    with quiet(model), look.capture(*what, layers=paths, memory=2**33) as seen:
-        model(**copy.deepcopy(dict(inputs)))
-    for layer in layers:
-        for weights in seen.calls("weights", layer.path):
-            if layer.form == "deformable":
-                continue
-            total = weights.nan_to_num().sum(-1)
-            # Attention sinks, and queries that may attend to nothing, leave less than 1.
-            if weights.min() < 0 or total.max() > 1 + 1e-3:
-                return f"weights of {layer.path} do not sum to 1"
-    return True
+def captured(model: Any, inputs: Any, look: Look, layers: Any, record: dict[str, Any]) -> Any:
+    """Weights are seen in every layer that has some; they are the library's own where it gives them, and weights @
+    values is the context that the output projection receives.
+
+    The record says for how many layers each comparison ran: "eager" (the library's own weights), "context", "product"
+    (weights @ values is what the module computed, but a gate, a norm or a convolution changes it before the output
+    projection), "points" (deformable: no matrix), "unseen" (layers without weights, refused by name).
+    """
+    library = eager.library_weights(model, inputs)
+    seen, unseen = watched(model, inputs, look, [layer.path for layer in layers])
+    if seen is None:
+        raise next(iter(unseen.values()))
+    paths = [layer.path for layer in layers if layer.path not in unseen]
+    agree, wrong = eager.compared(seen, paths, library)
+    if wrong:
+        # Rounding grows from layer to layer, and the library's implementations do not always compute the same: in
+        # float64, with the model itself under "eager", nothing but a real difference is left.
+        agree, wrong = in_double(model, inputs, paths) or (agree, wrong)
+    how = {path: seen.explained.get(path) for path in paths}
+    record["eager"] = len(agree)
+    for name in ("context", "product", "points"):
+        record[name] = sum(one == name for one in how.values())
+    record["unseen"] = len(unseen)
+    if wrong:
+        return f"WRONG: {wrong[0]}"
+    nothing = [path for path in paths if how[path] is None and path not in agree]
+    return f"weights of {nothing[0]} are compared with nothing" if nothing else True
+
+
+def watched(model: Any, inputs: Any, look: Look, paths: list[str]) -> tuple[Any, dict[str, Refused]]:
+    """What a capture of all layers saw that have weights, None when there is none; and why the others are refused."""
+    unseen: dict[str, Refused] = {}
+    while len(unseen) < len(paths):
+        chosen = [path for path in paths if path not in unseen]
+        try:
+            watch = look.capture("weights", "context", layers=chosen, memory=2**33)
+            with quiet(model), no_strangers(model, look.layers), watch as seen:
+                model(**copy.deepcopy(dict(inputs)))
+            return seen, unseen
+        except Refused as error:
+            if error.reason != "no_weights" or error.place not in chosen:
+                raise
+            unseen[error.place] = error
+    return None, unseen
+
+
+def in_double(model: Any, inputs: Any, paths: list[str]) -> Any:
+    """`eager.compared` in float64 under "eager"; None when the model does not run so."""
+    try:
+        exact = eager.under_eager(model).double()
+        inputs = {
+            name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
+        library = eager.library_weights(exact, inputs)
+        seen, _ = watched(exact, inputs, Look(exact), paths)
+    except Exception:
+        return None
+    return eager.compared(seen, paths, library) if library and seen is not None else None
 
 
 def gated(model: Any, inputs: Any, look: Look, layers: Any) -> Any:
@@ -133,9 +182,11 @@ def gated(model: Any, inputs: Any, look: Look, layers: Any) -> Any:
         try:
             with put(model, gates):
                 found = [one for one in differentiable(model(**copy.deepcopy(dict(inputs)))) if one.requires_grad]
-            if not found:
-                return "no output depends on a gate"
-            sum((one.float() * torch.linspace(-1, 1, one.numel()).view(one.shape)).mean() for one in found).backward()
+                if not found:
+                    return "no output depends on a gate"
+                # Inside the block: what is recomputed on the way back passes the gates again.
+                loss = sum((one.float() * torch.linspace(-1, 1, one.numel()).view(one.shape)).mean() for one in found)
+                loss.backward()
         finally:
             for handle in handles:
                 handle.remove()
@@ -188,6 +239,7 @@ def pruned(make: Any, active: Any) -> dict[str, Any]:
         return {"outcome": "CRASH", "why": f"{type(error).__name__}: {error}"[:300]}
     forms = {entry["form"] for entry in done.layers} - {"whole"}
     result: dict[str, Any] = {"outcome": "soft" if "soft" in forms else "hard", "forms": sorted(forms)}
+    result |= softened(model, done.layers)
     difference = gap(masked, outputs(model, inputs))
     result["masked"] = True if difference <= TOLERANCE else f"WRONG by {difference:.2g}"
     result["proves"] = bool(done.check and done.check.proves)
@@ -195,6 +247,16 @@ def pruned(make: Any, active: Any) -> dict[str, Any]:
     result["twice"] = attempt(lambda: twice(model, make, inputs, active, heads))
     result["empty"] = attempt(lambda: emptied(make, active))
     return result
+
+
+def softened(model: Any, lines: Any) -> dict[str, Any]:
+    """Why layers could not be cut: "soft_why" has the path, the class and the reason of the first of each kind."""
+    found: dict[str, str] = {}
+    for line in lines:
+        if line["form_reason"]:
+            kind = type(model.get_submodule(line["path"])).__name__
+            found.setdefault(kind, f"{line['path']} {kind}: {line['form_reason']}"[:300])
+    return {"soft_why": list(found.values())} if found else {}
 
 
 def loaded(model: Any, make: Any, inputs: Any) -> Any:

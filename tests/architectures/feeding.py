@@ -216,10 +216,11 @@ def attempt(feed: Feed, found: dict[str, Any], depth: int = 0) -> dict[str, Any]
         return found
     except Exception as error:
         message = str(error)
-        count = re.search(r"tokens: (\d+), features:? (\d+)", message)
+        count = re.search(r"tokens: (?P<tokens>\d+), features:? (?P<features>\d+)", message)
+        count = count or re.search(r"Got (?P<features>\d+) feature vectors for (?P<tokens>\d+)", message)
         if not count or "input_ids" not in found or depth > 3:
             raise
-        missing = int(count[2]) - int(count[1])
+        missing = int(count["features"]) - int(count["tokens"])
         # Some count tokens, some numbers.
         last = error
         for each in (missing, missing // (getattr(feed.text, "hidden_size", 0) or 1)):

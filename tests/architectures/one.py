@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-LIMIT = 50
+LIMIT = 120
 
 
 class OutOfTime(Exception):

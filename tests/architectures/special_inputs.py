@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from architectures.feeding import ITEMS, TOKENS, Feed, ids, token_mask
+from architectures.special_towers import TOWERS
 
 
 def without_images(feed: Feed) -> dict[str, Any]:
@@ -185,7 +186,6 @@ SPECIAL: dict[str, Any] = {
     "voxtral_realtime": lambda feed: {"input_features": feed.randn(ITEMS, feed.get("num_mel_bins"), 8 * TOKENS)},
     "paddleocr_vl": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
     "kimi_k25_vision": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
-    "inkling2": lambda feed: {"pixel_values": None, "image_grid_thw": None},
     "audio-spectrogram-transformer": lambda feed: {
         "input_values": feed.randn(ITEMS, feed.config.max_length, feed.config.num_mel_bins)
     },
@@ -194,9 +194,7 @@ SPECIAL: dict[str, Any] = {
         "input_features": feed.randn(ITEMS, 16, 560),
         "input_features_mask": torch.ones(ITEMS, 16).long(),
     },
-    "fun_asr_nano": lambda feed: {"input_features": None, "input_features_mask": None},
     "fuyu": lambda feed: {"pixel_values": None},
-    "gemma3n": lambda feed: {"pixel_values": None, "input_features": None, "input_features_mask": None},
     "gemma4_audio": lambda feed: {
         "input_features": feed.randn(ITEMS, 64, 128),
         "attention_mask": torch.ones(ITEMS, 64).bool(),
@@ -213,35 +211,18 @@ SPECIAL: dict[str, Any] = {
         "context_hidden_states": feed.randn(ITEMS, TOKENS, 160),
         "attention_mask": None,
     },
-    "moss_transcribe_diarize": lambda feed: {"input_features": None, "input_features_mask": None},
-    "nemotron_h_omni": lambda feed: {"pixel_values": None},
     "mimi_decoder": lambda feed: {"latents": feed.randn(ITEMS, feed.config.hidden_size, 8)},
     "inkling_mm_model": lambda feed: {"pixel_values": None},
-    "qwen2_audio": lambda feed: {"input_features": None, "feature_attention_mask": None},
-    "qwen3_asr": lambda feed: {"input_features": None, "input_features_mask": None},
     "qwen3_asr_encoder": lambda feed: {
         "input_features": feed.randn(ITEMS, feed.config.num_mel_bins, 100),
         "input_features_mask": torch.ones(ITEMS, 100).long(),
     },
     "nemotron3_5_transcribe_word_timestamp": lambda feed: {"inputs_embeds": feed.randn(ITEMS, TOKENS, 32)},
     "video_llama_3": lambda feed: {"image_merge_sizes": torch.ones(ITEMS, dtype=torch.long)},
-    "granite_docling": lambda feed: {"pixel_values": None, "pixel_attention_mask": None},
-    "minicpmv4_6": without_images,
-    "minicpmv4_7": without_images,
-    "minicpm_ocr": without_images,
     "granite4_vision": without_images,
-    "molmo2": without_images,
-    "chameleon": without_images,
-    "kimi_k25": without_images,
-    "ernie4_5_vl_moe": without_images,
     "glm_image": without_images,
-    "muse_glimmer": without_images,
     "neomme": without_images,
     "dots3_note": without_images,
-    "fast_vlm": without_images,
-    "emu3": without_images,
-    "granite_speech": lambda feed: {"input_features": None},
-    "granite_speech_plus": lambda feed: {"input_features": None},
     "instructblipvideo": lambda feed: {
         "pixel_values": feed.randn(ITEMS, 2, *feed.image()),
         "qformer_input_ids": ids(feed),
@@ -249,6 +230,7 @@ SPECIAL: dict[str, Any] = {
     },
     "vibevoice": lambda feed: {"input_values": None},
     "pi0": lambda feed: {"action_embeds": feed.randn(ITEMS, 4, 32)},
-    "shieldgemma2": without_images,
     "uvdoc": lambda feed: {"pixel_values": feed.randn(ITEMS, 3, 128, 128)},
+    "molmo2": without_images,
+    **TOWERS,
 }

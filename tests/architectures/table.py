@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Any
 
 CHECKS = ("capture", "gates", "masked", "loaded", "twice", "empty")
+#: for how many attention layers of a model type captured weights were compared with what; see `checks.captured`
+COMPARED = {
+    "eager": "layers as the library's eager weights",
+    "context": "layers whose weights @ values are the context",
+    "product": "layers whose weights @ values are changed before the output projection",
+    "points": "layers that attend to points",
+    "unseen": "layers without weights, refused by name",
+}
 
 
 def text(files: Iterable[Path], day: str) -> str:
@@ -35,8 +43,11 @@ def entry(record: Mapping[str, Any]) -> dict[str, Any]:
     if record["outcome"] in ("refused", "CRASH", "not built"):
         found["reason"] = ": ".join(part for part in (reason, record.get("why") or record.get("stranger", "")) if part)
         found["reason"] = " ".join(found["reason"].split())[:160]
+    elif record.get("soft_why"):
+        found["reason"] = " ".join(record["soft_why"][0].split())[:160]
     if record.get("layers"):
         found |= {"found": record["layers"], "ran": record["ran"], "heads": record["heads"]}
+    found |= {name: record[name] for name in COMPARED if record.get(name)}
     for check in CHECKS:
         if check in record:
             found[check] = True if record[check] is True else str(record[check])[:120]
@@ -48,6 +59,8 @@ def counts(types: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     found = dict(Counter(one["outcome"] for one in types.values()).most_common())
     for check in CHECKS:
         found[check] = sum(one.get(check) is True for one in types.values())
+    for name, words in COMPARED.items():
+        found[words] = sum(one.get(name, 0) for one in types.values())
     found["silently wrong"] = sum("WRONG" in str(one.get(check)) for one in types.values() for check in CHECKS)
     return found
 

@@ -19,13 +19,20 @@ NAMES = run.shard(list(TABLE), os.environ.get("SHARD", "1/1"))
 
 @pytest.fixture(scope="module")
 def records() -> Any:
-    found = run.examine(NAMES)
-    return {record["type"]: record for record in found}
+    return {record["type"]: record for record in run.examine(NAMES)}
+
+
+def came_out(entry: dict[str, Any]) -> dict[str, Any]:
+    """What may not differ from one machine to another, as the words of an exception may."""
+    return {key: value for key, value in entry.items() if value is True or key == "outcome"}
 
 
 @pytest.mark.architectures
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_as_the_table_says(name: str, records: dict[str, Any]) -> None:
     record = records[name]
+    if came_out(table.entry(record)) != came_out(TABLE[name]):
+        # by itself in a fresh process: time may have run out on a busy machine
+        (record,) = run.examine([name])
     assert not [key for key in table.CHECKS if "WRONG" in str(record.get(key))], record
-    assert table.entry(record)["outcome"] == TABLE[name]["outcome"], record
+    assert came_out(table.entry(record)) == came_out(TABLE[name]), record

@@ -1,0 +1,87 @@
+"""Arguments that have something for every original attention head, cut on the way into a layer that has fewer.
+
+Biases by position, slopes and masks are often made once, outside of the attention layer, for all attention heads that
+the configuration counts, and handed to every layer. A layer that was cut takes the entries of those it still has.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from topwork import AttentionLayer
+
+#: words in the name of an argument that may have something for each attention head
+WORDS = ("mask", "bias", "alibi", "position", "pos", "slope")
+
+
+class Cut:
+    """A forward pre-hook that cuts arguments; an object, so that it survives `copy.deepcopy` of the model.
+
+    Args:
+        entries: name of an argument, its dimension of attention heads, and whether rows are folded into that
+            dimension ([rows * heads, ...], as torch's multi-head attention has its masks).
+        heads: how many attention heads the arguments have.
+        kept: original numbers of those that the layer has.
+    """
+
+    def __init__(self, module: nn.Module, entries: Sequence[Sequence[Any]], heads: int, kept: Sequence[int]) -> None:
+        self.entries, self.heads, self.kept = [tuple(entry) for entry in entries], heads, list(kept)
+        self.names = names(module)
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        given, named = list(args), dict(kwargs)
+        for name, dim, folded in self.entries:
+            if name in named:
+                named[name] = self._fewer(named[name], dim, folded)
+            elif name in self.names[: len(given)]:
+                place = self.names.index(name)
+                given[place] = self._fewer(given[place], dim, folded)
+        return tuple(given), named
+
+    def _fewer(self, value: Any, dim: int, folded: bool) -> Any:
+        if not isinstance(value, torch.Tensor) or value.dim() <= dim:
+            return value
+        index = torch.tensor(self.kept, dtype=torch.long, device=value.device)
+        if folded and value.shape[dim] % self.heads == 0:
+            apart = value.unflatten(dim, (-1, self.heads))
+            return apart.index_select(dim + 1, index).flatten(dim, dim + 1)
+        return value.index_select(dim, index) if not folded and value.shape[dim] == self.heads else value
+
+
+def names(module: nn.Module) -> list[str]:
+    """Names of the arguments of a module, in their order."""
+    return list(inspect.signature(type(module).forward).parameters)[1:]
+
+
+def sliceable(
+    module: nn.Module, layer: AttentionLayer, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[list[Any]]:
+    """The arguments of a call that may have something for each original attention head: [name, dimension, folded]."""
+    found: list[list[Any]] = []
+    given = {**dict(zip(names(module), args, strict=False)), **kwargs}
+    for name, value in given.items():
+        if not isinstance(value, torch.Tensor) or not any(word in name for word in WORDS):
+            continue
+        if value.dim() == 4 and value.shape[1] == layer.heads > 1:
+            found.append([name, 1, False])
+        elif value.dim() == 3 and value.shape[0] % layer.heads == 0 and layer.heads > 1:
+            found.append([name, 0, True])
+    return found
+
+
+def cut_arguments(
+    module: nn.Module, entries: Sequence[Sequence[Any]], heads: int, kept: Sequence[int]
+) -> Callable[[], None]:
+    """Cut arguments of a module from now on; answers how to take that back."""
+    hooks = cast(dict[int, Any], module._forward_pre_hooks)
+    for hook in [hook for hook in hooks.values() if isinstance(hook, Cut)]:
+        before = dict(vars(hook))
+        vars(hook).update(vars(Cut(module, entries, heads, kept)))
+        return lambda: vars(hook).update(before)
+    handle = module.register_forward_pre_hook(Cut(module, entries, heads, kept), with_kwargs=True)
+    return handle.remove

@@ -1,0 +1,108 @@
+"""The tensors of an attention computation, brought into one form: queries, keys, values, weights, masks.
+
+Here, and only here, stands in which order modelling code may hold items, attention heads, windows and positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What may be attended to, given out for some queries at a time: the whole of it may be as large as the weights.
+
+    Args:
+        given: booleans (True: may be attended to) or what is added to the scores, at most 4 dimensions, the last two
+            queries (or 1) and keys; None for no mask.
+        causal: True when a query may attend to keys up to its own position, and nothing is given.
+        shape: (queries, keys).
+        like: any tensor of the precision and on the device of the scores.
+    """
+
+    given: torch.Tensor | None
+    causal: bool
+    shape: tuple[int, int]
+    like: torch.Tensor
+
+    def __bool__(self) -> bool:
+        return self.causal or self.given is not None
+
+    def _rows(self, start: int, stop: int) -> torch.Tensor:
+        if self.causal:
+            rows = torch.ones(stop - start, self.shape[1], dtype=torch.bool, device=self.like.device).tril(start)
+        else:
+            found = rows_of(self.given, start, stop, self.shape[0])
+            assert found is not None
+            rows = found
+        return rows.reshape(*[1] * (4 - rows.dim()), *rows.shape)
+
+    def added(self, start: int, stop: int) -> torch.Tensor | None:
+        """What is added to the scores of those queries."""
+        if not self:
+            return None
+        rows = self._rows(start, stop)
+        if rows.dtype != torch.bool:
+            return rows
+        lowest = torch.finfo(self.like.dtype).min
+        return torch.zeros(rows.shape, dtype=self.like.dtype, device=rows.device).masked_fill(~rows, lowest)
+
+    def allowed(self, start: int, stop: int) -> torch.Tensor:
+        """[items or 1, heads or 1, queries or 1, keys]: True for what may be attended to."""
+        rows = self._rows(start, stop)
+        return rows if rows.dtype == torch.bool else rows > torch.finfo(self.like.dtype).min / 4
+
+
+def rows_of(mask: torch.Tensor | None, start: int, stop: int, queries: int) -> torch.Tensor | None:
+    """The rows of a mask or bias for some of the queries."""
+    return mask[..., start:stop, :] if mask is not None and mask.shape[-2] == queries else mask
+
+
+def split_items(state: torch.Tensor, heads: int) -> torch.Tensor | None:
+    """Queries, keys or values as [items, heads, positions, width]; windows become items of their own.
+
+    Known forms: that one, [items * heads, positions, width], [items, heads, windows, positions, width] and [items,
+    windows, heads, positions, width]; None for any other.
+    """
+    if state.dim() == 4:
+        return state
+    if state.dim() == 3 and heads:
+        return state.unflatten(0, (-1, heads)) if state.shape[0] % heads == 0 else None
+    if state.dim() == 5 and heads in state.shape[1:3]:
+        return (state.transpose(1, 2) if state.shape[1] == heads else state).flatten(0, 1)
+    return None
+
+
+def with_keys_last(function: Any, args: tuple, weights: torch.Tensor) -> torch.Tensor:
+    """An operand of a product as weights whose last dimension is the one that is summed over: the keys."""
+    if function is torch.einsum and isinstance(args[0], str) and "->" in args[0]:
+        terms, result = args[0].replace(" ", "").split("->")
+        operands = args[1] if isinstance(args[1], tuple | list) else args[1:]
+        for letters, operand in zip(terms.split(","), operands, strict=False):
+            summed = [place for place, letter in enumerate(letters) if letter not in result and letter != "."]
+            if operand is weights and len(summed) == 1 and "." not in letters:
+                return weights.movedim(summed[0], -1)
+        return weights
+    # values^T @ weights^T
+    return weights.transpose(-1, -2) if len(args) > 1 and args[-1] is weights and args[-2] is not weights else weights
+
+
+def by_heads(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
+    """Weights as [items, heads, queries, keys]; windows (or chunks) of an item become items of their own.
+
+    Known forms: [items, heads, queries, keys], [items * heads, queries, keys], [items, heads, windows, queries, keys],
+    [items, windows, heads, queries, keys], and [items, queries, heads, band].
+    """
+    if not heads:
+        return None
+    if weights.dim() == 3:
+        return weights.unflatten(0, (-1, heads)) if weights.shape[0] % heads == 0 else None
+    if weights.dim() == 5 and heads in weights.shape[1:3]:
+        windows = weights.transpose(1, 2) if weights.shape[1] == heads else weights
+        return windows.flatten(0, 1)
+    if weights.dim() != 4 or heads not in weights.shape[1:3]:
+        return None
+    return weights if weights.shape[1] == heads else weights.transpose(1, 2)
