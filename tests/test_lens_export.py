@@ -1,91 +1,33 @@
-"""Pruned models elsewhere: checkpoints that transformers 4 pruned, `torch.compile`, `torch.export`, ONNX."""
+"""Pruned models elsewhere: `torch.compile`, `torch.export`, ONNX, numerically compared."""
 
 from __future__ import annotations
 
-import copy
 import json
 import runpy
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from topwork import CheckpointError, alterations
-from topwork_lens import v4
+import topwork
+from topwork.testing import same_predictions
 from topwork_lens.look import Look
-from topwork_lens.rebuild import rebuild
 
 MODELS = runpy.run_path(str(Path(__file__).with_name("lens_models.py")))
 make, without_labels, first_output = MODELS["make"], MODELS["without_labels"], MODELS["first_output"]
-HEADS = {0: [1, 3], 2: [0]}
+HEADS: dict[Any, list[int]] = {0: [1, 3], 2: [0]}
+SEQ2SEQ = {"encoder.0": [1, 3], "decoder.1": [0], "cross.0": [2], "cross.1": [0, 1, 3]}
 
 
 def pruned(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
     model, batch = make(name)
     inputs = without_labels(batch, model)
-    Look(model).prune_heads(HEADS, check=inputs)
+    Look(model).prune_heads(SEQ2SEQ if name == "bart" else HEADS, check=inputs)
     return model, inputs
-
-
-def written_by_version_4(name: str, folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
-    """A folder as transformers 4 wrote it, cut by the function of its own that is still there."""
-    from safetensors.torch import save_file
-    from transformers.pytorch_utils import prune_linear_layer
-
-    model, batch = make(name)
-    whole = copy.deepcopy(model)
-    model.config.save_pretrained(folder)
-    for number, heads in HEADS.items():
-        index = torch.tensor([8 * head + i for head in range(4) if head not in heads for i in range(8)])
-        if name == "bert":
-            attention = model.bert.encoder.layer[number].attention
-            owner, names, output = attention.self, ("query", "key", "value"), (attention.output, "dense")
-        else:
-            owner = model.distilbert.transformer.layer[number].attention
-            names, output = ("q_lin", "k_lin", "v_lin"), (owner, "out_lin")
-        for part in names:
-            setattr(owner, part, prune_linear_layer(getattr(owner, part), index))
-        setattr(*output, prune_linear_layer(getattr(*output), index, dim=1))
-    save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    config["pruned_heads"] = {str(number): heads for number, heads in HEADS.items()}
-    (folder / "config.json").write_text(json.dumps(config))
-    return whole, without_labels(batch, whole)
-
-
-@pytest.mark.parametrize("name", ["bert", "distilbert"])
-def test_a_checkpoint_that_version_4_pruned_loads_pruned(name: str, tmp_path: Path) -> None:
-    whole, inputs = written_by_version_4(name, tmp_path)
-    model = v4.load(tmp_path, type(whole))
-    assert type(model) is type(whole)
-    with Look(whole).mask_heads(HEADS):
-        torch.testing.assert_close(first_output(model, inputs), first_output(whole, inputs), atol=1e-5, rtol=1e-5)
-    assert [layer.removed for layer in Look(model).layers] == [(1, 3), (), (0,)]
-    assert not model.config.pruned_heads
-    again = Look(model).prune_heads({0: [1, 2]}, check=inputs)
-    assert list(again.removed.values()) == [[2]]
-
-
-def test_the_hook_takes_what_a_config_of_version_4_says(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    whole, inputs = written_by_version_4("bert", tmp_path)
-    fresh, _ = make("bert")
-    rebuild(fresh, {"pruned_heads": json.loads((tmp_path / "config.json").read_text())["pruned_heads"]})
-    fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    with Look(whole).mask_heads(HEADS):
-        torch.testing.assert_close(first_output(fresh, inputs), first_output(whole, inputs), atol=1e-5, rtol=1e-5)
-    assert "layers" in alterations(fresh)["lens"]
-
-
-def test_a_note_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
-    whole, _ = written_by_version_4("bert", tmp_path)
-    for wrong, match in (({"0": [9]}, "has 4"), ({"0": [1]}, "fit")):
-        config = json.loads((tmp_path / "config.json").read_text())
-        (tmp_path / "config.json").write_text(json.dumps({**config, "pruned_heads": wrong}))
-        with pytest.raises(CheckpointError, match=match):
-            v4.load(tmp_path, type(whole))
 
 
 def test_compiled() -> None:
@@ -94,10 +36,10 @@ def test_compiled() -> None:
     torch.testing.assert_close(first_output(compiled, inputs), first_output(model, inputs), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bert", "vit", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", "vit", "gpt2", "wav2vec2", "bart", "llama"])
 def test_exported(name: str) -> None:
     model, inputs = pruned(name)
-    if name == "gpt2":
+    if name in ("gpt2", "bart", "llama"):
         inputs["use_cache"] = False  # type: ignore[assignment]
     program = torch.export.export(model, (), inputs, strict=False)
     with torch.no_grad():
@@ -127,3 +69,53 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     feed = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
     found = torch.from_numpy(session.run(None, feed)[0])
     torch.testing.assert_close(found, first_output(model, inputs), atol=1e-4, rtol=1e-4)
+
+
+ELSEWHERE = """
+import json, sys
+import topwork
+
+found = {}
+for name in sys.argv[1:]:
+    work = topwork.load(name)
+    rows = work.task.example_rows()
+    before = work.predict(rows)
+    kept = [list(layer.kept) for layer in work.look().layers]
+    again = work.look().prune_heads({0: [0, 1, 2]}).removed
+    after = work.predict(rows)
+    trained = work.train(rows, steps=2, batch_size=4)["steps"]
+    work.save(name + "-again")
+    last = [list(layer.kept) for layer in topwork.load(name + "-again").look().layers]
+    found[name] = {"before": before, "after": after, "kept": kept, "again": again, "last": last, "trained": trained}
+print(json.dumps(found))
+"""
+
+
+def test_in_a_fresh_process_without_the_original_weights(tmp_path: Path) -> None:
+    """Saved there, loaded here: the same predictions (generated with a cache), pruned again by original numbers,
+    trained on, saved again. The base that it came from is gone."""
+    made = {}
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    for kind, task in (("bert", "text-classification"), ("llama", "text-generation")):
+        rows = topwork.load_plugins().task(task).example_rows()
+        config = {"model_type": kind, **small, "initializer_range": 0.3}
+        topwork.build(task, {"config": config}, rows=rows).save(tmp_path / "base")
+        (tmp_path / "base" / "topwork.json").unlink()
+        work = topwork.build(task, str(tmp_path / "base"), rows=rows)
+        topwork.prune_heads(work.model, {0: [1], 1: [0, 3]})
+        name = str(work.save(tmp_path / kind))
+        shutil.rmtree(tmp_path / "base")
+        before = work.predict(rows)
+        topwork.prune_heads(work.model, {0: [0, 2]})
+        made[name] = before, work.predict(rows)
+    code = [sys.executable, "-c", ELSEWHERE, *made]
+    done = subprocess.run(code, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name, (before, after) in made.items():
+        assert same_predictions(found[name]["before"], json.loads(json.dumps(before)))
+        assert same_predictions(found[name]["after"], json.loads(json.dumps(after)))
+        assert found[name]["kept"] == [[0, 2, 3], [1, 2]]
+        assert list(found[name]["again"].values()) == [[0, 2]]
+        assert found[name]["last"] == [[3], [1, 2]]
+        assert found[name]["trained"] == 2

@@ -19,6 +19,7 @@ from topwork_lens.look import Look
 from topwork_lens.schedule import Limits, Schedule, at_random
 from topwork_lens.schedule_stage import PruneSchedule
 from topwork_lens.scores import Choice, Importance, LayerScores, choose
+from topwork_lens.stages import ScoreOptions, score_model
 
 HERE = Path(__file__)
 MODELS = runpy.run_path(str(HERE.with_name("lens_models.py")))
@@ -149,7 +150,7 @@ def test_operations_follow_the_formula() -> None:
 # ---------------------------------------------------------------- the stage
 
 STAGES = runpy.run_path(str(HERE.with_name("test_lens_stages.py")))
-run = STAGES["run"]
+run, recipe = STAGES["run"], STAGES["recipe"]
 
 
 def test_the_stage_keeps_its_curve_and_cuts_once(tmp_path: Path) -> None:
@@ -172,6 +173,45 @@ def test_the_stage_keeps_its_curve_and_cuts_once(tmp_path: Path) -> None:
     from topwork.console import numbers_in
 
     assert f"random_{primary}" in numbers_in(found)
+
+
+def test_other_ways_to_choose_are_drawn_beside_it(tmp_path: Path) -> None:
+    """Every value of every curve, measured again by masking; the page draws them."""
+    mine = {"method": "leave_one_out", "normalise": "none"}
+    options = {"share": 0.75, "step": 2, "compare": [mine, "taylor", "random"], "evaluate": True, "prune": False}
+    made = recipe(tmp_path, [{"prune_schedule": options}, "report"])
+    made["data"]["evaluate"] = {**made["data"]["evaluate"], "limit": 5}
+    done = topwork.run(made, folder=tmp_path / "run", quiet=True)
+    found = done.results[0]["result"]
+    names = ["michel", "leave_one_out, normalise none", "taylor", "at random (mean of 6)"]
+    assert [chart["title"].split()[2] for chart in found["curves"]] == ["calibrate", "evaluate"]
+    look, primary = Look(done.model), done.task.metric().primary
+
+    def measured(gone: Any, role: str) -> float:
+        with look.mask_heads(gone):
+            return float(done.evaluate(role)[primary])
+
+    scored = {"leave_one_out, normalise none": mine, "taylor": {"method": "taylor"}, "michel": {"method": "michel"}}
+    for chart, role in zip(found["curves"], ("calibrate", "evaluate"), strict=True):
+        assert list(chart["series"]) == names
+        for name, options in scored.items():
+            expected = []
+            for removed in (0, 2, 4, 6):
+                gone = choose(look.layers, Choice(count=removed), score_model(done, ScoreOptions(**options)))
+                expected.append([removed / 8, measured(gone, role)])
+            assert torch.allclose(torch.tensor(chart["series"][name]), torch.tensor(expected))
+        drawn = [point["random"][role] for point in found["curve"]]
+        assert [len(one) for one in drawn] == [6] * 4
+        chance = torch.tensor([[n / 4, sum(one) / 6] for n, one in enumerate(drawn)])
+        assert torch.allclose(torch.tensor(chart["series"][names[3]]), chance)
+        heights = [y for _, y in chart["series"]["michel"]]
+        area = (sum(heights) - (heights[0] + heights[-1]) / 2) / 3
+        assert chart["areas"]["michel"] == pytest.approx(area)
+    areas = found["curves"][1]["areas"]
+    assert found["area_gained"] == pytest.approx(areas["michel"] - areas[names[3]])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count('<path class="curve') == 8
+    assert all(name in page for name in names)
 
 
 def test_only_the_curve(tmp_path: Path) -> None:
@@ -211,6 +251,9 @@ def test_wrong_options(tmp_path: Path) -> None:
         {},
         {"share": 0.5, "search": "bisect"},
         {"share": 0.5, "recover": {}, "prune": False},
+        {"share": 0.5, "recover": {}, "compare": ["taylor"]},
+        {"share": 0.5, "compare": ["tailor"]},
+        {"share": 0.5, "compare": ["michel"]},
         {"metric": 1.5},
     ]
     for options in wrong:

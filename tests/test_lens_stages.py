@@ -174,6 +174,28 @@ def test_options_are_checked_before_anything_runs(tmp_path: Path) -> None:
         run(tmp_path, [{"prune_heads": {"count": 1}}])
 
 
+def test_what_chooses_sees_calibration_rows_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one of the stages that score, search or cut asks for an evaluation row; cut from the training rows when no
+    others are given."""
+    asked: list[str] = []
+    own = topwork.Run.rows
+    monkeypatch.setattr(topwork.Run, "rows", lambda run, role: asked.append(role) or own(run, role))
+    stages = [
+        {"head_importance": {"rows": 8}},
+        {"mask_heads": {"count": 1}},
+        {"prune_heads": {"count": 1, "importance": {"method": "leave_one_out"}}},
+        {"prune_schedule": {"metric": 0.5, "step": 2, "iterative": True, "compare": ["taylor", "random"]}},
+        {"prune_schedule": {"share": 0.5, "step": 1, "recover": {"steps": 1, "batch_size": 4}}},
+    ]
+    made = recipe(tmp_path, stages)
+    made["data"] = {"train": made["data"]["train"], "evaluate": made["data"]["evaluate"], "calibrate": {"cut": 3}}
+    done = topwork.run(made, folder=tmp_path / "run", quiet=True)
+    assert "calibrate" in asked and not {"evaluate", "predict"} & set(asked)
+    own_rows = {role: {row["text"] for row in own(done, role)} for role in ("calibrate", "train")}
+    assert len(own_rows["calibrate"]) == 3
+    assert not own_rows["calibrate"] & own_rows["train"]
+
+
 def test_what_stages_read() -> None:
     assert HeadImportance().reads() == ("calibrate",)
     assert PruneHeads(share=0.1).reads() == ("calibrate",)

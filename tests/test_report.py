@@ -163,6 +163,11 @@ def test_a_strangers_stage_with_known_shapes_is_drawn(tmp_path: Path) -> None:
     assert reader.count("path", class_="curve") == 1
     assert reader.count("circle") == 3
     assert "agreement 0.5" in reader.text
+    chart = {"title": "yield", "x": "depth", "series": {"ours": [[0, 1], [1, 3]], "theirs": [[0, 1], [1, "?"], 7]}}
+    stage(tmp_path, 2, "sweep", 1.0, {"curves": [chart, "no chart", {"series": [1]}]})
+    reader = page(tmp_path)
+    assert reader.count("path", class_="curve") == 3
+    assert "theirs" in reader.text and "yield" in reader.text
 
 
 def test_the_command_makes_the_same_page_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

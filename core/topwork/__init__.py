@@ -36,6 +36,7 @@ _HOMES = {
     "topwork.stage": ["Stage"],
     "topwork.task": ["Column", "State", "Task", "TaskOptions"],
     "topwork.task_model": ["TaskModel"],
+    "topwork.unfinished": ["Unfinished"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "TaskModel",
     "TaskOptions",
     "TopworkError",
+    "Unfinished",
     "Units",
     "UsageError",
     "alterations",
@@ -124,6 +126,7 @@ if TYPE_CHECKING:
     from topwork.stage import Stage
     from topwork.task import Column, State, Task, TaskOptions
     from topwork.task_model import TaskModel
+    from topwork.unfinished import Unfinished
 
 
 def __getattr__(name: str) -> Any:

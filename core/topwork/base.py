@@ -76,6 +76,8 @@ class Base(Protocol):
         config: the architecture's config object (a transformers `PreTrainedConfig` for the built-in bases).
         origin: enough to make the base again offline, without weights (JSON).
         scratch: True when there are no pretrained weights: the task then learns its tokenizer or statistics from rows.
+
+    A base may have one attribute more, `unfinished`: a list while a task builds, else None; see `topwork.Unfinished`.
     """
 
     options: BaseOptions

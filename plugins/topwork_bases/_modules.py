@@ -95,7 +95,57 @@ def from_weights(
     auto: str, location: str, config: Any, options: BaseOptions, *, fresh_head: bool = False, **extra: Any
 ) -> nn.Module:
     """A module with the checkpoint's weights. With `fresh_head` its task head starts anew, whatever its shape was."""
-    chosen: Any = _chosen(auto, config)
+    found, info = _opened(_chosen(auto, config), auto, location, config, options, extra)
+    _account(found, info, location, fresh_head)
+    if fresh_head:
+        found = _with_new_head(found, from_config(auto, config, options, **extra))
+    return _ready(found)
+
+
+def fill(
+    module: Any, auto: str, location: str, config: Any, options: BaseOptions, *, fresh_head: bool = False, **extra: Any
+) -> None:
+    """Put a checkpoint's weights into a module that was cut to their shape after it was made; its task head stays as
+    it is where the checkpoint has none, and with `fresh_head`.
+
+    Raises:
+        CheckpointError: weights are missing, or have another shape than the module now has.
+    """
+    chosen: Any = type(module)
+
+    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+        chosen.__init__(self, *args, **kwargs)
+        _shape_like(self, module)
+
+    # `from_pretrained` makes the class that it is called on: a class of its own for this one call.
+    cut: Any = type(chosen.__name__, (chosen,), {"__init__": build, "__module__": chosen.__module__})
+    loaded, info = _opened(cut, auto, location, config, options, extra)
+    _account(loaded, info, location, fresh_head)
+    missing = set(info.get("missing_keys") or ()) | {entry[0] for entry in info.get("mismatched_keys") or ()}
+    tensors = loaded.state_dict()
+    if options.dtype == "auto":
+        module.to(loaded.dtype)
+    with torch.no_grad():
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if name not in missing and (not fresh_head or name.startswith(f"{module.base_model_prefix}.")):
+                tensor.data = tensors[name].to(tensor.device)
+
+
+def _shape_like(module: nn.Module, other: nn.Module) -> None:
+    """Give parameters and buffers the shapes that those of another module have."""
+    wanted = other.state_dict()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if tensor.shape != wanted[name].shape:
+            owner, _, leaf = name.rpartition(".")
+            fresh = tensor.new_empty(wanted[name].shape)
+            put = nn.Parameter(fresh) if isinstance(tensor, nn.Parameter) else fresh
+            setattr(module.get_submodule(owner), leaf, put)
+
+
+def _opened(
+    chosen: Any, auto: str, location: str, config: Any, options: BaseOptions, extra: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """What `from_pretrained` gives, and what it says about missing and misfit weights."""
     dtype = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
     arguments = {**_arguments(options), **extra, "dtype": dtype, "use_safetensors": True, "revision": options.revision}
     if chosen is None:
@@ -103,7 +153,7 @@ def from_weights(
         arguments["trust_remote_code"] = True
     try:
         with _quiet():
-            found, info = chosen.from_pretrained(
+            return chosen.from_pretrained(
                 location, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
             )
     except Exception as error:
@@ -114,10 +164,6 @@ def from_weights(
                 mend="save it with transformers' save_pretrained, or choose a revision that has them",
             ) from error
         raise hub_error(error, location, options.revision) from error
-    _account(found, info, location, fresh_head)
-    if fresh_head:
-        found = _with_new_head(found, from_config(auto, config, options, **extra))
-    return _ready(found)
 
 
 @contextmanager
@@ -159,7 +205,9 @@ def _account(model: Any, info: dict[str, Any], location: str, fresh_head: bool) 
 
 def _of_task_head(model: Any, key: str) -> bool:
     """Whether a parameter belongs to the task head: it lies outside the base model, or is the pooler or the per-stage
-    norm that only the task head reads."""
+    norm that only the task head reads; or the encoder's pooler in a pair of encoder and decoder, which nobody reads."""
+    if model.config.model_type == "encoder-decoder" and key.startswith("encoder.pooler."):
+        return True
     prefix = model.base_model_prefix
     inner = prefix and hasattr(model, prefix) and model.base_model is not model
     if inner and not key.startswith(prefix + "."):

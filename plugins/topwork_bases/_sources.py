@@ -235,7 +235,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def find_processor(location: str, kind: str, revision: str | None, changes: dict[str, Any]) -> Any | None:
-    """A saved tokenizer or processor, or None when no file of that kind is there. A broken file is an error."""
+    """A saved tokenizer or processor, or None when no file of that kind is there. A broken file is an error. `encoder/
+    tokenizer` is the tokenizer in the folder `encoder` of a model with two."""
+    part, _, kind = kind.rpartition("/")
+    if part:
+        location = str(Path(location) / part)
+        if not Path(location).is_dir():
+            return None
     extra = _processor_file(location, kind, revision)
     if extra is None:
         return None

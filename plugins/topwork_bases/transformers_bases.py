@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import CheckpointError, hookimpl
+from topwork import CheckpointError, Unfinished, hookimpl
 from topwork_bases import _sources
 
 if TYPE_CHECKING:
@@ -29,11 +30,16 @@ class TransformersBase:
         options: what the recipe says.
         location: folder or Hub id; None for a config.
         config: the config object, `options.changes` applied.
+
+    A checkpoint that transformers 4 pruned (its config has `pruned_heads`, its weights are smaller) makes modules that
+    wait in `unfinished` for a plugin to cut them; None when no task is building.
     """
 
     def __init__(self, name: str, options: BaseOptions, location: str | None, config: Any) -> None:
         self.name, self.options, self.location, self.config = name, options, location, config
         self.scratch = location is None or not options.weights
+        self.pruned = _take_pruned(config, f"base {name}")
+        self.unfinished: list[Unfinished] | None = None
 
     def __repr__(self) -> str:
         return f"TransformersBase({self.name!r})"
@@ -82,10 +88,8 @@ class TransformersBase:
                     mend="name the data's labels as the checkpoint does, or set `head: new` to replace its task head",
                 )
         config = self._changed(changes)
-        if self.scratch or not weights:
-            return _modules.from_config(found, config, self.options)
         fresh = self.options.head == "new" and self._has_trained_head([found])
-        return _modules.from_weights(found, str(self.location), config, self.options, fresh_head=fresh)
+        return self._made(found, None if self.scratch or not weights else self.location, config, fresh_head=fresh)
 
     def backbone(self, *, weights: bool = True, maps: Sequence[int] = (), **changes: Any) -> nn.Module:
         """The network without a task head; see `topwork.Base.backbone`. Of an encoder-decoder it is the encoder."""
@@ -103,11 +107,27 @@ class TransformersBase:
             )
         # an optional pooler with weights would be random in checkpoints without one, and untrained under mean pooling
         extra = {"add_pooling_layer": False} if _modules.takes(auto, config, "add_pooling_layer") else {}
-        if location is None:
-            module = _modules.from_config(auto, config, self.options, **extra)
-        else:
-            module = _modules.from_weights(auto, location, config, self.options, **extra)
-        return backbones.wrap(module, maps)
+        return backbones.wrap(self._made(auto, location, config, **extra), maps)
+
+    def _made(self, auto: str, location: str | None, config: Any, fresh_head: bool = False, **extra: Any) -> Any:
+        """A module: finished, or with random weights and noted in `unfinished`."""
+        from topwork_bases import _modules
+
+        if not self.pruned:
+            if location is None:
+                return _modules.from_config(auto, config, self.options, **extra)
+            return _modules.from_weights(auto, location, config, self.options, fresh_head=fresh_head, **extra)
+        place = f"base {self.name}"
+        if self.unfinished is None:
+            cause = "it was pruned by transformers 4, and nobody is there to cut the model before its weights come"
+            raise CheckpointError(cause, place=place, mend="open it with topwork.build, or as `base` of a recipe")
+        module = _modules.from_config(auto, config, self.options, **extra)
+        load = None
+        if location is not None:
+            load = partial(_modules.fill, module, auto, location, config, self.options, fresh_head=fresh_head, **extra)
+        mend = "load the plugin `lens`, which cuts a model as transformers 4 did"
+        self.unfinished.append(Unfinished(module, "pruned_heads", self.pruned, load, place, mend))
+        return module
 
     def processor(self, kind: str, **changes: Any) -> Any | None:
         """The saved processor of a kind, from `options.processor` if it is given; see `topwork.Base.processor`."""
@@ -133,6 +153,33 @@ class TransformersBase:
 def _short(labels: list[str]) -> str:
     shown = ", ".join(labels[:8])
     return f"[{shown}{', ...' if len(labels) > 8 else ''}] ({len(labels)})"
+
+
+def _take_pruned(config: Any, place: str) -> dict[str, list[int]]:
+    """What transformers 4 noted in a config as pruned, taken out of it: numbers of attention heads by layer number.
+
+    transformers 5 would keep the note, build the model unpruned and fail on its weights.
+
+    Raises:
+        CheckpointError: it is noted in a part of a composite model, or cannot be read.
+    """
+    found = getattr(config, "pruned_heads", None)
+    if hasattr(config, "pruned_heads"):
+        del config.pruned_heads
+    for part in getattr(config, "sub_configs", None) or {}:
+        if getattr(getattr(config, part, None), "pruned_heads", None):
+            raise CheckpointError(
+                f"attention heads of its part `{part}` were pruned by transformers 4",
+                place=place,
+                mend="only models of one part can be opened that way: save the part by itself in transformers 4",
+            )
+    try:
+        noted = {str(int(layer)): sorted({int(head) for head in heads}) for layer, heads in (found or {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"`pruned_heads` in config.json is no list of attention heads by layer ({error})", place=place
+        ) from error
+    return {layer: heads for layer, heads in noted.items() if heads}
 
 
 @hookimpl(trylast=True)

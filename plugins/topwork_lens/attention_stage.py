@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from topwork import AttentionLayer, Batch, Run
-    from topwork_lens.capture import Seen
+    from topwork_lens.seen import Seen
 
 _TOKENS = 64
 

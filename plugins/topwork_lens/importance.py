@@ -7,22 +7,23 @@ change nothing. Parameters need no gradient: with them frozen, one backward pass
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from topwork import AttentionLayer, Batch, unknown
+from topwork_lens.alone import RowLosses, by_row, independent, known_alone, note_alone, one_run
 from topwork_lens.calls import no_strangers
-from topwork_lens.capture import Capture
-from topwork_lens.gates import GateHook, factors_of, gated, output_projection, split_heads
+from topwork_lens.gates import GateHook, factors_of, gated, module_at, output_projection, split_heads
+from topwork_lens.multihead import unfolded
 from topwork_lens.refusals import refuse
 from topwork_lens.shapley import Shapley
+from topwork_lens.sharpness import sharpness
 
 Means = dict[str, Sequence[float] | None]
 Reduction = Literal["example", "token", "batch"]
-RowLosses = Callable[[nn.Module, Batch], torch.Tensor]
 METHODS = ("michel", "taylor", "leave_one_out", "shapley", "entropy", "random")
 
 
@@ -31,7 +32,6 @@ class Sums:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.independent = False
         self.by_layer: dict[str, torch.Tensor] = {}
 
     def add(self, path: str, values: torch.Tensor) -> None:
@@ -101,42 +101,32 @@ def score(
     if not layers:
         raise refuse("unknown_layout", "no attention layer was found in this model")
     sums = Sums()
-    row_losses = by_row(row_losses, seed)
-    shapley = Shapley(model, layers, row_losses, orders, seed) if method == "shapley" else None
-    with frozen(model), no_strangers(model, known or layers):
-        for batch in batches:
-            if shapley is not None:
-                for path, values in shapley.batch(batch).items():
+    seeded = by_row(row_losses, seed)
+    shapley = Shapley(model, layers, seeded, orders, seed) if method == "shapley" else None
+
+    def add(batch: Batch) -> None:
+        if shapley is not None:
+            for path, values in shapley.batch(batch).items():
+                sums.add(path, values)
+        elif method == "leave_one_out":
+            _leave_one_out(model, layers, batch, seeded, sums)
+        elif method == "entropy":
+            with one_run(model, batch):
+                for path, values in sharpness(model, layers, batch, seeded).items():
                     sums.add(path, values)
-            elif method == "leave_one_out":
-                _leave_one_out(model, layers, batch, row_losses, sums)
-            elif method == "entropy":
-                _sharpness(model, layers, batch, row_losses, sums)
-            else:
-                _gradients(model, layers, batch, row_losses, sums, reduction, squared=method == "taylor")
-            sums.rows += batch.row_count
+        else:
+            alone = known_alone(model, row_losses)
+            _gradients(model, layers, batch, seeded, sums, reduction, squared=method == "taylor", alone=alone)
+            if batch.row_count > 1 and not alone:
+                note_alone(model, row_losses)
+        sums.rows += batch.row_count
+
+    with frozen(model):
+        for number, batch in enumerate(batches):
+            # Whatever computes attention runs in the first batch as well; watching all of them takes time.
+            with nullcontext() if number else no_strangers(model, known or layers):
+                add(batch)
     return sums.means(gather)
-
-
-def by_row(row_losses: RowLosses, seed: int) -> RowLosses:
-    """The same losses; what they draw at random depends on the row alone.
-
-    Raises:
-        Refused: a batch of several rows drew random numbers: they would depend on the batch.
-    """
-
-    def seeded(model: nn.Module, batch: Batch) -> torch.Tensor:
-        devices = [batch.device] if getattr(batch.device, "type", None) == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed((seed * 1_000_003 + batch.row_numbers[0]) % 2**63)
-            before = torch.get_rng_state()
-            losses = row_losses(model, batch)
-            if batch.row_count > 1 and not torch.equal(before, torch.get_rng_state()):
-                cause = "the losses of several rows draw random numbers together"
-                raise refuse("batch_coupled", cause, mend="score one row at a time: batch_size: 1")
-            return losses
-
-    return seeded
 
 
 class _Ones:
@@ -168,16 +158,18 @@ def _gradients(
     sums: Sums,
     reduction: Reduction,
     squared: bool,
+    alone: bool,
 ) -> None:
     ones = {layer.path: _Ones(layer, len(batch), reduction == "token") for layer in layers if layer.kept}
-    with _running(model, layers, ones) as ran:
+    with _running(model, layers, ones) as ran, one_run(model, batch):
         losses = row_losses(model, batch)
     if losses.shape != (batch.row_count,):
         raise refuse("batch_coupled", f"row_losses answered {tuple(losses.shape)} for {batch.row_count} rows")
     leaves = [leaf for path in ran for leaf in ones[path].leaves]
     if not leaves or not losses.requires_grad:
         raise refuse("no_gradient", "the loss does not depend on any attention head")
-    _independent(losses, leaves, batch, sums)
+    if batch.row_count > 1 and not alone:
+        independent(losses, leaves, batch)
     found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
     gradients = {id(leaf): gradient for leaf, gradient in zip(leaves, found, strict=True)}
     for path in ran:
@@ -205,32 +197,13 @@ def rows_of_items(values: torch.Tensor, batch: Batch) -> torch.Tensor:
     return values.new_zeros(batch.row_count, *values.shape[1:]).index_add(0, index, values)
 
 
-def _independent(losses: torch.Tensor, leaves: list[torch.Tensor], batch: Batch, sums: Sums) -> None:
-    """Once, on the first batch of several rows: the first row's loss must not depend on other rows' gates."""
-    if batch.row_count < 2 or sums.independent:
-        return
-    gradients = torch.autograd.grad(losses[0], leaves, retain_graph=True, allow_unused=True)
-    others = [item for item, row in enumerate(batch.rows) if row != 0]
-    for gradient in gradients:
-        if gradient is None:
-            continue
-        share = gradient.shape[0] // len(batch)
-        entries = gradient.unflatten(0, (len(batch), share)) if share > 1 else gradient
-        if float(entries[others].abs().sum()) > 0:
-            raise refuse(
-                "batch_coupled",
-                "the loss of one row depends on the attention heads of another",
-                mend="score one row at a time: batch_size: 1",
-            )
-    sums.independent = True
-
-
 @contextmanager
 def _running(model: nn.Module, layers: Sequence[AttentionLayer], ones: dict[str, _Ones]) -> Iterator[list[str]]:
     """Gates of 1 on all layers; afterwards the list has the paths of those that ran."""
     ran: list[str] = []
     hooks: dict[str, GateHook] = {}
     with ExitStack() as stack:
+        stack.enter_context(unfolded([module_at(model, path) for path in ones]))
         for layer in layers:
             if layer.path in ones:
                 hook = hooks[layer.path] = GateHook(layer, ones[layer.path])
@@ -252,21 +225,6 @@ def _leave_one_out(
                     changes.append((row_losses(model, batch).double() - plain).sum())
             if changes:
                 sums.add(layer.path, torch.stack(changes))
-
-
-def _sharpness(
-    model: nn.Module, layers: Sequence[AttentionLayer], batch: Batch, row_losses: RowLosses, sums: Sums
-) -> None:
-    capture = Capture(model, layers, ["information"])
-    with torch.no_grad(), capture.run() as seen:
-        row_losses(model, batch)
-    for path, calls in seen.found.get("information", {}).items():
-        total = torch.zeros(calls[0].shape[1], dtype=torch.float64)
-        for values, valid in zip(calls, seen.found["valid"][path], strict=True):
-            weight = valid[:, None, :].double()
-            by_item = (values.double() * weight).sum(-1) / weight.sum(-1).clamp(min=1)
-            total += by_item.sum(0) * batch.row_count / by_item.shape[0]
-        sums.add(path, total / len(calls))
 
 
 def single_items(inputs: Mapping[str, torch.Tensor]) -> Iterator[Batch]:

@@ -50,8 +50,14 @@ def look(model: nn.Module, plugins: Any) -> Any:
 
 @hookimpl
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
-    """Give a freshly built model the shape and the gates that its manifest describes."""
+    """Give a freshly built model the shape and the gates that its manifest describes; or the shape that the config of
+    a checkpoint of transformers 4 describes."""
     if "lens" in alterations:
         from topwork_lens.rebuild import rebuild
 
         rebuild(model, alterations["lens"], plugins)
+    if "pruned_heads" in alterations:
+        from topwork_lens.v4 import shape
+
+        for path, heads in alterations["pruned_heads"].items():
+            shape(model, heads, plugins, under=path)

@@ -13,26 +13,24 @@ from topwork_lens.forms import note
 from topwork_lens.gates import keep_gates
 from topwork_lens.slicing import cut
 from topwork_lens.soft import living_layers, soften
-from topwork_lens.v4 import shape
+from topwork_lens.variants import with_variant
 
 
 def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None) -> None:
     """Cut the layers that the manifest names, and put its gates back.
 
     Args:
-        manifest: the lens's section of a model's alterations; or {"pruned_heads": ...}, as a config of transformers 4
-            has it.
+        manifest: the lens's section of a model's alterations.
 
     Raises:
         CheckpointError: a layer of the manifest is not in this model, or has another number of attention heads.
     """
-    if "pruned_heads" in manifest:
-        shape(model, {int(number): heads for number, heads in manifest["pruned_heads"].items()}, plugins)
     layers = {layer.path: layer for layer in find_layers(model, plugins)}
     for path, entry in manifest.get("layers", {}).items():
         layer = _found(layers, path, entry["heads"])
         if layer.removed:
             raise CheckpointError("the model is pruned already", place=path)
+        layer = with_variant(model, layer, entry.get("variant"))
         cut(model, layer, entry["kept"], entry["groups_left"])
         note(model, layer, entry["kept"], entry["groups_left"])
     layers = {layer.path: layer for layer in find_layers(model, plugins)}

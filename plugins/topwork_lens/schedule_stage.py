@@ -13,6 +13,7 @@ from topwork_lens.stages import Group, ScoreOptions, check_call, score_model
 
 if TYPE_CHECKING:
     from topwork import Run
+    from topwork_lens.comparing import Beside
     from topwork_lens.look import Look
     from topwork_lens.schedule import Found, Limits, Masks, Point
     from topwork_lens.scores import Choice
@@ -41,7 +42,12 @@ class PruneSchedule(Stage):
     by: Literal["head", "group"] = Field("head", description="group: those that share keys and values go together")
     limit: PositiveInt | None = Field(None, description="measure on the first calibration rows only")
     evaluate: bool = Field(False, description="the curve also has the metric on evaluate rows; it chooses nothing")
-    compare_random: int = Field(0, ge=0, description="random choices that are measured beside every point")
+    compare: list[Literal["michel", "taylor", "leave_one_out", "shapley", "entropy", "random"] | ScoreOptions] = Field(
+        default_factory=list, description="other ways to choose, measured beside every point: methods, or score options"
+    )
+    compare_random: int = Field(
+        0, ge=0, description="random choices that are measured beside every point (6 when `compare` names random)"
+    )
     prune: bool = Field(True, description="false: only the curve; the model stays as it is")
 
     @model_validator(mode="after")
@@ -50,9 +56,25 @@ class PruneSchedule(Stage):
             raise ValueError("say when it ends: give `share`, `flops` or `metric`")
         if self.search == "bisect" and (self.iterative or self.recover is not None or self.metric is None):
             raise ValueError("`search: bisect` needs `metric`, and neither `iterative` nor `recover`")
-        if self.recover is not None and (not self.prune or self.compare_random):
-            raise ValueError("`recover` changes the model: neither `prune: false` nor `compare_random` goes with it")
+        if self.recover is not None and (not self.prune or self.compare_random or self.compare):
+            raise ValueError(
+                "`recover` changes the model: `prune: false`, `compare`, `compare_random` do not go with it"
+            )
+        names = [label(one) for one in [self.importance, *self.others()]]
+        if len(set(names)) < len(names):
+            raise ValueError("`compare` names the same way twice, or that of `importance`")
         return self
+
+    def others(self) -> list[ScoreOptions]:
+        """What is compared, but for chance: a method alone is scored on as many rows as the schedule's own."""
+        rows = self.importance.rows
+        named = [ScoreOptions(method=one, rows=rows) if isinstance(one, str) else one for one in self.compare]
+        return [one for one in named if one.method != "random"]
+
+    def draws(self) -> int:
+        """How many random choices are measured."""
+        asked = any((one if isinstance(one, str) else one.method) == "random" for one in self.compare)
+        return self.compare_random or (6 if asked else 0)
 
     def reads(self) -> tuple[str, ...]:
         more = ("train",) if self.recover is not None else ()
@@ -86,6 +108,8 @@ class Work:
         self.layers = self.look().active_layers()
         self.cut: Masks = {}  # what recovery has cut already
         self.good: Any = None  # the model before the last step, when recovery changes it
+        self.roles = ("calibrate", "evaluate") if stage.evaluate else ("calibrate",)
+        self.other: Beside | None = None
 
     def look(self) -> Look:
         from topwork_lens.look import Look
@@ -93,28 +117,42 @@ class Work:
         return Look(self.run.model, self.run.plugins)
 
     def __call__(self) -> dict[str, Json]:
+        from topwork_lens.comparing import charts, gained
         from topwork_lens.pruning import count_heads
 
         first = count_heads(self.layers)
         found = self.search()
         last = next(point for point in reversed(found.curve) if point.removed == sum(map(len, found.gone.values())))
         curve = [point.json() for point in found.curve]
+        drawn = charts(self.name(), found.curve, self.primary, self.roles)
         if self.run.process.main:
-            write_json(self.run.folder / "curve.json", {"metric": self.primary, "curve": curve, "masks": found.gone})
+            kept = {"metric": self.primary, "curve": curve, "curves": drawn, "masks": found.gone}
+            write_json(self.run.folder / "curve.json", kept)
         result: dict[str, Json] = {"heads_before": first, "heads_after": first - last.removed}
         result |= {f"first_{self.primary}": found.curve[0].metric, f"last_{self.primary}": last.metric}
-        if self.stage.compare_random:
+        if "random" in last.more:
             result[f"random_{self.primary}"] = last.more[f"random_{self.primary}"]
+            result["area_gained"] = gained(drawn[-1])
         if self.stage.prune:
             result = {**result, **self.finished(found, result)}
-        return {**result, "ended_by": found.reason, "measured": len(curve), "curve": curve, "masks": found.gone}
+        result |= {"ended_by": found.reason, "measured": len(curve)}
+        return {**result, "curves": drawn, "curve": curve, "masks": found.gone}
+
+    def name(self) -> str:
+        """What the schedule's own curve is called."""
+        again = ", scored at every step" if self.stage.iterative or self.trainer is not None else ""
+        return label(self.stage.importance) + again
 
     def search(self) -> Found:
+        from topwork_lens.comparing import Beside
         from topwork_lens.flops import count_flops
         from topwork_lens.schedule import Schedule
 
         stage, look = self.stage, self.look()
         flops = count_flops(self.run.model, self.layers, look.call(check_call(self.run)))
+        seeds = [self.run.seed + draw for draw in range(stage.draws())]
+        scores = {label(one): score_model(self.run, one) for one in stage.others()}
+        self.other = Beside(self.layers, stage.choice(), self.metric, self.roles, scores, seeds)
         total = sum(len(layer.kept or ()) for layer in self.layers)
         schedule = Schedule(
             self.layers,
@@ -122,7 +160,7 @@ class Work:
             round(stage.step * total) if stage.step < 1 else round(stage.step),
             stage.limits(),
             flops,
-            self.measure,
+            lambda gone: self.metric(gone, "calibrate"),
             self.score,
             higher_is_better=self.run.task.metric().higher_is_better,
             iterative=stage.iterative or self.trainer is not None,
@@ -137,26 +175,25 @@ class Work:
         """Masks everything that is gone and not cut yet, for a block."""
         return self.look().mask_heads({path: numbers for path, numbers in gone.items() if numbers})
 
-    def measure(self, gone: Masks) -> float:
+    def metric(self, gone: Masks, role: str) -> float:
+        """The metric of the masked model; only that on calibration rows decides anything."""
+        limit = self.stage.limit if role == "calibrate" else None
         with self.masked(gone):
-            return float(self.run.evaluate("calibrate", limit=self.stage.limit)[self.primary])
+            return float(self.run.evaluate(role, limit=limit)[self.primary])
 
     def score(self, gone: Masks) -> Any:
         with self.masked(gone):
             return score_model(self.run, self.stage.importance)
 
     def beside(self, gone: Masks, point: Point) -> None:
-        """More numbers for a point: on evaluate rows, and random choices of the same size."""
-        from topwork_lens.schedule import at_random
-
+        """More numbers for a point: on evaluate rows, and other choices of the same size."""
+        assert self.other is not None
+        own = {role: point.metric if role == "calibrate" else self.metric(gone, role) for role in self.roles}
         if self.stage.evaluate:
-            with self.masked(gone):
-                point.more[f"evaluate_{self.primary}"] = self.run.evaluate("evaluate")[self.primary]
-        draws = self.stage.compare_random
-        if draws:
-            seeds = [self.run.seed + draw for draw in range(draws)]
-            found = [self.measure(at_random(self.layers, self.stage.choice(), point.removed, seed)) for seed in seeds]
-            point.more |= {f"random_{self.primary}": sum(found) / draws, "random": found}
+            point.more[f"evaluate_{self.primary}"] = own["evaluate"]
+        point.more |= self.other(point.removed, own)
+        if drawn := point.more.get("random"):
+            point.more[f"random_{self.primary}"] = sum(drawn["calibrate"]) / len(drawn["calibrate"])
         self.run.say(f"  {point.removed} attention heads gone: {self.primary} {point.metric:.4g}")
 
     # ------------------------------------------------------------------ recovery
@@ -205,3 +242,9 @@ def _train_stage(run: Run, options: dict[str, Any]) -> Any:
         first = error.errors()[0]
         place = ".".join(["recover", *map(str, first["loc"])])
         raise UsageError(first["msg"], place=f"stage prune_schedule, {place}") from error
+
+
+def label(options: ScoreOptions) -> str:
+    """What a curve is called: the method, and the options that are not the default ones."""
+    said = options.model_dump(exclude_defaults=True, exclude={"method", "rows", "batch_size"})
+    return ", ".join([options.method, *(f"{key} {value}" for key, value in said.items())])

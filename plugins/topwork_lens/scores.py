@@ -59,9 +59,12 @@ class Importance:
         return cls(value["method"], value["rows"], value["normalise"], layers)
 
     def save(self, folder: Path) -> None:
-        """Write importance.json, and importance.safetensors: one float64 vector a module path, NaN for None."""
+        """Write importance.json, importance.safetensors (one float64 vector a module path, NaN for None),
+        importance.csv (a table) and importance.svg (a picture)."""
         import torch
         from safetensors.torch import save_file
+
+        from topwork_lens.score_files import write_picture, write_table
 
         vectors = {
             layer.path or "model": torch.tensor(_numbers(layer.scores), dtype=torch.float64) for layer in self.layers
@@ -70,6 +73,8 @@ class Importance:
         with write_whole(folder / "importance.safetensors") as temporary:
             save_file(vectors, temporary, metadata=about)
         write_json(folder / "importance.json", self.json())
+        write_table(self, folder / "importance.csv")
+        write_picture(self, folder / "importance.svg")
 
     @classmethod
     def load(cls, path: Path) -> Importance:

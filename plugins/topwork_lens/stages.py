@@ -33,26 +33,32 @@ class ScoreOptions(BaseModel):
     )
     normalise: Literal["layer", "none", "global"] = Field("layer", description="layer: divide by the layer's l2 norm")
     batch_size: PositiveInt | None = Field(None, description="rows a batch; by default what the memory budget allows")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="bf16: under autocast; several times faster where the machine has it, and ranks alike"
+    )
     orders: PositiveInt = Field(8, description="shapley: random orders in which the attention heads go")
     groups: list[Group] | None = Field(None, description="score only these groups")
 
 
 def score_model(run: Run, options: ScoreOptions) -> Importance:
     """Score the attention heads of the run's model on calibration rows, by the task's own row losses."""
+    import torch
+
     from topwork_lens.look import Look
 
     batches = run.loss_batches("calibrate", limit=options.rows, batch_size=options.batch_size)
-    return Look(run.model, run.plugins).importance(
-        run.progress(batches, label=f"head importance ({options.method})"),
-        options.method,
-        row_losses=run.task.row_losses,
-        reduction=options.reduction,
-        normalise=options.normalise,
-        seed=run.seed,
-        orders=options.orders,
-        groups=options.groups,
-        gather=run.process.gather,
-    )
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        return Look(run.model, run.plugins).importance(
+            run.progress(batches, label=f"head importance ({options.method})"),
+            options.method,
+            row_losses=run.task.row_losses,
+            reduction=options.reduction,
+            normalise=options.normalise,
+            seed=run.seed,
+            orders=options.orders,
+            groups=options.groups,
+            gather=run.process.gather,
+        )
 
 
 class HeadImportance(ScoreOptions, Stage):
@@ -213,6 +219,8 @@ class MaskHeads(ChoosingStage):
 
     name: ClassVar[str] = "mask_heads"
 
+    factor: float = Field(0.0, description="what their output is multiplied by; 0 switches them off")
+
     def __call__(self, run: Run) -> dict[str, Json]:
         from topwork_lens.look import Look
         from topwork_lens.pruning import count_heads
@@ -221,7 +229,7 @@ class MaskHeads(ChoosingStage):
         before = count_heads(look.active_layers())
         chosen = self.choose(run, look)
         beside = self.compared(run, look, chosen)
-        masked = look.keep_masked(chosen)
+        masked = look.keep_masked(chosen, self.factor)
         after = count_heads(look.active_layers())
         found = {"heads_before": before, "heads_after": after, **_shown(beside), "masked": masked}
         return {**found, "layers": look.table(), **({"random": beside} if beside else {})}

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from topwork import CheckpointError
-from topwork_lens.discovery import find_layers, layer_at
+from topwork import AttentionLayer, CheckpointError
+from topwork_lens.discovery import find_layers
 from topwork_lens.forms import note, plan
 from topwork_lens.slicing import cut
 
@@ -24,28 +24,46 @@ def noted(config: Any) -> dict[int, list[int]]:
     return {int(layer): sorted(map(int, heads)) for layer, heads in found.items() if heads}
 
 
-def shape(model: nn.Module, heads: Mapping[int, Sequence[int]], plugins: Any = None) -> None:
+def shape(model: nn.Module, heads: Mapping[Any, Sequence[int]], plugins: Any = None, under: str = "") -> None:
     """Cut a fresh model to the shape that transformers 4 gave it; the numbers in its parameters mean nothing yet.
 
-    A layer number alone means the encoder where a model has both sides, as it did in transformers 4.
+    transformers 4 pruned self-attention alone, and no encoder-decoder.
+
+    Args:
+        heads: numbers of attention heads by layer number, as in `pruned_heads`.
+        under: the path of the module that they are counted in, when the checkpoint is a part of the model.
 
     Raises:
         CheckpointError: the model has no such layer or attention head, or this layer cannot be cut.
     """
-    for number, gone in heads.items():
-        layers = find_layers(model, plugins)
-        groups = {layer.side for layer in layers if layer.kind == "self"}
-        key: Any = ("encoder", number) if len(groups) > 1 and "encoder" in groups else number
-        layer = layer_at(layers, key)
+    for number, gone in sorted((int(key), sorted(map(int, values))) for key, values in heads.items()):
+        layers = _counted(model, plugins, under)
+        if number >= len(layers):
+            raise CheckpointError(
+                f"the config says that attention heads of layer {number} are pruned; this model has {len(layers)} "
+                "layers with self-attention",
+                place=under or type(model).__name__,
+            )
+        layer = layers[number]
         if not set(gone) <= set(layer.kept or ()) or layer.prunable != "hard":
             raise CheckpointError(
-                f"the config says that attention heads {list(gone)} of layer {number} are pruned; this model has "
+                f"the config says that attention heads {gone} of layer {number} are pruned; this model has "
                 f"{layer.heads}" + (f" ({layer.why})" if layer.why else ""),
                 place=layer.path,
             )
         positions, groups_kept, left = plan(layer, gone)
         cut(model, layer, positions, groups_kept)
         note(model, layer, [(layer.kept or ())[position] for position in positions], left)
+
+
+def _counted(model: nn.Module, plugins: Any, under: str) -> list[AttentionLayer]:
+    """The layers that transformers 4 counted."""
+    found = [layer for layer in find_layers(model, plugins) if layer.kind == "self"]
+    found = [layer for layer in found if not under or f"{layer.path}.".startswith(f"{under}.")]
+    if len(sides := sorted({layer.side for layer in found})) > 1:
+        cause = f"transformers 4 pruned no model with attention on several sides ({', '.join(sides)})"
+        raise CheckpointError(f"the config has `pruned_heads`, but {cause}", place=under or type(model).__name__)
+    return found
 
 
 def load(folder: str | Path, model_class: Any, plugins: Any = None, **options: Any) -> nn.Module:

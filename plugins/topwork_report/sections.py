@@ -35,7 +35,7 @@ def section(run: RunFiles, stage: StageFiles) -> dict[str, Any]:
     """One stage's part of the page: its blocks (special ones first, then whatever is left of the result)."""
     blocks: list[Block] = []
     told: set[str] = set()
-    for reader in (_metrics, _history, pruning, importance, measured, _tables):
+    for reader in (_metrics, _history, pruning, _curves, importance, measured, _tables):
         found, keys = reader(run, stage)
         blocks += found
         told |= keys
@@ -84,6 +84,26 @@ def _history(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
             name = words(key)
             drawn.append(curves(name[:1].upper() + name[1:], {name: points}, "step"))
     return [{"kind": "curves", "charts": [chart for chart in drawn if chart][:_MOST_CURVES]}], {"history"}
+
+
+def _curves(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
+    """Charts that a stage describes itself: `curves`: [{"title", "x", "series": {name: [[x, y], ...]}}]."""
+    charts = []
+    for said in mappings(stage.result.get("curves")):
+        series = said.get("series")
+        named = series.items() if isinstance(series, dict) else ()
+        points = {str(name): [point for pair in pairs if (point := _point(pair))] for name, pairs in named
+                  if isinstance(pairs, list)}  # fmt: skip
+        charts.append(curves(str(said.get("title", "")), points, str(said.get("x", ""))))
+    drawn = [chart for chart in charts if chart]
+    return ([{"kind": "curves", "charts": drawn[:_MOST_CURVES]}], {"curves"}) if drawn else ([], set())
+
+
+def _point(pair: Any) -> tuple[float, float] | None:
+    if not isinstance(pair, list) or len(pair) != 2:
+        return None
+    x, y = number(pair[0]), number(pair[1])
+    return None if x is None or y is None else (x, y)
 
 
 def _tables(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
