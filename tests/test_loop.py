@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from dataclasses import dataclass
 
@@ -116,6 +117,35 @@ def test_processes_share_the_rows(work, alone, source):
         for index in range(2)
     ]
     assert [sorted(n for batch in share for n in batch.row_numbers) for share in batches] == [[2, 6], [1, 3, 5, 7]]
+
+
+@pytest.mark.parametrize("ahead", [None, 5])
+def test_an_endless_iterable_is_answered_as_it_is_read(work, alone, ahead):
+    read = []
+
+    def rows():
+        for number in itertools.count():
+            read.append(number)
+            yield {"list": ROWS[number % 37]["windows"], "more": 0}
+
+    found = work.predictions(rows(), columns={"windows": "list"}, items=4, ahead=ahead)
+    answers = list(itertools.islice(found, 600))
+    assert [number for number, _, _ in answers] == list(range(600))
+    assert [prediction for _, _, prediction in answers] == [alone[number % 37] for number in range(600)]
+    assert len(read) <= 600 + (ahead or loop.STREAM_ROWS)
+    assert work.predict(row for row in ROWS[:3]) == alone[:3]
+
+
+def test_bad_rows_of_an_iterable(work, alone):
+    with pytest.raises(TopworkError, match=r"no column `windows`"):
+        work.predict({"window": row["windows"]} for row in ROWS)
+    with pytest.raises(TopworkError, match="row 1 is list, not a dict"):
+        work.predict(iter([ROWS[0], [1, 2]]))
+    given = [ROWS[0], {"windows": None}, {}, ROWS[3]]
+    with pytest.raises(DataError) as caught:
+        work.predict(iter(given))
+    assert caught.value.row == 1
+    assert work.predict(iter(given), on_error="skip") == [alone[0], alone[3]]
 
 
 def spoilt(*places):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.errors import TopworkError, UsageError
 from topwork.items import Prediction
@@ -61,6 +61,7 @@ def build(
     bases: Mapping[str, Any] | None = None,
     columns: Mapping[str, str] | None = None,
     seed: int = 0,
+    on_error: Literal["raise", "skip"] = "raise",
     plugins: Plugins | None = None,
     **options: Any,
 ) -> TaskModel:
@@ -73,6 +74,7 @@ def build(
         bases: for tasks with several roles, one base per role.
         columns: the task's column -> the rows' column.
         seed: for the new weights.
+        on_error: "skip" learns from the other rows when the task cannot use some.
         options: the task's options, as in a recipe.
     """
     from topwork.execute import make_task_model
@@ -91,7 +93,7 @@ def build(
     chosen = make_task_options(task, options, plugins)
     if rows is not None:
         rows = canonical(rows, task_class, columns or {}, targets=True, place="rows")
-    return make_task_model(task_class, made, chosen, rows, plugins, seed)
+    return make_task_model(task_class, made, chosen, rows, plugins, seed, on_error)
 
 
 def load(folder: str | Path, *, plugins: Plugins | None = None) -> TaskModel:

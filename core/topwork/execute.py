@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.console import Console
-from topwork.errors import TopworkError, UsageError
+from topwork.errors import DataError, TopworkError, UsageError
 from topwork.files import write_json, write_text
 from topwork.items import Json
 from topwork.process import Process
-from topwork.rows import Roles
+from topwork.rows import Roles, row_count
 from topwork.runs import Run, stage_seed
 from topwork.task_model import TaskModel, graft
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from topwork.base import BaseOptions
     from topwork.plugins import Plugins
     from topwork.recipe import Recipe
-    from topwork.task import Task
+    from topwork.task import State, Task
 
 RECORDED = ("topwork", "torch", "torchvision", "transformers", "accelerate", "timm", "datasets", "numpy", "safetensors")
 
@@ -132,7 +132,15 @@ def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, con
     else:
         with process.main_first():  # caches of prepared rows are written once
             rows = roles("train") if roles.has("train") else None
-            work = make_task_model(recipe.task_class, recipe.bases, recipe.task_options, rows, plugins, recipe.seed)
+            work = make_task_model(
+                recipe.task_class,
+                recipe.bases,
+                recipe.task_options,
+                rows,
+                plugins,
+                recipe.seed,
+                on_error=recipe.data.on_error,
+            )
     return Run(
         work,
         roles,
@@ -152,17 +160,39 @@ def make_task_model(
     rows: Any,
     plugins: Plugins,
     seed: int,
+    on_error: Literal["raise", "skip"] = "raise",
 ) -> TaskModel:
     """Load the bases, let the task learn from the rows, and graft the task head."""
     from transformers import set_seed
 
     loaded = {role: plugins.load_base(options) for role, options in bases.items()}
-    state = task_class.learn(rows, loaded, options)
+    state = _learned(task_class, rows, loaded, options, on_error)
     task = task_class(loaded, options, state)
     set_seed(stage_seed(seed, 10**6))  # of the new weights: apart from every stage's seed
     model, form = graft(task, plugins, weights=True)
     model.eval()
     return TaskModel(task, model, plugins, form)
+
+
+def _learned(task_class: type[Task], rows: Any, bases: Mapping[str, Any], options: Any, on_error: str) -> State:
+    """What the task learns from the rows. With `on_error: skip` without those that it refuses: they are counted by the
+    stages, which meet them again."""
+    while True:
+        try:
+            return task_class.learn(rows, bases, options)
+        except DataError as error:
+            if on_error != "skip" or error.row is None:
+                raise
+            rows = _without(rows, error.row)
+
+
+def _without(rows: Any, number: int) -> Any:
+    """The rows but one."""
+    length = row_count(rows)
+    if length is None:
+        return rows.filter(lambda _, place: place != number, with_indices=True)
+    kept = [place for place in range(length) if place != number]
+    return rows.select(kept) if hasattr(rows, "select") else [rows[place] for place in kept]
 
 
 def _new_folder(recipe: Recipe, process: Process, folder: str | Path | None) -> Path:

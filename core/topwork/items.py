@@ -99,6 +99,24 @@ def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) ->
     return value
 
 
+def size_of(value: Any) -> int:
+    """Bytes that a value holds, roughly: tensors, arrays, pictures, texts, and what lists and dicts of them hold."""
+    if isinstance(value, int | float):
+        return 8
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(size_of(entry) for entry in value.values())
+    if hasattr(value, "nbytes"):  # tensors too
+        return int(value.nbytes)
+    if isinstance(value, list | tuple):
+        alike = value and (len(value) >= 64 or isinstance(value[0], int | float))
+        return len(value) * size_of(value[0]) if alike else sum(size_of(entry) for entry in value)
+    if hasattr(value, "getbands"):  # a PIL picture
+        return value.width * value.height * len(value.getbands())
+    return 8
+
+
 @dataclass
 class Units:
     """What the positions of an item are, for whoever shows or measures attention.

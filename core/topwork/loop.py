@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.batching import Budget, plan
 from topwork.errors import DataError, TopworkError
-from topwork.items import Batch, Item, Json, Mode, Part, Prediction, Row
+from topwork.items import Batch, Item, Json, Mode, Part, Prediction, Row, size_of
 from topwork.metric import Metric
-from topwork.rows import chunks
+from topwork.rows import chunks, row_count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 #: rows encoded at a time, and what a bucket may hold (rows and items together) before it is predicted
 CHUNK = 64
 BUCKET_ROWS = 2048
+STREAM_ROWS = 256
 BUCKET_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20}
 
 
@@ -37,7 +38,8 @@ class Settings:
         on_error: what to do with rows that the task cannot use.
         precision: "float32" leaves the model as it is; "bf16" and "fp16" run it under autocast.
         seed: for tasks that draw at random while predicting.
-        ahead: most rows that are read before the first is answered: many make batches with little padding.
+        ahead: most rows that are read before the first is answered: many make batches with little padding. By default
+            2048, and 256 of rows without a length, which may come slowly.
     """
 
     items: int = 32
@@ -45,7 +47,7 @@ class Settings:
     on_error: Literal["raise", "skip"] = "raise"
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     seed: int = 0
-    ahead: int = BUCKET_ROWS
+    ahead: int | None = None
     skipped: list[dict[str, Json]] = field(default_factory=list)
 
     def budget(self, task: Task, device: Any) -> Budget:
@@ -106,7 +108,8 @@ def _buckets(
 ) -> Iterator[_Bucket]:
     limit_bytes = BUCKET_BYTES.get(getattr(device, "type", "cpu"), BUCKET_BYTES["cpu"])
     chunk = 4 if any(column.lazy for column in task.columns.values()) else CHUNK
-    ahead = max(1, min(settings.ahead, BUCKET_ROWS))
+    usual = STREAM_ROWS if row_count(rows) is None else BUCKET_ROWS
+    ahead = max(1, min(usual if settings.ahead is None else settings.ahead, BUCKET_ROWS))
     bucket = _Bucket()
     for numbers, found in chunks(first(rows, limit), min(chunk, ahead), process.index, process.count):
         bucket.add(*encode_rows(task, numbers, found, mode, settings))
@@ -131,40 +134,58 @@ def predict_rows(
     The model is put into evaluation mode and back; nothing is recorded for gradients. No tensor outlives its batch but
     what `Task.predict` returns.
     """
-    import torch
-
     device = device_of(model)
-    budget = settings.budget(task, device)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         for bucket in _buckets(task, rows, "predict", settings, process, device, limit):
-            # one autocast for all batches of a bucket: it keeps the weights that it has cast until it is left
-            with torch.inference_mode(), autocast(device, settings.precision):
-                parts = _predicted(task, model, bucket.items, budget, device)
-            by_row: dict[int, list[Part]] = {number: [] for number in bucket.rows}
-            for item, part in zip(bucket.items, parts):
-                by_row[item.row].append(part)
-            for number, row in bucket.rows.items():
-                yield number, row, task.merge(row, by_row[number])
+            for number, row, parts in _answered(task, model, bucket, settings, device):
+                yield number, row, task.merge(row, parts)
     finally:
         for module in training:  # each as it was: some parts of a model in training may be kept in evaluation mode
             module.training = True
 
 
-def _predicted(task: Task, model: nn.Module, items: Sequence[Item], budget: Budget, device: Any) -> list[Part]:
-    """The part of each item."""
-    parts: list[Part] = [None] * len(items)
-    for positions in plan([item.cost for item in items], budget):
-        chosen = [items[position] for position in positions]
-        answers = task.predict(model, fitted(task.collate(chosen, "predict").to(device), model))
-        if len(answers) != len(chosen):
-            raise TopworkError(
-                f"`predict` gave {len(answers)} parts for {len(chosen)} items", place=f"task {task.name}"
-            )
-        for position, part in zip(positions, answers):
-            parts[position] = part
-    return parts
+def _answered(
+    task: Task, model: nn.Module, bucket: _Bucket, settings: Settings, device: Any
+) -> Iterator[tuple[int, Row, list[Part]]]:
+    """The rows of a bucket in order, each with its items' parts. Items are dropped after their batch, and when many
+    bytes of parts have come together (pictures of the same size are predicted in their order) rows are given out."""
+    import torch
+
+    from topwork.onednn import onednn
+
+    items, rows = bucket.items, list(bucket.rows.items())
+    places: dict[int, list[int]] = {number: [] for number in bucket.rows}
+    for position, item in enumerate(items):
+        places[item.row].append(position)
+    batches = plan([item.cost for item in items], settings.budget(task, device))
+    bucket.items, bucket.rows = [], {}
+    batches.reverse()
+    rows.reverse()
+    parts: dict[int, Part] = {}
+    while rows:
+        held, most = 0, BUCKET_BYTES.get(device.type, BUCKET_BYTES["cpu"]) // 4
+        # one autocast for many batches: it keeps the weights that it has cast until it is left
+        with torch.inference_mode(), autocast(device, settings.precision), onednn(device, settings.precision):
+            while batches and held <= most:
+                positions = batches.pop()
+                found = _predicted(task, model, [items[position] for position in positions], device)
+                parts.update(zip(positions, found))
+                held += sum(map(size_of, found))
+                for position in positions:
+                    items[position] = None  # type: ignore[call-overload]
+        while rows and all(position in parts for position in places[rows[-1][0]]):
+            number, row = rows.pop()
+            yield number, row, [parts.pop(position) for position in places[number]]
+
+
+def _predicted(task: Task, model: nn.Module, items: Sequence[Item], device: Any) -> list[Part]:
+    """The part of each item of a batch."""
+    found = task.predict(model, fitted(task.collate(items, "predict").to(device), model))
+    if len(found) != len(items):
+        raise TopworkError(f"`predict` gave {len(found)} parts for {len(items)} items", place=f"task {task.name}")
+    return found
 
 
 def loss_batches(
@@ -173,12 +194,10 @@ def loss_batches(
     """Batches of whole rows in mode "loss", on the model's device, of this process's share of the rows.
 
     `batch.row_numbers` says which rows they are, in the order of `Task.row_losses`. When the task computes its row
-    losses one by one anyway, a batch holds one row.
+    losses one by one, a batch holds one row.
     """
-    from topwork.task import Task as Contract
-
     device = device_of(model)
-    alone = type(task).row_losses is Contract.row_losses
+    alone = task.one_by_one
     budget = Budget(1) if alone else settings.budget(task, device)
     for bucket in _buckets(task, rows, "loss", settings, process, device, limit):
         by_row: dict[int, list[Item]] = {}
@@ -274,21 +293,3 @@ def autocast(device: Any, precision: str) -> Any:
 
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-
-
-def size_of(value: Any) -> int:
-    """Bytes that a value holds, roughly: tensors, arrays, pictures, texts, and what lists and dicts of them hold."""
-    if isinstance(value, int | float):
-        return 8
-    if isinstance(value, str | bytes):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(size_of(entry) for entry in value.values())
-    if hasattr(value, "nbytes"):  # tensors too
-        return int(value.nbytes)
-    if isinstance(value, list | tuple):
-        alike = value and (len(value) >= 64 or isinstance(value[0], int | float))
-        return len(value) * size_of(value[0]) if alike else sum(size_of(entry) for entry in value)
-    if hasattr(value, "getbands"):  # a PIL picture
-        return value.width * value.height * len(value.getbands())
-    return 8

@@ -201,7 +201,9 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
     processors = {}
     for kind in found["processors"]:
         role, _, name = kind.rpartition("/")
-        processors[kind] = bases[role or next(iter(bases))].processor(name)
+        # of a model of one base with two tokenizers the folder is part of the kind, no name of a base
+        owner = bases.get(role)
+        processors[kind] = next(iter(bases.values())).processor(kind) if owner is None else owner.processor(name)
         if processors[kind] is None:
             raise CheckpointError(f"the {kind} is missing", place=str(folder))
     options = _options(task_class, found, folder)

@@ -177,7 +177,8 @@ class Task(ABC):
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """[rows]: the loss of each row as if it were alone. Default: one row at a time, which is always right.
 
-        Override it where one forward gives the same numbers; `topwork.testing` compares the two.
+        Override it where one forward gives the same numbers; `topwork.testing` compares the two. Where only some
+        models allow that, override `one_by_one` too.
         """
         import torch
 
@@ -187,6 +188,12 @@ class Task(ABC):
         device = batch.device or next(model.parameters()).device
         losses = [self.loss(model, self.collate(items, "loss").to(device)) for items in by_row]
         return torch.stack([loss.reshape(()) for loss in losses])
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether `row_losses` runs the model more than once for a batch of several rows. Loss batches then hold one
+        row: a gate has a factor for each row of its batch, and must meet all of them in one run."""
+        return type(self).row_losses is Task.row_losses
 
     @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> list[Part]:

@@ -6,9 +6,9 @@ Training, evaluation and prediction go through the same stages and the same loop
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.errors import TopworkError
 from topwork.items import Json, Prediction, Row
@@ -23,17 +23,23 @@ if TYPE_CHECKING:
 def graft(task: Task, plugins: Plugins, *, weights: bool) -> tuple[nn.Module, str]:
     """Base and task head for a task, and the form: the name of the plugin that made it, "native" or "generic".
 
-    Plugins are asked first (`build_head`), the task's own `build` comes last.
+    Plugins are asked first (`build_head`), the task's own `build` comes last. What bases left unfinished is finished
+    then (see `topwork.unfinished`).
     """
     from transformers import PreTrainedModel
 
-    model = plugins.hook.build_head(task=task, bases=task.bases, weights=weights)
-    if model is not None:
-        return model, "plugin"
-    model = task.build(weights=weights)
-    # a subclass that a task defines is no native class: plain transformers could not open what it saves
-    native = isinstance(model, PreTrainedModel) and type(model).__module__.startswith("transformers")
-    return model, "native" if native else "generic"
+    from topwork.unfinished import finish_all, noting
+
+    with noting(task.bases.values()) as waiting:
+        model = plugins.hook.build_head(task=task, bases=task.bases, weights=weights)
+        form = "plugin"
+        if model is None:
+            model = task.build(weights=weights)
+            # a subclass that a task defines is no native class: plain transformers could not open what it saves
+            native = isinstance(model, PreTrainedModel) and type(model).__module__.startswith("transformers")
+            form = "native" if native else "generic"
+    finish_all(model, waiting, plugins)
+    return model, form
 
 
 class TaskModel:
@@ -60,15 +66,16 @@ class TaskModel:
         seed: int = 0,
         **options: Any,
     ) -> dict[str, Json]:
-        """Train on rows (a dataset or a list of dicts); options are those of the stage `train`.
+        """Train on rows (a dataset or a list of dicts); options are those of the stage `train`, and those of `apply`.
 
         Returns:
-            the stage's result: losses, steps, seconds.
+            the stage's result: losses, steps, seconds, rows that were skipped.
         """
         return self.apply("train", {"train": rows, "calibrate": calibrate}, columns=columns, seed=seed, **options)
 
     def evaluate(self, rows: Any, *, columns: Mapping[str, str] | None = None, **options: Any) -> dict[str, Json]:
-        """The task's metrics over rows; options are those of the stage `evaluate`."""
+        """The task's metrics over rows; options are those of the stage `evaluate`, and those of `apply`, whose result
+        has more: tables, rows that were skipped."""
         return self.apply("evaluate", {"evaluate": rows}, columns=columns, **options)["metrics"]
 
     def apply(
@@ -79,12 +86,15 @@ class TaskModel:
         *,
         columns: Mapping[str, str] | None = None,
         seed: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
         run_folder: str | Path | None = None,
         quiet: bool = True,
         **options: Any,
     ) -> dict[str, Json]:
-        """Run any installed stage on this model, with rows by role. Its files go to
-        `run_folder`, or are dropped.
+        """Run any installed stage on this model, with rows by role. Its files go to `run_folder`, or are dropped.
+
+        Args:
+            on_error: "skip" leaves out rows that the task cannot use; the result counts them.
 
         Raises:
             UsageError: unknown stage or option.
@@ -96,11 +106,12 @@ class TaskModel:
         from topwork.runs import Run
 
         made = make_stage(stage, options, self.plugins)
-        data = DataOptions(columns=dict(columns or {}))
+        data = DataOptions(columns=dict(columns or {}), on_error=on_error)
         roles = Roles(type(self.task), self.plugins, data, rows, seed, wanted=made.reads())
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(run_folder) if run_folder is not None else Path(temporary)
-            run = Run(self, roles, root, Process(), Console(quiet=quiet), seed=seed, keep_models=run_folder is not None)
+            console, kept = Console(quiet=quiet), run_folder is not None
+            run = Run(self, roles, root, Process(), console, seed=seed, on_error=on_error, keep_models=kept)
             return run.do(made, 0)
 
     def predict(
@@ -110,21 +121,24 @@ class TaskModel:
 
         Args:
             rows: a dataset, or dicts with the task's input columns; a single dict is one row.
-            settings: `items` (most items in a batch), `cost`, `on_error`, `precision`, `seed`.
+            settings: `items` (most items in a batch), `cost`, `on_error`, `precision`, `seed`, `ahead`.
         """
         return [prediction for _, _, prediction in self.predictions(rows, columns=columns, **settings)]
 
     def predictions(self, rows: Any, *, columns: Mapping[str, str] | None = None, **settings: Any) -> Iterable[tuple]:
-        """The same, one by one as (number, row, prediction): nothing is kept."""
+        """The same, one by one as (number, row, prediction): nothing is kept, and `rows` may have no end. Of rows
+        without a length (a generator, a streaming data set) as many as `ahead` are read before the first is
+        answered, to put texts of like length together."""
         from topwork.loop import Settings, predict_rows
         from topwork.process import Process
         from topwork.rows import canonical
+        from topwork.streams import RowStream, endless
 
-        if isinstance(rows, Mapping):
-            rows = [rows]
-        elif not hasattr(rows, "column_names") and not isinstance(rows, Sequence):
-            rows = list(rows)
-        named = canonical(rows, type(self.task), columns or {}, targets=False, place="rows")
+        rows = [rows] if isinstance(rows, Mapping) else rows
+        if endless(rows):
+            named: Any = RowStream(rows, type(self.task), columns or {})
+        else:
+            named = canonical(rows, type(self.task), columns or {}, targets=False, place="rows")
         try:
             chosen = Settings(**settings)
         except TypeError as error:

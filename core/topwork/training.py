@@ -25,6 +25,7 @@ from topwork.freezing import Freezing
 from topwork.items import Json
 from topwork.loop import fitted
 from topwork.model_folder import WEIGHTS
+from topwork.onednn import onednn
 from topwork.rows import row_count
 from topwork.runs import CHECKPOINTS
 from topwork.training_rows import StreamedBatches, TrainingItems
@@ -167,7 +168,10 @@ class TaskTrainer(Trainer):
     ) -> Any:
         self.freezing.quiet_norms()
         self.seen += len(inputs)
-        return self.task.loss(model, fitted(inputs, self.run.model))
+        # what is computed again in the backward pass would be computed outside of this mode
+        precision = "float32" if self.precision == "float32" and not self.stage.gradient_checkpointing else "other"
+        with onednn(self.run.device, precision):
+            return self.task.loss(model, fitted(inputs, self.run.model))
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0

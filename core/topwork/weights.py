@@ -75,3 +75,13 @@ def load_weights(model: nn.Module, file: Path, aliases: Mapping[str, str] | None
         for name, tensor in state.items():
             source = stored[name]
             tensor.data = moved.setdefault(id(source), source.to(device=tensor.device))
+    _forget(model)
+
+
+def _forget(model: nn.Module) -> None:
+    """Let modules drop what they keep of their old weights outside training, such as LeViT's attention biases: they do
+    when training begins."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, mode in modes:
+        module.training = mode

@@ -4,8 +4,8 @@
 
 The other side is what transformers offers: eager attention with `output_attentions=True`, which keeps the weights of
 all layers, and the two figures computed from them afterwards. Both sides take turns on one model; printed are CPU
-seconds (medians), the most that each side allocates, and that both find the same figures. The floor is the forward pass
-alone, in eager attention.
+seconds (medians), the most that each side allocates, and that both find the same figures. Extra memory is what goes
+beyond a bare forward pass, which is the floor. The default shape is MiniLM's: 6 layers, 12 attention heads, width 384.
 """
 
 from __future__ import annotations
@@ -54,11 +54,9 @@ def streamed(model: Any, ids: torch.Tensor) -> list[torch.Tensor]:
 
 
 def bare(model: Any, ids: torch.Tensor) -> None:
-    """The forward pass in eager attention, nothing kept."""
-    model.set_attn_implementation("eager")
+    """The forward pass, nothing kept."""
     with torch.no_grad():
         model(ids)
-    model.set_attn_implementation("sdpa")
 
 
 def seconds(function: Any, *args: Any) -> float:
@@ -71,11 +69,12 @@ def main() -> None:
     from transformers import BertConfig, BertModel
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("layers", 6), ("width", 768), ("runs", 3)):
+    for name, default in (("layers", 6), ("width", 384), ("heads", 12), ("runs", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--tokens", type=int, nargs="+", default=list(MEMORY))
     options = parser.parse_args()
-    sizes: dict[str, Any] = {"hidden_size": options.width, "num_attention_heads": options.width // 64}
+    sizes: dict[str, Any] = {"hidden_size": options.width, "num_attention_heads": options.heads}
+    sizes["intermediate_size"] = 4 * options.width
     config = BertConfig(**sizes, num_hidden_layers=options.layers, max_position_embeddings=max(options.tokens))
     torch.manual_seed(0)
     model = BertModel(config, add_pooling_layer=False).eval()
@@ -96,8 +95,9 @@ def main() -> None:
         for name in sides:
             print(f"  {name}: {spent[name]:.2f} s, {memory[name] / 2**20:.0f} MiB")
         wanted = MEMORY.get(tokens, 0.06)
-        share, faster = memory["streamed"] / memory["all kept"], spent["all kept"] / spent["streamed"]
-        print(f"  memory {share:.3f} (at most {wanted}) {'ok' if share <= wanted else 'MISSED'}", end=", ")
+        extra = {name: memory[name] - memory["bare"] for name in sides}
+        share, faster = extra["streamed"] / extra["all kept"], spent["all kept"] / spent["streamed"]
+        print(f"  extra memory {share:.3f} (at most {wanted}) {'ok' if share <= wanted else 'MISSED'}", end=", ")
         print(f"{faster:.2f} times faster (at least 2) {'ok' if faster >= 2 else 'MISSED'}")
 
 

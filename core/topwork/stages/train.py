@@ -34,7 +34,7 @@ class Train(Stage):
     schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "cosine_with_min_lr"] = "linear"
     warmup: NonNegativeFloat = Field(0.0, description="steps until the full rate; below 1 a share of all steps")
     weight_decay: NonNegativeFloat = 0.0
-    optimizer: str = Field("adamw_torch", description="a name of transformers' OptimizerNames")
+    optimizer: str = Field("adamw_torch_fused", description="a name of transformers' OptimizerNames")
     clip: NonNegativeFloat = Field(1.0, description="largest norm of the gradient; 0 for no bound")
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on a GPU that has it, else float32"
