@@ -13,6 +13,7 @@ import sys
 import pytest
 
 pytest_plugins = ["cpu_budget"]
+pytest.register_assert_rewrite("named.harness")
 
 #: configs of models that cost next to nothing
 TINY_BERT = {

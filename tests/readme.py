@@ -5,7 +5,6 @@ A table stands between `<!-- name -->` and `<!-- /name -->`.
 
 from __future__ import annotations
 
-import ast
 import inspect
 import itertools
 import json
@@ -83,18 +82,12 @@ def command_line() -> str:
 
 def families_table() -> str:
     """Which families the tests take through a task by name, and whose task head they get."""
-    named: dict[str, dict[str, str]] = {}
-    for entry in json.loads((ROOT / "tests" / "named" / "vision.json").read_text(encoding="utf-8")):
-        named.setdefault(entry["task"], {})[entry["family"]] = entry["form"]
-    for node in ast.parse((ROOT / "tests" / "test_named_text.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NAMED":
-            named |= ast.literal_eval(node.value)
+    sys.path.insert(0, str(ROOT / "tests"))
+    from named import table
+
     lines = ["| task | native task head | generic task head |", "|---|---|---|"]
-    for task, families in sorted(named.items()):
-        by_form = {
-            form: ", ".join(name for name, one in families.items() if one == form) for form in ("native", "generic")
-        }
-        lines.append(f"| `{task}` | {by_form['native']} | {by_form['generic']} |")
+    for task, forms in sorted(table.by_task().items()):
+        lines.append(f"| `{task}` | {', '.join(forms['native'])} | {', '.join(forms['generic'])} |")
     return "\n".join(lines)
 
 

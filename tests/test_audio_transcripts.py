@@ -180,7 +180,8 @@ def test_a_clip_that_a_model_of_one_size_cannot_hear_whole_is_no_training_row() 
     ("name", "options", "cause"),
     [
         ("wav2vec2", {"timestamps": "segment"}, "for Whisper"),
-        ("whisper", {"form": "seq2seq", "timestamps": "word"}, "for CTC"),
+        ("whisper", {"form": "seq2seq", "timestamps": "char"}, "for CTC"),
+        ("whisper", {"form": "seq2seq", "timestamps": "word"}, "no times"),
         ("whisper", {"form": "seq2seq", "timestamps": "segment"}, "no times"),
         ("wav2vec2", {"vocabulary": "checkpoint"}, "no tokenizer"),
         ("wav2vec2", {"form": "seq2seq"}, "no decoder"),

@@ -244,27 +244,3 @@ def test_the_sample_has_exact_depth_and_other_scenes_for_the_test() -> None:
     assert depth.shape == (64, 64)
     assert 1 < depth.min() < depth.max() < 12
     assert dense_samples.load_rows("sample:digits", RowsOptions(path="sample:digits")) is None
-
-
-LEARNED = {
-    "glpn": ({**GLPN, "hidden_sizes": [16, 32, 32, 32], "decoder_hidden_size": 32}, {}, 5e-3, 400),
-    "plain vit, dense head": ({**VIT, "hidden_size": 32, "patch_size": 4, "image_size": 64}, {}, 3e-3, 400),
-}
-
-
-@pytest.mark.learn
-@pytest.mark.parametrize("case", LEARNED)
-def test_it_learns_eight_rows_and_comes_back(case, tmp_path, plugins) -> None:
-    import topwork
-
-    config, options, rate, steps = LEARNED[case]
-    rows = DepthEstimation.example_rows()
-    work = topwork.build("depth-estimation", {"config": config}, rows=rows, plugins=plugins, **options)
-    work.train(
-        rows, steps=steps, batch_size=8, learning_rate=rate, schedule="cosine", warmup=20, checkpoint_every="never"
-    )
-    work.save(tmp_path / "model")
-    again = topwork.load(tmp_path / "model", plugins=plugins)
-    assert again.evaluate(rows)["abs_rel"] <= 0.05
-    shuffled = [{**row, "depth": other["depth"]} for row, other in zip(rows, rows[4:] + rows[:4], strict=True)]
-    assert again.evaluate(shuffled)["abs_rel"] > 0.15

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy
 import pytest
@@ -15,7 +13,7 @@ import transformers
 import topwork
 from topwork import DataError, UsageError
 from topwork.testing import check_task
-from topwork_tasks._masking import choose, corrupt
+from topwork_tasks._masking import choose, corrupt, logits_at
 from topwork_tasks._text import TokenizerOptions, learn_tokenizer
 from topwork_tasks.fill_mask import FillMask
 
@@ -77,6 +75,27 @@ def test_loss_equals_the_native_class(written):
     plain = transformers.AutoModelForMaskedLM.from_pretrained(written)
     torch.testing.assert_close(work.task.loss(work.model, batch), plain(**batch.inputs).loss)
     assert int((batch.inputs["labels"] != -100).sum(1).min()) >= 1
+
+
+@pytest.mark.parametrize("kind", [*BASES, "electra", "mobilebert"])
+def test_logits_at_masks_equal_the_full_ones(kind):
+    """MobileBERT multiplies by its embeddings without calling a layer."""
+    torch.manual_seed(0)
+    changes = {"embedding_size": 16, "num_feedforward_networks": 1, "intra_bottleneck_size": 16}
+    changes = changes if kind == "mobilebert" else {}
+    config = transformers.AutoConfig.for_model(
+        kind, **{**BASES.get(kind, SMALL), **changes}, vocab_size=90, pad_token_id=0
+    )
+    model = transformers.AutoModelForMaskedLM.from_config(config).eval()
+    inputs = {"input_ids": torch.randint(5, 90, (3, 7))}
+    rows, places = torch.tensor([0, 0, 2]), torch.tensor([1, 6, 3])
+    widths = []
+    model.get_output_embeddings().register_forward_hook(lambda _, given, __: widths.append(given[0].shape[1]))
+    with torch.no_grad():
+        found = logits_at(model, inputs, rows, places)
+        assert widths == ([] if kind == "mobilebert" else [3])
+        torch.testing.assert_close(found, model(**inputs).logits[rows, places])
+        assert logits_at(model, inputs, rows[:0], places[:0]).shape == (0, 90)
 
 
 def test_masks_are_fixed_by_row_and_drawn_anew_by_seed(written):
@@ -192,30 +211,3 @@ def test_bases_and_targets_that_do_not_fit(written):
         )
     with pytest.raises(UsageError, match="no single token"):
         topwork.build("fill-mask", str(written), targets=["unheard-of word"])
-
-
-@pytest.mark.learn
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_it_learns_rows_by_heart(shuffled, tmp_path):
-    rows = [row for row in ROWS if row["answer"]] * 1
-    rows += [
-        {"text": "the green [MASK] ran over the blue fox", "answer": "bird"},
-        {"text": "a red fox [MASK] on the green bird", "answer": "sat"},
-        {"text": "the red fox [MASK] over the green hill", "answer": "ran"},
-        {"text": "a blue bird sat [MASK] the red hill", "answer": "on"},
-    ]
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    learned = rows
-    if shuffled:
-        learned = [{**row, "answer": rows[(n + 3) % 8]["answer"]} for n, row in enumerate(rows)]
-    work = topwork.build("fill-mask", {"config": {"model_type": "bert", **SMALL}}, rows=[*ROWS, *rows])
-    work.train(learned, steps=150, batch_size=8, learning_rate=3e-3)
-    work.save(tmp_path / "model")
-    code = (
-        "import json, sys, topwork; rows = json.load(open(sys.argv[2])); "
-        "print(json.dumps(topwork.load(sys.argv[1]).evaluate(rows)['accuracy']))"
-    )
-    arguments = [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "rows.json")]
-    told = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    accuracy = float(told.stdout.splitlines()[-1])
-    assert accuracy == 1 if not shuffled else accuracy <= 0.4

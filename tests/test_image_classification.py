@@ -176,6 +176,31 @@ def test_mixup_blends_pictures_and_labels_alike() -> None:
     assert any(0.05 < inputs["labels"].max(1).values.min() < 0.95 for inputs in mixed)
 
 
+def test_cutmix_pastes_a_box_and_blends_labels_by_its_area() -> None:
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    rows = [{"image": Image.new("RGB", (8, 8), colour), "label": str(n)} for n, colour in enumerate(colours)]
+    task, _, _ = make(rows=rows, cutmix=1.0)
+    task.processor.do_normalize = False
+    shares = []
+    for seed in range(8):
+        inputs = task.collate(task.encode(rows, "train", seed), "train").inputs
+        whose = inputs["pixel_values"].argmax(1)  # every pixel is of one picture, and its colour tells of which
+        for own, (picture, label) in enumerate(zip(whose, inputs["labels"], strict=True)):
+            expected = torch.stack([(picture == number).float().mean() for number in range(3)])
+            assert torch.allclose(label, expected, atol=1e-6)
+            place = (picture != own).nonzero()
+            if len(place):  # one box
+                height, width = (place.amax(0) - place.amin(0) + 1).tolist()
+                assert height * width == len(place)
+        shares += inputs["labels"].max(1).values.tolist()
+    assert len({round(share, 3) for share in shares}) > 3
+    both, _, _ = make(rows=rows, cutmix=1.0, mixup=1.0)
+    both.processor.do_normalize = False
+    seen = [both.collate(both.encode(rows, "train", seed), "train").inputs["pixel_values"] for seed in range(12)]
+    flat = [bool((pixels == pixels[:, :, :1, :1]).all()) for pixels in seen]
+    assert any(flat) and not all(flat)
+
+
 def test_units_are_the_patches_of_the_picture_that_the_model_saw() -> None:
     task, model, rows = make()
     item = task.encode(rows, "loss", 0)[0]

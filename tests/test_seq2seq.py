@@ -279,6 +279,28 @@ def test_a_pair_loads_in_plain_transformers(checkpoints, tmp_path):
     assert topwork.load(folder).predict(ROWS) == work.predict(ROWS)
 
 
+@pytest.mark.parametrize("decoder", ["second", "third"])
+def test_a_saved_pair_is_a_base_again(checkpoints, decoder, tmp_path):
+    """With both of its tokenizers; from a recipe too, and trained on it comes back once more."""
+    work = pair(checkpoints, decoder, max_target_length=10)
+    work.train(ROWS, steps=2, learning_rate=1e-2)
+    folder = work.save(tmp_path / "model")
+    again = topwork.build("translation", str(folder), rows=ROWS, max_target_length=10)
+    assert (again.form, again.task.form) == ("native", "seq2seq")
+    assert again.task.tokenizer.get_vocab() == work.task.tokenizer.get_vocab()
+    assert again.task.target_tokenizer.bos_token == work.task.target_tokenizer.bos_token
+    assert again.predict(ROWS) == work.predict(ROWS)
+    batches = [model.task.collate(model.task.encode(ROWS, "loss", 0), "loss") for model in (work, again)]
+    losses = [model.task.row_losses(model.model, batch) for model, batch in zip((work, again), batches)]
+    torch.testing.assert_close(losses[0], losses[1])
+    long = [{**ROWS[0], "source": "one house " * 200}]
+    assert again.predict(long) == work.predict(long)
+    recipe = {"task": "translation", "base": {"model": str(folder)}, "stages": ["save"]}
+    assert set(topwork.load_recipe(recipe).bases) == {"base"}
+    again.train(ROWS, steps=1, learning_rate=1e-2)
+    assert topwork.load(again.save(tmp_path / "again")).predict(ROWS) == again.predict(ROWS)
+
+
 def test_generation_options_are_saved_and_not_on_the_config(checkpoints, tmp_path):
     options = {"num_beams": 3, "max_new_tokens": 7, "length_penalty": 0.5, "no_repeat_ngram_size": 3}
     folder = pair(checkpoints, "second", generation=options).save(tmp_path / "model")

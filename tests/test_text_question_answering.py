@@ -108,6 +108,10 @@ def test_best_spans_equal_a_search_over_all():
     found = best_spans(start, end, 12, 4)
     assert [entry[1:] for entry in found] == [entry[1:] for entry in sorted(spans, reverse=True)[:12]]
     assert best_spans(start[:0], end[:0], 5, 5) == []
+    # the best ends stand before the best starts: no pair of those is a span
+    start, end = torch.arange(12.0), -torch.arange(12.0) * 1.5
+    spans = [(float(start[a] + end[b]), a, b) for a in range(12) for b in range(a, min(12, a + 4))]
+    assert best_spans(start, end, 3, 4) == [(0.0, 0, 0), (-0.5, 1, 1), (-1.0, 2, 2)] == sorted(spans, reverse=True)[:3]
 
 
 def test_windows_compete_and_no_answer_wins_by_its_threshold():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from topwork import DataError, UsageError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: formats whose headers tell the number of samples exactly
 _EXACT = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "AU", "CAF")
+#: sizes from here on stand for a size that was not known when the file was begun
+_UNKNOWN_SIZE = 0x7FFF0000
 MEND = "mend the clip, or leave the row out"
 
 
@@ -116,7 +118,26 @@ def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, i
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         cause = str(error).splitlines()[0].split(": ", 1)[-1]
         raise DataError(f"cannot be read as audio ({name}): {cause}", row=row, column=column, mend=MEND) from error
+    missing = _missing_bytes(source)
+    if missing:
+        raise DataError(f"the file {name} is cut short by {missing} bytes", row=row, column=column, mend=MEND)
     return clip.mean(axis=1), _checked_rate(rate, row, column)
+
+
+def _missing_bytes(source: Any) -> int:
+    """Bytes that a WAV or AIFF file lacks by its own account: soundfile reads what there is without a word. Writers
+    who could not go back to the header leave a size of 0, or one near the largest."""
+    if isinstance(source, bytes | bytearray):
+        head, size = bytes(source[:8]), len(source)
+    else:
+        size = os.path.getsize(source)
+        with open(source, "rb") as file:
+            head = file.read(8)
+    order: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
+    if head[:4] not in order:
+        return 0
+    told = int.from_bytes(head[4:8], order[head[:4]]) + 8
+    return told - size if size + 1 < told < _UNKNOWN_SIZE else 0
 
 
 def _checked_rate(rate: Any, row: int | None, column: str) -> int:

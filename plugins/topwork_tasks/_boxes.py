@@ -6,7 +6,7 @@ centre y, width, height] in shares of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ BOX_FORMAT_HELP = (
     "height in shares of the picture; albumentations: xmin, ymin, xmax, ymax in shares"
 )
 _BOXES = ("bbox", "bboxes", "boxes", "box")
+_CROWD = ("iscrowd", "crowd")
 _CATEGORIES = ("category", "categories", "label", "labels", "category_id")
 
 
@@ -43,14 +44,23 @@ class Objects:
     areas: numpy.ndarray
 
 
-def columns_of(value: Any, row: int | None) -> dict[str, list[Any]]:
-    """The entries of `objects` by key, from a dict of lists or a list of dicts."""
+def columns_of(value: Any, row: int | None, column: str = "objects") -> dict[str, list[Any]]:
+    """The entries of `objects` (or another column) by key, from a dict of lists or a list of dicts.
+
+    Raises:
+        DataError: None, something else, lists of different lengths.
+    """
     if value is None:
-        raise DataError("is empty", row=row, column="objects", mend="give a picture without objects empty lists")
+        raise DataError("is empty", row=row, column=column, mend="give a picture without objects empty lists")
+    mend = "write a dict of lists of one length, or a list of dicts"
     if isinstance(value, Mapping):
-        return {str(key): list(entries) for key, entries in value.items() if entries is not None}
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise DataError(f"{value!r} is no list of objects", row=row, column="objects", mend="write {bbox, category}")
+        given = {str(key): entries for key, entries in value.items() if entries is not None}
+        for key, entries in given.items():
+            if isinstance(entries, str) or not isinstance(entries, Iterable):
+                raise DataError(f"its `{key}` is {entries!r}, no list", row=row, column=column, mend=mend)
+        return {key: list(entries) for key, entries in given.items()}
+    if not isinstance(value, Sequence) or not all(isinstance(entry, Mapping) for entry in value):
+        raise DataError(f"{value!r} is no list of objects", row=row, column=column, mend=mend)
     keys = {str(key) for entry in value for key in entry}
     return {key: [entry.get(key) for entry in value] for key in keys}
 
@@ -58,6 +68,32 @@ def columns_of(value: Any, row: int | None) -> dict[str, list[Any]]:
 def categories_of(value: Any, row: int | None) -> list[Any]:
     """The categories of a row's objects."""
     return _named(columns_of(value, row), _CATEGORIES, row)
+
+
+def beside(
+    columns: Mapping[str, list[Any]], names: Sequence[str], count: int, row: int | None, column: str = "objects"
+) -> list[Any]:
+    """What stands beside each of `count` objects under one of these names; None for each where nothing does.
+
+    Raises:
+        DataError: for another number of objects.
+    """
+    found = next((columns[name] for name in names if columns.get(name)), [None] * count)
+    if len(found) != count:
+        cause = f"{count} objects and {len(found)} entries of `{names[0]}`"
+        raise DataError(cause, row=row, column=column, mend=f"give each object its `{names[0]}`, or leave it out")
+    return found
+
+
+def _area(value: Any, box: Sequence[float], row: int | None) -> float:
+    """What the data say that an object covers, else its box."""
+    if value is None:
+        return (box[2] - box[0]) * (box[3] - box[1])
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        mend = "correct it, or leave `area` out"
+        raise DataError(f"an area of {value!r} is no number", row=row, column="objects", mend=mend) from error
 
 
 def _named(columns: Mapping[str, list[Any]], names: Sequence[str], row: int | None) -> list[Any]:
@@ -96,8 +132,7 @@ def objects_of(row: Row, number: int | None, size: tuple[int, int], form: BoxFor
             column="objects",
             mend="give one category a box",
         )
-    crowd = columns.get("iscrowd") or columns.get("crowd") or [0] * len(written)
-    given = columns.get("area") or [None] * len(written)
+    crowd, given = beside(columns, _CROWD, len(written), number), beside(columns, ("area",), len(written), number)
     kept, boxes, areas = [], [], []
     for place, values in enumerate(written):
         try:
@@ -108,8 +143,7 @@ def objects_of(row: Row, number: int | None, size: tuple[int, int], form: BoxFor
             raise
         kept.append(place)
         boxes.append(box)
-        area = given[place]
-        areas.append(float(area) if area is not None else (box[2] - box[0]) * (box[3] - box[1]))
+        areas.append(_area(given[place], box, number))
     return Objects(
         numpy.array(boxes, dtype=numpy.float64).reshape(-1, 4),
         [categories[place] for place in kept],

@@ -1,21 +1,15 @@
-"""COCO: its metric (mean average precision, by faster-coco-eval) and its annotation files as rows.
-
-The metric keeps a few numbers for each box, never a picture.
+"""COCO's metric of boxes: mean average precision, by faster-coco-eval. It keeps a few numbers for each box, never a
+picture. What a detector predicts stands here too.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from topwork import DataError, Json, Metric, Row, UsageError
+from topwork import Json, Metric, Row
 from topwork_tasks._boxes import Objects
-
-if TYPE_CHECKING:
-    from topwork import RowsOptions
 
 #: what `COCOeval.stats` holds, in its order; areas are below 32 x 32, up to 96 x 96, and above, in pixels
 _STATS = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "mar1", "mar10", "mar100")
@@ -173,79 +167,3 @@ def _mean(values: Any) -> float:
     """Mean of what is defined; COCO writes -1 where there is no truth."""
     values = values[values > -1]
     return float(values.mean()) if values.size else math.nan
-
-
-def coco_rows(source: str, options: RowsOptions) -> Any:
-    """Rows of a COCO annotation file (`format: coco`): image, image_id, objects {bbox, category, area, iscrowd}.
-
-    The pictures lie beside the file, or where `options: {images: folder}` says.
-
-    Raises:
-        DataError: the file is no COCO annotation file, or a picture is missing; names the entry.
-    """
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise UsageError(f"there is no file `{source}`", mend="`format: coco` reads an annotation file")
-    folder = Path(options.options.get("images", path.parent)).expanduser()
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        categories = sorted(found["categories"], key=lambda entry: entry["id"])
-        images = {entry["id"]: folder / entry["file_name"] for entry in found["images"]}
-        objects: dict[Any, dict[str, list]] = {
-            image: {"bbox": [], "category": [], "area": [], "iscrowd": []} for image in images
-        }
-        places = {entry["id"]: place for place, entry in enumerate(categories)}
-        for entry in found["annotations"]:
-            target = objects[entry["image_id"]]
-            target["bbox"].append([float(value) for value in entry["bbox"]])
-            target["category"].append(places[entry["category_id"]])
-            target["area"].append(float(entry.get("area", entry["bbox"][2] * entry["bbox"][3])))
-            target["iscrowd"].append(int(entry.get("iscrowd", 0)))
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(
-            f"{path}: is no COCO annotation file ({type(error).__name__}: {error})",
-            mend="it needs images, annotations and categories that name each other",
-        ) from error
-    missing = [str(file) for file in images.values() if not file.is_file()]
-    if missing:
-        raise DataError(f"{path}: the picture {missing[0]} is missing", mend="set `options: {images: folder}`")
-    names = [str(entry["name"]) for entry in categories]
-    files = [str(file) for file in images.values()]
-    return detection_rows(files, list(images), [objects[image] for image in images], names, options)
-
-
-def detection_rows(
-    files: Sequence[str],
-    numbers: Sequence[int],
-    objects: Sequence[dict[str, list]],
-    names: list[str],
-    options: RowsOptions,
-) -> Any:
-    """Rows of pictures on disk with their objects {bbox, category (an integer), area, iscrowd}.
-
-    Args:
-        names: what the categories' integers stand for.
-    """
-    import datasets
-
-    columns = {"image": list(files), "image_id": list(numbers), "objects": list(objects)}
-    made = datasets.Dataset.from_dict(columns, features=_coco_features(names))
-    return made.to_iterable_dataset() if options.streaming else made
-
-
-def _coco_features(names: list[str]) -> Any:
-    import datasets
-
-    number = datasets.Value("float32")
-    return datasets.Features(
-        {
-            "image": datasets.Image(),
-            "image_id": datasets.Value("int64"),
-            "objects": {
-                "bbox": datasets.List(datasets.List(number, length=4)),
-                "category": datasets.List(datasets.ClassLabel(names=names)),
-                "area": datasets.List(number),
-                "iscrowd": datasets.List(datasets.Value("int8")),
-            },
-        }
-    )

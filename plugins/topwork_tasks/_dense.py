@@ -18,9 +18,12 @@ from torch import nn
 from torch.nn import functional
 
 from topwork import Base, CheckpointError
+from topwork_tasks._dpt_decoder import DptDecoder
 
-Decoder = Literal["pyramid", "linear"]
-DECODER_HELP = "pyramid: all levels of the backbone joined; linear: one layer on its last map (a probe)"
+Decoder = Literal["pyramid", "linear", "dpt"]
+DECODER_HELP = (
+    "pyramid: all levels of the backbone joined; linear: one layer on its last map (a probe); dpt: the decoder of DPT"
+)
 _FINEST = 4  # pixels that a position of the pyramid decoder's output covers
 
 
@@ -64,7 +67,7 @@ class DenseHead(nn.Module):
         backbone: what `Base.backbone(maps=...)` gives.
         outputs: numbers a pixel.
         decoder: see `DECODER_HELP`.
-        dropout: before the last layer.
+        dropout: before the last layer; DPT has none there.
     """
 
     accepts_loss_kwargs = False
@@ -78,6 +81,9 @@ class DenseHead(nn.Module):
         if decoder == "linear":
             self.decoder: nn.Module = _Last()
             width = widths[-1]
+        elif decoder == "dpt":
+            self.decoder = DptDecoder(widths, list(backbone.map_strides))
+            width, dropout = self.decoder.width, 0.0
         else:
             self.decoder = _Pyramid(widths, list(backbone.map_strides))
             width = self.decoder.width

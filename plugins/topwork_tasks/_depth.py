@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from topwork import DataError, Json
 from topwork_tasks import _image
+from topwork_tasks._exr import is_exr, read_exr
 
 if TYPE_CHECKING:
     import numpy
@@ -30,12 +31,13 @@ def open_depth(
     than `cap`.
 
     Args:
-        value: a PIL image (L, I, I;16 or F), {bytes, path}, a path (.npy too), bytes, an array or nested lists.
+        value: a PIL image (L, I, I;16 or F), {bytes, path}, a path (.npy, .exr too), bytes, an array or nested lists.
         size: width and height of the picture.
         scale: the value is divided by it: 1000 for millimetres in a 16-bit PNG.
 
     Raises:
         DataError: empty, not readable, a colour picture, or of another size than the picture.
+        UsageError: an EXR file, and no package that reads it.
     """
     import numpy
 
@@ -50,9 +52,8 @@ def open_depth(
         if array.ndim != 2:
             raise ValueError(f"it has {array.ndim} dimensions, not height and width")
     except (OSError, ValueError, SyntaxError, TypeError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"cannot be read as a depth map: {cause}",
+            f"cannot be read as a depth map: {_image.cause_of(error)}",
             row=row,
             column="depth",
             mend="give one number a pixel: a grey image, an array, or a .npy file",
@@ -75,6 +76,8 @@ def _array(value: Any) -> numpy.ndarray:
 
     if isinstance(value, str | Path) and str(value).endswith(".npy"):
         return numpy.load(value, allow_pickle=False)
+    if is_exr(value):
+        return read_exr(value)
     if isinstance(value, str | bytes | Mapping) or hasattr(value, "getbands") or hasattr(value, "__fspath__"):
         image = _image._as_image(value)
         image.load()

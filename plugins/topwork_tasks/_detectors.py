@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from topwork import Base, DataError, Item, Row, TopworkError
 from topwork_tasks import _boxes
 from topwork_tasks._detector_processors import MOST
+from topwork_tasks._labels import check_alike
 
 
 class DetrHeadOptions(BaseModel):
@@ -36,9 +37,9 @@ class DetrHeadOptions(BaseModel):
 # ---------------------------------------------------------------- label names
 
 
-def declared_names(rows: Any) -> list[str] | None:
-    """Names of the integers in `objects`, where the data set declares them (`ClassLabel`)."""
-    feature = (getattr(rows, "features", None) or {}).get("objects")
+def declared_names(rows: Any, column: str = "objects") -> list[str] | None:
+    """Names of the integers in a column of entries, where the data set declares them (`ClassLabel`)."""
+    feature = (getattr(rows, "features", None) or {}).get(column)
     inner = getattr(feature, "feature", feature)
     inner = inner[0] if isinstance(inner, list) and inner else inner
     if not isinstance(inner, Mapping):
@@ -66,13 +67,10 @@ def learn_names(rows: Any, base: Base, auto: Sequence[str], declared: Sequence[s
     only = rows.select_columns(["objects"]) if hasattr(rows, "select_columns") else rows
     for number, row in enumerate(only):
         for value in _boxes.categories_of(row.get("objects"), number):
-            if isinstance(value, bool) or not isinstance(value, str | int):
-                raise DataError(f"{value!r} is no label", row=number, column="objects", mend="give names or integers")
+            check_alike(value, values, number, "objects")
             values.add(value)
     if not values:
         raise DataError("no row has an object", column="objects", mend="give rows with objects, or `label_names`")
-    if len({isinstance(value, str) for value in values}) > 1:
-        raise DataError("mixes names and integers", column="objects", mend="write all categories alike")
     return [str(value) for value in sorted(values)]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from topwork import DataError, Json, Metric, Row, UsageError
@@ -136,13 +136,16 @@ class EntityMetric(Metric):
     Args:
         truth: answers the true entities of a row, and its tags or None.
         scheme: of the tags.
+        read: makes entities of tags; None: leniently, see `entities`.
     """
 
     keys = ("f1", "precision", "recall", "accuracy")
     primary = "f1"
 
-    def __init__(self, truth: Any, scheme: Scheme) -> None:
-        self.truth, self.scheme = truth, scheme
+    def __init__(
+        self, truth: Any, scheme: Scheme, read: Callable[[Sequence[str], Scheme], list[Entity]] | None = None
+    ) -> None:
+        self.truth, self.scheme, self.read = truth, scheme, read or entities
         self.right: Counter[str] = Counter()
         self.said: Counter[str] = Counter()
         self.true: Counter[str] = Counter()
@@ -154,7 +157,7 @@ class EntityMetric(Metric):
     def update(self, row: Row, prediction: Any) -> None:
         tags, spans = self.truth(row)
         if tags is not None:
-            true, said = entities(tags, self.scheme), entities(prediction.tags, self.scheme)
+            true, said = self.read(tags, self.scheme), self.read(prediction.tags, self.scheme)
             if len(tags) != len(prediction.tags):
                 raise UsageError(f"{len(tags)} true tags and {len(prediction.tags)} predicted ones")
             self.tags += len(tags)

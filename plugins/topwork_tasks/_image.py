@@ -39,17 +39,26 @@ def open_image(value: Any, row: int | None, column: str, mode: str = "RGB") -> I
     try:
         image = _as_image(value)
         image.load()
+        if not (image.width and image.height):
+            raise ValueError("it has no pixels")
         turned = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, TypeError, pil.DecompressionBombError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"cannot be read as an image: {cause}", row=row, column=column, mend="mend the file, or leave the row out"
+            f"cannot be read as an image: {cause_of(error)}",
+            row=row,
+            column=column,
+            mend="mend the file, or leave the row out",
         ) from error
     if turned.mode.startswith("I;16"):
         import numpy
 
         turned = pil.fromarray((numpy.asarray(turned) >> 8).astype(numpy.uint8))
     return turned.convert(mode)
+
+
+def cause_of(error: Exception) -> str:
+    """What a library said of a file, in one line, without the address of an object in memory."""
+    return (str(error) or type(error).__name__).splitlines()[0].split(" <_io.", 1)[0]
 
 
 def _as_image(value: Any) -> Image:
@@ -71,9 +80,7 @@ def _as_image(value: Any) -> Image:
 
     array = numpy.asarray(value)
     if array.dtype != numpy.uint8 or array.ndim not in (2, 3):
-        raise ValueError(
-            f"a {type(value).__name__} is no image; arrays are uint8, [height, width] or with channels last"
-        )
+        raise ValueError(f"{type(value).__name__} is no image; arrays are uint8, [height, width] or with channels last")
     return pil.fromarray(array)
 
 
@@ -188,6 +195,11 @@ def model_tensors(batch: Batch, model: Any, *without: str) -> dict[str, Any]:
     if dtype == torch.float32:
         return chosen
     return map_tensors(chosen, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+
+
+def cost_budget(device: str) -> int | None:
+    """Pixels of a batch for predictions: on a CPU few pictures, whose maps stay in the cache and take little memory."""
+    return 2**18 if device == "cpu" else None
 
 
 def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -8,7 +8,8 @@ feature (or the option `label_names`) lists. Label names that a checkpoint carri
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork import Base, DataError, Row, TopworkError, nearest
@@ -65,17 +66,20 @@ def _distinct(rows: Any, column: str, kind: Kind) -> list[str]:
     for number, value in enumerate(_column(rows, column)):
         entries = _entries(value, number, column) if kind == "multi" else [value]
         for entry in entries:
-            if entry is None or isinstance(entry, float) or not isinstance(entry, str | int):
-                raise DataError(
-                    f"{entry!r} is no label",
-                    row=number,
-                    column=column,
-                    mend="labels are strings or integers; for numbers set `regression: true`",
-                )
+            check_alike(entry, values, number, column, "; for numbers set `regression: true`")
             values.add(entry)
-    if len({isinstance(value, str) for value in values}) > 1:
-        raise DataError("mixes strings and integers", column=column, mend="write all labels alike")
     return [str(value) for value in sorted(values)]
+
+
+def check_alike(value: Any, known: Collection[Any], row: int, column: str, further: str = "") -> None:
+    """Refuse what is no label, and integers among names, or names among integers, that rows before had."""
+    if isinstance(value, bool) or not isinstance(value, str | Integral) or value == "":
+        mend = f"labels are strings or integers{further}"
+        raise DataError(f"{value!r} is no label", row=row, column=column, mend=mend)
+    other = next(iter(known), value)
+    if isinstance(other, str) != isinstance(value, str):
+        cause = f"{value!r} beside {other!r}: labels are either names or numbers"
+        raise DataError(cause, row=row, column=column, mend="write all labels alike")
 
 
 def _column(rows: Any, column: str) -> Iterable[Any]:
@@ -99,11 +103,11 @@ def label_number(
 ) -> int:
     """The model's output that a label of the data stands for; `declared` names the data's integers."""
     name = value
-    if isinstance(value, bool) or value is None or isinstance(value, float):
+    if isinstance(value, bool) or not isinstance(value, str | Integral):
         raise DataError(f"{value!r} is no label", row=row, column=column, mend="labels are strings or integers")
     if not isinstance(value, str):
-        if declared is not None and 0 <= value < len(declared):
-            name = declared[value]
+        if declared is not None and 0 <= int(value) < len(declared):
+            name = declared[int(value)]
         elif declared is None and f"LABEL_{value}" in names:
             name = f"LABEL_{value}"
         else:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from topwork import Json, Metric, Row, UsageError
 from topwork_tasks._spans import Piece
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose(groups: Sequence[Sequence[int]], share: float, draw: Any) -> list[int]:
@@ -67,6 +70,36 @@ def word_groups(tokenizer: Any, piece: Piece) -> list[list[int]]:
             groups.append([place])
         last = end
     return groups
+
+
+def logits_at(model: Any, inputs: Mapping[str, Any], rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """[masks, vocabulary]: the model's logits at some positions (`rows` and `places` in the batch, in order).
+
+    The product with the whole vocabulary costs as much as all that comes before it (BERT-like, 6 layers of width 384),
+    so the layer that makes it is shown the hidden states of these positions alone. Where a model makes its logits
+    without that layer, or puts more than these positions together behind it, they are computed in full.
+    """
+    shape = tuple(inputs["input_ids"].shape)
+    shown: list[bool] = []
+
+    def choose_hidden(_: Any, given: tuple) -> tuple | None:
+        if not given or tuple(given[0].shape[:-1]) != shape:
+            return None
+        shown.append(True)
+        return (given[0][rows, places].unsqueeze(0), *given[1:])
+
+    last = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if last is not None:
+        handle = last.register_forward_pre_hook(choose_hidden)
+        try:
+            logits = model(**inputs).logits
+        finally:
+            handle.remove()
+        if shown and logits.shape[:-1] == (1, len(rows)):
+            return logits[0]
+        if not shown:
+            return logits[rows, places]
+    return model(**inputs).logits[rows, places]
 
 
 def token_id(tokenizer: Any, word: str) -> int | None:

@@ -54,8 +54,8 @@ def matched(truth: Any, found: Any, labels: Sequence[int]) -> tuple[list[tuple[i
 
 
 class PanopticMetric(Metric):
-    """Keys: pq, sq (mean IoU of the matches), rq (F1 of the segments): means over the labels that occur. Tables:
-    `per_label`, and with `stuff` also pq of things and of stuff. The state is four numbers a label.
+    """Keys: pq, sq (mean IoU of the matches), rq (F1 of the segments), and with `stuff` pq of things and pq of stuff:
+    means over the labels that occur. Table `per_label`. The state is four numbers a label.
 
     Args:
         names: label names.
@@ -63,7 +63,7 @@ class PanopticMetric(Metric):
         stuff: names of the labels that are no things.
     """
 
-    keys = ("pq", "sq", "rq")
+    keys: tuple[str, ...] = ("pq", "sq", "rq")
     primary = "pq"
 
     def __init__(
@@ -72,6 +72,8 @@ class PanopticMetric(Metric):
         import numpy
 
         self.names, self._truth, self.stuff = list(names), truth, set(stuff)
+        if self.stuff:
+            self.keys = ("pq", "sq", "rq", "pq_things", "pq_stuff")
         self.counts = numpy.zeros((len(self.names), 4))  # matches, predictions without, truths without, sum of IoU
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,5 +114,5 @@ class PanopticMetric(Metric):
         }
         for key, wanted in (("pq_stuff", True), ("pq_things", False)) if self.stuff else ():
             own = [entry["pq"] for entry in table if (entry["label"] in self.stuff) == wanted]
-            result[key] = sum(own) / len(own) if own else None
+            result[key] = sum(own) / len(own) if own else math.nan
         return result

@@ -33,6 +33,8 @@ def _patches(config: Any) -> tuple[tuple[int, int] | None, int]:
         return _timm_patches(config)
     stages = (getattr(config, name, None) for name in ("depths", "hidden_sizes", "embed_dims"))
     patch = getattr(config, "patch_size", None)
+    if config.model_type.startswith("eomt"):  # from some layer on its queries stand in front of the patches
+        return None, 0
     if patch is None or any(isinstance(entry, list | tuple) for entry in stages):
         return None, 0
     without = {

@@ -70,7 +70,7 @@ def _chat(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
         raise UsageError("the tokenizer has no chat template", mend="give prompt and completion, or a base with one")
     messages = row["messages"]
     shaped = isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages) > 0
-    if not shaped or not all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in messages):
+    if not shaped or not all(_is_message(message) for message in messages):
         raise DataError("is no chat", row=number, column="messages", mend='write [{"role": ..., "content": ...}, ...]')
     turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     if targets and not turns:
@@ -90,6 +90,23 @@ def _chat(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
             )
         labels[len(before) : len(until)] = ids[len(before) : len(until)]
     return Encoded(ids, labels, prompt)
+
+
+def _is_message(message: Any) -> bool:
+    """A dict with role and content; who calls a tool need not say anything."""
+    if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+        return False
+    return isinstance(message["content"], str | list) or (
+        message["content"] is None and bool(message.get("tool_calls"))
+    )
+
+
+def contents(row: Row) -> list[str]:
+    """What is said in a row's messages; nothing when they are no chat, which `encode_row` tells."""
+    messages = row.get("messages")
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
+        return []
+    return [str(message["content"]) for message in messages if _is_message(message)]
 
 
 def _template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], ask: bool) -> list[int]:

@@ -7,14 +7,18 @@ from typing import Any
 
 from topwork import Base, DataError, Row, TopworkError, UsageError, nearest
 from topwork_tasks import _boxes, _detectors
-from topwork_tasks._segmentation_rows import flat, open_map
+from topwork_tasks._labels import check_alike
+from topwork_tasks._segmentation_rows import flat, open_map, tells_segments
+
+#: the largest number of a label that nobody named
+_MOST = 10_000
 
 
-def uses_objects(row: Row) -> bool:
+def uses_objects(row: Row, number: int | None = None) -> bool:
     """Whether a row's instances stand in `objects`: it has no mask, or its objects have a segmentation."""
     if row.get("objects") is None:
         return False
-    return row.get("mask") is None or "segmentation" in _boxes.columns_of(row["objects"], None)
+    return row.get("mask") is None or "segmentation" in _boxes.columns_of(row["objects"], number)
 
 
 def learn_labels(
@@ -22,12 +26,15 @@ def learn_labels(
 ) -> tuple[list[str], list[str] | None]:
     """Label names in the order of the outputs, and the names of the data's numbers where they are declared.
 
-    Those of a trained checkpoint win; else `given`, else those that `objects` declares, else the numbers that occur.
+    Those of a trained checkpoint win; else `given`, else those that `objects` or `segments_info` declares, else the
+    numbers that occur.
     """
     trained = base.trained_labels(*auto)
     declared = list(given) if given else None
     if declared is None and kind != "semantic" and rows is not None and uses_objects(next(iter(rows), {})):
         declared = _detectors.declared_names(rows)
+    if declared is None and (kind == "panoptic" or _told_in_segments(rows)):
+        declared = _detectors.declared_names(rows, "segments_info")
     if declared is not None and len(set(declared)) != len(declared):
         raise UsageError(f"`label_names` has a name twice: {declared}", place="task.label_names")
     if trained is not None:
@@ -45,6 +52,14 @@ def learn_labels(
     return list(names), declared
 
 
+def _told_in_segments(rows: Any) -> bool:
+    """Whether semantic rows are panoptic ones: the mask of the first tells segments."""
+    if rows is None or "segments_info" not in (getattr(rows, "features", None) or {}):
+        return False
+    row: Row = next(iter(rows), {})
+    return "mask" in row and tells_segments(row, open_map(row["mask"], 0, "mask"))
+
+
 def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
     if rows is None:
         raise TopworkError(
@@ -52,41 +67,47 @@ def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
             mend="give training rows, `label_names`, or a base with a trained task head",
         )
     values: set[Any] = set()
-    wanted = [name for name in ("mask", "objects", "segments_info") if name in _columns(rows)]
+    wanted = [name for name in ("mask", "objects", "segments_info") if name in columns_in(rows)]
     only = rows.select_columns(wanted) if hasattr(rows, "select_columns") else rows
     for number, row in enumerate(only):
-        values.update(_values(row, number, kind))
+        column, found = _values(row, number, kind)
+        for value in found:
+            check_alike(value, values, number, column)
+            if not isinstance(value, str) and not 0 <= value <= _MOST and value != ignored:
+                cause, mend = f"holds the number {value}", f"labels count from 0 to {_MOST}; or give `label_names`"
+                raise DataError(cause, row=number, column=column, mend=mend)
+            values.add(value)
     values -= {ignored, *((0,) if reduce else ())}
-    if len({isinstance(value, str) for value in values}) > 1:
-        raise DataError("mixes names and numbers", column="mask", mend="write all labels alike")
     if any(isinstance(value, str) for value in values):
         return sorted(values)
     if not values:
         raise DataError("holds no label at all", column="mask", mend="give rows with labels, or `label_names`")
-    if min(values) < 0 or max(values) > 10_000:
-        raise DataError(f"holds the number {max(values)}, too many labels", column="mask", mend="give `label_names`")
     return [str(value) for value in range(max(values) + (0 if reduce else 1))]
 
 
-def _columns(rows: Any) -> list[str]:
+def columns_in(rows: Any) -> list[str]:
+    """Names of the columns of rows of any kind."""
     names = getattr(rows, "column_names", None)
     return list(names) if names is not None else list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _values(row: Row, number: int, kind: str) -> set[Any]:
+def _values(row: Row, number: int, kind: str) -> tuple[str, list[Any]]:
+    """The column that holds a row's labels, and those labels."""
     import numpy
 
-    if kind != "semantic" and uses_objects(row):
-        return set(_boxes.categories_of(row["objects"], number))
-    if kind == "panoptic" and row.get("segments_info") is not None:
-        entries = _boxes.columns_of(row["segments_info"], number)
+    if kind != "semantic" and uses_objects(row, number):
+        return "objects", _boxes.categories_of(row["objects"], number)
+    mask = open_map(row["mask"], number, "mask") if kind == "semantic" and "mask" in row else None
+    told = kind == "panoptic" and row.get("segments_info") is not None
+    if told or (mask is not None and tells_segments(row, mask)):
+        entries = _boxes.columns_of(row["segments_info"], number, "segments_info")
         key = next((key for key in ("category_id", "category", "label") if key in entries), "category_id")
-        return set(entries.get(key, ()))
+        return "segments_info", entries.get(key, [])
     if "mask" not in row:
         raise DataError("is missing", row=number, column="mask", mend="map it in `data.columns`")
-    mask = open_map(row["mask"], number, "mask")
+    mask = open_map(row["mask"], number, "mask") if mask is None else mask
     labels = mask[..., 0] if mask.ndim == 3 and kind != "semantic" else flat(mask, number, "mask")
-    return {int(value) for value in numpy.unique(labels)}
+    return "mask", numpy.unique(labels).tolist()
 
 
 class Numbers:

@@ -1,20 +1,18 @@
-"""Segmenters of transformers: which there are, their image processors, their losses, and what their outputs mean.
+"""Segmenters of transformers: which there are, their image processors, and their losses.
 
-Universal segmenters (MaskFormer, Mask2Former) answer a set of masks with labels, so they do semantic, instance and
-panoptic segmentation; the others answer logits for each pixel.
+Universal segmenters (MaskFormer, Mask2Former, EoMT) answer a set of masks with labels, so they do semantic, instance
+and panoptic segmentation; the others answer logits for each pixel.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from topwork import Base, Batch, CheckpointError, UsageError
-from topwork_tasks import _image
-from topwork_tasks._segmentation_metrics import encoded
+from topwork_tasks import _eomt, _image
 
 if TYPE_CHECKING:
     import numpy
@@ -23,7 +21,12 @@ if TYPE_CHECKING:
 
 SEMANTIC = ("AutoModelForSemanticSegmentation",)
 UNIVERSAL = ("AutoModelForUniversalSegmentation",)
-_PROCESSORS = {"mask2former": "Mask2FormerImageProcessor", "maskformer": "MaskFormerImageProcessor"}
+_PROCESSORS = {
+    "mask2former": "Mask2FormerImageProcessor",
+    "maskformer": "MaskFormerImageProcessor",
+    **dict.fromkeys(_eomt.TYPES, "EomtImageProcessor"),
+}
+_FOR_MASKS = "Mask2FormerImageProcessor"
 #: those with batch norm on one pixel a picture (pooled context): one row alone cannot be normalised
 _POOLED = ("upernet", "beit", "data2vec-vision", "mobilevit", "mobilevitv2", "mobilenet_v2", "dpt")
 
@@ -31,6 +34,32 @@ _POOLED = ("upernet", "beit", "data2vec-vision", "mobilevit", "mobilevitv2", "mo
 def is_universal(config: Any) -> bool:
     """Whether the architecture answers masks with labels."""
     return config.model_type in _PROCESSORS
+
+
+def learns_masks(config: Any, options: Any) -> bool:
+    """Whether the model answers masks with labels: by its architecture, or by the task head that it is given.
+
+    Raises:
+        CheckpointError: an architecture for masks with labels that topwork does not know.
+        UsageError: a size for a task head that the architecture already has.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES
+
+    if is_universal(config):
+        if options.mask_head is not None:
+            raise UsageError(
+                f"`{config.model_type}` has a head for masks of its own",
+                place="task.mask_head",
+                mend="leave `mask_head` out; its size stands in the base's config (`base.changes`)",
+            )
+        return True
+    if config.model_type in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES:
+        raise CheckpointError(
+            f"`{config.model_type}` is not among the architectures that image-segmentation knows",
+            place="task image-segmentation",
+            mend=f"choose {', '.join(_PROCESSORS)}, or any backbone: it gets a head for masks",
+        )
+    return options.kind != "semantic" or options.mask_head is not None
 
 
 def universal(base: Base, weights: bool, changes: Mapping[str, Any]) -> nn.Module:
@@ -44,20 +73,28 @@ def universal(base: Base, weights: bool, changes: Mapping[str, Any]) -> nn.Modul
 # ---------------------------------------------------------------- image processors
 
 
-def find_processor(rows: Any, base: Base, image_size: int | None) -> Any:
+def find_processor(rows: Any, base: Base, image_size: int | None, universal: bool) -> Any:
     """The base's own image processor when it can take masks along with pictures; else one that resizes to the size
-    and normalises by the mean and deviation that the base's own has, or that the rows have."""
+    and normalises by the mean and deviation that the base's own has, or that the rows have.
+
+    Args:
+        universal: whether it must make masks with labels of maps.
+    """
     saved = _image.saved_processor(base, image_size)
-    if saved is not None and follows(saved) and (not is_universal(base.config) or _post_processes(saved)):
+    if saved is not None and follows(saved) and (not universal or _post_processes(saved)):
+        if _eomt.is_eomt(saved):
+            _eomt.check_processor(saved)
         return saved
     if saved is not None:
         from PIL import Image
 
         details = getattr(saved, "data_config", None) or {}
         mean, deviation = (details.get("mean") or saved.image_mean), (details.get("std") or saved.image_std)
+        if base.config.model_type in _eomt.TYPES:
+            return _eomt.made_processor(base.config, image_size, list(mean), list(deviation))
         blank = Image.new(_image.mode_of(base.config), (64, 48))
         height, width = saved(images=blank, return_tensors="pt")["pixel_values"].shape[-2:]
-        return _made(base.config, height, width, list(mean), list(deviation))
+        return _made(base.config, height, width, list(mean), list(deviation), universal)
     if rows is None:
         raise UsageError(
             "the base has no image processor and there are no training rows to learn one from",
@@ -65,11 +102,13 @@ def find_processor(rows: Any, base: Base, image_size: int | None) -> Any:
             mend="give training rows, or `base.processor`",
         )
     mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
+    if base.config.model_type in _eomt.TYPES:
+        return _eomt.made_processor(base.config, image_size, mean, deviation)
     if image_size is not None:
         height = width = image_size
     else:
         height, width = _image.config_size(base.config) or (-(-height // 32) * 32, -(-width // 32) * 32)
-    return _made(base.config, height, width, mean, deviation)
+    return _made(base.config, height, width, mean, deviation, universal)
 
 
 def follows(processor: Any) -> bool:
@@ -81,10 +120,12 @@ def _post_processes(processor: Any) -> bool:
     return hasattr(processor, "post_process_panoptic_segmentation")
 
 
-def _made(config: Any, height: int, width: int, mean: list[float], deviation: list[float]) -> Any:
+def _made(config: Any, height: int, width: int, mean: list[float], deviation: list[float], universal: bool) -> Any:
     import transformers
 
-    kind = getattr(transformers, _PROCESSORS.get(config.model_type, "SegformerImageProcessor"))
+    kind = getattr(
+        transformers, _PROCESSORS.get(config.model_type, _FOR_MASKS if universal else "SegformerImageProcessor")
+    )
     return kind(
         size={"height": height, "width": width},
         image_mean=mean,
@@ -105,12 +146,15 @@ def semantic_inputs(processor: Any, image: Any, labels: numpy.ndarray | None) ->
 def universal_inputs(
     processor: Any, image: Any, ids: numpy.ndarray | None = None, labels: Mapping[int, int] | None = None
 ) -> dict[str, torch.Tensor]:
-    """`pixel_values`, `pixel_mask`, and with a map of ids also `mask_labels` bool [n, h, w] and `class_labels` [n].
+    """`pixel_values`, `pixel_mask` (not of EoMT), and with a map of ids also `mask_labels` bool [n, h, w] and
+    `class_labels` [n].
 
     Args:
         ids: 0 for nothing.
         labels: the label number of each id.
     """
+    if _eomt.is_eomt(processor):
+        return _eomt.inputs(processor, image, ids, labels or {})
     if ids is None:
         found = processor(images=image, return_tensors="pt")
         return {name: found[name][0] for name in ("pixel_values", "pixel_mask")}
@@ -171,87 +215,3 @@ def _drawn_from(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed % 2**63)
         yield
-
-
-# ---------------------------------------------------------------- what outputs mean
-
-
-def semantic_maps(logits: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[numpy.ndarray]:
-    """The likeliest label of each pixel, at the sizes (width, height) of the original pictures."""
-    from torch.nn import functional
-
-    maps = []
-    for entry, (width, height) in zip(logits, sizes):
-        whole = functional.interpolate(entry[None].float(), size=(height, width), mode="bilinear", align_corners=False)
-        maps.append(_small(whole[0].argmax(0)))
-    return maps
-
-
-def _small(numbers: torch.Tensor) -> numpy.ndarray:
-    import numpy
-
-    return numbers.cpu().numpy().astype(numpy.int16)
-
-
-def one_by_one(outputs: Any) -> Iterator[Any]:
-    """Outputs of a universal segmenter for each picture, in float32."""
-    for labels, masks in zip(outputs.class_queries_logits.float(), outputs.masks_queries_logits.float()):
-        yield SimpleNamespace(class_queries_logits=labels[None], masks_queries_logits=masks[None])
-
-
-def universal_semantic(processor: Any, output: Any, size: tuple[int, int]) -> numpy.ndarray:
-    """Label numbers [height, width]."""
-    return _small(processor.post_process_semantic_segmentation(output, target_sizes=[size[::-1]])[0])
-
-
-def universal_panoptic(
-    processor: Any, output: Any, size: tuple[int, int], thresholds: Mapping[str, float], stuff: Sequence[int]
-) -> tuple[numpy.ndarray, list[int], list[float]]:
-    """Numbers of segments [height, width] (0: nothing), and label and score of each, from 1. Segments of a label in
-    `stuff` are one."""
-    import numpy
-
-    found = processor.post_process_panoptic_segmentation(
-        output, target_sizes=[size[::-1]], label_ids_to_fuse=set(), **thresholds
-    )[0]
-    segmentation = _small(found["segmentation"])
-    ids, labels, scores = numpy.zeros_like(segmentation), [], []
-    fused: dict[int, int] = {}
-    for entry in found["segments_info"]:
-        label = int(entry["label_id"])
-        if label in fused:
-            ids[segmentation == entry["id"]] = fused[label]
-            continue
-        labels.append(label)
-        scores.append(float(entry["score"]))
-        ids[segmentation == entry["id"]] = len(labels)
-        if label in stuff:
-            fused[label] = len(labels)
-    return ids, labels, scores
-
-
-def universal_instances(
-    processor: Any, output: Any, size: tuple[int, int]
-) -> tuple[list[int], list[float], list[dict[str, Any]]]:
-    """Label, score and run lengths of every mask that is not empty, in the order of the image processor."""
-    found = processor.post_process_instance_segmentation(
-        output, target_sizes=[size[::-1]], threshold=0.0, return_binary_maps=True
-    )[0]
-    entries = found["segments_info"]
-    masks = found["segmentation"].cpu().numpy() if entries else []
-    rles = [encoded(mask > 0.5) for mask in masks]
-    return [int(entry["label_id"]) for entry in entries], [float(entry["score"]) for entry in entries], rles
-
-
-def read(processor: Any, output: Any, size: tuple[int, int], options: Any, names: Sequence[str]) -> Any:
-    """One picture's answer of a universal segmenter, as the kind of segmentation wants it."""
-    if options.kind == "semantic":
-        return universal_semantic(processor, output, size)
-    if options.kind == "instance":
-        return (*universal_instances(processor, output, size), size)
-    thresholds = {
-        "threshold": options.threshold,
-        "mask_threshold": options.mask_threshold,
-        "overlap_mask_area_threshold": options.overlap_threshold,
-    }
-    return universal_panoptic(processor, output, size, thresholds, [names.index(name) for name in options.stuff])

@@ -6,6 +6,7 @@ each id from 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,9 +63,11 @@ def open_map(value: Any, row: int | None, column: str, size: tuple[int, int] | N
         if array.dtype.kind not in "biuf" or array.ndim not in (2, 3):
             raise ValueError(f"an array of {array.dtype} with {array.ndim} dimensions is no mask")
     except (OSError, ValueError, SyntaxError, TypeError, OverflowError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"cannot be read as a mask: {cause}", row=row, column=column, mend="mend the file, or leave the row out"
+            f"cannot be read as a mask: {_image.cause_of(error)}",
+            row=row,
+            column=column,
+            mend="mend the file, or leave the row out",
         ) from error
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] == 1:
         array = array[0]
@@ -133,6 +136,8 @@ def panoptic_of(row: Row, position: int | None, size: tuple[int, int], number: N
 
     if row.get("segments_info") is not None:
         return _from_segments(row, position, size, number)
+    if "segments_info" in row and row.get("instances") is None:
+        raise DataError("is empty", row=position, column="segments_info", mend="leave the row out, or map `instances`")
     things = instances_of({**row, "objects": None}, position, size, number, ignored)
     labels, ids = _labels_and_ids(row, position, size)
     numbered, kinds = things.ids.copy(), list(things.labels)
@@ -141,6 +146,18 @@ def panoptic_of(row: Row, position: int | None, size: tuple[int, int], number: N
         kinds.append(number(value, position, "mask"))
         numbered[rest & (labels == value)] = len(kinds)
     return Segments(numpy.ascontiguousarray(numbered), kinds, [False] * len(kinds))
+
+
+def labels_of_segments(segments: Segments, ignored: int) -> numpy.ndarray:
+    """int32 [height, width]: the label of each pixel's segment, `ignored` where there is none."""
+    import numpy
+
+    return numpy.array([ignored, *segments.labels], numpy.int32)[segments.ids]
+
+
+def tells_segments(row: Row, mask: numpy.ndarray) -> bool:
+    """Whether a mask holds COCO's segment ids in its colours, and `segments_info` what they are."""
+    return mask.ndim == 3 and row.get("segments_info") is not None
 
 
 def _labels_and_ids(row: Row, position: int | None, size: tuple[int, int]) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -177,7 +194,7 @@ def _from_segments(row: Row, position: int | None, size: tuple[int, int], number
 
     mask = open_map(row.get("mask"), position, "mask", size)
     ids = mask if mask.ndim == 2 else mask[..., 0] + 256 * mask[..., 1] + 65536 * mask[..., 2]
-    entries = _boxes.columns_of(row["segments_info"], position)
+    entries = _boxes.columns_of(row["segments_info"], position, "segments_info")
     names = next((key for key in ("category_id", "category", "label") if key in entries), None)
     if entries and ("id" not in entries or names is None):
         raise DataError(
@@ -187,8 +204,11 @@ def _from_segments(row: Row, position: int | None, size: tuple[int, int], number
             mend="write [{id, category_id}, ...]",
         )
     numbered, kinds, crowd = numpy.zeros_like(ids), [], []
-    crowds = entries.get("iscrowd") or [0] * len(entries.get("id", ()))
-    for own, value, many in zip(entries.get("id", ()), entries.get(names or "", ()), crowds):
+    known = entries.get("id", [])
+    values, crowds = (
+        _boxes.beside(entries, [name], len(known), position, "segments_info") for name in (names or "", "iscrowd")
+    )
+    for own, value, many in zip(known, values, crowds):
         place = ids == own
         if place.any():
             kinds.append(number(value, position, "segments_info"))
@@ -215,7 +235,7 @@ def _from_objects(value: Any, position: int | None, size: tuple[int, int], numbe
     ids = numpy.zeros((size[1], size[0]), numpy.int32)
     for place in sorted(range(len(masks)), key=lambda place: -int(masks[place].sum())):
         ids[masks[place]] = place + 1
-    crowd = [bool(entry) for entry in columns.get("iscrowd") or columns.get("crowd") or [0] * len(kinds)]
+    crowd = [bool(entry) for entry in _boxes.beside(columns, ("iscrowd", "crowd"), len(kinds), position)]
     return Segments(ids, kinds, crowd, masks)
 
 
@@ -236,6 +256,8 @@ def _decoded(entry: Any, place: int, position: int | None, size: tuple[int, int]
         if not isinstance(entry, Sequence) or not all(len(polygon) >= 6 for polygon in entry) or not entry:
             raise ValueError("a polygon needs three points or more")
         polygons = [[float(number) for number in polygon] for polygon in entry]
+        if not all(math.isfinite(number) for polygon in polygons for number in polygon):
+            raise ValueError("its numbers are not finite")  # the library that fills polygons would end the process
         return coco.decode(coco.merge(coco.frPyObjects(polygons, size[1], size[0]))).astype(bool)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(

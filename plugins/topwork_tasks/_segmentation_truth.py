@@ -1,42 +1,26 @@
-"""The options of image-segmentation, and the truth of a row as they say: label numbers, segments, targets."""
+"""The truth of a row of image-segmentation as the options say: label numbers, segments, targets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt
-
-from topwork import DataError, Row, TaskOptions
-from topwork_tasks import _image
+from topwork import DataError, Row
 from topwork_tasks._segmentation_labels import Numbers, uses_objects
-from topwork_tasks._segmentation_rows import Segments, flat, instances_of, open_map, panoptic_of
+from topwork_tasks._segmentation_rows import (
+    Segments,
+    flat,
+    instances_of,
+    labels_of_segments,
+    open_map,
+    panoptic_of,
+    tells_segments,
+)
 
 if TYPE_CHECKING:
     import numpy
 
-
-class ImageSegmentationOptions(TaskOptions):
-    """Options of image-segmentation."""
-
-    kind: Literal["semantic", "instance", "panoptic"] = Field("semantic", description="what is told apart")
-    label_names: list[str] | None = Field(None, description="what the masks' numbers stand for, in order")
-    ignore_index: NonNegativeInt = Field(255, description="number in a mask that does not count")
-    reduce_labels: bool | None = Field(
-        None, description="0 does not count and the other numbers move down by one; by default as the image processor"
-    )
-    stuff: list[str] = Field(default_factory=list, description="panoptic: labels whose segments are one")
-    decoder: Literal["pyramid", "linear"] = Field(
-        "pyramid", description="of the generic task head: all maps joined, or one layer on the last map"
-    )
-    dice: float = Field(1.0, ge=0, description="share of the Dice loss beside cross-entropy, for the generic task head")
-    augment: _image.Augment = Field("none", description=_image.AUGMENT_HELP)
-    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
-    threshold: float = Field(0.9, ge=0, lt=1, description="least score of a segment in a prediction")
-    mask_threshold: float = Field(0.5, gt=0, lt=1, description="least probability of a segment's pixel")
-    overlap_threshold: float = Field(
-        0.5, ge=0, lt=1, description="panoptic: least share of its pixels that a segment must keep"
-    )
+    from topwork_tasks._segmentation_options import ImageSegmentationOptions
 
 
 class Truth:
@@ -56,14 +40,24 @@ class Truth:
     def labels(self, row: Row, size: tuple[int, int], position: int | None = None) -> numpy.ndarray:
         """int32 [height, width]: output numbers, `ignore_index` for what does not count."""
         self._present(row, position)
-        labels = flat(open_map(row["mask"], position, "mask", size), position, "mask")
+        mask = open_map(row["mask"], position, "mask", size)
+        if tells_segments(row, mask):
+            segments = panoptic_of(row, position, size, self.numbers, self.options.ignore_index)
+            return labels_of_segments(segments, self.options.ignore_index)
+        labels = flat(mask, position, "mask")
         return self.numbers.of_map(labels, self.options.ignore_index, self.reduce, position)
 
     def segments(self, row: Row, size: tuple[int, int], position: int | None = None) -> Segments:
         """Instances, or panoptic segments."""
         ignored = self.options.ignore_index
-        if self.options.kind == "instance" and uses_objects(row):
+        if self.options.kind == "instance" and uses_objects(row, position):
             return instances_of(row, position, size, self.numbers, ignored)
+        if self.options.kind == "instance" and row.get("segments_info") is not None and row.get("instances") is None:
+            mend = "set `kind: panoptic`, or map `instances`"
+            raise DataError("tells panoptic segments", row=position, column="segments_info", mend=mend)
+        if row.get("mask") is None and self.options.kind == "instance":
+            mend = "give `mask` with `instances`, or `objects` with `segmentation`: `data.columns`"
+            raise DataError("is missing", row=position, column="mask", mend=mend)
         self._present(row, position)
         make = instances_of if self.options.kind == "instance" else panoptic_of
         return make({**row, "objects": None}, position, size, self.numbers, ignored)

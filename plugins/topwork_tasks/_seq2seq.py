@@ -104,6 +104,8 @@ class SequenceToSequence(Task):
         else:
             auto = "AutoModelForCausalLM" if self.form == "prompt" else AUTO
             model = self.bases["base"].native(auto, weights=weights, **changes["base"])
+            if model is not None and model.config.model_type == "encoder-decoder":
+                model.encoder.pooler = None  # nobody reads it: it would be saved untrained, and never get a gradient
         if self.form == "source":
             from topwork_tasks._warm_start import SourceEncoder
 
@@ -155,12 +157,10 @@ class SequenceToSequence(Task):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         if not self.options.label_smoothing and "decoder_input_ids" not in batch.inputs:
             return super().loss(model, batch)
-        sums, counts = self._losses(model, batch)
-        return sums.sum() / counts.sum().clamp(min=1)
+        return text.mean_over_targets(*self._losses(model, batch))
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        sums, counts = self._losses(model, batch)
-        return batch.mean_by_row(sums) / batch.mean_by_row(counts).clamp(min=1e-9)
+        return text.row_means_over_targets(batch, *self._losses(model, batch))
 
     def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the cross-entropy over the target tokens of each item, and their number; both [items]. Label smoothing

@@ -41,6 +41,9 @@ def learn_tokenizers(bases: Mapping[str, Base], texts: Callable[..., Any], optio
     """The tokenizer of each base, found or learned: the encoder's from sources, the decoder's from targets, one for
     both where there is one base or the weights are shared."""
     form = form_of(bases)
+    two = _two_tokenizers(bases["base"]) if form == "seq2seq" else None
+    if two is not None:
+        return State({"token_changes": {"base": {}}, "generation": None}, two)
     sides: dict[str, tuple[str, ...]] = {"base": ("source", "target")}
     if form == "pair":
         sides = {"encoder": ("source",), "decoder": ("target",)}
@@ -58,6 +61,14 @@ def learn_tokenizers(bases: Mapping[str, Base], texts: Callable[..., Any], optio
     return State({"token_changes": changes, "generation": None}, processors)
 
 
+def _two_tokenizers(base: Base) -> dict[str, Any] | None:
+    """The tokenizers of a folder that was saved from two bases: one lies in `encoder`, the other in `decoder`."""
+    if getattr(base.config, "model_type", "") != "encoder-decoder" or base.processor("tokenizer") is not None:
+        return None
+    found = {kind: base.processor(kind) for kind in ("encoder/tokenizer", "decoder/tokenizer")}
+    return found if all(tokenizer is not None for tokenizer in found.values()) else None
+
+
 class Sides:
     """The tokenizers of source and target, and how texts become tokens with them.
 
@@ -73,6 +84,8 @@ class Sides:
         self.form, self.options = form_of(bases), options
         names = {"pair": ("encoder", "decoder"), "source": ("source", "base")}.get(self.form, ("base", "base"))
         kinds = [f"{name}/tokenizer" if len(bases) > 1 else "tokenizer" for name in names]
+        if self.form == "seq2seq" and "tokenizer" not in state.processors:
+            kinds = ["encoder/tokenizer", "decoder/tokenizer"]
         self.source, self.target = (state.processors[kind] for kind in kinds)
         self.padding = self.source.padding_side
         config = bases[names[1]].config
@@ -81,7 +94,9 @@ class Sides:
         self.language = self._languages()
         if config.model_type == "mbart":  # its decoder starts with what its targets end with
             self.start = self._targets([""])[0][-1]
-        limit = text.length_limit(bases[names[0]].config, self.source, options.max_source_length)
+        first = bases[names[0]].config
+        inner = first.encoder if first.model_type == "encoder-decoder" else first
+        limit = text.length_limit(inner, self.source, options.max_source_length)
         self.limit = options.max_source_length or limit
         self._check_target(config)
 

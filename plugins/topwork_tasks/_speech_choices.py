@@ -27,7 +27,7 @@ class SpeechRecognitionOptions(TaskOptions):
     )
     unknown: Literal["refuse", "drop"] = Field("refuse", description="what to do with letters out of the vocabulary")
     timestamps: Literal["word", "char", "segment"] | None = Field(
-        None, description="also predict times: of words or characters (ctc), of segments (Whisper)"
+        None, description="also predict times: of words or characters (ctc), of words or segments (Whisper)"
     )
     chunk_seconds: PositiveFloat | None = Field(None, description="predict longer clips in chunks of this length")
     stride_seconds: NonNegativeFloat | None = Field(

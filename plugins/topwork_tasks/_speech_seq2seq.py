@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from topwork import Base, DataError, UsageError
+from topwork_tasks import _speech_word_times as word_times
 
 if TYPE_CHECKING:
     import torch
@@ -70,9 +71,13 @@ def prepare_generation(model: Any, tokenizer: Any) -> None:
     settings.return_timestamps = False
 
 
-def keep_generation(model: Any, values: dict[str, Any], restore: bool) -> None:
+def keep_generation(model: Any, values: dict[str, Any], options: Any, restore: bool) -> None:
     """The checkpoint's generation config stays with the task's state: a model that is saved in topwork's own form
-    (pruned, say) has no other place for it. `restore`: the model was made from its config alone, and gets it back."""
+    (pruned, say) has no other place for it. `restore`: the model was made from its config alone, and gets it back.
+
+    Raises:
+        UsageError: `timestamps: word`, and which attention heads follow the sound is not known.
+    """
     from transformers import GenerationConfig
 
     if restore and "generation_config" in values:
@@ -80,6 +85,8 @@ def keep_generation(model: Any, values: dict[str, Any], restore: bool) -> None:
     else:
         told = model.generation_config.to_diff_dict()
         values["generation_config"] = {key: told[key] for key in told if key != "transformers_version"}
+    if options.timestamps == "word":
+        word_times.check_alignment(model, options.generation)
 
 
 def target_ids(text: str, tokenizer: Any, config: Any, row: int | None) -> list[int]:
@@ -119,9 +126,12 @@ def token_losses(model: nn.Module, inputs: Mapping[str, Any], labels: torch.Tens
     return losses.sum(1), (labels != -100).sum(1)
 
 
-def generate(model: Any, inputs: dict[str, Any], settings: Mapping[str, Any], timestamps: bool) -> list[list[int]]:
-    """Tokens of each item, without the padding behind its end. The Hub pipeline's defaults (5 beams, 256 new tokens)
-    hold where neither `settings` nor the checkpoint's generation config say otherwise."""
+def generate(model: Any, inputs: dict[str, Any], settings: Mapping[str, Any], timestamps: str | None) -> list[Any]:
+    """Tokens of each item; with `timestamps: word` beside them the seconds at which each token ends.
+
+    The Hub pipeline's defaults (5 beams, 256 new tokens) hold where neither `settings` nor the checkpoint's generation
+    config say otherwise.
+    """
     core = getattr(model, "module", model)
     told = core.generation_config
     chosen = dict(settings)
@@ -129,6 +139,8 @@ def generate(model: Any, inputs: dict[str, Any], settings: Mapping[str, Any], ti
         chosen.setdefault("num_beams", 5)
     if "max_length" not in chosen and getattr(told, "max_length", None) in (None, 20):
         chosen.setdefault("max_new_tokens", min(256, getattr(core.config, "max_target_positions", 512) // 2))
+    if timestamps == "word":
+        return word_times.generate(core, inputs, chosen)
     if timestamps:
         chosen["return_timestamps"] = True
     found = core.generate(**inputs, **chosen)
@@ -137,12 +149,12 @@ def generate(model: Any, inputs: dict[str, Any], settings: Mapping[str, Any], ti
 
 
 def transcript(
-    parts: Sequence[tuple[list[int], tuple[float, float, float]]], tokenizer: Any, timestamps: bool, precision: float
+    parts: Sequence[tuple[Any, tuple[float, float, float]]], tokenizer: Any, timestamps: str | None, precision: float
 ) -> dict[str, Any]:
     """The shape of the Hub's pipeline from the tokens of windows.
 
     Args:
-        parts: of each window its tokens and (seconds, seconds of context on the left, on the right).
+        parts: of each window what `generate` gave and (seconds, seconds of context on the left, on the right).
         precision: seconds between two time tokens.
     """
     import numpy
@@ -151,21 +163,26 @@ def transcript(
     if joined is None:
         texts = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens, _ in parts]
         return {"text": " ".join(text for text in texts if text)}
-    outputs: list[dict[str, Any]] = [{"tokens": numpy.array([tokens])} for tokens, _ in parts]
+    if timestamps == "word":
+        outputs = word_times.outputs([part for part, _ in parts])
+    else:
+        outputs = [{"tokens": numpy.array([tokens])} for tokens, _ in parts]
     if len(parts) > 1:
         for output, (_, stride) in zip(outputs, parts):
             output["stride"] = stride
     text, optional = joined(
-        outputs, return_timestamps=timestamps or None, return_language=None, time_precision=precision
+        outputs,
+        return_timestamps="word" if timestamps == "word" else timestamps is not None or None,
+        return_language=None,
+        time_precision=precision,
     )
     return {"text": text, **optional}
 
 
 def check_timestamps(timestamps: str | None, base: Base) -> None:
     """Refuse times that this form does not give."""
-    if timestamps in ("word", "char"):
-        raise UsageError(
-            f"`timestamps: {timestamps}` is for CTC", place="task", mend="a decoder gives `timestamps: segment`"
-        )
+    if timestamps == "char":
+        mend = "a decoder gives `timestamps: segment` or `word`"
+        raise UsageError("`timestamps: char` is for CTC", place="task", mend=mend)
     if timestamps and getattr(base.config, "model_type", "") != "whisper":
         raise UsageError("only Whisper writes times", place="task", mend="leave `timestamps` out")

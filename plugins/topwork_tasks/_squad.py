@@ -8,7 +8,8 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Json, Metric, Row
@@ -17,45 +18,59 @@ if TYPE_CHECKING:
     import torch
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SHAPE = 'write {"text": [...], "answer_start": [...]}, both empty for no answer'
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def best_spans(start: torch.Tensor, end: torch.Tensor, count: int, longest: int) -> list[tuple[float, int, int]]:
     """(start + end logits, first token, last token) of the best spans of at most `longest` tokens, best first.
 
-    All pairs of the `count` best starts and the `count` best ends that are in order.
+    Every span is looked at, as the pipeline of transformers 4 did: the sums stand in a band [tokens, longest], one row
+    for each first token.
     """
     if not len(start):
         return []
-    starts, ends = (logits.topk(min(count, len(logits))) for logits in (start, end))
-    ending = list(zip(ends.indices.tolist(), ends.values.tolist()))
-    found = [
-        (opens + closes, first, last)
-        for first, opens in zip(starts.indices.tolist(), starts.values.tolist())
-        for last, closes in ending
-        if first <= last < first + longest
-    ]
-    return sorted(found, key=lambda entry: (-entry[0], entry[1:]))[:count]
+    from torch.nn.functional import pad
+
+    longest = min(longest, len(start))
+    band = start.double()[:, None] + pad(end.double(), (0, longest - 1), value=-math.inf).unfold(0, longest, 1)
+    values, places = band.flatten().topk(min(count, band.numel()))
+    spans = [(value, *divmod(place, longest)) for value, place in zip(values.tolist(), places.tolist())]
+    found = [(value, first, first + further) for value, first, further in spans if value > -math.inf]
+    return sorted(found, key=lambda entry: (-entry[0], entry[1:]))
+
+
+def answer_texts(row: Row, number: int | None) -> list[str]:
+    """The texts of a row's answers, none when there is no answer.
+
+    Raises:
+        DataError: missing, or not in SQuAD's shape.
+    """
+    if "answers" not in row:
+        raise DataError("is missing", row=number, column="answers", mend="map it in `data.columns`")
+    texts = row["answers"].get("text") if isinstance(row["answers"], Mapping) else None
+    if texts is None or not _is_list(texts, str):
+        raise DataError(f"{row['answers']!r} is not in SQuAD's shape", row=number, column="answers", mend=_SHAPE)
+    return list(texts)
+
+
+def _is_list(value: Any, kind: Any) -> bool:
+    listed = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+    return listed and all(isinstance(entry, kind) for entry in value)
 
 
 def read_answers(row: Row, number: int) -> list[tuple[str, int]]:
     """(text, start) of each answer, checked against the context."""
-    if "answers" not in row:
-        raise DataError("is missing", row=number, column="answers", mend="map it in `data.columns`")
-    answers = row["answers"]
-    shape = 'write {"text": [...], "answer_start": [...]}, both empty for no answer'
-    if not isinstance(answers, Mapping) or not {"text", "answer_start"} <= set(answers):
-        raise DataError(f"{answers!r} is not in SQuAD's shape", row=number, column="answers", mend=shape)
-    texts, starts = list(answers["text"]), list(answers["answer_start"])
+    texts, starts, context = answer_texts(row, number), row["answers"].get("answer_start"), row.get("context")
+    if not _is_list(starts, Integral):
+        cause = f"{row['answers']!r} has no `answer_start` of whole numbers"
+        raise DataError(cause, row=number, column="answers", mend=_SHAPE)
     if len(texts) != len(starts):
-        raise DataError(f"has {len(texts)} texts and {len(starts)} starts", row=number, column="answers", mend=shape)
+        raise DataError(f"has {len(texts)} texts and {len(starts)} starts", row=number, column="answers", mend=_SHAPE)
+    if not isinstance(context, str):
+        raise DataError("is no text", row=number, column="context", mend="make it a string")
     for answer, start in zip(texts, starts):
-        if (
-            not answer
-            or not isinstance(answer, str)
-            or row["context"][start : start + len(answer)] != answer
-            or start < 0
-        ):
+        if not answer or context[start : start + len(answer)] != answer or start < 0:
             raise DataError(
                 f"{answer!r} does not stand at character {start} of the context",
                 row=number,
@@ -105,11 +120,8 @@ class SquadMetric(Metric):
         self.without = [0, 0.0, 0.0]
 
     def update(self, row: Row, prediction: Any) -> None:
-        answers = row.get("answers")
-        if not isinstance(answers, Mapping) or "text" not in answers:
-            raise DataError(f"{answers!r} is not in SQuAD's shape", column="answers", mend="map it in `data.columns`")
+        truths = answer_texts(row, None)
         best = prediction[0] if isinstance(prediction, list) else prediction
-        truths = list(answers["text"])
         # answers that are nothing but articles and punctuation would match the empty answer: they are left out
         wanted = [truth for truth in truths if normalise(truth)] or [""]
         sums = self.with_answer if truths else self.without

@@ -56,6 +56,8 @@ def true_spans(row: Row, number: int | None) -> list[Entity]:
     for entry in _listed(row, "spans", number):
         try:
             label, start, end = str(entry["label"]), int(entry["start"]), int(entry["end"])
+            if entry["label"] is None:
+                raise TypeError("no label")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{entry!r} is no span", row=number, column="spans", mend="write {start, end, label}"
@@ -143,6 +145,7 @@ class Truth:
     def __call__(self, row: Row) -> tuple[list[str] | None, list[Entity]]:
         _, words = text_and_words(row, None)
         if row.get("words") is None:
+            true_tags(row, None, words, self.names, self.declared)  # refuses labels that nobody knows
             return None, true_spans(row, None)
         return [self.names[tag] for tag in true_tags(row, None, words, self.names, self.declared)], []
 
@@ -167,13 +170,22 @@ def _restore(entries: list[Json], tags: list[str], spans: list[Entity]) -> TagPr
 
 
 def read_tokens(
-    tokenizer: Any, judged: Judged, words: Sequence[Span], names: Sequence[str], scheme: Scheme, aggregation: str
+    tokenizer: Any,
+    judged: Judged,
+    text: str,
+    words: Sequence[Span],
+    names: Sequence[str],
+    scheme: Scheme,
+    aggregation: str,
 ) -> TagPrediction:
-    """What the tokens of a whole text say: entities or tokens as the Hub's pipeline gives them, and the tag of each
-    word, which is that of its first token."""
+    """What the tokens of a whole text say: entities or tokens as the Hub's pipeline gives them (a token that the
+    vocabulary lacks by the characters that it covers), and the tag of each word, which is that of its first token."""
     marks = [names[number] for number, _, _, _ in judged]
     offsets = [offset for _, _, _, offset in judged]
     pieces = tokenizer.convert_ids_to_tokens([token for _, _, token, _ in judged])
+    for place, (_, _, token, (start, end)) in enumerate(judged):
+        if token == tokenizer.unk_token_id:
+            pieces[place] = text[start:end]
     made = TagPrediction()
     if aggregation == "none":
         for place, (mark, (start, end)) in enumerate(zip(marks, offsets)):

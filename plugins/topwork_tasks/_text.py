@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import Base, DataError, Item, Json, Row, TopworkError, Units, UsageError
+from topwork import Base, Batch, DataError, Item, Json, Mode, Row, TopworkError, Units, UsageError
 from topwork_tasks._tokenizers import TokenizerOptions, learn_tokenizer
 
 if TYPE_CHECKING:
@@ -181,6 +181,24 @@ def pad_lists(lists: Sequence[Sequence[int]], value: int, side: str = "right") -
         start = longest - len(entry) if side == "left" else 0
         result[index, start : start + len(entry)] = torch.tensor(entry, dtype=torch.long)
     return result
+
+
+def labelled_batch(tokenizer: Any, items: Sequence[Item], names: Sequence[str], mode: Mode) -> Batch:
+    """Items whose tokens have a target each (`labels`, -100 for none), padded; without targets in mode predict."""
+    inputs = pad_tokens(tokenizer, items, names)
+    if mode != "predict":
+        inputs["labels"] = pad_lists([item.inputs["labels"] for item in items], -100, tokenizer.padding_side)
+    return Batch(inputs, items)
+
+
+def mean_over_targets(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The loss of a batch from the sums [items] of its targets' losses and their numbers."""
+    return sums.sum() / counts.sum().clamp(min=1)
+
+
+def row_means_over_targets(batch: Batch, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """[rows]: the same for each row, over all of its windows."""
+    return batch.mean_by_row(sums) / batch.mean_by_row(counts).clamp(min=1e-9)
 
 
 def token_units(tokenizer: Any, ids: Sequence[int]) -> Units:

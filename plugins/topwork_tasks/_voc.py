@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from topwork import DataError, UsageError, nearest
-from topwork_tasks._coco import detection_rows
+from topwork_tasks._coco_files import detection_rows
 
 if TYPE_CHECKING:
     from topwork import RowsOptions

@@ -3,18 +3,6 @@
 The native `AutoModelForAudioClassification` where the architecture has one (the wav2vec2 family, HuBERT, WavLM, AST,
 Whisper's encoder), else a pooled task head on its backbone: the mean over the frames that are real. Predictions have
 the shape of the Hub's pipeline.
-
-| input | what happens |
-|---|---|
-| a missing column `audio`, or `label` when it is needed | refused: row, column, "map it in data.columns" |
-| `audio` None, a file that is missing, corrupt or no audio | refused: row and column |
-| an empty clip, samples that are not finite | refused |
-| a sampling rate of zero, or none beside an array | refused |
-| a clip shorter than the model's first convolutions | refused, with the samples that are needed |
-| any other sampling rate, several channels | handled: resampled by soxr; channels are averaged |
-| a clip longer than `max_seconds`, or than the model's one size (AST, Whisper) | handled: windows, scores averaged |
-| an unknown label, None, a float as a label | refused, with the nearest known label |
-| multi-label without labels | handled: an empty list; a bare string or number is refused |
 """
 
 from __future__ import annotations
@@ -69,7 +57,24 @@ class AudioClassificationOptions(TaskOptions):
 
 
 class AudioClassification(Task):
-    """Put labels on clips of sound: one, or several of them."""
+    """Put labels on clips of sound: one, or several of them.
+
+    | bad input | what happens |
+    |---|---|
+    | `audio`, `label`: missing; None | refused |
+    | `audio`: a number; neither bytes nor a path; no such file; no sound; cut short; a WAV cut short | refused |
+    | `audio`: of no samples; a file of no samples; shorter than the model; NaN in it | refused |
+    | `audio`: a sampling rate of 0; a sampling rate of NaN; no sampling rate | refused |
+    | `audio`: of three dimensions; an array of texts | refused |
+    | `audio`: another sampling rate; stereo; of integers; silence | handled: resampled by soxr, channels averaged |
+    | `audio`: longer than `max_seconds` | handled: windows (or the model's one size), scores averaged |
+    | `label`: unknown; empty; a list; a float; NaN; True; an integer | refused: the known labels, the nearest |
+    | `label`: -1 with `label_names`; a number beyond with `label_names`; a list with `label_names` | refused |
+    | `label`: a number with `label_names` | handled: the name at that place |
+    | `label`: no list with `multi_label`; None with `multi_label`; None in it with `multi_label` | refused |
+    | `label`: unknown with `multi_label` | refused |
+    | `label`: empty with `multi_label`; twice with `multi_label` | handled: every label is wrong; counts once |
+    """
 
     name = "audio-classification"
     Options = AudioClassificationOptions

@@ -4,22 +4,6 @@ Two forms. *ctc*: the native `AutoModelForCTC` where the architecture has one (t
 wav2vec2-bert), else a CTC task head on the backbone of any audio encoder; the vocabulary is the checkpoint's or the
 letters of the data. *seq2seq*: `AutoModelForSpeechSeq2Seq` (Whisper), which writes by `generate`. Predictions have the
 shape of the Hub's pipeline: {"text"} and, with `timestamps`, {"chunks"}.
-
-| input | what happens |
-|---|---|
-| a missing column `audio`, or `text` when it is needed | refused: row, column, "map it in data.columns" |
-| `audio` None, a file that is missing, corrupt or no audio | refused: row and column |
-| an empty clip, samples that are not finite | refused |
-| a sampling rate of zero, or none beside an array | refused |
-| a clip shorter than the model's first convolutions | refused, with the samples that are needed |
-| any other sampling rate, several channels | handled: resampled by soxr; channels are averaged |
-| a clip longer than `chunk_seconds`, or than the model's one size | handled: predicted in chunks that overlap |
-| to train on: a clip longer than `max_seconds`, or than the model's one size | refused: its text cannot be cut |
-| `text` None or no string | refused |
-| an empty text | handled: silence; words that are understood all the same count as insertions |
-| a letter that the vocabulary does not have | refused with the letter, or left out (`unknown: drop`) |
-| a text with more letters than its clip has frames | handled: no alignment exists, its loss is 0 (zero infinity) |
-| a text with more tokens than the decoder writes (seq2seq) | refused |
 """
 
 from __future__ import annotations
@@ -53,7 +37,25 @@ if TYPE_CHECKING:
 
 
 class SpeechRecognition(Task):
-    """Write down what is said in a clip, by CTC or by a decoder."""
+    """Write down what is said in a clip, by CTC or by a decoder.
+
+    | bad input | what happens |
+    |---|---|
+    | `audio`, `text`: missing; None | refused |
+    | `audio`: a number; neither bytes nor a path; no such file; no sound; cut short; a WAV cut short | refused |
+    | `audio`: of no samples; a file of no samples; shorter than the model; NaN in it | refused |
+    | `audio`: a sampling rate of 0; a sampling rate of NaN; no sampling rate | refused |
+    | `audio`: of three dimensions; an array of texts | refused |
+    | `audio`: another sampling rate; stereo; of integers; silence | handled: resampled by soxr, channels averaged |
+    | `audio`: longer than `max_seconds` | refused in training, handled in evaluation and predictions: in chunks |
+    | `text`: a number; a list | refused |
+    | `text`: empty; blank | handled: silence; words that are understood all the same are insertions |
+    | `text`: a letter outside the vocabulary | refused in training, handled in evaluation: an error |
+    | `text`: a letter with `unknown: drop` | handled: left out |
+    | `text`: more letters than frames | handled: no alignment exists, its loss is 0 |
+
+    A text with more tokens than a decoder writes (`form: seq2seq`) is refused.
+    """
 
     name = "automatic-speech-recognition"
     Options = choices.SpeechRecognitionOptions
@@ -75,7 +77,7 @@ class SpeechRecognition(Task):
             raise UsageError("`timestamps: segment` is for Whisper", place="task", mend="choose word or char")
         tokenizer = choices.saved_tokenizer(base, form, options)
         own = tokenizer is None
-        if own and options.timestamps == "segment":
+        if own and form == "seq2seq" and options.timestamps is not None:
             raise UsageError("a learned vocabulary has no times", place="task", mend="leave `timestamps` out")
         case: _transcripts.Case = "keep" if options.case == "auto" else options.case
         if tokenizer is not None and options.case == "auto" and form == "ctc":
@@ -109,7 +111,7 @@ class SpeechRecognition(Task):
                 raise UsageError("the base has no decoder", place="task", mend="choose `form: ctc`")
             if fresh:
                 seq2seq.prepare_generation(model, self.tokenizer)
-            seq2seq.keep_generation(model, self.state.values, restore=not weights)
+            seq2seq.keep_generation(model, self.state.values, self.options, restore=not weights)
             return model
         size = _ctc.vocabulary_size(self.tokenizer)
         changes = {
@@ -239,8 +241,7 @@ class SpeechRecognition(Task):
         for positions, inputs in self.frontend.groups(batch, model):
             items = [batch.items[position] for position in positions]
             if self.form == "seq2seq":
-                timed = self.options.timestamps is not None
-                found = seq2seq.generate(model, inputs, self.options.generation, timed)
+                found = seq2seq.generate(model, inputs, self.options.generation, self.options.timestamps)
             else:
                 found = self._frames(model, inputs, items)
             for position, part in zip(positions, found, strict=True):
@@ -265,7 +266,7 @@ class SpeechRecognition(Task):
         if self.form == "seq2seq":
             timed = [(tokens, tuple(entry / rate for entry in place)) for tokens, place in parts]
             precision = 2 * self.frontend.hop / rate
-            return seq2seq.transcript(timed, self.tokenizer, timestamps is not None, precision)
+            return seq2seq.transcript(timed, self.tokenizer, timestamps, precision)
         ids = [entry for (entries, _), _ in parts for entry in entries]
         return _ctc.transcript(ids, self.tokenizer, timestamps, parts[0][0][1], rate)
 

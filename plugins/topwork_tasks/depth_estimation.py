@@ -1,5 +1,5 @@
 """depth-estimation: the distance of every pixel, by the architecture's own class (GLPN, DPT, Depth Anything) or by a
-dense task head on the feature maps of any backbone.
+dense task head on the feature maps of any backbone, whose decoder may be that of DPT.
 
 transformers' classes have no training loss, or one without a mask of invalid pixels: the losses here are topwork's.
 """
@@ -57,8 +57,8 @@ class DepthEstimationOptions(TaskOptions):
         None, description="deeper pixels do not count; the generic task head then ends in a sigmoid times this"
     )
     align: Align = Field("none", description="metrics: fit predictions to the truth of each picture first")
-    decoder: Literal["pyramid", "linear"] = Field(
-        "pyramid", description="of the generic task head: all maps joined, or one layer on the last map"
+    decoder: Literal["pyramid", "linear", "dpt"] = Field(
+        "pyramid", description="of the generic task head: all maps joined; one layer on the last map; DPT's"
     )
     augment: _image.Augment = Field(
         "none", description="light: mirror images, changes of brightness; standard: crops too; strong: colours too"
@@ -73,14 +73,19 @@ class DepthEstimation(Task):
 
     | bad input | what happens |
     |---|---|
-    | depth missing or None | refused: row and column |
-    | image None, corrupt or no image at all | refused: row and column |
-    | depth map corrupt, a colour picture, or of another size than its picture | refused |
-    | pixels with NaN, infinite, zero or negative depth, or deeper than `max_depth` | left out of loss and metrics |
-    | depth map without any valid pixel | refused in training; not counted in metrics (`rows_without_depth`) |
-    | grey, palette, transparent or 16-bit picture | converted |
-    | picture of any size | resized by the image processor; the prediction has the picture's size |
-    | image processor that crops or pads | refused: depth could not follow |
+    | `image`, `depth`: missing | refused |
+    | `image`: None; a number; of floats; of no pixels; neither bytes nor a path | refused |
+    | `image`: no such file; no image; cut short | refused |
+    | `image`: grey; palette; transparent; 16-bit; CMYK | handled: converted |
+    | `image`: of one pixel; very wide | handled: resized by the image processor, the prediction back again |
+    | `depth`: None; a number; texts; no such file; no such array; no map; cut short | refused |
+    | `depth`: a colour picture; another size | refused |
+    | `depth`: NaN in it; infinite in it; negative in it; 0 in it | handled: such pixels do not count |
+    | `depth`: of integers | handled: divided by `depth_scale` |
+    | `depth`: without a valid pixel | refused in training, handled in evaluation: `rows_without_depth` |
+
+    An image processor that crops or pads is refused: depth could not follow. Deeper pixels than `max_depth` do not
+    count.
     """
 
     name = "depth-estimation"
@@ -88,7 +93,7 @@ class DepthEstimation(Task):
     columns: ClassVar[Mapping[str, Column]] = {
         "image": Column("a picture: PIL, {bytes, path}, a path, or an uint8 array", lazy=True),
         "depth": Column(
-            "depth of each pixel: an image of mode I;16, I or F, a path (.npy too), an array or nested lists",
+            "depth of each pixel: an image of mode I;16, I or F, a path (.npy, .exr too), an array or nested lists",
             target=True,
             lazy=True,
         ),
@@ -193,6 +198,9 @@ class DepthEstimation(Task):
             inputs["labels"] = torch.stack(labels) if len({entry.shape for entry in labels}) == 1 else labels
         return Batch(inputs, items)
 
+    def cost_budget(self, device: str) -> int | None:
+        return _image.cost_budget(device)
+
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
         if self._shape is None:
             return None
@@ -215,6 +223,10 @@ class DepthEstimation(Task):
             for place, loss in zip(places, found):
                 losses[place] = loss
         return batch.mean_by_row(torch.stack(losses))
+
+    @property
+    def one_by_one(self) -> bool:
+        return self._shape is None
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)

@@ -4,17 +4,6 @@ The native `AutoModelForMaskedLM`. Training draws the masks anew in every epoch;
 itself, so they are the same in every run. A text that holds masks already is a question: it is answered in the shape of
 the Hub's pipeline (a list of tokens; with several masks a list of lists), and learned only with its `answer`. A text
 without masks is scored: the masks that were drawn are filled.
-
-| input | what happens |
-|---|---|
-| a missing column `text`, or a text that is no string | refused: row, column, mend |
-| masks in a text without `answer`, where targets are needed | refused |
-| another number of answers than of masks, or an answer that is no single token | refused |
-| answers to a text without masks | refused |
-| an empty text | handled: nothing is masked, nothing predicted |
-| a text longer than the model | handled: windows one after the other |
-| a tokenizer without a mask token, a model without such a task head | refused |
-| targets that are no single token of the vocabulary | refused |
 """
 
 from __future__ import annotations
@@ -75,7 +64,22 @@ class FillMaskOptions(TaskOptions):
 
 
 class FillMask(Task):
-    """Say what stands behind the masked tokens of a text."""
+    """Say what stands behind the masked tokens of a text.
+
+    | bad input | what happens |
+    |---|---|
+    | `text`: missing; None; a number; a list | refused |
+    | `text`: empty; blank | handled: nothing is masked, nothing predicted |
+    | `text`: strange letters | handled |
+    | `text`: longer than the model | handled: windows one after the other |
+    | `text`: masks without `answer` | refused in training, handled in evaluation and predictions: not scored |
+    | `answer`: missing; None | refused in training, handled in evaluation and predictions: not scored |
+    | `answer`: a number; None in it; an empty list; more than masks | refused, also in predictions |
+    | `answer`: without masks; no token | refused, also in predictions |
+
+    Refused before any row: a tokenizer without a mask token, a model without such a task head, `targets` that are no
+    single token.
+    """
 
     name = "fill-mask"
     Options = FillMaskOptions
@@ -129,8 +133,10 @@ class FillMask(Task):
     def _answers(self, row: Row, number: int, asked: int, mode: Mode) -> list[int] | None:
         """The tokens behind the masks of a text, or None when they are not known or it has none."""
         given = row.get("answer")
-        answers = [given] if isinstance(given, str) else list(given or [])
+        answers = [given] if isinstance(given, str) else given or []
         mend = "give one answer for each mask"
+        if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
+            raise DataError(f"{given!r} is no text, nor a list of them", row=number, column="answer", mend=mend)
         if asked and given is None:
             if mode == "predict":
                 return None
@@ -172,11 +178,7 @@ class FillMask(Task):
         return Item(number, inputs, len(ids), places)
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        inputs = text.pad_tokens(self.tokenizer, items, self.inputs)
-        if mode != "predict":
-            labels = [item.inputs["labels"] for item in items]
-            inputs["labels"] = text.pad_lists(labels, -100, self.tokenizer.padding_side)
-        return Batch(inputs, items)
+        return text.labelled_batch(self.tokenizer, items, self.inputs, mode)
 
     def cost_budget(self, device: str) -> int | None:
         return 512 if device == "cpu" else 16384
@@ -184,21 +186,18 @@ class FillMask(Task):
     # ------------------------------------------------------------------ tensors -> numbers
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        sums, counts = self._losses(model, batch)
-        return sums.sum() / counts.sum().clamp(min=1)
+        return text.mean_over_targets(*self._losses(model, batch))
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        sums, counts = self._losses(model, batch)
-        return batch.mean_by_row(sums) / batch.mean_by_row(counts).clamp(min=1e-9)
+        return text.row_means_over_targets(batch, *self._losses(model, batch))
 
     def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the cross-entropy over the masks of each item, and their number; both [items]. Logits are computed in
-        full, but only those of masks are kept for the loss."""
+        """Sum of the cross-entropy over the masks of each item, and their number; both [items]."""
         from torch.nn.functional import cross_entropy
 
         labels = batch.inputs["labels"]
         rows, places = (labels != -100).nonzero(as_tuple=True)
-        logits = model(**text.plain_inputs(batch.inputs, "labels")).logits[rows, places].float()
+        logits = masking.logits_at(model, text.plain_inputs(batch.inputs, "labels"), rows, places).float()
         losses = cross_entropy(logits, labels[rows, places], reduction="none")
         sums = losses.new_zeros(len(labels)).index_add(0, rows, losses)
         return sums, (labels != -100).sum(1).to(losses.dtype)
@@ -208,22 +207,23 @@ class FillMask(Task):
         the truth or None, and whether the best is the truth; and the item's own tokens."""
         import torch
 
-        logits = model(**batch.inputs).logits
-        parts = []
-        for row, item in enumerate(batch.items):
-            ids, labels, places = item.inputs["input_ids"], item.inputs["labels"], item.beside
-            shift = logits.shape[1] - len(ids) if self.tokenizer.padding_side == "left" else 0
-            found = logits[row, [place + shift for place in places]].float().log_softmax(-1)
-            chosen = found if self.target_ids is None else found[:, self.target_ids]
-            values, tokens = chosen.exp().topk(min(self.options.top_k, chosen.shape[-1]), dim=-1)
-            if self.target_ids is not None:
-                tokens = torch.tensor(self.target_ids, device=tokens.device)[tokens]
-            truths = torch.tensor([max(0, labels[place]) for place in places], dtype=torch.long, device=found.device)
-            nll, best = -found.gather(1, truths[:, None])[:, 0], found.argmax(-1)
-            known = [labels[place] != -100 for place in places]
-            scores = [entry for entry, use in zip(zip(nll.tolist(), (best == truths).tolist()), known) if use]
-            parts.append((values.tolist(), tokens.tolist(), scores, ids, places))
-        return parts
+        inputs = text.plain_inputs(batch.inputs, "labels")
+        length = inputs["input_ids"].shape[1]
+        shifts = [length - len(item.inputs["input_ids"]) for item in batch.items]
+        if self.tokenizer.padding_side != "left":
+            shifts = [0] * len(shifts)
+        masks = [(row, place + shifts[row]) for row, item in enumerate(batch.items) for place in item.beside]
+        rows, places = torch.tensor(masks, dtype=torch.long, device=inputs["input_ids"].device).reshape(-1, 2).unbind(1)
+        found = masking.logits_at(model, inputs, rows, places).float().log_softmax(-1)
+        chosen = found if self.target_ids is None else found[:, self.target_ids]
+        values, tokens = chosen.exp().topk(min(self.options.top_k, chosen.shape[-1]), dim=-1)
+        if self.target_ids is not None:
+            tokens = torch.tensor(self.target_ids, device=tokens.device)[tokens]
+        labels = [item.inputs["labels"][place] for item in batch.items for place in item.beside]
+        truths = torch.tensor(labels, dtype=torch.long, device=found.device).clamp(min=0)
+        nll, right = -found.gather(1, truths[:, None])[:, 0], found.argmax(-1) == truths
+        judged = zip(values.tolist(), tokens.tolist(), zip(nll.tolist(), right.tolist()), labels)
+        return [_part(item, [next(judged) for _ in item.beside]) for item in batch.items]
 
     def merge(self, row: Row, parts: Sequence[Any]) -> masking.FilledMasks:
         made = masking.FilledMasks()
@@ -277,6 +277,13 @@ class FillMask(Task):
 
 def _texts(rows: Any) -> Any:
     return text.column_texts(rows, ("text",))
+
+
+def _part(item: Item, judged: Sequence[tuple]) -> tuple:
+    """What `FillMask.predict` answers for an item, from what is known of each of its masks."""
+    values, tokens = [entry[0] for entry in judged], [entry[1] for entry in judged]
+    scores = [score for _, _, score, label in judged if label != -100]
+    return values, tokens, scores, item.inputs["input_ids"], item.beside
 
 
 @hookimpl

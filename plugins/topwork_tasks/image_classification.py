@@ -29,6 +29,7 @@ from topwork import (
 )
 from topwork_tasks import _classification as shared
 from topwork_tasks import _image
+from topwork_tasks._mixing import mix
 from topwork_tasks._patches import patch_units
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ImageClassificationOptions(TaskOptions):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0, description="alpha of mixup (Zhang et al. 2017, arXiv 1710.09412); 0: none")
+    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix (Yun et al. 2019, arXiv 1905.04899); 0: none")
     augment: _image.Augment = Field("none", description=_image.AUGMENT_HELP)
     image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
     pooling: Literal["mean", "first", "own"] = Field("mean", description="for a generic task head")
@@ -59,11 +61,18 @@ class ImageClassification(Task):
 
     | bad input | what happens |
     |---|---|
-    | missing column, unknown label, label None | refused: row, column, the nearest known label |
-    | image None, corrupt, cut short or no image at all | refused: row and column |
-    | grey, palette, transparent, 16-bit or rotated (EXIF) image | converted |
-    | image of any size | resized by the image processor |
-    | multi-label row without labels | used: every label is wrong |
+    | `image`, `label`: missing | refused |
+    | `image`: None; a number; of floats; of no pixels; neither bytes nor a path | refused |
+    | `image`: no such file; no image; cut short | refused |
+    | `image`: grey; palette; transparent; 16-bit; CMYK | handled: converted |
+    | `image`: turned by EXIF; of one pixel; very wide | handled: turned upright, resized by the image processor |
+    | `label`: None | refused |
+    | `label`: unknown; empty; a list; a float; NaN; True; an integer | refused: the known labels, the nearest |
+    | `label`: -1 with `label_names`; a number beyond with `label_names`; a list with `label_names` | refused |
+    | `label`: a number with `label_names` | handled: the name at that place |
+    | `label`: no list with `multi_label`; None with `multi_label`; None in it with `multi_label` | refused |
+    | `label`: unknown with `multi_label` | refused |
+    | `label`: empty with `multi_label`; twice with `multi_label` | handled: every label is wrong; counts once |
     """
 
     name = "image-classification"
@@ -84,8 +93,10 @@ class ImageClassification(Task):
         names = shared.learn_labels(labels, "label", kind, base, HEAD, options.label_names)
         declared = options.label_names or shared.class_names(rows, "label")
         weights = shared.learn_weights(options.class_weights, labels, kind, names, declared)
-        if kind == "multi" and (options.mixup or options.label_smoothing):
-            raise UsageError("mixup and label_smoothing are for one label a row", place="task", mend="leave them out")
+        if kind == "multi" and (options.mixup or options.cutmix or options.label_smoothing):
+            raise UsageError(
+                "mixup, cutmix and label_smoothing are for one label a row", place="task", mend="leave them out"
+            )
         processor = _image.saved_processor(base, options.image_size) or cls._learned_processor(rows, base, options)
         values = {"label_names": names, "kind": kind, "declared": declared, "class_weights": weights}
         return State(values, {"image_processor": processor})
@@ -146,7 +157,11 @@ class ImageClassification(Task):
 
     @property
     def repeatable(self) -> bool:  # type: ignore[override]
-        return self.options.augment == "none" and not self.options.mixup
+        return self.options.augment == "none" and not self._mixes
+
+    @property
+    def _mixes(self) -> bool:
+        return self.options.mixup > 0 or self.options.cutmix > 0
 
     @cached_property
     def _shape(self) -> tuple[int, int] | None:
@@ -193,22 +208,13 @@ class ImageClassification(Task):
         if mode != "predict":
             targets = [item.inputs["label"] for item in items]
             inputs["labels"] = shared.target_tensor(targets, self.kind, len(self.label_names))
-        if mode == "train" and self.options.mixup and len(items) > 1:
-            self._mix(inputs, sum(item.beside for item in items))
+        if mode == "train" and self._mixes and len(items) > 1:
+            options, seed = self.options, sum(item.beside for item in items)
+            mix(inputs, len(self.label_names), options.mixup, options.cutmix, seed)
         return Batch(inputs, items)
 
-    def _mix(self, inputs: dict[str, Any], seed: int) -> None:
-        """Each picture and its label blended with those of another row of the batch, all by one share."""
-        import numpy
-        import torch
-        from torch.nn import functional
-
-        random = numpy.random.default_rng(seed)
-        share = float(random.beta(self.options.mixup, self.options.mixup))
-        other = torch.from_numpy(random.permutation(len(inputs["labels"])))
-        truth = functional.one_hot(inputs["labels"], len(self.label_names)).float()
-        inputs["labels"] = share * truth + (1 - share) * truth[other]
-        inputs["pixel_values"] = share * inputs["pixel_values"] + (1 - share) * inputs["pixel_values"][other]
+    def cost_budget(self, device: str) -> int | None:
+        return _image.cost_budget(device)
 
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
         if self._shape is None:

@@ -1,8 +1,9 @@
 """image-segmentation: a label for every pixel (semantic), a mask for every thing (instance), or both (panoptic).
 
 Semantic segmentation goes by the architecture's own class (SegFormer, UperNet, BEiT, DPT ...), by a universal segmenter
-(MaskFormer, Mask2Former), or by a dense task head on the feature maps of any backbone; the other two kinds by
-universal segmenters. Truth is a map of numbers; predictions have the size of the original picture.
+(MaskFormer, Mask2Former, EoMT), or by a dense task head on the feature maps of any backbone; the other two kinds by
+universal segmenters, or by Mask2Former's decoders on any backbone. Truth is a map of numbers; predictions have the
+size of the original picture.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from topwork import (
     Batch,
-    CheckpointError,
     Column,
     DataError,
     Item,
@@ -26,19 +26,21 @@ from topwork import (
     State,
     Task,
     Units,
-    UsageError,
     hookimpl,
 )
 from topwork_tasks import _detectors, _image
 from topwork_tasks import _segmentation_drawing as drawing
 from topwork_tasks import _segmentation_models as models
+from topwork_tasks import _segmentation_outputs as outputs_of
 from topwork_tasks import _segmentation_predictions as predictions
 from topwork_tasks._panoptic import PanopticMetric
 from topwork_tasks._patches import patch_units
+from topwork_tasks._segmentation_batches import batched
 from topwork_tasks._segmentation_examples import example_rows
-from topwork_tasks._segmentation_labels import learn_labels
+from topwork_tasks._segmentation_learned import learned
 from topwork_tasks._segmentation_metrics import MaskMetric, SemanticMetric
-from topwork_tasks._segmentation_truth import ImageSegmentationOptions, Truth
+from topwork_tasks._segmentation_options import ImageSegmentationOptions, MaskHeadOptions
+from topwork_tasks._segmentation_truth import Truth
 from topwork_tasks._segmentation_views import transform, viewed
 
 if TYPE_CHECKING:
@@ -51,17 +53,26 @@ class ImageSegmentation(Task):
 
     | bad input | what happens |
     |---|---|
-    | mask (or instances, segments_info, objects) missing or None | refused: row and column |
-    | image None, corrupt or no image at all | refused: row and column |
-    | mask corrupt, of another size than its picture, or a colour picture | refused |
-    | number or name in a mask that is no label | refused: the number, the known labels |
-    | pixels of `ignore_index` | not learned from, not counted |
-    | mask that is `ignore_index` everywhere | used: its loss is 0 and no metric counts it |
-    | picture without any instance | used: a picture of background |
-    | polygon of two points, run lengths of another size | refused |
-    | crowd (`iscrowd`) | not learned from; predictions on it count neither as right nor as wrong |
-    | overlapping objects | the smaller one is learned where they overlap; metrics use the whole masks |
-    | grey, palette, transparent or 16-bit picture | converted; of a palette mask the numbers count, not the colours |
+    | `image`, `mask`, `instances`, `objects`: missing; None | refused |
+    | `image`: a number; of floats; of no pixels; neither bytes nor a path | refused |
+    | `image`: no such file; no image; cut short | refused |
+    | `image`: grey; palette; transparent; 16-bit; CMYK | handled: converted |
+    | `image`: of one pixel; very wide | handled: resized by the image processor, the prediction back again |
+    | `mask`, `instances`: a number; texts; no such file; no map; cut short | refused |
+    | `mask`, `instances`: another size; fractions; NaN in it | refused |
+    | `mask`: a colour picture; a number that is no label; a number below 0 | refused: the known labels |
+    | `mask`: of floats; of booleans; palette | handled: whole numbers; of a palette the numbers, not colours |
+    | `mask`: `ignore_index` in it; `ignore_index` everywhere | handled: neither learned (loss 0) nor counted |
+    | `instances`: of floats | handled: whole numbers |
+    | `objects`, `segments_info`: a text; a number; a list of texts; unknown; None as category | refused |
+    | `objects`: fewer categories; an empty polygon; a polygon of two points; NaN | refused |
+    | `objects`: run lengths of another size; run lengths that end early | refused |
+    | `objects`: none; beyond its picture | handled: a picture of background; cut at the edge |
+    | `objects`: crowd | handled: not learned from; predictions on it are neither right nor wrong |
+    | `segments_info`: None; no `id` | refused |
+    | `segments_info`: an id that the mask has not; an empty list | handled: what is not named does not count |
+
+    Where objects overlap, the smaller one is learned; metrics use the whole masks.
 
     UperNet, BEiT and other heads with pooled context normalise over the batch and cannot learn from one row alone: a
     batch of one is doubled, which leaves its loss as it is. Larger batches train better.
@@ -81,7 +92,9 @@ class ImageSegmentation(Task):
         "objects": Column(
             "{segmentation: [polygons or run lengths], category: [name or number]}", target=True, required=False
         ),
-        "segments_info": Column("panoptic: [{id, category_id, iscrowd}], as in COCO", target=True, required=False),
+        "segments_info": Column(
+            "panoptic: [{id, category_id, iscrowd, isthing}], as in COCO", target=True, required=False
+        ),
     }
     cost_unit = "pixels"
     _dense = False
@@ -90,26 +103,7 @@ class ImageSegmentation(Task):
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: ImageSegmentationOptions) -> State:
-        base = bases["base"]
-        if options.kind != "semantic" and options.reduce_labels:
-            raise UsageError("`reduce_labels` is for semantic masks", place="task.reduce_labels")
-        processor = models.find_processor(rows, base, options.image_size)
-        reduce = options.reduce_labels
-        if reduce is None:
-            reduce = options.kind == "semantic" and bool(getattr(processor, "do_reduce_labels", False))
-        auto = models.UNIVERSAL if models.is_universal(base.config) else models.SEMANTIC
-        names, declared = learn_labels(
-            rows, base, auto, options.kind, options.label_names, options.ignore_index, reduce
-        )
-        for name in options.stuff:
-            if name not in names:
-                raise UsageError(f"`{name}` is no label", place="task.stuff", mend=f"labels: {', '.join(names)}")
-        if options.kind == "semantic" and options.ignore_index < len(names) and not reduce:
-            raise UsageError(
-                f"`ignore_index` {options.ignore_index} is the number of a label", place="task.ignore_index"
-            )
-        values = {"label_names": names, "declared": declared, "reduce_labels": reduce}
-        return State(values, {"image_processor": processor})
+        return learned(rows, bases["base"], options)
 
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.label_names))
@@ -120,12 +114,12 @@ class ImageSegmentation(Task):
         config = self.base.config
         if models.is_universal(config):
             return models.universal(self.base, weights, changes)
-        if self.options.kind != "semantic":
-            raise CheckpointError(
-                f"`{config.model_type}` does not do {self.options.kind} segmentation",
-                place=f"task {self.name}",
-                mend="choose mask2former or maskformer (with this backbone as `backbone_config`), or `kind: semantic`",
-            )
+        if self._universal:
+            from topwork_tasks._dense import backbone_with_maps
+            from topwork_tasks._mask_head import MaskHead
+
+            size = self.options.mask_head or MaskHeadOptions()
+            return MaskHead(backbone_with_maps(self.base, weights), size, len(numbered))
         for name in ("semantic_loss_ignore_index", "loss_ignore_index"):
             if hasattr(config, name):
                 changes[name] = self.options.ignore_index
@@ -143,12 +137,17 @@ class ImageSegmentation(Task):
         return self.state.values["label_names"]
 
     @property
+    def _stuff(self) -> list[str]:
+        """Labels whose segments are one; a folder of an older version has them in its options alone."""
+        return self.state.values.get("stuff", self.options.stuff or [])
+
+    @property
     def processor(self) -> Any:
         return self.state.processors["image_processor"]
 
-    @property
+    @cached_property
     def _universal(self) -> bool:
-        return models.is_universal(self.base.config)
+        return models.learns_masks(self.base.config, self.options)
 
     @cached_property
     def _truth(self) -> Truth:
@@ -202,20 +201,10 @@ class ImageSegmentation(Task):
         return items
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        if mode == "predict":
-            return Batch(_detectors.side_by_side(items), items)
-        inputs, _ = _detectors.padded(items, self._universal)
-        height, width = inputs["pixel_values"].shape[-2:]
-        if self._universal:
-            inputs["mask_labels"] = [_enlarged(item.inputs["mask_labels"], height, width, 0) for item in items]
-            inputs["class_labels"] = [item.inputs["class_labels"] for item in items]
-        else:
-            import torch
+        return batched(items, mode, self._universal, self.options.ignore_index)
 
-            ignored = self.options.ignore_index
-            labels = [_enlarged(item.inputs["labels"], height, width, ignored) for item in items]
-            inputs["labels"] = torch.stack(labels).long()
-        return Batch(inputs, items)
+    def cost_budget(self, device: str) -> int | None:
+        return _image.cost_budget(device)
 
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
         if self._shape is None:
@@ -235,11 +224,14 @@ class ImageSegmentation(Task):
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """At once for the generic task head and for SegFormer; heads with auxiliary outputs and universal segmenters,
         whose loss is divided by the masks of the batch, row by row."""
-        if self._dense:
-            return self._own_losses(model, batch, self.options.dice)
-        if self.base.config.model_type == "segformer" and len(self.label_names) > 1:
-            return self._own_losses(model, batch, 0.0)
-        return super().row_losses(model, batch)
+        if self.one_by_one:
+            return super().row_losses(model, batch)
+        return self._own_losses(model, batch, self.options.dice if self._dense else 0.0)
+
+    @property
+    def one_by_one(self) -> bool:
+        plain = self.base.config.model_type == "segformer" and len(self.label_names) > 1
+        return not (self._dense or plain)
 
     def _own_losses(self, model: nn.Module, batch: Batch, dice: float) -> torch.Tensor:
         from topwork_tasks._dense import row_losses
@@ -253,10 +245,11 @@ class ImageSegmentation(Task):
             outputs = model(**tensors)
             sizes = [batch.items[place].beside["size"] for place in places]
             if self._universal:
-                pairs = zip(models.one_by_one(outputs), sizes)
-                found = [models.read(self.processor, *pair, self.options, self.label_names) for pair in pairs]
+                pairs = zip(outputs_of.one_by_one(outputs), sizes)
+                stuff = [self.label_names.index(name) for name in self._stuff]
+                found = [outputs_of.read(self.processor, *pair, self.options, stuff) for pair in pairs]
             else:
-                found = models.semantic_maps(outputs.logits, sizes)
+                found = outputs_of.semantic_maps(outputs.logits, sizes)
             for place, part in zip(places, found):
                 parts[place] = part
         return parts
@@ -278,7 +271,7 @@ class ImageSegmentation(Task):
             return SemanticMetric(self.label_names, self._truth.labels, self.options.ignore_index)
         if self.options.kind == "instance":
             return MaskMetric(self.label_names, self._truth.segments)
-        return PanopticMetric(self.label_names, self._truth.segments, self.options.stuff)
+        return PanopticMetric(self.label_names, self._truth.segments, self._stuff)
 
     def write(self, prediction: predictions.Segmentation, folder: Path, name: str) -> Json:
         return predictions.written(prediction, folder, name)
@@ -298,15 +291,6 @@ class ImageSegmentation(Task):
     @classmethod
     def example_rows(cls) -> list[Row]:
         return example_rows()
-
-
-def _enlarged(values: torch.Tensor, height: int, width: int, fill: int) -> torch.Tensor:
-    """[..., h, w] -> [..., height, width], filled at the right and below."""
-    if tuple(values.shape[-2:]) == (height, width):
-        return values
-    canvas = values.new_full((*values.shape[:-2], height, width), fill)
-    canvas[..., : values.shape[-2], : values.shape[-1]] = values
-    return canvas
 
 
 @hookimpl

@@ -30,7 +30,8 @@ from topwork import (
     hookimpl,
 )
 from topwork_tasks import _boxes, _detector_processors, _detectors, _image
-from topwork_tasks._coco import CocoMetric, Detections, coco_rows
+from topwork_tasks._coco import CocoMetric, Detections
+from topwork_tasks._coco_files import coco_rows
 from topwork_tasks._labels import label_number
 from topwork_tasks._patches import patch_units
 from topwork_tasks._voc import voc_rows
@@ -61,14 +62,21 @@ class ObjectDetection(Task):
 
     | bad input | what happens |
     |---|---|
-    | missing column, unknown label, label None | refused: row, column, the nearest known label |
-    | image None, corrupt, cut short or no image at all | refused: row and column |
-    | box that sticks out of its picture | cut at the edge |
-    | box without area, outside its picture, with NaN or not four numbers | refused; `bad_boxes: drop` leaves it out |
-    | boxes and categories of different number | refused |
-    | no objects (empty lists) | used: a picture of background |
-    | objects None | refused |
-    | crowd (`iscrowd`) | not learned from; boxes on it count neither as right nor as wrong |
+    | `image`, `objects`: missing | refused |
+    | `image`: None; a number; of floats; of no pixels; neither bytes nor a path | refused |
+    | `image`: no such file; no image; cut short | refused |
+    | `image`: grey; palette; transparent; 16-bit; CMYK | handled: converted |
+    | `image`: of one pixel; very wide | handled: resized by the image processor, the prediction back again |
+    | `objects`: None; a number; a text; a list of texts; no lists; no `category`; fewer categories | refused |
+    | `objects`: a box None; a box of texts; a box of three numbers; a box with NaN | refused |
+    | `objects`: a box of no width; a box of negative size; a box outside its picture | refused |
+    | `objects`: a bad box with `bad_boxes: drop` | handled: left out |
+    | `objects`: a box that sticks out | handled: cut at the edge |
+    | `objects`: unknown; None as category; a float as category; a list as category | refused: the known labels |
+    | `objects`: an integer as category | refused, unless the data set or `label_names` names it |
+    | `objects`: an area that is no number; fewer `iscrowd` | refused |
+    | `objects`: none; an empty list | handled: a picture of background |
+    | `objects`: crowd | handled: not learned from; boxes on it count neither as right nor as wrong |
     """
 
     name = "object-detection"
@@ -203,6 +211,9 @@ class ObjectDetection(Task):
         ]
         return Batch(inputs, items)
 
+    def cost_budget(self, device: str) -> int | None:
+        return _image.cost_budget(device)
+
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
         if self._shape is None:
             return None
@@ -272,7 +283,7 @@ def register_tasks() -> list[type[Task]]:
 
 @hookimpl
 def load_rows(source: str, options: RowsOptions) -> Any | None:
-    """COCO annotation files (`format: coco`) and folders of Pascal VOC (`format: voc`)."""
+    """COCO files of boxes, instances or panoptic segments (`format: coco`), and Pascal VOC folders (`format: voc`)."""
     if options.format == "voc":
         return voc_rows(source, options)
     if options.format != "coco":

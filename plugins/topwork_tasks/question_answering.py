@@ -3,17 +3,6 @@
 A long context becomes several windows that share `stride` tokens; the best spans of all windows compete, by the sum of
 their two logits. Predictions have the shape of transformers v4's pipeline: {score, start, end, answer}, a list of them
 with `top_k` above 1. `score` is the softmax over the `n_best` spans (and "no answer").
-
-| input | what happens |
-|---|---|
-| a missing column `question` or `context`, or `answers` when it is needed | refused: row, column, mend |
-| a question or context that is no string; an empty context | refused |
-| an empty question | handled: the context alone |
-| a question longer than half a window | handled: cut |
-| a context longer than the model | handled: windows, merged again |
-| `answers` that is not {"text": [...], "answer_start": [...]} (lists alike) | refused |
-| no answers | handled: SQuAD 2; a window without the whole answer points at the class token |
-| an answer that does not stand at its `answer_start`, or is empty | refused |
 """
 
 from __future__ import annotations
@@ -71,7 +60,23 @@ class QuestionAnsweringOptions(TaskOptions):
 
 
 class QuestionAnswering(Task):
-    """Find the span of a context that answers a question, or say that there is none."""
+    """Find the span of a context that answers a question, or say that there is none.
+
+    | bad input | what happens |
+    |---|---|
+    | `question`, `context`: missing; None; a number; a list | refused |
+    | `question`: empty; blank | handled: the context alone |
+    | `question`: longer than the model | handled: cut to half a window |
+    | `context`: empty; blank | refused |
+    | `context`: longer than the model | handled: windows that share `stride` tokens, merged again |
+    | `question`, `context`: strange letters | handled |
+    | `answers`: missing; None; a number; a text; a list of texts; no lists; lists None; a text None | refused |
+    | `answers`: not in the context; not at its start | refused in training, handled in evaluation: texts count |
+    | `answers`: beyond the context; an empty answer | refused in training, handled in evaluation: texts count |
+    | `answers`: more texts than starts; a start below 0 | refused in training, handled in evaluation: texts count |
+    | `answers`: a start None; a start with a fraction | refused in training, handled in evaluation: texts count |
+    | `answers`: none | handled: as in SQuAD 2; a window without the whole answer points at the class token |
+    """
 
     name = "question-answering"
     Options = QuestionAnsweringOptions
@@ -163,7 +168,7 @@ class QuestionAnswering(Task):
         would have alone."""
         import torch
 
-        if self.tokenizer.padding_side == "left":
+        if self.one_by_one:
             return super().row_losses(model, batch)
         outputs = self._forward(model, batch)
         longest: dict[int, int] = {}
@@ -176,6 +181,10 @@ class QuestionAnswering(Task):
             logits.float().masked_fill(beyond, lowest) for logits in (outputs.start_logits, outputs.end_logits)
         )
         return batch.mean_by_row(_span_losses(start, end, batch))
+
+    @property
+    def one_by_one(self) -> bool:
+        return self.tokenizer.padding_side == "left"
 
     def _forward(self, model: nn.Module, batch: Batch) -> Any:
         return model(**text.plain_inputs(batch.inputs, "start_positions", "end_positions"))

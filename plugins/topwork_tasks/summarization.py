@@ -3,15 +3,6 @@
 On sequence-to-sequence models (BART, T5 with `prefix: "summarize: "`, an EncoderDecoderModel), on two checkpoints
 warm-started as encoder and decoder, on decoders by prompt; see `_seq2seq`. Measured by ROUGE-1, -2, -L and -Lsum on the
 words of any script, and length. Predictions: [{"summary_text"}].
-
-| input | what happens |
-|---|---|
-| a missing column `document`, or `summary` where it is needed | refused: row, column, mend |
-| a document or summary that is no string | refused |
-| an empty document | handled: its special tokens alone; an empty summary: its end token alone |
-| a document longer than the model | handled: cut at `max_source_length`; a prompt is cut inside the document |
-| a summary longer than `max_target_length` | handled: cut in training, whole in the metric |
-| an encoder as the only base, two bases that cannot be paired or shared | refused |
 """
 
 from __future__ import annotations
@@ -21,7 +12,17 @@ from topwork_tasks._seq2seq import SequenceToSequence
 
 
 class Summarization(SequenceToSequence):
-    """Write the summary of a document."""
+    """Write the summary of a document.
+
+    | bad input | what happens |
+    |---|---|
+    | `document`, `summary`: missing; None; a number; a list | refused |
+    | `document`, `summary`: empty; blank; strange letters | handled: special tokens alone; the end token alone |
+    | `document`: longer than the model | handled: cut at `max_source_length`; a prompt is cut inside it |
+    | `summary`: longer than the model | handled: cut at `max_target_length` in training, whole in the metric |
+
+    An encoder as the only base is refused, and so are two bases that cannot be paired or shared.
+    """
 
     name = "summarization"
     answer = "summary_text"

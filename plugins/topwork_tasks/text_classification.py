@@ -2,17 +2,6 @@
 
 The native `AutoModelForSequenceClassification` where the architecture has one, else a pooled task head on its backbone
 (the mean over real tokens; the last real token of a decoder). Predictions have the shape of the Hub's pipeline.
-
-| input | what happens |
-|---|---|
-| a missing column `text`, or `label` when it is needed | refused: row, column, "map it in data.columns" |
-| `text` or `text_pair` that is no string | refused (a `text_pair` of None is no pair) |
-| empty text | handled: its special tokens alone; one end token where the tokenizer adds none |
-| a text longer than the model | handled: cut at `max_length` tokens, of a pair the longer text first |
-| an unknown label, None, a float as a label | refused, with the nearest known label |
-| integers as labels under named labels | refused, unless the data set or `label_names` names them |
-| multi-label without labels | handled: an empty list; a bare string or number is refused |
-| regression: NaN, infinity, text that is no number | refused |
 """
 
 from __future__ import annotations
@@ -66,7 +55,25 @@ class TextClassificationOptions(TaskOptions):
 
 
 class TextClassification(Task):
-    """Put labels on texts and pairs of texts, or a number (regression)."""
+    """Put labels on texts and pairs of texts, or a number (regression).
+
+    | bad input | what happens |
+    |---|---|
+    | `text`, `label`: missing; None | refused |
+    | `text`, `text_pair`: a number; a list | refused |
+    | `text`, `text_pair`: empty; blank; strange letters | handled: special tokens alone, else one end token |
+    | `text`, `text_pair`: longer than the model | handled: cut at `max_length`, of a pair the longer text first |
+    | `text_pair`: None | handled: no pair |
+    | `label`: unknown; empty; a list; a float; NaN; True; an integer | refused: the known labels, the nearest |
+    | `label`: -1 with `label_names`; a number beyond with `label_names`; a list with `label_names` | refused |
+    | `label`: a number with `label_names` | handled: the name at that place |
+    | `label`: no list with `multi_label`; None with `multi_label`; None in it with `multi_label` | refused |
+    | `label`: unknown with `multi_label` | refused |
+    | `label`: empty with `multi_label`; twice with `multi_label` | handled: every label is wrong; counts once |
+    | `label`: NaN with `regression`; infinite with `regression`; None with `regression` | refused |
+    | `label`: a text with `regression`; a list with `regression` | refused |
+    | `label`: digits with `regression` | handled: the number that they write |
+    """
 
     name = "text-classification"
     Options = TextClassificationOptions

@@ -4,17 +4,6 @@ A row has `text`, or `prompt` and `completion`, or `messages` (`[{"role", "conte
 template). The loss is on the completion and on what the assistant says only. Predicting, a prompt is continued by
 `generate`; a `text` is only scored (perplexity), unless `continue_text` is set. Predictions have the shape of the Hub's
 pipeline: [{"generated_text"}], prompt included unless `return_full_text: false`.
-
-| input | what happens |
-|---|---|
-| none of the columns `text`, `prompt`, `messages` | refused: row and mend |
-| a prompt without `completion` where targets are needed | refused |
-| text, prompt or completion that is no string | refused |
-| messages that are no list of {"role", "content"}, or without an assistant where targets are needed | refused |
-| messages and a tokenizer without a chat template | refused |
-| an empty text | handled: the end token alone; an empty prompt: the start or end token |
-| a text longer than the model | handled: blocks that overlap by one token, so that each token is predicted once |
-| a prompt longer than the model | handled: its last tokens; a completion too long is cut |
 """
 
 from __future__ import annotations
@@ -42,7 +31,7 @@ from topwork import (
 )
 from topwork_tasks import _generation as generating
 from topwork_tasks import _text as text
-from topwork_tasks._prompts import Encoded, blocks, encode_row, pack, reference
+from topwork_tasks._prompts import Encoded, blocks, contents, encode_row, pack, reference
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +57,25 @@ class TextGenerationOptions(TaskOptions):
 
 
 class TextGeneration(Task):
-    """Continue texts, complete prompts, answer messages."""
+    """Continue texts, complete prompts, answer messages.
+
+    | bad input | what happens |
+    |---|---|
+    | `text`, `prompt`, `messages`: missing; None | refused, where none of the others is there |
+    | `text`, `prompt`, `completion`: a number; a list | refused, also in predictions |
+    | `text`: empty; blank | handled: the end token alone |
+    | `prompt`, `completion`: empty; blank | handled: the start or end token |
+    | `text`, `prompt`, `completion`: strange letters | handled |
+    | `text`: longer than the model | handled: blocks that overlap by one token; each token is predicted once |
+    | `prompt`: longer than the model | handled: its last tokens |
+    | `completion`: longer than the model | handled: cut |
+    | `completion`: missing; None | refused in training, handled in evaluation and predictions: not scored |
+    | `messages`: a number; a text; an empty list; a list of texts; no role; content None | refused |
+    | `messages`: nothing by the assistant | refused in training, handled in evaluation and predictions: not scored |
+    | `messages`: longer than the model | handled: as prompt and completion |
+
+    Messages and a tokenizer without a chat template are refused.
+    """
 
     name = "text-generation"
     Options = TextGenerationOptions
@@ -264,7 +271,7 @@ def _texts(rows: Any) -> Any:
     if rows is None:
         return None
     plain = text.column_texts(rows, ("text", "prompt", "completion"))
-    chats = (str(message["content"]) for row in rows for message in row.get("messages") or ())
+    chats = (said for row in rows for said in contents(row))
     return (entry for source in (plain, chats) for entry in source or ())
 
 

@@ -4,19 +4,6 @@ Rows have `words` and `tags`, or `text` and `spans`. The native `AutoModelForTok
 has one, else a task head on every token of its backbone. Long texts are read in windows; each token is judged in the
 window that sees most around it. Predictions have the shape of the Hub's pipeline (`aggregation_strategy` "simple" or
 "none"), over the text, or over the words joined by spaces.
-
-| input | what happens |
-|---|---|
-| neither `words` nor `text`; `words` without `tags` or `text` without `spans` where targets are needed | refused |
-| `words` that are no list of strings, `text` that is no string | refused |
-| another number of tags than of words | refused, with both numbers |
-| an unknown tag | refused, with the nearest known one |
-| tags of which some have prefixes, or that are neither IOB1 nor IOB2 | refused: say `scheme` |
-| a span outside its text, or empty | refused |
-| a span that ends inside a word, or overlaps another | handled: it takes whole words that are still free |
-| an empty text, no words | handled: no entities; nothing is learned from it |
-| a word that the tokenizer leaves out (a soft hyphen) | handled: outside |
-| a text longer than the model | handled: windows with `stride` |
 """
 
 from __future__ import annotations
@@ -45,6 +32,7 @@ from topwork_tasks import _entities as entities
 from topwork_tasks import _spans as spans
 from topwork_tasks import _tags as tags
 from topwork_tasks import _text as text
+from topwork_tasks._strict_entities import strict_entities
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +47,7 @@ class TokenClassificationOptions(TaskOptions):
     scheme: Literal["auto", "IOB1", "IOB2", "IOBES", "plain"] = Field(
         "auto", description="how tags mark entities; auto looks at the training rows"
     )
+    strict: bool = Field(False, description="metrics: entities that break the rules of their scheme are none")
     label_names: list[str] | None = Field(None, description="what the data's integers 0, 1, ... stand for")
     sub_words: Literal["first", "all"] = Field("first", description="tokens of a word that learn its tag")
     aggregation: Literal["simple", "none"] = Field("simple", description="predictions: entities, or single tokens")
@@ -72,7 +61,25 @@ class TokenClassificationOptions(TaskOptions):
 
 
 class TokenClassification(Task):
-    """Put a tag on every word, and find entities and other spans."""
+    """Put a tag on every word, and find entities and other spans.
+
+    | bad input | what happens |
+    |---|---|
+    | `words`, `text`: missing; None | refused, where the other is not there either |
+    | `words`: a number; a text; numbers; None in it | refused |
+    | `text`: a number; a list | refused |
+    | `words`: an empty list; an empty word | handled: no entities; outside, nothing is learned from it |
+    | `text`: empty; blank; strange letters | handled: no entities; nothing is learned from it |
+    | `words`, `text`: longer than the model | handled: windows with `stride` |
+    | `tags`, `spans`: missing; None; a number; a text; unknown | refused: the known tags, the nearest |
+    | `tags`: fewer than words; more than words; an empty list; None in it | refused |
+    | `spans`: outside its text; of no characters; backwards; without `end`; NaN | refused |
+    | `spans`: None as label; a list of texts | refused |
+    | `spans`: an empty list | handled: no entities |
+    | `spans`: inside a word; overlapping | handled: it takes whole words that are still free |
+
+    Tags of which some have prefixes, or that are neither IOB1 nor IOB2, are refused: say `scheme`.
+    """
 
     name = "token-classification"
     Options = TokenClassificationOptions
@@ -157,11 +164,7 @@ class TokenClassification(Task):
         return targets
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        inputs = text.pad_tokens(self.tokenizer, items, self.inputs)
-        if mode != "predict":
-            labels = [item.inputs["labels"] for item in items]
-            inputs["labels"] = text.pad_lists(labels, -100, self.tokenizer.padding_side)
-        return Batch(inputs, items)
+        return text.labelled_batch(self.tokenizer, items, self.inputs, mode)
 
     def cost_budget(self, device: str) -> int | None:
         return 512 if device == "cpu" else 16384
@@ -169,12 +172,10 @@ class TokenClassification(Task):
     # ------------------------------------------------------------------ tensors -> numbers
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        sums, counts = self._losses(model, batch)
-        return sums.sum() / counts.sum().clamp(min=1)
+        return text.mean_over_targets(*self._losses(model, batch))
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        sums, counts = self._losses(model, batch)
-        return batch.mean_by_row(sums) / batch.mean_by_row(counts).clamp(min=1e-9)
+        return text.row_means_over_targets(batch, *self._losses(model, batch))
 
     def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of the cross-entropy over the targets of each item, and their number; both [items]."""
@@ -208,13 +209,14 @@ class TokenClassification(Task):
 
     def merge(self, row: Row, parts: Sequence[tags.Judged]) -> tags.TagPrediction:
         judged = [token for part in parts for token in part]
-        _, words = tags.text_and_words(row, None)
-        return tags.read_tokens(self.tokenizer, judged, words, self.names, self.scheme, self.options.aggregation)
+        said, words = tags.text_and_words(row, None)
+        return tags.read_tokens(self.tokenizer, judged, said, words, self.names, self.scheme, self.options.aggregation)
 
     # ------------------------------------------------------------------ numbers -> people
 
     def metric(self) -> Metric:
-        return entities.EntityMetric(tags.Truth(self.names, self.declared), self.scheme)
+        read = strict_entities if self.options.strict else None
+        return entities.EntityMetric(tags.Truth(self.names, self.declared), self.scheme, read)
 
     def units(self, item: Item) -> Units:
         return text.token_units(self.tokenizer, item.inputs["input_ids"])

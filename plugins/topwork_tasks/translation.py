@@ -4,15 +4,6 @@ Rows have `translation`, a dict of texts by language (with `source_language` and
 the two columns `source` and `target`. On sequence-to-sequence models (Marian, mBART and M2M100 with language codes, T5
 with a `prefix`), on two checkpoints warm-started as encoder and decoder, on decoders by prompt; see `_seq2seq`.
 Measured by sacreBLEU and chrF, with their signatures. Predictions: [{"translation_text"}].
-
-| input | what happens |
-|---|---|
-| neither `translation` nor `source`; no target where it is needed | refused: row, column, mend |
-| `translation` without one of the two languages, or languages that were not given | refused, with those that it has |
-| a text that is no string | refused |
-| an empty source | handled: its special tokens alone; an empty target: its end token alone |
-| a text longer than the model | handled: cut at `max_source_length`; a target at `max_target_length` |
-| a language that the tokenizer does not know | refused |
 """
 
 from __future__ import annotations
@@ -33,7 +24,21 @@ class TranslationOptions(Seq2SeqOptions):
 
 
 class Translation(SequenceToSequence):
-    """Write a text in another language."""
+    """Write a text in another language.
+
+    | bad input | what happens |
+    |---|---|
+    | `translation`: missing; None | refused, where `source` is not there either |
+    | `translation`: a number; a text; no languages; a number in a language | refused: those that it has |
+    | `translation`: not the language; None in a language | refused in training and evaluation, handled in predictions |
+    | `source`, `target`: missing; None; a number; a list | refused |
+    | `source`, `target`: empty; blank; strange letters | handled: special tokens alone; the end token alone |
+    | `source`: longer than the model | handled: cut at `max_source_length`; a prompt is cut inside it |
+    | `target`: longer than the model | handled: cut at `max_target_length` in training, whole in the metric |
+
+    A language that the tokenizer does not know is refused, and so are dicts when `source_language` and
+    `target_language` are not given.
+    """
 
     name = "translation"
     Options = TranslationOptions
@@ -47,6 +52,9 @@ class Translation(SequenceToSequence):
 
     @classmethod
     def source_text(cls, row: Row, number: int, options: TranslationOptions) -> str:
+        if row.get("translation") is None and row.get("source") is None:
+            mend = "map one of them in `data.columns`"
+            raise DataError("is missing, and so is `translation`", row=number, column="source", mend=mend)
         if row.get("translation") is None:
             return text_of(row, number, "source")
         return _side(row, number, options.source_language, "source_language")
