@@ -47,7 +47,7 @@ def test_outputs_and_gradients_are_those_of_torch(products, kind):
 
     plain = answers()
     assert not products
-    with fast.onednn(torch.device("cpu"), "float32"):
+    with fast.fast_products(torch.device("cpu"), "float32"):
         found = answers()
         forward = len(products)
         with torch.inference_mode():
@@ -75,7 +75,7 @@ def test_convolutions_of_single_pixels(products, monkeypatch):
             one, other = values.clone().requires_grad_(), values.clone().requires_grad_()
             layer(one).square().mean().backward()
             gradient, layer.weight.grad = layer.weight.grad, None
-            with fast.onednn(torch.device("cpu"), "float32"):
+            with fast.fast_products(torch.device("cpu"), "float32"):
                 found = layer(other)
             found.square().mean().backward()
             torch.testing.assert_close(found, layer(one), atol=1e-5, rtol=1e-4)
@@ -99,7 +99,7 @@ def test_what_it_leaves_to_torch(products):
         torch.nn.functional.linear(torch.randn(200, 128), weight, bias)
     assert products == [(128, 128)]
     for device, precision in (("cpu", "bf16"), ("meta", "float32")):
-        assert not isinstance(fast.onednn(torch.device(device), precision), fast.OneDnn)
+        assert not isinstance(fast.fast_products(torch.device(device), precision), fast.OneDnn)
 
 
 def test_the_loop_and_training_use_it(products):

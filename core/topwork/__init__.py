@@ -36,6 +36,7 @@ _HOMES = {
     "topwork.stage": ["Stage"],
     "topwork.task": ["Column", "State", "Task", "TaskOptions"],
     "topwork.task_model": ["TaskModel"],
+    "topwork.onednn": ["fast_products"],
     "topwork.unfinished": ["Unfinished"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -79,6 +80,7 @@ __all__ = [
     "UsageError",
     "alterations",
     "build",
+    "fast_products",
     "hookimpl",
     "load",
     "load_plugins",
@@ -119,6 +121,7 @@ if TYPE_CHECKING:
     from topwork.hookspecs import hookimpl
     from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, Units, map_tensors
     from topwork.metric import MeanMetric, Metric
+    from topwork.onednn import fast_products
     from topwork.plugins import Plugins, load_plugins
     from topwork.recipe import Recipe, load_recipe
     from topwork.rows import DataOptions, RowsOptions

@@ -60,7 +60,9 @@ def _fits(values: Any, weight: Any) -> bool:
 
 
 def _float32(values: Any, weight: Any) -> bool:
-    """Whether these are plain float32 tensors on the CPU."""
+    """Whether these are plain float32 tensors on the CPU, and stay so."""
+    if torch.is_autocast_enabled("cpu"):
+        return False
     if type(values) is not torch.Tensor or type(weight) not in (torch.Tensor, Parameter):
         return False
     return all(tensor.dtype is torch.float32 and tensor.device.type == "cpu" for tensor in (values, weight))
@@ -84,7 +86,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        ctx.save_for_backward(values, weight)
+        # what stays frozen needs no inputs kept
+        values_wanted, weight_wanted, _ = ctx.needs_input_grad
+        ctx.save_for_backward(values if weight_wanted else None, weight if values_wanted else None)
         return _product(values, weight, bias)
 
     @staticmethod
@@ -100,8 +104,9 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def onednn(device: Any, precision: str) -> AbstractContextManager:
-    """The mode where it helps: float32 on such a CPU; else a context that does nothing."""
+def fast_products(device: Any, precision: str = "float32") -> AbstractContextManager:
+    """The mode where it helps: float32 on such a CPU; else a context that does nothing. Whoever runs a model for long
+    may enter it: numbers stay right, in training and without, and memory is no other."""
     if device.type == "cpu" and precision == "float32" and _helps():
         return OneDnn()
     return nullcontext()

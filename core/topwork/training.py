@@ -25,7 +25,7 @@ from topwork.freezing import Freezing
 from topwork.items import Json
 from topwork.loop import fitted
 from topwork.model_folder import WEIGHTS
-from topwork.onednn import onednn
+from topwork.onednn import fast_products
 from topwork.rows import row_count
 from topwork.runs import CHECKPOINTS
 from topwork.training_rows import StreamedBatches, TrainingItems
@@ -170,7 +170,7 @@ class TaskTrainer(Trainer):
         self.seen += len(inputs)
         # what is computed again in the backward pass would be computed outside of this mode
         precision = "float32" if self.precision == "float32" and not self.stage.gradient_checkpointing else "other"
-        with onednn(self.run.device, precision):
+        with fast_products(self.run.device, precision):
             return self.task.loss(model, fitted(inputs, self.run.model))
 
     def floating_point_ops(self, inputs: Any) -> int:

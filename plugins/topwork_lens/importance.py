@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, unknown
+from topwork import AttentionLayer, Batch, fast_products, unknown
 from topwork_lens.alone import RowLosses, by_row, independent, known_alone, note_alone, one_run
 from topwork_lens.calls import no_strangers
 from topwork_lens.gates import GateHook, factors_of, gated, module_at, output_projection, split_heads
@@ -121,7 +121,8 @@ def score(
                 note_alone(model, row_losses)
         sums.rows += batch.row_count
 
-    with frozen(model):
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with frozen(model), fast_products(device):
         for number, batch in enumerate(batches):
             # Whatever computes attention runs in the first batch as well; watching all of them takes time.
             with nullcontext() if number else no_strangers(model, known or layers):

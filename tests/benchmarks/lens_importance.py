@@ -99,8 +99,15 @@ def one_batch(model: Any, reference: Reference, items: int, tokens: int, runs: i
     line("topwork / floor", further / found["floor"], 1.05, less=True)
     line("run_bertology / topwork in bf16", found["run_bertology"] / found["bf16, each further batch"], 3.5)
     memory, theirs = peak_bytes(lambda: ours(model, single)), four(peak=True)["peak"]
-    print(f"  allocated at the peak: topwork {memory / 2**20:.0f} MiB, run_bertology {theirs / 2**20:.0f} MiB")
+    least = peak_bytes(lambda: floor(model, single[0]))
+    print(f"  allocated at the peak: topwork {memory / 2**20:.0f} MiB, floor {least / 2**20:.0f} MiB, ", end="")
+    print(f"run_bertology {theirs / 2**20:.0f} MiB beside its gradients of all parameters")
     line("topwork's memory / run_bertology's", memory / theirs, 0.42, less=True)
+    planned = list(by_length([(ids, 0) for ids in single[0].inputs["input_ids"]]))
+    if len(planned) > 1:
+        memory = peak_bytes(lambda: ours(model, planned))
+        print(f"  in {len(planned)} batches, as topwork plans them on a CPU: {memory / 2**20:.0f} MiB")
+        line("topwork's memory / run_bertology's, so planned", memory / theirs, 0.42, less=True)
 
 
 def end_to_end(model: Any, reference: Reference, count: int, runs: int) -> None:

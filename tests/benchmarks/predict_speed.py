@@ -81,9 +81,9 @@ def floor(work: Any, rows: list[dict]) -> Callable[[], None]:
     """The model and the reading of its outputs: the same batches, made before."""
     import torch
 
+    from topwork import fast_products
     from topwork.batching import plan
     from topwork.loop import Settings
-    from topwork.onednn import onednn
 
     task, device = work.task, torch.device("cpu")
     items = task.encode(rows, "predict", 0)
@@ -92,7 +92,7 @@ def floor(work: Any, rows: list[dict]) -> Callable[[], None]:
     batches = [task.collate([items[place] for place in part], "predict").to(device) for part in places]
 
     def run() -> None:
-        with torch.inference_mode(), onednn(device, "float32"):
+        with torch.inference_mode(), fast_products(device, "float32"):
             for batch in batches:
                 task.predict(work.model, batch)
 
