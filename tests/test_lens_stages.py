@@ -127,6 +127,14 @@ def test_batch_size_changes_no_score(tmp_path: Path) -> None:
     assert (one - one[0]).abs().max() <= 1e-6
 
 
+def test_bf16_scores_alike(tmp_path: Path) -> None:
+    stages = [{"head_importance": {"precision": kind, "normalise": "none"}} for kind in ("float32", "bf16")]
+    done = run(tmp_path, stages)
+    one, other = (torch.tensor([layer["scores"] for layer in r["result"]["layers"]]).flatten() for r in done.results)
+    assert not torch.equal(one, other)
+    assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.99
+
+
 def test_attention_of_texts(tmp_path: Path) -> None:
     done = run(tmp_path, [{"attention": {"rows": 5, "overlays": 2}}])
     found = json.loads((tmp_path / "run" / done.results[0]["folder"] / "attention.json").read_text())
