@@ -9,6 +9,7 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DIS
 
 import gc
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -52,6 +53,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         assert transformers.trainer and accelerate.data_loader
         gc.collect()
         gc.freeze()  # accelerate collects garbage after each training: what was imported need not be looked through
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """What a file leaves behind (registered modules, caches) is put out of the collector's sight as well: accelerate
+    collects after each training, and would look through everything that earlier files made."""
+    result = yield
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+    return result
 
 
 def pytest_unconfigure() -> None:
