@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "topwork.altering": ["alterations"],
-    "topwork.api": ["build", "load", "look", "mask_heads", "predict", "prune_heads", "resume", "run"],
+    "topwork.api": [
+        "build",
+        "from_pretrained",
+        "load",
+        "look",
+        "mask_heads",
+        "predict",
+        "prune_heads",
+        "resume",
+        "run",
+        "save_pretrained",
+    ],
     "topwork.attention_layer": ["AttentionLayer", "Size", "Slices"],
     "topwork.base": ["Base", "BaseOptions", "Features"],
     "topwork.errors": [
@@ -81,6 +92,7 @@ __all__ = [
     "alterations",
     "build",
     "fast_products",
+    "from_pretrained",
     "hookimpl",
     "load",
     "load_plugins",
@@ -93,6 +105,7 @@ __all__ = [
     "prune_heads",
     "resume",
     "run",
+    "save_pretrained",
     "unknown",
     "write_json",
     "write_text",
@@ -102,7 +115,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from topwork.altering import alterations
-    from topwork.api import build, load, look, mask_heads, predict, prune_heads, resume, run
+    from topwork.api import (
+        build,
+        from_pretrained,
+        load,
+        look,
+        mask_heads,
+        predict,
+        prune_heads,
+        resume,
+        run,
+        save_pretrained,
+    )
     from topwork.attention_layer import AttentionLayer, Size, Slices
     from topwork.base import Base, BaseOptions, Features
     from topwork.errors import (

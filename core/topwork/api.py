@@ -12,6 +12,7 @@ from topwork.items import Prediction
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
     from topwork.base import BaseOptions
     from topwork.plugins import Plugins
@@ -101,6 +102,30 @@ def load(folder: str | Path, *, plugins: Plugins | None = None) -> TaskModel:
     from topwork.model_folder import load_folder
 
     return load_folder(Path(folder), plugins or _plugins())
+
+
+def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
+    """Write a model of transformers that has no task, as pruning and gates left it.
+
+    The replacement for `model.save_pretrained` of transformers 4, which noted in the config what was pruned.
+
+    Raises:
+        UsageError: it is no model of transformers, or the folder holds something else.
+    """
+    from topwork.plain_models import save_plain
+
+    return save_plain(model, Path(folder))
+
+
+def from_pretrained(folder: str | Path, *, plugins: Plugins | None = None) -> PreTrainedModel:
+    """The model that `topwork.save_pretrained` wrote, pruned and gated as it was; no original weights are needed.
+
+    Raises:
+        CheckpointError: the folder is none of these, or is damaged.
+    """
+    from topwork.plain_models import load_plain
+
+    return load_plain(Path(folder), plugins or _plugins())
 
 
 def predict(folder: str | Path, rows: Any, *, plugins: Plugins | None = None, **settings: Any) -> list[Prediction]:

@@ -39,10 +39,7 @@ def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None =
     Raises:
         UsageError: the folder holds something else than a model of topwork; it is not replaced.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
-        raise UsageError(
-            f"there is something else than a model folder (no {MANIFEST})", place=str(folder), mend="name another one"
-        )
+    writable(folder)
     with write_whole(folder) as temporary:
         temporary.mkdir()
         plainly = is_plain(work)
@@ -58,9 +55,21 @@ def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None =
                 generation.save_pretrained(temporary)
         for kind, processor in work.task.state.processors.items():
             processor.save_pretrained(temporary / Path(kind).parent)
-        write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), "tensors": _count_tensors(temporary)})
+        write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), "tensors": count_tensors(temporary)})
         write_text(temporary / "README.md", model_card(work, plainly, card or {}))
     return folder
+
+
+def writable(folder: Path) -> None:
+    """Only what topwork wrote is replaced.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UsageError(
+            f"there is something else than a model folder (no {MANIFEST})", place=str(folder), mend="name another one"
+        )
 
 
 def _left_out(model: nn.Module, file: Path) -> dict[str, str]:
@@ -91,7 +100,7 @@ def manifest(work: TaskModel, plainly: bool, aliases: Mapping[str, str]) -> dict
     owner = work.plugins.owner("task", task.name)
     return {
         "format": FORMAT,
-        "topwork": _version(),
+        "topwork": written_by(),
         "task": task.name,
         "plugin": {"name": owner.name, "package": owner.package, "version": owner.version},
         "options": task.options.model_dump(mode="json"),
@@ -125,7 +134,7 @@ def _without_paths(value: Json) -> Json:
     return {key: _without_paths(entry) for key, entry in value.items() if key not in ("_name_or_path", "name_or_path")}
 
 
-def _count_tensors(folder: Path) -> int:
+def count_tensors(folder: Path) -> int:
     from safetensors import safe_open
 
     count = 0
@@ -135,7 +144,7 @@ def _count_tensors(folder: Path) -> int:
     return count
 
 
-def _version() -> str:
+def written_by() -> str:
     import topwork
 
     return topwork.__version__
@@ -143,6 +152,8 @@ def _version() -> str:
 
 def _save_configs(work: TaskModel, folder: Path) -> None:
     """The config of each base (its own folder when there are several), so that it can be made again without weights."""
+    from transformers import PreTrainedModel
+
     task = work.task
     config = getattr(work.model, "config", None)
     for role, base in task.bases.items():
@@ -150,6 +161,8 @@ def _save_configs(work: TaskModel, folder: Path) -> None:
         target.mkdir(exist_ok=True)
         chosen = config if len(task.bases) == 1 and config is not None else base.config
         chosen.save_pretrained(target)
+    if len(task.bases) > 1 and isinstance(work.model, PreTrainedModel):
+        work.model.config.save_pretrained(folder)  # a model of several bases that is one model of transformers
 
 
 def read_manifest(folder: Path) -> dict[str, Json]:
@@ -170,7 +183,8 @@ def read_manifest(folder: Path) -> dict[str, Json]:
         number = int(found["format"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the manifest is damaged ({error})", place=str(file)) from error
-    needed = ("task", "options", "state", "processors", "form", "weights", "bases", "alterations", "aliases", "tensors")
+    needed = ["task", "weights", "alterations", "aliases", "tensors"]
+    needed += ["class", "dtype"] if found.get("task") is None else ["options", "state", "processors", "form", "bases"]
     if missing := [key for key in needed if key not in found]:
         raise CheckpointError(f"the manifest is damaged (it lacks `{missing[0]}`)", place=str(file))
     if number > FORMAT:
@@ -188,6 +202,10 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
     from topwork.task_model import TaskModel, graft
 
     found = read_manifest(folder)
+    if found["task"] is None:
+        raise CheckpointError(
+            "this is a model without a task", place=str(folder), mend="topwork.from_pretrained(folder)"
+        )
     task_class = _task_class(found, plugins, folder)
     # a plain model of one base is loaded by transformers; of several bases only the configs are kept, each for itself
     plainly = found["weights"] == "model.safetensors" and len(found["bases"]) == 1
@@ -208,7 +226,7 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
             raise CheckpointError(f"the {kind} is missing", place=str(folder))
     options = _options(task_class, found, folder)
     task = task_class(bases, options, State(found["state"], processors))
-    _check_whole(found, folder)
+    check_whole(found, folder)
     model, form = graft(task, plugins, weights=plainly)
     if form != found["form"]:
         raise CheckpointError(
@@ -217,7 +235,7 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
             mend="install the plugin that built it",
         )
     if found["alterations"]:
-        _put_back(model, found["alterations"], plugins, folder)
+        put_back(model, found["alterations"], plugins, folder)
     if not plainly:
         load_weights(model, folder / found["weights"], found["aliases"])
         if (folder / "generation_config.json").is_file() and hasattr(model, "generation_config"):
@@ -227,7 +245,7 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
     return TaskModel(task, model, plugins, form, found["bases"])
 
 
-def _check_whole(found: Mapping[str, Json], folder: Path) -> None:
+def check_whole(found: Mapping[str, Json], folder: Path) -> None:
     """The weights are those that were saved: transformers would make up a task head whose weights are missing.
 
     Raises:
@@ -236,7 +254,7 @@ def _check_whole(found: Mapping[str, Json], folder: Path) -> None:
     from safetensors import SafetensorError
 
     try:
-        there = _count_tensors(folder)
+        there = count_tensors(folder)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read the weights: {error}", place=str(folder)) from error
     if there != found["tensors"]:
@@ -269,7 +287,7 @@ def _task_class(found: Mapping[str, Json], plugins: Plugins, folder: Path) -> An
         ) from error
 
 
-def _put_back(model: nn.Module, sections: Mapping[str, Json], plugins: Plugins, folder: Path) -> None:
+def put_back(model: nn.Module, sections: Mapping[str, Json], plugins: Plugins, folder: Path) -> None:
     plugins.hook.model_rebuilt(model=model, alterations=sections, plugins=plugins)
     if missing := sorted(set(sections) - set(alterations(model))):
         raise PluginError(
