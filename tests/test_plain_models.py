@@ -136,3 +136,22 @@ def test_a_task_model_is_loaded_with_its_task(tmp_path: Path) -> None:
     work.save(tmp_path / "work")
     with pytest.raises(CheckpointError, match=r"task text-generation; topwork\.load"):
         topwork.from_pretrained(tmp_path / "work")
+
+
+def test_both_kinds_of_folders_are_read_from_the_hub_by_their_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "models--me--pruned"
+    snapshot = cache / "snapshots" / ("0" * 40)
+    model = hard()
+    topwork.save_pretrained(model, snapshot)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert torch.equal(answer(topwork.from_pretrained("me/pruned")), answer(model))
+    with pytest.raises(CheckpointError, match="without a task"):
+        topwork.load("me/pruned", revision="main")
+    with pytest.raises(CheckpointError, match=r"me/pruned at v2: .*hf download me/pruned"):
+        topwork.from_pretrained("me/pruned", revision="v2")
+    with pytest.raises(CheckpointError, match=r"no such folder.*correct the path"):
+        topwork.load("you/nothing")

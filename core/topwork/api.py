@@ -97,11 +97,17 @@ def build(
     return make_task_model(task_class, made, chosen, rows, plugins, seed, on_error)
 
 
-def load(folder: str | Path, *, plugins: Plugins | None = None) -> TaskModel:
-    """A model folder that topwork saved: task, model and preprocessing, without the base's original weights."""
+def load(folder: str | Path, *, revision: str | None = None, plugins: Plugins | None = None) -> TaskModel:
+    """A model folder that topwork saved: task, model and preprocessing, without the base's original weights.
+
+    Args:
+        folder: its path, or the id of a Hub repository that holds it.
+        revision: of that repository.
+    """
+    from topwork.hub import local_folder
     from topwork.model_folder import load_folder
 
-    return load_folder(Path(folder), plugins or _plugins())
+    return load_folder(local_folder(folder, revision), plugins or _plugins())
 
 
 def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
@@ -117,15 +123,22 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
     return save_plain(model, Path(folder))
 
 
-def from_pretrained(folder: str | Path, *, plugins: Plugins | None = None) -> PreTrainedModel:
+def from_pretrained(
+    folder: str | Path, *, revision: str | None = None, plugins: Plugins | None = None
+) -> PreTrainedModel:
     """The model that `topwork.save_pretrained` wrote, pruned and gated as it was; no original weights are needed.
+
+    Args:
+        folder: its path, or the id of a Hub repository that holds it.
+        revision: of that repository.
 
     Raises:
         CheckpointError: the folder is none of these, or is damaged.
     """
+    from topwork.hub import local_folder
     from topwork.plain_models import load_plain
 
-    return load_plain(Path(folder), plugins or _plugins())
+    return load_plain(local_folder(folder, revision), plugins or _plugins())
 
 
 def predict(folder: str | Path, rows: Any, *, plugins: Plugins | None = None, **settings: Any) -> list[Prediction]:
