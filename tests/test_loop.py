@@ -12,8 +12,9 @@ import torch
 
 import engine_plugin
 import topwork
-from topwork import DataError, TopworkError, loop
-from topwork.loop import Settings, evaluate_rows, loss_batches, predict_rows
+from topwork import DataError, TopworkError, UsageError, loop
+from topwork.loop import evaluate_rows, loss_batches, predict_rows
+from topwork.loop_settings import Settings
 from topwork.process import Process
 
 ROWS = engine_plugin.window_rows(37)
@@ -145,7 +146,7 @@ def test_bad_rows_of_an_iterable(work, alone):
     with pytest.raises(DataError) as caught:
         work.predict(iter(given))
     assert caught.value.row == 1
-    assert work.predict(iter(given), on_error="skip") == [alone[0], alone[3]]
+    assert work.predict(iter(given), on_error="skip") == [alone[0], None, None, alone[3]]
 
 
 def spoilt(*places):
@@ -324,3 +325,17 @@ def test_one_process_alone():
     assert (process.main, process.index, process.count, process.gather("x")) == (True, 0, 1, ["x"])
     with process.main_first():
         process.barrier()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"precision": "bf61"}, "unknown value of `precision` `bf61`; did you mean `bf16`"),
+        ({"on_error": "ignore"}, "unknown value of `on_error` `ignore`"),
+        ({"items": 0}, "`items` is 1 or more, not 0"),
+        ({"cost": -1}, "`cost` is 0 or more, not -1"),
+    ],
+)
+def test_settings_that_nobody_knows_are_refused(settings, text):
+    with pytest.raises(UsageError, match=text):
+        Settings(**settings)

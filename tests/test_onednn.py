@@ -100,6 +100,49 @@ def test_what_it_leaves_to_torch(products):
     assert products == [(128, 128)]
     for device, precision in (("cpu", "bf16"), ("meta", "float32")):
         assert not isinstance(fast.fast_products(torch.device(device), precision), fast.OneDnn)
+    for precision, frozen in (("bf16", False), ("float32", True), ("fp16", True)):
+        assert not isinstance(fast.fast_products(torch.device("cpu"), precision, frozen=frozen), fast.Narrow)
+
+
+@pytest.mark.parametrize("mask", [None, "causal", "padding", "nothing"])
+def test_attention_written_out_is_torchs(products, mask):
+    """In bf16, where a gradient flows and a mode for frozen weights stands: its output and gradients."""
+    torch.manual_seed(0)
+    states = [torch.randn(3, 4, 9, 16).bfloat16().requires_grad_() for _ in range(3)]
+    allowed = torch.rand(3, 1, 9, 9) > 0.4
+    allowed[..., 0] = True
+    if mask == "nothing":
+        allowed[1, 0, 2] = False  # a query that may attend to no key at all
+    options = {"is_causal": True} if mask == "causal" else {"attn_mask": None if mask is None else allowed}
+    wanted = torch.randn(3, 4, 9, 16)
+
+    def attended(states):
+        answer = torch.nn.functional.scaled_dot_product_attention(*states, **options, scale=0.4)
+        return answer, *torch.autograd.grad((answer.float() * wanted).sum(), states)
+
+    exact = attended([state.detach().float().requires_grad_() for state in states])
+    with fast.fast_products(torch.device("cpu"), "bf16", frozen=True), torch.autocast("cpu", torch.bfloat16):
+        found = attended(states)
+        assert "ScaledDotProduct" not in type(found[0].grad_fn).__name__
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.float(), other, atol=0.02 * float(other.detach().abs().max()), rtol=0.02)
+
+
+def test_frozen_weights_are_cast_once(products):
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.GELU(), torch.nn.Linear(32, 8))
+    layers[2].requires_grad_(False)
+    values = torch.randn(4, 32, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = layers(values)
+        with fast.fast_products(torch.device("cpu"), "bf16", frozen=True) as mode:
+            found = [layers(values) for _ in range(3)]
+            assert all(one is other for (one, _), other in zip(mode.cast.values(), layers[2].parameters()))
+            assert len(mode.cast) == 2
+    assert not mode.cast
+    assert all(torch.equal(one, plain) for one in found)
+    found[0].sum().backward()
+    assert values.grad is not None and layers[0].weight.grad is not None and layers[2].weight.grad is None
 
 
 def test_the_loop_and_training_use_it(products):

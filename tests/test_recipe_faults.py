@@ -147,8 +147,32 @@ def test_missing_sections(check) -> None:
         "r.yaml:1:1: stages: should be a list of stages, such as [train, evaluate, save]",
         "r.yaml:1:7: seed: should be a whole number, not `x`",
     ]
-    assert "r.yaml:1:1: the recipe is empty" in check("")
-    assert check("- a")[0].startswith("r.yaml:1:1: a recipe is a mapping")
+    assert check("") == ["r.yaml:1:1: the recipe is empty"]
+    assert check("- a") == ["r.yaml:1:1: a recipe is a mapping: `task:`, `base:`, `data:`, ..."]
+
+
+def test_what_cannot_be_read_is_all_that_is_said(check, tmp_path: Path) -> None:
+    (fault,) = check(GOOD + "\tname: x\n")
+    assert fault.startswith("r.yaml:12:1: not valid YAML: found character '\\t'")
+    (fault,) = check("extends: none.yaml\n")
+    assert fault.startswith("r.yaml:1:10: extends: there is no file `none.yaml`")
+    (tmp_path / "latin.yaml").write_bytes(GOOD.encode() + b"name: caf\xe9\n")
+    (fault,) = check("extends: latin.yaml\n")
+    assert fault == "latin.yaml: not UTF-8 (byte 0xe9 in line 12); save it as UTF-8"
+
+
+@pytest.mark.parametrize("name", ["../../up", "a/b", "a\\b", "''"])
+def test_a_name_that_would_leave_the_folder_of_runs(name: str, check) -> None:
+    (fault,) = check(f"name: {name}\n" + GOOD)
+    assert fault.startswith("r.yaml:1:7: name: names the run folder")
+
+
+def test_numbers_that_are_none(check) -> None:
+    assert check("seed: -1\n" + GOOD) == ["r.yaml:1:7: seed: should be 0 or more, not `-1`"]
+    (fault,) = check(GOOD.replace("rate: 1e-3", "rate: .inf"))
+    assert fault.endswith("stages.0.learn.rate: should be a finite number, not `inf`")
+    (fault, _) = check("seed: " + "9" * 5000 + "\n" + GOOD)
+    assert len(fault) < 200
 
 
 def test_missing_rows_name_the_stages_that_need_them(check) -> None:
@@ -167,6 +191,8 @@ def test_local_files_and_patterns(check, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\n")
     for path in ("rows.csv", "*.csv"):
         assert check(GOOD.replace("sample:words", f"{tmp_path}/{path}")).seed == 0
+    (fault,) = check(GOOD.replace("sample:words", "$HOME/rows.csv"))
+    assert "variables of the environment are not filled in" in fault
     (fault,) = check(GOOD.replace("sample:words", f"{tmp_path}/row.csv"))
     assert fault.endswith("did you mean `rows.csv`?")
     assert check(GOOD.replace("sample:words", "https://example.org/rows.csv")).seed == 0

@@ -3,12 +3,15 @@ own comment promises, in lines such as `# expect evaluate 1: accuracy >= 0.95`."
 
 from __future__ import annotations
 
+import hashlib
 import json
 import operator
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +70,38 @@ def test_a_recipe_keeps_its_promises(file, tmp_path):
         result = turns[int(promise["turn"]) - 1]
         figure = result.get("metrics", result)[promise["key"]]
         assert SIGNS[promise["sign"]](figure, float(promise["figure"])), f"{promise[0]}: it is {figure}"
+
+
+def traces(value: Any) -> Iterator[str]:
+    """What a row could be known by again: its texts, as one writes them in small letters, its files and pictures."""
+    if isinstance(value, dict):
+        inner = [value["bytes"]] if value.get("bytes") else list(value.values())
+        for entry in inner:
+            yield from traces(entry)
+    elif isinstance(value, list) and value and all(isinstance(entry, str) for entry in value):
+        yield " ".join(value)
+    elif isinstance(value, str):
+        yield " ".join(value.split())
+    elif isinstance(value, bytes) or hasattr(value, "tobytes"):
+        raw = value if isinstance(value, bytes) else value.tobytes()
+        yield hashlib.sha256(raw).hexdigest()
+
+
+@pytest.mark.recipes
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+def test_no_test_row_is_a_training_row(file, plugins):
+    """Neither is its source (text, picture, sound), nor a target of several words."""
+    recipe = load_recipe(file, (), plugins)
+    task, data = recipe.task_class, recipe.data
+    train, test = plugins.load_rows(data.train), plugins.load_rows(data.evaluate)
+    assert len(test) >= 80
+    for name, column in task.columns.items():
+        source = data.columns.get(name, name)
+        if source not in test.column_names:
+            continue
+        known = {trace for value in train[source] for trace in traces(value)}
+        again = {trace for value in test[source] for trace in traces(value)} & known
+        assert not {trace for trace in again if not column.target or " " in trace}, name
 
 
 @pytest.mark.recipes

@@ -285,3 +285,13 @@ def test_the_scale_is_even_in_lightness() -> None:
             paper = ((lightness(colour) + 16) / 116) ** 3  # back to luminance
             assert (1.05 / (paper + 0.05) if ink == "#fff" else (paper + 0.05) / 0.05) >= 4.5  # WCAG 2, level AA
     assert [level(value, 0, 1) for value in (-1, 0, 1, 2)] == [0, 0, STEPS - 1, STEPS - 1]
+
+
+def test_ablations_are_maps_of_attention_heads(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run")
+    entry = {"path": "a.0", "number": 0, "heads": 2, "kept": [0, 1]}
+    changes = {"one_removed": [-0.25, 0.125], "all_but_one": [-0.5, -0.0625]}
+    stage(root, 99, "head_ablation", 1.0, {"metric": 0.75, "layers": [{**entry, **changes}]})
+    reader = page(root)
+    assert {-0.25, 0.125, -0.5, -0.0625} <= set(reader.values)
+    assert "Without the attention head" in reader.text and "alone in its layer" in reader.text

@@ -9,7 +9,8 @@ import pytest
 
 import engine_plugin
 from topwork import DataOptions, TopworkError
-from topwork.rows import CutOptions, Roles, canonical, chunks, column_names
+from topwork.data_options import CutOptions
+from topwork.rows import Roles, canonical, chunks, column_names
 
 ROWS = engine_plugin.point_rows(101)
 Points, Windows = engine_plugin.Points, engine_plugin.Windows
@@ -158,3 +159,12 @@ def test_shares_of_processes_in_chunks():
         for share in shares:
             assert all(len(chunk) == 8 for chunk, _ in share[:-1])
             assert all(row["x"] == ROWS[number]["x"] for chunk, rows in share for number, row in zip(chunk, rows))
+
+
+def test_rows_in_memory_are_dicts_and_may_be_none_at_all(engine) -> None:
+    task = engine.tasks["points"]
+    assert canonical([], task, {}, targets=False, place="rows") == []
+    with pytest.raises(TopworkError, match="rows: row 1 is int, not a dict"):
+        canonical([{"x": [0.0, 0.0]}, 3], task, {}, targets=False, place="rows")
+    with pytest.raises(TopworkError, match="not str"):
+        canonical("rows", task, {}, targets=False, place="rows")

@@ -42,7 +42,7 @@ _HOMES = {
     "topwork.metric": ["MeanMetric", "Metric"],
     "topwork.plugins": ["Plugins", "load_plugins"],
     "topwork.recipe": ["Recipe", "load_recipe"],
-    "topwork.rows": ["DataOptions", "RowsOptions"],
+    "topwork.data_options": ["DataOptions", "RowsOptions"],
     "topwork.runs": ["Run"],
     "topwork.stage": ["Stage"],
     "topwork.task": ["Column", "State", "Task", "TaskOptions"],
@@ -129,6 +129,7 @@ if TYPE_CHECKING:
     )
     from topwork.attention_layer import AttentionLayer, Size, Slices
     from topwork.base import Base, BaseOptions, Features
+    from topwork.data_options import DataOptions, RowsOptions
     from topwork.errors import (
         CheckpointError,
         DataError,
@@ -148,7 +149,6 @@ if TYPE_CHECKING:
     from topwork.onednn import fast_products
     from topwork.plugins import Plugins, load_plugins
     from topwork.recipe import Recipe, load_recipe
-    from topwork.rows import DataOptions, RowsOptions
     from topwork.runs import Run
     from topwork.stage import Stage
     from topwork.task import Column, State, Task, TaskOptions

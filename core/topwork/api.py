@@ -97,17 +97,30 @@ def build(
     return make_task_model(task_class, made, chosen, rows, plugins, seed, on_error)
 
 
-def load(folder: str | Path, *, revision: str | None = None, plugins: Plugins | None = None) -> TaskModel:
+def load(
+    folder: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    plugins: Plugins | None = None,
+) -> TaskModel:
     """A model folder that topwork saved: task, model and preprocessing, without the base's original weights.
 
     Args:
         folder: its path, or the id of a Hub repository that holds it.
         revision: of that repository.
+        trust_remote_code: run Python code that lies beside the weights, for models that need it. Without it nothing
+            that comes with a folder is executed.
+
+    Raises:
+        CheckpointError: the folder is none of these, is damaged, or needs code that is not trusted.
+        PluginError: the task, or what was altered in the model, belongs to a plugin that is not loaded.
     """
     from topwork.hub import local_folder
     from topwork.model_folder import load_folder
 
-    return load_folder(local_folder(folder, revision), plugins or _plugins())
+    place = local_folder(folder, revision)
+    return load_folder(place, plugins or _plugins(), trust_remote_code=trust_remote_code)
 
 
 def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
@@ -120,7 +133,7 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
     """
     from topwork.plain_models import save_plain
 
-    return save_plain(model, Path(folder))
+    return save_plain(model, Path(folder), _plugins())
 
 
 def from_pretrained(

@@ -73,8 +73,10 @@ class Base(Protocol):
 
     Attributes:
         options: what the recipe said.
-        config: the architecture's config object (a transformers `PreTrainedConfig` for the built-in bases).
-        origin: enough to make the base again offline, without weights (JSON).
+        config: the architecture's config object (a transformers `PreTrainedConfig` for the built-in bases). Its
+            `save_pretrained(folder)` is written into model folders; to load one, the base is asked for by that folder's
+            path (hook `load_base`) and must know its own config there.
+        origin: where the base came from (JSON), for the model card and for people.
         scratch: True when there are no pretrained weights: the task then learns its tokenizer or statistics from rows.
 
     A base may have one attribute more, `unfinished`: a list while a task builds, else None; see `topwork.Unfinished`.
@@ -85,12 +87,15 @@ class Base(Protocol):
     origin: dict[str, Json]
     scratch: bool
 
-    def native(self, *auto: str, weights: bool = True, **changes: Any) -> nn.Module | None:
+    def native(
+        self, *auto: str, weights: bool = True, subclass: type[nn.Module] | None = None, **changes: Any
+    ) -> nn.Module | None:
         """The architecture's own class with a task head, by the first of the `AutoModelFor...` names that has it.
 
         Args:
             auto: names of transformers' auto classes, tried in order.
             weights: False makes the module with random weights (they are loaded afterwards).
+            subclass: a subclass of that class to make in its place; what it shares stands in the checkpoint once.
             changes: config entries to set, such as `id2label`.
 
         Returns:

@@ -1,7 +1,7 @@
 """The command line: reads the options that every command shares, loads the plugins, and hands over to a command.
 
 Exit codes: 0 all is well, 1 a run failed, 2 a bad recipe or bad usage, 130 interrupted. Errors that topwork raises on
-purpose are printed without a traceback.
+purpose, and what the machine refuses, are printed without a traceback.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from topwork.commands.session import Session, say
 from topwork.commands.showing import doctor, list_, plugins
 from topwork.errors import TopworkError, UsageError
 from topwork.plugins import Plugins, load_plugins
+from topwork.system_faults import refused_by_the_machine
 
 COMMANDS: dict[str, Callable[..., Any]] = dict(
     zip(CORE_COMMANDS, (run, resume, validate, list_, cat, cp, new, schema, predict, plugins, doctor))
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except TopworkError as error:  # from loading the plugins; commands handle their own
         return _failed(error, debug)
+    except KeyboardInterrupt:
+        return _interrupted()
     return 0
 
 
@@ -142,10 +145,27 @@ def _guarded(command: Callable[..., Any], debug: bool) -> Callable[..., Any]:
         except TopworkError as error:
             raise typer.Exit(_failed(error, debug)) from error
         except KeyboardInterrupt:
-            say("interrupted")
-            raise typer.Exit(130) from None
+            raise typer.Exit(_interrupted()) from None
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # whoever reads our output has read enough
+            raise
+        except Exception as error:
+            raise typer.Exit(_unexpected(error, debug)) from error
 
     return call
+
+
+def _interrupted() -> int:
+    say("interrupted")
+    return 130
+
+
+def _unexpected(error: Exception, debug: bool) -> int:
+    """What topwork did not raise: the machine's refusals in words; the traceback of anything else, which is a bug."""
+    if (refused := refused_by_the_machine(error)) is not None:
+        return _failed(refused.with_traceback(error.__traceback__), debug)
+    traceback.print_exception(error)
+    say("this error was not foreseen: it is a fault of topwork or of a plugin; please report it with the lines above")
+    return 1
 
 
 def _failed(error: TopworkError, debug: bool) -> int:

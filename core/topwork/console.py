@@ -32,11 +32,15 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line, on the terminal (stderr) and in the log."""
+        self.note(text)
+        if not self.quiet:
+            self.rich.print(text, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """One line in the log alone."""
         if self.log is not None:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        if not self.quiet:
-            self.rich.print(text, markup=False, soft_wrap=True)
 
     def bar(self, total: int | None, label: str) -> Bar:
         """A progress bar; several may be open at once. Close it."""

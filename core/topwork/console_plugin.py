@@ -35,8 +35,10 @@ def stage_done(run: Run, stage: Stage, index: int, result: dict[str, Any]) -> No
 
 @hookimpl
 def run_failed(run: Run, error: BaseException) -> None:
-    run.say(f"failed: {type(error).__name__}: {error}")
-    run.say(f"`topwork resume {run.root}` goes on from the last finished stage")
+    # whoever started the run gets the error itself, and prints it
+    run.console.note(f"failed: {type(error).__name__}: {error}")
+    if not isinstance(error, KeyboardInterrupt):
+        run.say(f"`topwork resume {run.root}` goes on from the last finished stage")
 
 
 @hookimpl

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,14 +16,17 @@ from topwork.errors import DataError, TopworkError, UsageError
 from topwork.files import write_json, write_text
 from topwork.items import Json
 from topwork.process import Process
+from topwork.row_checks import check_run
 from topwork.rows import Roles, row_count
-from topwork.runs import Run, stage_seed
+from topwork.runs import Run, read_record, stage_seed
+from topwork.system_faults import alone_in, refused_by_the_machine
 from topwork.task_model import TaskModel, graft
 
 if TYPE_CHECKING:
     from topwork.base import BaseOptions
     from topwork.plugins import Plugins
     from topwork.recipe import Recipe
+    from topwork.stage import Stage
     from topwork.task import State, Task
 
 RECORDED = ("topwork", "torch", "torchvision", "transformers", "accelerate", "timm", "datasets", "numpy", "safetensors")
@@ -38,36 +41,47 @@ def execute(recipe: Recipe, plugins: Plugins, *, folder: str | Path | None = Non
     """
     process = Process()
     root = _new_folder(recipe, process, folder)
-    if process.main:
-        write_text(root / "recipe.yaml", recipe.to_yaml())
-        write_json(root / "run.json", _facts(recipe, plugins, process))
-    process.barrier()
-    return _go(recipe, plugins, process, root, quiet)
+    with _held(root, process):
+        if process.main:
+            if (root / "run.json").exists():
+                mend = f"`topwork resume {root}`, or another folder"
+                raise UsageError("the folder holds a run already", place=str(root), mend=mend)
+            write_text(root / "recipe.yaml", recipe.to_yaml())
+            write_json(root / "run.json", _facts(recipe, plugins, process))
+        process.barrier()
+        return _go(recipe, plugins, process, root, quiet)
 
 
 def resume(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
     """Go on in a run folder: finished stages are kept, the model is the last stored one.
 
     Raises:
-        UsageError: the folder is no run folder, or its plugins are not loaded.
+        UsageError: the folder is no run folder, its plugins are not loaded, or its run is still going on.
+        CheckpointError: what the run has written there is damaged.
     """
     from topwork.recipe import load_recipe
 
     if not (root / "run.json").is_file() or not (root / "recipe.yaml").is_file():
         raise UsageError("this is no run folder", place=str(root), mend="give a folder with run.json and recipe.yaml")
-    facts = json.loads((root / "run.json").read_text(encoding="utf-8"))
-    if missing := [name for name in facts["plugin_files"] if name not in {str(file) for file in plugins.files}]:
+    files = read_record(root / "run.json", "plugin_files")["plugin_files"]
+    if missing := [name for name in files if name not in {str(file) for file in plugins.files}]:
         raise UsageError(
             f"the run was started with the plugin file {missing[0]}",
             place=str(root),
             mend=f"say `--plugin {missing[0]}` again",
         )
-    return _go(load_recipe(root / "recipe.yaml", (), plugins), plugins, Process(), root, quiet)
+    recipe, process = load_recipe(root / "recipe.yaml", (), plugins), Process()
+    with _held(root, process):
+        return _go(recipe, plugins, process, root, quiet)
+
+
+def _held(root: Path, process: Process) -> AbstractContextManager[None]:
+    return alone_in(root) if process.main else nullcontext()
 
 
 def _go(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: bool) -> Run:
     """Do the stages that are not done yet; tell the observers."""
-    _hush_libraries()
+    hush_libraries()
     console = Console(quiet=quiet or not process.main, log=root / "log.txt" if process.main else None)
     done = _finished(recipe, root)
     if done == len(recipe.stages) and done:
@@ -75,6 +89,7 @@ def _go(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: b
     run = _prepare(recipe, plugins, process, root, console, done)
     plugins.hook.run_started(run=run)
     try:
+        check_run(run, {role for stage in recipe.stages[done:] for role in stage.reads()}, recipe.data.check)
         for index, stage in enumerate(recipe.stages):
             if index < done:
                 run.recall(stage, index)
@@ -82,19 +97,29 @@ def _go(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: b
             try:
                 run.do(stage, index)
             except TopworkError as error:
-                error.place = f"stage {index + 1}, {stage.name}" + (f", {error.place}" if error.place else "")
+                _place(error, stage, index)
                 raise
             except Exception as error:
+                if (refused := refused_by_the_machine(error)) is not None:
+                    _place(refused, stage, index)
+                    raise refused from error
                 error.add_note(f"in stage {index + 1}, {stage.name}")
                 raise
     except BaseException as error:
-        plugins.hook.run_failed(run=run, error=error)
+        try:
+            plugins.hook.run_failed(run=run, error=error)
+        except TopworkError as second:  # an observer that fails as well (on a full disk, say) must not hide the first
+            error.add_note(f"besides: {second}")
         raise
     plugins.hook.run_done(run=run)
     return run
 
 
-def _hush_libraries() -> None:
+def _place(error: TopworkError, stage: Stage, index: int) -> None:
+    error.place = f"stage {index + 1}, {stage.name}" + (f", {error.place}" if error.place else "")
+
+
+def hush_libraries() -> None:
     """One progress bar at a time is enough, and it is the run's."""
     import datasets
     from transformers.utils import logging
@@ -128,7 +153,8 @@ def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, con
         from topwork.model_folder import load_folder
 
         console.say(f"going on from {stored.relative_to(root).as_posix()}")
-        work = load_folder(stored, plugins)
+        trusted = any(options.trust_remote_code for options in recipe.bases.values())
+        work = load_folder(stored, plugins, trust_remote_code=trusted)
     else:
         with process.main_first():  # caches of prepared rows are written once
             rows = roles("train") if roles.has("train") else None
@@ -197,25 +223,27 @@ def _without(rows: Any, number: int) -> Any:
 
 def _new_folder(recipe: Recipe, process: Process, folder: str | Path | None) -> Path:
     """The run folder: the one asked for, or the next free `runs/<name>-<number>`; the same on every process."""
-    root: Path | None = None
+    root = Path()
     if process.main:
-        if folder is not None:
-            root = Path(folder)
-            if (root / "run.json").exists():
-                raise UsageError(
-                    "the folder holds a run already",
-                    place=str(root),
-                    mend=f"`topwork resume {root}`, or another folder",
-                )
-        else:
-            number = 1
-            while (root := Path("runs") / f"{recipe.name or recipe.task_name}-{number}").exists():
-                number += 1
-        assert root is not None
+        root = Path(folder) if folder is not None else _free_folder(Path("runs"), recipe.name or recipe.task_name)
+        if root.exists() and not root.is_dir():
+            raise UsageError("there is a file of that name", place=str(root), mend="give a folder")
         root.mkdir(parents=True, exist_ok=True)
-    found = process.gather(root)[0]
-    assert found is not None
-    return found
+    return process.gather(root)[0]
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    """Make the next free folder: two runs that start at the same time get two."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / f"{name}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
 
 
 def _facts(recipe: Recipe, plugins: Plugins, process: Process) -> dict[str, Json]:

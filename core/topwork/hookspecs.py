@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from topwork.attention_layer import AttentionLayer
     from topwork.base import Base, BaseOptions
+    from topwork.data_options import RowsOptions
     from topwork.items import Json
-    from topwork.rows import RowsOptions
     from topwork.runs import Run
     from topwork.stage import Stage
     from topwork.task import Task
@@ -87,7 +87,14 @@ def look(model: nn.Module, plugins: Any) -> Any | None:
 @hookspec
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
     """A model is being loaded: put back what this plugin had altered (pruned, gated) before its weights come. A section
-    is named after its plugin; one that a base found in a checkpoint (see `Unfinished`) has values by module path."""
+    is named after its plugin; one that a base found in a checkpoint (see `Unfinished`) has values by module path, and
+    the model is then that of the base, which may become a part of another."""
+
+
+@hookspec
+def model_saving(model: nn.Module) -> None:
+    """A model is about to be written, or was just built of altered parts: bring this plugin's section of its
+    alterations up to date (what was altered may have been reached through a part of the model)."""
 
 
 # ---------------------------------------------------------------- news

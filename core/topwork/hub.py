@@ -8,7 +8,7 @@ from pathlib import Path
 from topwork.errors import CheckpointError
 
 #: what a model folder is made of; a repository may hold more
-FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 

@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-Json = Any  # str, int, float, bool, None, list and dict of these
+#: str, int, float, bool, None, list and dict of these
+Json = Any
+#: one example, by the names of its columns
 Row = Mapping[str, Any]
+#: what a task predicts for one item
 Part = Any
+#: what a task predicts for one row, in the shape of the Hub's pipelines
 Prediction = Any
+#: what items are made for: "train" (augmented, with targets), "loss" (with targets, nothing random), "predict"
 Mode = Literal["train", "loss", "predict"]
 
 
@@ -69,6 +74,7 @@ class Batch:
 
     @property
     def row_count(self) -> int:
+        """Number of rows in the batch."""
         return max(self.rows, default=-1) + 1
 
     def to(self, device: Any, non_blocking: bool = False) -> Batch:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from topwork.batching import Budget, plan
 from topwork.errors import DataError, TopworkError
-from topwork.items import Batch, Item, Json, Mode, Part, Prediction, Row, size_of
+from topwork.items import Batch, Item, Mode, Part, Prediction, Row, size_of
+from topwork.loop_settings import Settings
 from topwork.metric import Metric
 from topwork.rows import chunks, row_count
 
@@ -26,33 +27,6 @@ CHUNK = 64
 BUCKET_ROWS = 2048
 STREAM_ROWS = 256
 BUCKET_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20}
-
-
-@dataclass
-class Settings:
-    """How the loop runs.
-
-    Args:
-        items: most items in a batch.
-        cost: budget of cost; None takes the task's own for the device; 0 means none.
-        on_error: what to do with rows that the task cannot use.
-        precision: "float32" leaves the model as it is; "bf16" and "fp16" run it under autocast.
-        seed: for tasks that draw at random while predicting.
-        ahead: most rows that are read before the first is answered: many make batches with little padding. By default
-            2048, and 256 of rows without a length, which may come slowly.
-    """
-
-    items: int = 32
-    cost: int | None = None
-    on_error: Literal["raise", "skip"] = "raise"
-    precision: Literal["float32", "bf16", "fp16"] = "float32"
-    seed: int = 0
-    ahead: int | None = None
-    skipped: list[dict[str, Json]] = field(default_factory=list)
-
-    def budget(self, task: Task, device: Any) -> Budget:
-        cost = task.cost_budget(getattr(device, "type", str(device))) if self.cost is None else self.cost
-        return Budget(self.items, cost or None)
 
 
 @dataclass

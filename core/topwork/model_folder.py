@@ -6,28 +6,25 @@ head, a pruned or gated model) lies in `topwork.safetensors`, so that nothing el
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from topwork.altering import alterations
 from topwork.base import BaseOptions
-from topwork.errors import CheckpointError, PluginError, TopworkError, UsageError
-from topwork.files import plain, write_json, write_text, write_whole
+from topwork.errors import CheckpointError, PluginError, UsageError
+from topwork.files import write_json, write_text, write_whole
 from topwork.items import Json
+from topwork.manifest import MANIFEST, PLAIN_WEIGHTS, WEIGHTS, manifest, read_manifest, saved_by, task_of
 from topwork.model_card import model_card
 from topwork.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from topwork.base import Base
     from topwork.plugins import Plugins
     from topwork.task_model import TaskModel
-
-MANIFEST = "topwork.json"
-WEIGHTS = "topwork.safetensors"
-FORMAT = 1
 
 
 def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None = None) -> Path:
@@ -40,6 +37,7 @@ def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None =
         UsageError: the folder holds something else than a model of topwork; it is not replaced.
     """
     writable(folder)
+    work.plugins.hook.model_saving(model=work.model)
     with write_whole(folder) as temporary:
         temporary.mkdir()
         plainly = is_plain(work)
@@ -48,7 +46,7 @@ def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None =
         if plainly:
             cast(Any, work.model).save_pretrained(temporary)
             if len(work.task.bases) > 1:
-                aliases = _left_out(work.model, temporary / "model.safetensors")
+                aliases = _left_out(work.model, temporary / PLAIN_WEIGHTS)
         else:
             aliases = save_weights(work.model, temporary / WEIGHTS)
             if (generation := getattr(work.model, "generation_config", None)) is not None:
@@ -94,46 +92,6 @@ def is_plain(work: TaskModel) -> bool:
     return work.form == "native" and isinstance(work.model, PreTrainedModel) and not alterations(work.model)
 
 
-def manifest(work: TaskModel, plainly: bool, aliases: Mapping[str, str]) -> dict[str, Json]:
-    """What topwork needs to make the model again: JSON, nothing of it is executed."""
-    task = work.task
-    owner = work.plugins.owner("task", task.name)
-    return {
-        "format": FORMAT,
-        "topwork": written_by(),
-        "task": task.name,
-        "plugin": {"name": owner.name, "package": owner.package, "version": owner.version},
-        "options": task.options.model_dump(mode="json"),
-        "state": plain(task.state.values),
-        "processors": sorted(task.state.processors),
-        "form": work.form,
-        "weights": "model.safetensors" if plainly else WEIGHTS,
-        "bases": work.origins or {role: _origin(base) for role, base in task.bases.items()},
-        "alterations": plain(alterations(work.model)),
-        "aliases": dict(aliases),
-    }
-
-
-def _origin(base: Any) -> dict[str, Json]:
-    """Where a base came from. A local folder is named without its path: that says nothing on another machine."""
-    said = {
-        "origin": _without_paths(plain(base.origin)),
-        "options": base.options.model_dump(mode="json", exclude_defaults=True),
-    }
-    for part in said.values():
-        for key in ("model", "processor"):
-            if isinstance(part.get(key), str) and Path(part[key]).expanduser().is_dir():
-                part[key] = f"./{Path(part[key]).resolve().name}"
-    return said
-
-
-def _without_paths(value: Json) -> Json:
-    """Without the entries in which transformers notes from where it read a config."""
-    if not isinstance(value, dict):
-        return value
-    return {key: _without_paths(entry) for key, entry in value.items() if key not in ("_name_or_path", "name_or_path")}
-
-
 def count_tensors(folder: Path) -> int:
     from safetensors import safe_open
 
@@ -142,12 +100,6 @@ def count_tensors(folder: Path) -> int:
         with safe_open(file, "pt") as stored:
             count += len(stored.keys())
     return count
-
-
-def written_by() -> str:
-    import topwork
-
-    return topwork.__version__
 
 
 def _save_configs(work: TaskModel, folder: Path) -> None:
@@ -165,39 +117,12 @@ def _save_configs(work: TaskModel, folder: Path) -> None:
         work.model.config.save_pretrained(folder)  # a model of several bases that is one model of transformers
 
 
-def read_manifest(folder: Path) -> dict[str, Json]:
-    """The manifest of a model folder.
+def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = False) -> TaskModel:
+    """The task and its model as they were saved; the original weights of the base are not needed.
 
-    Raises:
-        CheckpointError: there is none, or it is of a newer format.
+    Args:
+        trust_remote_code: run Python code that lies in the folder, if the model needs it.
     """
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise CheckpointError(
-            f"there is no {MANIFEST}",
-            place=str(folder),
-            mend="give a folder that topwork saved; a plain model folder is a base: name it under `base`",
-        )
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        number = int(found["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the manifest is damaged ({error})", place=str(file)) from error
-    needed = ["task", "weights", "alterations", "aliases", "tensors"]
-    needed += ["class", "dtype"] if found.get("task") is None else ["options", "state", "processors", "form", "bases"]
-    if missing := [key for key in needed if key not in found]:
-        raise CheckpointError(f"the manifest is damaged (it lacks `{missing[0]}`)", place=str(file))
-    if number > FORMAT:
-        raise CheckpointError(
-            f"the folder was written by topwork {found.get('topwork')}, in a newer format",
-            place=str(file),
-            mend="install that version",
-        )
-    return found
-
-
-def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
-    """The task and its model as they were saved; the original weights of the base are not needed."""
     from topwork.task import State
     from topwork.task_model import TaskModel, graft
 
@@ -206,28 +131,19 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
         raise CheckpointError(
             "this is a model without a task", place=str(folder), mend="topwork.from_pretrained(folder)"
         )
-    task_class = _task_class(found, plugins, folder)
+    task_class = task_of(found, plugins, folder, trusted=trust_remote_code)
     # a plain model of one base is loaded by transformers; of several bases only the configs are kept, each for itself
-    plainly = found["weights"] == "model.safetensors" and len(found["bases"]) == 1
-    bases = {}
-    for role in found["bases"]:
-        place = folder if len(found["bases"]) == 1 else folder / role
-        said = found["bases"][role]["options"]
-        kept = {key: said[key] for key in ("attention", "trust_remote_code") if key in said}
-        kept["dtype"] = "auto"  # as the weights were saved, whatever the base was opened in
-        bases[role] = plugins.load_base(BaseOptions(model=str(place), weights=plainly, **kept))
-    processors = {}
-    for kind in found["processors"]:
-        role, _, name = kind.rpartition("/")
-        # of a model of one base with two tokenizers the folder is part of the kind, no name of a base
-        owner = bases.get(role)
-        processors[kind] = next(iter(bases.values())).processor(kind) if owner is None else owner.processor(name)
-        if processors[kind] is None:
-            raise CheckpointError(f"the {kind} is missing", place=str(folder))
-    options = _options(task_class, found, folder)
-    task = task_class(bases, options, State(found["state"], processors))
+    plainly = found["weights"] == PLAIN_WEIGHTS and len(found["bases"]) == 1
+    bases = _bases(found, folder, plugins, plainly, trust_remote_code)
+    processors = _processors(found, folder, bases)
+    chosen = _options(task_class, found, folder)
     check_whole(found, folder)
-    model, form = graft(task, plugins, weights=plainly)
+    try:
+        task = task_class(bases, chosen, State(found["state"], processors))
+        model, form = graft(task, plugins, weights=plainly)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        cause = f"what the task had learned does not fit it ({type(error).__name__}: {error})"
+        raise CheckpointError(cause, place=str(folder), mend=saved_by(found)) from error
     if form != found["form"]:
         raise CheckpointError(
             f"the model was saved in the form `{found['form']}` and is now built as `{form}`",
@@ -243,6 +159,33 @@ def load_folder(folder: Path, plugins: Plugins) -> TaskModel:
             model.generation_config = type(generation).from_pretrained(folder)
     model.eval()
     return TaskModel(task, model, plugins, form, found["bases"])
+
+
+def _bases(found: Mapping[str, Json], folder: Path, plugins: Plugins, weights: bool, trusted: bool) -> dict[str, Base]:
+    bases = {}
+    for role, base in found["bases"].items():
+        said = base["options"]
+        options = BaseOptions(
+            model=str(folder if len(found["bases"]) == 1 else folder / role),
+            weights=weights,
+            dtype="auto",  # as the weights were saved, whatever the base was opened in
+            attention=said["attention"] if isinstance(said.get("attention"), str) else None,
+            trust_remote_code=trusted and bool(said.get("trust_remote_code")),
+        )
+        bases[role] = plugins.load_base(options)
+    return bases
+
+
+def _processors(found: Mapping[str, Json], folder: Path, bases: Mapping[str, Base]) -> dict[str, Any]:
+    processors = {}
+    for kind in found["processors"]:
+        role, _, name = kind.rpartition("/")
+        # of a model of one base with two tokenizers the folder is part of the kind, no name of a base
+        owner = bases.get(role)
+        processors[kind] = next(iter(bases.values())).processor(kind) if owner is None else owner.processor(name)
+        if processors[kind] is None:
+            raise CheckpointError(f"the {kind} is missing", place=str(folder))
+    return processors
 
 
 def check_whole(found: Mapping[str, Json], folder: Path) -> None:
@@ -271,19 +214,7 @@ def _options(task_class: Any, found: Mapping[str, Json], folder: Path) -> Any:
         raise CheckpointError(
             f"the saved option `{'.'.join(map(str, first['loc']))}` does not fit task {found['task']}: {first['msg']}",
             place=str(folder),
-            mend=f"install {found['plugin']['package']} {found['plugin']['version']}, which saved it",
-        ) from error
-
-
-def _task_class(found: Mapping[str, Json], plugins: Plugins, folder: Path) -> Any:
-    try:
-        return plugins.task(found["task"])
-    except TopworkError as error:
-        plugin = found.get("plugin", {})
-        raise PluginError(
-            f"the model is of task `{found['task']}`, which no loaded plugin has",
-            place=str(folder),
-            mend=f"install {plugin.get('package')} {plugin.get('version')} ({error})",
+            mend=saved_by(found),
         ) from error
 
 

@@ -18,6 +18,8 @@ from torch.nn import Parameter
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
+from topwork.narrow import Narrow
+
 #: fewer rows than this, or products than that: calling oneDNN costs more (15 microseconds) than it wins
 LEAST_ROWS = 8
 LEAST_PRODUCTS = 2**20
@@ -104,12 +106,17 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def fast_products(device: Any, precision: str = "float32") -> AbstractContextManager:
+def fast_products(device: Any, precision: str = "float32", *, frozen: bool = False) -> AbstractContextManager:
     """The mode where it helps: float32 on such a CPU; else a context that does nothing. Whoever runs a model for long
-    may enter it: numbers stay right, in training and without, and memory is no other."""
-    if device.type == "cpu" and precision == "float32" and _helps():
-        return OneDnn()
-    return nullcontext()
+    may enter it: numbers stay right, in training and without, and memory is no other.
+
+    Args:
+        frozen: no parameter needs a gradient, but something else does: then there is a mode for "bf16" as well (see
+            `narrow.py`), which keeps the weights in bf16.
+    """
+    if device.type != "cpu" or not (precision == "float32" or (precision == "bf16" and frozen)) or not _helps():
+        return nullcontext()
+    return OneDnn() if precision == "float32" else Narrow()
 
 
 @cache

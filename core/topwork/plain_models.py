@@ -13,17 +13,8 @@ from typing import TYPE_CHECKING, Any
 from topwork.altering import alterations
 from topwork.errors import CheckpointError, UsageError
 from topwork.files import plain, write_json, write_whole
-from topwork.model_folder import (
-    FORMAT,
-    MANIFEST,
-    WEIGHTS,
-    check_whole,
-    count_tensors,
-    put_back,
-    read_manifest,
-    writable,
-    written_by,
-)
+from topwork.manifest import FORMAT, MANIFEST, WEIGHTS, read_manifest, written_by
+from topwork.model_folder import check_whole, count_tensors, put_back, writable
 from topwork.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -33,7 +24,7 @@ if TYPE_CHECKING:
     from topwork.plugins import Plugins
 
 
-def save_plain(model: nn.Module, folder: Path) -> Path:
+def save_plain(model: nn.Module, folder: Path, plugins: Plugins) -> Path:
     """Write a folder, whole or not at all; one that was written by topwork is replaced.
 
     Raises:
@@ -42,6 +33,7 @@ def save_plain(model: nn.Module, folder: Path) -> Path:
     found: Any = model
     _own_class(type(model).__name__, type(model))
     writable(folder)
+    plugins.hook.model_saving(model=model)
     with write_whole(folder) as temporary:
         temporary.mkdir()
         found.config.save_pretrained(temporary)

@@ -16,6 +16,7 @@ import pluggy
 from topwork import hookspecs
 from topwork.base import BaseOptions
 from topwork.commands import CORE_COMMANDS
+from topwork.data_options import RowsOptions
 from topwork.errors import PluginError, UsageError, unknown
 from topwork.plugin_loading import (
     Candidate,
@@ -30,7 +31,6 @@ from topwork.plugin_loading import (
     local_file,
     trace_calls,
 )
-from topwork.rows import RowsOptions
 from topwork.stage import Stage
 from topwork.task import Task
 
@@ -253,6 +253,8 @@ def load_plugins(
         UsageError: an unknown name in `only` or `disable`, or a local file that cannot be loaded.
         PluginError: topwork is not installed as a package.
     """
+    only = [only] if isinstance(only, str) else only
+    disable = [disable] if isinstance(disable, str) else disable
     plugins = Plugins()
     if os.environ.get("TOPWORK_TRACE", "0") not in ("", "0"):
         trace_calls(plugins._manager)

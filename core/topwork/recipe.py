@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from topwork.base import BaseOptions
+from topwork.data_options import DataOptions
 from topwork.errors import Problem, RecipeError, UsageError, nearest
 from topwork.items import Json
 from topwork.recipe_checks import RecipeChecker
 from topwork.recipe_overrides import apply_overrides
 from topwork.recipe_problems import check_options
 from topwork.recipe_yaml import Node, dump, from_python, merge, read
-from topwork.rows import DataOptions
 
 if TYPE_CHECKING:
     from topwork.plugins import Plugins
@@ -58,6 +58,7 @@ class Recipe:
 
     @property
     def task_name(self) -> str:
+        """The task's name, as in a recipe."""
         return self.task_class.name
 
     @classmethod
@@ -210,17 +211,21 @@ def _tree(
 def _file_tree(path: Path, plugins: Plugins, problems: list[Problem], below: tuple[Path, ...]) -> Node:
     try:
         text = path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        problems.append(Problem(str(path), "", f"cannot be read: {error}"))
-        return Node({}, str(path))
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        cause = f"not UTF-8 (byte 0x{error.object[error.start]:02x} in line {line}); save it as UTF-8"
+        raise RecipeError([*problems, Problem(str(path), "", cause)]) from error
+    except OSError as error:
+        raise RecipeError([*problems, Problem(str(path), "", f"cannot be read: {error.strerror}")]) from error
     root, faults = read(text, str(path))
     problems.extend(faults)
+    if not root.value and faults:  # not valid YAML: whatever else might be said of it would mislead
+        raise RecipeError(problems)
     if not isinstance(root.value, dict):
         message = (
             "the recipe is empty" if root.value is None else "a recipe is a mapping: `task:`, `base:`, `data:`, ..."
         )
-        problems.append(Problem(root.place, "", message))
-        return Node({}, root.place)
+        raise RecipeError([*problems, Problem(root.place, "", message)])
     return _extended(root, path.parent, plugins, problems, (*below, path.resolve()))
 
 
@@ -231,20 +236,17 @@ def _extended(root: Node, folder: Path, plugins: Plugins, problems: list[Problem
         return root
     root = replace(root, value={key: node for key, node in root.value.items() if key != "extends"})
     if not isinstance(extends.value, str):
-        problems.append(
-            Problem(extends.place, "extends", "should be the path of a recipe, or the name of a shipped one")
-        )
-        return root
+        cause = "should be the path of a recipe, or the name of a shipped one"
+        raise RecipeError([*problems, Problem(extends.place, "extends", cause)])
     beside = folder / Path(extends.value).expanduser()
     try:
         path = beside if beside.is_file() else find_recipe(extends.value, plugins)
     except UsageError as error:
-        problems.append(Problem(extends.place, "extends", str(error)))
-        return root
+        raise RecipeError([*problems, Problem(extends.place, "extends", str(error))]) from error
     if path.resolve() in below:
         circle = " -> ".join(file.name for file in (*below, path.resolve()))
-        problems.append(Problem(extends.place, "extends", f"the recipes extend each other in a circle: {circle}"))
-        return root
+        cause = f"the recipes extend each other in a circle: {circle}"
+        raise RecipeError([*problems, Problem(extends.place, "extends", cause)])
     return merge(_file_tree(path, plugins, problems, below), root)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from topwork.base import BaseOptions
 from topwork.errors import Problem, UsageError
 from topwork.recipe_data import check_data, check_roles, looks_local, missing_source
 from topwork.recipe_overrides import stage_name
-from topwork.recipe_problems import check_options, check_without_faults, unknown_key
+from topwork.recipe_problems import check_options, check_without_faults, shown, unknown_key
 from topwork.recipe_yaml import KeyPath, Node
 from topwork.stage import Stage
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from topwork.recipe import Recipe
     from topwork.task import Task, TaskOptions
 
+NAME = r"[^/\\\0]+"  # of a run folder
 KEYS = ("name", "description", "extends", "task", "base", "data", "seed", "stages")
 
 
@@ -40,8 +42,8 @@ class RecipeChecker:
         data = check_data(self.root.get("data"), task, self.plugins, self.problems)
         if check_roles:
             self._roles()
-        seed = self._plain("seed", int, "a whole number", 0)
-        name, description = (self._plain(key, str, "text", None) for key in ("name", "description"))
+        seed = self._seed()
+        name, description = self._name(), self._plain("description", str, "text", None)
         if self.problems or task is None or options is None or data is None:
             return None
         return Recipe(task, options, bases, data, stages, seed, name, description)
@@ -54,9 +56,22 @@ class RecipeChecker:
         if node is None or node.value is None:
             return default
         if not isinstance(node.value, kind) or isinstance(node.value, bool):
-            self._fault(node.place, key, f"should be {wanted}, not `{node.plain()}`")
+            self._fault(node.place, key, f"should be {wanted}, not {shown(node.plain())}")
             return default
         return node.value
+
+    def _seed(self) -> int:
+        seed = self._plain("seed", int, "a whole number", 0)
+        if seed < 0:
+            self._fault(self.root.value["seed"].place, "seed", f"should be 0 or more, not `{seed}`")
+        return seed
+
+    def _name(self) -> str | None:
+        name = self._plain("name", str, "text", None)
+        if name is not None and not re.fullmatch(NAME, name):
+            message = f"names the run folder, so it holds no slash and is not empty; it is {shown(name)}"
+            self._fault(self.root.value["name"].place, "name", message)
+        return name
 
     # ------------------------------------------------------------------ task and base
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from topwork.data_options import DataOptions
 from topwork.errors import Problem, nearest
 from topwork.recipe_problems import check_options, unknown_key
 from topwork.recipe_yaml import Node
-from topwork.rows import DataOptions
 
 if TYPE_CHECKING:
     from topwork.plugins import Plugins
@@ -108,7 +108,8 @@ def missing_source(path: str, plugins: Plugins) -> str | None:
     found = Path(path).expanduser()
     if found.exists() or (glob.has_magic(path) and next(glob.iglob(str(found), recursive=True), None)):
         return None
-    return f"there is no file or folder `{path}`{_neighbour(found)}"
+    hint = "; variables of the environment are not filled in: write the path out, or begin it with ~"
+    return f"there is no file or folder `{path}`{hint if '$' in path else _neighbour(found)}"
 
 
 def looks_local(path: str) -> bool:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from topwork.errors import Problem, nearest
 from topwork.recipe_yaml import KeyPath, Node, dotted
 
+LONGEST = 80  # characters of a value in a message
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -36,7 +37,7 @@ def check_options(
     value = node.plain()
     if not isinstance(value, dict | None) and not (shorthand and isinstance(value, str)):
         wanted = f"a mapping of {', '.join(_keys([model]))}"
-        problems.append(Problem(node.start, dotted(path), f"should be {wanted}, not {_shown(value)}"))
+        problems.append(Problem(node.start, dotted(path), f"should be {wanted}, not {shown(value)}"))
         return None
     try:
         return model.model_validate({} if value is None else value)
@@ -143,17 +144,19 @@ def _said(entry: Any, node: Node) -> str:
     message = message.replace("Input should be", "should be").split(", unable to")[0]
     allowed = re.findall(r"'([^']*)'", str(entry.get("ctx", {}).get("expected", "")))
     hint = nearest(str(node.value), allowed) if allowed else ""
-    return f"{message}, not {_shown(node.plain())}{hint}"
+    return f"{message}, not {shown(node.plain())}{hint}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as it is quoted in a message."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return "a list"
     if value is None:
         return "null"
-    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text if len(text) <= LONGEST else text[:LONGEST] + '...'}`"
 
 
 def _keys(models: Iterable[type[BaseModel]]) -> list[str]:

@@ -8,8 +8,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from topwork.base import BaseOptions
+from topwork.data_options import DataOptions, RowsOptions
 from topwork.items import Json
-from topwork.rows import DataOptions, RowsOptions
+from topwork.recipe_checks import NAME
 
 if TYPE_CHECKING:
     from topwork.plugins import Plugins
@@ -40,7 +41,7 @@ def recipe_schema(plugins: Plugins) -> dict[str, Json]:
         "additionalProperties": False,
         "required": ["task", "base", "stages"],
         "properties": {
-            "name": {"type": "string", "description": "names the run folder"},
+            "name": {"type": "string", "pattern": f"^{NAME}$", "description": "names the run folder"},
             "description": {"type": "string"},
             "extends": {
                 "type": "string",
@@ -49,7 +50,7 @@ def recipe_schema(plugins: Plugins) -> dict[str, Json]:
             "task": {"anyOf": [{"enum": list(tasks)}, *({"$ref": f"#/$defs/task {task}"} for task in tasks)]},
             "base": {"anyOf": [base, {"type": "object", "additionalProperties": base}]},
             "data": where[DataOptions],
-            "seed": {"type": "integer", "default": 0},
+            "seed": {"type": "integer", "minimum": 0, "default": 0},
             "stages": {"type": "array", "minItems": 1, "items": _stage(stages, where)},
         },
         "$defs": shared,

@@ -174,7 +174,7 @@ class _Reader:
             if kind == "float":
                 return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
         except (ValueError, KeyError):
-            self.fault(node, path, f"`{text}` is not of type {kind}")
+            self.fault(node, path, f"`{text[:80]}` is not of type {kind}")
         return text
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, above: tuple[int, ...]) -> dict[Any, Node]:

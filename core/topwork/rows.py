@@ -1,4 +1,4 @@
-"""Rows: what a recipe says about data, and how roles (train, calibrate, evaluate, predict) are cut and renamed.
+"""Rows: how roles (train, calibrate, evaluate, predict) are read, cut and renamed.
 
 Where rows come from is the business of plugins (`load_rows`); here they get their canonical column names, their limit
 and their roles.
@@ -8,76 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
-
+from topwork.data_options import DataOptions, RowsOptions
 from topwork.errors import TopworkError, nearest
 from topwork.items import Row
 
 if TYPE_CHECKING:
     from topwork.plugins import Plugins
     from topwork.task import Task
-
-Role = Literal["train", "calibrate", "evaluate", "predict"]
-
-
-class RowsOptions(BaseModel):
-    """Where the rows of one role come from."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    path: str = Field(description="a Hub data set, a file, a folder, a glob, or `sample:<name>`")
-    name: str | None = Field(None, description="configuration of a Hub data set")
-    split: str | None = Field(None, description="split, slices allowed: train, test[:20%]")
-    format: str | None = Field(
-        None, description="csv, json, parquet, text, imagefolder, audiofolder ...; by default from the file's name"
-    )
-    revision: str | None = Field(None, description="branch, tag or commit on the Hub")
-    limit: PositiveInt | None = Field(None, description="take this many rows (after shuffling)")
-    shuffle: bool = Field(False, description="shuffle with the recipe's seed before `limit`")
-    streaming: bool = Field(False, description="read the rows as they come, without storing them")
-    options: dict[str, Any] = Field(default_factory=dict, description="further options of the format's loader")
-    trust_remote_code: bool = Field(False, description="run Python code that comes with the data set")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-
-class CutOptions(BaseModel):
-    """Rows cut from another role: `evaluate: {cut: 0.1}` takes a tenth of the training rows away from them."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    cut: float | PositiveInt = Field(description="a share (0 < share < 1) or a number of the training rows")
-
-    @model_validator(mode="after")
-    def _is_share(self) -> CutOptions:
-        if isinstance(self.cut, float) and not 0 < self.cut < 1:
-            raise ValueError("`cut` is a share between 0 and 1, or a whole number of rows")
-        return self
-
-
-class DataOptions(BaseModel):
-    """The rows of a recipe, by role.
-
-    *train* is learned from; *calibrate* scores attention heads and chooses masks, by default cut from the training
-    rows; *evaluate* is never used to choose anything.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    train: RowsOptions | None = None
-    calibrate: RowsOptions | CutOptions | None = None
-    evaluate: RowsOptions | CutOptions | None = None
-    predict: RowsOptions | None = None
-    columns: dict[str, str] = Field(default_factory=dict, description="the task's column -> the data set's column")
-    on_error: Literal["raise", "skip"] = Field(
-        "raise", description="skip: leave out rows that cannot be used, and count"
-    )
-
 
 # ---------------------------------------------------------------- canonical columns
 
@@ -93,10 +32,9 @@ def canonical(rows: Any, task: type[Task], columns: Mapping[str, str], *, target
     Raises:
         TopworkError: a column is missing; the error names those that exist.
     """
-    if isinstance(rows, Mapping | str) or not (isinstance(rows, Sequence) or hasattr(rows, "select_columns")):
-        raise TopworkError(
-            f"rows are a list of dicts or a dataset of `datasets`, not {type(rows).__name__}", place=place
-        )
+    plain = _are_plain(rows, place)
+    if plain and not rows:
+        return []
     present = column_names(rows)
     if unknown := sorted(set(columns) - set(task.columns)):
         raise TopworkError(
@@ -116,9 +54,23 @@ def canonical(rows: Any, task: type[Task], columns: Mapping[str, str], *, target
                 mend=f"there are {', '.join(present) or 'none'}; map it with `data.columns: {{{name}: ...}}`",
             )
     kept = {name: origin for name, origin in source.items() if origin in present}
-    if isinstance(rows, Sequence) and not hasattr(rows, "features"):
+    if plain:
         return [{name: row.get(origin) for name, origin in kept.items()} for row in rows]
     return _renamed(rows, kept, [name for name, column in task.columns.items() if column.lazy])
+
+
+def _are_plain(rows: Any, place: str) -> bool:
+    """Whether rows are a list of dicts; False for a dataset of `datasets`. Anything else is refused."""
+    if hasattr(rows, "select_columns"):
+        return False
+    if isinstance(rows, str) or not isinstance(rows, Sequence):
+        raise TopworkError(
+            f"rows are a list of dicts or a dataset of `datasets`, not {type(rows).__name__}", place=place
+        )
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise TopworkError(f"row {number} is {type(row).__name__}, not a dict", place=place)
+    return True
 
 
 def undecoded(dataset: Any, columns: Sequence[str]) -> Any:
@@ -225,7 +177,7 @@ class Roles:
             return self._raw[role]
         options = getattr(self.data, role, None)
         if isinstance(options, RowsOptions) and role != "train":
-            return self._read(options)
+            return self._read(options, role)
         if not self.has(role):
             raise TopworkError(f"the recipe has no {role} rows", place="data", mend=f"add `data.{role}`")
         if role == "evaluate" and options is None:
@@ -239,8 +191,12 @@ class Roles:
             )
         return self._raw[role]
 
-    def _read(self, options: RowsOptions) -> Any:
-        rows = self.plugins.load_rows(options)
+    def _read(self, options: RowsOptions, role: str) -> Any:
+        try:
+            rows = self.plugins.load_rows(options)
+        except TopworkError as error:
+            error.place = error.place or f"data.{role}"
+            raise
         if options.shuffle:
             rows = rows.shuffle(seed=self.seed)
         if options.limit is not None:
@@ -253,7 +209,7 @@ class Roles:
 
     def _cut(self) -> None:
         """Read the training rows and cut from them what the other roles want."""
-        rows = self._raw["train"] if "train" in self._raw else self._read(self._train_options())
+        rows = self._raw["train"] if "train" in self._raw else self._read(self._train_options(), "train")
         for role in ("evaluate", "calibrate"):
             options = getattr(self.data, role)
             if role in self._raw or isinstance(options, RowsOptions):

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from topwork.errors import CheckpointError, UsageError
 from topwork.files import plain, write_json
 from topwork.items import Batch, Json
-from topwork.loop import Settings, evaluate_rows, loss_batches
+from topwork.loop import evaluate_rows, loss_batches
+from topwork.loop_settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 #: a folder of this name in a stage's own is dropped as soon as the stage's result is on disk
 CHECKPOINTS = "checkpoints"
+_DAMAGED = "put it back from a copy, or start the run again"
 
 
 class Run:
@@ -65,10 +68,12 @@ class Run:
 
     @property
     def task(self) -> Task:
+        """The task, with its options and what it has learned."""
         return self.work.task
 
     @property
     def model(self) -> nn.Module:
+        """The model, on `device`; a stage that makes another one assigns it here."""
         return self.work.model
 
     @model.setter
@@ -77,6 +82,7 @@ class Run:
 
     @property
     def device(self) -> Any:
+        """The torch device of this process."""
         return self.process.device
 
     def rows(self, role: str) -> Any:
@@ -166,7 +172,7 @@ class Run:
         file = self.stage_folder(stage, index) / "result.json"
         if not file.is_file():
             return False
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_record(file, "stage", "index", "folder", "seconds", "result")
         record.pop("options", None)
         self.results.append(record)
         if saved := record["result"].get("model_folder"):
@@ -174,8 +180,31 @@ class Run:
         return True
 
 
+def read_record(file: Path, *needed: str) -> dict[str, Json]:
+    """What a run has written about itself or a stage.
+
+    Raises:
+        CheckpointError: it is not as topwork writes it.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in needed if key not in found]
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the file is damaged ({error})", place=str(file), mend=_DAMAGED) from error
+    if missing:
+        raise CheckpointError(f"the file is damaged (it lacks `{missing[0]}`)", place=str(file), mend=_DAMAGED)
+    return found
+
+
 def stage_seed(seed: int, index: int) -> int:
-    """The seed of a stage: the same whether the run was interrupted before it or not."""
+    """The seed of a stage: the same whether the run was interrupted before it or not.
+
+    Raises:
+        UsageError: the seed is negative.
+    """
     import numpy as np
+
+    if seed < 0:
+        raise UsageError(f"a seed is 0 or more, not {seed}", place="seed")
 
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] % (2**31))

@@ -23,7 +23,7 @@ class Stage(BaseModel):
             numbers are kept in its JSON only.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     name: ClassVar[str]
     changes_model: ClassVar[bool] = False
@@ -42,5 +42,9 @@ class Stage(BaseModel):
         A folder `checkpoints` inside the stage's own is scratch: it is dropped once the result is on disk.
 
         Returns:
-            what goes into the stage's result.json and the summary table.
+            JSON for the stage's result.json; its plain numbers stand in the summary table. The page shows all of it,
+            and draws what it knows by these keys: "metrics" {name: number} with "primary"; "tables" {title: list of
+            dicts, or {"columns", "rows"}, or a confusion matrix {"labels", "counts"}}; "history" [{"step", name:
+            number}]; "curves" [{"title", "x", "series": {name: [[x, y], ...]}}]; and "layers" [{"path", "number",
+            "scores": a number for each attention head}].
         """

@@ -7,6 +7,7 @@ be written; the others have a default that is right, if not always the fastest.
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class TaskOptions(BaseModel):
     """Options of a task in a recipe; subclass it as `Task.Options`. Unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Column:
         description: what it holds, for documentation and error messages.
         target: True when it is the truth: needed to train and evaluate, not to predict.
         required: False when rows may do without it.
-        lazy: True for files (pictures, sound): a data set gives them undecoded, as {"bytes", "path"}, and the task
-            opens them in `encode`; rows in memory may hold whatever the task says.
+        lazy: True for files (pictures, sound): a data set gives them undecoded, as {"bytes", "path"} of which one may
+            be None, and the task opens them in `encode` and `draw`; rows in memory may hold whatever the task says.
     """
 
     description: str
@@ -128,6 +129,9 @@ class Task(ABC):
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         """Make items of rows: none, one or several a row (windows, chunks, packing).
 
+        In mode "train" items go into batches one by one, whatever their row; in mode "loss" all items of a row stand in
+        one batch. So what must always stay together (the two sides of a pair, say) is one item.
+
         Args:
             rows: dicts with the canonical columns. With `group_rows` > 1, in mode "train", that many rows that stand
                 together in the data set; the items then belong to whichever row they started in.
@@ -141,7 +145,17 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        """Pad and stack items. What `Batch.inputs` holds goes to the model's device; the items stay beside it."""
+        """Pad and stack items. What `Batch.inputs` holds goes to the model's device; the items stay beside it.
+
+        The model's own batch best has one entry an item, in their order. Where it has not (both sides of a pair in one
+        run), the lens cannot tell the rows apart and asks to score them one at a time.
+        """
+
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        """Whether a quick look (the headers of a row's files, what can be told of its targets without decoding them)
+        leaves doubt that `encode` takes the row in this mode. All rows are looked at before the first stage; the
+        doubtful ones are then encoded, and that decides. Default: False, and nothing is looked at."""
+        return False
 
     #: rows that are encoded together in mode "train" (packing); 1 for everything else
     group_rows: int = 1
@@ -176,6 +190,9 @@ class Task(ABC):
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """[rows]: the loss of each row as if it were alone. Default: one row at a time, which is always right.
+
+        A loss that compares rows with each other (contrastive) says nothing of one row: let `collate` note the mode,
+        and in mode "loss" answer what one row can tell, such as the distance of its two sides.
 
         Override it where one forward gives the same numbers; `topwork.testing` compares the two. Where only some
         models allow that, override `one_by_one` too.
@@ -227,7 +244,8 @@ class Task(ABC):
     def draw(self, row: Row, prediction: Prediction) -> Picture:
         """A picture of a prediction beside the truth. Default: both as text."""
         truth = {name: row.get(name) for name, column in self.columns.items() if column.target}
-        return Picture(caption=f"predicted {prediction!r}, truth {truth!r}"[:500])
+        brief = _Brief().repr
+        return Picture(caption=f"predicted {brief(prediction)}" + (f", truth {brief(truth)}" if truth else ""))
 
     @classmethod
     @abstractmethod
@@ -239,3 +257,14 @@ class Task(ABC):
     def describe(self) -> dict[str, Json]:
         """Lines for the model card. Default: the state's plain values."""
         return {key: value for key, value in self.state.values.items() if isinstance(value, str | int | float | list)}
+
+
+class _Brief(reprlib.Repr):
+    """Values in a caption: the first entries of long ones, numbers with four digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring, self.maxother, self.maxlevel = 160, 60, 4
+
+    def repr_float(self, value: float, level: int) -> str:
+        return f"{value:.4g}"

@@ -6,7 +6,7 @@ Training, evaluation and prediction go through the same stages and the same loop
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 def graft(task: Task, plugins: Plugins, *, weights: bool) -> tuple[nn.Module, str]:
     """Base and task head for a task, and the form: the name of the plugin that made it, "native" or "generic".
 
-    Plugins are asked first (`build_head`), the task's own `build` comes last. What bases left unfinished is finished
-    then (see `topwork.unfinished`).
+    Plugins are asked first (`build_head`), the task's own `build` comes last. What bases leave unfinished is finished
+    as it comes (see `topwork.unfinished`); what was put back in it is then noted on the whole model.
     """
     from transformers import PreTrainedModel
 
-    from topwork.unfinished import finish_all, noting
+    from topwork.unfinished import finishing
 
-    with noting(task.bases.values()) as waiting:
+    with finishing(task.bases.values(), plugins) as finished:
         model = plugins.hook.build_head(task=task, bases=task.bases, weights=weights)
         form = "plugin"
         if model is None:
@@ -38,8 +38,21 @@ def graft(task: Task, plugins: Plugins, *, weights: bool) -> tuple[nn.Module, st
             # a subclass that a task defines is no native class: plain transformers could not open what it saves
             native = isinstance(model, PreTrainedModel) and type(model).__module__.startswith("transformers")
             form = "native" if native else "generic"
-    finish_all(model, waiting, plugins)
+    if finished:
+        plugins.hook.model_saving(model=model)
     return model, form
+
+
+class Predictions(list):
+    """Predictions of rows in their order, None for rows that were skipped.
+
+    Attributes:
+        skipped: [{"row", "column", "cause"}] of every row that was.
+    """
+
+    def __init__(self, predictions: Iterable[Prediction | None] = (), skipped: Sequence[dict[str, Json]] = ()) -> None:
+        super().__init__(predictions)
+        self.skipped = list(skipped)
 
 
 class TaskModel:
@@ -75,8 +88,11 @@ class TaskModel:
 
     def evaluate(self, rows: Any, *, columns: Mapping[str, str] | None = None, **options: Any) -> dict[str, Json]:
         """The task's metrics over rows; options are those of the stage `evaluate`, and those of `apply`, whose result
-        has more: tables, rows that were skipped."""
-        return self.apply("evaluate", {"evaluate": rows}, columns=columns, **options)["metrics"]
+        has more: tables, seconds. With `on_error="skip"` the metrics have `skipped`, the number of rows that were left
+        out, and `skipped_rows`, which says why the first of them were."""
+        found = self.apply("evaluate", {"evaluate": rows}, columns=columns, **options)
+        counted = ("skipped", "skipped_rows") if options.get("on_error") == "skip" else ()
+        return {**found["metrics"], **{key: found[key] for key in counted}}
 
     def apply(
         self,
@@ -100,9 +116,11 @@ class TaskModel:
             UsageError: unknown stage or option.
         """
         from topwork.console import Console
+        from topwork.data_options import DataOptions
         from topwork.process import Process
         from topwork.recipe import make_stage
-        from topwork.rows import DataOptions, Roles
+        from topwork.row_checks import check_run
+        from topwork.rows import Roles
         from topwork.runs import Run
 
         made = make_stage(stage, options, self.plugins)
@@ -112,24 +130,34 @@ class TaskModel:
             root = Path(run_folder) if run_folder is not None else Path(temporary)
             console, kept = Console(quiet=quiet), run_folder is not None
             run = Run(self, roles, root, Process(), console, seed=seed, on_error=on_error, keep_models=kept)
+            if made.changes_model:
+                check_run(run, made.reads(), data.check)
             return run.do(made, 0)
 
     def predict(
         self, rows: Iterable[Row] | Any, *, columns: Mapping[str, str] | None = None, **settings: Any
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """Predictions of rows, in their order, in the shape of the Hub's pipelines.
 
         Args:
             rows: a dataset, or dicts with the task's input columns; a single dict is one row.
             settings: `items` (most items in a batch), `cost`, `on_error`, `precision`, `seed`, `ahead`.
+
+        Returns:
+            a list with an entry for every row. With `on_error="skip"` it is None for a row that was left out, and
+            `skipped` says why: [{"row", "column", "cause"}].
         """
-        return [prediction for _, _, prediction in self.predictions(rows, columns=columns, **settings)]
+        notes = settings.setdefault("skipped", [])
+        found = {number: prediction for number, _, prediction in self.predictions(rows, columns=columns, **settings)}
+        count = max([*found, *(note["row"] for note in notes)], default=-1) + 1
+        return Predictions([found.get(number) for number in range(count)], notes)
 
     def predictions(self, rows: Any, *, columns: Mapping[str, str] | None = None, **settings: Any) -> Iterable[tuple]:
         """The same, one by one as (number, row, prediction): nothing is kept, and `rows` may have no end. Of rows
         without a length (a generator, a streaming data set) as many as `ahead` are read before the first is
         answered, to put texts of like length together."""
-        from topwork.loop import Settings, predict_rows
+        from topwork.loop import predict_rows
+        from topwork.loop_settings import Settings
         from topwork.process import Process
         from topwork.rows import canonical
         from topwork.streams import RowStream, endless

@@ -85,7 +85,7 @@ class _Registers:
 
 def _check_declarations(task: type[Task]) -> None:
     rows = task.example_rows()
-    targets = [name for name, column in task.columns.items() if column.target]
+    targets = [name for name, column in task.columns.items() if column.target] or list(task.columns)
     assert len(rows) >= 8, f"{task.name}: example_rows gives {len(rows)} rows, 8 are wanted"
     distinct = {repr([row.get(name) for name in targets]) for row in rows}
     assert len(distinct) >= 3, f"{task.name}: example_rows has {len(distinct)} distinct targets, 3 are wanted"
@@ -140,6 +140,12 @@ def _check_losses(work: TaskModel, rows: Sequence[Any], tolerance: float) -> Non
     model.train()
     loss = task.loss(model, task.collate(task.encode(rows, "train", 0), "train"))
     assert loss.ndim == 0 and torch.isfinite(loss), f"{task.name}: the loss must be a finite scalar, it is {loss}"
+    for items in (task.encode(rows, "train", 0)[:0:-1], task.encode(rows[:1], "train", 0)[:1]):
+        part = task.loss(model, task.collate(items, "train")) if items else loss
+        assert part.ndim == 0 and torch.isfinite(part), (
+            f"{task.name}: training puts items into batches one by one, whatever their row: what must stay together is "
+            f"one item; the loss of some of the items is {part}"
+        )
     loss.backward()
     trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     assert trained, f"{task.name}: no parameter got a gradient"
@@ -163,6 +169,8 @@ def _check_predictions(work: TaskModel, rows: Sequence[Any], folder: Path) -> li
     ]
     predictions = work.predict(unseen or rows)
     assert len(predictions) == len(rows), f"{task.name}: {len(predictions)} predictions for {len(rows)} rows"
+    told = not unseen or same_predictions(list(work.predict(rows)), list(predictions), 1e-4)
+    assert told, f"{task.name}: predictions are others when the rows have their targets"
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
     for number, (row, prediction) in enumerate(zip(rows, predictions)):

@@ -20,11 +20,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 
 from topwork.batching import Budget, TrainBatches
 from topwork.console import Bar
-from topwork.errors import TopworkError
+from topwork.errors import TopworkError, UsageError
 from topwork.freezing import Freezing
 from topwork.items import Json
 from topwork.loop import fitted
-from topwork.model_folder import WEIGHTS
+from topwork.manifest import WEIGHTS
 from topwork.onednn import fast_products
 from topwork.rows import row_count
 from topwork.runs import CHECKPOINTS
@@ -172,6 +172,12 @@ class TaskTrainer(Trainer):
         precision = "float32" if self.precision == "float32" and not self.stage.gradient_checkpointing else "other"
         with fast_products(self.run.device, precision):
             return self.task.loss(model, fitted(inputs, self.run.model))
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().create_optimizer(*args, **kwargs)
+        except (ImportError, ValueError) as error:  # a package that the optimizer needs is missing, or a device
+            raise UsageError(f"`{self.stage.optimizer}` cannot be made: {error}", place="optimizer") from error
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset, IterableDataset
 from topwork.batching import Budget, plan
 from topwork.errors import DataError, TopworkError
 from topwork.items import Batch, Item, Row, size_of
-from topwork.loop import CHUNK, Settings, encode_rows
+from topwork.loop import CHUNK, encode_rows
+from topwork.loop_settings import Settings
 from topwork.rows import chunks
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
-from topwork.errors import UsageError
+from topwork.errors import UsageError, unknown
 from topwork.runs import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ def check(stage: Train, run: Run, streaming: bool) -> None:
         raise UsageError("streaming rows have no end", mend="say `steps` in the stage")
     if streaming and stage.unfreeze:
         raise UsageError("streaming rows have no epochs for `unfreeze`", mend="use two `train` stages")
+    known = [one.value for one in OptimizerNames]
+    if stage.optimizer not in known:
+        raise unknown("optimizer", stage.optimizer, known)
     if stage.precision == "fp16" and run.device.type == "cpu":
         raise UsageError("fp16 needs a GPU", place="precision", mend="say bf16 or float32")
     if stage.gradient_checkpointing and not hasattr(run.model, "gradient_checkpointing_enable"):

@@ -1,15 +1,16 @@
 """Modules that a base makes in another shape than that of their weights: a plugin gives them that shape first.
 
 A base that finds in a checkpoint what only a plugin can put back (attention heads that are gone, say) makes the module
-with random weights and notes it in its list `unfinished`. When the task has built its model, the hook `model_rebuilt`
-is asked to put it back, and the weights are loaded. The list is there only while a task builds: at other times a base
-must refuse to make such a module, because nobody would finish it.
+with random weights and appends it, as `Unfinished`, to its list `unfinished`. There the hook `model_rebuilt` is asked
+at once to put it back, and the weights are loaded: what the base then answers is finished, and a task may take it
+apart. The list is there only while a task builds: at other times a base must refuse to make such a module, because
+nobody would finish it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,15 +45,16 @@ class Unfinished:
     place: str
     mend: str | None = None
 
-    def finish(self, model: nn.Module, path: str, plugins: Plugins) -> None:
+    def finish(self, plugins: Plugins) -> None:
         """Put back its shape, then load its weights.
 
         Raises:
             PluginError: no plugin knows the section.
             CheckpointError: what the checkpoint says does not fit the model, or the weights do not.
         """
+        model = self.module
         before = copy.deepcopy(alterations(model))
-        plugins.hook.model_rebuilt(model=model, alterations={self.section: {path: self.value}}, plugins=plugins)
+        plugins.hook.model_rebuilt(model=model, alterations={self.section: {"": self.value}}, plugins=plugins)
         if alterations(model) == before:
             raise PluginError(
                 f"its config has `{self.section}`, and no loaded plugin can put that back",
@@ -63,32 +65,41 @@ class Unfinished:
             self.load()
 
 
+class Finishing(list[Unfinished]):
+    """A list that finishes what is appended to it."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        super().__init__()
+        self.plugins = plugins
+
+    def append(self, one: Unfinished) -> None:
+        """Finish a module; see `Unfinished.finish`."""
+        one.finish(self.plugins)
+        super().append(one)
+
+
 @contextmanager
-def noting(bases: Iterable[Any]) -> Iterator[list[Unfinished]]:
-    """While a task builds: after the block the list has what its bases left unfinished."""
-    found: list[Unfinished] = []
+def finishing(bases: Iterable[Any], plugins: Plugins) -> Iterator[Finishing]:
+    """While a task builds: what its bases leave unfinished is finished as it comes.
+
+    Raises:
+        CheckpointError: the task puts the weights of such a module into another one, which has not its shape.
+    """
+    found = Finishing(plugins)
     able = [base for base in bases if hasattr(base, "unfinished")]
     for base in able:
         base.unfinished = found
     try:
         yield found
+    except RuntimeError as error:
+        if not found or "size mismatch" not in str(error):
+            raise
+        raise CheckpointError(
+            f"its config has `{found[0].section}`, and the task takes the model apart: its weights do not fit what the "
+            f"task makes of them ({' '.join(str(error).split())[:200]})",
+            place=found[0].place,
+            mend="open it under a task that uses it whole, save that, and go on from the saved model",
+        ) from error
     finally:
         for base in able:
             base.unfinished = None
-
-
-def finish_all(model: nn.Module, waiting: Sequence[Unfinished], plugins: Plugins) -> None:
-    """Finish every module that was waiting; all of them must be part of the model as they were made.
-
-    Raises:
-        CheckpointError: the task uses a part of such a module only, or has copied its weights before they were there.
-    """
-    paths = {id(module): path for path, module in model.named_modules()} if waiting else {}
-    for one in waiting:
-        if id(one.module) not in paths:
-            raise CheckpointError(
-                f"its config has `{one.section}`, and the task takes the model apart: its weights cannot be put back",
-                place=one.place,
-                mend="open it under a task that uses it whole, save that, and go on from the saved model",
-            )
-        one.finish(model, paths[id(one.module)], plugins)

@@ -25,7 +25,16 @@ def short(value: Any) -> str:
         return f"{value:.4g}".replace("-", "−")
     if isinstance(value, str):
         return cut(value, 2000)
-    return cut(json.dumps(value, ensure_ascii=False), 240)
+    return cut(json.dumps(_four_digits(value), ensure_ascii=False), 240)
+
+
+def _four_digits(value: Any) -> Any:
+    """The structure with its numbers as `short` would write them."""
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _four_digits(entry) for key, entry in value.items()}
+    return [_four_digits(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def cut(text: str, most: int) -> str:

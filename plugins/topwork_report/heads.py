@@ -18,7 +18,10 @@ _MEASURES = {
     "entropy": ("Entropy", "nats; low: sharp, high: spread out"),
     "distance": ("Attention distance", "in positions or patches"),
     "special": ("On special positions", "share"),
+    "one_removed": ("Without the attention head", "change of the metric"),
+    "all_but_one": ("With the attention head alone in its layer", "change of the metric"),
 }
+_FITTED = ("entropy", "distance")
 
 
 def importance(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
@@ -31,13 +34,12 @@ def importance(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]
 
 
 def measured(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
-    """Maps of what the attention stage measured: from attention.json, else from the result itself."""
+    """Maps of what a stage measured of every attention head: from attention.json, else from the result itself."""
     found = stage.artefacts.get("attention.json")
     inside = mappings(stage.result.get("layers"))
     layers = (mappings(found.get("layers")) if isinstance(found, dict) else []) or inside
     maps = [
-        _heat(run, title, layers, key, {}, note=note, fitted=key != "special")
-        for key, (title, note) in _MEASURES.items()
+        _heat(run, title, layers, key, {}, note=note, fitted=key in _FITTED) for key, (title, note) in _MEASURES.items()
     ]
     blocks = [block for block in maps if block]
     return blocks, ({"layers"} if blocks and layers == (inside or layers) else set())

@@ -113,6 +113,9 @@ def predict(
     limit: Annotated[int | None, typer.Option(min=1, help="Predict this many rows of each source.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write JSON lines here instead of to stdout.")] = None,
     files: Annotated[Path, typer.Option(help="Folder for predictions that are files.")] = Path("predictions"),
+    trust: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the weights.")
+    ] = False,
 ) -> None:
     """Predict with a saved model: one JSON line a row.
 
@@ -125,11 +128,16 @@ def predict(
         raise UsageError(f"there is no model folder `{model}`")
     columns = dict(_pair(text, "-c") for text in column or ())
     from topwork.api import load
+    from topwork.execute import hush_libraries
 
-    loaded = load(model, plugins=session.plugins)
+    hush_libraries()
+    loaded = load(model, trust_remote_code=trust, plugins=session.plugins)
     sources: list[Any] = [_typed_rows(row, type(loaded.task))] if row else []
     sources += [_rows(path, split, limit, session.plugins) for path in rows or ()]
-    lines = _lines(loaded, sources, columns, files)
+    _write_lines(_lines(loaded, sources, columns, files), output)
+
+
+def _write_lines(lines: Iterator[str], output: Path | None) -> None:
     if output is None:
         for line in lines:
             print(line, flush=True)
@@ -160,8 +168,8 @@ def _lines(loaded: Any, sources: Iterable[Any], columns: dict[str, str], files: 
 
 
 def _rows(path: str, split: str | None, limit: int | None, plugins: Plugins) -> Any:
+    from topwork.data_options import RowsOptions
     from topwork.recipe_data import missing_source
-    from topwork.rows import RowsOptions
 
     message = missing_source(path, plugins)
     if message:

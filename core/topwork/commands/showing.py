@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import groupby, takewhile
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -85,14 +87,21 @@ def _bases(plugins: Plugins) -> list[Entry]:
 
 
 def _recipes(plugins: Plugins) -> list[Entry]:
-    """The comment at the top of a recipe says its command and what to expect."""
-    entries = []
-    for name, path in sorted(plugins.recipes.items()):
-        with path.open(encoding="utf-8") as file:
-            first = file.readline()
-        about = first.removeprefix("#").strip() if first.startswith("#") else ""
-        entries.append({"name": name, "plugin": plugins.owner("recipe", name).name, "about": about})
-    return entries
+    return [
+        {"name": name, "plugin": plugins.owner("recipe", name).name, "about": recipe_about(path)}
+        for name, path in sorted(plugins.recipes.items())
+    ]
+
+
+def recipe_about(path: Path) -> str:
+    """What a recipe does: the first paragraph of the comment at its top, after the line with its command."""
+    lines = takewhile(
+        lambda line: line.startswith("#"), path.read_text(encoding="utf-8", errors="replace").splitlines()
+    )
+    told = [line.lstrip("# ").strip() for line in lines]
+    rest = [line for line in told if not line.startswith(("topwork run ", "expect "))]
+    paragraphs = [" ".join(group) for blank, group in groupby(rest, lambda line: not line) if not blank]
+    return paragraphs[0] if paragraphs else ""
 
 
 def _samples(plugins: Plugins) -> list[Entry]:

@@ -1,0 +1,69 @@
+"""What a recipe says about data: where the rows of each role come from, and what to do with bad ones."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+Role = Literal["train", "calibrate", "evaluate", "predict"]
+
+
+class RowsOptions(BaseModel):
+    """Where the rows of one role come from."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="a Hub data set, a file, a folder, a glob, or `sample:<name>`")
+    name: str | None = Field(None, description="configuration of a Hub data set")
+    split: str | None = Field(None, description="split, slices allowed: train, test[:20%]")
+    format: str | None = Field(
+        None, description="csv, json, parquet, text, imagefolder, audiofolder ...; by default from the file's name"
+    )
+    revision: str | None = Field(None, description="branch, tag or commit on the Hub")
+    limit: PositiveInt | None = Field(None, description="take this many rows (after shuffling)")
+    shuffle: bool = Field(False, description="shuffle with the recipe's seed before `limit`")
+    streaming: bool = Field(False, description="read the rows as they come, without storing them")
+    options: dict[str, Any] = Field(default_factory=dict, description="further options of the format's loader")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the data set")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class CutOptions(BaseModel):
+    """Rows cut from another role: `evaluate: {cut: 0.1}` takes a tenth of the training rows away from them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cut: float | PositiveInt = Field(description="a share (0 < share < 1) or a number of the training rows")
+
+    @model_validator(mode="after")
+    def _is_share(self) -> CutOptions:
+        if isinstance(self.cut, float) and not 0 < self.cut < 1:
+            raise ValueError("`cut` is a share between 0 and 1, or a whole number of rows")
+        return self
+
+
+class DataOptions(BaseModel):
+    """The rows of a recipe, by role.
+
+    *train* is learned from; *calibrate* scores attention heads and chooses masks, by default cut from the training
+    rows; *evaluate* is never used to choose anything.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    train: RowsOptions | None = None
+    calibrate: RowsOptions | CutOptions | None = None
+    evaluate: RowsOptions | CutOptions | None = None
+    predict: RowsOptions | None = None
+    columns: dict[str, str] = Field(default_factory=dict, description="the task's column -> the data set's column")
+    on_error: Literal["raise", "skip"] = Field(
+        "raise", description="skip: leave out rows that cannot be used, and count"
+    )
+    check: Literal["quick", "full", "none"] = Field(
+        "quick", description="look at all rows before the first stage; quick: headers of files; full: read them whole"
+    )

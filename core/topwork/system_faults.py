@@ -1,0 +1,72 @@
+"""What the machine refuses (a full disk, a folder without permission, too little memory) as an error of topwork.
+
+Libraries raise these in their own ways. They are no fault of topwork or of a plugin, so whoever started a run gets the
+cause and a mend, and no traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from topwork.errors import TopworkError, UsageError
+
+_MENDS = {
+    errno.ENOSPC: "free some space, or put the run elsewhere with --folder",
+    errno.EDQUOT: "free some space, or put the run elsewhere with --folder",
+    errno.EACCES: "choose a folder that you may write, or mend its permissions",
+    errno.EPERM: "choose a folder that you may write, or mend its permissions",
+    errno.EROFS: "choose a folder that you may write",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+}
+_MEMORY = "take a smaller `batch_size` (or a `batch_cost`) in the stage, `precision: bf16`, or a smaller base"
+
+
+def refused_by_the_machine(error: BaseException) -> TopworkError | None:
+    """The error in topwork's words, or None when the machine is not the cause."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
+        text = " ".join(str(error).split())[:200]
+        return TopworkError(f"out of memory{f' ({text})' if text else ''}", mend=_MEMORY)
+    if isinstance(error, OSError) and error.errno is not None:  # else a library's own: PIL's of a damaged picture
+        file = str(error.filename) if error.filename is not None else None
+        return TopworkError(error.strerror or str(error), place=file, mend=_MENDS.get(error.errno))
+    # safetensors and tokenizers tell of the system's errors in words of their own
+    if "No space left on device" in str(error):
+        return TopworkError("No space left on device", mend=_MENDS[errno.ENOSPC])
+    return None
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else works in the folder during the block; the system gives it free when the process dies.
+
+    On Windows, and on a file system that knows no locks, nothing is held.
+
+    Raises:
+        UsageError: somebody works in it already.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+    import os
+
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise UsageError(
+            "another process is at work in this run folder", place=str(folder), mend="wait for it"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            os.close(held)
+            raise
+    try:
+        yield
+    finally:
+        os.close(held)
