@@ -7,12 +7,15 @@ import copy
 import math
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from topwork import Refused, UsageError
+from topwork_lens import capture, quick
 from topwork_lens.look import Look
+from topwork_lens.reductions import Reducer
 
 MODELS = runpy.run_path(str(Path(__file__).with_name("lens_models.py")))
 make, without_labels, first_output = MODELS["make"], MODELS["without_labels"], MODELS["first_output"]
@@ -115,12 +118,61 @@ def test_reductions_are_those_of_the_full_weights(name: str) -> None:
         assert torch.equal(seen["max", layer.path], weights.amax(-1))
         queries, keys = weights.shape[-2:]
         between = (torch.arange(queries)[:, None] - torch.arange(keys)[None]).abs()
-        if queries == keys:
+        if layer.kind == "cross":
+            with pytest.raises(Refused, match="two sequences"):
+                seen["distance", layer.path]
+        else:
             distance = (weights * between).sum(-1)
             torch.testing.assert_close(seen["distance", layer.path], distance, atol=1e-5, rtol=0)
         good = valid[:, None, :, None]
         mean = (weights * good).sum(2) / good.sum(2)
         torch.testing.assert_close(seen["mean", layer.path], mean, **close)
+
+
+def gemma2() -> Any:
+    """Its scores are bent by a tanh: not the usual formula."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Gemma2Config(**sizes, head_dim=8, intermediate_size=48, vocab_size=50, attn_implementation="eager")
+    config.attn_logit_softcapping, config.initializer_range = 0.5, 0.5
+    torch.manual_seed(0)
+    return Gemma2ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "modernbert", "bart", "swin", "timm_vit", "t5", "gemma2"])
+@pytest.mark.parametrize("somewhere", [True, False])
+def test_reductions_of_long_inputs_are_those_of_the_full_weights(
+    monkeypatch: pytest.MonkeyPatch, name: str, somewhere: bool
+) -> None:
+    """By the usual formula where a module computes that, else by its own function."""
+    monkeypatch.setattr(quick, "LEAST", 1)
+    monkeypatch.setattr(quick, "CACHED", 40)
+    answered: list[Any] = []
+    monkeypatch.setattr(capture, "reduced", lambda *given: answered.append(quick.reduced(*given)) or answered[-1])
+    model, batch = make("llama" if name == "gemma2" else name)
+    inputs = without_labels(batch, model)
+    model = gemma2() if name == "gemma2" else model
+    look = Look(model)
+    with torch.no_grad(), look.capture("weights") as full:
+        model(**inputs)
+    assert set(answered) == {None}, "full weights come from the module's own function"
+    answered.clear()
+    places = torch.randn(full["weights", look.layers[0].path].shape[-1], 2, dtype=torch.float64)
+    places[1] = float("nan")
+    what = ("entropy", "information", "distance", "mass", "argmax", "max")
+    chosen = Reducer(what, [0, -2, 0], None if somewhere else places)
+    with torch.no_grad(), look.capture(*what, keys=chosen.keys, places=chosen.places) as seen:
+        model(**inputs)
+    assert {one is None for one in answered} == {name in ("t5", "gemma2")}
+    for layer in look.layers:
+        weights, good = full["weights", layer.path], full.calls("valid", layer.path)[0]
+        allowed = (weights > 1e-35).any(1, keepdim=True)
+        for one, expected in chosen.block(weights, allowed, 0, weights.shape).items():
+            if one == "distance" and layer.kind == "cross":
+                continue
+            found = seen[one, layer.path].transpose(1, 2)[good]
+            torch.testing.assert_close(found, expected.transpose(1, 2)[good], atol=1e-5, rtol=0, equal_nan=True)
 
 
 def test_uniform_attention_has_entropy_ln_n_and_padding_changes_nothing() -> None:

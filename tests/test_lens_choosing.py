@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,35 @@ def test_until_a_budget_of_operations(budget: float, tmp_path: Path) -> None:
     other, _, _ = bart(tmp_path / "again")
     less = other.apply("prune_heads", roles, heads={where: heads for where, heads in rest.items() if heads})
     assert less["flops_after"] > budget * less["flops_before"]
+
+
+@pytest.mark.parametrize("by", ["head", "group"])
+def test_a_budget_of_operations_with_shared_keys_and_values(by: str, tmp_path: Path) -> None:
+    """What is left of a group gets a copy of its keys and values: the first of two attention heads saves less than the
+    second. A step below the size of a group takes a group."""
+    work, roles, _ = scored("llama", "text-generation", LLAMA, tmp_path)
+    result = work.apply("prune_schedule", roles, flops=0.87, step=1, by=by)
+    assert result["ended_by"] == "flops"
+    assert result["flops_after"] <= 0.87 * result["flops_before"]
+    shares = [point["flops"] for point in result["curve"]]
+    assert shares[-1] == pytest.approx(result["flops_after"] / result["flops_before"])
+    steps = [point["removed"] for point in result["curve"]]
+    assert steps == list(range(0, steps[-1] + 1, 1 if by == "head" else 2))
+    saved = {round(before - after, 9) for before, after in pairwise(shares)}
+    assert (len(saved) == 1) == (by == "group")
+
+
+def test_nothing_above_a_threshold_goes(tmp_path: Path) -> None:
+    """Not even in place of what `at_least` keeps."""
+    work, roles, layers = bart(tmp_path)
+    (file,) = tmp_path.rglob("importance.json")
+    paths = sorted(layers)
+    kept = json.loads(file.read_text())
+    for layer in kept["layers"]:
+        layer["scores"] = [0.1, 0.2, 0.3, 0.4] if layer["path"] == paths[0] else [0.6, 0.7, 0.8, 0.9]
+    file.write_text(json.dumps(kept))
+    result = work.apply("prune_heads", roles, threshold=0.5, importance=file)
+    assert result["removed"] == {paths[0]: [0, 1, 2]}
 
 
 def test_wrong_options_are_told(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from topwork import Refused
+from topwork_lens import quick
 from topwork_lens.explained import product_by_head, received
 from topwork_lens.look import Look
 from topwork_lens.strangers import observed
@@ -232,3 +233,20 @@ def test_a_router_that_is_written_by_exponentials_is_no_attention() -> None:
     with torch.no_grad(), observed(model) as found:
         model(x)
     assert found == {"0": {"softmax"}}
+
+
+def test_the_quick_way_explains_every_query_or_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual formula holds for all queries but the first, which it does not compare weights of."""
+    from transformers.integrations import sdpa_attention
+    from transformers.modeling_utils import AttentionInterface
+
+    def wrong(*args: Any, **options: Any) -> tuple:
+        context = sdpa_attention.sdpa_attention_forward(*args, **options)[0].clone()
+        context[:, 0] += 0.01
+        return context, None
+
+    model, batch = make("bert")
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", wrong)
+    monkeypatch.setattr(quick, "LEAST", 1)
+    with torch.no_grad(), pytest.raises(Refused, match="do not explain the context"), Look(model).capture("entropy"):
+        model(**without_labels(batch, model))

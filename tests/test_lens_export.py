@@ -19,7 +19,7 @@ from topwork_lens.look import Look
 
 MODELS = runpy.run_path(str(Path(__file__).with_name("lens_models.py")))
 make, without_labels, first_output = MODELS["make"], MODELS["without_labels"], MODELS["first_output"]
-HEADS: dict[Any, list[int]] = {0: [1, 3], 2: [0]}
+HEADS: dict[Any, list[int]] = {0: [1, 3], 1: [0, 1, 2, 3], 2: [0]}
 SEQ2SEQ = {"encoder.0": [1, 3], "decoder.1": [0], "cross.0": [2], "cross.1": [0, 1, 3]}
 
 

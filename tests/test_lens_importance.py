@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from topwork import Batch, Item, Refused, UsageError
+from topwork_lens import dividing
 from topwork_lens.gates import gated
 from topwork_lens.look import Look
 from topwork_lens.scores import Choice, Importance, LayerScores, choose, choose_random
@@ -282,6 +283,51 @@ def test_entropy_ignores_padding_and_is_zero_for_uniform_attention() -> None:
     assert uniform.abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("name", [*KINDS, "swin", "wavlm"])
+@pytest.mark.parametrize("reduction", ["example", "token", "batch"])
+def test_a_batch_that_keeps_too_much_is_divided(name: str, reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole rows stay together, what is not by item stays whole, and no score changes; with "batch" nothing is cut."""
+    model, batch = make(name, torch.float64)
+    kept: list[int] = []
+
+    def row_losses(model: Any, one: Batch) -> torch.Tensor:
+        found = one.mean_by_row(classification_losses(model, one))
+        kept.append(len(one))
+        return found
+
+    look = Look(model)
+    items = [Item(7, {}), Item(7, {}), Item(3, {}), Item(5, {})]
+    batches = [Batch(batch, items), together(batch)]
+    options: dict[str, Any] = {"row_losses": row_losses, "reduction": reduction}
+    whole = raw(look, batches, **options)
+    assert kept == [4, 4]
+    kept.clear()
+    monkeypatch.setattr(dividing, "ON_A_CPU", 1)
+    divided = raw(look, batches, **options)
+    assert kept == ([4, 4] if reduction == "batch" else [2, 1, 1, 1, 1, 1, 1])
+    torch.testing.assert_close(divided, whole, atol=1e-6 * float(whole.max()), rtol=1e-6)
+
+
+def test_what_is_not_by_item_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = make("bert")
+    kept: list[Any] = []
+
+    def row_losses(model: Any, one: Batch) -> torch.Tensor:
+        inputs = dict(one.inputs)
+        beside = inputs.pop("beside")
+        found = classification_losses(model, Batch(inputs, one.items))
+        kept.append(beside)
+        return found
+
+    monkeypatch.setattr(dividing, "ON_A_CPU", 1)
+    rows = together(batch)
+    expected: list[tuple[Any, list[Any]]] = [({"a": 1}, [{"a": 1}]), ([1, 2, 3], [[1, 2, 3]]), (0.5, [0.5] * 4)]
+    for beside, seen in [*expected, ([1, 2, 3, 4], [[1], [2], [3], [4]]), ((None,) * 4, [(None,)] * 4)]:
+        kept.clear()
+        Look(model).importance([Batch({**rows.inputs, "beside": beside}, rows.items)], row_losses=row_losses)
+        assert kept == seen
+
+
 def test_rows_that_influence_each_other_are_refused() -> None:
     model, batch = make("bert")
 
@@ -330,8 +376,38 @@ def test_a_loss_that_depends_on_no_attention_head_is_refused() -> None:
     with pytest.raises(Refused) as refused:
         Look(model).importance([together(batch)], row_losses=constant)
     assert refused.value.reason == "no_gradient"
-    with pytest.raises(UsageError, match="did you mean `michel`"):
-        Look(model).importance([batch], "michell")
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("michel", {"method": "michell"}),
+        ("example", {"reduction": "exampel"}),
+        ("layer", {"normalise": "layers"}),
+    ]
+    for meant, options in asked:
+        with pytest.raises(UsageError, match=f"did you mean `{meant}`"):
+            Look(model).importance([batch], **options)
+    with pytest.raises(UsageError, match="no rows"):
+        Look(model).importance([])
+
+
+@pytest.mark.parametrize("method", ["michel", "taylor", "leave_one_out", "shapley"])
+def test_a_row_whose_loss_is_no_number_is_named(method: str) -> None:
+    """It would turn every score into no number, by which nothing can be chosen."""
+    model, batch = make("bert")
+
+    def row_losses(model: Any, one: Batch) -> torch.Tensor:
+        bad = torch.tensor([number == 12 for number in one.row_numbers])
+        return classification_losses(model, one).masked_fill(bad, float("inf"))
+
+    rows = Batch(batch, [Item(number, {}) for number in (10, 11, 12, 13)])
+    with pytest.raises(UsageError, match="the loss of row 12 is inf"):
+        Look(model).importance([rows], method, row_losses=row_losses, orders=1)
+
+    def steep(model: Any, one: Batch) -> torch.Tensor:
+        return (classification_losses(model, one) * 0).sqrt()
+
+    if method in ("michel", "taylor"):
+        with pytest.raises(UsageError, match="no finite number") as raised:
+            Look(model).importance([rows], method, row_losses=steep)
+        assert raised.value.place in layers_of(model)
 
 
 def test_pruned_and_masked_attention_heads_keep_their_numbers(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 import topwork
 from topwork import AttentionLayer, RecipeError, UsageError
+from topwork_lens import answers
 from topwork_lens.flops import Flops, attention_share, count_flops, speed_limit
 from topwork_lens.look import Look
 from topwork_lens.schedule import Limits, Schedule, at_random
@@ -175,6 +176,54 @@ def test_the_stage_keeps_its_curve_and_cuts_once(tmp_path: Path) -> None:
     assert f"random_{primary}" in numbers_in(found)
 
 
+@pytest.mark.parametrize("iterative", [True, False])
+def test_scores_and_metric_come_from_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iterative: bool) -> None:
+    """As in run_bertology's loop; where nothing may be remembered, both are made one after the other: with the same
+    curve and the same masks."""
+    from transformers import BertForSequenceClassification
+
+    own, ran, found = BertForSequenceClassification.forward, [], []
+    monkeypatch.setattr(
+        BertForSequenceClassification, "forward", lambda *args, **inputs: ran.append(1) or own(*args, **inputs)
+    )
+    for memory in (answers.MOST, 0):
+        monkeypatch.setattr(answers, "MOST", memory)
+        options = {"share": 0.75, "step": 2, "iterative": iterative, "prune": False}
+        (tmp_path / str(memory)).mkdir()
+        done = run(tmp_path / str(memory), [{"prune_schedule": options}])
+        found.append((done.results[0]["result"], len(ran)))
+        ran.clear()
+    assert found[0][0] == found[1][0]
+    # four points are measured, and scored but for the last one, or but for all after the first
+    assert found[1][1] - found[0][1] == (3 if iterative else 1)
+
+
+def test_only_equal_calls_are_answered_from_memory() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor, factor: float = 2.0, draw: bool = False) -> dict[str, torch.Tensor]:
+            ran.append(1)
+            return {"y": factor * x + (torch.rand(1) if draw else 0)}
+
+    ran: list[int] = []
+    model, known = Model(), answers.Answers()
+    ones = torch.ones(2, requires_grad=True)
+    with known.kept(model):
+        assert model(x=ones)["y"].requires_grad
+        model(x=ones, draw=True)
+        model(ones, 3.0)
+    assert len(ran) == 3
+    with known.repeated(model):
+        for call in ({"x": torch.zeros(2)}, {"x": ones, "factor": 2.0}, {"x": ones, "draw": True}, {"x": ones[:1]}):
+            model(**call)
+        model(ones, 3.0)
+        assert (len(ran), known.given) == (8, 0)
+        answer = model(x=torch.ones(2))["y"]
+        assert answer.tolist() == [2.0, 2.0] and not answer.requires_grad
+        assert (len(ran), known.given) == (8, 1)
+        model(x=torch.ones(2))  # once each
+    assert len(ran) == 9 and "forward" not in vars(model)
+
+
 def test_other_ways_to_choose_are_drawn_beside_it(tmp_path: Path) -> None:
     """Every value of every curve, measured again by masking; the page draws them."""
     mine = {"method": "leave_one_out", "normalise": "none"}
@@ -226,6 +275,10 @@ def test_recovery_trains_what_was_cut(tmp_path: Path) -> None:
     found = done.results[0]["result"]
     assert found["heads_after"] == 4 == sum(len(layer.kept or ()) for layer in Look(done.model).layers)
     assert all("recovered" in point and point["recovery_loss"] > 0 for point in found["curve"][1:])
+    # of all its cuts together
+    assert found["parameters_after"] < found["parameters_before"] and found["flops_after"] < found["flops_before"]
+    assert found["flops_after"] / found["flops_before"] == pytest.approx(found["curve"][-1]["flops"])
+    assert found["removed"] == found["masks"] and found["check"]["proves"]
     assert not list((tmp_path / "run" / done.results[0]["folder"]).glob("recover-*"))
 
 

@@ -15,7 +15,8 @@ import topwork
 from test_object_detection import RT_DETR
 from tiny_bases import BASES
 from topwork import Batch, load_plugins
-from topwork.loop import Settings, loss_batches
+from topwork.loop import loss_batches
+from topwork.loop_settings import Settings
 from topwork_lens.look import Look
 
 PLUGINS = load_plugins()

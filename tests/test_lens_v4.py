@@ -9,72 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import topwork
 from topwork import BaseOptions, CheckpointError, PluginError, alterations, load_plugins
 from topwork_lens import v4
 from topwork_lens.look import Look
-
-HEADS = {0: [1, 3], 2: [0]}
-SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
-RANGE: dict[str, Any] = {"initializer_range": 0.3}
-#: type: task, config, where an attention stands, what loses rows, what loses columns; names are those of version 4
-TYPES: dict[str, tuple[str, dict[str, Any], str, tuple[str, ...], str]] = {
-    "bert": ("text-classification", {**SIZES, **RANGE}, "bert.encoder.layer.{}.attention.",
-             ("self.query", "self.key", "self.value"), "output.dense"),
-    "roberta": ("fill-mask", {**SIZES, **RANGE}, "roberta.encoder.layer.{}.attention.",
-                ("self.query", "self.key", "self.value"), "output.dense"),
-    "distilbert": ("token-classification", {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 40, **RANGE},
-                   "distilbert.transformer.layer.{}.attention.", ("q_lin", "k_lin", "v_lin"), "out_lin"),
-    "vit": ("image-classification", {**SIZES, **RANGE, "image_size": 32, "patch_size": 8},
-            "vit.encoder.layer.{}.attention.", ("attention.query", "attention.key", "attention.value"), "output.dense"),
-    "gpt2": ("text-generation", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, **RANGE},
-             "transformer.h.{}.attn.", ("c_attn",), "c_proj"),
-}  # fmt: skip
-
-
-def rows_of(task: str) -> list[dict[str, Any]]:
-    return load_plugins().task(task).example_rows()
-
-
-def written_by_version_4(kind: str, folder: Path) -> topwork.TaskModel:
-    """A folder as transformers 4 wrote it after `model.prune_heads(HEADS)`, and the whole model."""
-    task, config, place, rows, columns = TYPES[kind]
-    whole = topwork.build(task, {"config": {"model_type": kind, **config}}, rows=rows_of(task), seed=1)
-    whole.save(folder)
-    for name in ("topwork.json", "README.md"):
-        (folder / name).unlink()
-    tensors = load_file(folder / "model.safetensors")
-    for layer, gone in HEADS.items():
-        kept = torch.tensor([8 * head + i for head in range(4) if head not in gone for i in range(8)])
-        for name in rows:
-            for part in ("weight", "bias"):
-                key = f"{place.format(layer)}{name}.{part}"
-                if kind == "gpt2":  # a Conv1D: queries, keys and values beside each other in the last dimension
-                    three = torch.cat([kept, kept + 32, kept + 64])
-                    tensors[key] = tensors[key][..., three].contiguous()
-                else:
-                    tensors[key] = tensors[key][kept].contiguous()
-        key = f"{place.format(layer)}{columns}.weight"
-        tensors[key] = (tensors[key][kept] if kind == "gpt2" else tensors[key][:, kept]).contiguous()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    edit(folder, pruned_heads={str(layer): gone for layer, gone in HEADS.items()}, transformers_version="4.57.1")
-    return whole
-
-
-def edit(folder: Path, **entries: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **entries}))
-
-
-def losses(work: topwork.TaskModel, batch: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return work.task.row_losses(work.model, batch)
-
-
-def batch_of(work: topwork.TaskModel) -> Any:
-    return work.task.collate(work.task.encode(rows_of(work.task.name), "loss", 0), "loss")
+from v4_checkpoints import HEADS, SIZES, TYPES, batch_of, edit, losses, rows_of, written_by_version_4
 
 
 @pytest.mark.parametrize("kind", list(TYPES))
@@ -139,13 +80,6 @@ def test_under_a_task_head_that_it_was_not_made_for(tmp_path: Path) -> None:
     pair = topwork.build("summarization", bases=bases, rows=rows_of("summarization"))
     gone = {layer.path: layer.removed for layer in pair.look().layers if layer.removed}
     assert gone == {f"encoder.encoder.layer.{layer}.attention": tuple(heads) for layer, heads in HEADS.items()}
-    # Taken apart, it would run with random weights: a decoder's are copied into a model with cross-attention.
-    with pytest.raises(CheckpointError, match="takes the model apart"):
-        topwork.build(
-            "summarization",
-            bases={"encoder": str(tmp_path / "decoder"), "decoder": str(tmp_path / "bert")},
-            rows=rows_of("summarization"),
-        )
 
 
 def test_a_new_task_head(tmp_path: Path) -> None:
@@ -203,17 +137,6 @@ def test_a_note_that_does_not_fit_is_an_error(noted: Any, match: str, tmp_path: 
     edit(tmp_path, pruned_heads=noted)
     with pytest.raises(CheckpointError, match=match):
         topwork.build("text-classification", str(tmp_path))
-
-
-def test_a_note_in_an_encoder_decoder_is_an_error(tmp_path: Path) -> None:
-    """transformers 4 pruned none: whichever side it could mean would be a guess."""
-    from tiny_bases import BART
-
-    topwork.build("summarization", BART, rows=rows_of("summarization")).save(tmp_path / "bart")
-    (tmp_path / "bart" / "topwork.json").unlink()
-    edit(tmp_path / "bart", pruned_heads={"0": [1]})
-    with pytest.raises(CheckpointError, match="several sides"):
-        topwork.build("summarization", str(tmp_path / "bart"), rows=rows_of("summarization"))
 
 
 @pytest.mark.parametrize("kind", ["bert", "vit"])

@@ -1,4 +1,4 @@
-"""What a base leaves unfinished while a task builds: a plugin puts its shape back, then its weights come."""
+"""What a base leaves unfinished while a task builds: a plugin puts its shape back at once, then its weights come."""
 
 from __future__ import annotations
 
@@ -41,11 +41,17 @@ class Rows:
         for path, rows in alterations.get("rows", {}).items():
             module: Any = model.get_submodule(path)
             module.weight, module.bias = (nn.Parameter(torch.zeros(rows, *size)) for size in ((3,), ()))
-            noted(model)[path] = rows
+            module.rows = rows
+            self.model_saving(model)
+
+    @hookimpl
+    def model_saving(self, model: nn.Module) -> None:
+        found = {path: module.rows for path, module in model.named_modules() if hasattr(module, "rows")}
+        alterations(model)["rows"] = found
 
 
 def noted(model: nn.Module) -> dict[str, Any]:
-    return alterations(model).setdefault("rows", {})
+    return alterations(model)["rows"]
 
 
 def task(base: Base, build: Any = lambda base: nn.Sequential(nn.ReLU(), base.backbone())) -> Any:
@@ -74,11 +80,31 @@ def test_nobody_knows_it() -> None:
     assert base.unfinished is None
 
 
-def test_a_task_that_takes_it_apart_is_stopped() -> None:
-    def copied(base: Base) -> nn.Module:
-        fresh = nn.Linear(3, 4)
+def copied(rows: int) -> Any:
+    def build(base: Base) -> nn.Module:
+        fresh = nn.Linear(3, rows)
         fresh.load_state_dict(base.backbone().state_dict())
         return fresh
 
-    with pytest.raises(CheckpointError, match="takes the model apart"):
-        graft(task(Base(), copied), load_plugins(extra=[Rows()]), weights=True)
+    return build
+
+
+def test_a_task_may_take_it_apart() -> None:
+    model, _ = graft(task(Base(), copied(2)), load_plugins(extra=[Rows()]), weights=True)
+    assert torch.equal(model(torch.ones(1, 3)), torch.full((1, 2), 3.0))
+
+
+def test_a_task_that_makes_something_else_of_it_is_stopped() -> None:
+    base = Base()
+    with pytest.raises(CheckpointError, match=r"takes the model apart.*size mismatch"):
+        graft(task(base, copied(4)), load_plugins(extra=[Rows()]), weights=True)
+    assert base.unfinished is None
+
+
+def test_another_mistake_of_a_task_stays_what_it_is() -> None:
+    def build(base: Base) -> nn.Module:
+        base.backbone()
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        graft(task(Base(), build), load_plugins(extra=[Rows()]), weights=True)

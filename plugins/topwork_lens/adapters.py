@@ -36,15 +36,22 @@ class _BiasRows:
         whole, self.whole = self.whole, None
         if getattr(module, _ROWS, None) is None:
             return output
+        own = output[1]
         if whole is None:
             # A layer without a table made zeros for the attention heads that it has: one row of zeros fits all layers.
-            whole = output[1].new_zeros(1, 1, *output[1].shape[2:])
+            whole = own.new_zeros(*[1] * (own.dim() - 2), *own.shape[-2:])
+        elif own.dim() == 5 and own.shape[2]:
+            # Local attention adds its mask, the same for all attention heads, to the bias that it made.
+            whole = whole + (own - cut_rows(module, whole))[:, :, :1]
         return (output[0], whole, *output[2:])
 
 
 def cut_rows(module: nn.Module, bias: torch.Tensor) -> torch.Tensor:
-    """[1, original heads, queries, keys] -> [1, heads that the module has, queries, keys]."""
-    return bias[:, getattr(module, _ROWS)] if bias.shape[1] > 1 else bias
+    """[1, original heads, queries, keys] -> [1, heads that the module has, queries, keys]; [1, 1, heads, ...] where
+    attention is local."""
+    dim = bias.dim() - 3
+    rows = torch.tensor(getattr(module, _ROWS), dtype=torch.long, device=bias.device)
+    return bias.index_select(dim, rows) if bias.shape[dim] > 1 else bias
 
 
 class _MadeHere:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, WeakMethod, ref
 import torch
 from torch import nn
 
-from topwork import Batch
+from topwork import Batch, UsageError
 from topwork_lens.refusals import refuse
 
 RowLosses = Callable[[nn.Module, Batch], torch.Tensor]
@@ -23,16 +23,22 @@ RowLosses = Callable[[nn.Module, Batch], torch.Tensor]
 _ALONE: WeakKeyDictionary[nn.Module, list[Callable[[], Any]]] = WeakKeyDictionary()
 
 
-def known_alone(model: nn.Module, row_losses: RowLosses) -> bool:
-    """Whether these row losses of this model were seen not to depend on other rows."""
-    return any(known() == row_losses for known in _ALONE.get(model, ()))
+class Alone:
+    """Whether some row losses of a model were seen not to depend on other rows."""
 
+    def __init__(self, model: nn.Module, row_losses: RowLosses) -> None:
+        self.model, self.row_losses = model, row_losses
 
-def note_alone(model: nn.Module, row_losses: RowLosses) -> None:
-    """Remember that they were."""
-    # A strong reference would keep the task, and with it the model, alive.
-    known = WeakMethod(row_losses) if isinstance(row_losses, MethodType) else ref(row_losses)
-    _ALONE.setdefault(model, []).append(known)
+    @property
+    def known(self) -> bool:
+        """Whether they were."""
+        return any(known() == self.row_losses for known in _ALONE.get(self.model, ()))
+
+    def note(self) -> None:
+        """Remember that they were."""
+        # A strong reference would keep the task, and with it the model, alive.
+        one = self.row_losses
+        _ALONE.setdefault(self.model, []).append(WeakMethod(one) if isinstance(one, MethodType) else ref(one))
 
 
 def independent(losses: torch.Tensor, leaves: list[torch.Tensor], batch: Batch) -> None:
@@ -57,6 +63,7 @@ def by_row(row_losses: RowLosses, seed: int) -> RowLosses:
 
     Raises:
         Refused: a batch of several rows drew random numbers: they would depend on the batch.
+        UsageError: a loss is not finite.
     """
 
     def seeded(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -68,6 +75,11 @@ def by_row(row_losses: RowLosses, seed: int) -> RowLosses:
             if batch.row_count > 1 and not torch.equal(before, torch.get_rng_state()):
                 cause = "the losses of several rows draw random numbers together"
                 raise refuse("batch_coupled", cause, mend="score one row at a time: batch_size: 1")
+            if not bool(losses.isfinite().all()):
+                place = int((~losses.isfinite()).nonzero().flatten()[0])
+                said = f"row {batch.row_numbers[place]}" if len(losses) == batch.row_count else "a row"
+                cause = f"the loss of {said} is {float(losses.detach().flatten()[place])}: it would hide all other rows"
+                raise UsageError(cause, mend="leave that row out, or look why the model answers it with such numbers")
             return losses
 
     return seeded

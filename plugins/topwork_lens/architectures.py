@@ -7,33 +7,25 @@ pruning compares the masked with the pruned layer before it keeps a change.
 
 from __future__ import annotations
 
-from topwork_lens.rows import Part, Row
+from topwork_lens.rows import Part, Row, beside, normed, separate
 
-#: classes of modules that weigh by a softmax and have no attention heads: an average over the states of earlier layers
-#: without any projection, and a recurrent cell that looks once at the whole picture
+#: classes that weigh by a softmax and have no attention heads: an average over earlier layers without any projection,
+#: and a recurrent cell that looks once at the whole picture
 WITHOUT_HEADS = ("Inkling2BlockAttentionResidual", "SLANeXtAttentionGRUCell", "SLANetAttentionGRUCell")
 
 
-def _separate(query: str, key: str, value: str, *more: Part) -> tuple[Part, ...]:
-    return (Part(query), Part(key, "group"), Part(value, "group"), *more)
-
-
-def _beside(core: str, *names: str) -> tuple[Part, ...]:
-    return tuple(Part(f"{core}_{name}_proj", optional=name == "query_pos") for name in names)
-
-
-def _normed(projection: str, norm: str) -> tuple[Part, ...]:
-    """A projection with a batch norm behind it, whose statistics are kept by output feature."""
-    names = ("weight", "bias", "running_mean", "running_var")
-    return (Part(projection), *(Part(f"{norm}.{name}", dim=0, optional=True) for name in names))
-
-
-_TABLE = Part("relative_position_bias.relative_position_bias_table", dim=1)
+#: why the attention weights of some model types cannot be captured, where no row says it
+UNSEEN = {
+    "autoformer": "it weighs a few delays of the whole series, the same for all attention heads, and no positions",
+    "coat": "keys are weighed over positions channel by channel and multiplied with the values: no query has weights",
+    "mra": "weights are approximated in blocks by kernels of its own, without which it computes nothing but zeros",
+    "yoso": "keys are weighed by how probably hashes of queries and keys agree, without a softmax",
+}
 
 ROWS = (
     Row(
         "query, key, value inside `self` in windows, with a network that makes the position bias",
-        _separate(
+        separate(
             "self.query",
             "self.key",
             "self.value",
@@ -63,19 +55,19 @@ ROWS = (
     ),
     Row(
         "query, key, value inside `self`, `output` beside it",
-        _separate("self.query", "self.key", "self.value"),
+        separate("self.query", "self.key", "self.value"),
         output="output.dense",
         core="self",
         full=("all_head_size",),
     ),
     Row(
         "query, key, value inside `attention`, `output` beside it",
-        _separate("attention.query", "attention.key", "attention.value"),
+        separate("attention.query", "attention.key", "attention.value"),
         output="output.dense",
         core="attention",
         full=("all_head_size",),
     ),
-    Row("query, key, value, dense", _separate("query", "key", "value"), output="dense", full=("all_head_size",)),
+    Row("query, key, value, dense", separate("query", "key", "value"), output="dense", full=("all_head_size",)),
     Row(
         "query_key in one inside `self_attention`, `output` beside it",
         (Part("self_attention.query_key"), Part("self_attention.value")),
@@ -83,30 +75,38 @@ ROWS = (
         core="self_attention",
         full=("all_head_size",),
     ),
-    Row("q_lin ... out_lin", _separate("q_lin", "k_lin", "v_lin"), output="out_lin"),
+    Row("q_lin ... out_lin", separate("q_lin", "k_lin", "v_lin"), output="out_lin"),
     Row(
         "q_proj ... o_proj in windows, with a bias table",
-        _separate("q_proj", "k_proj", "v_proj", _TABLE),
+        separate("q_proj", "k_proj", "v_proj", Part("relative_position_bias.relative_position_bias_table", dim=1)),
         output="o_proj",
         form="windowed",
         types=("swin", "donut-swin", "maskformer-swin"),
     ),
-    Row("q_proj ... o_proj", _separate("q_proj", "k_proj", "v_proj"), output="o_proj"),
+    Row("q_proj ... o_proj", separate("q_proj", "k_proj", "v_proj"), output="o_proj"),
     Row(
         "q_proj ... out_proj, reshaped to the width that it remembers",
-        _separate("q_proj", "k_proj", "v_proj"),
+        separate("q_proj", "k_proj", "v_proj"),
         output="out_proj",
         full=("embed_dim",),
         types=("xglm",),
     ),
-    Row("q_proj ... out_proj", _separate("q_proj", "k_proj", "v_proj"), output="out_proj"),
+    Row("q_proj ... out_proj", separate("q_proj", "k_proj", "v_proj"), output="out_proj"),
     Row(
         "q, k, v, o with a position bias shared by all layers",
-        _separate("q", "k", "v"),
+        separate("q", "k", "v"),
         output="o",
         full=("inner_dim",),
         adapter="shared_position_bias",
         types=("t5", "mt5", "longt5", "switch_transformers", "pop2piano", "udop"),
+    ),
+    Row(
+        "query, key, value, output with a position bias shared by all layers",
+        separate("query", "key", "value"),
+        output="output",
+        full=("inner_dim",),
+        adapter="shared_position_bias",
+        types=("pix2struct_text_model",),
     ),
     Row(
         "q_attn, fused keys and values c_attn, c_proj",
@@ -124,7 +124,7 @@ ROWS = (
     ),
     Row(
         "query_proj ... inside `self`, with projections of relative positions",
-        _separate(
+        separate(
             "self.query_proj",
             "self.key_proj",
             "self.value_proj",
@@ -151,7 +151,7 @@ ROWS = (
     ),
     Row(
         "q, k, v, o inside `attn`",
-        _separate("attn.q", "attn.k", "attn.v"),
+        separate("attn.q", "attn.k", "attn.v"),
         output="attn.o",
         core="attn",
         full=("all_head_size",),
@@ -159,7 +159,7 @@ ROWS = (
     ),
     Row(
         "linear_q ... linear_out, with relative positions",
-        _separate(
+        separate(
             "linear_q",
             "linear_k",
             "linear_v",
@@ -172,13 +172,13 @@ ROWS = (
     Row("fused Wqkv, out_proj", (Part("Wqkv", stack=3),), output="out_proj", types=("mpt",)),
     Row("fused qkv inside `attention`", (Part("attention.qkv", stack=3),), output="output.dense", core="attention"),
     Row("fused att_proj, out_proj", (Part("att_proj", stack=3),), output="out_proj", full=("embed_dim",)),
-    Row("Wq, Wk, Wv, dense", _separate("Wq", "Wk", "Wv"), output="dense", types=("ctrl",)),
-    Row("query, key, value, proj", _separate("query", "key", "value"), output="proj", full=("all_head_size",)),
+    Row("Wq, Wk, Wv, dense", separate("Wq", "Wk", "Wv"), output="dense", types=("ctrl",)),
+    Row("query, key, value, proj", separate("query", "key", "value"), output="proj", full=("all_head_size",)),
     Row("fused Wqkv, Wo", (Part("Wqkv", stack=3),), output="Wo", full=("all_head_size",)),
     Row("query_key_value head by head, dense", (Part("query_key_value"),), output="dense", types=("gpt_neox", "bloom")),
     Row(
         "query, key, value inside `attention` over channels, the output projection in the block beside it",
-        _separate("attention.query", "attention.key", "attention.value"),
+        separate("attention.query", "attention.key", "attention.value"),
         output="post_attention.conv1d",
         core="attention",
         full=("all_head_size",),
@@ -216,7 +216,7 @@ ROWS = (
     ),
     Row(
         "projections of contents and positions beside the self-attention",
-        _beside("self_attn", "query_content", "query_pos", "key_content", "key_pos", "value"),
+        beside("self_attn", "query_content", "query_pos", "key_content", "key_pos", "value"),
         output="self_attn.output_proj",
         core="self_attn",
         full=("output_dim", "embed_dim"),
@@ -224,7 +224,7 @@ ROWS = (
     ),
     Row(
         "projections of contents and positions beside the cross-attention",
-        _beside("cross_attn", "query_content", "query_pos", "query_pos_sine", "key_content", "key_pos", "value"),
+        beside("cross_attn", "query_content", "query_pos", "query_pos_sine", "key_content", "key_pos", "value"),
         output="cross_attn.output_proj",
         core="cross_attn",
         full=("output_dim",),
@@ -233,7 +233,7 @@ ROWS = (
     Row(
         "queries_keys_values head by head behind a norm, projection behind an activation",
         (
-            *_normed("queries_keys_values.linear", "queries_keys_values.batch_norm"),
+            *normed("queries_keys_values.linear", "queries_keys_values.batch_norm"),
             Part("attention_biases", dim=0),
         ),
         output="projection.linear",
@@ -242,8 +242,8 @@ ROWS = (
     Row(
         "queries, keys_values head by head behind norms, projection behind an activation",
         (
-            *_normed("queries.linear", "queries.batch_norm"),
-            *_normed("keys_values.linear", "keys_values.batch_norm"),
+            *normed("queries.linear", "queries.batch_norm"),
+            *normed("keys_values.linear", "keys_values.batch_norm"),
             Part("attention_biases", dim=0),
         ),
         output="projection.linear",
@@ -251,13 +251,13 @@ ROWS = (
     ),
     Row(
         "timm: qkv head by head, proj behind an activation",
-        (*_normed("qkv.linear", "qkv.bn"), Part("attention_biases", dim=0)),
+        (*normed("qkv.linear", "qkv.bn"), Part("attention_biases", dim=0)),
         output="proj.ln.linear",
         full=("val_attn_dim",),
     ),
     Row(
         "timm: q, kv head by head, proj behind an activation",
-        (*_normed("q.ln.linear", "q.ln.bn"), *_normed("kv.linear", "kv.bn"), Part("attention_biases", dim=0)),
+        (*normed("q.ln.linear", "q.ln.bn"), *normed("kv.linear", "kv.bn"), Part("attention_biases", dim=0)),
         output="proj.ln.linear",
         full=("val_attn_dim",),
     ),

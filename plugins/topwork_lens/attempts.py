@@ -14,11 +14,12 @@ from typing import Any, cast
 from torch import nn
 from torch.nn.utils import parametrize
 
-from topwork import AttentionLayer, Refused, alterations
+from topwork import AttentionLayer, Refused
 from topwork_lens.discovery import describe_one, find_layers
 from topwork_lens.fused import candidates
 from topwork_lens.gates import refresh_gates
 from topwork_lens.layout import resolve
+from topwork_lens.notes import write
 from topwork_lens.refusals import refuse
 from topwork_lens.slicing import Undo, by_parameter, cut, groups_of
 from topwork_lens.soft import soft_entry, soften, surviving
@@ -34,12 +35,22 @@ class Attempts:
     Args:
         gone: original numbers of the attention heads that go.
         agrees: raises `Refused` when the layer does not compute what it computes masked.
+        weighed: whether the context is seen to be weights @ values, attention head by attention head.
+        only: the parameters that become compact, and no other way is tried; None: all ways.
     """
 
     def __init__(
-        self, model: nn.Module, layer: AttentionLayer, gone: Sequence[int], plugins: Any, agrees: Callable[[], Any]
+        self,
+        model: nn.Module,
+        layer: AttentionLayer,
+        gone: Sequence[int],
+        plugins: Any,
+        agrees: Callable[[], Any],
+        weighed: Callable[[], bool],
+        only: Sequence[str] | None = None,
     ) -> None:
-        self.model, self.layer, self.plugins, self.agrees = model, layer, plugins, agrees
+        self.model, self.layer, self.plugins, self.only = model, layer, plugins, only
+        self.agrees, self.weighed = agrees, weighed
         self.gone, self.kept = set(gone), list(layer.kept or ())
 
     def all(self, seek: Callable[[], list[Variant]]) -> Iterator[tuple[Attempt, Variant | None]]:
@@ -48,6 +59,9 @@ class Attempts:
         Args:
             seek: answers the variants to try; called when the description itself has failed.
         """
+        if self.only is not None:
+            yield partial(self.soft, only=self.only), None
+            return
         if self.layer.prunable == "hard":
             yield self.hard, None
             found = seek()
@@ -88,8 +102,8 @@ class Attempts:
     def piecewise(self, undos: list[Undo], why: str) -> None:
         """Only those parameters that nothing else depends on, such as a norm over all attention heads.
 
-        An output projection alone always agrees. When nothing before it can go, what one attention head computes
-        reaches the output through the slices of others.
+        An output projection alone always agrees. When nothing before it can go, and its slices are not seen to be what
+        the attention heads give, what one of them computes may reach the output through the slices of others.
         """
         names = [parameter for parameter, _ in by_parameter(self.layer)]
         chosen = [name for name in names if name.rpartition(".")[0] == self.layer.output]
@@ -106,7 +120,8 @@ class Attempts:
                 chosen.append(name)
             else:
                 undos.pop().restore()
-        if not any(name.endswith("weight") for name in chosen if name.rpartition(".")[0] != self.layer.output):
+        shrunk = any(name.endswith("weight") for name in chosen if name.rpartition(".")[0] != self.layer.output)
+        if not shrunk and not self.weighed():
             cause = "nothing shows that a slice of the context is the output of one attention head"
             raise refuse("not_a_head", cause, place=self.layer.path, mend="mask it instead")
 
@@ -144,7 +159,7 @@ def plan(layer: AttentionLayer, gone: Collection[int]) -> tuple[list[int], list[
 
 
 def note(model: nn.Module, layer: AttentionLayer, kept: Sequence[int], left: Sequence[int]) -> None:
-    """Write into the model's alterations which attention heads a layer still has."""
+    """Note which attention heads a layer still has."""
     entry = {
         "kept": list(kept),
         "heads": layer.heads,
@@ -155,4 +170,4 @@ def note(model: nn.Module, layer: AttentionLayer, kept: Sequence[int], left: Seq
     }
     if layer.notes.get("variant"):
         entry["variant"] = layer.notes["variant"]
-    alterations(model).setdefault("lens", {}).setdefault("layers", {})[layer.path] = entry
+    write(model, "layers", layer, entry)

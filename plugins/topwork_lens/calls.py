@@ -21,6 +21,7 @@ from topwork import AttentionLayer
 from topwork_lens.explained import product_by_head, projected
 from topwork_lens.gates import module_at
 from topwork_lens.operands import Mask, by_heads, rows_of, split_items, with_keys_last
+from topwork_lens.quick import Formula
 from topwork_lens.refusals import refuse
 from topwork_lens.strangers import Following
 from topwork_lens.strangers import no_strangers as no_strangers
@@ -43,6 +44,7 @@ class Call:
             other values of the same form, when some are given.
         shape: (items, heads, queries, keys).
         dropped: True when dropout was at work: the context then differs from weights @ values.
+        formula: what the weights are made of, if they are made in the usual way; or None.
     """
 
     layer: AttentionLayer
@@ -55,11 +57,15 @@ class Call:
     values: torch.Tensor | None = None
     scaled: bool = False
     parts: torch.Tensor | None = None
+    formula: Formula | None = None
 
     @cached_property
     def largest(self) -> float:
         """The largest number of the context, without its sign."""
-        return float(self.context.detach().abs().amax()) if self.context is not None and self.context.numel() else 0.0
+        if self.context is None or not self.context.numel():
+            return 0.0
+        lowest, highest = self.context.detach().aminmax()
+        return float(torch.maximum(-lowest, highest))
 
     @cached_property
     def projected(self) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -200,7 +206,11 @@ def interface_call(
         context, weights = eager(module, part, key, values, masked.added(start, stop), dropout=0.0, **cut)[:2]
         return context, weights
 
-    return Call(layer, answer[0], None, masked.allowed if masked else None, block, shape, dropped, value)
+    allowed, formula = masked.allowed if masked else None, None
+    if options.get("position_bias") is None and query.shape[-1] == key.shape[-1]:
+        scale = options.get("scaling") or getattr(module, "scaling", None)
+        formula = Formula(query, key, scale if isinstance(scale, float) else query.shape[-1] ** -0.5, masked)
+    return Call(layer, answer[0], None, allowed, block, shape, dropped, value, formula=formula)
 
 
 def _functions(watch: _Watch) -> Following:
@@ -264,7 +274,8 @@ def direct_call(
         return (weights @ values).transpose(1, 2), weights
 
     shape, allowed = (query.shape[0], heads, queries, keys), masked.allowed if masked else None
-    return Call(layer, answer.transpose(1, 2), None, allowed, block, shape, dropout_p > 0, value)
+    formula = Formula(query, key, scale, masked)
+    return Call(layer, answer.transpose(1, 2), None, allowed, block, shape, dropout_p > 0, value, formula=formula)
 
 
 def softmax_call(layer: AttentionLayer, weights: torch.Tensor) -> Call | None:

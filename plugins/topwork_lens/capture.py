@@ -7,21 +7,34 @@ it was, also after an exception.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, UsageError, unknown
+from topwork import AttentionLayer, UsageError, fast_products
+from topwork_lens.asked import (
+    block_asked,
+    device_asked,
+    heads_asked,
+    keys_asked,
+    names_asked,
+    offset_of,
+    places_asked,
+    unfit,
+)
 from topwork_lens.calls import Call, watching
 from topwork_lens.discovery import blocks
 from topwork_lens.explained import compare_contexts, other_order, quick_weights, received
 from topwork_lens.gates import first_input, module_at, output_projection, split_heads
 from topwork_lens.multihead import unfolded
-from topwork_lens.reductions import Reducer
+from topwork_lens.quick import reduced
+from topwork_lens.reductions import Reducer, in_full
 from topwork_lens.refusals import refuse
 from topwork_lens.seen import Seen
 
@@ -48,15 +61,15 @@ class Capture:
         folder: str | Path | None = None,
         known: Sequence[AttentionLayer] | None = None,
     ) -> None:
-        for name in what:
-            if name not in (*Reducer.KNOWN, *STATES):
-                raise unknown("capture", name, (*Reducer.KNOWN, *STATES))
+        self.what = names_asked(what, (*Reducer.KNOWN, *STATES))
+        if not layers and known:
+            raise UsageError("no attention layer is chosen", mend="name some, or leave `layers` out for all")
         if not layers:
             raise refuse("unknown_layout", "no attention layer was found in this model")
-        self.model, self.layers, self.what = model, layers, tuple(what)
-        self.heads = heads
-        self.reducer = Reducer([name for name in what if name in Reducer.KNOWN], keys, places)
-        self.size, self.memory, self.device = block, memory, torch.device(device)
+        self.model, self.layers, self.heads = model, layers, heads_asked(heads)
+        reductions = [name for name in what if name in Reducer.KNOWN]
+        self.reducer = Reducer(reductions, keys_asked(keys), places_asked(places))
+        self.size, self.memory, self.device = block_asked(block), memory, device_asked(device)
         self.kept = 0
         self.parts: dict[str, list[torch.Tensor]] = {}
         self.softmaxes: set[str] = set()
@@ -67,6 +80,7 @@ class Capture:
     def run(self) -> Iterator[Seen]:
         """The block in which the model is watched."""
         with ExitStack() as stack:
+            stack.enter_context(_uncompiled())
             stack.enter_context(unfolded([module_at(self.model, layer.path) for layer in self.layers]))
             for layer in self.layers:
                 projection = output_projection(self.model, layer)
@@ -76,6 +90,8 @@ class Capture:
                     module = module_at(self.model, path)
                     stack.callback(module.register_forward_hook(self._hidden(path)).remove)
             if self.wants_weights:
+                if not torch.is_grad_enabled():
+                    stack.enter_context(fast_products(_device_of(self.model)))
                 self.softmaxes = stack.enter_context(watching(self.model, self.layers, self._weights))
             yield self.seen
         self._complete()
@@ -140,49 +156,57 @@ class Capture:
         if own is not None and call.layer.kept and not call.dropped:
             self.parts.setdefault(call.layer.path, []).append(own)
         self.seen.add("valid", call.layer.path, valid_queries(call).to(self.device))
-        if "weights_gradient" in self.what:
-            return self._in_graph(call)
+        context, call = self._in_graph(call) if "weights_gradient" in self.what else (None, call)
         with torch.no_grad():
-            pieces = self._blocks(call)
+            self._reductions(call)
         if call.scaled:
             self.seen.explained[call.layer.path] = "product"
-        for name, parts in pieces.items():
-            whole = torch.cat(parts, dim=2)
-            self._keep(name, call.layer, whole, axis=1)
-        return None
+        return context
 
-    def _blocks(self, call: Call) -> dict[str, list[torch.Tensor]]:
+    def _reductions(self, call: Call) -> None:
+        offset = offset_of(call) if "distance" in self.reducer.names else 0
+        reasons = {name: unfit(name, call, self.reducer.keys, self.reducer.places, offset) for name in self.what}
+        reducer = self.reducer.some([name for name in self.reducer.names if reasons[name] is None], offset or 0)
+        found = reduced(call, reducer, self.size, all_valid_rows)
+        if found is None:
+            found = {name: torch.cat(parts, dim=2) for name, parts in self._blocks(call, reducer).items()}
+        for name in self.reducer.names:
+            self.seen.fits(name, call.layer.path, reasons[name])
+            nothing = torch.full(call.shape[:3], float("nan"), device=_device(call))
+            self._keep(name, call.layer, found.get(name, nothing), axis=1)
+
+    def _blocks(self, call: Call, reducer: Reducer) -> dict[str, list[torch.Tensor]]:
         queries = call.shape[2]
         pieces: dict[str, list[torch.Tensor]] = {}
         total: torch.Tensor | None = None
         valid = valid_queries(call)[:, None, :, None]
-        for start in range(0, queries, self.size):
+        for start in range(0, queries if reducer.names else 0, self.size):
             stop = min(queries, start + self.size)
             weights = checked_weights(call, start, stop)
             allowed = None if call.allowed is None else call.allowed(start, stop)
-            for name, part in self.reducer.block(weights, allowed, start, call.shape).items():
+            for name, part in reducer.block(weights, allowed, start, call.shape).items():
                 self._bound(part)
                 pieces.setdefault(name, []).append(part)
-            if "mean" in self.reducer.names:
+            if "mean" in reducer.names:
+                weights = in_full(weights)
                 sums = (weights * valid[:, :, start:stop].to(weights)).sum(2)
                 total = sums if total is None else total + sums
         if total is not None:
             pieces["mean"] = [total / valid.sum(2).clamp(min=1).to(total)]
         return pieces
 
-    def _in_graph(self, call: Call) -> torch.Tensor | None:
-        """Weights that the loss depends on: the model goes on with the recomputed context."""
+    def _in_graph(self, call: Call) -> tuple[torch.Tensor | None, Call]:
+        """Weights that the loss depends on: the model goes on with the recomputed context. And the call with them."""
+        if call.dropped:
+            cause = "attention dropout is at work, and the recomputed weights that gradients need would go without it"
+            raise refuse("no_gradient", cause, place=call.layer.path, mend="model.eval(), or attention dropout 0")
         context, weights = (None, call.weights) if call.block is None else call.block(0, call.shape[2])
         assert weights is not None
         if context is not None:
             compare_contexts(call, (context, weights), valid_rows(call, 0, call.shape[2]), 0)
         if weights.requires_grad:
             weights.register_hook(lambda grad: self._keep("weights_gradient", call.layer, grad.detach(), axis=1))
-        with torch.no_grad():
-            allowed = None if call.allowed is None else call.allowed(0, call.shape[2])
-            for name, part in self.reducer.block(weights.detach(), allowed, 0, call.shape).items():
-                self._keep(name, call.layer, part, axis=1)
-        return context
+        return context, replace(call, weights=weights.detach(), formula=None)
 
     # ------------------------------------------------------------------ keeping
 
@@ -238,7 +262,25 @@ def valid_queries(call: Call) -> torch.Tensor:
         starts = range(0, queries, BLOCK)
         seen = [call.allowed(start, min(queries, start + BLOCK)).any(1).any(1).expand(items, keys) for start in starts]
         return torch.stack(seen).any(0)
+    return all_valid_rows(call)
+
+
+def all_valid_rows(call: Call) -> torch.Tensor:
+    """[items, queries]: `valid_rows` of all queries, without the whole mask at once."""
+    queries = call.shape[2]
     return torch.cat([valid_rows(call, start, min(queries, start + BLOCK)) for start in range(0, queries, BLOCK)], 1)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """What torch has compiled runs as it was written: else all of the watching would be compiled as well, and again
+    when the block is over."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _device(call: Call) -> torch.device:

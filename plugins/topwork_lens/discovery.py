@@ -6,6 +6,7 @@ backbone), in the order of the module tree, because most architectures do not nu
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -82,6 +83,8 @@ def layer_at(layers: Sequence[AttentionLayer], key: Key) -> AttentionLayer:
     """
     if not layers:
         raise UsageError("no attention layer was found in this model", mend="teach it by the hook `attention_layer`")
+    if not isinstance(key, str | tuple):
+        key = whole_number(key, "the number of an attention layer")
     by_path = {caller: layer for layer in layers for caller in layer.callers}
     by_number = numbered(layers)
     if isinstance(key, str) and key not in by_path:
@@ -104,6 +107,31 @@ def layer_at(layers: Sequence[AttentionLayer], key: Key) -> AttentionLayer:
     return by_number[key[0], key[1]]
 
 
+def whole_number(value: Any, what: str) -> int:
+    """A Python int, or what counts as one, such as numpy's.
+
+    Raises:
+        UsageError: it is something else; a truth value, too: who gives those means a mask.
+    """
+    try:
+        if not isinstance(value, bool) and not str(getattr(value, "dtype", "")).endswith("bool"):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise UsageError(f"{what} must be a whole number, not {value!r}")
+
+
+def _numbers(value: Any, place: str) -> list[int]:
+    """Numbers of attention heads, each once, in order."""
+    if isinstance(value, str | Mapping) or not hasattr(value, "__iter__") or getattr(value, "shape", None) == ():
+        value = [value]
+    try:
+        return sorted({whole_number(number, "the number of an attention head") for number in value})
+    except UsageError as error:
+        mend = "give numbers that count from 0, such as [1, 3]"
+        raise UsageError(error.cause, place=place, mend=mend) from error
+
+
 def heads_by_layer(
     layers: Sequence[AttentionLayer], heads: Mapping[Any, Sequence[int]]
 ) -> dict[str, tuple[AttentionLayer, list[int]]]:
@@ -112,12 +140,15 @@ def heads_by_layer(
     Raises:
         UsageError: no such layer, no such attention head, or a layer named twice.
     """
+    if not isinstance(heads, Mapping):
+        cause = f"which attention heads is said by layer, not by a {type(heads).__name__}"
+        raise UsageError(cause, mend="give a dict, such as {0: [1, 3]}")
     found: dict[str, tuple[AttentionLayer, list[int]]] = {}
     for key, numbers in heads.items():
         layer = layer_at(layers, key)
         if layer.path in found:
             raise UsageError(f"attention layer {layer.path} is named twice", place=str(key))
-        asked = sorted({int(number) for number in ([numbers] if isinstance(numbers, int) else numbers)})
+        asked = _numbers(numbers, layer.path)
         wrong = [number for number in asked if not 0 <= number < layer.heads]
         if wrong:
             raise UsageError(

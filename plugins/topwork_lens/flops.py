@@ -8,9 +8,10 @@ a = (2 d + S) / (6 d + S), whatever the number of attention heads (from 4 S d^2 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from topwork import AttentionLayer, Json
 from topwork_lens.gates import module_at
+from topwork_lens.projections import features
 from topwork_lens.selfcheck import quiet
 
 
@@ -39,10 +41,12 @@ class Flops:
     Args:
         total: of the whole model.
         by_layer: of each attention layer, its projections included, by path; 0 for a layer that did not run.
+        shared: of those, what makes the keys and values of groups that several attention heads share.
     """
 
     total: int
     by_layer: dict[str, int]
+    shared: dict[str, int] = field(default_factory=dict)
 
     @property
     def attention(self) -> int:
@@ -59,18 +63,32 @@ class Flops:
         gone = 1 - after.attention / self.attention if self.attention else 0.0
         return speed_limit(gone, self.share)
 
-    def without(self, layers: Sequence[AttentionLayer], gone: dict[str, list[int]]) -> int:
-        """What would be left of the total when attention heads were cut: each has an equal part of its layer's."""
+    def without(self, layers: Sequence[AttentionLayer], gone: Mapping[str, Sequence[int]]) -> int:
+        """What would be left of the total when attention heads were cut: each has an equal part of its layer's, but for
+        shared keys and values, which go when the whole group does, or are copied for what is left of it. A layer that
+        can only be pruned softly loses nothing."""
         left = self.total
         for layer in layers:
             now = len(layer.kept or ())
-            if now and layer.path in gone:
-                left -= self.by_layer[layer.path] * len(gone[layer.path]) // now
+            if not now or not gone.get(layer.path) or layer.prunable == "soft":
+                continue
+            shared = self.shared.get(layer.path, 0)
+            kept, groups = _left_of(layer, gone[layer.path])
+            after = (self.by_layer[layer.path] - shared) * kept // now
+            left += after + shared * groups // max(1, len(layer.groups_left or ())) - self.by_layer[layer.path]
         return left
 
     def json(self) -> dict[str, Json]:
         """For a stage's result."""
         return {"total": self.total, "attention": self.attention, "layers": dict(self.by_layer)}
+
+
+def _left_of(layer: AttentionLayer, gone: Sequence[int]) -> tuple[int, int]:
+    """Attention heads, and key/value groups with their copies, that a layer would have (see `attempts.plan`)."""
+    kept = [number for number in layer.kept or () if number not in set(gone)]
+    counts = Counter(number * layer.groups // layer.heads for number in kept)
+    copied = len(layer.groups_left or ()) > len(set(layer.groups_left or ()))
+    return len(kept), len(kept) if copied or len(set(counts.values())) > 1 else len(counts)
 
 
 class _Counter(TorchDispatchMode):
@@ -93,23 +111,39 @@ def count_flops(model: nn.Module, layers: Sequence[AttentionLayer], call: Callab
     """Count the operations of matrix products, convolutions and attention kernels while `call` runs the model."""
     counter = _Counter()
     by_layer = dict.fromkeys((layer.path for layer in layers), 0)
+    shared = dict.fromkeys(by_layer, 0.0)
     begun: list[int] = []
 
     def enter(*_: Any) -> None:
         begun.append(counter.total)
 
-    def leave(path: str) -> Callable[..., None]:
+    def leave(counts: dict[str, Any], path: str, share: float) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            by_layer[path] += counter.total - begun.pop()
+            ran = counter.total - begun.pop()
+            counts[path] += ran if share == 1 else ran * share
 
         return hook
 
     with ExitStack() as stack:
         for layer in layers:
             module = module_at(model, layer.path)
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave(layer.path)).remove)
+            watched: list[tuple[nn.Module, Any, float]] = [(module, by_layer, 1.0)]
+            watched += [(part, shared, share) for part, share in _sharing(module, layer)]
+            for part, counts, share in watched:
+                stack.callback(part.register_forward_pre_hook(enter).remove)
+                stack.callback(part.register_forward_hook(leave(counts, layer.path, share)).remove)
         stack.enter_context(quiet(model))
         stack.enter_context(counter)
         call()
-    return Flops(counter.total, by_layer)
+    return Flops(counter.total, by_layer, {path: round(count) for path, count in shared.items()})
+
+
+def _sharing(module: nn.Module, layer: AttentionLayer) -> list[tuple[nn.Module, float]]:
+    """The projections that make shared keys and values, with the share of their output that those are."""
+    found: dict[str, int] = {}
+    if layer.groups < layer.heads:
+        for piece in layer.slices:
+            path, _, name = piece.parameter.rpartition(".")
+            if piece.per == "group" and name == "weight":
+                found[path] = found.get(path, 0) + sum(map(len, piece.indices))
+    return [(part := module.get_submodule(path), count / max(1, features(part))) for path, count in found.items()]

@@ -9,16 +9,18 @@ from typing import Any
 
 from torch import nn
 
-from topwork import AttentionLayer, Refused, TopworkError, alterations
+from topwork import AttentionLayer, Refused, TopworkError
 from topwork_lens.attempts import Attempts
 from topwork_lens.attempts import note as note
 from topwork_lens.attempts import plan as plan
+from topwork_lens.capture import Capture
 from topwork_lens.discovery import find_layers
 from topwork_lens.gates import factors_of, gated, refresh_gates
+from topwork_lens.notes import write
 from topwork_lens.refusals import refuse
 from topwork_lens.selfcheck import Comparison, Replay, compare, record, run_outputs
 from topwork_lens.slicing import Undo, groups_of
-from topwork_lens.soft import soft_entry, tidy
+from topwork_lens.soft import soft_entry
 from topwork_lens.variants import Variant, variants
 
 Call = Callable[[], Any]
@@ -49,35 +51,90 @@ class Work:
         self.passed: dict[Any, Variant | None] = {}
 
     def all(self, layers: Sequence[AttentionLayer]) -> tuple[Comparison, dict[str, Comparison]]:
-        """Hard where that works; all soft when every layer agrees but the whole model does not."""
+        """Hard where that works. When every layer agrees but the whole model does not, the whole model is asked after
+        each layer, and those that it does not bear are soft."""
         try:
             return self._once(layers)
         except Refused as refused:
-            if refused.reason != "check_failed" or all(layer.prunable == "soft" for layer in layers):
-                raise
-            if not refused.place or not refused.place.startswith("the "):
+            if refused.reason != "check_failed" or not refused.place or not refused.place.startswith("the "):
                 raise
             why = f"cut, {refused.place} failed: {refused.cause}"
-            return self._once([replace(layer, prunable="soft", why=layer.why or why) for layer in layers])
+        softer = [replace(layer, prunable="soft", why=layer.why or why) for layer in layers]
+        try:
+            return self._once(layers, softer)
+        except Refused:
+            # Rounding may add up over layers that are borne one by one.
+            return self._once(softer)
 
-    def _once(self, layers: Sequence[AttentionLayer]) -> tuple[Comparison, dict[str, Comparison]]:
+    def _once(
+        self, layers: Sequence[AttentionLayer], softer: Sequence[AttentionLayer] = ()
+    ) -> tuple[Comparison, dict[str, Comparison]]:
+        """Prune all layers.
+
+        Args:
+            softer: the same layers as they are pruned where the whole model does not bear more; empty: it is asked
+                at the end only.
+        """
         gates = {layer.path: (layer, factors_of(layer, self.removed[layer.path])) for layer in layers}
         replays, plain = record(self.model, layers, find_layers(self.model, self.plugins), self.call)
         with gated(self.model, gates):
             masked = run_outputs(self.model, self.call)
+
+        def whole() -> Comparison:
+            with gated(self.model, gates):
+                pruned = _running(lambda: run_outputs(self.model, self.call), "the pruned model")
+            return _agree(masked, pruned, plain, "the whole model")
+
         by_layer: dict[str, Comparison] = {}
         try:
-            for layer in layers:
-                by_layer[layer.path] = self._layer(layer, replays.pop(layer.path), gates[layer.path])
-            pruned = _running(lambda: run_outputs(self.model, self.call), "the pruned model")
-            return _agree(masked, pruned, plain, "the whole model"), by_layer
+            for number, layer in enumerate(layers):
+                work = replays.pop(layer.path), gates.pop(layer.path)
+                if softer:
+                    by_layer[layer.path] = self._borne(layer, softer[number], *work, whole)
+                else:
+                    by_layer[layer.path] = self._layer(layer, *work)
+            return whole(), by_layer
         except BaseException:
             while self.steps:
                 self.steps.pop().restore(self.model)
             raise
 
-    def _layer(self, layer: AttentionLayer, replay: Replay, gate: tuple[AttentionLayer, Any]) -> Comparison:
-        """Prune one layer in the first form in which it computes what it computes masked."""
+    def _borne(
+        self,
+        layer: AttentionLayer,
+        soft: AttentionLayer,
+        replay: Replay,
+        gate: tuple[AttentionLayer, Any],
+        whole: Callable[[], Comparison],
+    ) -> Comparison:
+        """Prune one layer in the first form with which the whole model, too, computes what it computes masked.
+
+        The last form leaves keys and values whole: they may serve other layers too.
+        """
+        own = [piece.parameter for piece in layer.slices if piece.per == "head"]
+        found = self._layer(layer, replay, gate)
+        for only in (None, own):
+            try:
+                whole()
+                return found
+            except Refused:
+                self.steps.pop().restore(self.model)
+            found = self._layer(soft, replay, gate, only=only)
+        whole()
+        return found
+
+    def _layer(
+        self,
+        layer: AttentionLayer,
+        replay: Replay,
+        gate: tuple[AttentionLayer, Any],
+        only: Sequence[str] | None = None,
+    ) -> Comparison:
+        """Prune one layer in the first form in which it computes what it computes masked.
+
+        Args:
+            only: parameters that become compact; see `Attempts`.
+        """
         plain = replay()
         with gated(self.model, {layer.path: gate}):
             masked = replay()
@@ -86,7 +143,8 @@ class Work:
             return _agree(masked, _running(replay, layer.path), plain, layer.path)
 
         refused: Refused | None = None
-        ways = Attempts(self.model, layer, self.removed[layer.path], self.plugins, agrees)
+        weighed = partial(_weighed, self.model, layer, replay)
+        ways = Attempts(self.model, layer, self.removed[layer.path], self.plugins, agrees, weighed, only)
         for attempt, variant in ways.all(partial(self._variants, layer, replay)):
             step = _Step(layer)
             self.steps.append(step)
@@ -126,6 +184,17 @@ class Work:
         self.passed[likeness] = variant
 
 
+def _weighed(model: nn.Module, layer: AttentionLayer, replay: Replay) -> bool:
+    """Whether the output projection of a layer receives, for each attention head, its weights @ its values."""
+    watch = Capture(model, [layer], ["entropy"])
+    try:
+        with watch.run() as seen:
+            replay()
+    except Refused:
+        return False
+    return seen.explained.get(layer.path) == "context"
+
+
 def _likeness(replay: Replay, layer: AttentionLayer) -> Any:
     """What layers have in common that are cut in the same way."""
     return type(replay.module), len(layer.kept or ()), layer.width, layer.groups_left
@@ -163,5 +232,4 @@ def _note(model: nn.Module, layer: AttentionLayer) -> None:
     if layer.removed:
         note(model, layer, layer.kept or (), groups_of(layer))
         return
-    alterations(model).get("lens", {}).get("layers", {}).pop(layer.path, None)
-    tidy(model)
+    write(model, "layers", layer, None)

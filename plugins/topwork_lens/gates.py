@@ -14,8 +14,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, UsageError, alterations
+from topwork import AttentionLayer, UsageError
 from topwork_lens.multihead import is_folded, stay_unfolded, unfolded
+from topwork_lens.notes import noted, write
 from topwork_lens.refusals import refuse
 
 
@@ -127,8 +128,9 @@ def gated(
     hooks: dict[str, GateHook] = {}
     runs = [0]
 
-    def count(*_: Any) -> None:
-        runs[0] += 1
+    def count(module: nn.Module, *_: Any) -> None:
+        # what is answered from memory (`answers.py`) runs nothing
+        runs[0] += not getattr(module.forward, "from_memory", False)
 
     with ExitStack() as stack:
         stack.enter_context(unfolded([module_at(model, path) for path in gates]))
@@ -150,8 +152,7 @@ def keep_gates(model: nn.Module, layer: AttentionLayer, factors: Sequence[float]
 
     They replace the gates that the layer had.
     """
-    section = alterations(model).setdefault("lens", {})
-    section.setdefault("gates", {})[layer.path] = [float(factor) for factor in factors]
+    write(model, "gates", layer, [float(factor) for factor in factors])
     refresh_gates(model, layer)
 
 
@@ -173,4 +174,4 @@ def refresh_gates(model: nn.Module, layer: AttentionLayer) -> None:
 
 def kept_gates(model: nn.Module, layer: AttentionLayer) -> list[float] | None:
     """The factors, by original number, that stay on a layer; None when there are none."""
-    return alterations(model).get("lens", {}).get("gates", {}).get(layer.path)
+    return noted(model, "gates", layer.path)

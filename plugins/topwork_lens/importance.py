@@ -7,15 +7,16 @@ change nothing. Parameters need no gradient: with them frozen, one backward pass
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, fast_products, unknown
-from topwork_lens.alone import RowLosses, by_row, independent, known_alone, note_alone, one_run
+from topwork import AttentionLayer, Batch, UsageError, fast_products, unknown
+from topwork_lens.alone import Alone, RowLosses, by_row, independent, one_run
 from topwork_lens.calls import no_strangers
+from topwork_lens.dividing import Divided, TooMuch, most_kept
 from topwork_lens.gates import GateHook, factors_of, gated, module_at, output_projection, split_heads
 from topwork_lens.multihead import unfolded
 from topwork_lens.refusals import refuse
@@ -25,6 +26,7 @@ from topwork_lens.sharpness import sharpness
 Means = dict[str, Sequence[float] | None]
 Reduction = Literal["example", "token", "batch"]
 METHODS = ("michel", "taylor", "leave_one_out", "shapley", "entropy", "random")
+REDUCTIONS = ("example", "token", "batch")
 
 
 class Sums:
@@ -46,6 +48,11 @@ class Sums:
             total += rows
             for path, values in sums.items():
                 paths[path] = paths[path] + values if path in paths else values
+        if not total:
+            raise UsageError("there are no rows to score attention heads on", mend="give at least one batch of rows")
+        for path, values in paths.items():
+            if not values.isfinite().all():
+                raise UsageError("the gradient of some attention head is no finite number", place=path)
         return total, {path: (values / max(total, 1)).tolist() for path, values in paths.items()}
 
 
@@ -89,11 +96,17 @@ def score(
     `shapley.py`; over `orders` random orders. entropy: ln(keys) - entropy, the mean over queries of the nats by which
     attention is sharper than uniform. random: uniform numbers.
 
+    The gradient is the one that trains. Where a model stops it (DETR's successors between the layers of their decoder,
+    and in the weights of their losses), it is not the slope of the loss; leave_one_out sees what the loss does.
+    A batch that would keep too much memory for its backward pass is scored in parts, but with reduction "batch".
+
     Args:
         layers: those that are scored; `known` are all that the model has, where these are fewer.
     """
     if method not in METHODS:
         raise unknown("importance method", method, METHODS)
+    if reduction not in REDUCTIONS:
+        raise unknown("reduction", reduction, REDUCTIONS)
     if method == "random":
         generator = torch.Generator().manual_seed(seed)
         seen = gather(sum(batch.row_count for batch in batches))
@@ -115,19 +128,45 @@ def score(
                 for path, values in sharpness(model, layers, batch, seeded).items():
                     sums.add(path, values)
         else:
-            alone = known_alone(model, row_losses)
-            _gradients(model, layers, batch, seeded, sums, reduction, squared=method == "taylor", alone=alone)
-            if batch.row_count > 1 and not alone:
-                note_alone(model, row_losses)
+            squared, alone = method == "taylor", Alone(model, row_losses)
+            _by_parts(model, layers, batch, seeded, sums, reduction, squared, alone, divided)
         sums.rows += batch.row_count
 
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with frozen(model), fast_products(device):
+    # "batch" takes the absolute value of the sum over all rows of a batch
+    divided = Divided(model, most_kept(device) if reduction != "batch" else None)
+    precision = "bf16" if torch.is_autocast_enabled(device.type) else "float32"
+    with frozen(model), fast_products(device, precision, frozen=True):
         for number, batch in enumerate(batches):
             # Whatever computes attention runs in the first batch as well; watching all of them takes time.
             with nullcontext() if number else no_strangers(model, known or layers):
                 add(batch)
     return sums.means(gather)
+
+
+def _by_parts(
+    model: nn.Module,
+    layers: Sequence[AttentionLayer],
+    batch: Batch,
+    row_losses: RowLosses,
+    sums: Sums,
+    reduction: Reduction,
+    squared: bool,
+    alone: Alone,
+    divided: Divided,
+) -> None:
+    waiting = [batch]
+    while waiting:
+        part, *rest = divided.parts(waiting.pop(0))
+        waiting = [*rest, *waiting]
+        limited = divided.measured(part)
+        try:
+            _gradients(model, layers, part, row_losses, sums, reduction, squared, alone.known, limited)
+        except TooMuch:
+            waiting = [*divided.halves(part), *waiting]
+            continue
+        if part.row_count > 1 and not alone.known:
+            alone.note()
 
 
 class _Ones:
@@ -160,9 +199,10 @@ def _gradients(
     reduction: Reduction,
     squared: bool,
     alone: bool,
+    limited: AbstractContextManager[None],
 ) -> None:
     ones = {layer.path: _Ones(layer, len(batch), reduction == "token") for layer in layers if layer.kept}
-    with _running(model, layers, ones) as ran, one_run(model, batch):
+    with _running(model, layers, ones) as ran, one_run(model, batch), limited:
         losses = row_losses(model, batch)
     if losses.shape != (batch.row_count,):
         raise refuse("batch_coupled", f"row_losses answered {tuple(losses.shape)} for {batch.row_count} rows")

@@ -12,11 +12,12 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Size, Slices, alterations
+from topwork import AttentionLayer, Size, Slices
 from topwork_lens import adapters
-from topwork_lens.architectures import ROWS
+from topwork_lens.architectures import ROWS, UNSEEN
 from topwork_lens.guessing import guess
 from topwork_lens.multihead import for_good, is_folded
+from topwork_lens.notes import noted
 from topwork_lens.projections import context_of, input_dim, shared_out
 from topwork_lens.projections import features as features
 from topwork_lens.projections import is_projection as is_projection
@@ -46,17 +47,24 @@ def resolve(module: nn.Module, path: str) -> Any | None:
 
 def describe(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
     """The attention layer that `module` is by the first row that fits, or None."""
-    kind = getattr(getattr(module, "config", None), "model_type", None)
-    outer = getattr(getattr(model, "config", None), "model_type", None)
-    # Models without a config are known by the file that they stand in.
-    family = type(module).__module__.rpartition(".")[2]
+    names = _names(module, model)
     for row in ROWS:
-        if row.types and not {kind, outer, family} & set(row.types):
+        if row.types and not names & set(row.types):
             continue
         if _fits(row, module):
             return _layer(row, path, module, model)
     guessed = guess(module)
     return None if guessed is None else _layer(guessed, path, module, model)
+
+
+def _names(module: nn.Module, model: nn.Module) -> set[Any]:
+    """Model types that a module belongs to; models without a config are known by the file that they stand in."""
+    kinds = {getattr(getattr(one, "config", None), "model_type", None) for one in (module, model)}
+    return kinds | {type(module).__module__.rpartition(".")[2]}
+
+
+def _unseen(module: nn.Module, model: nn.Module) -> str:
+    return next((why for name, why in UNSEEN.items() if name in _names(module, model)), "")
 
 
 def _fits(row: Row, module: nn.Module) -> bool:
@@ -68,6 +76,9 @@ def _fits(row: Row, module: nn.Module) -> bool:
             continue
         if not (isinstance(found, torch.Tensor) if part.dim is not None else is_projection(found)):
             return False
+    if row.core and not row.types and guess(cast(nn.Module, resolve(module, row.core))) is not None:
+        # The core has an output projection of its own: what stands beside it is that of the feed-forward network.
+        return False
     if not row.times:
         return True
     output: Any = resolve(module, row.output)
@@ -103,7 +114,7 @@ def _layer(row: Row, path: str, module: nn.Module, model: nn.Module) -> Attentio
         slices=tuple(_slices(row, module, output, now, len(groups_left))),
         sizes=tuple(_sizes(row, core, now, width, len(groups_left))),
         adapter=_adapter(row, module),
-        notes={"row": row.name, "unseen": row.unseen},
+        notes={"row": row.name, "unseen": row.unseen or _unseen(module, model)},
         **context_of(output, now, width, row.pieces or width),
         **_verdict(row, module),
     )
@@ -117,7 +128,7 @@ def _adapter(row: Row, module: nn.Module) -> Any:
 
 def manifest_entry(model: nn.Module, path: str) -> Mapping[str, Any] | None:
     """What the lens noted about a pruned layer, or None when all of it is there."""
-    return alterations(model).get("lens", {}).get("layers", {}).get(path)
+    return noted(model, "layers", path)
 
 
 def _verdict(row: Row, module: nn.Module) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from topwork_lens.capture import Capture
 from topwork_lens.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates, now_of
 from topwork_lens.importance import RowLosses, own_loss, score, single_items
+from topwork_lens.notes import gather
 from topwork_lens.probe import probe_inputs
 from topwork_lens.pruning import Pruned, lines, prune
 from topwork_lens.refusals import refuse
@@ -46,8 +47,9 @@ class Look:
     """
 
     def __init__(self, model: Any, plugins: Any = None) -> None:
-        self.model: nn.Module = model if isinstance(model, nn.Module) else model.model
+        self.model: nn.Module = _bare(model)
         self.plugins = plugins
+        gather(self.model)
 
     @property
     def layers(self) -> list[AttentionLayer]:
@@ -80,7 +82,7 @@ class Look:
     def capture(
         self,
         *what: str,
-        layers: Sequence[Key] | None = None,
+        layers: Key | Sequence[Key] | None = None,
         heads: Sequence[int] | Heads | None = None,
         keys: Sequence[int] | None = None,
         places: torch.Tensor | None = None,
@@ -92,10 +94,11 @@ class Look:
         """Watch the model: `with look.capture("entropy") as seen: model(**batch)`, then `seen["entropy", 0]`.
 
         Args:
-            what: any of "entropy", "information", "distance", "mass", "argmax", "max" ([items, heads, queries]),
+            what: any of "entropy", "information", "distance" (in self-attention), "mass", "argmax", "max" ([items,
+                heads, queries]; float32 at least),
                 "mean" ([items, heads, keys]: over queries that are no padding), "weights" ([items, heads, queries,
                 keys]), "quantised" (those as 8-bit integers: 255 times the weight), "context", "context_gradient"
-                ([items, queries, heads, width]), "weights_gradient", "hidden".
+                ([items, queries, heads, width]), "weights_gradient", "hidden" (what each block answers).
             layers: which attention layers; None for all, then attention in any module that is not described is refused.
             heads: which attention heads, by original number; by layer, those layers alone; None for all.
             keys: positions for "mass".
@@ -105,10 +108,16 @@ class Look:
             device: where what was captured is kept.
             folder: write what was captured there, a safetensors file each, and keep nothing; it is read when asked for.
 
+        Where that is faster, products of float32 go through oneDNN while gradients are off and weights are asked for:
+        the model's numbers may then differ in their last digits.
+
         Raises:
+            UsageError: what is asked for is not known, or there is none of it.
             Refused: something that ran cannot be seen.
         """
         found = find_layers(self.model, self.plugins)  # what is gone softly is still computed
+        if isinstance(layers, int | str):
+            layers = [layers]
         if isinstance(heads, Mapping):
             layers = list(heads) if layers is None else layers
         chosen = found if layers is None else [layer_at(found, key) for key in layers]
@@ -257,6 +266,22 @@ class Look:
             gather=gather,
         )
         return importance_of(layers, raw, method, rows, normalise)
+
+
+def _bare(model: Any) -> nn.Module:
+    """The module itself: of an object that has one, of a compiled model, of a wrapper for several devices."""
+    found = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+    while True:
+        if isinstance(found, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            found = found.module
+        elif isinstance(inner := getattr(found, "_orig_mod", None), nn.Module):
+            found = inner
+        elif isinstance(found, nn.Module):
+            return found
+        else:
+            raise UsageError(
+                f"a {type(model).__name__} is no model", mend="give an nn.Module, or what topwork.build made"
+            )
 
 
 def _inputs(batch: Mapping[str, Any] | Batch) -> Mapping[str, Any]:

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+#: by how much a score is lowered that does not count any more
+HIDDEN = 100.0
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -30,6 +33,11 @@ class Mask:
 
     def __bool__(self) -> bool:
         return self.causal or self.given is not None
+
+    @property
+    def hides_only(self) -> bool:
+        """True when it lets scores be as they are or hides them, and never changes them."""
+        return self.causal or self.given is None or self.given.dtype == torch.bool
 
     def _rows(self, start: int, stop: int) -> torch.Tensor:
         if self.causal:
@@ -53,7 +61,10 @@ class Mask:
     def allowed(self, start: int, stop: int) -> torch.Tensor:
         """[items or 1, heads or 1, queries or 1, keys]: True for what may be attended to."""
         rows = self._rows(start, stop)
-        return rows if rows.dtype == torch.bool else rows > torch.finfo(self.like.dtype).min / 4
+        if rows.dtype == torch.bool:
+            return rows
+        # Some hide by minus infinity, some by the lowest number, Swin by -100 beside 0.
+        return (rows > torch.finfo(self.like.dtype).min / 4) & (rows > rows.amax(-1, keepdim=True) - HIDDEN)
 
 
 def rows_of(mask: torch.Tensor | None, start: int, stop: int, queries: int) -> torch.Tensor | None:

@@ -49,6 +49,14 @@ def look(model: nn.Module, plugins: Any) -> Any:
 
 
 @hookimpl
+def model_saving(model: nn.Module) -> None:
+    """Attention heads may have been pruned or gated through a part of the model: their notes become its alterations."""
+    from topwork_lens.notes import gather
+
+    gather(model)
+
+
+@hookimpl
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
     """Give a freshly built model the shape and the gates that its manifest describes; or the shape that the config of
     a checkpoint of transformers 4 describes."""

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from topwork import AttentionLayer, Json
+from topwork_lens.cuttable import none_found, not_plain
 from topwork_lens.discovery import heads_by_layer, numbered
 from topwork_lens.flops import Flops, count_flops
 from topwork_lens.forms import Work
@@ -78,6 +79,8 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
         Refused: something would be wrong; the model is then as it was.
     """
     layers = living_layers(model, plugins)
+    if heads and not layers:
+        raise none_found(model)
     asked = heads_by_layer(layers, heads)
     removed = {path: [n for n in numbers if n in (layer.kept or ())] for path, (layer, numbers) in asked.items()}
     removed = {path: numbers for path, numbers in removed.items() if numbers}
@@ -91,6 +94,20 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
     flops = (before[2], count_flops(model, layers, call) if chosen else before[2])
     counts = (before[0], count_heads(layers), before[1], count_parameters(model))
     return Pruned(removed, *counts, lines(model, layers), found[0], flops, found[1])
+
+
+def together(steps: Sequence[Pruned]) -> Pruned:
+    """Several prunings of one model as one; the check of the whole model is the last that there was."""
+    first, last = steps[0], steps[-1]
+    removed: dict[str, list[int]] = {}
+    by_layer: dict[str, Comparison] = {}
+    for step in steps:
+        by_layer |= step.by_layer
+        for path, numbers in step.removed.items():
+            removed[path] = sorted([*removed.get(path, ()), *numbers])
+    counts = (first.heads_before, last.heads_after, first.parameters_before, last.parameters_after)
+    check = next((step.check for step in reversed(steps) if step.check), None)
+    return Pruned(removed, *counts, last.layers, check, (first.flops[0], last.flops[1]), by_layer)
 
 
 def count_heads(layers: Sequence[AttentionLayer]) -> int:
@@ -127,6 +144,9 @@ def lines(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[dict[str, 
 def _permit(model: nn.Module, layer: AttentionLayer) -> None:
     if not layer.prunable:
         raise refuse("not_a_head", layer.why or "this layer cannot be pruned", place=layer.path, mend="mask it instead")
+    computed = not_plain(model, layer)
+    if computed is not None:
+        raise computed
     other = shared_elsewhere(model, layer)
     if other is not None:
         raise refuse(

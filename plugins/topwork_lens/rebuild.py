@@ -11,6 +11,7 @@ from topwork import AttentionLayer, CheckpointError, Json
 from topwork_lens.discovery import find_layers
 from topwork_lens.forms import note
 from topwork_lens.gates import keep_gates
+from topwork_lens.notes import is_taught
 from topwork_lens.slicing import cut
 from topwork_lens.soft import living_layers, soften
 from topwork_lens.variants import with_variant
@@ -26,8 +27,15 @@ def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None)
         CheckpointError: a layer of the manifest is not in this model, or has another number of attention heads.
     """
     layers = {layer.path: layer for layer in find_layers(model, plugins)}
+    for path in manifest.get("taught", {}):
+        if path in layers and not is_taught(layers[path]):
+            raise CheckpointError(
+                "the attention layer was described by a plugin that is not loaded",
+                place=path,
+                mend="load it with the plugins that it was saved with",
+            )
     for path, entry in manifest.get("layers", {}).items():
-        layer = _found(layers, path, entry["heads"])
+        layer = _found(layers, path, _whole(entry, path)["heads"])
         if layer.removed:
             raise CheckpointError("the model is pruned already", place=path)
         layer = with_variant(model, layer, entry.get("variant"))
@@ -40,6 +48,22 @@ def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None)
     layers = {layer.path: layer for layer in living_layers(model, plugins)}
     for path, factors in manifest.get("gates", {}).items():
         keep_gates(model, _found(layers, path, len(factors)), factors)
+
+
+def _whole(entry: Any, path: str) -> Mapping[str, Any]:
+    """What the manifest says of a cut layer, if it can be true of any.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    try:
+        heads, groups, kept, left = (entry[name] for name in ("heads", "groups", "kept", "groups_left"))
+        right = sorted(set(kept) & set(range(heads))) == kept and set(left) <= set(range(groups)) and entry["width"] > 0
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the manifest is damaged: {error!r}", place=path) from error
+    if not right or len(left) > heads or (kept and not left):
+        raise CheckpointError(f"the manifest is damaged: no layer of {heads} attention heads keeps {kept}", place=path)
+    return entry
 
 
 def _found(layers: Mapping[str, AttentionLayer], path: str, heads: int) -> AttentionLayer:

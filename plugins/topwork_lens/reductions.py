@@ -55,28 +55,41 @@ def quantised(weights: torch.Tensor) -> torch.Tensor:
     return (weights * 255).round().clamp(0, 255).to(torch.uint8)
 
 
+def in_full(weights: torch.Tensor) -> torch.Tensor:
+    """Weights in at least float32: sums over hundreds of keys need it, and so do distances of more than 256."""
+    return weights.float() if weights.dtype in (torch.bfloat16, torch.float16) else weights
+
+
 class Reducer:
-    """Reduces the weights of a layer block by block.
+    """Reduces the weights of a layer block by block. Half precision is reduced in float32.
 
     Args:
         names: any of "entropy", "information", "distance", "mass", "argmax", "max", "mean", "weights",
             "quantised".
         keys: positions for "mass".
         places: [positions, d] coordinates for "distance"; by default positions count 0, 1, 2 ...
+        offset: the position of the first query among the keys.
     """
 
     KNOWN = ("entropy", "information", "distance", "mass", "argmax", "max", "mean", "weights", "quantised")
 
-    def __init__(self, names: Sequence[str], keys: Sequence[int] | None, places: torch.Tensor | None) -> None:
+    def __init__(
+        self, names: Sequence[str], keys: Sequence[int] | None, places: torch.Tensor | None, offset: int = 0
+    ) -> None:
         if "mass" in names and keys is None:
             raise UsageError("`mass` needs the positions whose share of attention is asked for", mend="give keys=[0]")
-        self.names, self.keys, self.places = tuple(names), keys, places
+        self.names, self.keys, self.places, self.offset = tuple(names), keys, places, offset
+
+    def some(self, names: Sequence[str], offset: int) -> Reducer:
+        """Some of the reductions, for queries that stand there."""
+        return Reducer(names, self.keys, self.places, offset)
 
     def block(
         self, weights: torch.Tensor, allowed: torch.Tensor | None, start: int, shape: tuple[int, int, int, int]
     ) -> dict[str, torch.Tensor]:
         """All reductions of one block of queries that begins at query `start`."""
         found: dict[str, torch.Tensor] = {}
+        own, weights = weights, in_full(weights)
         for name in self.names:
             if name == "entropy":
                 found[name] = entropy(weights)
@@ -91,20 +104,35 @@ class Reducer:
             elif name == "max":
                 found[name] = weights.amax(-1)
             elif name == "weights":
-                found[name] = weights
+                found[name] = own
             elif name == "quantised":
                 found[name] = quantised(weights)
         return found
 
     def _distance(self, weights: torch.Tensor, start: int, shape: tuple[int, int, int, int]) -> torch.Tensor:
-        queries, keys = shape[2:]
-        places = self.places
-        if places is None:
-            places = torch.arange(keys, dtype=torch.float64)[:, None]
-        if places.shape[0] != keys:
-            return torch.full(weights.shape[:-1], float("nan"), device=weights.device)
-        places = places.to(weights.device)
-        # With a key/value cache the queries are the last positions.
-        offset = keys - queries if queries < keys else 0
-        chosen = places[offset + start : offset + start + weights.shape[2]]
-        return distance(weights, places, chosen)
+        chosen, places = self._coordinates(start, start + weights.shape[2], shape)
+        return distance(weights, places.to(weights.device), chosen.to(weights.device))
+
+    def _coordinates(
+        self, start: int, stop: int, shape: tuple[int, int, int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coordinates of some queries and of all keys."""
+        places = torch.arange(shape[3], dtype=torch.float64)[:, None] if self.places is None else self.places
+        return places[self.offset + start : self.offset + stop], places
+
+    def between(
+        self, start: int, stop: int, shape: tuple[int, int, int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """For "distance" without weights: [queries, keys] how far some queries are from all keys, NaN for those that
+        stand nowhere by 0; and [keys] 1 for keys that stand somewhere, or None when all do."""
+        chosen, places = self._coordinates(start, stop, shape)
+        first = chosen.nan_to_num()[:1]
+        one, other = ((coordinates - first).float() for coordinates in (chosen, places))
+        away = one - other.T if one.shape[1] == 1 else one[:, None] - other[None]
+        away = (away.abs_() if one.shape[1] == 1 else away.norm(dim=-1)).nan_to_num_()
+        nowhere = places.isnan().any(-1)
+        return away, (~nowhere).float() if bool(nowhere.any()) else None
+
+    def of_somewhere(self, mean: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Tensor:
+        """[items, heads, queries] mean distances, NaN for queries that stand nowhere."""
+        return mean.masked_fill(self._coordinates(0, shape[2], shape)[0].isnan().any(-1), float("nan"))

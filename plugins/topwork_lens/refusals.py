@@ -8,7 +8,7 @@ from __future__ import annotations
 from topwork import Refused
 
 REASONS = {
-    "unknown_layout": "attention runs here, but no row or plugin says where its attention heads are",
+    "unknown_layout": "attention runs here, but nothing says where its attention heads are in its weights",
     "not_a_head": "a slice of the context is not the output of one attention head",
     "shared_parameter": "a parameter that would be cut is used by another module too",
     "not_run": "the attention layer did not run, or its output projection was never called",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from topwork import AttentionLayer, Json
 from topwork_lens.flops import Flops
-from topwork_lens.scores import Choice, Importance, choose, choose_random
+from topwork_lens.scores import Choice, Importance, choose, choose_random, in_groups
 
 Masks = dict[str, list[int]]
 
@@ -90,7 +90,7 @@ class Schedule:
     Args:
         layers: the attention layers with the attention heads that there are.
         choice: groups, at_least and by; its size is not used.
-        step: attention heads that go at once.
+        step: attention heads that go at once; at least a group, when groups go together.
         limits: when to end.
         flops: operations of the model, per layer.
         measure: masks -> the metric of the masked model.
@@ -176,11 +176,19 @@ class Schedule:
             return False
         return self.flops.without(self.layers, gone) <= self.limits.flops * self.flops.total
 
+    def _smallest(self) -> int:
+        """Attention heads that may have to go together."""
+        if self.choice.by == "head":
+            return 1
+        return max(
+            (layer.heads // max(1, layer.groups) for layer in in_groups(self.layers, self.choice.groups)), default=1
+        )
+
     def _next(self, gone: Masks) -> Masks:
         """What goes next: a step, or less when that reaches a limit."""
         if self.importance is None or self.iterative:
             self.importance = self.score(gone)
-        most = self.step
+        most = max(self.step, self._smallest())
         if self.limits.share is not None:
             most = min(most, int(self.limits.share * self.total + 1e-9) - sum(map(len, gone.values())))
         left, added = without(self.layers, gone), Masks()

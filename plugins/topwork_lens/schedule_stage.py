@@ -12,11 +12,14 @@ from topwork import Json, Stage, UsageError, write_json
 from topwork_lens.stages import Group, ScoreOptions, check_call, score_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from topwork import Run
     from topwork_lens.comparing import Beside
     from topwork_lens.look import Look
+    from topwork_lens.pruning import Pruned
     from topwork_lens.schedule import Found, Limits, Masks, Point
-    from topwork_lens.scores import Choice
+    from topwork_lens.scores import Choice, Importance
 
 
 class PruneSchedule(Stage):
@@ -107,7 +110,8 @@ class Work:
             self.trainer = _train_stage(run, stage.recover)
         self.layers = self.look().active_layers()
         self.cut: Masks = {}  # what recovery has cut already
-        self.good: Any = None  # the model before the last step, when recovery changes it
+        self.good: Any = None  # the model before the last step, when recovery changes it, and how it was cut
+        self.cuts: list[Pruned] = []  # what recovery has cut, step by step
         self.roles = ("calibrate", "evaluate") if stage.evaluate else ("calibrate",)
         self.other: Beside | None = None
 
@@ -160,8 +164,7 @@ class Work:
             round(stage.step * total) if stage.step < 1 else round(stage.step),
             stage.limits(),
             flops,
-            lambda gone: self.metric(gone, "calibrate"),
-            self.score,
+            *self.asked(),
             higher_is_better=self.run.task.metric().higher_is_better,
             iterative=stage.iterative or self.trainer is not None,
             settle=self.recovered if self.trainer is not None else None,
@@ -181,9 +184,22 @@ class Work:
         with self.masked(gone):
             return float(self.run.evaluate(role, limit=limit)[self.primary])
 
-    def score(self, gone: Masks) -> Any:
+    def score(self, gone: Masks) -> Importance:
         with self.masked(gone):
             return score_model(self.run, self.stage.importance)
+
+    def asked(self) -> tuple[Callable[[Masks], float], Callable[[Masks], Importance]]:
+        """What measures and what scores the masked model."""
+        from topwork_lens.answers import Together
+
+        def measure(gone: Masks) -> float:
+            return self.metric(gone, "calibrate")
+
+        how = self.stage.importance
+        if self.trainer is not None or how.method not in ("michel", "taylor") or how.precision != "float32":
+            return measure, self.score
+        both = Together(self.run.model, measure, self.score, self.stage.iterative, self.run.process.gather)
+        return both.measure, both.score
 
     def beside(self, gone: Masks, point: Point) -> None:
         """More numbers for a point: on evaluate rows, and other choices of the same size."""
@@ -200,8 +216,8 @@ class Work:
 
     def recovered(self, gone: Masks, point: Point) -> float:
         """Cut what is gone, train on, and measure again."""
-        self.good = (copy.deepcopy(self.run.model), self.cut)
-        self.look().prune_heads(gone, check=check_call(self.run))
+        self.good = (copy.deepcopy(self.run.model), self.cut, list(self.cuts))
+        self.cuts.append(self.look().prune_heads(gone, check=check_call(self.run)))
         self.cut = gone
         folder, name = self.run.folder, f"recover-{point.removed:03d}"
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -221,10 +237,19 @@ class Work:
 
     def finished(self, found: Found, result: dict[str, Json]) -> dict[str, Json]:
         """Cut what the search found (recovery has done that already), with the check."""
+        from topwork_lens.pruning import together
+
         if found.reason == "metric" and self.good is not None:
-            self.run.model, self.cut = self.good
+            self.run.model, self.cut, self.cuts = self.good
         look = self.look()
-        pruned = look.prune_heads(found.gone, check=check_call(self.run))
+        pruned = together([*self.cuts, look.prune_heads(found.gone, check=check_call(self.run))])
+        before, after = pruned.flops
+        if found.reason == "flops" and self.stage.flops and after.total > self.stage.flops * before.total:
+            left = after.total / before.total
+            self.run.say(
+                f"  {left:.1%} of the operations are left, more than the {self.stage.flops:.1%} asked for: some layers "
+                "could only be pruned softly, or shared keys and values were copied (`by: group`)"
+            )
         return {**pruned.json(), **result}
 
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from topwork import AttentionLayer, Json, UsageError, unknown, write_json, write_whole
 from topwork_lens.discovery import group_of, layer_at, numbered
@@ -104,6 +104,8 @@ def importance_of(
     "layer" divides by the layer's l2 norm (Michel et al. 2019; all zero stays zero), "global" maps the smallest of
     all scores to 0 and the largest to 1 (transformers' run_bertology).
     """
+    if normalise not in get_args(Normalise):
+        raise unknown("normalisation", normalise, get_args(Normalise))
     found = []
     for (_, number), layer in numbered(layers).items():
         values = raw.get(layer.path)
@@ -194,9 +196,10 @@ def _take(
         for members in _together(layer, choice.by)
         if len(values := [value for number in members if (value := score(layer, number)) is not None]) == len(members)
     ]
+    if choice.threshold is not None:  # none above it goes in place of one that `at_least` keeps
+        candidates = [entry for entry in candidates if entry[0] < choice.threshold]
     candidates.sort(key=lambda entry: entry[:3])
-    below = [entry[0] for entry in candidates for _ in entry[2]]
-    wanted = _wanted(choice, sum(len(layer.kept or ()) for layer in taking), below)
+    wanted = wanted_of(layers, choice, sum(len(entry[2]) for entry in candidates))
     left = {layer.path: len(layer.kept or ()) for layer in taking}
     found: dict[str, list[int]] = {}
     for _, _, members, layer in candidates:
@@ -218,10 +221,8 @@ def _together(layer: AttentionLayer, by: str) -> list[tuple[int, ...]]:
     return [members for group in range(layer.groups) if (members := tuple(n for n in kept if n // size == group))]
 
 
-def _wanted(choice: Choice, total: int, scores: Sequence[float]) -> int:
+def wanted_of(layers: Sequence[AttentionLayer], choice: Choice, below: int = 0) -> int:
+    """How many attention heads a choice asks for; `below` is how many lie below its threshold."""
     if choice.share is not None:
-        return int(choice.share * total + 1e-9)
-    if choice.count is not None:
-        return choice.count
-    threshold = choice.threshold
-    return sum(score < threshold for score in scores) if threshold is not None else 0
+        return int(choice.share * sum(len(layer.kept or ()) for layer in in_groups(layers, choice.groups)) + 1e-9)
+    return choice.count if choice.count is not None else below

@@ -25,10 +25,14 @@ class OnDisk(Sequence[torch.Tensor]):
 
     def write(self, value: torch.Tensor, file: Path, what: str, path: str) -> None:
         """One more tensor."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"tensor": value.contiguous()}, file, metadata={"what": what, "layer": path})
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"tensor": value.contiguous()}, file, metadata={"what": what, "layer": path})
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"cannot write what was captured: {error}", place=str(file.parent)) from error
         self.files.append(file)
 
     def __getitem__(self, place: int) -> torch.Tensor:  # type: ignore[override]
@@ -45,11 +49,13 @@ class OnDisk(Sequence[torch.Tensor]):
 
 class Seen:
     """What a capture saw. `seen[what, layer]` is the tensor of the only forward pass, `seen.calls(what, layer)` those
-    of all (one for each step of `generate`). `layer` is a number, (group, number) or a path.
+    of all (one for each step of `generate`). `layer` is a number, (group, number) or a path; of hidden states, those
+    that the block around that attention layer answers.
 
     `explained` says by path how far the weights explain what happened: "context" when weights @ values, in float64, is
     what the output projection received; "product" when it is what the module computed, and something (a gate, a norm)
-    changed that on its way to the output projection; "points" for deformable attention, which has no matrix.
+    changed that on its way to the output projection; "points" for deformable attention, which has no matrix. A layer
+    is not named there while attention dropout is at work: its context is not weights @ values then.
 
     Args:
         layers: those that are watched.
@@ -68,6 +74,8 @@ class Seen:
         self.known = self.layers if known is None else list(known)
         self.found: dict[str, dict[str, Sequence[torch.Tensor]]] = {}
         self.ran: set[str] = set()
+        #: (what, path) -> why that has no meaning there; None when it has, at least once
+        self.reasons: dict[tuple[str, str], str | None] = {}
         self.explained: dict[str, Explained] = {}
         self.written = 0
 
@@ -85,6 +93,11 @@ class Seen:
         values.write(value, self.folder / f"{self.written:06d}-{what}.safetensors", what, path)
         self.written += 1
 
+    def fits(self, what: str, path: str, reason: str | None) -> None:
+        """Note whether a reduction has a meaning for a layer; where it has none, its numbers are NaN."""
+        if self.reasons.get((what, path), "") is not None:
+            self.reasons[what, path] = reason
+
     def calls(self, what: str, layer: Key) -> Sequence[torch.Tensor]:
         """One tensor for each time that the layer ran.
 
@@ -101,12 +114,20 @@ class Seen:
             cause = f"no {what} was seen"
             mend = "call backward inside the block" if reason == "no_gradient" else "run the model inside the block"
             raise refuse(reason, cause, place=path, mend=mend)
+        meaningless = self.reasons.get((what, path))
+        if meaningless is not None:
+            raise refuse("no_weights", f"no {what} here: {meaningless}", place=path)
         return values
 
     def _path(self, what: str, layer: Key) -> str:
-        if what == "hidden" and isinstance(layer, str):
-            return layer
-        path = layer_at(self.known, layer).path
+        around = self.found.get("hidden", {}) if what == "hidden" else {}
+        if layer in around:
+            return str(layer)
+        found = layer_at(self.known, layer)
+        path = found.path
+        for block in around:
+            if any(f"{caller}.".startswith(f"{block}.") for caller in found.callers):
+                return block
         if path not in {watched.path for watched in self.layers}:
             raise unknown("attention layer", str(layer), [watched.path for watched in self.layers])
         return path
@@ -119,5 +140,16 @@ class Seen:
         return values[0]
 
     def __call__(self, what: str) -> dict[str, torch.Tensor]:
-        """The tensors of the only forward pass, by module path."""
-        return {path: self[what, path] for path in self.found.get(what, {})}
+        """The tensors of the only forward pass, by module path; without the layers for which they have no meaning.
+
+        Raises:
+            UsageError: it was not asked for.
+            Refused: there is none.
+        """
+        found = self.found.get(what, {})
+        if not found or what not in self.asked:
+            self.calls(what, self.layers[0].path)
+        paths = [path for path in found if self.reasons.get((what, path)) is None]
+        if not paths:
+            self.calls(what, next(iter(found)))
+        return {path: self[what, path] for path in paths}

@@ -6,14 +6,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer
+from topwork import AttentionLayer, map_tensors
 from topwork_lens.calls import no_strangers
 from topwork_lens.gates import module_at
 from topwork_lens.refusals import refuse
@@ -120,21 +120,60 @@ def run_outputs(model: nn.Module, call: Callable[[], Any]) -> list[torch.Tensor]
     return seen or tensors(answer)
 
 
+_HALF = (torch.float16, torch.bfloat16)
+
+
 @dataclass
 class Replay:
-    """A layer with the inputs that it had in a run of the whole model."""
+    """A layer with the inputs that it had in a run of the whole model.
+
+    A layer in half precision is replayed in float32 where its code can: 64 eps of bfloat16 are half of max|output|, and
+    prove nothing of a cut.
+
+    Args:
+        wide: whether it is replayed in float32; None until that was tried.
+    """
 
     module: nn.Module
     args: tuple
     kwargs: dict[str, Any]
+    wide: bool | None = None
 
     def __call__(self) -> list[torch.Tensor]:
         """Outputs of the layer alone; of several, those that are no attention weights: the first."""
-        with quiet(self.module):
+        if self.wide is None:
+            try:
+                found = self._run(wide=True)
+                self.wide = found[0].dtype == torch.float32
+            except Exception:  # kernels and casts that know half precision alone
+                self.wide = False
+        return self._run(self.wide)
+
+    def _run(self, wide: bool) -> list[torch.Tensor]:
+        with quiet(self.module), _widened(self.module) if wide else nullcontext():
             # Caches and the like are changed by a call, so every call gets its own.
             args, kwargs = copy.deepcopy((self.args, self.kwargs))
+            if wide:
+                args, kwargs = map_tensors((args, kwargs), _wide)
             output = self.module(*args, **kwargs)
         return tensors(output)[:1]
+
+
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+@contextmanager
+def _widened(module: nn.Module) -> Iterator[None]:
+    """Parameters and buffers in float32 for the time of the block; afterwards the very tensors that there were."""
+    changed = [(own, own.data) for own in (*module.parameters(), *module.buffers()) if own.dtype in _HALF]
+    try:
+        for own, data in changed:
+            own.data = data.float()
+        yield
+    finally:
+        for own, data in changed:
+            own.data = data
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from torch import nn
 
 from topwork import AttentionLayer, Slices
 from topwork_lens.arguments import cut_arguments
+from topwork_lens.empty import answer_bias
 from topwork_lens.fitting import Counts, fit
-from topwork_lens.gates import module_at
+from topwork_lens.gates import module_at, output_projection
 from topwork_lens.layout import resolve
 from topwork_lens.multihead import count_on
 
@@ -47,6 +48,8 @@ class Undo:
             call()
         for piece in reversed(self.taken):
             now = getattr(piece.owner, piece.name)
+            if now.shape[piece.dim] == piece.size:
+                continue  # it failed before it was cut
             shape = list(now.shape)
             shape[piece.dim] = piece.size
             whole = now.new_empty(shape).detach()
@@ -81,6 +84,8 @@ def cut(model: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: S
         if layer.adapter is not None:
             _adapt(module, layer.adapter, heads, undo)
         _at_run_time(module, layer, heads, groups, undo)
+        if not heads:
+            undo.calls.append(answer_bias(output_projection(model, layer)))
         _forget(module)
         undo.calls.append(partial(_forget, module))
     except BaseException:

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from topwork import AttentionLayer, alterations
+from topwork import AttentionLayer
 from topwork_lens.discovery import find_layers
 from topwork_lens.fused import with_fused
 from topwork_lens.gates import module_at
 from topwork_lens.layout import resolve
+from topwork_lens.notes import noted, write
 from topwork_lens.slicing import Undo, by_parameter, groups_of, index_of, put
 
 
@@ -76,8 +77,8 @@ def soften(
             owner = cast(nn.Module, resolve(module, owner_path))
             index = index_of(pieces, heads, groups, getattr(owner, name).shape[dim])
             undo.calls.append(_scatter(owner, name, dim, index))
-        _note_soft(model, layer.path, {"gone": sorted(gone), "why": why, "only": only, "fused": fused})
-        undo.calls.append(lambda: _note_soft(model, layer.path, before))
+        write(model, "soft", layer, {"gone": sorted(gone), "why": why, "only": only, "fused": fused})
+        undo.calls.append(lambda: write(model, "soft", layer, before))
     except BaseException:
         undo.restore()
         raise
@@ -91,7 +92,7 @@ def _scatter(owner: nn.Module, name: str, dim: int, index: Sequence[int]) -> Any
     rest = sorted(set(range(whole.shape[dim])) - set(index))
     taken = whole.index_select(dim, torch.tensor(rest, dtype=torch.long, device=device))
     earlier = _earlier(owner, name, dim)
-    if earlier:
+    if earlier is not None:
         parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
     size = whole.shape[dim]
     if len(index) < size:
@@ -103,7 +104,7 @@ def _scatter(owner: nn.Module, name: str, dim: int, index: Sequence[int]) -> Any
         if len(index) < size:
             parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
         put(owner, name, full)
-        if earlier:
+        if earlier is not None:
             parametrize.register_parametrization(owner, name, Scatter(earlier, dim, size).to(device))
 
     return back
@@ -120,26 +121,7 @@ def _earlier(owner: nn.Module, name: str, dim: int) -> list[int] | None:
 
 def soft_entry(model: nn.Module, path: str) -> dict[str, Any] | None:
     """What the manifest says of a softly pruned layer: its "gone" numbers, "why", "only" and "fused"."""
-    return alterations(model).get("lens", {}).get("soft", {}).get(path)
-
-
-def _note_soft(model: nn.Module, path: str, entry: dict[str, Any] | None) -> None:
-    section = alterations(model).setdefault("lens", {})
-    if entry is not None:
-        section.setdefault("soft", {})[path] = entry
-    else:
-        section.get("soft", {}).pop(path, None)
-        tidy(model)
-
-
-def tidy(model: nn.Module) -> None:
-    """Drop what is empty in the lens's section of the alterations."""
-    sections = alterations(model)
-    section = sections.get("lens", {})
-    for name in [name for name, entry in section.items() if not entry]:
-        section.pop(name)
-    if not section:
-        sections.pop("lens", None)
+    return noted(model, "soft", path)
 
 
 def living_layers(model: nn.Module, plugins: Any = None) -> list[AttentionLayer]:

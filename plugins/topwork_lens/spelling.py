@@ -89,7 +89,11 @@ GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads", "num_key_value_heads_per_
 RATIOS = ("num_key_value_groups", "n_rep")
 
 #: words in a module path by which a cross attention, a decoder, a backbone is known
-CROSS_WORDS = ("crossattention", "cross_attention", "cross_attn", "encoder_attn", "encdecattention", "crossattn")
+#: the last one: torch's own decoder, and what is written after it, call it so, beside `self_attn`
+CROSS_WORDS = (
+    *("crossattention", "cross_attention", "cross_attn", "encoder_attn", "encdecattention", "crossattn"),
+    "multihead_attn",
+)
 DECODER_WORDS = ("decoder",)
 ENCODER_WORDS = ("encoder",)
 BACKBONE_WORDS = ("backbone", "conv_encoder")

@@ -122,7 +122,7 @@ class ChoosingStage(Stage):
     def choose(self, run: Run, look: Look) -> dict[str, list[int]]:
         """Original numbers by module path; attention heads that are masked already are not chosen again."""
         from topwork_lens.discovery import heads_by_layer
-        from topwork_lens.scores import choose, choose_random, whole_layers
+        from topwork_lens.scores import choose, choose_random, wanted_of, whole_layers
 
         if self.heads is not None:
             return {path: numbers for path, (_, numbers) in heads_by_layer(look.layers, dict(self.heads)).items()}
@@ -130,8 +130,15 @@ class ChoosingStage(Stage):
         if self.layers is not None:
             return whole_layers(layers, self.layers)
         if self.random:
-            return choose_random(layers, self._choice(), run.seed)
-        return choose(layers, self._choice(), self._importance(run))
+            chosen = choose_random(layers, self._choice(), run.seed)
+        else:
+            chosen = choose(layers, self._choice(), self._importance(run))
+        found = sum(map(len, chosen.values()))
+        if not found:
+            run.say("no attention head was chosen")
+        elif found < wanted_of(layers, self._choice()):
+            run.say(f"{found} attention heads go, no more: every layer keeps {self.at_least} or more (at_least)")
+        return chosen
 
     def _choice(self) -> Choice:
         from topwork_lens.scores import Choice
@@ -194,8 +201,14 @@ class PruneHeads(ChoosingStage):
         chosen = self.choose(run, look)
         beside = self.compared(run, look, chosen)
         found = look.prune_heads(chosen, check=check_call(run) if self.check else None).json()
-        if found["check"] is not None and not found["check"]["proves"]:
+        checks = found["check"] or {"proves": True, "layers": {}}
+        if not checks["proves"] and not all(one["proves"] for one in checks["layers"].values()):
             run.say("the check of pruning proves nothing: masking these attention heads hardly changes the output")
+        if found["removed"] and found["parameters_after"] >= found["parameters_before"]:
+            run.say(
+                "the model has not become smaller: attention heads that shared keys and values have copies of them; "
+                "`by: group` takes those that share together"
+            )
         # The summary table shows the first plain numbers.
         first = {key: found[key] for key in ("heads_before", "heads_after", "parameters_after")}
         return {
@@ -208,9 +221,16 @@ class PruneHeads(ChoosingStage):
 
 
 def check_call(run: Run) -> Callable[[], Any] | None:
-    """Runs the model on a few calibration rows through the task; None when this process has none."""
+    """Runs the model on a few calibration rows through the task; None when there are none.
+
+    Every process gets the same rows: what they count and compare decides how each of them goes on.
+    """
     batches = run.loss_batches("calibrate", limit=4 * run.process.count, batch_size=4)
     batch = next(iter(batches), None)
+    if run.process.count > 1:
+        gathered = run.process.gather(None if batch is None else batch.to("cpu"))
+        shared = next((one for one in gathered if one is not None), None)
+        batch = None if shared is None else shared.to(run.device)
     return None if batch is None else lambda: run.task.row_losses(run.model, batch)
 
 

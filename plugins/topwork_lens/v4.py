@@ -6,7 +6,7 @@ the noted shape before the weights come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,33 @@ from topwork_lens.forms import note, plan
 from topwork_lens.slicing import cut
 
 
-def noted(config: Any) -> dict[int, list[int]]:
-    """What a config says was pruned by transformers 4: numbers of attention heads by layer number; mostly empty."""
+def noted(config: Any) -> dict[Any, Any]:
+    """What a config says was pruned by transformers 4: numbers of attention heads by layer number, and by the name of a
+    part what the config of that part says; mostly empty."""
     found = getattr(config, "pruned_heads", None) or {}
-    return {int(layer): sorted(map(int, heads)) for layer, heads in found.items() if heads}
+    own: dict[Any, Any] = {int(layer): sorted(map(int, heads)) for layer, heads in found.items() if heads}
+    parts = {part: noted(getattr(config, part, None)) for part in getattr(config, "sub_configs", None) or {}}
+    return own | {part: inner for part, inner in parts.items() if inner}
 
 
-def shape(model: nn.Module, heads: Mapping[Any, Sequence[int]], plugins: Any = None, under: str = "") -> None:
+def shape(model: nn.Module, heads: Mapping[Any, Any], plugins: Any = None, under: str = "") -> None:
     """Cut a fresh model to the shape that transformers 4 gave it; the numbers in its parameters mean nothing yet.
 
     transformers 4 pruned self-attention alone, and no encoder-decoder.
 
     Args:
-        heads: numbers of attention heads by layer number, as in `pruned_heads`.
+        heads: numbers of attention heads by layer number, as in `pruned_heads`; of a model made of several, the same by
+            the names of its parts (entries of its config).
         under: the path of the module that they are counted in, when the checkpoint is a part of the model.
 
     Raises:
         CheckpointError: the model has no such layer or attention head, or this layer cannot be cut.
     """
-    for number, gone in sorted((int(key), sorted(map(int, values))) for key, values in heads.items()):
+    parts = {name: inner for name, inner in heads.items() if isinstance(inner, Mapping)}
+    for name, inner in parts.items():
+        shape(model, inner, plugins, _part(model, under, name))
+    own = {int(key): sorted(map(int, gone)) for key, gone in heads.items() if key not in parts}
+    for number, gone in sorted(own.items()):
         layers = _counted(model, plugins, under)
         if number >= len(layers):
             raise CheckpointError(
@@ -54,6 +62,17 @@ def shape(model: nn.Module, heads: Mapping[Any, Sequence[int]], plugins: Any = N
         positions, groups_kept, left = plan(layer, gone)
         cut(model, layer, positions, groups_kept)
         note(model, layer, [(layer.kept or ())[position] for position in positions], left)
+
+
+def _part(model: nn.Module, under: str, name: str) -> str:
+    """The path of the module that a part of the config describes."""
+    whole: Any = model.get_submodule(under)
+    wanted = getattr(whole.config, name)
+    for path, module in whole.named_modules():
+        if getattr(module, "config", None) is wanted:
+            return ".".join(step for step in (under, path) if step)
+    cause = f"the config says that attention heads of its part `{name}` are pruned; this model has no such part"
+    raise CheckpointError(cause, place=under or type(model).__name__)
 
 
 def _counted(model: nn.Module, plugins: Any, under: str) -> list[AttentionLayer]:
@@ -96,5 +115,13 @@ def load(folder: str | Path, model_class: Any, plugins: Any = None, **options: A
     wrong = [*info["missing_keys"], *info["mismatched_keys"]]
     if wrong:
         raise CheckpointError(f"weights are missing or do not fit: {wrong[0]}", place=str(folder))
-    model.config.pruned_heads = {}  # it now stands in the model's alterations
+    _forget(model.config)
     return model.eval()
+
+
+def _forget(config: Any) -> None:
+    """Take the notes of transformers 4 out of a config: they now stand in the model's alterations."""
+    if getattr(config, "pruned_heads", None):
+        config.pruned_heads = {}
+    for part in getattr(config, "sub_configs", None) or {}:
+        _forget(getattr(config, part, None))

@@ -24,6 +24,7 @@ from bertology_v4 import Reference
 from lens_rows import bert, by_length, losses, sentences, write
 
 from topwork import Batch, fast_products
+from topwork_lens.answers import Together
 from topwork_lens.flops import count_flops
 from topwork_lens.look import Look
 from topwork_lens.schedule import Limits, Schedule
@@ -57,7 +58,7 @@ def trained(layers: int, heads: int, width: int, steps: int) -> Any:
 
 
 def search(model: Any, many: list[Batch], threshold: float, **options: Any) -> dict[str, list[int]]:
-    """topwork's search."""
+    """topwork's search, as its stage `prune_schedule` does it."""
     look = Look(model)
     layers = look.layers
 
@@ -72,14 +73,15 @@ def search(model: Any, many: list[Batch], threshold: float, **options: Any) -> d
     total = sum(layer.heads for layer in layers)
     flops = count_flops(model, layers, lambda: accuracy(model, many[:1]))
     bisect = options.pop("bisect", False)
+    both = Together(model, measured, score, options.get("iterative", False))
     schedule = Schedule(
         layers,
         Choice(at_least=0),
         max(1, total // 10),
         Limits(metric=threshold),
         flops,
-        measured,
-        score,
+        both.measure,
+        both.score,
         **options,
     )
     return (schedule.bisect() if bisect else schedule.run()).gone

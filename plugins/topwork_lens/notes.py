@@ -1,0 +1,100 @@
+"""What the lens notes about an altered attention layer: which attention heads it still has, how, and its gates.
+
+A note lies on the attention module itself, so that it is found from whatever part of a model, or wrapper around it, is
+looked at: original numbers stay original numbers. The model's alterations, which are saved, are made of these notes.
+transformers' own `save_pretrained` knows nothing of them: that of an altered model writes what `topwork` reads.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from topwork import AttentionLayer, UsageError, alterations, save_pretrained
+
+#: "layers": what was cut; "soft": what is scattered at run time; "gates": factors that stay; "taught": true when the
+#: layer was described by a plugin of somebody else, which must be there when it is put back
+Kind = Literal["layers", "soft", "gates", "taught"]
+
+_ATTRIBUTE = "_topwork_lens_notes"
+
+
+def noted(model: nn.Module, kind: Kind, path: str) -> Any | None:
+    """What is noted about the attention layer at a path, or None."""
+    return model.get_submodule(path).__dict__.get(_ATTRIBUTE, {}).get(kind)
+
+
+def write(model: nn.Module, kind: Kind, layer: AttentionLayer, entry: Any | None) -> None:
+    """Note something about an attention layer, in place of what was noted; None takes the note away."""
+    notes = model.get_submodule(layer.path).__dict__.setdefault(_ATTRIBUTE, {})
+    notes.pop("taught", None)
+    notes.pop(kind, None)
+    if entry is not None:
+        notes[kind] = entry
+    if notes and is_taught(layer):
+        notes["taught"] = True
+    gather(model)
+
+
+def is_taught(layer: AttentionLayer) -> bool:
+    """Whether somebody else's plugin described the layer."""
+    return "row" not in layer.notes
+
+
+def gather(model: nn.Module) -> None:
+    """Make the lens's section of the model's alterations say what is noted on its attention modules."""
+    section: dict[str, dict[str, Any]] = {}
+    for path, module in model.named_modules():
+        notes: Mapping[str, Any] = module.__dict__.get(_ATTRIBUTE, {})
+        for kind, entry in notes.items():
+            section.setdefault(kind, {})[path] = entry
+    if section:
+        alterations(model)["lens"] = section
+    else:
+        alterations(model).pop("lens", None)
+    _guard(model, {path for paths in section.values() for path in paths})
+
+
+class Saving:
+    """`save_pretrained` of an altered model of transformers, which would otherwise write files without the notes: plain
+    transformers would load some of those with random weights or without gates."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, save_directory: Any, *, state_dict: Mapping[str, Any] | None = None, **options: Any) -> None:
+        """Write a folder for `topwork.from_pretrained`; transformers finds no weights in it, and says so.
+
+        Raises:
+            UsageError: weights that are not the model's own, or an option that plain files alone have.
+        """
+        if not options.pop("is_main_process", True):
+            return
+        wrong = [name for name in ("push_to_hub", "variant") if options.get(name)]
+        if state_dict is not None and _shapes(state_dict) != _shapes(self.model.state_dict()):
+            wrong.append("state_dict")
+        if wrong:
+            cause = f"attention heads of this model are pruned or gated: `{wrong[0]}` cannot be had for it"
+            raise UsageError(cause, place="save_pretrained", mend="topwork.save_pretrained(model, folder)")
+        save_pretrained(self.model, save_directory)
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(tensor, "shape", None) for name, tensor in state.items()}
+
+
+def _guard(model: nn.Module, altered: set[str]) -> None:
+    """Give every model of transformers in which something is altered its own `save_pretrained`, and only those."""
+    transformers: Any = sys.modules.get("transformers.modeling_utils")
+    if transformers is None:
+        return
+    for path, module in model.named_modules():
+        if not isinstance(module, transformers.PreTrainedModel):
+            continue
+        if any(not path or one == path or one.startswith(f"{path}.") for one in altered):
+            module.__dict__["save_pretrained"] = Saving(module)
+        else:
+            module.__dict__.pop("save_pretrained", None)
