@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
 from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from architectures import feeding, timm_models
-from architectures.overrides import LEVELS, OVERRIDES
+from architectures.overrides import CALM, LEVELS, OVERRIDES
+from architectures.overrides_composite import CLASSES
 from architectures.shrink import Shrinker
 
 
@@ -40,7 +40,7 @@ def tiny_config(model_type: str, level: int = 0) -> Any:
 
     overrides = OVERRIDES.get(model_type, {})
     model_class = class_of(tables()[model_type][0], model_type)
-    mrope = "mrope_section" in inspect.getsource(sys.modules[model_class.__module__])
+    mrope = "mrope_section" in inspect.getsource(importlib.import_module(model_class.__module__))
     return Shrinker(overrides, level, mrope).config(CONFIG_MAPPING[model_type]())
 
 
@@ -64,7 +64,8 @@ TINY = 60_000_000
 def tiny_model(model_type: str, level: int = 0, which: int = 0) -> Any:
     """A tiny random model in evaluation mode; every parameter is random, so that nothing is zero by construction."""
     torch.manual_seed(0)
-    config, model_class = tiny_config(model_type, level), class_of(tables()[model_type][which], model_type)
+    config = tiny_config(model_type, level)
+    model_class = class_of(CLASSES.get(model_type, tables()[model_type][which]), model_type)
     if level:
         with torch.device("meta"):
             size = sum(parameter.numel() for parameter in model_class(config).parameters())
@@ -72,18 +73,22 @@ def tiny_model(model_type: str, level: int = 0, which: int = 0) -> Any:
             raise ValueError(f"{size} parameters at level {level}")
         config = tiny_config(model_type, level)
     model = model_class(config)
-    randomise(model)
+    randomise(model, CALM.get(model_type, 0.2))
     return model.eval()
 
 
-def randomise(model: torch.nn.Module) -> None:
-    """Random weights of a size at which every attention head matters."""
+def randomise(model: torch.nn.Module, matrices: float = 0.2) -> None:
+    """Random weights of a size at which every attention head matters.
+
+    Args:
+        matrices: the spread of what is added to parameters with more than one dimension.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not parameter.is_floating_point():
                 continue
-            spread = 0.2 if parameter.dim() > 1 else 0.05
+            spread = matrices if parameter.dim() > 1 else 0.05
             noise = torch.randn(parameter.shape, generator=generator) * spread
             if (
                 parameter.dim() == 1

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from architectures import eager
-from topwork import Refused, TopworkError, alterations
+from topwork import Refused, TopworkError, alterations, fast_products
 from topwork_lens.gates import first_input, output_projection, split_heads
 from topwork_lens.gates import gated as put
 from topwork_lens.look import Look
@@ -110,9 +110,9 @@ def captured(model: Any, inputs: Any, look: Look, layers: Any, record: dict[str,
     paths = [layer.path for layer in layers if layer.path not in unseen]
     agree, wrong = eager.compared(seen, paths, library)
     if wrong:
-        # Rounding grows from layer to layer, and the library's implementations do not always compute the same: in
-        # float64, with the model itself under "eager", nothing but a real difference is left.
-        agree, wrong = in_double(model, inputs, paths) or (agree, wrong)
+        # Rounding grows from layer to layer, and the library's implementations do not always compute the same: with
+        # the model itself under "eager", best in float64, nothing but a real difference is left.
+        agree, wrong = alike(model, inputs, paths) or (agree, wrong)
     how = {path: seen.explained.get(path) for path in paths}
     record["eager"] = len(agree)
     for name in ("context", "product", "points"):
@@ -141,19 +141,24 @@ def watched(model: Any, inputs: Any, look: Look, paths: list[str]) -> tuple[Any,
     return None, unseen
 
 
-def in_double(model: Any, inputs: Any, paths: list[str]) -> Any:
-    """`eager.compared` in float64 under "eager"; None when the model does not run so."""
-    try:
-        exact = eager.under_eager(model).double()
-        inputs = {
-            name: value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+def alike(model: Any, inputs: Any, paths: list[str]) -> Any:
+    """`eager.compared` with the model itself under "eager", in float64 where it runs so, else in float32; None when it
+    does not run."""
+    for dtype in (torch.float64, torch.float32):
+        given = {
+            name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
             for name, value in inputs.items()
         }
-        library = eager.library_weights(exact, inputs)
-        seen, _ = watched(exact, inputs, Look(exact), paths)
-    except Exception:
-        return None
-    return eager.compared(seen, paths, library) if library and seen is not None else None
+        try:
+            same = eager.under_eager(model).to(dtype)
+            with fast_products(torch.device("cpu")):  # as a capture of weights has them
+                library = eager.library_weights(same, given)
+            seen, _ = watched(same, given, Look(same), paths)
+        except Exception:
+            continue
+        if library and seen is not None:
+            return eager.compared(seen, paths, library)
+    return None
 
 
 def gated(model: Any, inputs: Any, look: Look, layers: Any) -> Any:

@@ -23,6 +23,16 @@ def configs(config: Any) -> list[Any]:
     return found
 
 
+def text_config(config: Any) -> Any:
+    """Of the config's parts the one that counts tokens: where two do, that of what is read."""
+    if not hasattr(config, "get_text_config"):
+        return config
+    try:
+        return config.get_text_config()
+    except ValueError:
+        return config.get_text_config(encoder=True)
+
+
 class Feed:
     """What is known while inputs are made."""
 
@@ -38,7 +48,7 @@ class Feed:
         for c in self.all:
             if "vision" in str(getattr(c, "model_type", "")) and hasattr(c, "patch_size"):
                 self.vision = c
-        self.text = self.config.get_text_config() if hasattr(self.config, "get_text_config") else self.config
+        self.text = text_config(model.config)
 
     def get(self, *names: str, default: Any = None) -> Any:
         """The first of these entries that any config has."""
@@ -176,6 +186,7 @@ def inputs_for(model: Any, model_type: str) -> dict[str, Any]:
             found[name] = value
     if "input_ids" not in found and "query_embeds" not in found:
         found.pop("attention_mask", None)
+    from architectures.passes import with_passes
     from architectures.special_inputs import SPECIAL
 
     found.update(SPECIAL[model_type](feed) if model_type in SPECIAL else {})
@@ -190,7 +201,7 @@ def inputs_for(model: Any, model_type: str) -> dict[str, Any]:
         try:
             for name, change in ways:
                 tried[name] = change(tried[name])
-            return attempt(feed, tried)
+            return attempt(feed, with_passes(feed, tried))
         except Exception as error:
             first = first or error
     assert first

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from architectures.overrides_composite import COMPOSITE
+
 EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
 #: the names of image tokens: letters for digits
 IMAGE_WORDS = {f"IMGIMG{''.join(chr(65 + int(d)) for d in str(i))}Z": 200 + i for i in range(128)}
@@ -19,6 +21,12 @@ GEMMA3N = {
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
     "intermediate_size": [64] * 4,
     "activation_sparsity_pattern": [0.0] * 4,
+}
+#: all 33 attention layers of the default, narrower than its 294 million parameters
+GEMMA3N_VISION = {
+    "architecture": "mobilenetv5_300m_enc",
+    "model_args": {"channel_multiplier": 0.05, "msfa_output_resolution": 2},
+    "hidden_size": 2048,
 }
 SAM2 = {
     "hidden_size": 8,
@@ -114,7 +122,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "shieldgemma2": {"mm_tokens_per_image": 4},
     "gemma3n_text": GEMMA3N,
     "gemma3n": {f"text_config.{key}": value for key, value in GEMMA3N.items()}
-    | {"vision_config.architecture": "mobilenetv4_hybrid_medium"},
+    | {f"vision_config.{key}": value for key, value in GEMMA3N_VISION.items()}
+    | {"vision_config.architecture": "mobilenetv5_base"}
+    # The tokens of sounds are the last of the vocabulary, those of images stand before them.
+    | {"text_config.vocab_size_per_layer_input": 100, "vision_config.vocab_offset": 100, "vision_config.vocab_size": 14}
+    | {"audio_config.vocab_offset": 114, "audio_config.vocab_size": 14}
+    | {"vision_soft_tokens_per_image": 4, "audio_soft_tokens_per_image": 4},
     "gemma4_unified_assistant": {"text_config.num_kv_shared_layers": 0},
     "longcat_flash": {"qk_head_dim": 16, "num_layers": 1},
     "pvt": {"image_size": 64, "hidden_sizes": (16, 32, 64, 64), "num_attention_heads": (2, 4, 4, 4)},
@@ -142,6 +155,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "qwen4_exp": {f"text_config.{key}": value for key, value in INDEXER.items()},
     "kosmos-2": {"latent_query_num": 4},
     "fuyu": {"patch_size": 8},
+    # Codes of the vocabulary that is left.
+    "clvp": {"decoder_config.decoder_fixing_codes": [20, 21, 21, 22]},
     "fun_asr_nano": {"adaptor_config.intermediate_size": 8},
     "csm": {"codec_config.num_filters": 8, "codec_config.hidden_size": 64},
     "audio-spectrogram-transformer": {"max_length": 40, "num_mel_bins": 16, "time_stride": 4, "frequency_stride": 4},
@@ -175,8 +190,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "muse_glimmer": {"out_hidden_size": 128},
     "slanext": {"max_text_length": 4},
     "slanet": {"max_text_length": 4},
-    # The default has 294 million parameters; this one has the same attention.
-    "gemma3n_vision": {"architecture": "mobilenetv4_hybrid_medium"},
+    "gemma3n_vision": GEMMA3N_VISION,
     "vipllava": {"vision_feature_layers": [-1, -2]},
     "t5gemma2_encoder": {"text_config.dropout_rate": 0.0, "mm_tokens_per_image": 4},
     "ernie4_5_vl_moe": {"text_config.rope_parameters": {**MROPE, "mrope_section": [1, 1, 2]}},
@@ -188,16 +202,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     | SAM2_NECK
     | {"prompt_encoder_config.image_size": 64, "prompt_encoder_config.patch_size": 16},
     "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0},
-    "edgetam": {"vision_config.backbone_channel_list": [1024, 512, 256, 64]},
     "edgetam_vision_model": {"backbone_channel_list": [1024, 512, 256, 64]},
-    "omdet-turbo": {"vision_features_channels": [32, 32, 32]},
     "qwen2_5_omni_thinker": {"vision_start_token_id": 41},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 41},
     "llava_next": PINS,
     "llava_next_video": PINS,
     "llava_onevision": PINS,
     "mobilevitv2": {"image_size": 128},
-    "lw_detr": {f"backbone_config.{key}": value for key, value in LW.items()},
     "mistral4": {"qk_head_dim": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4},
     "mllama": {"vision_config.vision_output_dim": 96},
     "instructblipvideo": {"video_token_index": 46},
@@ -232,8 +243,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "rt_detr_v2": DETR,
     "d_fine": {"decoder_in_channels": (32, 32, 32), "num_queries": 10},
     "deimv2": {"decoder_in_channels": (32, 32, 32), "num_queries": 10},
-    "pp_doclayout_v3": {"decoder_in_channels": (32, 32, 32), "num_queries": 10},
-    "pp_doclayout_v2": {"decoder_in_channels": (32, 32, 32), "num_queries": 10},
     "pp_doclayout_v4": {"decoder_in_channels": (32, 32, 32), "num_queries": 10},
     "mask2former": {"num_queries": 5},
     "bamba": {"attn_layer_indices": [1]},
@@ -241,8 +250,29 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "sam3_lite_text_text_model": {"num_hidden_layers": 4},
-    "tvp": {"backbone_config": "drop", "visual_prompter_image_size": 64, "max_img_size": 64, "visual_prompt_size": 8},
+    "tvp": {
+        "backbone_config": "drop",
+        "visual_prompter_image_size": 64,
+        "max_img_size": 64,
+        "visual_prompt_size": 8,
+        "num_frames": 4,
+    },
+    **COMPOSITE,
 }
 
 #: the level of `Shrinker` that works, where it is not the first
 LEVELS: dict[str, int] = {}
+
+#: the spread of random matrices, where the usual one makes rounding grow from layer to layer: what is computed then
+#: differs by more than float32 can tell, in whatever form
+CALM: dict[str, float] = {
+    "bros": 0.03,
+    "clap": 0.03,
+    "fast_vlm": 0.05,
+    "lightglue": 0.02,
+    "omdet-turbo": 0.05,
+    "sam": 0.05,
+    "sam_hq": 0.05,
+    "slanext": 0.05,
+    "superglue": 0.02,
+}

@@ -82,10 +82,11 @@ SPECIAL: dict[str, Any] = {
         "qformer_attention_mask": token_mask(),
     },
     "pix2struct": lambda feed: {
-        "flattened_patches": feed.randn(ITEMS, 16, 2 + feed.config.vision_config.patch_embed_hidden_size)
+        "flattened_patches": feed.randn(ITEMS, 16, 2 + feed.config.vision_config.patch_embed_hidden_size).abs()
     },
     "lightglue": pair,
     "superglue": pair,
+    "efficientloftr": pair,
     "xclip": lambda feed: {"pixel_values": feed.randn(ITEMS, 8, 3, 32, 32)},
     "lxmert": lambda feed: {
         "visual_feats": feed.randn(ITEMS, 5, feed.config.visual_feat_dim),
@@ -115,7 +116,8 @@ SPECIAL: dict[str, Any] = {
     "informer": series,
     "time_series_transformer": series,
     "csm": lambda feed: {
-        "input_ids": torch.randint(3, 30, (ITEMS, TOKENS, feed.config.num_codebooks), generator=feed.generator)
+        "input_ids": torch.randint(3, 30, (ITEMS, TOKENS, feed.config.num_codebooks), generator=feed.generator),
+        "input_values": None,
     },
     "kyutai_speech_to_text": lambda feed: {
         "input_ids": torch.randint(3, 30, (ITEMS, TOKENS, feed.config.num_codebooks + 1), generator=feed.generator)
@@ -165,24 +167,18 @@ SPECIAL: dict[str, Any] = {
         "pixel_values": feed.randn(ITEMS, 16, 3 * feed.patch() ** 2),
         "pixel_position_ids": torch.cartesian_prod(torch.arange(4), torch.arange(4))[None].repeat(ITEMS, 1, 1),
     },
-    "gemma4": lambda feed: {"pixel_values": None, "input_features": None},
     "gemma4_unified": lambda feed: {"pixel_values": None, "input_features": None},
-    "embedding_gemma2": lambda feed: {"pixel_values": None, "input_features": None, "input_features_mask": None},
     "pe_audio": short,
     "pe_audio_encoder": short,
-    "pe_audio_video": short,
-    "pe_audio_video_encoder": short,
     "videoprism": clip,
     "videoprism_vision_model": clip,
     "vjepa2": clip,
     "videomt": clip,
-    "pe_video": clip,
-    "pe_video_encoder": clip,
     "vibevoice_acoustic_tokenizer_decoder": lambda feed: {
         "hidden_states": feed.randn(ITEMS, feed.config.hidden_size, 8)
     },
     "vibevoice_acoustic_tokenizer_encoder": lambda feed: {"hidden_states": feed.randn(ITEMS, 1, 4000)},
-    "pocket_tts_audio_tokenizer_decoder": lambda feed: {"latents": feed.randn(ITEMS, 8, 32)},
+    "pocket_tts_audio_tokenizer_decoder": lambda feed: {"latents": feed.randn(ITEMS, 32, 8)},
     "voxtral_realtime": lambda feed: {"input_features": feed.randn(ITEMS, feed.get("num_mel_bins"), 8 * TOKENS)},
     "paddleocr_vl": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
     "kimi_k25_vision": lambda feed: {"pixel_values": feed.randn(ITEMS * 16, 3, feed.patch(), feed.patch())},
@@ -219,8 +215,7 @@ SPECIAL: dict[str, Any] = {
     },
     "nemotron3_5_transcribe_word_timestamp": lambda feed: {"inputs_embeds": feed.randn(ITEMS, TOKENS, 32)},
     "video_llama_3": lambda feed: {"image_merge_sizes": torch.ones(ITEMS, dtype=torch.long)},
-    "granite4_vision": without_images,
-    "glm_image": without_images,
+    "granite4_vision": sizes,
     "neomme": without_images,
     "dots3_note": without_images,
     "instructblipvideo": lambda feed: {
@@ -229,8 +224,6 @@ SPECIAL: dict[str, Any] = {
         "qformer_attention_mask": token_mask(),
     },
     "vibevoice": lambda feed: {"input_values": None},
-    "pi0": lambda feed: {"action_embeds": feed.randn(ITEMS, 4, 32)},
     "uvdoc": lambda feed: {"pixel_values": feed.randn(ITEMS, 3, 128, 128)},
-    "molmo2": without_images,
     **TOWERS,
 }

@@ -35,4 +35,6 @@ def test_it_is_as_the_table_says(name: str, records: dict[str, Any]) -> None:
         # by itself in a fresh process: time may have run out on a busy machine
         (record,) = run.examine([name])
     assert not [key for key in table.CHECKS if "WRONG" in str(record.get(key))], record
+    # every tower is fed
+    assert record.get("ran") == record.get("layers"), record
     assert came_out(table.entry(record)) == came_out(TABLE[name]), record
