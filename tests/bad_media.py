@@ -95,9 +95,10 @@ def sounds(task: type[Task], column: str, form: Form) -> Iterator[Fault]:
         "neither bytes nor a path": {"bytes": None, "path": None},
         "cut short": {"bytes": whole[: len(whole) // 2]},
     }
-    wav = encoded(noise, 16000)
+    wav, mp3 = encoded(noise, 16000), encoded(noise, 16000, "MP3")
     values |= {
         "a WAV cut short": {"bytes": wav[: len(wav) // 2]},
+        "an MP3 cut short": {"bytes": mp3[: len(mp3) // 2]},
         "of no samples": array(noise[:0]),
         "a file of no samples": {"bytes": encoded(noise[:0], 16000)},
     }

@@ -27,15 +27,18 @@ class Measured:
         learned: over the rows. exchanged: over the rows with every target at another row, evaluated anew.
         chance: what the predictions for the rows score beside shuffled targets, the best of `SHUFFLES` times.
         higher_is_better: of the metric.
+        unmoved: the predictions are the same beside the targets of other rows.
     """
 
     learned: float
     exchanged: float
     chance: float
     higher_is_better: bool
+    unmoved: bool
 
     def check(self) -> None:
-        """Nothing of the truth comes into the predictions, nor is the metric blind to it."""
+        """Nothing of the truth comes into the inputs or the predictions, nor is the metric blind to it."""
+        assert self.unmoved, f"predictions change with the targets: {self}"
         sign = 1 if self.higher_is_better else -1
         assert sign * self.exchanged <= sign * self.chance + 1e-9, f"better than chance on exchanged targets: {self}"
         assert sign * self.learned > sign * self.chance, f"shuffled targets are as good as the true ones: {self}"
@@ -146,12 +149,14 @@ def balanced(rows: list[Row]) -> list[Row]:
 
 def main(folder: str, file: str, key: str) -> None:
     import topwork
+    from topwork.testing import same_predictions
 
     work = topwork.load(folder)
     task, rows = work.task, pickle.loads(Path(file).read_bytes())
     whole = work.apply("evaluate", {"evaluate": rows}, pictures=0)
     other = work.apply("evaluate", {"evaluate": exchanged(type(task), rows)}, pictures=0)
     predictions, found = work.predict(rows), []
+    unmoved = same_predictions(list(predictions), list(work.predict(exchanged(type(task), rows))), 1e-4)
     draw = random.Random(0)
     for _ in range(SHUFFLES):
         metric, moved = task.metric(), exchanged(type(task), rows, draw.sample(range(len(rows)), len(rows)))
@@ -160,7 +165,7 @@ def main(folder: str, file: str, key: str) -> None:
         found.append(metric.result()[key])
     higher = metric.higher_is_better if metric.primary == key else True
     told = {"learned": whole["metrics"][key], "exchanged": other["metrics"][key], "higher_is_better": higher}
-    print(json.dumps({**told, "chance": max(found) if higher else min(found)}))
+    print(json.dumps({**told, "unmoved": unmoved, "chance": max(found) if higher else min(found)}))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from topwork.commands.showing import recipe_about
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 
@@ -65,9 +67,7 @@ def recipes_table() -> str:
         comment = itertools.takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
         told = [line.lstrip("# ").strip() for line in comment]
         promises = [line.removeprefix("expect ") for line in told if line.startswith("expect ")]
-        rest = [line for line in told[1:] if not line.startswith("expect ")]
-        paragraphs = [" ".join(group) for blank, group in itertools.groupby(rest, lambda line: not line) if not blank]
-        about = (paragraphs or [""])[0].replace("|", "\\|")
+        about = recipe_about(file).replace("|", "\\|")
         lines.append(f"| `{file.stem}` | {about} | {'; '.join(promises)} |")
     return "\n".join(lines)
 
@@ -110,8 +110,14 @@ def plugin_example() -> str:
     return f"```python\n{source.read_text(encoding='utf-8').strip()}\n```"
 
 
+def seam_example() -> str:
+    file = ROOT / "tests" / "packages" / "grammar-correction" / "grammar_correction.py"
+    return f"```python\n{file.read_text(encoding='utf-8').strip()}\n```"
+
+
 TABLES = {
     "plugin": plugin_example,
+    "seam": seam_example,
     "tasks": tasks_table,
     "stages": stages_table,
     "samples": samples_table,

@@ -201,7 +201,13 @@ def test_bad_rows_are_refused_by_row_and_column(row, column, cause) -> None:
 def test_skipped_rows_are_counted(plugins) -> None:
     work = topwork.build("audio-classification", {"config": CONFIGS["wav2vec2"]}, rows=ROWS, plugins=plugins)
     bad = [*ROWS[:2], {"audio": {"bytes": b"x", "path": None}, "label": "level"}, ROWS[2]]
-    assert len(work.predict(bad, on_error="skip")) == 3
+    found = work.predict(bad, on_error="skip")
+    assert [found[0], found[1], None, found[3]] == found == [*work.predict(ROWS[:2]), None, *work.predict([ROWS[2]])]
+    assert [(note["row"], note["column"]) for note in found.skipped] == [(2, "audio")]
+    measured = work.evaluate(bad, on_error="skip")
+    assert (measured["skipped"], measured["skipped_rows"]) == (1, found.skipped)
+    assert set(measured) - set(work.evaluate(bad[:2])) == {"skipped", "skipped_rows"}
+    assert work.train(bad, on_error="skip", steps=1)["skipped"] == 1
 
 
 def test_silence_that_an_extractor_cannot_measure_is_refused() -> None:

@@ -11,13 +11,13 @@ import torch
 import transformers
 
 import topwork
+from tiny_bases import TEXT as SMALL
 from topwork import DataError, UsageError
 from topwork.testing import check_task
 from topwork_tasks._masking import choose, corrupt, logits_at
 from topwork_tasks._text import TokenizerOptions, learn_tokenizer
 from topwork_tasks.fill_mask import FillMask
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 BASES = {
     "bert": SMALL,
     "distilbert": {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 64},
@@ -166,22 +166,9 @@ def test_long_texts_are_read_in_windows(written):
 
 
 @pytest.mark.parametrize("kind", BASES)
-def test_contract_and_learning(kind, tmp_path, plugins):
+def test_contract(kind, tmp_path, plugins):
     work = check_task(FillMask, {"config": {"model_type": kind, **BASES[kind]}}, tmp_path, plugins=plugins)
     assert work.form == "native"
-    batch = work.task.collate(work.task.encode(ROWS, "train", 0), "train")
-    optimizer = torch.optim.AdamW(work.model.parameters(), lr=1e-2)
-    work.model.train()
-    losses, touched = [], set()
-    for _ in range(20):
-        loss = work.task.loss(work.model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        touched |= {name for name, value in work.model.named_parameters() if value.grad is not None}
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] / 2, losses
-    assert {name for name, value in work.model.named_parameters() if value.requires_grad} == touched
 
 
 BAD = {

@@ -16,7 +16,7 @@ from dense_models import BEIT, DPT, MASK2FORMER, MASKFORMER, SEGFORMER, SWIN, UP
 from topwork import BaseOptions, CheckpointError, DataError, UsageError
 from topwork.testing import check_task
 from topwork_bases import transformers_bases
-from topwork_tasks import _panoptic, _segmentation_predictions, _segmentation_rows
+from topwork_tasks import _coco_averages, _panoptic, _segmentation_predictions, _segmentation_rows
 from topwork_tasks._segmentation_metrics import encoded
 from topwork_tasks.image_segmentation import ImageSegmentation
 
@@ -189,7 +189,9 @@ def test_semantic_metrics_equal_an_oracle() -> None:
     assert result["mean_accuracy"] == pytest.approx(np.mean(recalls), abs=1e-12)
 
 
-def test_mask_average_precision_equals_pycocotools() -> None:
+@pytest.mark.parametrize("at_once", [4096, 1])
+def test_mask_average_precision_equals_pycocotools(at_once, monkeypatch) -> None:
+    monkeypatch.setattr(_coco_averages, "_AT_ONCE", at_once)  # all labels together, and one by one
     from pycocotools import mask as tools
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -447,3 +449,14 @@ def test_predictions_are_written_as_pictures_and_drawn(tmp_path) -> None:
     assert picture.badness == pytest.approx((truth != prediction.map).mean())
     assert task.draw(rows[2], _segmentation_predictions.semantic(truth, task.label_names)).badness == 0
     assert task.draw({"image": rows[2]["image"]}, prediction).image is not None
+
+
+def test_labels_are_enlarged_a_few_at_a_time(monkeypatch) -> None:
+    from topwork_tasks import _segmentation_outputs as outputs
+
+    torch.manual_seed(0)
+    logits = torch.randn(2, 11, 9, 7)
+    whole = torch.nn.functional.interpolate(logits, size=(30, 20), mode="bilinear", align_corners=False).argmax(1)
+    monkeypatch.setattr(outputs, "_AT_ONCE", 4 * 30 * 20)
+    found = outputs.semantic_maps(logits, [(20, 30)] * 2)
+    assert all((mine == theirs.numpy()).all() for mine, theirs in zip(found, whole, strict=True))

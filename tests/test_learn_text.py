@@ -7,6 +7,7 @@ import pytest
 
 import learning
 from learning import Case
+from tiny_bases import SEQ2SEQ
 from topwork_bases._number_words import english, german
 
 WIDE = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -16,19 +17,7 @@ ENCODER = {"config": {**BERT["config"], "num_hidden_layers": 1}}
 GPT2 = {"config": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4}}
 SHORT_GPT2 = {"config": {**GPT2["config"], "n_positions": 128}}
 T5 = {"config": {"model_type": "t5", "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 128}}
-BART = {
-    "config": {
-        "model_type": "bart",
-        "d_model": 64,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 128,
-        "decoder_ffn_dim": 128,
-        "dropout": 0.0,
-    }
-}
+BART = {"config": {"model_type": "bart", **SEQ2SEQ}}
 MASKED = [
     {"text": text, "answer": answer}
     for text, answer in (

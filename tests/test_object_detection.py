@@ -15,7 +15,7 @@ from PIL import Image
 
 from topwork import BaseOptions, DataError, RowsOptions, State, UsageError
 from topwork_bases import transformers_bases
-from topwork_tasks import _boxes, _detectors, object_detection
+from topwork_tasks import _boxes, _coco_averages, _detectors, object_detection
 from topwork_tasks.object_detection import ObjectDetection
 
 RESNET = {
@@ -191,7 +191,9 @@ def measured(task, found, rows):
     return first.result()
 
 
-def test_average_precision_equals_pycocotools() -> None:
+@pytest.mark.parametrize("at_once", [4096, 40])
+def test_average_precision_equals_pycocotools(at_once, monkeypatch) -> None:
+    monkeypatch.setattr(_coco_averages, "_AT_ONCE", at_once)  # all labels together, and one by one
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

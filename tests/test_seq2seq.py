@@ -1,10 +1,10 @@
-"""The sequence-to-sequence seam: forms, warm-started pairs, shared weights (checks R1 to R4), a new source encoder,
-losses equal to transformers', and a task in twelve lines."""
+"""The sequence-to-sequence seam: forms, a new source encoder, losses equal to transformers', a task in a short file.
+Pairs of two checkpoints have tests of their own (test_warm_start.py)."""
 
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +12,13 @@ import transformers
 from transformers.trainer_pt_utils import LabelSmoother
 
 import topwork
-from topwork import Column, UsageError
+from tiny_bases import TEXT as SMALL
+from topwork import UsageError
 from topwork.testing import check_task
-from topwork_tasks._seq2seq import SequenceToSequence
 from topwork_tasks._text import TokenizerOptions, learn_tokenizer
 from topwork_tasks.summarization import Summarization
 from topwork_tasks.translation import Translation
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 SEQ2SEQ = {
     "d_model": 32,
     "encoder_layers": 1,
@@ -169,160 +168,7 @@ def test_the_loss_of_a_batch_is_that_of_transformers(written):
     torch.testing.assert_close(smooth.task.loss(smooth.model, batch), expected)
 
 
-# ---------------------------------------------------------------- two checkpoints
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    """Two BERT checkpoints with a language-model head and a GPT-2, as plain transformers writes them."""
-    folders = SimpleNamespace()
-    for name, kind in (("first", "bert"), ("second", "bert"), ("third", "gpt2")):
-        torch.manual_seed(len(name))
-        folder = tmp_path_factory.mktemp(name)
-        tokenizer = learn_tokenizer(TEXTS * 2, TokenizerOptions(kind="bpe", lowercase=False, vocab_size=320))
-        entries = SMALL if kind == "bert" else {"n_embd": 32, "n_layer": 2, "n_head": 4}
-        made = transformers.AutoConfig.for_model(kind, **entries, vocab_size=len(tokenizer), eos_token_id=3)
-        auto = transformers.AutoModelForMaskedLM if kind == "bert" else transformers.AutoModelForCausalLM
-        auto.from_config(made).save_pretrained(folder)
-        if kind == "gpt2":
-            tokenizer.pad_token = None
-            tokenizer.bos_token = tokenizer.eos_token
-            tokenizer._tokenizer.post_processor = None
-        tokenizer.save_pretrained(folder)
-        setattr(folders, name, str(folder))
-    return folders
-
-
-def weights_of(folder):
-    from safetensors.torch import load_file
-
-    return load_file(f"{folder}/model.safetensors")
-
-
-def pair(checkpoints, decoder="first", **options):
-    bases = {"encoder": checkpoints.first, "decoder": getattr(checkpoints, decoder)}
-    return topwork.build("translation", bases=bases, rows=ROWS, **options)
-
-
-def test_r1_sharing_saves_the_encoder(checkpoints):
-    apart, shared = pair(checkpoints), pair(checkpoints, share=True)
-    count = lambda module: sum(value.numel() for value in module.parameters())  # noqa: E731
-    assert count(shared.model) == count(apart.model) - count(apart.model.encoder)
-
-
-def same_tensors(model):
-    """Names of the encoder's tensors that the decoder has too, and whether they are one."""
-    theirs = dict(model.decoder.bert.named_parameters(remove_duplicate=False))
-    return {name: theirs[name] is value for name, value in model.encoder.named_parameters()}
-
-
-@pytest.mark.parametrize("generation", [False, True])
-def test_r2_shared_tensors_are_one_after_loading_too(checkpoints, tmp_path, generation):
-    work = pair(checkpoints, share=True, bert_generation=generation)
-    before = work.predict(ROWS)
-    assert len(same_tensors(work.model)) > 20 and all(same_tensors(work.model).values())
-    work.save(tmp_path / "model")
-    assert not (tmp_path / "model" / "model.safetensors").exists()
-    again = topwork.load(tmp_path / "model")
-    assert all(same_tensors(again.model).values())
-    assert again.model.decoder.get_output_embeddings().weight is again.model.encoder.get_input_embeddings().weight
-    assert again.predict(ROWS) == before
-
-
-def test_r3_a_step_keeps_encoder_and_decoder_equal(checkpoints):
-    work = pair(checkpoints, share=True)
-    start = {name: value.detach().clone() for name, value in work.model.named_parameters()}
-    work.train(ROWS, steps=1, batch_size=8, learning_rate=1e-2)
-    assert all(same_tensors(work.model).values())
-    moved = [name for name, value in work.model.named_parameters() if not torch.equal(value, start[name])]
-    assert any("encoder.encoder" in name for name in moved) and any("crossattention" in name for name in moved)
-
-
-@pytest.mark.parametrize("decoder", ["second", "third"])
-def test_r4_every_leveraged_tensor_is_the_checkpoint_s(checkpoints, decoder):
-    model = pair(checkpoints, decoder).model
-    first, other = weights_of(checkpoints.first), weights_of(getattr(checkpoints, decoder))
-    for name, value in model.encoder.state_dict().items():
-        assert torch.equal(value, first[f"bert.{name}"]), name
-    fresh, leveraged = [], 0
-    for name, value in model.decoder.named_parameters():
-        if name in other:
-            assert torch.equal(value, other[name]), name
-            leveraged += 1
-        else:
-            fresh.append(name)
-    assert leveraged > 20
-    assert fresh and all("cross" in name for name in fresh)
-
-
-def test_bert_generation_takes_over_everything_but_token_types(checkpoints):
-    model = pair(checkpoints, bert_generation=True).model
-    first = weights_of(checkpoints.first)
-    assert type(model.encoder).__name__ == "BertGenerationEncoder"
-    for part in (model.encoder, model.decoder.bert):
-        for name, value in part.state_dict().items():
-            if "crossattention" not in name:
-                assert torch.equal(value, first[f"bert.{name}"]), name
-
-
-def test_a_pair_loads_in_plain_transformers(checkpoints, tmp_path):
-    """Encoder and decoder are bases with tokenizers of their own; the folder is a plain EncoderDecoderModel."""
-    work = pair(checkpoints, "third", max_target_length=10)
-    folder = work.save(tmp_path / "model")
-    plain = transformers.EncoderDecoderModel.from_pretrained(folder).eval()
-    source = transformers.AutoTokenizer.from_pretrained(folder / "encoder")
-    target = transformers.AutoTokenizer.from_pretrained(folder / "decoder")
-    for row, prediction in zip(ROWS, work.predict(ROWS)):
-        inputs = source(row["source"], return_tensors="pt")
-        said = plain.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        assert target.decode(said[0], skip_special_tokens=True).strip() == prediction[0]["translation_text"]
-    assert topwork.load(folder).predict(ROWS) == work.predict(ROWS)
-
-
-@pytest.mark.parametrize("decoder", ["second", "third"])
-def test_a_saved_pair_is_a_base_again(checkpoints, decoder, tmp_path):
-    """With both of its tokenizers; from a recipe too, and trained on it comes back once more."""
-    work = pair(checkpoints, decoder, max_target_length=10)
-    work.train(ROWS, steps=2, learning_rate=1e-2)
-    folder = work.save(tmp_path / "model")
-    again = topwork.build("translation", str(folder), rows=ROWS, max_target_length=10)
-    assert (again.form, again.task.form) == ("native", "seq2seq")
-    assert again.task.tokenizer.get_vocab() == work.task.tokenizer.get_vocab()
-    assert again.task.target_tokenizer.bos_token == work.task.target_tokenizer.bos_token
-    assert again.predict(ROWS) == work.predict(ROWS)
-    batches = [model.task.collate(model.task.encode(ROWS, "loss", 0), "loss") for model in (work, again)]
-    losses = [model.task.row_losses(model.model, batch) for model, batch in zip((work, again), batches)]
-    torch.testing.assert_close(losses[0], losses[1])
-    long = [{**ROWS[0], "source": "one house " * 200}]
-    assert again.predict(long) == work.predict(long)
-    recipe = {"task": "translation", "base": {"model": str(folder)}, "stages": ["save"]}
-    assert set(topwork.load_recipe(recipe).bases) == {"base"}
-    again.train(ROWS, steps=1, learning_rate=1e-2)
-    assert topwork.load(again.save(tmp_path / "again")).predict(ROWS) == again.predict(ROWS)
-
-
-def test_generation_options_are_saved_and_not_on_the_config(checkpoints, tmp_path):
-    options = {"num_beams": 3, "max_new_tokens": 7, "length_penalty": 0.5, "no_repeat_ngram_size": 3}
-    folder = pair(checkpoints, "second", generation=options).save(tmp_path / "model")
-    saved = json.loads((folder / "generation_config.json").read_text())
-    assert {key: saved[key] for key in options} == options
-    assert not set(options) & set(json.loads((folder / "config.json").read_text()))
-    shared = pair(checkpoints, share=True, generation=options).save(tmp_path / "shared")
-    again = topwork.load(shared).model.generation_config
-    assert {key: getattr(again, key) for key in options} == options
-
-
-def test_pairs_in_recipes(checkpoints):
-    recipe = {
-        "task": "summarization",
-        "base": {"encoder": {"model": checkpoints.first}, "decoder": {"model": checkpoints.third}},
-        "stages": ["save"],
-    }
-    loaded = topwork.load_recipe(recipe)
-    assert set(loaded.bases) == {"encoder", "decoder"}
-    assert set(topwork.load_recipe(loaded.to_dict()).bases) == {"encoder", "decoder"}
-    with pytest.raises(UsageError, match="did you mean `encoder`"):
-        topwork.load_recipe({**recipe, "base": {"encodr": checkpoints.first, "decoder": checkpoints.third}})
+# ---------------------------------------------------------------- refused
 
 
 REFUSED = {
@@ -405,20 +251,31 @@ def test_long_targets_keep_their_end():
     assert torch.isfinite(work.task.row_losses(work.model, batch)).all()
 
 
-class Fusion(SequenceToSequence):
-    """Sentences are joined into one."""
-
-    name, answer = "sentence-fusion", "fused_text"
-    columns = {"sentences": Column("short sentences"), "fused": Column("one sentence", target=True)}
-
-    @classmethod
-    def example_rows(cls):
-        return [{"sentences": f"{a} ran. {a} fell.", "fused": f"{a} ran and fell."} for a in "ABCDEFGH"]
+GRAMMAR = Path(__file__).parent / "packages" / "grammar-correction" / "grammar_correction.py"
 
 
-def test_a_task_of_twelve_lines(tmp_path):
-    work = check_task(Fusion, config("t5", **T5), tmp_path)
-    (prediction,) = work.predict([{"sentences": "A ran. A fell."}])
-    assert set(prediction[0]) == {"fused_text"}
-    found = work.evaluate(Fusion.example_rows())
-    assert {"exact_match", "bleu", "chrf", "rougeL", "length_ratio"} <= set(found)
+def test_grammar_correction_is_a_short_file(tmp_path):
+    """It is loaded as anybody's file, and does what the built-in tasks do, from a recipe too."""
+    plugins = topwork.load_plugins(files=[GRAMMAR])
+    task = plugins.tasks["grammar-correction"]
+    assert len(GRAMMAR.read_text().split("class ")[1].split("register_tasks")[0].splitlines()) <= 15
+    work = check_task(task, config("t5", **T5), tmp_path / "checked", plugins=plugins)
+    assert set(work.predict({"text": "Ada have a cat."})[0][0]) == {"corrected_text"}
+    assert {"exact_match", "bleu", "chrf", "length_ratio"} <= set(work.evaluate(task.example_rows()))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps(row) for row in task.example_rows()))
+    recipe = {
+        "task": {"name": "grammar-correction", "generation": {"num_beams": 2, "max_new_tokens": 8}},
+        "base": {"encoder": config("bert", **SMALL), "decoder": config("bert", **SMALL)},
+        "data": {"train": {"path": str(rows)}, "evaluate": {"path": str(rows)}},
+        "stages": [{"train": {"steps": 1}}, "evaluate", "save"],
+    }
+    run = topwork.run(recipe, folder=tmp_path / "run", quiet=True, plugins=plugins)
+    assert "exact_match" in run.results[1]["result"]["metrics"]
+    found = topwork.load(tmp_path / "run" / "model", plugins=plugins)
+    assert found.task.name == "grammar-correction"
+    # without a file: a recipe for translation, its columns named
+    named = {"source": "text", "target": "corrected"}
+    plain = {**recipe, "task": "translation", "base": config("t5", **T5), "data": {**recipe["data"], "columns": named}}
+    run = topwork.run(plain, folder=tmp_path / "plain", quiet=True, plugins=plugins)
+    assert {"bleu", "exact_match"} <= set(run.results[1]["result"]["metrics"])

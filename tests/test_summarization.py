@@ -8,22 +8,13 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 import topwork
+from tiny_bases import SEQ2SEQ
 from topwork import DataError
 from topwork_bases._match_reports import match_reports
 from topwork_tasks._text_scores import TextMetric, Words
 from topwork_tasks.summarization import Summarization
 
-BART = {
-    "model_type": "bart",
-    "d_model": 64,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 128,
-    "decoder_ffn_dim": 128,
-    "dropout": 0.0,
-}
+BART = {"model_type": "bart", **SEQ2SEQ}
 ROWS = Summarization.example_rows()
 
 

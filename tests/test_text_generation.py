@@ -8,6 +8,8 @@ import pytest
 import torch
 import transformers
 
+import topwork
+from tiny_bases import TEXT as BERT
 from topwork import BaseOptions, DataError, UsageError
 from topwork_bases.transformers_bases import load_base
 from topwork_tasks._generation import Generated, LanguageMetric, rouge_l
@@ -23,7 +25,6 @@ LLAMA = {
     "num_key_value_heads": 2,
     "intermediate_size": 64,
 }
-BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 ROWS = TextGeneration.example_rows()
 TEXTS = [{"text": f"{row['prompt']}{row['completion']} , said the {row['prompt'][:3]} fox"} for row in ROWS]
 TEMPLATE = (
@@ -265,3 +266,25 @@ def test_what_cannot_work_is_said():
         build({"config": {"model_type": "distilbert", "dim": 32, "n_heads": 4, "hidden_dim": 64}})
     assert predict(task, model, [{"prompt": ""}])[0].completion is not None
     assert predict(task, model, [{"text": ""}])[0].tokens == 0
+
+
+def test_of_several_columns_prompts_go_before_texts(written):
+    work = topwork.build("text-generation", str(written), rows=[{**ROWS[0], "text": "x"}], return_full_text=False)
+    both = [{**row, "text": f"{row['prompt']}{row['completion']}"} for row in ROWS]
+    alone = work.predict(ROWS)
+    found = work.predict(both)
+    assert found == alone and [entry.nll for entry in found] == [entry.nll for entry in alone]
+    assert work.evaluate(both) == work.evaluate(ROWS)
+    assert "exact_match" in work.evaluate(both)
+
+
+def test_a_tokenizer_that_is_learned_writes_every_text_as_it_was():
+    """Also when something else is said of it: its algorithm stays the one of tasks that write."""
+    for task, rows in (
+        ("text-generation", [{"text": "Größe  “A”: 3-4 e\u0301 \U0001f600\r\n"}]),
+        ("summarization", [{"document": "Größe  “A”: 3-4 e\u0301 \U0001f600\r\n", "summary": "x"}]),
+    ):
+        config = {"model_type": "gpt2", **GPT2}
+        work = topwork.build(task, {"config": config}, rows=rows, tokenizer={"vocab_size": 300})
+        text = next(iter(rows[0].values()))
+        assert work.task.tokenizer.decode(work.task.tokenizer(text)["input_ids"], skip_special_tokens=True) == text

@@ -1,6 +1,5 @@
-"""What the docstrings of the text tasks of one sequence say about odd and bad rows, through the public door: handled
-rows get a prediction, refused ones name row and column, and `on_error: skip` counts them. And generated texts that come
-piece by piece."""
+"""Odd rows of the text tasks of one sequence: within the model's positions, a prediction and a finite loss of their own
+(test_bad_input.py has the whole table). And generated texts that come piece by piece."""
 
 from __future__ import annotations
 
@@ -10,9 +9,7 @@ import pytest
 import torch
 
 import topwork
-from topwork import DataError, UsageError
-from topwork.loop import Settings, evaluate_rows
-from topwork.process import Process
+from topwork import UsageError
 
 BERT = {
     "model_type": "bert",
@@ -54,26 +51,6 @@ HANDLED = {
     ("text-generation", "prompt longer than the model"): {"prompt": LONG, "completion": " rot"},
     ("text-generation", "completion longer than the model"): {"prompt": "red =", "completion": LONG},
 }
-# what is refused, and the column that is named
-REFUSED = {
-    ("text-classification", "missing text"): ({"label": "good"}, "text"),
-    ("text-classification", "text is None"): ({"text": None, "label": "good"}, "text"),
-    ("text-classification", "second text is a number"): ({"text": "a", "text_pair": 3, "label": "good"}, "text_pair"),
-    ("text-classification", "unknown label"): ({"text": "a", "label": "god"}, "label"),
-    ("text-classification", "label is None"): ({"text": "a", "label": None}, "label"),
-    ("text-classification", "label is a float"): ({"text": "a", "label": 1.0}, "label"),
-    ("text-classification", "integer under named labels"): ({"text": "a", "label": 1}, "label"),
-    ("question-answering", "missing question"): ({"context": "a", "answers": NONE}, "question"),
-    ("question-answering", "empty context"): ({"question": "a", "context": " ", "answers": NONE}, "context"),
-    ("question-answering", "context is a list"): ({"question": "a", "context": ["a"], "answers": NONE}, "context"),
-    ("question-answering", "misplaced answer"): (
-        {"question": "a", "context": "abc", "answers": {"text": ["c"], "answer_start": [1]}},
-        "answers",
-    ),
-    ("text-generation", "nothing"): ({"text": None, "prompt": None}, "text"),
-    ("text-generation", "prompt is a number"): ({"prompt": 3, "completion": "a"}, "prompt"),
-    ("text-generation", "completion is a list"): ({"prompt": "a", "completion": ["b"]}, "completion"),
-}
 
 
 @cache
@@ -107,33 +84,6 @@ def test_odd_rows_are_handled(task, case):
     with torch.no_grad():
         losses = model.task.row_losses(model.model.eval(), model.task.collate(items, "loss"))
     assert losses.shape == (1,) and bool(torch.isfinite(losses).all())
-
-
-@pytest.mark.parametrize(("task", "case"), REFUSED, ids=lambda name: name)
-def test_bad_rows_are_refused_or_skipped(task, case):
-    model, rows = built(task)
-    row, column = REFUSED[task, case]
-    with pytest.raises(DataError) as caught:
-        model.task.encode([rows[0], row], "loss", 0)
-    assert (caught.value.row, caught.value.column) == (1, column)
-    assert caught.value.mend
-    assert column in str(caught.value)
-
-
-def test_skipped_rows_are_counted():
-    for task in CONFIGS:
-        model, rows = built(task)
-        bad = next(
-            row for (name, _), (row, column) in REFUSED.items() if name == task and column not in model_targets(model)
-        )
-        settings = Settings(on_error="skip")
-        metric = evaluate_rows(model.task, model.model, [rows[0], bad, rows[1]], settings, Process())
-        assert [note["row"] for note in settings.skipped] == [1]
-        assert metric.result().keys() >= set(metric.keys)
-
-
-def model_targets(model):
-    return {name for name, column in model.task.columns.items() if column.target}
 
 
 def test_single_texts_beside_pairs_on_bart():

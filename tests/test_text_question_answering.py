@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from tiny_bases import TEXT as SMALL
 from topwork import BaseOptions, DataError, UsageError
 from topwork_bases.transformers_bases import load_base
 from topwork_tasks._sequence import span_in, windows
@@ -15,7 +16,6 @@ from topwork_tasks._squad import SquadMetric, best_spans, f1, normalise
 from topwork_tasks._text import TokenizerOptions, learn_tokenizer
 from topwork_tasks.question_answering import QuestionAnswering
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 ROWS = QuestionAnswering.example_rows()
 
 

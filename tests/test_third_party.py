@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -119,6 +121,19 @@ def test_a_stranger_adds_stage_base_task_head_and_attention(tmp_path):
     assert topwork.load(tmp_path / "model", plugins=plugins).predict(rows) == predictions
     with pytest.raises(topwork.TopworkError):
         topwork.load(tmp_path / "model")  # without the plugin nobody knows the base
+
+
+def test_public_names_are_typed_and_say_what_they_are():
+    import topwork
+
+    assert (Path(topwork.__file__).parent / "py.typed").is_file()  # without it type checkers see nothing of them
+    for name in topwork.__all__:
+        found = getattr(topwork, name)
+        if inspect.isclass(found) or inspect.isfunction(found):
+            assert inspect.getdoc(found), f"{name} has no docstring"
+        for member, value in vars(found).items() if inspect.isclass(found) else ():
+            if not member.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+                assert inspect.getdoc(value), f"{name}.{member} has no docstring"
 
 
 @pytest.mark.faults

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 import topwork
+from tiny_bases import TEXT as SMALL
 from topwork import DataError, TopworkError, UsageError
 from topwork.testing import check_task
 from topwork_tasks._entities import EntityMetric, detect, entities, span_tags
@@ -23,7 +24,6 @@ from topwork_tasks._tags import TagPrediction
 from topwork_tasks._text import TokenizerOptions, learn_tokenizer
 from topwork_tasks.token_classification import TokenClassification
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 SEQ2SEQ = {
     "d_model": 32,
     "encoder_layers": 1,
@@ -252,22 +252,9 @@ def test_integers_are_named_by_the_data_set():
 
 
 @pytest.mark.parametrize("kind", BASES)
-def test_contract_and_learning_on_native_and_generic_task_heads(kind, tmp_path, plugins):
+def test_contract_on_native_and_generic_task_heads(kind, tmp_path, plugins):
     work = check_task(TokenClassification, {"config": {"model_type": kind, **BASES[kind]}}, tmp_path, plugins=plugins)
     assert work.form == ("generic" if kind in GENERIC else "native")
-    batch = work.task.collate(work.task.encode(ROWS, "train", 0), "train")
-    optimizer = torch.optim.AdamW(work.model.parameters(), lr=1e-2)
-    work.model.train()
-    losses, touched = [], set()
-    for _ in range(20):
-        loss = work.task.loss(work.model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        touched |= {name for name, value in work.model.named_parameters() if value.grad is not None}
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] / 2, losses
-    assert {name for name, value in work.model.named_parameters() if value.requires_grad} == touched
 
 
 BAD = {

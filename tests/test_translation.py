@@ -12,21 +12,12 @@ import torch
 import transformers
 
 import topwork
+from tiny_bases import SEQ2SEQ
 from topwork import DataError, UsageError
 from topwork_bases._number_words import english, german, number_lines, number_words
 from topwork_tasks._text_scores import TextMetric
 from topwork_tasks.translation import Translation
 
-SEQ2SEQ = {
-    "d_model": 64,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 128,
-    "decoder_ffn_dim": 128,
-    "dropout": 0.0,
-}
 ROWS = Translation.example_rows()
 DICTS = [{"translation": {"en": row["source"], "de": row["target"]}} for row in ROWS]
 # long enough to have 4-grams, which BLEU is made of

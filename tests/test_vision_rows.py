@@ -75,6 +75,18 @@ def test_voc_folders_are_rows(voc, plugins) -> None:
     assert labels["class_labels"].tolist() == [work.task.label_names.index("dog")]  # the difficult one is left out
 
 
+def test_what_can_be_nothing_else_needs_no_format(voc, tmp_path, plugins) -> None:
+    assert plugins.load_rows(RowsOptions(path=str(voc)))[:] == read(voc)[:]
+    box = {"id": 1, "image_id": 5, "bbox": [1, 2, 3, 4], "area": 12, "category_id": 9, "iscrowd": 0}
+    found = {"info": {}, "images": [{"id": 5, "file_name": "JPEGImages/one.jpg", "width": 30, "height": 20}]}
+    file = tmp_path / "boxes.json"
+    file.write_text(json.dumps({**found, "annotations": [box], "categories": [{"id": 9, "name": "dog"}]}))
+    (row,) = plugins.load_rows(RowsOptions(path=str(file)))
+    assert (row["objects"]["bbox"], row["image"].size) == ([[1, 2, 3, 4]], (30, 20))
+    file.write_text(json.dumps([{"image": "one.jpg", "label": "dog"}]))
+    assert plugins.load_rows(RowsOptions(path=str(file)))[:] == {"image": ["one.jpg"], "label": ["dog"]}
+
+
 def test_faults_of_voc_folders_say_what_to_do(voc, tmp_path) -> None:
     with pytest.raises(UsageError, match="did you mean `trainval`"):
         read(voc, split="trainvla")

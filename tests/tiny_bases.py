@@ -20,6 +20,17 @@ BART: dict[str, Any] = {
         "max_position_embeddings": 256,
     }
 }
+#: sizes of a sequence-to-sequence model that learns a few rows by heart; without `model_type`
+SEQ2SEQ: dict[str, Any] = {
+    "d_model": 64,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "dropout": 0.0,
+}
 VIT: dict[str, Any] = {"config": {"model_type": "vit", **TEXT, "image_size": 32, "patch_size": 8}}
 YOLOS: dict[str, Any] = {
     "config": {

@@ -1,7 +1,8 @@
 """Generated reports of matches with a one-line summary: who beat whom, by how much, where and when. What the summary
 says stands scattered in the report, between sentences that do not matter (the score at half-time, the next match).
 
-No summary of the training rows occurs among the test rows, so none can be learned by heart.
+A match (who, where, when) belongs to one split, also where a report only announces it: no summary, no report and no
+sentence that names a team stands in both, so none can be learned by heart.
 """
 
 from __future__ import annotations
@@ -23,22 +24,27 @@ def match_reports(split: str) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     seen: set[str] = set()
     while len(rows) < COUNTS[split]:
-        row = _row(draw)
-        if _is_test(row["summary"]) == (split == "test") and row["summary"] not in seen:
+        row = _row(draw, split == "test")
+        if row["summary"] not in seen:
             seen.add(row["summary"])
             rows.append(row)
     return rows
 
 
-def _is_test(summary: str) -> bool:
-    """A twentieth of all summaries, the same in every process."""
-    return random.Random(summary).random() < 0.05
+def _match(draw: random.Random, test: bool, team: str | None = None) -> tuple[str, str, str, str]:
+    """Home, away, place and day of a match of a split: a twentieth of all is for testing, the same in every process.
+    `team`: plays at home."""
+    while True:
+        home, away = draw.sample(_TEAMS, 2)
+        home, away = (team, away if away != team else home) if team else (home, away)
+        place, day = draw.choice(_PLACES), draw.choice(_DAYS)
+        if (random.Random(" ".join([*sorted((home, away)), place, day])).random() < 0.05) == test:
+            return home, away, place, day
 
 
-def _row(draw: random.Random) -> dict[str, str]:
-    home, away, third = draw.sample(_TEAMS, 3)
-    place, elsewhere = draw.sample(_PLACES, 2)
-    day, later = draw.sample(_DAYS, 2)
+def _row(draw: random.Random, test: bool) -> dict[str, str]:
+    home, away, place, day = _match(draw, test)
+    again, third, elsewhere, later = _match(draw, test, draw.choice((home, away)))
     first, second = draw.randrange(6), draw.randrange(6)
     half = f"{draw.randint(0, first)} to {draw.randint(0, second)}"
     opening = draw.choice(
@@ -48,7 +54,7 @@ def _row(draw: random.Random) -> dict[str, str]:
         f"At half-time the score was {half}.",
         draw.choice(_WEATHER),
         draw.choice(_CROWD),
-        f"Next the {draw.choice((home, away))} will play the {third} in {elsewhere} on {later}.",
+        f"Next the {again} will play the {third} in {elsewhere} on {later}.",
     ]
     draw.shuffle(between)
     end = f"At the end it was {first} to {second}."

@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,10 +72,10 @@ def _arguments(options: BaseOptions) -> dict[str, Any]:
     return arguments
 
 
-def from_config(auto: str, config: Any, options: BaseOptions, **extra: Any) -> nn.Module:
-    """A module with random weights."""
+def from_config(auto: str, config: Any, options: BaseOptions, subclass: type | None = None, **extra: Any) -> nn.Module:
+    """A module with random weights; of `subclass`, if one is given."""
     dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
-    chosen: Any = _chosen(auto, config)
+    chosen: Any = subclass or _chosen(auto, config)
     try:
         if chosen is None:
             found = getattr(transformers, auto).from_config(
@@ -92,10 +93,22 @@ def from_config(auto: str, config: Any, options: BaseOptions, **extra: Any) -> n
 
 
 def from_weights(
-    auto: str, location: str, config: Any, options: BaseOptions, *, fresh_head: bool = False, **extra: Any
+    auto: str,
+    location: str,
+    config: Any,
+    options: BaseOptions,
+    *,
+    fresh_head: bool = False,
+    subclass: type | None = None,
+    **extra: Any,
 ) -> nn.Module:
-    """A module with the checkpoint's weights. With `fresh_head` its task head starts anew, whatever its shape was."""
-    found, info = _opened(_chosen(auto, config), auto, location, config, options, extra)
+    """A module with the checkpoint's weights; of `subclass`, if one is given. With `fresh_head` its task head starts
+    anew, whatever its shape was."""
+    if subclass is not None and (Path(location) / "topwork.safetensors").is_file():
+        config.transformers_weights = "topwork.safetensors"
+    found, info = _opened(subclass or _chosen(auto, config), auto, location, config, options, extra)
+    if hasattr(found.config, "transformers_weights"):
+        del found.config.transformers_weights  # else it would be saved, and stand for another file
     _account(found, info, location, fresh_head)
     if fresh_head:
         found = _with_new_head(found, from_config(auto, config, options, **extra))
@@ -103,15 +116,23 @@ def from_weights(
 
 
 def fill(
-    module: Any, auto: str, location: str, config: Any, options: BaseOptions, *, fresh_head: bool = False, **extra: Any
+    module: Any,
+    auto: str,
+    location: str,
+    config: Any,
+    options: BaseOptions,
+    *,
+    fresh_head: bool = False,
+    subclass: type | None = None,
+    **extra: Any,
 ) -> None:
-    """Put a checkpoint's weights into a module that was cut to their shape after it was made; its task head stays as
-    it is where the checkpoint has none, and with `fresh_head`.
+    """Put a checkpoint's weights into a module that was cut to their shape after it was made (of `subclass`, if one was
+    given); its task head stays as it is where the checkpoint has none, and with `fresh_head`.
 
     Raises:
         CheckpointError: weights are missing, or have another shape than the module now has.
     """
-    chosen: Any = type(module)
+    chosen: Any = subclass or type(module)
 
     def build(self: Any, *args: Any, **kwargs: Any) -> None:
         chosen.__init__(self, *args, **kwargs)

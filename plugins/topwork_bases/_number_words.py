@@ -72,6 +72,10 @@ def number_words(split: str) -> list[dict[str, dict[str, str]]]:
 
 
 def number_lines(split: str) -> list[dict[str, str]]:
-    """Rows {"text"}: a number in digits, in English and in German, so that what is masked in one can be told from
-    another."""
-    return [{"text": f"{' '.join(str(number))} = {english(number)} = {german(number)}"} for number in numbers(split)]
+    """Rows {"text", "prompt", "completion"}: a number in digits, in English and in German, so that what is masked in
+    one can be told from another; the digits are a prompt, the words complete it."""
+    rows = []
+    for number in numbers(split):
+        prompt, completion = f"{' '.join(str(number))} =", f" {english(number)} = {german(number)}"
+        rows.append({"text": prompt + completion, "prompt": prompt, "completion": completion})
+    return rows

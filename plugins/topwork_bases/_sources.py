@@ -115,6 +115,9 @@ def hub_error(error: Exception, location: str, revision: str | None) -> TopworkE
         return CheckpointError(
             "no such repository on the Hub", place=place, mend="correct the id, or log in if it is private"
         )
+    if Path(location).expanduser().is_dir():
+        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        return CheckpointError(f"cannot be opened ({said})", place=place, mend="save it again")
     if constants.HF_HUB_OFFLINE:
         return CheckpointError(
             "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it",

@@ -97,6 +97,8 @@ class Backbone(nn.Module):
         outputs = self.backbone(**inputs, **({"use_cache": False} if self._caches else {}))
         tokens = outputs.last_hidden_state
         maps: tuple[torch.Tensor, ...] = ()
+        if tokens.dim() == 4 and tokens.shape[1] != self.width == tokens.shape[3]:  # patches of several series
+            tokens = tokens.flatten(1, 2)
         if tokens.dim() == 4:  # a convolutional network
             maps = (tokens,)
             tokens = tokens.flatten(2).transpose(1, 2)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SAMPLES = {
     "python-tokens": "lines of Python's standard library with the role of every token: words, tags",
     "number-words": "the numbers 0 to 99,999 in English and German words: translation {en, de}",
-    "number-lines": "the same numbers in digits, English and German on one line: text",
+    "number-lines": "the same numbers in digits, English and German on one line: text, prompt, completion",
     "match-reports": "generated reports of matches, each with a summary of one line: document, summary",
 }
 

@@ -32,7 +32,7 @@ class TransformersBase:
         config: the config object, `options.changes` applied.
 
     A checkpoint that transformers 4 pruned (its config has `pruned_heads`, its weights are smaller) makes modules that
-    wait in `unfinished` for a plugin to cut them; None when no task is building.
+    a plugin cuts in `unfinished` before their weights come; None when no task is building.
     """
 
     def __init__(self, name: str, options: BaseOptions, location: str | None, config: Any) -> None:
@@ -70,7 +70,9 @@ class TransformersBase:
         names = (name for entry in auto for name in _modules.class_names(entry, self.config))
         return any(name in trained for name in names)
 
-    def native(self, *auto: str, weights: bool = True, **changes: Any) -> nn.Module | None:
+    def native(
+        self, *auto: str, weights: bool = True, subclass: type | None = None, **changes: Any
+    ) -> nn.Module | None:
         """The architecture's own class with a task head; see `topwork.Base.native`."""
         from topwork_bases import _modules
 
@@ -89,7 +91,8 @@ class TransformersBase:
                 )
         config = self._changed(changes)
         fresh = self.options.head == "new" and self._has_trained_head([found])
-        return self._made(found, None if self.scratch or not weights else self.location, config, fresh_head=fresh)
+        location = None if self.scratch or not weights else self.location
+        return self._made(found, location, config, fresh_head=fresh, subclass=subclass)
 
     def backbone(self, *, weights: bool = True, maps: Sequence[int] = (), **changes: Any) -> nn.Module:
         """The network without a task head; see `topwork.Base.backbone`. Of an encoder-decoder it is the encoder."""
@@ -110,9 +113,11 @@ class TransformersBase:
         return backbones.wrap(self._made(auto, location, config, **extra), maps)
 
     def _made(self, auto: str, location: str | None, config: Any, fresh_head: bool = False, **extra: Any) -> Any:
-        """A module: finished, or with random weights and noted in `unfinished`."""
+        """A module with its weights; where attention heads are gone, `unfinished` sees to that."""
         from topwork_bases import _modules
 
+        if location is not None and extra.get("subclass") is None:
+            _refuse_altered(self.name, location)  # a shared pair, which its own subclass alone opens rightly
         if not self.pruned:
             if location is None:
                 return _modules.from_config(auto, config, self.options, **extra)
@@ -155,31 +160,27 @@ def _short(labels: list[str]) -> str:
     return f"[{shown}{', ...' if len(labels) > 8 else ''}] ({len(labels)})"
 
 
-def _take_pruned(config: Any, place: str) -> dict[str, list[int]]:
-    """What transformers 4 noted in a config as pruned, taken out of it: numbers of attention heads by layer number.
+def _take_pruned(config: Any, place: str) -> dict[str, Any]:
+    """What transformers 4 noted in a config as pruned, taken out of it: numbers of attention heads by layer number, and
+    by the name of a part what is noted in the config of that part.
 
     transformers 5 would keep the note, build the model unpruned and fail on its weights.
 
     Raises:
-        CheckpointError: it is noted in a part of a composite model, or cannot be read.
+        CheckpointError: it cannot be read.
     """
     found = getattr(config, "pruned_heads", None)
     if hasattr(config, "pruned_heads"):
         del config.pruned_heads
-    for part in getattr(config, "sub_configs", None) or {}:
-        if getattr(getattr(config, part, None), "pruned_heads", None):
-            raise CheckpointError(
-                f"attention heads of its part `{part}` were pruned by transformers 4",
-                place=place,
-                mend="only models of one part can be opened that way: save the part by itself in transformers 4",
-            )
     try:
         noted = {str(int(layer)): sorted({int(head) for head in heads}) for layer, heads in (found or {}).items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"`pruned_heads` in config.json is no list of attention heads by layer ({error})", place=place
         ) from error
-    return {layer: heads for layer, heads in noted.items() if heads}
+    inner = {part: getattr(config, part, None) for part in getattr(config, "sub_configs", None) or {}}
+    parts = {part: _take_pruned(one, f"{place}, {part}") for part, one in inner.items() if one is not None}
+    return {key: heads for key, heads in {**noted, **parts}.items() if heads}
 
 
 @hookimpl(trylast=True)
@@ -192,7 +193,7 @@ def load_base(name: str, options: BaseOptions) -> TransformersBase | None:
     location = _sources.locate(name)
     if location is None:
         return None
-    if options.weights:
+    if options.weights and not _is_shared_pair(location):
         _refuse_altered(name, location)
     found = _sources.read_config(location, options.revision, options.trust_remote_code)
     if found is None:
@@ -210,6 +211,15 @@ def _refuse_altered(name: str, location: str) -> None:
             place=f"base {name}",
             mend="open it with topwork.load(folder) and train on from there, or set `weights: false`",
         )
+
+
+def _is_shared_pair(location: str) -> bool:
+    """Whether a folder holds an encoder and a decoder of one copy of weights, and nothing was altered in them."""
+    folder = Path(location)
+    config, manifest = (folder / name for name in ("config.json", "topwork.json"))
+    if not (config.is_file() and manifest.is_file() and _sources.read_json(config).get("tie_encoder_decoder")):
+        return False
+    return not _sources.read_json(manifest).get("alterations")
 
 
 def _need_safetensors(name: str, location: str) -> None:

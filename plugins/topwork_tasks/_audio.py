@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: formats whose headers tell the number of samples exactly
 _EXACT = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "AU", "CAF")
+#: samples of a piece of MP3; some encoders count one that holds no sound
+_MP3_FRAME = 1152
 #: sizes from here on stand for a size that was not known when the file was begun
 _UNKNOWN_SIZE = 0x7FFF0000
 MEND = "mend the clip, or leave the row out"
@@ -85,6 +87,21 @@ def audio_length(value: Any, rate: int) -> int:
     return len(open_audio(value, None, "audio", rate))
 
 
+def doubtful(value: Any) -> bool:
+    """Whether a file's header, and a look at its last sample, leave doubt that it can be read to its end."""
+    if isinstance(value, Mapping) and value.get("array") is None:
+        value = value.get("bytes") or value.get("path")
+    if not isinstance(value, bytes | bytearray | str | os.PathLike):
+        return value is None
+    source = io.BytesIO(value) if isinstance(value, bytes | bytearray) else os.fspath(value)
+    try:
+        with need("soundfile").SoundFile(source) as file:
+            file.seek(max(0, file.frames - 1))
+            return len(file.read(1)) == 0 or file.samplerate <= 0 or _missing_bytes(value) > 0
+    except (RuntimeError, OSError, ValueError, TypeError):
+        return True
+
+
 def _read(value: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
     if value is None:
         raise DataError("is None", row=row, column=column, mend="give a clip, or leave the row out")
@@ -112,15 +129,22 @@ def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, i
     if not inside and not os.path.isfile(source):
         raise DataError(f"the file {name} does not exist", row=row, column=column, mend="correct the path")
     try:
-        clip, rate = soundfile.read(
-            io.BytesIO(source) if inside else os.fspath(source), dtype="float32", always_2d=True
-        )
+        with soundfile.SoundFile(io.BytesIO(source) if inside else os.fspath(source)) as file:
+            clip, rate, told, kind = (
+                file.read(dtype="float32", always_2d=True),
+                file.samplerate,
+                file.frames,
+                file.format,
+            )
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         cause = str(error).splitlines()[0].split(": ", 1)[-1]
         raise DataError(f"cannot be read as audio ({name}): {cause}", row=row, column=column, mend=MEND) from error
     missing = _missing_bytes(source)
     if missing:
         raise DataError(f"the file {name} is cut short by {missing} bytes", row=row, column=column, mend=MEND)
+    if kind == "MP3" and len(clip) + _MP3_FRAME < told:
+        cause = f"the file {name} is cut short: {len(clip)} of {told} samples"
+        raise DataError(cause, row=row, column=column, mend=MEND)
     return clip.mean(axis=1), _checked_rate(rate, row, column)
 
 
@@ -158,8 +182,11 @@ def _from_array(value: Any, rate: Any, row: int | None, column: str) -> tuple[np
     found = _checked_rate(rate, row, column)
     try:
         array = numpy.asarray(value)
-        if array.dtype.kind == "i":
-            array = array / float(-numpy.iinfo(array.dtype).min) if array.dtype.itemsize < 8 else array
+        if array.dtype.kind in "iu" and array.dtype.itemsize < 8:
+            half = 2.0 ** (8 * array.dtype.itemsize - 1)  # numbers without a sign have silence in their middle
+            array = array / half - (array.dtype.kind == "u")
+        elif array.dtype.kind in "iu" and array.size and numpy.abs(array).max() > 1:
+            raise ValueError("64 bits do not say how loud the loudest is: give int16, or floats from -1 to 1")
         array = array.astype(numpy.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"its array is no array of samples: {error}", row=row, column=column, mend=MEND) from error

@@ -1,19 +1,19 @@
-"""COCO's metric of boxes: mean average precision, by faster-coco-eval. It keeps a few numbers for each box, never a
-picture. What a detector predicts stands here too.
+"""COCO's metric of boxes: mean average precision. It keeps a few numbers for each box, never a picture. What a detector
+predicts stands here too.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from topwork import Json, Metric, Row
 from topwork_tasks._boxes import Objects
+from topwork_tasks._coco_averages import KEYS, averages
 
-#: what `COCOeval.stats` holds, in its order; areas are below 32 x 32, up to 96 x 96, and above, in pixels
-_STATS = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "mar1", "mar10", "mar100")
 _MOST = 100
+#: nobody looks at the outlines of boxes, but the library makes them where there are none
+_NO_OUTLINE: list[Json] = []
 
 
 class Detections(list):
@@ -47,17 +47,16 @@ def _restore(entries: list[Json], attributes: dict[str, Any]) -> Detections:
 
 
 class CocoMetric(Metric):
-    """Mean average precision as COCO defines it (Lin et al. 2014, arXiv 1405.0312; cocoeval of its tools).
+    """Mean average precision as COCO defines it.
 
     Args:
         names: label names in the order of the model's outputs.
         truth: (row, size) -> the row's objects and their label numbers.
 
-    Keys: map (mean over overlaps .50:.05:.95), map50, map75, map_small, map_medium, map_large, mar100 (mean recall of
-    100 boxes a picture); NaN where there is no such object. Table `per_label`: map, map50, objects.
+    Keys and table: see `averages`.
     """
 
-    keys = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "mar100")
+    keys = KEYS
     primary = "map"
 
     def __init__(
@@ -96,74 +95,48 @@ class CocoMetric(Metric):
         self.truths += other.truths
 
     def result(self) -> dict[str, Json]:
+        truths, guesses = self._counts(self.truths), self._counts(self.found)
+        return averages(self.names, truths, guesses, self._entries, "bbox")
+
+    def _counts(self, entries: Sequence[tuple[Any, ...]]) -> list[int]:
+        """How many there are of each label; the labels stand second in an entry."""
         import numpy
 
-        if not any(len(labels) for _, labels, _, _ in self.truths):
-            return dict.fromkeys(self.keys, math.nan)
-        counts = numpy.zeros(len(self.names), dtype=int)
-        for _, labels, _, _ in self.truths:
-            numpy.add.at(counts, labels, 1)
-        precision, stats = self._evaluate()
-        result: dict[str, Json] = {key: stats[key] for key in self.keys}
-        result["per_label"] = [
-            {
-                "label": name,
-                "map": _mean(precision[:, :, number, 0, -1]),
-                "map50": _mean(precision[0, :, number, 0, -1]),
-                "objects": int(counts[number]),
-            }
-            for number, name in enumerate(self.names)
-        ]
-        return result
+        total = numpy.zeros(len(self.names), dtype=int)
+        for entry in entries:
+            total += numpy.bincount(entry[1], minlength=len(total))
+        return total.tolist()
 
-    def _evaluate(self) -> tuple[Any, dict[str, float]]:
-        """Precision [overlaps, recalls, labels, sizes, most boxes] and the summary."""
-        from faster_coco_eval import COCO, COCOeval_faster
-
-        truth = COCO({"images": self._images(), "annotations": self._annotations(), "categories": self._categories()})
+    def _entries(self, labels: range) -> tuple[list[Json], list[Json], list[Json]]:
+        """Images, truths and predictions of these labels as COCO's files have them."""
+        images = [{"id": number, "width": 1, "height": 1} for number in range(1, len(self.truths) + 1)]
+        truths: list[Json] = []
+        for image, label, (box, _, crowd, area) in _chosen(self.truths, labels):
+            told = {"bbox": _as_coco(box), "area": float(area), "iscrowd": int(crowd)}
+            truths.append({"id": len(truths) + 1, "image_id": image, "category_id": label + 1, **told})
         found = [
-            {"image_id": image, "category_id": int(label) + 1, "bbox": _as_coco(box), "score": float(score)}
-            for image, entries in enumerate(self.found, 1)
-            for score, label, box in zip(*entries)
+            {
+                "image_id": image,
+                "category_id": label + 1,
+                "bbox": _as_coco(box),
+                "score": float(score),
+                "segmentation": _NO_OUTLINE,
+            }
+            for image, label, (score, _, box) in _chosen(self.found, labels)
         ]
-        if not found:  # the library refuses an empty list; a box of no overlap and no score changes nothing
-            found = [{"image_id": 1, "category_id": 1, "bbox": [-2.0, -2.0, 1.0, 1.0], "score": 0.0}]
-        evaluation = COCOeval_faster(truth, truth.loadRes(found), iouType="bbox")
-        evaluation.run()
-        stats = [float(value) for value in evaluation.stats[: len(_STATS)]]
-        return evaluation.eval["precision"], {
-            key: value if value >= 0 else math.nan for key, value in zip(_STATS, stats)
-        }
+        # a box of no overlap and no score changes nothing
+        nothing = {"image_id": 1, "category_id": labels.start + 1, "bbox": [-2.0, -2.0, 1.0, 1.0], "score": 0.0}
+        return images, truths, found or [nothing]
 
-    def _images(self) -> list[Json]:
-        return [{"id": number, "width": 1, "height": 1} for number in range(1, len(self.truths) + 1)]
 
-    def _categories(self) -> list[Json]:
-        return [{"id": number, "name": name} for number, name in enumerate(self.names, 1)]
-
-    def _annotations(self) -> list[Json]:
-        annotations: list[Json] = []
-        for image, entries in enumerate(self.truths, 1):
-            for box, label, crowd, area in zip(*entries):
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image,
-                        "category_id": int(label) + 1,
-                        "bbox": _as_coco(box),
-                        "area": float(area),
-                        "iscrowd": int(crowd),
-                    }
-                )
-        return annotations
+def _chosen(rows: Sequence[tuple[Any, ...]], labels: range) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+    """(number of the picture from 1, label, values) of each box of these labels; the labels stand second."""
+    for image, arrays in enumerate(rows, 1):
+        for values in zip(*arrays):
+            if values[1] in labels:
+                yield image, int(values[1]), values
 
 
 def _as_coco(box: Any) -> list[float]:
     left, top, right, bottom = (float(value) for value in box)
     return [left, top, right - left, bottom - top]
-
-
-def _mean(values: Any) -> float:
-    """Mean of what is defined; COCO writes -1 where there is no truth."""
-    values = values[values > -1]
-    return float(values.mean()) if values.size else math.nan

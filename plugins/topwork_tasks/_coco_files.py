@@ -7,6 +7,7 @@ Masks of instances become run lengths once, on reading: polygons and run lengths
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,27 @@ if TYPE_CHECKING:
     from topwork import RowsOptions
 
 _OPTIONS = ("images", "masks")
+_BEGINS = re.compile(rb'\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
+
+
+def format_of(source: str, options: RowsOptions) -> str | None:
+    """The format that a recipe names; without one "voc" or "coco" for what can be nothing else: a folder with
+    Annotations/*.xml, a JSON file that begins as COCO's do and has their three entries."""
+    if options.format is not None:
+        return options.format
+    path = Path(source).expanduser()
+    if any((path / "Annotations").glob("*.xml")):
+        return "voc"
+    if path.suffix != ".json" or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        if not _BEGINS.match(file.read(256)):
+            return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # a line for each row, say
+        return None
+    return "coco" if {"images", "annotations", "categories"} <= set(found) else None
 
 
 def coco_rows(source: str, options: RowsOptions) -> Any:

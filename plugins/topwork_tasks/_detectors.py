@@ -108,7 +108,9 @@ def padded(items: Sequence[Item], masked: bool) -> tuple[dict[str, Any], list[An
 
     Returns:
         the inputs, with `pixel_mask` for detectors that read it; and for each item what its boxes are multiplied by:
-        detectors without a mask take the padded picture for the whole.
+        detectors without a mask take the padded picture for the whole. (DETR's image processor gives shares of the
+        padded picture with a mask too; then the boxes of a picture would depend on what else is in its batch, and
+        the way back to pixels, which knows the picture alone, would be wrong.)
     """
     import torch
 

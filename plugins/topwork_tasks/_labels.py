@@ -118,6 +118,7 @@ def label_number(
         mend = f"known labels: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
         if not isinstance(value, str) and declared is None:
             mend += "; `label_names` of the task says what the data's integers stand for"
+        mend += "; a base that was trained with other labels takes these with `head: new`"
         raise DataError(
             f"unknown label {value!r}{nearest(str(name), names)}", row=row, column=column, mend=mend
         ) from None

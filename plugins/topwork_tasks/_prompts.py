@@ -27,6 +27,11 @@ class Encoded:
     ended: int = 0
 
 
+def is_plain(row: Row) -> bool:
+    """Whether a row is a text to learn or score: it has no messages and no prompt, which go before a text."""
+    return row.get("messages") is None and row.get("prompt") is None
+
+
 def encode_row(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
     """Tokens of a row. With `targets` (training) a row without any is refused."""
     if row.get("messages") is not None:
@@ -149,7 +154,7 @@ def pack(rows: Sequence[Encoded], length: int) -> Iterator[tuple[int, Encoded]]:
 
 def reference(row: Row) -> str | None:
     """What the completion should have been: the row's own, or what the assistant says last."""
-    if row.get("completion") is not None:
-        return str(row["completion"])
-    messages = row.get("messages") or ()
-    return str(messages[-1]["content"]) if messages and messages[-1]["role"] == "assistant" else None
+    if row.get("messages") is None:
+        return None if row.get("completion") is None else str(row["completion"])
+    last = row["messages"][-1]
+    return str(last["content"]) if last["role"] == "assistant" else None

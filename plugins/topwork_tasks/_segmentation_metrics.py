@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from topwork import Json, Metric, Row
+from topwork_tasks._coco_averages import KEYS, averages
 
-_STATS = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "mar1", "mar10", "mar100")
 _MOST = 100
 
 
@@ -72,7 +72,7 @@ def _or_none(value: Any) -> float | None:
 
 
 class MaskMetric(Metric):
-    """Average precision of masks as COCO defines it, by faster-coco-eval.
+    """Average precision of masks as COCO defines it.
 
     Only masks that can match are kept, as run lengths: those of the truth, and predictions that overlap a truth of
     their label by half or more. Any other prediction can only be wrong, so its score, label and area say all: it is
@@ -82,10 +82,10 @@ class MaskMetric(Metric):
         names: label names.
         truth: (row, size) -> the row's `Segments`.
 
-    Keys and table as those of object-detection.
+    Keys and table: see `averages`.
     """
 
-    keys = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "mar100")
+    keys = KEYS
     primary = "map"
 
     def __init__(self, names: Sequence[str], truth: Callable[[Row, tuple[int, int]], Any]) -> None:
@@ -124,64 +124,43 @@ class MaskMetric(Metric):
         self.rows += other.rows
 
     def result(self) -> dict[str, Json]:
-        import numpy
+        truths, guesses = [0] * len(self.names), [0] * len(self.names)
+        for _, real, found in self.rows:
+            for label, _, _ in real:
+                truths[label] += 1
+            for label, _, _ in found:
+                guesses[label] += 1
+        return averages(self.names, truths, guesses, self._entries, "segm")
 
-        counts = numpy.zeros(len(self.names), dtype=int)
-        for _, truths, _ in self.rows:
-            for label, _, _ in truths:
-                counts[label] += 1
-        if not counts.sum():
-            return dict.fromkeys(self.keys, math.nan)
-        precision, stats = self._evaluate()
-        result: dict[str, Json] = {key: stats[key] for key in self.keys}
-        result["per_label"] = [
-            {
-                "label": name,
-                "map": _mean(precision[:, :, number, 0, -1]),
-                "map50": _mean(precision[0, :, number, 0, -1]),
-                "objects": int(counts[number]),
-            }
-            for number, name in enumerate(self.names)
-        ]
-        return result
-
-    def _evaluate(self) -> tuple[Any, dict[str, float]]:
-        """Precision [overlaps, recalls, labels, sizes, most masks] and the summary."""
-        from faster_coco_eval import COCO, COCOeval_faster
-        from faster_coco_eval.core import mask as coco
-
+    def _entries(self, labels: range) -> tuple[list[Json], list[Json], list[Json]]:
+        """Images, truths and predictions of these labels as COCO's files have them."""
         images: list[Json] = []
         annotations: list[Json] = []
         found: list[Json] = []
         for image, (size, truths, guesses) in enumerate(self.rows, 1):
-            width, height = size
-            images.append({"id": image, "width": 2 * width, "height": height})
+            images.append({"id": image, "width": 2 * size[0], "height": size[1]})
             for label, crowd, counts in truths:
-                rle = _widened(counts, size)
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image,
-                        "category_id": label + 1,
-                        "segmentation": rle,
-                        "bbox": [float(value) for value in coco.toBbox(rle)],
-                        "area": float(coco.area(rle)),
-                        "iscrowd": int(crowd),
-                    }
-                )
+                if label in labels:
+                    told = {"id": len(annotations) + 1, "image_id": image, "category_id": label + 1}
+                    annotations.append({**told, **_as_coco(_widened(counts, size)), "iscrowd": int(crowd)})
             for label, score, kept in guesses:
-                rle = _strip(kept, size) if isinstance(kept, int) else _widened(kept, size)
-                found.append({"image_id": image, "category_id": label + 1, "segmentation": rle, "score": score})
-        categories = [{"id": number, "name": name} for number, name in enumerate(self.names, 1)]
-        truth = COCO({"images": images, "annotations": annotations, "categories": categories})
-        if not found:  # the library refuses an empty list; a strip outside with no score changes nothing
-            found = [{"image_id": 1, "category_id": 1, "segmentation": _strip(1, self.rows[0][0]), "score": 0.0}]
-        evaluation = COCOeval_faster(truth, truth.loadRes(found), iouType="segm")
-        evaluation.run()
-        stats = [float(value) for value in evaluation.stats[: len(_STATS)]]
-        return evaluation.eval["precision"], {
-            key: value if value >= 0 else math.nan for key, value in zip(_STATS, stats)
-        }
+                if label in labels:
+                    rle = _strip(kept, size) if isinstance(kept, int) else _widened(kept, size)
+                    found.append({"image_id": image, "category_id": label + 1, "segmentation": rle, "score": score})
+        # a strip outside with no score changes nothing
+        strip = _strip(1, self.rows[0][0])
+        nothing = {"image_id": 1, "category_id": labels.start + 1, "segmentation": strip, "score": 0.0}
+        return images, annotations, found or [nothing]
+
+
+def _as_coco(rle: dict[str, Any]) -> dict[str, Json]:
+    from faster_coco_eval.core import mask as coco
+
+    return {
+        "segmentation": rle,
+        "bbox": [float(value) for value in coco.toBbox(rle)],
+        "area": float(coco.area(rle)),
+    }
 
 
 def encoded(mask: Any) -> dict[str, Any]:
@@ -214,9 +193,3 @@ def _strip(area: int, size: tuple[int, int]) -> dict[str, Any]:
     pixels = size[0] * size[1]
     shape = {"size": [size[1], 2 * size[0]], "counts": [pixels, area, pixels - area]}
     return coco.frPyObjects(shape, size[1], 2 * size[0])
-
-
-def _mean(values: Any) -> float:
-    """Mean of what is defined; COCO writes -1 where there is no truth."""
-    values = values[values > -1]
-    return float(values.mean()) if values.size else math.nan

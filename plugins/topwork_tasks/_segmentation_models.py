@@ -126,8 +126,11 @@ def _made(config: Any, height: int, width: int, mean: list[float], deviation: li
     kind = getattr(
         transformers, _PROCESSORS.get(config.model_type, _FOR_MASKS if universal else "SegformerImageProcessor")
     )
+    # a backbone may take one size only, and transformers' would be rounded up to a multiple of 32
+    exact = {"size_divisor": 1} if universal and config.model_type not in _PROCESSORS else {}
     return kind(
         size={"height": height, "width": width},
+        **exact,
         image_mean=mean,
         image_std=deviation,
         do_normalize=True,

@@ -1,7 +1,8 @@
 """The sequence-to-sequence seam: everything that tasks which turn a text into a text have in common.
 
 A task of this kind (summarization, translation; sentence fusion, splitting, grammar correction ...) is a subclass that
-names its columns, the key of its predictions and its metrics; twelve lines make one:
+names its columns, the key of its predictions and its metrics (`sequence_to_sequence` is the door for other packages);
+twelve lines make one:
 
     class GrammarCorrection(SequenceToSequence):
         "Sentences with mistakes become sentences without."
@@ -26,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
+from topwork import Base, Batch, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
 from topwork_tasks import _seq2seq_generation as generation
 from topwork_tasks import _seq2seq_tokens as tokens
 from topwork_tasks import _text as text
@@ -101,6 +102,10 @@ class SequenceToSequence(Task):
                 share=self.options.share,
                 generation=self.options.bert_generation,
             )
+        elif tokens.is_shared(self.bases["base"].config):
+            from topwork_tasks._warm_start import SharedEncoderDecoder
+
+            model = self.bases["base"].native(AUTO, weights=weights, subclass=SharedEncoderDecoder, **changes["base"])
         else:
             auto = "AutoModelForCausalLM" if self.form == "prompt" else AUTO
             model = self.bases["base"].native(auto, weights=weights, **changes["base"])
@@ -214,4 +219,4 @@ class SequenceToSequence(Task):
         return Picture(f"{said[:140]} (true: {true[:140]})", badness, text=[pair for pair in shown if pair[0]])
 
 
-__all__ = ["Column", "Seq2SeqOptions", "SequenceToSequence"]
+__all__ = ["Seq2SeqOptions", "SequenceToSequence"]

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from topwork import TaskOptions
 from topwork_tasks._generation import GenerationOptions
-from topwork_tasks._text import TokenizerOptions
+from topwork_tasks._tokenizers import WritingTokenizerOptions
 
 
 class Seq2SeqGeneration(GenerationOptions):
@@ -40,8 +40,8 @@ class Seq2SeqOptions(TaskOptions):
     generation: Seq2SeqGeneration = Field(
         default_factory=lambda: Seq2SeqGeneration(), description="how texts are generated"
     )
-    tokenizer: TokenizerOptions = Field(
-        default_factory=lambda: TokenizerOptions(kind="bpe", lowercase=False),
+    tokenizer: WritingTokenizerOptions = Field(
+        default_factory=lambda: WritingTokenizerOptions(),
         description="to learn one, when a base is a config",
     )
 

@@ -37,10 +37,18 @@ def form_of(bases: Mapping[str, Base]) -> Form:
     )
 
 
+def is_shared(config: Any) -> bool:
+    """Whether a config says of an encoder and a decoder that they have one copy of weights. transformers 4 wrote the
+    entry and obeyed it; transformers 5 reads it, and fills the decoder with random weights."""
+    return config.model_type == "encoder-decoder" and bool(getattr(config, "tie_encoder_decoder", False))
+
+
 def learn_tokenizers(bases: Mapping[str, Base], texts: Callable[..., Any], options: Seq2SeqOptions) -> State:
     """The tokenizer of each base, found or learned: the encoder's from sources, the decoder's from targets, one for
     both where there is one base or the weights are shared."""
     form = form_of(bases)
+    if options.share and form != "pair" and not is_shared(next(iter(bases.values())).config):
+        raise UsageError("`share` is for the bases `encoder` and `decoder`", mend="leave it out")
     two = _two_tokenizers(bases["base"]) if form == "seq2seq" else None
     if two is not None:
         return State({"token_changes": {"base": {}}, "generation": None}, two)
@@ -56,17 +64,34 @@ def learn_tokenizers(bases: Mapping[str, Base], texts: Callable[..., Any], optio
     for role, wanted in sides.items():
         tokenizer, changes[role] = text.find_tokenizer(bases[role], texts(*wanted), options.tokenizer)
         processors["tokenizer" if len(bases) == 1 else f"{role}/tokenizer"] = tokenizer
-    if options.share and form != "pair":
-        raise UsageError("`share` is for the bases `encoder` and `decoder`", mend="leave it out")
     return State({"token_changes": changes, "generation": None}, processors)
 
 
 def _two_tokenizers(base: Base) -> dict[str, Any] | None:
-    """The tokenizers of a folder that was saved from two bases: one lies in `encoder`, the other in `decoder`."""
-    if getattr(base.config, "model_type", "") != "encoder-decoder" or base.processor("tokenizer") is not None:
+    """The tokenizers of an encoder and a decoder in one folder: the decoder's lies in its folder `decoder`, the
+    encoder's in `encoder` or beside the weights. None when one tokenizer serves both.
+
+    Raises:
+        UsageError: there is one tokenizer, and encoder and decoder have vocabularies of their own.
+    """
+    if getattr(base.config, "model_type", "") != "encoder-decoder":
         return None
-    found = {kind: base.processor(kind) for kind in ("encoder/tokenizer", "decoder/tokenizer")}
-    return found if all(tokenizer is not None for tokenizer in found.values()) else None
+    kinds = ("encoder/tokenizer", "decoder/tokenizer")
+    whole = base.processor("tokenizer")
+    found = {kind: base.processor(kind) for kind in kinds}
+    if found[kinds[1]] is not None and (found[kinds[0]] or whole) is not None:
+        both = {kinds[0]: found[kinds[0]] or whole, kinds[1]: found[kinds[1]]}
+        for kind, tokenizer in both.items():
+            text.give_padding(tokenizer, f"base, {kind}")
+        return both
+    sizes = [getattr(part, "vocab_size", None) for part in (base.config.encoder, base.config.decoder)]
+    if whole is not None and sizes[0] != sizes[1]:
+        raise UsageError(
+            f"there is one tokenizer, but the encoder knows {sizes[0]} tokens and the decoder {sizes[1]}",
+            place="base",
+            mend="save the encoder's tokenizer into the folder `encoder`, the decoder's into `decoder`",
+        )
+    return None
 
 
 class Sides:

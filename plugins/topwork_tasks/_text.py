@@ -49,11 +49,20 @@ def find_tokenizer(
             tokenizer.model_max_length = limit
         if getattr(base.config, "type_vocab_size", 0) < 2:
             tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    give_padding(tokenizer, _name(base))
+    return tokenizer, token_changes(base, tokenizer, learned)
+
+
+def give_padding(tokenizer: Any, place: str) -> None:
+    """Let a tokenizer without a padding token pad with its end token.
+
+    Raises:
+        TopworkError: it has no token that could.
+    """
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     if tokenizer.pad_token_id is None:
-        raise TopworkError("its tokenizer has no token that could pad", place=_name(base), mend="give it a pad token")
-    return tokenizer, token_changes(base, tokenizer, learned)
+        raise TopworkError("its tokenizer has no token that could pad", place=place, mend="give it a pad token")
 
 
 def token_changes(base: Base, tokenizer: Any, learned: bool) -> dict[str, Json]:

@@ -28,6 +28,14 @@ class TokenizerOptions(BaseModel):
     min_frequency: PositiveInt = Field(2, description="leave out pairs that are rarer than this")
 
 
+class WritingTokenizerOptions(TokenizerOptions):
+    """The same for tasks that write: by default a text comes back out of its tokens as it was, case and spaces too,
+    whatever else is said of the tokenizer."""
+
+    kind: Literal["wordpiece", "bpe"] = Field("bpe", description="the algorithm; bpe is byte-level")
+    lowercase: bool = Field(False, description="fold case, and strip accents (wordpiece)")
+
+
 def learn_tokenizer(texts: Iterable[str], options: TokenizerOptions, template: bool = True) -> Any:
     """A fast tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] as tokens 0 to 4. With `template` it puts [CLS] before a
     text and [SEP] behind each; without, it adds nothing (language models)."""
@@ -59,14 +67,14 @@ def _trainer(options: TokenizerOptions, alphabet: list[str]) -> Any:
 
 
 def _bytes(texts: Iterable[str], options: TokenizerOptions) -> Any:
-    """Byte-level BPE (Radford et al. 2019, section 2.2): every text can be written, nothing is unknown."""
+    """Byte-level BPE (Radford et al. 2019, section 2.2): every text can be written, nothing is unknown, and without
+    `lowercase` it comes back byte by byte, composed and combining letters too."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
 
     made = tokenizers.Tokenizer(models.BPE(unk_token=_SPECIAL["unk"]))
-    made.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), *([normalizers.Lowercase()] if options.lowercase else [])]
-    )
+    if options.lowercase:
+        made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     made.train_from_iterator(texts, _trainer(options, sorted(pre_tokenizers.ByteLevel.alphabet())))

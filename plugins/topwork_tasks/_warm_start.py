@@ -18,7 +18,7 @@ from transformers import BertGenerationConfig, BertGenerationDecoder, BertGenera
 from topwork import Base, UsageError
 
 CAUSAL = "AutoModelForCausalLM"
-_CROSS = {"is_decoder": True, "add_cross_attention": True}
+_CROSS: dict[str, Any] = {"is_decoder": True, "add_cross_attention": True}
 
 
 def build_pair(
@@ -57,6 +57,8 @@ def build_pair(
         first = bare.backbone
         second = _decoder(decoder, weights, changes[1])
     made = (SharedEncoderDecoder if share else EncoderDecoderModel)(encoder=first, decoder=second)
+    if share:
+        made.config.tie_encoder_decoder = True  # as transformers 4 noted it: who opens the folder shares again
     made.accepts_loss_kwargs = False
     return made.eval()
 
@@ -120,11 +122,14 @@ def _generation_pair(encoder: Base, decoder: Base, weights: bool, changes: tuple
 
 class SharedEncoderDecoder(EncoderDecoderModel):
     """An EncoderDecoderModel whose decoder has the encoder's own parameters: one copy in memory, in the optimizer and
-    on disk. `tie_weights` shares again after something replaced parameters."""
+    on disk. `tie_weights` shares again after something replaced parameters; `from_pretrained` fills the decoder's from
+    the encoder's."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        share(self)
+        shared = {f"decoder.{theirs}": f"encoder.{name}" for theirs, name in share(self).items()}
+        tied = {name: shared.get(source, source) for name, source in self.all_tied_weights_keys.items()}
+        self.all_tied_weights_keys = {**tied, **shared}
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> Any:
         answer = super().tie_weights(*args, **kwargs)
@@ -133,13 +138,18 @@ class SharedEncoderDecoder(EncoderDecoderModel):
         return answer
 
 
-def share(model: Any) -> None:
+def share(model: Any) -> dict[str, str]:
     """Make every parameter of the encoder the decoder's too, wherever the decoder uses it (its output layer as well,
     when that is tied to its embeddings).
+
+    Returns:
+        name in the decoder -> name in the encoder, of every parameter that is one now.
 
     Raises:
         UsageError: the decoder lacks a parameter of the encoder, or has it in another shape.
     """
+    if hasattr(model.encoder, "pooler"):
+        model.encoder.pooler = None  # nobody reads it, and the decoder has none
     ours = dict(model.encoder.named_parameters())
     theirs = dict(model.decoder.base_model.named_parameters(remove_duplicate=False))
     for name, parameter in ours.items():
@@ -149,11 +159,15 @@ def share(model: Any) -> None:
                 place="share",
                 mend="name the same base twice, or leave out `share`",
             )
-    moved = {id(theirs[name]): parameter for name, parameter in ours.items()}
-    for module in model.decoder.modules():
+    moved = {id(theirs[name]): (name, parameter) for name, parameter in ours.items()}
+    moved |= {id(parameter): (name, parameter) for name, parameter in ours.items()}
+    shared = {}
+    for path, module in model.decoder.named_modules():
         for leaf, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in moved:
-                module._parameters[leaf] = moved[id(parameter)]
+                name, module._parameters[leaf] = moved[id(parameter)]
+                shared[f"{path}.{leaf}" if path else leaf] = name
+    return shared
 
 
 # ---------------------------------------------------------------- a new encoder in front

@@ -63,7 +63,7 @@ class AudioClassification(Task):
     |---|---|
     | `audio`, `label`: missing; None | refused |
     | `audio`: a number; neither bytes nor a path; no such file; no sound; cut short; a WAV cut short | refused |
-    | `audio`: of no samples; a file of no samples; shorter than the model; NaN in it | refused |
+    | `audio`: of no samples; a file of no samples; an MP3 cut short; shorter than the model; NaN in it | refused |
     | `audio`: a sampling rate of 0; a sampling rate of NaN; no sampling rate | refused |
     | `audio`: of three dimensions; an array of texts | refused |
     | `audio`: another sampling rate; stereo; of integers; silence | handled: resampled by soxr, channels averaged |
@@ -121,7 +121,10 @@ class AudioClassification(Task):
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.names))
         problem = "multi_label_classification" if self.kind == "multi" else "single_label_classification"
-        changes = {"id2label": numbered, "label2id": {name: number for number, name in numbered.items()}}
+        changes: dict[str, Any] = {
+            "id2label": numbered,
+            "label2id": {name: number for number, name in numbered.items()},
+        }
         found = self.base.native(*HEAD, weights=weights, problem_type=problem, **changes)
         if found is not None:
             return found
@@ -132,6 +135,9 @@ class AudioClassification(Task):
         )
 
     # ------------------------------------------------------------------ rows -> tensors
+
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        return _audio.doubtful(row.get("audio"))
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items: list[Item] = []

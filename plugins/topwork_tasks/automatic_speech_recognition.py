@@ -43,7 +43,7 @@ class SpeechRecognition(Task):
     |---|---|
     | `audio`, `text`: missing; None | refused |
     | `audio`: a number; neither bytes nor a path; no such file; no sound; cut short; a WAV cut short | refused |
-    | `audio`: of no samples; a file of no samples; shorter than the model; NaN in it | refused |
+    | `audio`: of no samples; a file of no samples; an MP3 cut short; shorter than the model; NaN in it | refused |
     | `audio`: a sampling rate of 0; a sampling rate of NaN; no sampling rate | refused |
     | `audio`: of three dimensions; an array of texts | refused |
     | `audio`: another sampling rate; stereo; of integers; silence | handled: resampled by soxr, channels averaged |
@@ -135,6 +135,9 @@ class SpeechRecognition(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        return _audio.doubtful(row.get("audio"))
+
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items: list[Item] = []
         for number, row in enumerate(rows):
@@ -146,8 +149,7 @@ class SpeechRecognition(Task):
                 self._check_length(len(clip), number)
                 items.append(self._item(clip, number, target))
                 continue
-            options = self.options
-            cuts = (options.chunk_seconds, options.stride_seconds, self.form == "ctc")
+            cuts = (self.options.chunk_seconds, self.options.stride_seconds, self.form == "ctc")
             for start, end, left, right in _ctc.chunks_of(len(clip), self.frontend, *cuts):
                 items.append(self._item(clip[start:end], number, (end - start, left, right)))
         return items

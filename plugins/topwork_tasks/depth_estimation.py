@@ -29,8 +29,9 @@ from topwork import (
     UsageError,
     hookimpl,
 )
-from topwork_tasks import _depth, _depth_learned, _detectors, _image
+from topwork_tasks import _depth, _depth_learned, _detectors, _headers, _image
 from topwork_tasks._depth_metric import Align, DepthMetric, measured
+from topwork_tasks._exr import is_exr
 from topwork_tasks._patches import patch_units
 from topwork_tasks._segmentation_views import depth_transform, viewed
 
@@ -163,6 +164,11 @@ class DepthEstimation(Task):
         if "depth" not in row:
             raise DataError("is missing", row=position, column="depth", mend="map it in `data.columns`")
         return _depth.open_depth(row["depth"], position, size, self.options.depth_scale, self.options.max_depth)
+
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        # the header of an EXR file is not read here
+        plain = mode == "predict" or is_exr(row.get("depth"))
+        return _headers.doubtful(row, *(() if plain else ("depth",)))
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items = []

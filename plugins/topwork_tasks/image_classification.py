@@ -28,7 +28,7 @@ from topwork import (
     hookimpl,
 )
 from topwork_tasks import _classification as shared
-from topwork_tasks import _image
+from topwork_tasks import _headers, _image
 from topwork_tasks._mixing import mix
 from topwork_tasks._patches import patch_units
 
@@ -181,13 +181,18 @@ class ImageClassification(Task):
         """[channels, height, width]"""
         return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
 
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        return _headers.doubtful(row, truth=None if mode == "predict" else lambda row, _: self._target(row, None))
+
+    def _target(self, row: Row, number: int | None) -> Any:
+        return shared.target(row, self.kind, self.label_names, self.state.values["declared"], number)
+
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items = []
         for number, row in enumerate(rows):
             inputs: dict[str, Any] = {}
             if mode != "predict":
-                values = self.state.values
-                inputs["label"] = shared.target(row, self.kind, self.label_names, values["declared"], number)
+                inputs["label"] = self._target(row, number)
             image = _image.open_image(row.get("image"), number, "image", _image.mode_of(self.base.config))
             own = _image.row_seed(seed, image) if mode == "train" and not self.repeatable else 0
             if mode == "train" and self._augment is not None:

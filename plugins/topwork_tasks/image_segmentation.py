@@ -28,7 +28,7 @@ from topwork import (
     Units,
     hookimpl,
 )
-from topwork_tasks import _detectors, _image
+from topwork_tasks import _detectors, _headers, _image
 from topwork_tasks import _segmentation_drawing as drawing
 from topwork_tasks import _segmentation_models as models
 from topwork_tasks import _segmentation_outputs as outputs_of
@@ -107,10 +107,8 @@ class ImageSegmentation(Task):
 
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.label_names))
-        changes: dict[str, Any] = {
-            "id2label": numbered,
-            "label2id": {name: number for number, name in numbered.items()},
-        }
+        label2id = {name: number for number, name in numbered.items()}
+        changes: dict[str, Any] = {"id2label": numbered, "label2id": label2id}
         config = self.base.config
         if models.is_universal(config):
             return models.universal(self.base, weights, changes)
@@ -133,7 +131,6 @@ class ImageSegmentation(Task):
 
     @property
     def label_names(self) -> list[str]:
-        """In the order of the model's outputs."""
         return self.state.values["label_names"]
 
     @property
@@ -178,6 +175,10 @@ class ImageSegmentation(Task):
         if self._universal:
             return models.universal_inputs(self.processor, image, truth, labels)
         return models.semantic_inputs(self.processor, image, truth)
+
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        maps = ("mask",) if self.options.kind == "semantic" else ("mask", "instances")
+        return _headers.doubtful(row, *(() if mode == "predict" else maps))
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items = []

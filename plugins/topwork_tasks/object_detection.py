@@ -29,9 +29,9 @@ from topwork import (
     UsageError,
     hookimpl,
 )
-from topwork_tasks import _boxes, _detector_processors, _detectors, _image
+from topwork_tasks import _boxes, _detector_processors, _detectors, _headers, _image
 from topwork_tasks._coco import CocoMetric, Detections
-from topwork_tasks._coco_files import coco_rows
+from topwork_tasks._coco_files import coco_rows, format_of
 from topwork_tasks._labels import label_number
 from topwork_tasks._patches import patch_units
 from topwork_tasks._voc import voc_rows
@@ -111,7 +111,10 @@ class ObjectDetection(Task):
 
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.label_names))
-        changes = {"id2label": numbered, "label2id": {name: number for number, name in numbered.items()}}
+        changes: dict[str, Any] = {
+            "id2label": numbered,
+            "label2id": {name: number for number, name in numbered.items()},
+        }
         model = self.base.native(*HEAD, weights=weights, **changes)
         if model is None:
             from topwork_tasks._detr_head import DetrHead
@@ -162,6 +165,9 @@ class ObjectDetection(Task):
         declared = self.state.values["declared"]
         labels = [label_number(value, self.label_names, declared, number, "objects") for value in objects.categories]
         return objects, labels
+
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        return _headers.doubtful(row, truth=None if mode == "predict" else self._objects)
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items = []
@@ -284,10 +290,8 @@ def register_tasks() -> list[type[Task]]:
 @hookimpl
 def load_rows(source: str, options: RowsOptions) -> Any | None:
     """COCO files of boxes, instances or panoptic segments (`format: coco`), and Pascal VOC folders (`format: voc`)."""
-    if options.format == "voc":
-        return voc_rows(source, options)
-    if options.format != "coco":
-        return None
-    if options.split not in (None, "train"):
+    form = format_of(source, options)
+    if form == "coco" and options.split not in (None, "train"):
         raise UsageError("a COCO file has no splits", place=source, mend="give each split's file its own `path`")
-    return coco_rows(source, options)
+    read = {"voc": voc_rows, "coco": coco_rows}.get(form or "")
+    return None if read is None else read(source, options)

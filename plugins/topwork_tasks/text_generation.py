@@ -1,9 +1,10 @@
 """text-generation: a causal language model, trained on texts, on completions of prompts, or on chats.
 
 A row has `text`, or `prompt` and `completion`, or `messages` (`[{"role", "content"}, ...]`, by the tokenizer's chat
-template). The loss is on the completion and on what the assistant says only. Predicting, a prompt is continued by
-`generate`; a `text` is only scored (perplexity), unless `continue_text` is set. Predictions have the shape of the Hub's
-pipeline: [{"generated_text"}], prompt included unless `return_full_text: false`.
+template); of several, messages go first, then prompts. The loss is on the completion and on what the assistant says
+only. Predicting, a prompt is continued by `generate`; a `text` is only scored (perplexity), unless `continue_text` is
+set. Predictions have the shape of the Hub's pipeline: [{"generated_text"}], prompt included unless `return_full_text:
+false`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from topwork import (
 )
 from topwork_tasks import _generation as generating
 from topwork_tasks import _text as text
-from topwork_tasks._prompts import Encoded, blocks, contents, encode_row, pack, reference
+from topwork_tasks._prompts import Encoded, blocks, contents, encode_row, is_plain, pack, reference
+from topwork_tasks._tokenizers import WritingTokenizerOptions
 
 if TYPE_CHECKING:
     import torch
@@ -44,14 +46,17 @@ class TextGenerationOptions(TaskOptions):
     """Options of text-generation."""
 
     max_length: PositiveInt | None = Field(None, description="tokens of a block; by default at most 1024")
-    packing: bool = Field(False, description="training: join rows, with an end token between, into full blocks")
+    packing: bool = Field(
+        False,
+        description="training: join rows, with an end token between, into full blocks; a row sees those before it",
+    )
     continue_text: bool = Field(False, description="predicting: take `text` for a prompt")
     return_full_text: bool = Field(True, description="the prompt is part of `generated_text`")
     generation: generating.GenerationOptions = Field(
         default_factory=lambda: generating.GenerationOptions(), description="how texts are generated"
     )
-    tokenizer: text.TokenizerOptions = Field(
-        default_factory=lambda: text.TokenizerOptions(kind="bpe", lowercase=False),
+    tokenizer: WritingTokenizerOptions = Field(
+        default_factory=lambda: WritingTokenizerOptions(),
         description="to learn one, when the base is a config",
     )
 
@@ -94,7 +99,7 @@ class TextGeneration(Task):
         if getattr(base.config, "is_decoder", None) is False:
             changes["is_decoder"] = True  # bert and its like would see the tokens that they are to predict
         first: Row = next(iter(rows), {}) if rows is not None else {}
-        compare = first.get("text") is None and bool(first)
+        compare = not is_plain(first)
         return State({"token_changes": changes, "compare": compare}, {"tokenizer": tokenizer})
 
     def __init__(self, bases: Mapping[str, Base], options: TextGenerationOptions, state: State) -> None:
@@ -128,9 +133,8 @@ class TextGeneration(Task):
         items = []
         for number, (row, entry) in enumerate(zip(rows, encoded)):
             prompt = None
-            if mode == "predict" and (row.get("text") is None or self.options.continue_text):
-                ids = entry.prompt if row.get("text") is None else entry.ids[: len(entry.ids) - entry.ended]
-                prompt = self._prompt(ids)
+            if mode == "predict" and (self.options.continue_text or not is_plain(row)):
+                prompt = self._prompt(_asked(row, entry))
             for block in blocks(entry, self.length):
                 items.append(_item(number, block, prompt, self.new))
                 prompt = None  # the first block asks for the row
@@ -207,8 +211,7 @@ class TextGeneration(Task):
         from topwork_tasks._streaming import stream
 
         entry = encode_row(self.tokenizer, row, 0, False)
-        prompt = entry.prompt if row.get("text") is None else entry.ids[: len(entry.ids) - entry.ended]
-        ids = text.pad_lists([self._prompt(prompt)], self.tokenizer.pad_token_id)
+        ids = text.pad_lists([self._prompt(_asked(row, entry))], self.tokenizer.pad_token_id)
         ids = ids.to(next(model.parameters()).device)
         model.eval()
         inputs = {"input_ids": ids, "attention_mask": ids.new_ones(ids.shape)}
@@ -216,9 +219,9 @@ class TextGeneration(Task):
 
     def merge(self, row: Row, parts: Sequence[Mapping[str, Any]]) -> generating.Generated:
         completion = parts[0].get("completion") if parts else None
-        before: Any = row.get("text") if row.get("text") is not None else row.get("prompt")
+        before: Any = row.get("text") if is_plain(row) else row.get("prompt")
         shown: Any = completion if completion is not None else ""
-        if row.get("text") is None and row.get("prompt") is None:
+        if row.get("messages") is not None:
             shown = {"role": "assistant", "content": shown}
             before = [dict(message) for message in row["messages"]]
             if before[-1]["role"] == "assistant":
@@ -243,7 +246,7 @@ class TextGeneration(Task):
 
     def draw(self, row: Row, prediction: Any) -> Picture:
         badness = prediction.nll / prediction.tokens if prediction.tokens else 0.0
-        asked = row.get("text") or row.get("prompt") or "\n".join(str(m["content"]) for m in row.get("messages") or ())
+        asked: Any = "\n".join(contents(row)) or row.get("prompt") or row.get("text")
         pieces = [(asked, "question"), (prediction.completion or "", "predicted"), (reference(row) or "", "truth")]
         caption = f"{badness:.2f} nats a token" if prediction.tokens else "generated"
         return Picture(caption, badness, None, [piece for piece in pieces if piece[0]])
@@ -260,6 +263,11 @@ class TextGeneration(Task):
         ]
         pairs += [("dog", "Hund"), ("cat", "Katze"), ("house", "Haus")]
         return [{"prompt": f"{word} =", "completion": f" {meaning}"} for word, meaning in pairs]
+
+
+def _asked(row: Row, entry: Encoded) -> list[int]:
+    """The tokens of a row that are to be continued."""
+    return entry.ids[: len(entry.ids) - entry.ended] if is_plain(row) else entry.prompt
 
 
 def _item(row: int, found: Encoded, prompt: list[int] | None = None, new: int = 0) -> Item:

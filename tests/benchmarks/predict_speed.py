@@ -83,7 +83,7 @@ def floor(work: Any, rows: list[dict]) -> Callable[[], None]:
 
     from topwork import fast_products
     from topwork.batching import plan
-    from topwork.loop import Settings
+    from topwork.loop_settings import Settings
 
     task, device = work.task, torch.device("cpu")
     items = task.encode(rows, "predict", 0)

@@ -119,15 +119,15 @@ SETTINGS: Settings = [
     *[(f"*/{family}/*", {"options": {"image_size": 64}}) for family in [*CONVOLUTIONS, "CvT", "SegFormer"]],
     *[(f"image-classification/{family}/*", {"attention": False}) for family in CONVOLUTIONS],
 ]
-_ZERO_QUERIES = "the queries that enter DETR's first decoder layer are zeros, so its values are the bias alone"
+ZERO_QUERIES = "the queries that enter DETR's first decoder layer are zeros, so its values are the bias alone"
 STAGE_NORM = "a norm that belongs to the architecture's own task head; the feature map is read before it"
 _CLASS_TOKEN = "the classifier reads the class token alone, whose query is not convolved; the patches' queries end here"
 UNLEARNED = [
     Exempt(
         "image-classification/CvT/*", "cvt.encoder.stages.2.layers.2.*.convolution_projection_query.*", _CLASS_TOKEN
     ),
-    Exempt("object-detection/DETR/*", "*decoder.layers.0.self_attn.v_proj.weight", _ZERO_QUERIES),
-    Exempt("object-detection/*/generic", "*decoder.layers.0.self_attn.v_proj.weight", _ZERO_QUERIES),
+    Exempt("object-detection/DETR/*", "*decoder.layers.0.self_attn.v_proj.weight", ZERO_QUERIES),
+    Exempt("object-detection/*/generic", "*decoder.layers.0.self_attn.v_proj.weight", ZERO_QUERIES),
     Exempt("object-detection/Swin/*", "backbone.backbone.swin.layernorm.*", STAGE_NORM),
     Exempt("object-detection/timm Swin/*", "backbone.backbone.timm_model.norm.*", STAGE_NORM),
     Exempt("object-detection/timm ConvNeXT/*", "backbone.backbone.timm_model.head.norm.*", STAGE_NORM),

@@ -1,0 +1,94 @@
+"""What the headers of files tell: the size of a picture or a map, without decoding it. For the look at all rows before
+the work begins.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+from topwork import DataError, Row
+
+#: what a whole file ends with, shortly before its last byte; within the pixels neither can occur
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_TAIL = 1024
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+
+
+def size_of(value: Any) -> tuple[int, int] | None:
+    """Width and height of a picture or a map of numbers, orientation tags applied, from its header.
+
+    None: they cannot be told that way, or the file ends without the mark of its end (JPEG, PNG): who wants to know has
+    to decode it.
+    """
+    try:
+        if isinstance(value, Mapping):
+            value = value["bytes"] if value.get("bytes") is not None else value["path"]
+        if isinstance(value, bytes):
+            return _of_file(io.BytesIO(value))
+        if isinstance(value, str) or hasattr(value, "__fspath__"):
+            return _of_path(os.fspath(value))
+        if hasattr(value, "getbands"):
+            return _turned(value)
+        import numpy
+
+        return _of_shape(numpy.shape(value))
+    except Exception:  # whatever it is, decoding will say it better
+        return None
+
+
+def doubtful(row: Row, *maps: str, truth: Callable[[Row, tuple[int, int]], Any] | None = None) -> bool:
+    """Whether headers leave doubt that the row's `image` can be read and its maps have the size of the picture.
+
+    Args:
+        maps: names of columns; a row may do without them.
+        truth: (row, width and height of the picture): raises DataError where a target is wrong.
+    """
+    size = size_of(row.get("image"))
+    if size is None or any(row.get(name) is not None and size_of(row[name]) != size for name in maps):
+        return True
+    try:
+        if truth is not None:
+            truth(row, size)
+    except DataError:
+        return True
+    return False
+
+
+def _of_path(path: str) -> tuple[int, int] | None:
+    if path.endswith(".npy"):
+        import numpy
+
+        return _of_shape(numpy.load(path, mmap_mode="r", allow_pickle=False).shape)
+    with open(path, "rb") as file:
+        return _of_file(file)
+
+
+def _of_file(file: BinaryIO) -> tuple[int, int] | None:
+    from PIL import Image
+
+    with Image.open(file) as image:
+        size, end = _turned(image), _ENDS.get(image.format or "")
+        if end is not None:
+            file.seek(0, os.SEEK_END)
+            file.seek(-min(_TAIL, file.tell()), os.SEEK_END)
+            if end not in file.read():
+                return None
+    return size
+
+
+def _turned(image: Any) -> tuple[int, int] | None:
+    width, height = image.size
+    # a PNG may tell its orientation behind its pixels; asking would decode it
+    if (image.format != "PNG" or "exif" in image.info) and image.getexif().get(_ORIENTATION) in _TURNED:
+        width, height = height, width
+    return (width, height) if width and height else None
+
+
+def _of_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Of an array [height, width], with channels last or a first dimension of 1."""
+    if len(shape) == 3 and shape[0] == 1 and shape[2] != 1:
+        shape = shape[1:]
+    return (shape[1], shape[0]) if len(shape) in (2, 3) and 0 not in shape else None
