@@ -1,5 +1,6 @@
-"""CPU seconds a file may take in the default tier, as `budgets.toml` says: printed at the end, and the run fails at one
-and a half times the budget. Time of child processes counts; waiting and the imports before the first test do not."""
+"""CPU seconds a file may take in the default tier, as `budgets.toml` says: the dearest are printed at the end (`-v`
+prints all), and the run fails at one and a half times the budget. Time of child processes counts; waiting and the imports
+before the first test do not."""
 
 from __future__ import annotations
 
@@ -76,7 +77,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     dear = sorted(_spent, key=lambda name: _spent[name] / allowed.get(name, DEFAULT), reverse=True)
     terminalreporter.section(f"CPU seconds of test files, spent / budget (all {sum(_spent.values()):.0f} s)")
     too_dear = over(_spent, allowed)
-    for name in dear[:SHOWN]:
+    for name in dear if terminalreporter.verbosity > 0 else dear[:SHOWN]:
         terminalreporter.line(
             f"{_spent[name]:7.1f} / {allowed.get(name, DEFAULT):<5.0f} {name}"
             + ("   OVER BUDGET: the run fails" if name in too_dear else ""),
