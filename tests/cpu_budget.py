@@ -1,5 +1,5 @@
-"""CPU seconds a file may take in the default tier, as `budgets.toml` says: the dearest are printed at the end (`-v`
-prints all), and the run fails at one and a half times the budget. Time of child processes counts; waiting and the imports
+"""CPU seconds a file may take in the default tier, as `budgets.toml` says. The dearest are printed at the end (`-v`
+prints all); the run fails at one and a half times the budget. Time of child processes counts, waiting and the imports
 before the first test do not."""
 
 from __future__ import annotations
