@@ -69,7 +69,23 @@ BAD = [
     ("audio-classification", "audio", {"audio": cut(WAV)}),
     ("audio-classification", "audio", {"audio": cut(FLAC, 0.98)}),
     ("audio-classification", "audio", {"audio": cut(MP3, 0.9)}),
+    ("audio-classification", "label", {"label": "no such label"}),
     ("automatic-speech-recognition", "audio", {"audio": cut(MP3, 0.3)}),
+    ("text-classification", "text", {"text": None}),
+    ("text-classification", "text_pair", {"text_pair": 3}),
+    ("text-classification", "label", {"label": "no such label"}),
+    ("token-classification", "words", {"words": "no list"}),
+    ("token-classification", "tags", {"tags": ["O"]}),
+    ("token-classification", "tags", {"words": ["one"], "tags": ["no such tag"]}),
+    ("question-answering", "question", {"question": ["a"]}),
+    ("question-answering", "context", {"context": "  "}),
+    ("fill-mask", "text", {"text": 3.5}),
+    ("fill-mask", "answer", {"text": "a [MASK] b", "answer": ["one", "two"]}),
+    ("text-generation", "text", {"text": 3, "prompt": None, "messages": None}),
+    ("text-generation", "prompt", {"prompt": 3, "text": None, "messages": None}),
+    ("summarization", "document", {"document": None}),
+    ("summarization", "summary", {"summary": 1}),
+    ("translation", "translation", {"translation": {"en": "a"}}),
 ]
 GOOD = [
     ("image-classification", {"image": turned()}),
@@ -99,6 +115,21 @@ def test_nothing_is_refused_that_a_stage_takes(name, change):
     assert bad_rows(task, rows, "train", "full", Process()) == []
     assert bad_rows(task, rows, "train", "quick", Process()) == []
     assert not task.doubtful(rows[3], "loss")  # nor decoded to be sure
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("text-generation", {"prompt": "and then", "text": None, "completion": None}),
+        ("fill-mask", {"text": "a [MASK] b", "answer": None}),
+    ],
+)
+def test_what_cannot_be_learned_may_still_be_predicted(name, change):
+    rows = TASKS[name].example_rows()
+    rows[3] = {**rows[3], **change}
+    with pytest.raises(DataError):
+        built(name).encode([rows[3]], "loss", 0)
+    assert bad_rows(built(name), rows, "evaluate", "quick", Process()) == []
 
 
 @pytest.mark.parametrize("name", sorted(BASES))

@@ -154,7 +154,8 @@ class Task(ABC):
     def doubtful(self, row: Row, mode: Mode) -> bool:
         """Whether a quick look (the headers of a row's files, what can be told of its targets without decoding them)
         leaves doubt that `encode` takes the row in this mode. All rows are looked at before the first stage; the
-        doubtful ones are then encoded, and that decides. Default: False, and nothing is looked at."""
+        doubtful ones are then encoded, and that decides. It may also raise the DataError that `encode` would raise.
+        Default: False, and nothing is looked at."""
         return False
 
     #: rows that are encoded together in mode "train" (packing); 1 for everything else

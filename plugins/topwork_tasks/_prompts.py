@@ -32,6 +32,17 @@ def is_plain(row: Row) -> bool:
     return row.get("messages") is None and row.get("prompt") is None
 
 
+def well_formed(row: Row) -> bool:
+    """Whether what the row has is of the right types: a chat, a prompt and perhaps its completion, or a text."""
+    messages = row.get("messages")
+    if messages is not None:
+        shaped = isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages) > 0
+        return shaped and all(_is_message(message) for message in messages)
+    if row.get("prompt") is not None:
+        return isinstance(row["prompt"], str) and isinstance(row.get("completion") or "", str)
+    return isinstance(row.get("text"), str) and bool(row["text"])
+
+
 def encode_row(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
     """Tokens of a row. With `targets` (training) a row without any is refused."""
     if row.get("messages") is not None:
@@ -74,8 +85,7 @@ def _chat(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
     if tokenizer.chat_template is None:
         raise UsageError("the tokenizer has no chat template", mend="give prompt and completion, or a base with one")
     messages = row["messages"]
-    shaped = isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages) > 0
-    if not shaped or not all(_is_message(message) for message in messages):
+    if not well_formed(row):
         raise DataError("is no chat", row=number, column="messages", mend='write [{"role": ..., "content": ...}, ...]')
     turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     if targets and not turns:

@@ -120,6 +120,12 @@ class SequenceToSequence(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        self.source_text(row, 0, self.options)
+        if mode != "predict":
+            self.target_text(row, 0, self.options)
+        return False
+
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         sources = [self.source_text(row, number, self.options) for number, row in enumerate(rows)]
         targets = None

@@ -137,6 +137,8 @@ class AudioClassification(Task):
     # ------------------------------------------------------------------ rows -> tensors
 
     def doubtful(self, row: Row, mode: Mode) -> bool:
+        if mode != "predict":
+            shared.target(row, self.kind, self.names, self.declared)
         return _audio.doubtful(row.get("audio"))
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:

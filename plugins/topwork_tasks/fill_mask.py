@@ -119,6 +119,10 @@ class FillMask(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        # the answers to masks have much that can be wrong; for whom they are missing, there is nothing to learn
+        return self.options.mask in text.text_of(row, 0, "text") and mode == "predict"
+
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         own = self.tokenizer.mask_token
         texts = [text.text_of(row, number, "text").replace(self.options.mask, own) for number, row in enumerate(rows)]

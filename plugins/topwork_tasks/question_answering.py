@@ -116,6 +116,10 @@ class QuestionAnswering(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        text.text_of(row, 0, "question")
+        return not text.text_of(row, 0, "context").strip()
+
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         questions = [text.text_of(row, number, "question") for number, row in enumerate(rows)]
         contexts = [text.text_of(row, number, "context") for number, row in enumerate(rows)]

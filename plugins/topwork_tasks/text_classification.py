@@ -134,6 +134,13 @@ class TextClassification(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        for column in ("text", *(("text_pair",) if row.get("text_pair") is not None else ())):
+            text.text_of(row, 0, column)
+        if mode != "predict":
+            classification.target(row, self.kind, self.names, self.declared)
+        return False
+
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         texts = [text.text_of(row, number, "text") for number, row in enumerate(rows)]
         pairs = [

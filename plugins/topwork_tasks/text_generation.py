@@ -32,7 +32,7 @@ from topwork import (
 )
 from topwork_tasks import _generation as generating
 from topwork_tasks import _text as text
-from topwork_tasks._prompts import Encoded, blocks, contents, encode_row, is_plain, pack, reference
+from topwork_tasks._prompts import Encoded, blocks, contents, encode_row, is_plain, pack, reference, well_formed
 from topwork_tasks._tokenizers import WritingTokenizerOptions
 
 if TYPE_CHECKING:
@@ -123,6 +123,9 @@ class TextGeneration(Task):
         return found
 
     # ------------------------------------------------------------------ rows -> tensors
+
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        return mode == "predict" and not well_formed(row)  # a row without a completion can be continued
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         """Mode "predict" keeps two encodings: the prompt alone to be continued, and prompt with target to be scored."""

@@ -132,6 +132,12 @@ class TokenClassification(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        _, words = tags.text_and_words(row, None)
+        if mode != "predict":
+            tags.true_tags(row, None, words, self.names, self.declared)
+        return False
+
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         found = [tags.text_and_words(row, number) for number, row in enumerate(rows)]
         windows = spans.pieces(self.tokenizer, [text for text, _ in found], self.inputs, self.max_length, self.stride)
