@@ -14,6 +14,14 @@ from typing import Any
 
 from topwork import CheckpointError, TopworkError, UsageError, nearest, unknown
 
+#: kinds of processors, and the classes that read them
+_AUTO = {
+    "tokenizer": "AutoTokenizer",
+    "image_processor": "AutoImageProcessor",
+    "feature_extractor": "AutoFeatureExtractor",
+    "video_processor": "AutoVideoProcessor",
+    "processor": "AutoProcessor",
+}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -43,9 +51,9 @@ def locate(name: str) -> str | None:
         return str(path)
     if path.exists():
         raise UsageError("is a file; a base is a folder or a Hub id", place=f"base {name}")
-    if not _HUB_ID.fullmatch(name) or name.startswith(("./", "../", "~")):
-        raise UsageError("no such folder, and not a Hub id either", place=f"base {name}", mend="correct the path")
-    return name
+    if _HUB_ID.fullmatch(name) and not name.startswith(("./", "../", "~")):
+        return name
+    raise UsageError("no such folder, and not a Hub id either", place=f"base {name}", mend="correct the path")
 
 
 def _package_folder(name: str) -> Path:
@@ -250,15 +258,8 @@ def find_processor(location: str, kind: str, revision: str | None, changes: dict
         return None
     import transformers
 
-    auto = {
-        "tokenizer": "AutoTokenizer",
-        "image_processor": "AutoImageProcessor",
-        "feature_extractor": "AutoFeatureExtractor",
-        "video_processor": "AutoVideoProcessor",
-        "processor": "AutoProcessor",
-    }[kind]
     try:
-        found = getattr(transformers, auto).from_pretrained(location, revision=revision, **{**extra, **changes})
+        found = getattr(transformers, _AUTO[kind]).from_pretrained(location, revision=revision, **{**extra, **changes})
     except Exception as error:
         raise CheckpointError(
             f"its {kind} cannot be read: {_first_line(error)}",
@@ -277,12 +278,8 @@ def _processor_file(location: str, kind: str, revision: str | None) -> dict[str,
     """
     if kind == "tokenizer":
         return {} if any(find_file(location, file, revision) for file in _TOKENIZER_FILES) else None
-    if kind not in ("image_processor", "feature_extractor", "video_processor", "processor"):
-        raise unknown(
-            "kind of processor",
-            kind,
-            ["tokenizer", "image_processor", "feature_extractor", "video_processor", "processor"],
-        )
+    if kind not in _AUTO:
+        raise unknown("kind of processor", kind, _AUTO)
     whole = find_file(location, "processor_config.json", revision)
     parts = read_json(whole) if whole else {}
     if kind == "processor":

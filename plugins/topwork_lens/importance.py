@@ -114,34 +114,52 @@ def score(
     if not layers:
         raise refuse("unknown_layout", "no attention layer was found in this model")
     sums = Sums()
-    seeded = by_row(row_losses, seed)
-    shapley = Shapley(model, layers, seeded, orders, seed) if method == "shapley" else None
-
-    def add(batch: Batch) -> None:
-        if shapley is not None:
-            for path, values in shapley.batch(batch).items():
-                sums.add(path, values)
-        elif method == "leave_one_out":
-            _leave_one_out(model, layers, batch, seeded, sums)
-        elif method == "entropy":
-            with one_run(model, batch):
-                for path, values in sharpness(model, layers, batch, seeded).items():
-                    sums.add(path, values)
-        else:
-            squared, alone = method == "taylor", Alone(model, row_losses)
-            _by_parts(model, layers, batch, seeded, sums, reduction, squared, alone, divided)
-        sums.rows += batch.row_count
-
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     # "batch" takes the absolute value of the sum over all rows of a batch
     divided = Divided(model, most_kept(device) if reduction != "batch" else None)
     precision = "bf16" if torch.is_autocast_enabled(device.type) else "float32"
+    add = _adding(model, layers, row_losses, sums, method, reduction, seed, orders, divided)
     with frozen(model), fast_products(device, precision, frozen=True):
         for number, batch in enumerate(batches):
             # Whatever computes attention runs in the first batch as well; watching all of them takes time.
             with nullcontext() if number else no_strangers(model, known or layers):
                 add(batch)
+            sums.rows += batch.row_count
     return sums.means(gather)
+
+
+def _adding(
+    model: nn.Module,
+    layers: Sequence[AttentionLayer],
+    row_losses: RowLosses,
+    sums: Sums,
+    method: str,
+    reduction: Reduction,
+    seed: int,
+    orders: int,
+    divided: Divided,
+) -> Callable[[Batch], None]:
+    """What adds a batch to the sums, by the method."""
+    seeded = by_row(row_losses, seed)
+    if method in ("michel", "taylor"):
+        alone = Alone(model, row_losses)
+        return lambda batch: _by_parts(
+            model, layers, batch, seeded, sums, reduction, method == "taylor", alone, divided
+        )
+    if method == "leave_one_out":
+        return lambda batch: _leave_one_out(model, layers, batch, seeded, sums)
+
+    def entropies(batch: Batch) -> dict[str, torch.Tensor]:
+        with one_run(model, batch):
+            return sharpness(model, layers, batch, seeded)
+
+    found = entropies if method == "entropy" else Shapley(model, layers, seeded, orders, seed).batch
+
+    def add(batch: Batch) -> None:
+        for path, values in found(batch).items():
+            sums.add(path, values)
+
+    return add
 
 
 def _by_parts(
