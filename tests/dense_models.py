@@ -126,3 +126,14 @@ TIMM = {
     "test_vit": {"model": "timm/test_vit", "weights": False, "changes": {"model_args": {"img_size": 64}}},
     "test_convnext": {"model": "timm/test_convnext", "weights": False},
 }
+
+#: the sizes of a decoder for masks that costs next to nothing
+MASK_HEAD = {
+    "queries": 8,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "width": 32,
+    "attention_heads": 2,
+    "feed_forward": 32,
+    "points": 64,
+}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 import topwork
-from dense_models import MASK2FORMER, MASKFORMER, UPERNET
+from dense_models import MASK2FORMER, MASK_HEAD, MASKFORMER, UPERNET
 from named import vision
 from named.text import config
 from topwork_tasks.image_segmentation import ImageSegmentation
@@ -69,15 +69,6 @@ BASES = {
     ),
     # pictures of its own size alone, which is no multiple of 32
     "timm DINOv2": vision.timm("vit_small_patch14_reg4_dinov2", img_size=28, depth=2, embed_dim=32, num_heads=4),
-}
-MASK_HEAD = {
-    "queries": 8,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "width": 32,
-    "attention_heads": 2,
-    "feed_forward": 32,
-    "points": 64,
 }
 TASK_HEADS = {
     "dense": ("depth-estimation", {"decoder": "pyramid"}),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dense_models import MASK2FORMER, RESNET, SWIN, TIMM, VIT
+from dense_models import MASK2FORMER, MASK_HEAD, RESNET, SWIN, TIMM, VIT
 from topwork import BaseOptions, UsageError
 from topwork.testing import check_task
 from topwork_bases import timm_bases, transformers_bases
@@ -15,15 +15,6 @@ from topwork_tasks._mask_head import MaskHead
 from topwork_tasks._segmentation_options import MaskHeadOptions
 from topwork_tasks.image_segmentation import ImageSegmentation
 
-SIZE = {
-    "queries": 8,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "width": 32,
-    "attention_heads": 2,
-    "feed_forward": 32,
-    "points": 64,
-}
 ANY = {
     "vit": {"config": VIT},
     "resnet, two maps": {"config": {**RESNET, "hidden_sizes": [8, 16], "depths": [1, 1]}},
@@ -36,7 +27,7 @@ def head_on(value, **size):
     name = options.model or f"config:{options.config['model_type']}"
     base = timm_bases.load_base(name, options) or transformers_bases.load_base(name, options)
     torch.manual_seed(0)
-    chosen = MaskHeadOptions(**{**SIZE, **size})
+    chosen = MaskHeadOptions(**{**MASK_HEAD, **size})
     return base, MaskHead(_dense.backbone_with_maps(base, True), chosen, 3)
 
 
@@ -89,7 +80,7 @@ def test_any_backbone_gets_masks_and_gradients(name) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("vit", "instance"), ("timm test_convnext", "panoptic")])
 def test_the_contract_holds_on_a_base_without_a_segmenter(name, kind, tmp_path, plugins) -> None:
-    options = {"kind": kind, "mask_head": SIZE, "threshold": 0.1}
+    options = {"kind": kind, "mask_head": MASK_HEAD, "threshold": 0.1}
     work = check_task(ImageSegmentation, ANY[name], tmp_path, plugins=plugins, options=options)
     assert work.form == "generic"
     assert type(work.task.processor).__name__.startswith("Mask2Former")
@@ -105,7 +96,7 @@ def test_it_learns_the_instances_of_a_picture(plugins) -> None:
         rows=rows,
         plugins=plugins,
         kind="instance",
-        mask_head={**SIZE, "decoder_layers": 2, "points": 256},
+        mask_head={**MASK_HEAD, "decoder_layers": 2, "points": 256},
     )
     before = work.evaluate(rows)["map50"]
     work.train(rows, steps=80, learning_rate=4e-3, batch_size=2)
@@ -117,7 +108,7 @@ def test_the_lens_prunes_backbone_and_head(tmp_path, plugins) -> None:
     import topwork
 
     rows = ImageSegmentation.example_rows()[:2]
-    options = {"kind": "instance", "mask_head": SIZE, "threshold": 0.0}
+    options = {"kind": "instance", "mask_head": MASK_HEAD, "threshold": 0.0}
     work = topwork.build("image-segmentation", ANY["vit"], rows=rows, plugins=plugins, **options)
     inner = "head.model.transformer_module.decoder.layers.0"
     paths = ["backbone.backbone.layers.0.attention", f"{inner}.self_attn", f"{inner}.cross_attn"]
@@ -134,9 +125,9 @@ def test_the_size_belongs_to_bases_without_such_a_head(plugins) -> None:
 
     rows = ImageSegmentation.example_rows()
     with pytest.raises(UsageError, match="`mask2former` has a head for masks of its own"):
-        topwork.build("image-segmentation", {"config": MASK2FORMER}, rows=rows, plugins=plugins, mask_head=SIZE)
+        topwork.build("image-segmentation", {"config": MASK2FORMER}, rows=rows, plugins=plugins, mask_head=MASK_HEAD)
     with pytest.raises(ValueError, match="no multiple of 32"):
         MaskHeadOptions(width=48)
-    work = topwork.build("image-segmentation", {"config": VIT}, rows=rows, plugins=plugins, mask_head=SIZE)
+    work = topwork.build("image-segmentation", {"config": VIT}, rows=rows, plugins=plugins, mask_head=MASK_HEAD)
     assert isinstance(work.model, MaskHead)  # semantic masks by it, when it is asked for
     assert len(work.predict(rows[:1])) == 1

@@ -53,7 +53,10 @@ def pair(checkpoints, decoder="first", **options):
 
 def test_r1_sharing_saves_the_encoder(checkpoints):
     apart, shared = pair(checkpoints), pair(checkpoints, share=True)
-    count = lambda module: sum(value.numel() for value in module.parameters())  # noqa: E731
+
+    def count(module):
+        return sum(value.numel() for value in module.parameters())
+
     assert count(shared.model) == count(apart.model) - count(apart.model.encoder)
 
 

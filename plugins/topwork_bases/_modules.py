@@ -111,7 +111,7 @@ def from_weights(
         del found.config.transformers_weights  # else it would be saved, and stand for another file
     _account(found, info, location, fresh_head)
     if fresh_head:
-        found = _with_new_head(found, from_config(auto, config, options, **extra))
+        found = _with_new_head(found, from_config(auto, config, options, subclass, **extra))
     return _ready(found)
 
 
