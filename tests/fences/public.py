@@ -46,8 +46,8 @@ def everything() -> dict[str, Any]:
     plugins = topwork.load_plugins()
     ours = {name: task for name, task in plugins.tasks.items() if plugins.owner("task", name).package == "topwork"}
     return {
-        "topwork": {name: described(getattr(topwork, name)) for name in topwork.__all__},
-        "paths": {path: {name: described(_at(path, name)) for name in names} for path, names in PATHS.items()},
+        "topwork": _at("topwork", tuple(topwork.__all__)),
+        "paths": {path: _at(path, names) for path, names in PATHS.items()},
         "look": described(type(topwork.look(CASES["text-classification bert"].build().model))),
         "hooks": hooks(),
         "tasks": {name: _task(task) for name, task in ours.items()},
@@ -66,10 +66,11 @@ def everything() -> dict[str, Any]:
     }
 
 
-def _at(path: str, name: str) -> Any:
+def _at(path: str, names: tuple[str, ...]) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # an alias is enough
-        return getattr(importlib.import_module(path), name)
+        module = importlib.import_module(path)
+        return {name: described(getattr(module, name)) for name in names if hasattr(module, name)}
 
 
 # ---------------------------------------------------------------- functions and classes
