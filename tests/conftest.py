@@ -82,6 +82,7 @@ def plugins():
 def engine():
     """Everything that is installed, and the tasks and stages of `engine_plugin.py`."""
     import engine_plugin
+
     from topwork import load_plugins
 
     return load_plugins(extra=[engine_plugin])

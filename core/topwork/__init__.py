@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "topwork.altering": ["alterations"],
+    "topwork.saving.alterations": ["alterations"],
     "topwork.api": [
         "build",
         "from_pretrained",
@@ -40,15 +40,15 @@ _HOMES = {
     "topwork.hookspecs": ["hookimpl"],
     "topwork.items": ["Batch", "Item", "Json", "Mode", "Part", "Picture", "Prediction", "Row", "Units", "map_tensors"],
     "topwork.metric": ["MeanMetric", "Metric"],
-    "topwork.plugins": ["Plugins", "load_plugins"],
-    "topwork.recipe": ["Recipe", "load_recipe"],
-    "topwork.data_options": ["DataOptions", "RowsOptions"],
-    "topwork.runs": ["Run"],
+    "topwork.plugins.registry": ["Plugins", "load_plugins"],
+    "topwork.recipe.recipe": ["Recipe", "load_recipe"],
+    "topwork.data.options": ["DataOptions", "RowsOptions"],
+    "topwork.runs.run": ["Run"],
     "topwork.stage": ["Stage"],
     "topwork.task": ["Column", "State", "Task", "TaskOptions"],
     "topwork.task_model": ["TaskModel"],
-    "topwork.onednn": ["fast_products"],
-    "topwork.unfinished": ["Unfinished"],
+    "topwork.kernels.onednn": ["fast_products"],
+    "topwork.saving.deferred": ["Unfinished"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
@@ -114,7 +114,6 @@ __all__ = [
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from topwork.altering import alterations
     from topwork.api import (
         build,
         from_pretrained,
@@ -129,7 +128,7 @@ if TYPE_CHECKING:
     )
     from topwork.attention_layer import AttentionLayer, Size, Slices
     from topwork.base import Base, BaseOptions, Features
-    from topwork.data_options import DataOptions, RowsOptions
+    from topwork.data.options import DataOptions, RowsOptions
     from topwork.errors import (
         CheckpointError,
         DataError,
@@ -145,15 +144,16 @@ if TYPE_CHECKING:
     from topwork.files import write_json, write_text, write_whole
     from topwork.hookspecs import hookimpl
     from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, Units, map_tensors
+    from topwork.kernels.onednn import fast_products
     from topwork.metric import MeanMetric, Metric
-    from topwork.onednn import fast_products
-    from topwork.plugins import Plugins, load_plugins
-    from topwork.recipe import Recipe, load_recipe
-    from topwork.runs import Run
+    from topwork.plugins.registry import Plugins, load_plugins
+    from topwork.recipe.recipe import Recipe, load_recipe
+    from topwork.runs.run import Run
+    from topwork.saving.alterations import alterations
+    from topwork.saving.deferred import Unfinished
     from topwork.stage import Stage
     from topwork.task import Column, State, Task, TaskOptions
     from topwork.task_model import TaskModel
-    from topwork.unfinished import Unfinished
 
 
 def __getattr__(name: str) -> Any:

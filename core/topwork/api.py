@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from topwork.base import BaseOptions
-    from topwork.plugins import Plugins
-    from topwork.recipe import Recipe
-    from topwork.runs import Run
+    from topwork.plugins.registry import Plugins
+    from topwork.recipe.recipe import Recipe
+    from topwork.runs.run import Run
     from topwork.task_model import TaskModel
 
 HeadChoice = Mapping[Any, Sequence[int]]
@@ -40,8 +40,8 @@ def run(
     Returns:
         the Run; `run.results` has every stage's result, `run.model_folder` what `save` wrote.
     """
-    from topwork.execute import execute
-    from topwork.recipe import load_recipe
+    from topwork.recipe.recipe import load_recipe
+    from topwork.runs.execute import execute
 
     plugins = plugins or _plugins()
     return execute(load_recipe(recipe, overrides, plugins), plugins, folder=folder, quiet=quiet)
@@ -49,7 +49,7 @@ def run(
 
 def resume(folder: str | Path, *, plugins: Plugins | None = None, quiet: bool = False) -> Run:
     """Go on with an interrupted run from its last finished stage, or from the last checkpoint of its training."""
-    from topwork.execute import resume as go_on
+    from topwork.runs.execute import resume as go_on
 
     return go_on(Path(folder), plugins or _plugins(), quiet=quiet)
 
@@ -78,9 +78,9 @@ def build(
         on_error: "skip" learns from the other rows when the task cannot use some.
         options: the task's options, as in a recipe.
     """
-    from topwork.execute import make_task_model
-    from topwork.recipe import make_base_options, make_task_options
-    from topwork.rows import canonical
+    from topwork.data.roles import canonical
+    from topwork.recipe.recipe import make_base_options, make_task_options
+    from topwork.runs.execute import make_task_model
 
     plugins = plugins or _plugins()
     task_class = plugins.task(task)
@@ -116,8 +116,8 @@ def load(
         CheckpointError: the folder is none of these, is damaged, or needs code that is not trusted.
         PluginError: the task, or what was altered in the model, belongs to a plugin that is not loaded.
     """
-    from topwork.hub import local_folder
-    from topwork.model_folder import load_folder
+    from topwork.saving.hub import local_folder
+    from topwork.saving.model_folder import load_folder
 
     place = local_folder(folder, revision)
     return load_folder(place, plugins or _plugins(), trust_remote_code=trust_remote_code)
@@ -131,7 +131,7 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
     Raises:
         UsageError: it is no model of transformers, or the folder holds something else.
     """
-    from topwork.plain_models import save_plain
+    from topwork.saving.transformers_models import save_plain
 
     return save_plain(model, Path(folder), _plugins())
 
@@ -148,8 +148,8 @@ def from_pretrained(
     Raises:
         CheckpointError: the folder is none of these, or is damaged.
     """
-    from topwork.hub import local_folder
-    from topwork.plain_models import load_plain
+    from topwork.saving.hub import local_folder
+    from topwork.saving.transformers_models import load_plain
 
     return load_plain(local_folder(folder, revision), plugins or _plugins())
 
@@ -189,6 +189,6 @@ def mask_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Iterator[
 
 
 def _plugins() -> Plugins:
-    from topwork.plugins import load_plugins
+    from topwork.plugins.registry import load_plugins
 
     return load_plugins()

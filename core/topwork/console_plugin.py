@@ -8,7 +8,7 @@ from topwork.console import numbers_in
 from topwork.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from topwork.runs import Run
+    from topwork.runs.run import Run
     from topwork.stage import Stage
 
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from topwork.attention_layer import AttentionLayer
     from topwork.base import Base, BaseOptions
-    from topwork.data_options import RowsOptions
+    from topwork.data.options import RowsOptions
     from topwork.items import Json
-    from topwork.runs import Run
+    from topwork.runs.run import Run
     from topwork.stage import Stage
     from topwork.task import Task
 

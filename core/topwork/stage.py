@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from topwork.items import Json
 
 if TYPE_CHECKING:
-    from topwork.runs import Run
+    from topwork.runs.run import Run
 
 
 class Stage(BaseModel):

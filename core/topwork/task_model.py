@@ -16,7 +16,7 @@ from topwork.items import Json, Prediction, Row
 if TYPE_CHECKING:
     from torch import nn
 
-    from topwork.plugins import Plugins
+    from topwork.plugins.registry import Plugins
     from topwork.task import Task
 
 
@@ -28,7 +28,7 @@ def graft(task: Task, plugins: Plugins, *, weights: bool) -> tuple[nn.Module, st
     """
     from transformers import PreTrainedModel
 
-    from topwork.unfinished import finishing
+    from topwork.saving.deferred import finishing
 
     with finishing(task.bases.values(), plugins) as finished:
         model = plugins.hook.build_head(task=task, bases=task.bases, weights=weights)
@@ -116,12 +116,12 @@ class TaskModel:
             UsageError: unknown stage or option.
         """
         from topwork.console import Console
-        from topwork.data_options import DataOptions
-        from topwork.process import Process
-        from topwork.recipe import make_stage
-        from topwork.row_checks import check_run
-        from topwork.rows import Roles
-        from topwork.runs import Run
+        from topwork.data.checks import check_run
+        from topwork.data.options import DataOptions
+        from topwork.data.roles import Roles
+        from topwork.recipe.recipe import make_stage
+        from topwork.runs.process import Process
+        from topwork.runs.run import Run
 
         made = make_stage(stage, options, self.plugins)
         data = DataOptions(columns=dict(columns or {}), on_error=on_error)
@@ -156,11 +156,11 @@ class TaskModel:
         """The same, one by one as (number, row, prediction): nothing is kept, and `rows` may have no end. Of rows
         without a length (a generator, a streaming data set) as many as `ahead` are read before the first is
         answered, to put texts of like length together."""
-        from topwork.loop import predict_rows
-        from topwork.loop_settings import Settings
-        from topwork.process import Process
-        from topwork.rows import canonical
-        from topwork.streams import RowStream, endless
+        from topwork.data.loop import predict_rows
+        from topwork.data.loop_settings import Settings
+        from topwork.data.roles import canonical
+        from topwork.data.streams import RowStream, endless
+        from topwork.runs.process import Process
 
         rows = [rows] if isinstance(rows, Mapping) else rows
         if endless(rows):
@@ -181,7 +181,7 @@ class TaskModel:
 
     def save(self, folder: str | Path) -> Path:
         """Write a model folder: Hub-style, safetensors, with topwork's manifest."""
-        from topwork.model_folder import save_folder
+        from topwork.saving.model_folder import save_folder
 
         return save_folder(self, Path(folder))
 

@@ -24,7 +24,7 @@ from topwork.stage import Stage
 from topwork.task import Task
 
 if TYPE_CHECKING:
-    from topwork.plugins import Plugins
+    from topwork.plugins.registry import Plugins
     from topwork.task_model import TaskModel
 
 __all__ = ["build_example", "check_base", "check_metric", "check_stage", "check_task", "same_predictions"]
@@ -60,7 +60,7 @@ def check_task(
     Returns:
         the built TaskModel, for further checks.
     """
-    from topwork.plugins import load_plugins
+    from topwork.plugins.registry import load_plugins
 
     plugins = plugins or load_plugins(extra=[_Registers(task)])
     _check_declarations(task)

@@ -1,4 +1,1 @@
-"""The lens: finds the attention layers of any model, looks at them, gates them, scores them and prunes them.
-
-Other packages reach it through the hooks in `plugin.py` and through `topwork.look`; nothing here knows a task.
-"""
+"""Lens plugin: finding (`layers`), observing (`capture`), scoring and pruning attention heads of any model."""

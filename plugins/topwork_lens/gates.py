@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, UsageError
-from topwork_lens.multihead import is_folded, stay_unfolded, unfolded
-from topwork_lens.notes import noted, write
+from topwork_lens.layers.state import noted, write
+from topwork_lens.layers.torch_mha import is_folded, stay_unfolded, unfolded
 from topwork_lens.refusals import refuse
 
 

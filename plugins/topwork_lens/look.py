@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from topwork import AttentionLayer, Batch, Json, TopworkError, UsageError
-from topwork_lens.calls import no_strangers
-from topwork_lens.capture import Capture
-from topwork_lens.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
+from topwork_lens.capture.capture import Capture
+from topwork_lens.capture.interception import no_strangers
+from topwork_lens.capture.result import Seen
 from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates, now_of
-from topwork_lens.importance import RowLosses, own_loss, score, single_items
-from topwork_lens.notes import gather
-from topwork_lens.probe import probe_inputs
-from topwork_lens.pruning import Pruned, lines, prune
+from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
+from topwork_lens.layers.state import gather
+from topwork_lens.pruning.prune import Pruned, lines, prune
+from topwork_lens.pruning.random_inputs import probe_inputs
+from topwork_lens.pruning.soft import living_layers
 from topwork_lens.refusals import refuse
-from topwork_lens.scores import Importance, Normalise, importance_of, in_groups
-from topwork_lens.seen import Seen
-from topwork_lens.soft import living_layers
+from topwork_lens.scoring.importance import RowLosses, own_loss, score, single_items
+from topwork_lens.scoring.selection import Importance, Normalise, importance_of, in_groups
 
 if TYPE_CHECKING:
     import torch
 
-    from topwork_lens.importance import Reduction
+    from topwork_lens.scoring.importance import Reduction
 
 #: original numbers of attention heads by layer; see `Look` for how a layer is named
 Heads = Mapping[Any, Sequence[int]]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @hookimpl
 def register_stages() -> list[type[Stage]]:
     """attention, head_importance, head_ablation, prune_heads, prune_schedule and mask_heads."""
-    from topwork_lens.attention_stage import Attention
-    from topwork_lens.schedule_stage import PruneSchedule
-    from topwork_lens.stages import HeadAblation, HeadImportance, MaskHeads, PruneHeads
+    from topwork_lens.stages.attention import Attention
+    from topwork_lens.stages.heads import HeadAblation, HeadImportance, MaskHeads, PruneHeads
+    from topwork_lens.stages.prune_schedule import PruneSchedule
 
     return [Attention, HeadImportance, HeadAblation, PruneHeads, PruneSchedule, MaskHeads]
 
@@ -35,7 +35,7 @@ def register_commands() -> list[Any]:
 @hookimpl(trylast=True)
 def attention_layer(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
     """The rows of `architectures.py`, asked after every other plugin."""
-    from topwork_lens.layout import describe
+    from topwork_lens.layers.description import describe
 
     return describe(path, module, model)
 
@@ -51,7 +51,7 @@ def look(model: nn.Module, plugins: Any) -> Any:
 @hookimpl
 def model_saving(model: nn.Module) -> None:
     """Attention heads may have been pruned or gated through a part of the model: their notes become its alterations."""
-    from topwork_lens.notes import gather
+    from topwork_lens.layers.state import gather
 
     gather(model)
 
@@ -61,11 +61,11 @@ def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: An
     """Give a freshly built model the shape and the gates that its manifest describes; or the shape that the config of
     a checkpoint of transformers 4 describes."""
     if "lens" in alterations:
-        from topwork_lens.rebuild import rebuild
+        from topwork_lens.pruning.rebuild import rebuild
 
         rebuild(model, alterations["lens"], plugins)
     if "pruned_heads" in alterations:
-        from topwork_lens.v4 import shape
+        from topwork_lens.pruning.transformers4 import shape
 
         for path, heads in alterations["pruned_heads"].items():
             shape(model, heads, plugins, under=path)

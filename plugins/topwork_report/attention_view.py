@@ -6,7 +6,7 @@ from typing import Any
 
 from topwork_report.charts import matrix, overlay
 from topwork_report.colours import level
-from topwork_report.format import cut
+from topwork_report.formatting import cut
 from topwork_report.images import embed
 from topwork_report.run_files import RunFiles, StageFiles, mappings, number
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from topwork_report.colours import STEPS, level
-from topwork_report.format import rounded, short, superscript
+from topwork_report.formatting import rounded, short, superscript
 
 MOST_POINTS = 400  # per curve: more than the pixels that a slide gives it
 _OVERLAY_LEVELS = 16

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from topwork_report.charts import HeatRow, heat_map
-from topwork_report.format import short, words
+from topwork_report.formatting import short, words
 from topwork_report.run_files import RunFiles, StageFiles, mappings, number, numbers
-from topwork_report.story import is_pruning, random_metrics
+from topwork_report.summary import is_pruning, random_metrics
 
 Block = dict[str, Any]
 Layer = dict[str, Any]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from topwork import Json, write_text
-from topwork_report import format as formats
+from topwork_report import formatting as formats
 from topwork_report.attention_view import attention_blocks
 from topwork_report.colours import inks, scales
 from topwork_report.images import embed
 from topwork_report.run_files import RunFiles, StageFiles, mappings, read_run
 from topwork_report.sections import headline, section
-from topwork_report.story import story
+from topwork_report.summary import story
 
 PAGE = "report.html"
 MOST_PICTURES = 24  # of predictions, on the whole page

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from topwork_report.charts import curves
-from topwork_report.format import short, words
-from topwork_report.generic import as_table, blocks_of
+from topwork_report.formatting import short, words
 from topwork_report.heads import importance, measured, pruning
+from topwork_report.json_blocks import as_table, blocks_of
 from topwork_report.run_files import RunFiles, StageFiles, mappings, number, numbers
-from topwork_report.story import is_pruning
+from topwork_report.summary import is_pruning
 
 Block = dict[str, Any]
 # A reader answers with blocks and the keys of the result that they have told.

@@ -29,8 +29,9 @@ from topwork import (
     UsageError,
     hookimpl,
 )
-from topwork_tasks import _audio, _audio_frontend
-from topwork_tasks import _classification as shared
+from topwork_tasks._audio import clips as _audio
+from topwork_tasks._audio import frontend as _audio_frontend
+from topwork_tasks._classification import loss as shared
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ words of any script, and length. Predictions: [{"summary_text"}].
 from __future__ import annotations
 
 from topwork import Column, Row, Task, hookimpl
-from topwork_tasks._seq2seq import SequenceToSequence
+from topwork_tasks.sequence_to_sequence.task import SequenceToSequence
 
 
 class Summarization(SequenceToSequence):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from topwork import Base, Batch, Column, Item, Metric, Mode, Picture, Row, State, Task, TaskOptions, Units, hookimpl
-from topwork_tasks import _classification as classification
-from topwork_tasks import _text as text
+from topwork_tasks._classification import loss as classification
+from topwork_tasks._text import inputs as text
 
 if TYPE_CHECKING:
     import torch

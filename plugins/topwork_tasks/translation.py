@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from topwork import Column, DataError, Row, Task, hookimpl
-from topwork_tasks._seq2seq import Seq2SeqOptions, SequenceToSequence
-from topwork_tasks._text import text_of
+from topwork_tasks._text.inputs import text_of
+from topwork_tasks.sequence_to_sequence.task import Seq2SeqOptions, SequenceToSequence
 
 
 class TranslationOptions(Seq2SeqOptions):

@@ -11,13 +11,13 @@ import torch
 
 from architectures import eager
 from topwork import Refused, TopworkError, alterations, fast_products
+from topwork_lens.capture.undescribed import no_strangers, observed
 from topwork_lens.gates import first_input, output_projection, split_heads
 from topwork_lens.gates import gated as put
+from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.look import Look
-from topwork_lens.multihead import unfolded
-from topwork_lens.rebuild import rebuild
-from topwork_lens.selfcheck import compare, quiet, tensors
-from topwork_lens.strangers import no_strangers, observed
+from topwork_lens.pruning.equivalence import compare, quiet, tensors
+from topwork_lens.pruning.rebuild import rebuild
 
 #: relative to max|output| in float32
 TOLERANCE = 1e-5

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from architectures.feeding import configs
-from topwork_lens.seen import Seen
-from topwork_lens.selfcheck import quiet
+from topwork_lens.capture.result import Seen
+from topwork_lens.pruning.equivalence import quiet
 
 #: the library's own weights and ours may differ by this (issue: 1e-5)
 LIMIT = 1e-5

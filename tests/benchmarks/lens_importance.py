@@ -28,8 +28,8 @@ from bertology_v4 import Reference
 from lens_rows import batch, bert, by_length, losses, sentences, write
 
 from topwork import Batch
-from topwork_lens.importance import frozen
 from topwork_lens.look import Look
+from topwork_lens.scoring.importance import frozen
 
 Work = Callable[[], Any]
 

@@ -24,10 +24,10 @@ import torch
 from allocated import peak_bytes
 
 from topwork_lens.flops import attention_share, count_flops, speed_limit
-from topwork_lens.forms import plan
 from topwork_lens.look import Look
-from topwork_lens.probe import probe_inputs
-from topwork_lens.slicing import cut
+from topwork_lens.pruning.job import plan
+from topwork_lens.pruning.random_inputs import probe_inputs
+from topwork_lens.pruning.slicing import cut
 
 
 def make(layers: int) -> Any:

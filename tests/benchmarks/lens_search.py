@@ -24,11 +24,11 @@ from bertology_v4 import Reference
 from lens_rows import bert, by_length, losses, sentences, write
 
 from topwork import Batch, fast_products
-from topwork_lens.answers import Together
 from topwork_lens.flops import count_flops
 from topwork_lens.look import Look
-from topwork_lens.schedule import Limits, Schedule
-from topwork_lens.scores import Choice
+from topwork_lens.schedule.output_cache import Together
+from topwork_lens.schedule.schedule import Limits, Schedule
+from topwork_lens.scoring.selection import Choice
 
 #: few words, so that the task is learned in minutes
 WORDS = 30

@@ -25,7 +25,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from allocated import peak_bytes
 
-from topwork_lens import capture, quick
+from topwork_lens.capture import capture
+from topwork_lens.capture import fast_reductions as quick
 from topwork_lens.look import Look
 
 #: of the other side's memory, by tokens

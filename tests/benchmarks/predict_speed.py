@@ -82,8 +82,8 @@ def floor(work: Any, rows: list[dict]) -> Callable[[], None]:
     import torch
 
     from topwork import fast_products
-    from topwork.batching import plan
-    from topwork.loop_settings import Settings
+    from topwork.data.batching import plan
+    from topwork.data.loop_settings import Settings
 
     task, device = work.task, torch.device("cpu")
     items = task.encode(rows, "predict", 0)

@@ -8,7 +8,7 @@ import random
 
 def texts(count: int, split: str = "test") -> list[str]:
     """English texts of very varied length: the lengths are spread evenly on a logarithmic scale, 3 to 180 words."""
-    from topwork_bases._python_docs import paragraphs
+    from topwork_bases.samples.python_docs import paragraphs
 
     draw = random.Random(0)
     words = " ".join(row["text"] for row in paragraphs(split)).split()

@@ -39,7 +39,7 @@ CONFIG = {
 def rows_of(split: str, count: int) -> list[dict]:
     """Texts of 4 to 90 words, their lengths even on a logarithmic scale, with one of three labels that can be learned:
     which of three words stands in place of every fifth word or so."""
-    from topwork_bases._python_docs import paragraphs
+    from topwork_bases.samples.python_docs import paragraphs
 
     draw = random.Random(split)
     words = [word for word in " ".join(row["text"] for row in paragraphs(split)).split() if word.isalpha()]
@@ -136,8 +136,8 @@ class Contest:
         import torch
 
         from topwork import fast_products
-        from topwork.batching import Budget, plan
-        from topwork.loop import autocast
+        from topwork.data.batching import Budget, plan
+        from topwork.data.loop import autocast
 
         model = self.fresh()
         task, net = model.task, model.model.train()

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from topwork.data.loop import evaluate_rows, loss_batches
 from topwork.files import write_json
 from topwork.hookspecs import hookimpl
 from topwork.items import Json, Picture
-from topwork.loop import evaluate_rows, loss_batches
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
-    from topwork.runs import Run
+    from topwork.runs.run import Run
     from topwork.task import Task
 
 

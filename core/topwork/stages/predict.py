@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from topwork.data.loop import predict_rows, share_of
 from topwork.files import plain, write_whole
 from topwork.hookspecs import hookimpl
 from topwork.items import Json
-from topwork.loop import predict_rows, share_of
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
-    from topwork.runs import Run
+    from topwork.runs.run import Run
 
 
 class Predict(Stage):

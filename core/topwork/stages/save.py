@@ -9,11 +9,11 @@ from pydantic import Field
 
 from topwork.hookspecs import hookimpl
 from topwork.items import Json
-from topwork.model_folder import is_plain, save_folder
+from topwork.saving.model_folder import is_plain, save_folder
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
-    from topwork.runs import Run
+    from topwork.runs.run import Run
 
 
 class Save(Stage):

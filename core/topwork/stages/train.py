@@ -11,7 +11,7 @@ from topwork.items import Json
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
-    from topwork.runs import Run
+    from topwork.runs.run import Run
 
 
 class Train(Stage):
@@ -72,7 +72,7 @@ class Train(Stage):
         return ("train",) if self.evaluate_every == "never" else ("train", "calibrate")
 
     def __call__(self, run: Run) -> dict[str, Json]:
-        from topwork.training import train
+        from topwork.training.trainer import train
 
         return train(self, run)
 

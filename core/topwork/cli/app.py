@@ -1,0 +1,175 @@
+"""The command line: reads the options that every command shares, loads the plugins, and hands over to a command.
+
+Exit codes: 0 all is well, 1 a run failed, 2 a bad recipe or bad usage, 130 interrupted. Errors that topwork raises on
+purpose, and what the machine refuses, are printed without a traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from topwork.cli.listing import doctor, list_, plugins
+from topwork.cli.output import Session, say
+from topwork.cli.recipes import cat, cp, new, schema, validate
+from topwork.cli.run import predict, resume, run
+from topwork.errors import TopworkError, UsageError
+from topwork.plugins.registry import Plugins, load_plugins
+from topwork.plugins.reserved import CORE_COMMANDS
+from topwork.system_errors import refused_by_the_machine
+
+COMMANDS: dict[str, Callable[..., Any]] = dict(
+    zip(CORE_COMMANDS, (run, resume, validate, list_, cat, cp, new, schema, predict, plugins, doctor))
+)
+#: what the libraries below must be told, before they are imported, to print no progress of their own
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+SHARED = """The options above may also stand after the command. Environment: TOPWORK_PLUGINS and TOPWORK_DISABLE
+(names, separated by commas), TOPWORK_TRACE=1 prints hook calls, TOPWORK_DEBUG=1 is --debug."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; those of the process when None.
+
+    Returns:
+        the exit code.
+    """
+    debug = os.environ.get("TOPWORK_DEBUG", "0") not in ("", "0")
+    try:
+        shared, rest = split_shared(list(sys.argv[1:] if arguments is None else arguments))
+        debug = debug or shared["debug"]
+        if shared["quiet"]:
+            os.environ.update(QUIET)
+        loaded = load_plugins(only=shared["plugins"], disable=shared["disable"], files=shared["plugin"])
+        if rest and not rest[0].startswith("-") and rest[0] not in COMMANDS and rest[0] not in loaded.commands:
+            raise loaded.unknown("command", rest[0], [*COMMANDS, *loaded.commands])
+        session = Session(loaded, quiet=shared["quiet"], debug=debug)
+        typer.main.get_command(make_app(loaded, debug))(args=rest, prog_name="topwork", obj=session)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except TopworkError as error:  # from loading the plugins; commands handle their own
+        return _failed(error, debug)
+    except KeyboardInterrupt:
+        return _interrupted()
+    return 0
+
+
+def split_shared(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take out the options that every command shares: they decide which commands there are.
+
+    Raises:
+        UsageError: an option without its value.
+    """
+    found: dict[str, Any] = {"plugins": None, "disable": [], "plugin": [], "quiet": False, "debug": False}
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if argument == "--":
+            rest += [argument, *waiting]
+            break
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in found:
+            rest.append(argument)
+        elif isinstance(found[name], bool):
+            found[name] = True
+        else:
+            given = value if equals else next(waiting, None)
+            if given is None:
+                raise UsageError(f"`--{name}` needs a value", place="topwork")
+            values = [given] if name == "plugin" else [part.strip() for part in given.split(",") if part.strip()]
+            found[name] = [*(found[name] or []), *values]
+    return found, rest
+
+
+def make_app(loaded: Plugins, debug: bool = False) -> typer.Typer:
+    """The typer application with the commands of the core and of the plugins."""
+    app = typer.Typer(
+        name="topwork",
+        help="Graft a task head onto a base, train it from a recipe, look inside its attention heads, prune them.",
+        epilog=SHARED,
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_shared_options)
+    for name, command in {**COMMANDS, **loaded.commands}.items():
+        app.command(name)(_guarded(command, debug))
+    return app
+
+
+def _shared_options(
+    context: typer.Context,
+    plugins: Annotated[str | None, typer.Option(help="Load only these plugins (names, separated by commas).")] = None,
+    disable: Annotated[str | None, typer.Option(help="Do not load these plugins.")] = None,
+    plugin: Annotated[list[str] | None, typer.Option(help="Load a local Python file as a plugin.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no log lines on the terminal.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=lambda on: _version(on), is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    # `split_shared` has read these already, for plugins bring commands; here they are declared for --help.
+    pass
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from topwork import __version__
+
+        print(f"topwork {__version__}")
+        raise typer.Exit
+
+
+def _guarded(command: Callable[..., Any], debug: bool) -> Callable[..., Any]:
+    """The command, with its errors turned into messages and exit codes."""
+
+    @wraps(command)
+    def call(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except TopworkError as error:
+            raise typer.Exit(_failed(error, debug)) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(_interrupted()) from None
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # whoever reads our output has read enough
+            raise
+        except Exception as error:
+            raise typer.Exit(_unexpected(error, debug)) from error
+
+    return call
+
+
+def _interrupted() -> int:
+    say("interrupted")
+    return 130
+
+
+def _unexpected(error: Exception, debug: bool) -> int:
+    """What topwork did not raise: the machine's refusals in words; the traceback of anything else, which is a bug."""
+    if (refused := refused_by_the_machine(error)) is not None:
+        return _failed(refused.with_traceback(error.__traceback__), debug)
+    traceback.print_exception(error)
+    say("this error was not foreseen: it is a fault of topwork or of a plugin; please report it with the lines above")
+    return 1
+
+
+def _failed(error: TopworkError, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    say(str(error))
+    return error.exit_code

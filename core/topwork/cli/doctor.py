@@ -1,0 +1,201 @@
+"""What `topwork doctor` looks at: everything about an installation that has been seen to go wrong, each with its mend.
+
+A check never raises: what it cannot find out is a finding too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from topwork.plugins.registry import Plugins
+
+LEAST_PYTHON = (3, 11)
+AUDIO = ("soundfile", "soxr")
+LEAST_FREE = 5  # GB: a base model, its checkpoints and a prepared data set
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Args:
+        name: what was looked at.
+        ok: nothing to do.
+        detail: what was found.
+        mend: what to do about it; empty when ok.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    mend: str = ""
+
+
+def diagnose(plugins: Plugins) -> list[Finding]:
+    """All checks, in the order in which they are worth mending. Imports torch and torchvision."""
+    return [
+        check_python(sys.version_info[:3]),
+        *check_versions(),
+        check_pair(),
+        check_audio(),
+        check_threads(dict(os.environ), usable_cores()),
+        *check_plugins(plugins),
+        check_offline(dict(os.environ)),
+        check_cache(hub_cache(dict(os.environ))),
+        check_disk(Path.cwd()),
+    ]
+
+
+def check_python(found: tuple[int, ...]) -> Finding:
+    """topwork needs Python 3.11."""
+    text = ".".join(map(str, found))
+    if found >= LEAST_PYTHON:
+        return Finding("python", True, text)
+    return Finding("python", False, text, f"install Python {'.'.join(map(str, LEAST_PYTHON))} or newer")
+
+
+def check_versions(package: str = "topwork") -> Iterator[Finding]:
+    """Every package that topwork asks for is there in the range that was tested; extras are looked at elsewhere."""
+    try:
+        wanted = requires(package) or []
+    except PackageNotFoundError:
+        yield Finding(
+            package, False, "is not installed as a package", "pip install topwork, or pip install -e . in a checkout"
+        )
+        return
+    for line in wanted:
+        finding = check_requirement(line)
+        if finding is not None:
+            yield finding
+
+
+def check_requirement(line: str) -> Finding | None:
+    """One requirement such as `transformers<6,>=5.17`; None for those of an extra."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement as error:
+        return Finding(line, False, f"cannot be read: {error}", "install topwork again")
+    if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+        return None
+    name, mend = requirement.name, f"pip install '{requirement.name}{requirement.specifier}'"
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Finding(name, False, "is not installed", mend)
+    if requirement.specifier.contains(found, prereleases=True):
+        return Finding(name, True, found)
+    return Finding(name, False, f"{found}, and topwork is tested with {requirement.specifier}", mend)
+
+
+def check_pair() -> Finding:
+    """torch and torchvision must be built for each other: their operators are looked up when they are used."""
+    mend = "install both from the same package index: pip install --force-reinstall torch torchvision"
+    try:
+        import torch
+        import torchvision
+        from torchvision.ops import nms
+
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
+    except Exception as error:  # whatever a broken pair raises: it is what we look for
+        text = " ".join(str(error).split())[:200]
+        return Finding("torch with torchvision", False, f"do not work together: {type(error).__name__}: {text}", mend)
+    return Finding("torch with torchvision", True, f"{torch.__version__} with {torchvision.__version__}")
+
+
+def check_audio() -> Finding:
+    """Reading recordings needs two packages that not everybody wants."""
+    missing = [name for name in AUDIO if not _importable(name)]
+    if missing:
+        detail = f"{', '.join(missing)} not installed: recordings cannot be read"
+        return Finding("audio decoder", False, detail, "pip install 'topwork[audio]' (needed for audio tasks only)")
+    return Finding("audio decoder", True, ", ".join(AUDIO))
+
+
+def _importable(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def check_threads(environment: dict[str, str], cores: int) -> Finding:
+    """More threads than cores make a small model up to 60 times slower: they wait for each other, spinning."""
+    processes = max(_number(environment, "LOCAL_WORLD_SIZE"), 1)
+    if "LOCAL_WORLD_SIZE" not in environment:
+        processes = max(_number(environment, "WORLD_SIZE"), 1)
+    threads = _number(environment, "OMP_NUM_THREADS") or cores
+    detail = f"{processes} processes x {threads} threads on {cores} cores"
+    if processes * threads <= cores:
+        return Finding("threads", True, detail)
+    return Finding("threads", False, detail, f"export OMP_NUM_THREADS={max(cores // processes, 1)}")
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _number(environment: dict[str, str], name: str) -> int:
+    match = re.match(r"\d+", environment.get(name, ""))
+    return int(match.group()) if match else 0
+
+
+def check_plugins(plugins: Plugins) -> Iterator[Finding]:
+    """Plugins that were left out."""
+    if not plugins.failed:
+        yield Finding("plugins", True, f"{len(plugins.loaded)} loaded")
+    for plugin in plugins.failed:
+        mend = f"mend or update {plugin.package}, or disable it: {plugin.disable}"
+        yield Finding(f"plugin {plugin.name}", False, plugin.error, mend)
+
+
+def check_offline(environment: dict[str, str]) -> Finding:
+    """Offline mode is no fault, but it explains why a model is not found."""
+    switched = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if _is_on(environment.get(name, ""))]
+    switched += ["HF_DATASETS_OFFLINE"] if _is_on(environment.get("HF_DATASETS_OFFLINE", "")) else []
+    text = f"offline ({', '.join(switched)}): only what is in the cache is found" if switched else "online"
+    return Finding("Hub", True, text)
+
+
+def _is_on(value: str) -> bool:
+    return value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def hub_cache(environment: dict[str, str]) -> Path:
+    """Where the Hub's files are kept, as huggingface_hub decides it."""
+    if environment.get("HF_HUB_CACHE"):
+        return Path(environment["HF_HUB_CACHE"]).expanduser()
+    caches = Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    home = Path(environment["HF_HOME"]).expanduser() if environment.get("HF_HOME") else caches / "huggingface"
+    return home / "hub"
+
+
+def check_cache(folder: Path) -> Finding:
+    """The cache must be writable, or nothing can be fetched."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        detail = f"{folder} cannot be written: {error.strerror}"
+        return Finding("Hub cache", False, detail, "export HF_HOME=<a folder of yours>")
+    return Finding("Hub cache", True, str(folder))
+
+
+def check_disk(folder: Path) -> Finding:
+    """Runs store checkpoints where they are started."""
+    free = shutil.disk_usage(folder).free / 1e9
+    if free >= LEAST_FREE:
+        return Finding("free disk", True, f"{free:.0f} GB")
+    mend = "free some, or put run folders elsewhere with --folder"
+    return Finding("free disk", False, f"{free:.1f} GB at {folder}", mend)

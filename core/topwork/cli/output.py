@@ -1,0 +1,70 @@
+"""What the commands share: the loaded plugins and the way to print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from topwork.plugins.registry import Plugins
+
+
+@dataclass
+class Session:
+    """What a command finds in `typer.Context.obj`.
+
+    Args:
+        plugins: what is loaded.
+        quiet: no progress and no log lines.
+        debug: show the traceback of an error.
+    """
+
+    plugins: Plugins
+    quiet: bool = False
+    debug: bool = False
+
+    def warn_of_failed(self) -> None:
+        """Name the plugins that were left out, in one line on stderr."""
+        if self.plugins.failed and os.environ.get("RANK", "0") == "0":  # once, not once a process
+            names = ", ".join(plugin.name for plugin in self.plugins.failed)
+            say(f"plugins that failed to load: {names}; `topwork plugins` says why")
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr: stdout is for what was asked for."""
+    print(text, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout, for scripts."""
+    from topwork.files import plain
+
+    print(json.dumps(plain(value), indent=1, ensure_ascii=False))
+
+
+def print_table(title: str, lines: Iterable[Sequence[str]]) -> None:
+    """A title and aligned columns; on a terminal the last one is cut to its width."""
+    import shutil
+    import sys
+
+    lines = [[str(cell) for cell in line] for line in lines]
+    print(title)
+    if not lines:
+        print("  none")
+        return
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]) - 1)]
+    width = shutil.get_terminal_size((200, 20)).columns if sys.stdout.isatty() else 10**6
+    room = width - sum(widths) - 2 * len(widths) - 2
+    for line in lines:
+        *cells, last = line
+        if len(last) > max(room, 40):
+            last = last[: max(room, 40) - 3] + "..."
+        print("  " + "".join(cell.ljust(width + 2) for cell, width in zip(cells, widths)) + last)
+
+
+def first_line(thing: Any) -> str:
+    """The first line of a docstring."""
+    return ((getattr(thing, "__doc__", None) or "").strip().splitlines() or [""])[0]

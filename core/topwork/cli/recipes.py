@@ -1,0 +1,114 @@
+"""`validate`, `cat`, `cp`, `new` and `schema`: recipes before they are run. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from topwork.cli.output import Session, print_json, say
+from topwork.cli.run import AsJson, Overrides
+from topwork.errors import RecipeError, TopworkError, UsageError
+
+
+def validate(
+    context: typer.Context,
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="YAML files, or names of shipped recipes.")],
+    override: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check recipes without running them: every fault with file, line and column."""
+    from topwork.recipe.recipe import load_recipe
+
+    session: Session = context.obj
+    answers: list[dict[str, Any]] = []
+    for recipe in recipes:
+        try:
+            load_recipe(recipe, override or (), session.plugins)
+            answers.append({"recipe": recipe, "ok": True, "problems": []})
+        except RecipeError as error:
+            problems = [vars(problem) for problem in error.problems]
+            answers.append({"recipe": recipe, "ok": False, "problems": problems, "text": str(error)})
+        except TopworkError as error:
+            problems = [{"place": recipe, "path": "", "message": str(error)}]
+            answers.append({"recipe": recipe, "ok": False, "problems": problems, "text": str(error)})
+    if as_json:
+        print_json([{key: answer[key] for key in ("recipe", "ok", "problems")} for answer in answers])
+    else:
+        for answer in answers:
+            if answer["ok"]:
+                print(f"{answer['recipe']}: ok")
+            else:
+                say(answer["text"])
+    if not all(answer["ok"] for answer in answers):
+        raise typer.Exit(2)
+
+
+def cat(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    resolved: Annotated[bool, typer.Option("--resolved", help="With `extends` and every default written out.")] = False,
+) -> None:
+    """Print a recipe."""
+    from topwork.recipe.recipe import find_recipe, load_recipe
+
+    session: Session = context.obj
+    if resolved:
+        print(load_recipe(recipe, (), session.plugins).to_yaml(), end="")
+    else:
+        print(find_recipe(recipe, session.plugins).read_text(encoding="utf-8"), end="")
+
+
+def cp(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="The name of a shipped recipe, or a YAML file.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file or a folder.")] = Path("."),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Copy a recipe, to change it."""
+    from topwork.recipe.recipe import find_recipe
+
+    session: Session = context.obj
+    source = find_recipe(recipe, session.plugins)
+    target = destination / source.name if destination.is_dir() else destination
+    _write(target, source.read_text(encoding="utf-8"), force)
+
+
+def new(
+    context: typer.Context,
+    task: Annotated[str, typer.Argument(help="The name of a task: `topwork list tasks`.")],
+    destination: Annotated[str | None, typer.Argument(metavar="DEST", help="A file; - prints it.")] = None,
+    base: Annotated[str, typer.Option(help="A Hub id, a local folder, timm/<name>.")] = "BASE",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a starter recipe for a task, with its columns and options as comments."""
+    from topwork.cli.starter import starter
+
+    session: Session = context.obj
+    target = destination or f"{task.replace('-', '_')}.yaml"
+    text = starter(session.plugins.task(task), base, session.plugins, "recipe.yaml" if target == "-" else target)
+    if target == "-":
+        print(text, end="")
+    else:
+        _write(Path(target), text, force)
+
+
+def _write(target: Path, text: str, force: bool) -> None:
+    from topwork.files import write_text
+
+    if target.exists() and not force:
+        raise UsageError("there is a file already", place=str(target), mend="--force replaces it")
+    write_text(target, text)
+    say(f"wrote {target}")
+
+
+def schema(context: typer.Context) -> None:
+    """Print the JSON Schema of recipes, for editors: all tasks and stages that are installed.
+
+    In the first line of a recipe, `# yaml-language-server: $schema=schema.json` makes editors check it.
+    """
+    from topwork.recipe.schema import recipe_schema
+
+    session: Session = context.obj
+    print_json(recipe_schema(session.plugins))

@@ -1,0 +1,169 @@
+"""The sections of a recipe, checked one after the other; every fault is collected, none stops the next check."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from topwork.base import BaseOptions
+from topwork.errors import Problem, UsageError
+from topwork.recipe.data import check_data, check_roles, looks_local, missing_source
+from topwork.recipe.overrides import stage_name
+from topwork.recipe.validation import check_options, check_without_faults, shown, unknown_key
+from topwork.recipe.yaml import KeyPath, Node
+from topwork.stage import Stage
+
+if TYPE_CHECKING:
+    from topwork.plugins.registry import Plugins
+    from topwork.recipe.recipe import Recipe
+    from topwork.task import Task, TaskOptions
+
+NAME = r"[^/\\\0]+"  # of a run folder
+KEYS = ("name", "description", "extends", "task", "base", "data", "seed", "stages")
+
+
+class RecipeChecker:
+    """Turns the tree of a recipe into a `Recipe`, or into problems."""
+
+    def __init__(self, root: Node, plugins: Plugins, problems: list[Problem]) -> None:
+        self.root, self.plugins, self.problems = root, plugins, problems
+        self.needs: list[tuple[str, str, tuple[str, ...]]] = []  # stage, its place, the roles that it reads
+
+    def recipe(self, *, check_roles: bool) -> Recipe | None:
+        """The recipe, or None when something is wrong. `check_roles=False`: the rows are in memory."""
+        from topwork.recipe.recipe import Recipe
+
+        for key, node in self.root.value.items():
+            if key not in KEYS:
+                self._fault(node.start, str(key), unknown_key(key, KEYS))
+        task, options = self._task()
+        bases = self._bases(task)
+        stages = self._stages()
+        data = check_data(self.root.get("data"), task, self.plugins, self.problems)
+        if check_roles:
+            self._roles()
+        seed = self._seed()
+        name, description = self._name(), self._plain("description", str, "text", None)
+        if self.problems or task is None or options is None or data is None:
+            return None
+        return Recipe(task, options, bases, data, stages, seed, name, description)
+
+    def _fault(self, place: str, path: str, message: str) -> None:
+        self.problems.append(Problem(place, path, message))
+
+    def _plain(self, key: str, kind: type, wanted: str, default: Any) -> Any:
+        node = self.root.get(key)
+        if node is None or node.value is None:
+            return default
+        if not isinstance(node.value, kind) or isinstance(node.value, bool):
+            self._fault(node.place, key, f"should be {wanted}, not {shown(node.plain())}")
+            return default
+        return node.value
+
+    def _seed(self) -> int:
+        seed = self._plain("seed", int, "a whole number", 0)
+        if seed < 0:
+            self._fault(self.root.value["seed"].place, "seed", f"should be 0 or more, not `{seed}`")
+        return seed
+
+    def _name(self) -> str | None:
+        name = self._plain("name", str, "text", None)
+        if name is not None and not re.fullmatch(NAME, name):
+            message = f"names the run folder, so it holds no slash and is not empty; it is {shown(name)}"
+            self._fault(self.root.value["name"].place, "name", message)
+        return name
+
+    # ------------------------------------------------------------------ task and base
+
+    def _task(self) -> tuple[type[Task] | None, TaskOptions | None]:
+        node = self.root.get("task")
+        if node is None or node.value is None:
+            self._fault(self.root.place, "task", "`task` is missing: say what the model is for")
+            return None, None
+        named = node if not isinstance(node.value, dict) else node.get("name")
+        if named is None or not isinstance(named.value, str):
+            self._fault(node.start, "task", "should be a task's name, or {name: ..., and its options}")
+            return None, None
+        try:
+            task = self.plugins.task(named.value)
+        except UsageError as error:
+            self._fault(named.place, "task", str(error))
+            return None, None
+        rest = node.value if isinstance(node.value, dict) else {}
+        options = Node({key: entry for key, entry in rest.items() if key != "name"}, node.place, node.key_place)
+        return task, check_options(task.Options, options, ("task",), self.problems)
+
+    def _bases(self, task: type[Task] | None) -> dict[str, BaseOptions]:
+        node = self.root.get("base")
+        if node is None or node.value is None:
+            self._fault(self.root.place, "base", "`base` is missing: give a model's Hub id or folder")
+            return {}
+        by_role = isinstance(node.value, dict) and not node.value.keys() & BaseOptions.model_fields.keys()
+        roles = task.roles if task is not None else tuple(map(str, node.value)) if by_role else ("base",)
+        if task is not None and by_role:
+            roles = task.nearest_roles(tuple(map(str, node.value)))
+        if len(roles) == 1 and not (by_role and set(node.value) == set(roles)):
+            return self._base(roles[0], node, ("base",))
+        if not isinstance(node.value, dict) or (not by_role and task is not None):
+            self._fault(node.start, "base", f"this task needs one base for each of {', '.join(roles)}")
+            return {}
+        bases: dict[str, BaseOptions] = {}
+        for role, entry in node.value.items():
+            if role in roles:
+                bases |= self._base(role, entry, ("base", role))
+            else:
+                self._fault(entry.start, f"base.{role}", unknown_key(role, roles))
+        for role in roles:
+            if role not in node.value:
+                self._fault(node.start, f"base.{role}", f"`{role}` is missing: this task needs {', '.join(roles)}")
+        return bases
+
+    def _base(self, role: str, node: Node, path: KeyPath) -> dict[str, BaseOptions]:
+        options = check_options(BaseOptions, node, path, self.problems, shorthand="model")
+        model = node if isinstance(node.value, str) else node.get("model")
+        if model is not None and isinstance(model.value, str) and looks_local(model.value):
+            message = missing_source(model.value, self.plugins)
+            if message:
+                self._fault(model.place, ".".join([*map(str, path), "model"]), message)
+        return {} if options is None else {role: options}
+
+    # ------------------------------------------------------------------ stages
+
+    def _stages(self) -> list[Stage]:
+        node = self.root.get("stages")
+        if node is None or not isinstance(node.value, list) or not node.value:
+            place = self.root.place if node is None else node.start
+            self._fault(place, "stages", "should be a list of stages, such as [train, evaluate, save]")
+            return []
+        names = [stage_name(entry) for entry in node.value]
+        stages = []
+        for index, (entry, name) in enumerate(zip(node.value, names)):
+            path: KeyPath = ("stages", index, name or "") if names.count(name) > 1 else ("stages", name or index)
+            stage = self._stage(entry, name, path)
+            if stage is not None:
+                stages.append(stage)
+        return stages
+
+    def _stage(self, entry: Node, name: str | None, path: KeyPath) -> Stage | None:
+        where = ".".join(str(part) for part in path if part != "")
+        if name is None:
+            hint = ""
+            if isinstance(entry.value, dict) and len(entry.value) > 1:
+                known = [key for key in entry.value if key in self.plugins.stages]
+                hint = f"; are the options of `{known[0]}` indented under it?" if known else ""
+            self._fault(entry.start, where, f"should be a stage's name, or one name with its options below{hint}")
+            return None
+        options = entry.get(name) or Node(None, entry.place)
+        try:
+            stage_class = self.plugins.stage(name)
+        except UsageError as error:
+            self._fault(options.start if isinstance(entry.value, dict) else entry.place, where, str(error))
+            return None
+        stage = check_options(stage_class, options, path, self.problems)
+        readable = stage or check_without_faults(stage_class, options)
+        if readable is not None:
+            self.needs.append((name, entry.place, tuple(readable.reads())))
+        return stage
+
+    def _roles(self) -> None:
+        check_roles(self.root.get("data"), self.needs, self.root, self.problems)

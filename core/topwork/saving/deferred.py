@@ -1,0 +1,105 @@
+"""Modules that a base makes in another shape than that of their weights: a plugin gives them that shape first.
+
+A base that finds in a checkpoint what only a plugin can put back (attention heads that are gone, say) makes the module
+with random weights and appends it, as `Unfinished`, to its list `unfinished`. There the hook `model_rebuilt` is asked
+at once to put it back, and the weights are loaded: what the base then answers is finished, and a task may take it
+apart. The list is there only while a task builds: at other times a base must refuse to make such a module, because
+nobody would finish it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from topwork.errors import CheckpointError, PluginError
+from topwork.items import Json
+from topwork.saving.alterations import alterations
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from topwork.plugins.registry import Plugins
+
+
+@dataclass
+class Unfinished:
+    """A module whose shape has to be put back before its weights can come.
+
+    Args:
+        module: with random weights, in the shape that its config alone gives.
+        section: name of what has to be put back; plugins that know it answer the hook `model_rebuilt`.
+        value: what the checkpoint says about it (JSON).
+        load: puts the checkpoint's weights into the module, strictly; None when they are to stay random.
+        place: for messages.
+        mend: what to do when no plugin puts it back.
+    """
+
+    module: nn.Module
+    section: str
+    value: Json
+    load: Callable[[], None] | None
+    place: str
+    mend: str | None = None
+
+    def finish(self, plugins: Plugins) -> None:
+        """Put back its shape, then load its weights.
+
+        Raises:
+            PluginError: no plugin knows the section.
+            CheckpointError: what the checkpoint says does not fit the model, or the weights do not.
+        """
+        model = self.module
+        before = copy.deepcopy(alterations(model))
+        plugins.hook.model_rebuilt(model=model, alterations={self.section: {"": self.value}}, plugins=plugins)
+        if alterations(model) == before:
+            raise PluginError(
+                f"its config has `{self.section}`, and no loaded plugin can put that back",
+                place=self.place,
+                mend=self.mend or "load the plugin that knows it (see `topwork plugins`)",
+            )
+        if self.load is not None:
+            self.load()
+
+
+class Finishing(list[Unfinished]):
+    """A list that finishes what is appended to it."""
+
+    def __init__(self, plugins: Plugins) -> None:
+        super().__init__()
+        self.plugins = plugins
+
+    def append(self, one: Unfinished) -> None:
+        """Finish a module; see `Unfinished.finish`."""
+        one.finish(self.plugins)
+        super().append(one)
+
+
+@contextmanager
+def finishing(bases: Iterable[Any], plugins: Plugins) -> Iterator[Finishing]:
+    """While a task builds: what its bases leave unfinished is finished as it comes.
+
+    Raises:
+        CheckpointError: the task puts the weights of such a module into another one, which has not its shape.
+    """
+    found = Finishing(plugins)
+    able = [base for base in bases if hasattr(base, "unfinished")]
+    for base in able:
+        base.unfinished = found
+    try:
+        yield found
+    except RuntimeError as error:
+        if not found or "size mismatch" not in str(error):
+            raise
+        raise CheckpointError(
+            f"its config has `{found[0].section}`, and the task takes the model apart: its weights do not fit what the "
+            f"task makes of them ({' '.join(str(error).split())[:200]})",
+            place=found[0].place,
+            mend="open it under a task that uses it whole, save that, and go on from the saved model",
+        ) from error
+    finally:
+        for base in able:
+            base.unfinished = None

@@ -1,0 +1,188 @@
+"""The manifest of a model folder: what topwork needs to make the model again, and what it must look like before
+anything of it is used, for it may come from anybody.
+
+A manifest names no files but the two that weights lie in and no folders but those of the task's bases, and nothing of
+it is executed. Whether Python code beside the weights may run, whoever loads the folder says, never the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork.errors import CheckpointError, PluginError, TopworkError
+from topwork.files import plain
+from topwork.saving.alterations import alterations
+
+if TYPE_CHECKING:
+    from topwork.items import Json
+    from topwork.plugins.registry import Plugins
+    from topwork.task_model import TaskModel
+
+MANIFEST = "topwork.json"
+FORMAT = 1
+#: the two files that weights lie in
+PLAIN_WEIGHTS, WEIGHTS = "model.safetensors", "topwork.safetensors"
+
+_TYPES: dict[str, type] = {
+    "weights": str,
+    "alterations": dict,
+    "aliases": dict,
+    "tensors": int,
+    "options": dict,
+    "state": dict,
+    "processors": list,
+    "form": str,
+    "bases": dict,
+    "class": str,
+    "dtype": str,
+}
+
+
+def manifest(work: TaskModel, plainly: bool, aliases: Mapping[str, str]) -> dict[str, Json]:
+    """What topwork needs to make the model again: JSON, nothing of it is executed."""
+    task = work.task
+    owner = work.plugins.owner("task", task.name)
+    return {
+        "format": FORMAT,
+        "topwork": written_by(),
+        "task": task.name,
+        "plugin": {"name": owner.name, "package": owner.package, "version": owner.version},
+        "options": task.options.model_dump(mode="json"),
+        "state": plain(task.state.values),
+        "processors": sorted(task.state.processors),
+        "form": work.form,
+        "weights": PLAIN_WEIGHTS if plainly else WEIGHTS,
+        "bases": work.origins or {role: _origin(base) for role, base in task.bases.items()},
+        "alterations": plain(alterations(work.model)),
+        "aliases": dict(aliases),
+    }
+
+
+def _origin(base: Any) -> dict[str, Json]:
+    """Where a base came from. A local folder is named without its path: that says nothing on another machine."""
+    said = {
+        "origin": _without_paths(plain(base.origin)),
+        "options": base.options.model_dump(mode="json", exclude_defaults=True),
+    }
+    for part in said.values():
+        for key in ("model", "processor"):
+            if isinstance(part.get(key), str) and Path(part[key]).expanduser().is_dir():
+                part[key] = f"./{Path(part[key]).resolve().name}"
+    return said
+
+
+def _without_paths(value: Json) -> Json:
+    """Without the entries in which transformers notes from where it read a config."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_paths(entry) for key, entry in value.items() if key not in ("_name_or_path", "name_or_path")}
+
+
+def written_by() -> str:
+    import topwork
+
+    return topwork.__version__
+
+
+def read_manifest(folder: Path) -> dict[str, Json]:
+    """The manifest of a model folder.
+
+    Raises:
+        CheckpointError: there is none, or it is of a newer format.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise CheckpointError(
+            f"there is no {MANIFEST}",
+            place=str(folder),
+            mend="give a folder that topwork saved; a plain model folder is a base: name it under `base`",
+        )
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        number = int(found["format"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"the manifest is damaged ({error})", place=str(file)) from error
+    if number > FORMAT:
+        raise CheckpointError(
+            f"the folder was written by topwork {found.get('topwork')}, in a newer format",
+            place=str(file),
+            mend="install that version",
+        )
+    check_manifest(found, file)
+    return found
+
+
+def check_manifest(found: Mapping[str, Json], file: Path) -> None:
+    """Refuse a manifest that is not as topwork writes it.
+
+    Raises:
+        CheckpointError: says what is wrong.
+    """
+    task = found.get("task")
+    needed = ["task", "weights", "alterations", "aliases", "tensors"]
+    needed += ["class", "dtype"] if task is None else ["options", "state", "processors", "form", "bases"]
+    if missing := [key for key in needed if key not in found]:
+        raise _damaged(file, f"it lacks `{missing[0]}`")
+    for key in needed[1:]:
+        if type(found[key]) is not _TYPES[key]:
+            raise _damaged(file, f"`{key}` is {type(found[key]).__name__}, not {_TYPES[key].__name__}")
+    if task is not None and not isinstance(task, str):
+        raise _damaged(file, "`task` is no name")
+    if found["weights"] not in (PLAIN_WEIGHTS, WEIGHTS):
+        raise _damaged(file, f"its weights are `{found['weights']}`")
+    texts = [*found["aliases"].values(), *found.get("processors", ())]
+    if not all(isinstance(text, str) for text in texts):
+        raise _damaged(file, "names of tensors and processors are texts")
+    if any(part in ("", ".", "..") for kind in found.get("processors", ()) for part in kind.split("/")):
+        raise _damaged(file, "a processor lies outside the folder")
+    for role, base in found.get("bases", {}).items():
+        if not isinstance(base, dict) or not isinstance(base.get("options"), dict):
+            raise _damaged(file, f"the base `{role}` has no options")
+
+
+def task_of(found: Mapping[str, Json], plugins: Plugins, folder: Path, *, trusted: bool) -> Any:
+    """The task class that a manifest means.
+
+    Args:
+        trusted: whoever loads the folder lets its Python code run.
+
+    Raises:
+        PluginError: no loaded plugin has the task.
+        CheckpointError: the bases are not those of the task, or only run with code that nobody has allowed.
+    """
+    try:
+        task_class = plugins.task(found["task"])
+    except TopworkError as error:
+        raise PluginError(
+            f"the model is of task `{found['task']}`, which no loaded plugin has",
+            place=str(folder),
+            mend=f"{saved_by(found)} ({error})",
+        ) from error
+    if not task_class.fits(found["bases"]):
+        raise CheckpointError(
+            f"the manifest has bases for {', '.join(found['bases']) or 'nothing'}, task {found['task']} needs "
+            f"{', '.join(task_class.nearest_roles(found['bases']))}",
+            place=str(folder),
+        )
+    if not trusted and any(base["options"].get("trust_remote_code") for base in found["bases"].values()):
+        raise CheckpointError(
+            "the model runs with Python code that lies beside its weights",
+            place=str(folder),
+            mend="if you trust it, topwork.load(folder, trust_remote_code=True)",
+        )
+    return task_class
+
+
+def saved_by(found: Mapping[str, Json]) -> str:
+    """What to install for a model that does not fit."""
+    plugin = found.get("plugin")
+    if not isinstance(plugin, dict):
+        return "install the plugin that saved it"
+    return f"install {plugin.get('package')} {plugin.get('version')}, which saved it"
+
+
+def _damaged(file: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"the manifest is damaged ({what})", place=str(file))

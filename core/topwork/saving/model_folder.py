@@ -1,0 +1,228 @@
+"""A model folder: a Hub-style folder with topwork's manifest beside the weights.
+
+A native, unaltered model lies in `model.safetensors` and loads in plain transformers. Everything else (a generic task
+head, a pruned or gated model) lies in `topwork.safetensors`, so that nothing else can load it wrong. No pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from topwork.base import BaseOptions
+from topwork.errors import CheckpointError, PluginError, UsageError
+from topwork.files import write_json, write_text, write_whole
+from topwork.items import Json
+from topwork.saving.alterations import alterations
+from topwork.saving.manifest import MANIFEST, PLAIN_WEIGHTS, WEIGHTS, manifest, read_manifest, saved_by, task_of
+from topwork.saving.model_card import model_card
+from topwork.saving.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from topwork.base import Base
+    from topwork.plugins.registry import Plugins
+    from topwork.task_model import TaskModel
+
+
+def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None = None) -> Path:
+    """Write a model folder, whole or not at all (a folder that was there is replaced).
+
+    Args:
+        card: numbers for the model card (metric name -> value).
+
+    Raises:
+        UsageError: the folder holds something else than a model of topwork; it is not replaced.
+    """
+    writable(folder)
+    work.plugins.hook.model_saving(model=work.model)
+    with write_whole(folder) as temporary:
+        temporary.mkdir()
+        plainly = is_plain(work)
+        _save_configs(work, temporary)
+        aliases: dict[str, str] = {}
+        if plainly:
+            cast(Any, work.model).save_pretrained(temporary)
+            if len(work.task.bases) > 1:
+                aliases = _left_out(work.model, temporary / PLAIN_WEIGHTS)
+        else:
+            aliases = save_weights(work.model, temporary / WEIGHTS)
+            if (generation := getattr(work.model, "generation_config", None)) is not None:
+                generation.save_pretrained(temporary)
+        for kind, processor in work.task.state.processors.items():
+            processor.save_pretrained(temporary / Path(kind).parent)
+        write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), "tensors": count_tensors(temporary)})
+        write_text(temporary / "README.md", model_card(work, plainly, card or {}))
+    return folder
+
+
+def writable(folder: Path) -> None:
+    """Only what topwork wrote is replaced.
+
+    Raises:
+        UsageError: there is something else.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise UsageError(
+            f"there is something else than a model folder (no {MANIFEST})", place=str(folder), mend="name another one"
+        )
+
+
+def _left_out(model: nn.Module, file: Path) -> dict[str, str]:
+    """Names of tied tensors that transformers did not write -> the name under which it wrote the tensor."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as stored:
+        written = set(stored.keys())
+    state = model.state_dict()
+    found = {(state[name].data_ptr(), tuple(state[name].shape)): name for name in written}
+    return {
+        name: found[tensor.data_ptr(), tuple(tensor.shape)]
+        for name, tensor in state.items()
+        if name not in written and (tensor.data_ptr(), tuple(tensor.shape)) in found
+    }
+
+
+def is_plain(work: TaskModel) -> bool:
+    """Whether plain transformers can load the model by itself: a native class, nothing altered."""
+    from transformers import PreTrainedModel
+
+    return work.form == "native" and isinstance(work.model, PreTrainedModel) and not alterations(work.model)
+
+
+def count_tensors(folder: Path) -> int:
+    from safetensors import safe_open
+
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            count += len(stored.keys())
+    return count
+
+
+def _save_configs(work: TaskModel, folder: Path) -> None:
+    """The config of each base (its own folder when there are several), so that it can be made again without weights."""
+    from transformers import PreTrainedModel
+
+    task = work.task
+    config = getattr(work.model, "config", None)
+    for role, base in task.bases.items():
+        target = folder if len(task.bases) == 1 else folder / role
+        target.mkdir(exist_ok=True)
+        chosen = config if len(task.bases) == 1 and config is not None else base.config
+        chosen.save_pretrained(target)
+    if len(task.bases) > 1 and isinstance(work.model, PreTrainedModel):
+        work.model.config.save_pretrained(folder)  # a model of several bases that is one model of transformers
+
+
+def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = False) -> TaskModel:
+    """The task and its model as they were saved; the original weights of the base are not needed.
+
+    Args:
+        trust_remote_code: run Python code that lies in the folder, if the model needs it.
+    """
+    from topwork.task import State
+    from topwork.task_model import TaskModel, graft
+
+    found = read_manifest(folder)
+    if found["task"] is None:
+        raise CheckpointError(
+            "this is a model without a task", place=str(folder), mend="topwork.from_pretrained(folder)"
+        )
+    task_class = task_of(found, plugins, folder, trusted=trust_remote_code)
+    # a plain model of one base is loaded by transformers; of several bases only the configs are kept, each for itself
+    plainly = found["weights"] == PLAIN_WEIGHTS and len(found["bases"]) == 1
+    bases = _bases(found, folder, plugins, plainly, trust_remote_code)
+    processors = _processors(found, folder, bases)
+    chosen = _options(task_class, found, folder)
+    check_whole(found, folder)
+    try:
+        task = task_class(bases, chosen, State(found["state"], processors))
+        model, form = graft(task, plugins, weights=plainly)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        cause = f"what the task had learned does not fit it ({type(error).__name__}: {error})"
+        raise CheckpointError(cause, place=str(folder), mend=saved_by(found)) from error
+    if form != found["form"]:
+        raise CheckpointError(
+            f"the model was saved in the form `{found['form']}` and is now built as `{form}`",
+            place=str(folder),
+            mend="install the plugin that built it",
+        )
+    if found["alterations"]:
+        put_back(model, found["alterations"], plugins, folder)
+    if not plainly:
+        load_weights(model, folder / found["weights"], found["aliases"])
+        if (folder / "generation_config.json").is_file() and hasattr(model, "generation_config"):
+            generation: Any = model.generation_config
+            model.generation_config = type(generation).from_pretrained(folder)
+    model.eval()
+    return TaskModel(task, model, plugins, form, found["bases"])
+
+
+def _bases(found: Mapping[str, Json], folder: Path, plugins: Plugins, weights: bool, trusted: bool) -> dict[str, Base]:
+    bases = {}
+    for role, base in found["bases"].items():
+        said = base["options"]
+        options = BaseOptions(
+            model=str(folder if len(found["bases"]) == 1 else folder / role),
+            weights=weights,
+            dtype="auto",  # as the weights were saved, whatever the base was opened in
+            attention=said["attention"] if isinstance(said.get("attention"), str) else None,
+            trust_remote_code=trusted and bool(said.get("trust_remote_code")),
+        )
+        bases[role] = plugins.load_base(options)
+    return bases
+
+
+def _processors(found: Mapping[str, Json], folder: Path, bases: Mapping[str, Base]) -> dict[str, Any]:
+    processors = {}
+    for kind in found["processors"]:
+        role, _, name = kind.rpartition("/")
+        # of a model of one base with two tokenizers the folder is part of the kind, no name of a base
+        owner = bases.get(role)
+        processors[kind] = next(iter(bases.values())).processor(kind) if owner is None else owner.processor(name)
+        if processors[kind] is None:
+            raise CheckpointError(f"the {kind} is missing", place=str(folder))
+    return processors
+
+
+def check_whole(found: Mapping[str, Json], folder: Path) -> None:
+    """The weights are those that were saved: transformers would make up a task head whose weights are missing.
+
+    Raises:
+        CheckpointError: the weights are missing or cannot be read, or tensors are missing.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        there = count_tensors(folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read the weights: {error}", place=str(folder)) from error
+    if there != found["tensors"]:
+        raise CheckpointError(f"there are {there} tensors, {found['tensors']} were saved", place=str(folder))
+
+
+def _options(task_class: Any, found: Mapping[str, Json], folder: Path) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return task_class.Options(**found["options"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"the saved option `{'.'.join(map(str, first['loc']))}` does not fit task {found['task']}: {first['msg']}",
+            place=str(folder),
+            mend=saved_by(found),
+        ) from error
+
+
+def put_back(model: nn.Module, sections: Mapping[str, Json], plugins: Plugins, folder: Path) -> None:
+    plugins.hook.model_rebuilt(model=model, alterations=sections, plugins=plugins)
+    if missing := sorted(set(sections) - set(alterations(model))):
+        raise PluginError(
+            f"nobody put back what `{missing[0]}` had altered in the model",
+            place=str(folder),
+            mend="load the plugin that wrote it (see `topwork plugins`)",
+        )

@@ -1,0 +1,105 @@
+"""Models of transformers without a task, saved and loaded as pruning left them: `save_pretrained`, `from_pretrained`.
+
+transformers' own pair of these names knows nothing of removed attention heads and gates. A folder written here holds
+the config, the weights in `topwork.safetensors` (which plain transformers does not take for an unpruned model) and the
+manifest. A model with its task and preprocessing is saved by `TaskModel.save` and loaded by `topwork.load` instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork.errors import CheckpointError, UsageError
+from topwork.files import plain, write_json, write_whole
+from topwork.saving.alterations import alterations
+from topwork.saving.manifest import FORMAT, MANIFEST, WEIGHTS, read_manifest, written_by
+from topwork.saving.model_folder import check_whole, count_tensors, put_back, writable
+from topwork.saving.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from topwork.plugins.registry import Plugins
+
+
+def save_plain(model: nn.Module, folder: Path, plugins: Plugins) -> Path:
+    """Write a folder, whole or not at all; one that was written by topwork is replaced.
+
+    Raises:
+        UsageError: this is no model of transformers' own classes, or the folder holds something else.
+    """
+    found: Any = model
+    _own_class(type(model).__name__, type(model))
+    writable(folder)
+    plugins.hook.model_saving(model=model)
+    with write_whole(folder) as temporary:
+        temporary.mkdir()
+        found.config.save_pretrained(temporary)
+        if getattr(found, "generation_config", None) is not None:
+            found.generation_config.save_pretrained(temporary)
+        manifest = {
+            "format": FORMAT,
+            "topwork": written_by(),
+            "task": None,
+            "class": type(model).__name__,
+            "dtype": str(found.dtype).removeprefix("torch."),
+            "weights": WEIGHTS,
+            "aliases": save_weights(model, temporary / WEIGHTS),
+            "alterations": plain(alterations(model)),
+            "tensors": count_tensors(temporary),
+        }
+        write_json(temporary / MANIFEST, manifest)
+    return folder
+
+
+def load_plain(folder: Path, plugins: Plugins) -> PreTrainedModel:
+    """The model that `save_plain` wrote, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: the folder is none of these, is damaged, or its weights do not fit.
+        PluginError: what was altered in the model belongs to a plugin that is not loaded.
+    """
+    found = read_manifest(folder)
+    if found["task"] is not None:
+        raise CheckpointError(
+            f"this is a model of the task {found['task']}", place=str(folder), mend="topwork.load(folder).model"
+        )
+    check_whole(found, folder)
+    made = _own_class(found["class"], None)
+    config = made.config_class.from_pretrained(folder)
+    model = made._from_config(config, dtype=_dtype(found["dtype"], folder))
+    if found["alterations"]:
+        put_back(model, found["alterations"], plugins, folder)
+    load_weights(model, folder / found["weights"], found["aliases"])
+    if (folder / "generation_config.json").is_file() and model.can_generate():
+        model.generation_config = type(model.generation_config).from_pretrained(folder)
+    return model.eval()
+
+
+def _dtype(name: Any, folder: Path) -> Any:
+    import torch
+
+    found = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(found, torch.dtype):
+        raise CheckpointError(f"the manifest is damaged (its dtype is {name!r})", place=str(folder / MANIFEST))
+    return found
+
+
+def _own_class(name: str, given: type | None) -> Any:
+    """The class of transformers of this name; nothing else can be made again from a name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    import transformers
+
+    known = getattr(transformers, name, None)
+    own = isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)
+    if not own or (given is not None and given is not known):
+        raise UsageError(
+            f"{name} is no model class of transformers",
+            mend="build it with its task, topwork.build(...), which saves models of every kind",
+        )
+    return known

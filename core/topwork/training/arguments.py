@@ -1,0 +1,129 @@
+"""What a training stage means to transformers' Trainer: its arguments, what it is spared, and what it must undo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from topwork.errors import UsageError, unknown
+from topwork.runs.run import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from topwork.runs.run import Run
+    from topwork.stages.train import Train
+
+_NOTHING = object()
+
+
+def precision(asked: str, device: Any) -> str:
+    """ "auto" becomes bf16 on a GPU that has it, float32 elsewhere."""
+    if asked != "auto":
+        return asked
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def arguments(stage: Train, run: Run, precision: str) -> TrainingArguments:
+    """TrainingArguments for a stage."""
+    metric = run.task.metric()
+    checkpoints, evaluations = _strategy(stage.checkpoint_every), _strategy(stage.evaluate_every)
+    made = TrainingArguments(
+        output_dir=str(run.folder / CHECKPOINTS),
+        num_train_epochs=stage.epochs,
+        max_steps=stage.steps or -1,
+        per_device_train_batch_size=stage.batch_size,
+        gradient_accumulation_steps=stage.accumulate,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type=stage.schedule,
+        warmup_steps=stage.warmup,
+        weight_decay=stage.weight_decay,
+        optim=stage.optimizer,
+        max_grad_norm=stage.clip,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        **_checkpointing(stage.gradient_checkpointing),
+        seed=run.seed,
+        data_seed=run.seed,
+        eval_strategy=evaluations[0],
+        eval_steps=evaluations[1],
+        save_strategy=checkpoints[0],
+        save_steps=checkpoints[1] or 500,
+        save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,
+        load_best_model_at_end=stage.keep == "best",
+        metric_for_best_model=f"eval_{metric.primary}" if stage.evaluate_every != "never" else None,
+        greater_is_better=metric.higher_is_better,
+        logging_strategy="steps",
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+        log_level="error",
+        use_cpu=run.device.type == "cpu",
+        dataloader_num_workers=stage.workers,
+    )
+    made.n_gpu  # noqa: B018  asks for the devices, which counts them
+    made._n_gpu = 1  # a process has one device: nn.DataParallel cannot divide our batches
+    return made
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """transformers renamed the argument within version 5."""
+    names = TrainingArguments.__dataclass_fields__
+    return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": wanted}
+
+
+def _strategy(every: int | str) -> tuple[str, int | None]:
+    if isinstance(every, int):
+        return "steps", every
+    return ("epoch" if every == "epoch" else "no"), None
+
+
+def check(stage: Train, run: Run, streaming: bool) -> None:
+    """What the Trainer would stumble over, or pass over without a word."""
+    if streaming and stage.steps is None:
+        raise UsageError("streaming rows have no end", mend="say `steps` in the stage")
+    if streaming and stage.unfreeze:
+        raise UsageError("streaming rows have no epochs for `unfreeze`", mend="use two `train` stages")
+    known = [one.value for one in OptimizerNames]
+    if stage.optimizer not in known:
+        raise unknown("optimizer", stage.optimizer, known)
+    if stage.precision == "fp16" and run.device.type == "cpu":
+        raise UsageError("fp16 needs a GPU", place="precision", mend="say bf16 or float32")
+    if stage.gradient_checkpointing and not hasattr(run.model, "gradient_checkpointing_enable"):
+        raise UsageError(f"{type(run.model).__name__} has no gradient checkpointing", mend="leave it out")
+
+
+@contextmanager
+def as_before(model: Any) -> Iterator[None]:
+    """Undo what Trainer and accelerate leave on a model: a `forward` wrapped for mixed precision, the mark that it is
+    prepared (a second training would then neither wrap nor synchronise it), `use_cache` in its config, gradient
+    checkpointing."""
+    forward = model.__dict__.get("forward")
+    config = getattr(model, "config", None)
+    cache = config.__dict__.get("use_cache", _NOTHING) if config is not None else _NOTHING
+    checkpointed = _checkpoints(model)
+    try:
+        yield
+    finally:
+        for left in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            model.__dict__.pop(left, None)
+        if forward is not None:
+            model.forward = forward
+        if config is not None:
+            config.__dict__.pop("use_cache", None)
+            if cache is not _NOTHING:
+                config.use_cache = cache
+        if _checkpoints(model) and not checkpointed:
+            name = "activation_checkpointing_disable"
+            getattr(model, name if hasattr(model, name) else "gradient_checkpointing_disable")()
+
+
+def _checkpoints(model: Any) -> bool:
+    """Whether activations are recomputed in the backward pass; transformers renamed this within version 5."""
+    name = "is_activation_checkpointing"
+    return bool(getattr(model, name if hasattr(model, name) else "is_gradient_checkpointing", False))

@@ -1,0 +1,194 @@
+"""Training rows for a torch DataLoader: which items there are and what they cost is known first; the items themselves
+are encoded when their batch comes, and kept within a bound of memory when they are the same in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.data import Dataset, IterableDataset
+
+from topwork.data.batching import Budget, plan
+from topwork.data.loop import CHUNK, encode_rows
+from topwork.data.loop_settings import Settings
+from topwork.data.roles import chunks
+from topwork.errors import DataError, TopworkError
+from topwork.items import Batch, Item, Row, size_of
+
+if TYPE_CHECKING:
+    from topwork.runs.process import Process
+    from topwork.runs.run import Run
+    from topwork.task import Task
+
+#: bytes of encoded items that are kept between epochs
+KEPT_BYTES = 256 * 2**20
+
+
+class TrainingItems(Dataset):
+    """The items of the training rows. Indexed by lists of (epoch, position), as `TrainBatches` gives them.
+
+    Attributes:
+        costs: cost of each item.
+        settings: `settings.skipped` lists the rows that were left out.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.task, self.rows, self.seed = run.task, run.rows("train"), run.seed
+        self.settings = run.settings()
+        self.group = self.task.group_rows
+        self._kept: dict[int, list[Item]] = {}
+        self._kept_bytes = 0
+        self._notes = self.settings.skipped
+        entries = self._survey(run)
+        self._notes = []  # what is encoded again is not counted again
+        if not entries:
+            raise TopworkError("the training rows give no items", place="data.train")
+        table = np.asarray(entries, dtype=np.int64)
+        self.groups, self.numbers, self.costs = table[:, 0], table[:, 1], table[:, 2]
+
+    def __len__(self) -> int:
+        return len(self.costs)
+
+    # ------------------------------------------------------------------ which items there are
+
+    def _survey(self, run: Run) -> list[tuple[int, int, int]]:
+        """(group, number in the group, cost) of every item; each process surveys a share of the groups."""
+        mine: list[tuple[int, int, int]] = []
+        total = -(-len(self.rows) // self.group)
+        if self.group > 1:
+            steps = ([group] for group in range(run.process.index, total, run.process.count))
+        else:
+            steps = (numbers for numbers, _ in chunks(range(total), CHUNK, run.process.index, run.process.count))
+        for groups in run.progress(steps, label="reading rows"):
+            mine.extend(self._look_at(groups))
+        gathered = [entry for entries in run.process.gather(mine) for entry in entries]
+        self.settings.skipped = [note for notes in run.process.gather(self.settings.skipped) for note in notes]
+        return sorted(gathered)
+
+    def _look_at(self, groups: Sequence[int]) -> list[tuple[int, int, int]]:
+        if self.settings.on_error == "raise":
+            numbers = self._row_numbers(groups)
+            costs = self.task.costs(_Lazy(self.rows, numbers)) if self._cheap else None
+            if costs is not None:
+                return [(number, place, cost) for number, row in zip(numbers, costs) for place, cost in enumerate(row)]
+        found = self._encode(groups, epoch=0)
+        return [(group, place, item.cost) for group in groups for place, item in enumerate(found[group])]
+
+    @property
+    def _cheap(self) -> bool:
+        """Whether the task tells costs without encoding (probed on the first row)."""
+        return self.group == 1 and self.task.costs([]) is not None
+
+    def _row_numbers(self, groups: Sequence[int]) -> list[int]:
+        last = len(self.rows)
+        return [number for group in groups for number in range(group * self.group, min(last, (group + 1) * self.group))]
+
+    # ------------------------------------------------------------------ the items themselves
+
+    def _encode(self, groups: Sequence[int], epoch: int) -> dict[int, list[Item]]:
+        """Items of each group, in order; from memory where they are kept."""
+        found = {group: self._kept[group] for group in groups if group in self._kept}
+        missing = [group for group in groups if group not in found]
+        if not missing:
+            return found
+        if self.task.repeatable and self.group == 1:
+            fresh = self._encode_together(missing)
+        else:
+            fresh = {group: self._encode_group(group, 0 if self.task.repeatable else epoch) for group in missing}
+        if self.task.repeatable:
+            self._keep(fresh)
+        return {**found, **fresh}
+
+    def _encode_together(self, groups: list[int]) -> dict[int, list[Item]]:
+        settings = Settings(on_error=self.settings.on_error, seed=self.seed, skipped=self._notes)
+        rows = [self.rows[group] for group in groups]
+        _, _, items = encode_rows(self.task, groups, rows, "train", settings)
+        found: dict[int, list[Item]] = {group: [] for group in groups}
+        for item in items:
+            found[item.row].append(item)
+        return found
+
+    def _encode_group(self, group: int, epoch: int) -> list[Item]:
+        seed = int(np.random.SeedSequence([self.seed, epoch, group]).generate_state(1)[0])
+        settings = Settings(on_error=self.settings.on_error, seed=seed, skipped=self._notes)
+        numbers = self._row_numbers([group])
+        return encode_rows(self.task, numbers, [self.rows[number] for number in numbers], "train", settings)[2]
+
+    def _keep(self, fresh: dict[int, list[Item]]) -> None:
+        for group, items in fresh.items():
+            size = sum(size_of(item.inputs) + size_of(item.beside) + 200 for item in items)
+            if self._kept_bytes + size <= KEPT_BYTES:
+                self._kept[group] = items
+                self._kept_bytes += size
+
+    def __getitems__(self, entries: Sequence[tuple[int, int]]) -> list[Item]:
+        """torch's DataLoader asks for a whole batch at once."""
+        epoch = entries[0][0]
+        groups = sorted({int(self.groups[position]) for _, position in entries})
+        found = self._encode(groups, epoch)
+        return [found[int(self.groups[position])][int(self.numbers[position])] for _, position in entries]
+
+    def __getitem__(self, entry: tuple[int, int]) -> Item:
+        return self.__getitems__([entry])[0]
+
+
+class _Lazy(Sequence):
+    """Rows that are read (and decoded) only when somebody looks at them."""
+
+    def __init__(self, rows: Any, numbers: Sequence[int]) -> None:
+        self.rows, self.numbers = rows, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.rows[self.numbers[place]]
+
+
+class StreamedBatches(IterableDataset):
+    """Batches of rows that come as a stream: windows of rows are encoded, sorted by cost and cut. Endless: the stream
+    begins again when it ends, and the number of steps decides. Each process reads its own share of the rows."""
+
+    def __init__(
+        self, task: Task, rows: Any, budget: Budget, settings: Settings, process: Process, seed: int, window: int
+    ) -> None:
+        self.task, self.rows, self.budget, self.window = task, rows, budget, max(task.group_rows, window)
+        self.settings, self.process, self.seed = settings, process, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = 0
+        while True:
+            empty = True
+            for batch in self._pass(epoch):
+                empty = False
+                yield batch
+            if empty:
+                raise TopworkError("the training rows give no items", place="data.train")
+            epoch += 1
+
+    def _pass(self, epoch: int) -> Iterator[Batch]:
+        random = np.random.default_rng([self.seed, epoch, self.process.index])
+        rows = self.rows.shuffle(seed=self.seed + epoch, buffer_size=self.window)
+        for _, found in chunks(rows, self.window, self.process.index, self.process.count):
+            items = self._encode(found, int(random.integers(2**31)), epoch)
+            batches = plan([item.cost for item in items], self.budget)
+            for number in random.permutation(len(batches)):
+                yield self.task.collate([items[position] for position in batches[number]], "train")
+
+    def _encode(self, rows: list[Row], seed: int, epoch: int) -> list[Item]:
+        """Items of a window, `group_rows` rows at a time. Rows that are skipped are noted in the first pass only, and
+        without a number: after shuffling a stream nobody knows it."""
+        settings = Settings(on_error=self.settings.on_error, seed=seed)
+        size = self.task.group_rows if self.task.group_rows > 1 else len(rows)
+        items: list[Item] = []
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            try:
+                items += encode_rows(self.task, range(start, start + len(part)), part, "train", settings)[2]
+            except DataError as error:
+                error.row = None
+                raise
+        if epoch == 0:
+            self.settings.skipped.extend({**note, "row": None} for note in settings.skipped)
+        return items

@@ -1,0 +1,290 @@
+"""The training itself: a Trainer whose loss, batches, evaluation and checkpoints are topwork's.
+
+Trainer's defaults for evaluation (it concatenates ragged targets by zipping them), for the order of predictions under
+length grouping, and for the scale of the loss under accumulation are wrong for some task or other, silently. None of
+them is used here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+
+from topwork.console import Bar
+from topwork.data.batching import Budget, TrainBatches
+from topwork.data.loop import fitted
+from topwork.data.roles import row_count
+from topwork.errors import TopworkError, UsageError
+from topwork.items import Json
+from topwork.kernels.onednn import fast_products
+from topwork.runs.run import CHECKPOINTS
+from topwork.saving.manifest import WEIGHTS
+from topwork.saving.weights import distinct, load_weights, save_weights
+from topwork.training.arguments import arguments, as_before, check, precision
+from topwork.training.dataset import StreamedBatches, TrainingItems
+from topwork.training.freezing import Freezing
+
+if TYPE_CHECKING:
+    from topwork.runs.run import Run
+    from topwork.stages.train import Train
+
+WHOLE = "whole"  # marks a checkpoint that was written to its end
+FINISHED = "finished"  # stands in it when the training ended there
+
+
+def train(stage: Train, run: Run) -> dict[str, Json]:
+    """Train `run.model` as the stage says; goes on from the last whole checkpoint in the stage's folder, if any."""
+    streaming = row_count(run.rows("train")) is None
+    check(stage, run, streaming)
+    checkpoint = last_checkpoint(run.folder / CHECKPOINTS)
+    if checkpoint is not None:
+        run.say(f"going on from {checkpoint.name}")
+    start = time.perf_counter()
+    with as_before(run.model):
+        freezing = Freezing(run.model, stage.freeze, stage.unfreeze)
+        try:
+            freezing.prepare()
+            trainer = TaskTrainer(stage, run, freezing, streaming)
+            if checkpoint is not None and (checkpoint / WHOLE).read_text() == FINISHED:
+                trainer.take_over(checkpoint)
+            else:
+                with closing(trainer.watch):
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.accelerator.free_memory()
+        finally:
+            freezing.restore()
+            run.model.zero_grad(set_to_none=True)
+    return _result(stage, trainer, time.perf_counter() - start)
+
+
+def _mean_loss(history: list[dict[str, Any]]) -> float:
+    """The mean loss over all steps, those before an interruption included."""
+    total, last = 0.0, 0
+    for entry in history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last)
+            last = entry["step"]
+    return total / last if last else math.nan
+
+
+def _result(stage: Train, trainer: TaskTrainer, seconds: float) -> dict[str, Json]:
+    history = [
+        {key: value for key, value in entry.items() if key != "total_flos"} for entry in trainer.state.log_history
+    ]
+    return {
+        "loss": _mean_loss(history),
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "items": len(trainer.items) if trainer.items is not None else None,
+        "items_per_second": round(sum(trainer.run.process.gather(trainer.seen)) / seconds, 2),
+        "precision": trainer.precision,
+        "best": trainer.state.best_metric,
+        "skipped": len(trainer.settings.skipped),
+        "skipped_rows": trainer.settings.skipped[:20],
+        "history": [entry for entry in history if "train_runtime" not in entry],
+    }
+
+
+class TaskTrainer(Trainer):
+    """Trainer, told by a task what a batch, a loss and an evaluation are."""
+
+    def __init__(self, stage: Train, run: Run, freezing: Freezing, streaming: bool) -> None:
+        self.stage, self.run, self.task, self.freezing = stage, run, run.task, freezing
+        self.settings = run.settings()
+        self.seen = 0
+        self.items = None if streaming else TrainingItems(run)
+        if self.items is not None:
+            self.settings = self.items.settings
+        self.precision = precision(stage.precision, run.device)
+        self.watch = _Watch(run, freezing)
+        callbacks: list[TrainerCallback] = [self.watch]
+        if stage.patience:
+            callbacks.append(EarlyStoppingCallback(early_stopping_patience=stage.patience))
+        super().__init__(
+            model=run.model,
+            args=arguments(stage, run, self.precision),
+            train_dataset=self.items,
+            eval_dataset=run.rows("calibrate") if stage.evaluate_every != "never" else None,
+            data_collator=_collator(run.task),
+            callbacks=callbacks,
+        )
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)
+        # every loss here is the mean of its batch, never normalised over the accumulated batches
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+
+    # ------------------------------------------------------------------ batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        from accelerate.data_loader import prepare_data_loader
+
+        self.args.logging_steps = max(1, (self.stage.steps or 0) // 50)
+        budget = Budget(self.stage.batch_size, None)
+        if self.stage.batch_cost is not None:
+            budget = Budget(2**31, self.stage.batch_cost)
+        process = self.run.process
+        if self.items is None:
+            window = 16 * self.stage.batch_size
+            dataset = StreamedBatches(
+                self.task, self.run.rows("train"), budget, self.settings, process, self.run.seed, window
+            )
+            loader = DataLoader(dataset, batch_size=None, num_workers=min(1, self.stage.workers))
+        else:
+            sampler = TrainBatches(self.items.costs, budget, self.run.seed, process.index, process.count)
+            planned = self.stage.steps or self.stage.epochs * math.ceil(len(sampler) / self.stage.accumulate)
+            self.args.logging_steps = max(1, round(planned) // 50)
+            loader = DataLoader(
+                self.items,
+                batch_sampler=sampler,
+                collate_fn=self.data_collator,
+                num_workers=self.stage.workers,
+                persistent_workers=self.stage.workers > 0,
+            )
+        # the sampler has given each process its own batches already: nothing is left to share out
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+        )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, None]:
+        batches = []
+        for _ in range(num_batches):
+            try:
+                batches.append(next(epoch_iterator))
+            except StopIteration:
+                break
+        return batches, None
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        self.freezing.quiet_norms()
+        self.seen += len(inputs)
+        # what is computed again in the backward pass would be computed outside of this mode
+        precision = "float32" if self.precision == "float32" and not self.stage.gradient_checkpointing else "other"
+        with fast_products(self.run.device, precision):
+            return self.task.loss(model, fitted(inputs, self.run.model))
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().create_optimizer(*args, **kwargs)
+        except (ImportError, ValueError) as error:  # a package that the optimizer needs is missing, or a device
+            raise UsageError(f"`{self.stage.optimizer}` cannot be made: {error}", place="optimizer") from error
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The task's metric over the calibrate rows, through the one loop."""
+        with torch.random.fork_rng():  # a prediction that draws at random must not change the training
+            metrics = self.run.evaluate("calibrate", items=self.stage.batch_size)
+        found = {f"eval_{key}": float(metrics[key]) for key in self.task.metric().keys}
+        self.log(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
+
+    # ------------------------------------------------------------------ checkpoints: safetensors, strict
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir or ".")
+        if self.args.should_save:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_weights(self.run.model, folder / WEIGHTS, state_dict)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            (folder / WHOLE).write_text(FINISHED if self.control.should_training_stop else "")
+
+    def take_over(self, checkpoint: Path) -> None:
+        """The training ended with this checkpoint, but its result was not written: Trainer would train on."""
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        self._load_from_checkpoint(str(checkpoint))
+        best = checkpoint.parent / f"checkpoint-{self.state.best_global_step}"
+        if self.stage.keep == "best" and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+            self._load_best_model()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        file = Path(resume_from_checkpoint) / WEIGHTS
+        if file.is_file():
+            load_weights(self.run.model, file, shared(self.run.model))
+        else:  # sharded over processes: accelerate wrote it, accelerate reads it
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is None or not (Path(best) / WEIGHTS).is_file():
+            super()._load_best_model()
+        else:
+            load_weights(self.run.model, Path(best) / WEIGHTS, shared(self.run.model))
+
+
+def shared(model: Any) -> dict[str, str]:
+    """Names of tensors that share memory -> the name under which `save_weights` stores them."""
+    return distinct(model.state_dict())[1]
+
+
+class _Watch(TrainerCallback):
+    """Freezing by epoch, the progress bar, and a stop when the loss is no number any more."""
+
+    def __init__(self, run: Run, freezing: Freezing) -> None:
+        self.run, self.freezing = run, freezing
+        self.bar: Bar | None = None
+        self._late_save = False
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.freezing.at(int(state.epoch or 0))
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_save = control.should_save or self._late_save
+        self._late_save = False
+        self._log_with(control)
+
+    def _log_with(self, control: Any) -> None:
+        # a checkpoint then holds the whole history of the loss, and no loss goes unseen at the end
+        control.should_log = control.should_log or control.should_save or control.should_training_stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if control.should_save and args.eval_strategy == "epoch" and float(state.epoch).is_integer():
+            # the epoch's evaluation comes first: who goes on from this checkpoint would otherwise miss it
+            control.should_save, self._late_save = False, True
+        self._log_with(control)
+        if self.bar is None:
+            self.bar = self.run.console.bar(state.max_steps, "step")
+        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
+        self.bar.at(state.global_step, f"loss {loss:.4g}" if loss is not None else "")
+
+    def close(self) -> None:
+        """Take the progress bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(float(loss)):
+            raise TopworkError(
+                f"the training loss is {loss} at step {state.global_step}",
+                mend="lower `learning_rate`, or train with `precision: float32`",
+            )
+
+
+def _collator(task: Any) -> Any:
+    return lambda items: task.collate(items, "train")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end."""
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

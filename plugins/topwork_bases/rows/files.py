@@ -1,0 +1,224 @@
+"""Local files as rows: which files a path means, which format they have, and what is wrong with them.
+
+The formats are those of `datasets`; a folder's format is the one that most of its files have.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork import DataError, UsageError, unknown
+from topwork_bases.rows.splits import choose
+
+if TYPE_CHECKING:
+    from topwork import RowsOptions
+
+_PACKED = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
+_METADATA = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
+_SAVED = {"dataset_info.json", "dataset_dict.json", "state.json"}
+_OURS = {
+    "tsv": "csv",
+    "jsonl": "json",
+    "ndjson": "json",
+    "images": "imagefolder",
+    "audio": "audiofolder",
+    "txt": "text",
+}
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a path means. `folder` is set when it is a folder, else `paths` are the files."""
+
+    format: str
+    paths: tuple[Path, ...]
+    folder: Path | None = None
+
+
+def find(source: str, options: RowsOptions) -> Files | None:
+    """The files that `source` means; None when it looks like the name of a Hub data set."""
+    if source.startswith(("http://", "https://", "hf://")):
+        return Files(_format(options, [Path(source)], source), (), None)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        paths = _inside(path)
+        saved = options.format is None and any((path / name).is_file() for name in _SAVED)
+        if not paths:
+            raise UsageError(f"folder `{source}` holds no files", mend="check the path")
+        return Files("saved" if saved else _format(options, paths, source), tuple(paths), path)
+    if path.is_file():
+        return Files(_format(options, [path], source), (path,))
+    if glob.has_magic(source):
+        paths = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
+        if not paths:
+            raise UsageError(f"no file matches `{source}`", mend="check the pattern and the working folder")
+        return Files(_format(options, paths, source), tuple(paths))
+    if options.format or source.startswith((".", "/", "~")) or _suffix(path) in _formats() or source.count("/") > 1:
+        raise UsageError(f"there is no file or folder `{source}`", mend=f"paths are taken from {Path.cwd()}")
+    return None
+
+
+def _inside(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path for path in files if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    )
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that tells the format, in lower case: `.csv` of `rows.csv.gz`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _formats() -> dict[str, str]:
+    """Suffix -> format, as `datasets` has them; README.md and other prose in a data folder is not rows."""
+    from datasets.packaged_modules import _EXTENSION_TO_MODULE
+
+    return {suffix: module for suffix, (module, _) in _EXTENSION_TO_MODULE.items() if suffix not in (".md", ".toml")}
+
+
+def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    if options.format is not None:
+        name = _OURS.get(options.format, options.format)
+        if name not in _PACKAGED_DATASETS_MODULES:
+            raise unknown("format", options.format, [*_PACKAGED_DATASETS_MODULES, *_OURS])
+        return name
+    formats = _formats()
+    rows = [path for path in paths if path.name not in _METADATA] or paths
+    counts = Counter(formats[_suffix(path)] for path in rows if _suffix(path) in formats)
+    if not counts:
+        raise UsageError(
+            f"the format of `{source}` cannot be told from its name",
+            mend="give `format: csv`, json, text, imagefolder ...",
+        )
+    return counts.most_common(1)[0][0]
+
+
+def read(files: Files, source: str, options: RowsOptions) -> Any:
+    """The rows of the files as a data set, the split chosen."""
+    if files.format == "saved":
+        return _saved(files, source, options)
+    if files.format == "audiofolder":
+        from topwork_bases.rows import audio_files as _audio_files
+
+        splits = _audio_files.read(files.paths, files.folder)
+        if options.streaming:
+            splits = {name: rows.to_iterable_dataset() for name, rows in splits.items()}
+        return choose(splits, options.split, source)
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(
+            files.format, name=options.name, streaming=options.streaming, **_where(files, source, options)
+        )
+    except Exception as error:
+        raise _explain(files, source, error) from error
+    return choose(loaded, options.split, source)
+
+
+def _where(files: Files, source: str, options: RowsOptions) -> dict[str, Any]:
+    """The arguments of `load_dataset` that say what to read."""
+    given = dict(options.options)
+    names = [path.name.lower() for path in files.paths] or [source]
+    if files.format == "csv" and any(".tsv" in name for name in names):
+        given.setdefault("sep", "\t")
+    if options.format == "tsv":
+        given.setdefault("sep", "\t")
+    if "data_files" in given or "data_dir" in given:
+        return given
+    if files.folder is not None:
+        given["data_dir"] = str(files.folder)
+    else:
+        given["data_files"] = [str(path.resolve()) for path in files.paths] or [source]
+    return given
+
+
+def _saved(files: Files, source: str, options: RowsOptions) -> Any:
+    """A folder that `save_to_disk` wrote."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(files.folder))
+    except Exception as error:
+        raise DataError(f"{files.folder}: cannot be read as a saved data set: {_line(error)}") from error
+    rows = choose(loaded, options.split, source)
+    return rows.to_iterable_dataset() if options.streaming else rows
+
+
+def _explain(files: Files, source: str, error: Exception) -> DataError | UsageError:
+    """What is wrong with the files: the first one that cannot be read, and its line."""
+    import datasets
+
+    if isinstance(error, datasets.exceptions.DataFilesNotFoundError):
+        return UsageError(f"`{source}` holds no {files.format} files", mend="check the path and `format`")
+    for path in files.paths:
+        fault = _fault(path, files.format)
+        if fault:
+            return DataError(f"{path}{fault}", mend="mend the file, or give the right `format` and `options`")
+    if type(error) in (TypeError, ValueError):
+        return UsageError(
+            f"`{source}` cannot be read as {files.format}: {_line(error)}", mend="check `name` and `options`"
+        )
+    cause = error.__cause__ or error
+    if isinstance(error, datasets.exceptions.DatasetGenerationCastError):
+        cause = error
+    return DataError(
+        f"{source}: cannot be read as {files.format}: {_line(cause)}",
+        mend="every file must have the same columns, each with values of one kind",
+    )
+
+
+def _line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])[:300] or type(error).__name__
+
+
+def _fault(path: Path, format_name: str) -> str | None:
+    """`:line: what` is wrong with a text file, or None when it is read without trouble."""
+    if format_name not in ("csv", "json", "text") or _suffix(path) != path.suffix.lower():
+        return None
+    data = path.read_bytes()
+    if not data.strip():
+        return ": the file is empty"
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return f":{line}: not UTF-8 ({error.reason})"
+    if format_name == "json":
+        return _json_fault(text)
+    if format_name == "csv":
+        import pandas
+
+        try:
+            pandas.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",")
+        except Exception as error:
+            return f": {_line(error)}"
+    return None
+
+
+def _json_fault(text: str) -> str | None:
+    """The first fault of JSON, or of JSON lines."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as whole:
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                json.loads(line)
+            except json.JSONDecodeError as error:
+                if number == 1 and whole.lineno > 1 and "Extra data" not in whole.msg:
+                    return f":{whole.lineno}: {whole.msg}"
+                return f":{number}: {error.msg} (column {error.colno})"
+    return None

@@ -1,0 +1,1 @@
+"""Sample rows that come with installed packages."""

@@ -1,0 +1,236 @@
+"""Bases from transformers: a Hub id, a folder that `save_pretrained` wrote, a folder inside an installed package, or a
+config (random weights). Safetensors only; code that comes with a checkpoint runs only when the recipe says so.
+
+What a base knows from the start is its config; torch is imported when a module is asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork import CheckpointError, Unfinished, hookimpl
+from topwork_bases.transformers import sources as _sources
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from topwork import BaseOptions, Json
+
+
+class TransformersBase:
+    """A base of transformers (see `topwork.Base`).
+
+    Args:
+        name: as in the recipe, for messages.
+        options: what the recipe says.
+        location: folder or Hub id; None for a config.
+        config: the config object, `options.changes` applied.
+
+    A checkpoint that transformers 4 pruned (its config has `pruned_heads`, its weights are smaller) makes modules that
+    a plugin cuts in `unfinished` before their weights come; None when no task is building.
+    """
+
+    def __init__(self, name: str, options: BaseOptions, location: str | None, config: Any) -> None:
+        self.name, self.options, self.location, self.config = name, options, location, config
+        self.scratch = location is None or not options.weights
+        self.pruned = _take_pruned(config, f"base {name}")
+        self.unfinished: list[Unfinished] | None = None
+
+    def __repr__(self) -> str:
+        return f"TransformersBase({self.name!r})"
+
+    @property
+    def origin(self) -> dict[str, Json]:
+        """The whole config, and the names that it came from."""
+        config = json.loads(self.config.to_json_string(use_diff=False))
+        return {
+            "kind": "transformers",
+            "config": {"model_type": self.config.model_type, **config},
+            "model": self.options.model,
+            "revision": self.options.revision,
+            "processor": self.options.processor,
+        }
+
+    def trained_labels(self, *auto: str) -> list[str] | None:
+        """Label names of the checkpoint's own task head, in the order of its outputs, when the checkpoint has trained
+        weights for one of the classes behind these auto names and the recipe keeps its head; else None."""
+        if self.scratch or self.options.head == "new" or not self._has_trained_head(auto):
+            return None
+        return [str(self.config.id2label[number]) for number in sorted(self.config.id2label)]
+
+    def _has_trained_head(self, auto: Sequence[str]) -> bool:
+        from topwork_bases.transformers import modules as _modules
+
+        trained = set(getattr(self.config, "architectures", None) or ())
+        names = (name for entry in auto for name in _modules.class_names(entry, self.config))
+        return any(name in trained for name in names)
+
+    def native(
+        self, *auto: str, weights: bool = True, subclass: type | None = None, **changes: Any
+    ) -> nn.Module | None:
+        """The architecture's own class with a task head; see `topwork.Base.native`."""
+        from topwork_bases.transformers import modules as _modules
+
+        found = next((name for name in auto if _modules.has(name, self.config, self.options.trust_remote_code)), None)
+        if found is None:
+            return None
+        asked = changes.get("id2label")
+        saved = self.trained_labels(found)
+        if asked is not None and saved is not None:
+            wanted = [str(asked[number]) for number in sorted(asked)]
+            if wanted != saved:
+                raise CheckpointError(
+                    f"its task head was trained for the labels {_short(saved)}, asked for are {_short(wanted)}",
+                    place=f"base {self.name}",
+                    mend="name the data's labels as the checkpoint does, or set `head: new` to replace its task head",
+                )
+        config = self._changed(changes)
+        fresh = self.options.head == "new" and self._has_trained_head([found])
+        location = None if self.scratch or not weights else self.location
+        return self._made(found, location, config, fresh_head=fresh, subclass=subclass)
+
+    def backbone(self, *, weights: bool = True, maps: Sequence[int] = (), **changes: Any) -> nn.Module:
+        """The network without a task head; see `topwork.Base.backbone`. Of an encoder-decoder it is the encoder."""
+        from topwork_bases.transformers import backbones
+        from topwork_bases.transformers import modules as _modules
+
+        config = self._changed(changes)
+        location = None if self.scratch or not weights else self.location
+        auto = "AutoModel"
+        if maps and _modules.has("AutoBackbone", config, False):
+            auto = "AutoBackbone"
+            backbones.choose_stages(config, maps)
+        if not _modules.has(auto, config, self.options.trust_remote_code):
+            raise CheckpointError(
+                f"transformers has no bare model for `{config.model_type}`", place=f"base {self.name}"
+            )
+        # an optional pooler with weights would be random in checkpoints without one, and untrained under mean pooling
+        extra = {"add_pooling_layer": False} if _modules.takes(auto, config, "add_pooling_layer") else {}
+        return backbones.wrap(self._made(auto, location, config, **extra), maps)
+
+    def _made(self, auto: str, location: str | None, config: Any, fresh_head: bool = False, **extra: Any) -> Any:
+        """A module with its weights; where attention heads are gone, `unfinished` sees to that."""
+        from topwork_bases.transformers import modules as _modules
+
+        if location is not None and extra.get("subclass") is None:
+            _refuse_altered(self.name, location)  # a shared pair, which its own subclass alone opens rightly
+        if not self.pruned:
+            if location is None:
+                return _modules.from_config(auto, config, self.options, **extra)
+            return _modules.from_weights(auto, location, config, self.options, fresh_head=fresh_head, **extra)
+        place = f"base {self.name}"
+        if self.unfinished is None:
+            cause = "it was pruned by transformers 4, and nobody is there to cut the model before its weights come"
+            raise CheckpointError(cause, place=place, mend="open it with topwork.build, or as `base` of a recipe")
+        module = _modules.from_config(auto, config, self.options, **extra)
+        load = None
+        if location is not None:
+            load = partial(_modules.fill, module, auto, location, config, self.options, fresh_head=fresh_head, **extra)
+        mend = "load the plugin `lens`, which cuts a model as transformers 4 did"
+        self.unfinished.append(Unfinished(module, "pruned_heads", self.pruned, load, place, mend))
+        return module
+
+    def processor(self, kind: str, **changes: Any) -> Any | None:
+        """The saved processor of a kind, from `options.processor` if it is given; see `topwork.Base.processor`."""
+        if self.options.trust_remote_code:
+            changes = {"trust_remote_code": True, **changes}
+        if self.options.processor is not None:
+            location = _sources.locate(self.options.processor)
+            if location is None:
+                raise CheckpointError(
+                    "timm keeps no processors in its names", place=f"processor {self.options.processor}"
+                )
+            return _sources.find_processor(location, kind, None, changes)
+        if self.location is None:
+            return None
+        return _sources.find_processor(self.location, kind, self.options.revision, changes)
+
+    def _changed(self, changes: dict[str, Any]) -> Any:
+        config = copy.deepcopy(self.config)
+        _sources.apply(config, changes)
+        return config
+
+
+def _short(labels: list[str]) -> str:
+    shown = ", ".join(labels[:8])
+    return f"[{shown}{', ...' if len(labels) > 8 else ''}] ({len(labels)})"
+
+
+def _take_pruned(config: Any, place: str) -> dict[str, Any]:
+    """What transformers 4 noted in a config as pruned, taken out of it: numbers of attention heads by layer number, and
+    by the name of a part what is noted in the config of that part.
+
+    transformers 5 would keep the note, build the model unpruned and fail on its weights.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    found = getattr(config, "pruned_heads", None)
+    if hasattr(config, "pruned_heads"):
+        del config.pruned_heads
+    try:
+        noted = {str(int(layer)): sorted({int(head) for head in heads}) for layer, heads in (found or {}).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"`pruned_heads` in config.json is no list of attention heads by layer ({error})", place=place
+        ) from error
+    inner = {part: getattr(config, part, None) for part in getattr(config, "sub_configs", None) or {}}
+    parts = {part: _take_pruned(one, f"{place}, {part}") for part, one in inner.items() if one is not None}
+    return {key: heads for key, heads in {**noted, **parts}.items() if heads}
+
+
+@hookimpl(trylast=True)
+def load_base(name: str, options: BaseOptions) -> TransformersBase | None:
+    """Folders with a transformers config, Hub ids, `package:<package>/<folder>`, and `config:<model_type>`."""
+    if options.config is not None:
+        config = _sources.make_config(options.config)
+        _sources.apply(config, options.changes, strict=True)
+        return TransformersBase(name, options, None, config)
+    location = _sources.locate(name)
+    if location is None:
+        return None
+    if options.weights and not _is_shared_pair(location):
+        _refuse_altered(name, location)
+    found = _sources.read_config(location, options.revision, options.trust_remote_code)
+    if found is None:
+        return None
+    _sources.apply(found, options.changes, strict=True)
+    if options.weights:
+        _need_safetensors(name, location)
+    return TransformersBase(name, options, location, found)
+
+
+def _refuse_altered(name: str, location: str) -> None:
+    if (Path(location) / "topwork.safetensors").is_file():
+        raise CheckpointError(
+            "is a model of topwork with a task head of its own, or pruned: it is no plain base",
+            place=f"base {name}",
+            mend="open it with topwork.load(folder) and train on from there, or set `weights: false`",
+        )
+
+
+def _is_shared_pair(location: str) -> bool:
+    """Whether a folder holds an encoder and a decoder of one copy of weights, and nothing was altered in them."""
+    folder = Path(location)
+    config, manifest = (folder / name for name in ("config.json", "topwork.json"))
+    if not (config.is_file() and manifest.is_file() and _sources.read_json(config).get("tie_encoder_decoder")):
+        return False
+    return not _sources.read_json(manifest).get("alterations")
+
+
+def _need_safetensors(name: str, location: str) -> None:
+    folder = Path(location)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        old = sorted(path.name for path in folder.glob("*.bin"))
+        raise CheckpointError(
+            f"has its weights as pickles only ({', '.join(old)})" if old else "has no weights (model.safetensors)",
+            place=f"base {name}",
+            mend="save it as safetensors with transformers' save_pretrained"
+            if old
+            else "set `weights: false` to start from random ones",
+        )

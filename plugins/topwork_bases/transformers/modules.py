@@ -1,0 +1,257 @@
+"""From a transformers config to a module: by transformers' own classes, with every weight accounted for.
+
+`from_pretrained` fills what a checkpoint lacks with random numbers and one log line. Here a missing weight of the
+backbone is an error; only a new task head (and the pooler that feeds it) may be random, and the log says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from topwork import BaseOptions, CheckpointError, UsageError
+from topwork_bases.transformers.sources import hub_error
+
+log = logging.getLogger("topwork.bases")
+
+
+def _mapping(auto: str) -> Any:
+    found = getattr(transformers, auto, None)
+    if found is None or not hasattr(found, "_model_mapping"):
+        raise UsageError(f"transformers has no auto class `{auto}`")
+    return found._model_mapping
+
+
+def classes(auto: str, config: Any) -> list[type]:
+    """The model classes behind an auto name for this config: none, one or several (then by preference)."""
+    mapping = _mapping(auto)
+    if type(config) not in mapping:
+        return []
+    found = mapping[type(config)]
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def class_names(auto: str, config: Any) -> list[str]:
+    """Names of the model classes behind an auto name for this config."""
+    return [found.__name__ for found in classes(auto, config)]
+
+
+def has(auto: str, config: Any, trust: bool) -> bool:
+    """Whether this auto name has a class for the config, or code that came with the checkpoint."""
+    return bool(classes(auto, config)) or (trust and auto in (getattr(config, "auto_map", None) or {}))
+
+
+def takes(auto: str, config: Any, argument: str) -> bool:
+    """Whether the class behind an auto name takes an argument when it is made."""
+    found = classes(auto, config)
+    return bool(found) and argument in inspect.signature(found[0]).parameters
+
+
+def _chosen(auto: str, config: Any) -> type | None:
+    """The class to make: the one named in the config if it is one of several (deit and levit have two), else the first.
+
+    transformers' own choice fails when `architectures` is None, as in every config made from scratch.
+    """
+    found = classes(auto, config)
+    named = set(getattr(config, "architectures", None) or ())
+    return next((entry for entry in found if entry.__name__ in named), found[0] if found else None)
+
+
+def _arguments(options: BaseOptions) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if options.attention is not None:
+        arguments["attn_implementation"] = options.attention
+    return arguments
+
+
+def from_config(auto: str, config: Any, options: BaseOptions, subclass: type | None = None, **extra: Any) -> nn.Module:
+    """A module with random weights; of `subclass`, if one is given."""
+    dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
+    chosen: Any = subclass or _chosen(auto, config)
+    try:
+        if chosen is None:
+            found = getattr(transformers, auto).from_config(
+                config, trust_remote_code=True, dtype=dtype, **_arguments(options)
+            )
+        else:
+            found = chosen._from_config(config, dtype=dtype, **_arguments(options), **extra)
+    except Exception as error:
+        raise UsageError(
+            f"a model cannot be made of this config: {error}",
+            place=f"base config:{config.model_type}",
+            mend="correct the config",
+        ) from error
+    return _ready(found)
+
+
+def from_weights(
+    auto: str,
+    location: str,
+    config: Any,
+    options: BaseOptions,
+    *,
+    fresh_head: bool = False,
+    subclass: type | None = None,
+    **extra: Any,
+) -> nn.Module:
+    """A module with the checkpoint's weights; of `subclass`, if one is given. With `fresh_head` its task head starts
+    anew, whatever its shape was."""
+    if subclass is not None and (Path(location) / "topwork.safetensors").is_file():
+        config.transformers_weights = "topwork.safetensors"
+    found, info = _opened(subclass or _chosen(auto, config), auto, location, config, options, extra)
+    if hasattr(found.config, "transformers_weights"):
+        del found.config.transformers_weights  # else it would be saved, and stand for another file
+    _account(found, info, location, fresh_head)
+    if fresh_head:
+        found = _with_new_head(found, from_config(auto, config, options, subclass, **extra))
+    return _ready(found)
+
+
+def fill(
+    module: Any,
+    auto: str,
+    location: str,
+    config: Any,
+    options: BaseOptions,
+    *,
+    fresh_head: bool = False,
+    subclass: type | None = None,
+    **extra: Any,
+) -> None:
+    """Put a checkpoint's weights into a module that was cut to their shape after it was made (of `subclass`, if one was
+    given); its task head stays as it is where the checkpoint has none, and with `fresh_head`.
+
+    Raises:
+        CheckpointError: weights are missing, or have another shape than the module now has.
+    """
+    chosen: Any = subclass or type(module)
+
+    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+        chosen.__init__(self, *args, **kwargs)
+        _shape_like(self, module)
+
+    # `from_pretrained` makes the class that it is called on: a class of its own for this one call.
+    cut: Any = type(chosen.__name__, (chosen,), {"__init__": build, "__module__": chosen.__module__})
+    loaded, info = _opened(cut, auto, location, config, options, extra)
+    _account(loaded, info, location, fresh_head)
+    missing = set(info.get("missing_keys") or ()) | {entry[0] for entry in info.get("mismatched_keys") or ()}
+    tensors = loaded.state_dict()
+    if options.dtype == "auto":
+        module.to(loaded.dtype)
+    with torch.no_grad():
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            if name not in missing and (not fresh_head or name.startswith(f"{module.base_model_prefix}.")):
+                tensor.data = tensors[name].to(tensor.device)
+
+
+def _shape_like(module: nn.Module, other: nn.Module) -> None:
+    """Give parameters and buffers the shapes that those of another module have."""
+    wanted = other.state_dict()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if tensor.shape != wanted[name].shape:
+            owner, _, leaf = name.rpartition(".")
+            fresh = tensor.new_empty(wanted[name].shape)
+            put = nn.Parameter(fresh) if isinstance(tensor, nn.Parameter) else fresh
+            setattr(module.get_submodule(owner), leaf, put)
+
+
+def _opened(
+    chosen: Any, auto: str, location: str, config: Any, options: BaseOptions, extra: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """What `from_pretrained` gives, and what it says about missing and misfit weights."""
+    dtype = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
+    arguments = {**_arguments(options), **extra, "dtype": dtype, "use_safetensors": True, "revision": options.revision}
+    if chosen is None:
+        chosen = getattr(transformers, auto)
+        arguments["trust_remote_code"] = True
+    try:
+        with _quiet():
+            return chosen.from_pretrained(
+                location, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+            )
+    except Exception as error:
+        if "safetensors" in str(error):
+            raise CheckpointError(
+                "has no safetensors weights",
+                place=f"base {location}",
+                mend="save it with transformers' save_pretrained, or choose a revision that has them",
+            ) from error
+        raise hub_error(error, location, options.revision) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers prints a table of missing and mismatched weights; `_account` says it in one line, or raises."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
+def _account(model: Any, info: dict[str, Any], location: str, fresh_head: bool) -> None:
+    """Every weight of the backbone must have come from the checkpoint, in its shape."""
+    missing = set(info.get("missing_keys") or ())
+    misfits = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in info.get("mismatched_keys") or ()}
+    problems = sorted(key for key in missing - set(misfits) if not _of_task_head(model, key))
+    if problems:
+        shown = ", ".join(problems[:6]) + (" ..." if len(problems) > 6 else "")
+        raise CheckpointError(
+            f"{len(problems)} weights of the backbone are not in the checkpoint: {shown}",
+            place=f"base {location}",
+            mend="is config.json the one that belongs to these weights?",
+        )
+    wrong = {key: shapes for key, shapes in misfits.items() if not (fresh_head and _of_task_head(model, key))}
+    if wrong:
+        key, (saved, asked) = sorted(wrong.items())[0]
+        raise CheckpointError(
+            f"{len(wrong)} weights have another shape than the config says, first `{key}`: "
+            f"{list(saved)} saved, {list(asked)} asked",
+            place=f"base {location}",
+            mend="undo `changes` that alter shapes, or set `head: new` to replace its task head",
+        )
+    new = sorted(missing | set(misfits))
+    if new:
+        log.info("%s: newly initialised for the task: %s", location, ", ".join(new))
+
+
+def _of_task_head(model: Any, key: str) -> bool:
+    """Whether a parameter belongs to the task head: it lies outside the base model, or is the pooler or the per-stage
+    norm that only the task head reads; or the encoder's pooler in a pair of encoder and decoder, which nobody reads."""
+    if model.config.model_type == "encoder-decoder" and key.startswith("encoder.pooler."):
+        return True
+    prefix = model.base_model_prefix
+    inner = prefix and hasattr(model, prefix) and model.base_model is not model
+    if inner and not key.startswith(prefix + "."):
+        return True
+    rest = key.removeprefix(prefix + ".") if inner else key
+    return rest.startswith(("pooler.", "hidden_states_norms."))
+
+
+def _with_new_head(loaded: Any, fresh: Any) -> Any:
+    """The loaded backbone under a task head with new weights."""
+    prefix = loaded.base_model_prefix
+    if not prefix or not hasattr(fresh, prefix):
+        raise CheckpointError(
+            f"{type(loaded).__name__} does not separate its task head from its backbone",
+            mend="choose a base without a trained task head",
+        )
+    setattr(fresh, prefix, getattr(loaded, prefix))
+    fresh.tie_weights()
+    return fresh.eval()
+
+
+def _ready(model: Any) -> nn.Module:
+    # Trainer assumes that a model whose forward takes **kwargs divides its loss by the items of all accumulated
+    # batches; most do not, and gradients would grow with the number of accumulation steps
+    model.accepts_loss_kwargs = False
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Capture: observe attention weights, statistics and contexts while a model runs."""

@@ -1,0 +1,287 @@
+"""Capture: attention weights or what they reduce to, contexts, hidden states, and gradients, while a model runs.
+
+The model keeps its own attention implementation. Weights are recomputed in blocks of queries by the module's own eager
+function and checked: weights @ values must be the context that the model computed. After the block the model is as
+it was, also after an exception.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from topwork import AttentionLayer, UsageError, fast_products
+from topwork_lens.capture.arguments import (
+    block_asked,
+    device_asked,
+    heads_asked,
+    keys_asked,
+    names_asked,
+    offset_of,
+    places_asked,
+    unfit,
+)
+from topwork_lens.capture.fast_reductions import reduced
+from topwork_lens.capture.interception import Call, watching
+from topwork_lens.capture.reductions import Reducer, in_full
+from topwork_lens.capture.result import Seen
+from topwork_lens.capture.verification import compare_contexts, other_order, quick_weights, received
+from topwork_lens.gates import first_input, module_at, output_projection, split_heads
+from topwork_lens.layers.discovery import blocks
+from topwork_lens.layers.torch_mha import unfolded
+from topwork_lens.refusals import refuse
+
+#: queries whose weights exist at a time: few enough to stay in a processor's cache
+BLOCK = 32
+STATES = ("context", "context_gradient", "weights_gradient", "hidden")
+
+
+class Capture:
+    """The work behind `Look.capture`; see there for the arguments."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[AttentionLayer],
+        what: Sequence[str],
+        *,
+        heads: Mapping[str, Sequence[int]] | None = None,
+        keys: Sequence[int] | None = None,
+        places: torch.Tensor | None = None,
+        block: int = BLOCK,
+        memory: int = 2**31,
+        device: str | torch.device = "cpu",
+        folder: str | Path | None = None,
+        known: Sequence[AttentionLayer] | None = None,
+    ) -> None:
+        self.what = names_asked(what, (*Reducer.KNOWN, *STATES))
+        if not layers and known:
+            raise UsageError("no attention layer is chosen", mend="name some, or leave `layers` out for all")
+        if not layers:
+            raise refuse("unknown_layout", "no attention layer was found in this model")
+        self.model, self.layers, self.heads = model, layers, heads_asked(heads)
+        reductions = [name for name in what if name in Reducer.KNOWN]
+        self.reducer = Reducer(reductions, keys_asked(keys), places_asked(places))
+        self.size, self.memory, self.device = block_asked(block), memory, device_asked(device)
+        self.kept = 0
+        self.parts: dict[str, list[torch.Tensor]] = {}
+        self.softmaxes: set[str] = set()
+        self.seen = Seen(layers, what, None if folder is None else Path(folder), known)
+        self.wants_weights = bool(self.reducer.names) or "weights_gradient" in what
+
+    @contextmanager
+    def run(self) -> Iterator[Seen]:
+        """The block in which the model is watched."""
+        with ExitStack() as stack:
+            stack.enter_context(_uncompiled())
+            stack.enter_context(unfolded([module_at(self.model, layer.path) for layer in self.layers]))
+            for layer in self.layers:
+                projection = output_projection(self.model, layer)
+                stack.callback(projection.register_forward_pre_hook(self._context(layer), with_kwargs=True).remove)
+            if "hidden" in self.what:
+                for path in blocks(self.layers):
+                    module = module_at(self.model, path)
+                    stack.callback(module.register_forward_hook(self._hidden(path)).remove)
+            if self.wants_weights:
+                if not torch.is_grad_enabled():
+                    stack.enter_context(fast_products(_device_of(self.model)))
+                self.softmaxes = stack.enter_context(watching(self.model, self.layers, self._weights))
+            yield self.seen
+        self._complete()
+
+    def _complete(self) -> None:
+        if not self.wants_weights:
+            return
+        for layer in self.layers:
+            if layer.path in self.seen.ran and layer.kept and layer.path not in self.seen.found.get("valid", {}):
+                cause = "this layer mixes positions without a softmax over keys: it has no attention weights"
+                if layer.notes.get("unseen"):
+                    cause = f"attention weights cannot be captured here: {layer.notes['unseen']}"
+                elif layer.path in self.softmaxes:
+                    cause = "a softmax ran here, but not in a form that says whose weights are whose"
+                mend = "name the other layers: capture(..., layers=[...]); its context can be captured"
+                raise refuse("no_weights", cause, place=layer.path, mend=mend)
+
+    # ------------------------------------------------------------------ contexts and hidden states
+
+    def _context(self, layer: AttentionLayer) -> Any:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            self.seen.ran.add(layer.path)
+            context = first_input(args, kwargs)
+            self._explained(layer, context)
+            if "context" in self.what and layer.kept:
+                self._keep("context", layer, split_heads(layer, context.detach()), axis=-2)
+            if "context_gradient" in self.what and layer.kept and context.requires_grad:
+                # A tensor's own hook: `retain_grad` would count twice when gradients are taken twice.
+                context.register_hook(
+                    lambda grad: self._keep("context_gradient", layer, split_heads(layer, grad.detach()), axis=-2)
+                )
+
+        return hook
+
+    def _explained(self, layer: AttentionLayer, context: torch.Tensor) -> None:
+        """Note how far the weights explain what the output projection gets; refuse when it gets the attention heads'
+        outputs in another order than is described."""
+        parts = self.parts.pop(layer.path, None)
+        if not parts or not layer.kept:
+            return
+        heads = split_heads(layer, context)
+        if received(parts, heads):
+            self.seen.explained.setdefault(layer.path, "context")
+            return
+        if other_order(parts, heads):
+            raise refuse("not_a_head", "the context holds its attention heads in another order", place=layer.path)
+        self.seen.explained[layer.path] = "product"
+
+    def _hidden(self, path: str) -> Any:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            states = output[0] if isinstance(output, tuple | list) else output
+            self.seen.add("hidden", path, self._counted(states.detach()))
+
+        return hook
+
+    # ------------------------------------------------------------------ weights
+
+    def _weights(self, call: Call) -> torch.Tensor | None:
+        if call.layer.form == "deformable":
+            self.seen.explained[call.layer.path] = "points"
+        own = call.parts if call.context is None else call.context.detach().movedim(2, 0).flatten(1)
+        if own is not None and call.layer.kept and not call.dropped:
+            self.parts.setdefault(call.layer.path, []).append(own)
+        self.seen.add("valid", call.layer.path, valid_queries(call).to(self.device))
+        context, call = self._in_graph(call) if "weights_gradient" in self.what else (None, call)
+        with torch.no_grad():
+            self._reductions(call)
+        if call.scaled:
+            self.seen.explained[call.layer.path] = "product"
+        return context
+
+    def _reductions(self, call: Call) -> None:
+        offset = offset_of(call) if "distance" in self.reducer.names else 0
+        reasons = {name: unfit(name, call, self.reducer.keys, self.reducer.places, offset) for name in self.what}
+        reducer = self.reducer.some([name for name in self.reducer.names if reasons[name] is None], offset or 0)
+        found = reduced(call, reducer, self.size, all_valid_rows)
+        if found is None:
+            found = {name: torch.cat(parts, dim=2) for name, parts in self._blocks(call, reducer).items()}
+        for name in self.reducer.names:
+            self.seen.fits(name, call.layer.path, reasons[name])
+            nothing = torch.full(call.shape[:3], float("nan"), device=_device(call))
+            self._keep(name, call.layer, found.get(name, nothing), axis=1)
+
+    def _blocks(self, call: Call, reducer: Reducer) -> dict[str, list[torch.Tensor]]:
+        queries = call.shape[2]
+        pieces: dict[str, list[torch.Tensor]] = {}
+        total: torch.Tensor | None = None
+        valid = valid_queries(call)[:, None, :, None]
+        for start in range(0, queries if reducer.names else 0, self.size):
+            stop = min(queries, start + self.size)
+            weights = checked_weights(call, start, stop)
+            allowed = None if call.allowed is None else call.allowed(start, stop)
+            for name, part in reducer.block(weights, allowed, start, call.shape).items():
+                self._bound(part)
+                pieces.setdefault(name, []).append(part)
+            if "mean" in reducer.names:
+                weights = in_full(weights)
+                sums = (weights * valid[:, :, start:stop].to(weights)).sum(2)
+                total = sums if total is None else total + sums
+        if total is not None:
+            pieces["mean"] = [total / valid.sum(2).clamp(min=1).to(total)]
+        return pieces
+
+    def _in_graph(self, call: Call) -> tuple[torch.Tensor | None, Call]:
+        """Weights that the loss depends on: the model goes on with the recomputed context. And the call with them."""
+        if call.dropped:
+            cause = "attention dropout is at work, and the recomputed weights that gradients need would go without it"
+            raise refuse("no_gradient", cause, place=call.layer.path, mend="model.eval(), or attention dropout 0")
+        context, weights = (None, call.weights) if call.block is None else call.block(0, call.shape[2])
+        assert weights is not None
+        if context is not None:
+            compare_contexts(call, (context, weights), valid_rows(call, 0, call.shape[2]), 0)
+        if weights.requires_grad:
+            weights.register_hook(lambda grad: self._keep("weights_gradient", call.layer, grad.detach(), axis=1))
+        return context, replace(call, weights=weights.detach(), formula=None)
+
+    # ------------------------------------------------------------------ keeping
+
+    def _keep(self, what: str, layer: AttentionLayer, value: torch.Tensor, axis: int) -> None:
+        if self.heads is not None:
+            wanted = set(self.heads[layer.path])
+            now = [position for position, number in enumerate(layer.kept or ()) if number in wanted]
+            value = value.index_select(axis, torch.tensor(now, device=value.device))
+        self.seen.add(what, layer.path, self._counted(value))
+
+    def _counted(self, value: torch.Tensor) -> torch.Tensor:
+        self._bound(value)
+        self.kept += value.numel() * value.element_size()
+        return value.to(self.device)
+
+    def _bound(self, value: torch.Tensor) -> None:
+        if self.seen.folder is None and self.kept + value.numel() * value.element_size() > self.memory:
+            raise UsageError(
+                f"what was captured exceeds {self.memory} bytes",
+                mend="choose layers or a reduction, or raise `memory`",
+            )
+
+
+def checked_weights(call: Call, start: int, stop: int) -> torch.Tensor:
+    """Weights of some queries [items, heads, queries, keys]: the model's own, or recomputed and checked."""
+    if call.weights is not None:
+        return call.weights[:, :, start:stop]
+    assert call.block is not None
+    some = valid_rows(call, start, stop)
+    quick = quick_weights(call, some, start)
+    if quick is not None:
+        return quick
+    context, weights = call.block(start, stop)
+    compare_contexts(call, (context, weights), some, start)
+    return weights
+
+
+def valid_rows(call: Call, start: int, stop: int) -> torch.Tensor:
+    """[items, queries]: True where a query may attend to something."""
+    items, _, _, _ = call.shape
+    if call.allowed is None:
+        return torch.ones(items, stop - start, dtype=torch.bool, device=_device(call))
+    return call.allowed(start, stop).any(-1).any(1).expand(items, stop - start)
+
+
+def valid_queries(call: Call) -> torch.Tensor:
+    """[items, queries]: True where a query is no padding. In self-attention a position that nobody may attend to is
+    padding; elsewhere, a query that may attend to nothing."""
+    items, _, queries, keys = call.shape
+    if call.allowed is None:
+        return torch.ones(items, queries, dtype=torch.bool, device=_device(call))
+    if call.layer.kind == "self" and queries == keys:
+        starts = range(0, queries, BLOCK)
+        seen = [call.allowed(start, min(queries, start + BLOCK)).any(1).any(1).expand(items, keys) for start in starts]
+        return torch.stack(seen).any(0)
+    return all_valid_rows(call)
+
+
+def all_valid_rows(call: Call) -> torch.Tensor:
+    """[items, queries]: `valid_rows` of all queries, without the whole mask at once."""
+    queries = call.shape[2]
+    return torch.cat([valid_rows(call, start, min(queries, start + BLOCK)) for start in range(0, queries, BLOCK)], 1)
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """What torch has compiled runs as it was written: else all of the watching would be compiled as well, and again
+    when the block is over."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _device(call: Call) -> torch.device:
+    return (call.context if call.context is not None else call.weights).device  # type: ignore[union-attr]

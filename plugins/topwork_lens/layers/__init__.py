@@ -1,0 +1,1 @@
+"""Attention layers: how they are found in a model and described."""

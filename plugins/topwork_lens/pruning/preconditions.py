@@ -1,0 +1,72 @@
+"""Whether what pruning would cut are plain numbers of the module itself.
+
+A weight that is computed whenever it is read (weight norm, a pruning mask, an adapter around a linear layer), that is
+quantised or packed, or that has no numbers yet, is not where a slice of it would be one attention head. Such a layer
+can be seen and masked; it is never cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from topwork import AttentionLayer, Refused, UsageError
+from topwork_lens.layers.description import resolve
+from topwork_lens.layers.projections import is_projection
+from topwork_lens.layers.spelling import FUSED, QUERIES
+from topwork_lens.pruning.soft import Scatter
+from topwork_lens.refusals import refuse
+
+_PLAIN = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def not_plain(model: nn.Module, layer: AttentionLayer) -> Refused | None:
+    """Why the parameters of a layer cannot be cut, or None."""
+    for parameter in dict.fromkeys(piece.parameter for piece in layer.slices):
+        owner_path, _, name = parameter.rpartition(".")
+        owner: Any = resolve(model.get_submodule(layer.path), owner_path)
+        found = _why(owner, name)
+        if found is not None:
+            place = ".".join(part for part in (layer.path, owner_path) if part)
+            cause, mend = found
+            return refuse("unknown_layout", f"`{name}` of this {_named(owner)} {cause}", place=place, mend=mend)
+    return None
+
+
+def none_found(model: nn.Module) -> UsageError:
+    """No attention layer was found; names what is called like a projection of attention and is no plain linear one."""
+    for path, module in model.named_modules():
+        odd = not is_projection(module) and (hasattr(module, "weight") or hasattr(module, "base_layer"))
+        if odd and path.rpartition(".")[2] in {*QUERIES, *FUSED}:
+            kind = f"{type(module).__module__}.{type(module).__name__}"
+            cause = f"no attention layer was found in this model: this is a {kind}, no plain linear layer"
+            return UsageError(cause, place=path, mend="prune before it is quantised, merge adapters first")
+    mend = "teach it by the hook `attention_layer`"
+    return UsageError("no attention layer was found in this model", mend=mend)
+
+
+def _named(owner: Any) -> str:
+    bases = type(owner).__mro__ if parametrize.is_parametrized(owner) else (None, type(owner))
+    return bases[1].__name__
+
+
+def _why(owner: Any, name: str) -> tuple[str, str] | None:
+    if parametrize.is_parametrized(owner, name):
+        steps = [type(step).__name__ for step in owner.parametrizations[name] if not isinstance(step, Scatter)]
+        mend = "torch.nn.utils.parametrize.remove_parametrizations, then prune; or mask it instead"
+        return (f"is computed by {steps[0]} whenever it is read", mend) if steps else None
+    value = getattr(owner, name)
+    if isinstance(getattr(type(owner), name, None), property):
+        mend = "merge what was put around it first (merge_and_unload in peft); or mask it instead"
+        return "belongs to a module inside it", mend
+    if name not in owner._parameters and name not in owner._buffers:
+        return "is computed before every call", "make it a plain parameter first; or mask it instead"
+    if type(value) not in (torch.Tensor, nn.Parameter, nn.Buffer) or value.dtype not in _PLAIN:
+        kind = type(value).__name__ if value.dtype in _PLAIN else str(value.dtype).removeprefix("torch.")
+        return f"is quantised or packed ({kind})", "prune the model before it is quantised; or mask it instead"
+    if value.is_meta:
+        return "has no numbers yet (device meta)", "load the weights first"
+    return None

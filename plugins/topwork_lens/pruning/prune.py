@@ -1,0 +1,154 @@
+"""Pruning: really smaller weights, with the proof that the pruned model computes what the masked one computes.
+
+Per layer: run it masked on the inputs that it has in the model, cut it, run it again, compare, and commit or put it
+back. At the end the whole model once. Where a hard cut fails, the soft form is tried, with the failure as its reason.
+What is kept is noted in the model's alterations by original numbers, never in the caller's config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from topwork import AttentionLayer, Json
+from topwork_lens.flops import Flops, count_flops
+from topwork_lens.layers.discovery import heads_by_layer, numbered
+from topwork_lens.pruning.equivalence import Comparison
+from topwork_lens.pruning.job import Work
+from topwork_lens.pruning.preconditions import none_found, not_plain
+from topwork_lens.pruning.slicing import shared_elsewhere
+from topwork_lens.pruning.soft import living_layers, soft_entry
+from topwork_lens.refusals import refuse
+
+Call = Callable[[], Any]
+
+
+@dataclass
+class Pruned:
+    """What was pruned.
+
+    Args:
+        removed: original numbers of the attention heads that went, by module path.
+        layers: of every layer of the model: group, number, side, kind, path, form ("whole", "hard", "soft", or "hard
+            and soft": all but one attention head cut, the last one soft), why it is soft, kept numbers, heads.
+        check: how masked and pruned model compare; None when nothing was removed.
+        by_layer: the same for each layer alone.
+        flops: floating-point operations on the batch that it was checked with, before and after.
+    """
+
+    removed: dict[str, list[int]]
+    heads_before: int
+    heads_after: int
+    parameters_before: int
+    parameters_after: int
+    layers: list[dict[str, Json]]
+    check: Comparison | None
+    flops: tuple[Flops, Flops]
+    by_layer: dict[str, Comparison] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Json]:
+        """For a stage's result."""
+        counts = ("heads_before", "heads_after", "parameters_before", "parameters_after")
+        check = self.check.json() if self.check else None
+        if check is not None:
+            check["layers"] = {path: found.json() for path, found in self.by_layer.items()}
+        before, after = self.flops
+        return {
+            **{name: getattr(self, name) for name in counts},
+            "flops_before": before.total,
+            "flops_after": after.total,
+            "attention_share": before.share,
+            "speed_limit": before.limit(after),
+            "flops": {"before": before.json(), "after": after.json()},
+            "removed": self.removed,
+            "layers": self.layers,
+            "check": check,
+        }
+
+
+def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plugins: Any = None) -> Pruned:
+    """Remove attention heads by original numbers; those that are gone already are passed over.
+
+    Args:
+        call: runs the model on the batch that pruning is checked with.
+
+    Raises:
+        Refused: something would be wrong; the model is then as it was.
+    """
+    layers = living_layers(model, plugins)
+    if heads and not layers:
+        raise none_found(model)
+    asked = heads_by_layer(layers, heads)
+    removed = {path: [n for n in numbers if n in (layer.kept or ())] for path, (layer, numbers) in asked.items()}
+    removed = {path: numbers for path, numbers in removed.items() if numbers}
+    chosen = [asked[path][0] for path in removed]
+    for layer in chosen:
+        _permit(model, layer)
+    before = count_heads(layers), count_parameters(model), count_flops(model, layers, call)
+    work = Work(model, removed, call, plugins)
+    found = work.all(chosen) if chosen else (None, {})
+    layers = living_layers(model, plugins)
+    flops = (before[2], count_flops(model, layers, call) if chosen else before[2])
+    counts = (before[0], count_heads(layers), before[1], count_parameters(model))
+    return Pruned(removed, *counts, lines(model, layers), found[0], flops, found[1])
+
+
+def together(steps: Sequence[Pruned]) -> Pruned:
+    """Several prunings of one model as one; the check of the whole model is the last that there was."""
+    first, last = steps[0], steps[-1]
+    removed: dict[str, list[int]] = {}
+    by_layer: dict[str, Comparison] = {}
+    for step in steps:
+        by_layer |= step.by_layer
+        for path, numbers in step.removed.items():
+            removed[path] = sorted([*removed.get(path, ()), *numbers])
+    counts = (first.heads_before, last.heads_after, first.parameters_before, last.parameters_after)
+    check = next((step.check for step in reversed(steps) if step.check), None)
+    return Pruned(removed, *counts, last.layers, check, (first.flops[0], last.flops[1]), by_layer)
+
+
+def count_heads(layers: Sequence[AttentionLayer]) -> int:
+    """Attention heads that a model has now."""
+    return sum(len(layer.kept or ()) for layer in layers)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters of a model, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def lines(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[dict[str, Json]]:
+    """The layers in a result."""
+    found = []
+    for (group, number), layer in numbered(layers).items():
+        where = {"group": group, "number": number, "side": layer.side, "kind": layer.kind, "path": layer.path}
+        soft = soft_entry(model, layer.path)
+        form = "soft" if soft else "hard" if layer.removed else "whole"
+        if soft and len(soft["gone"]) < len(layer.removed):
+            form = "hard and soft"
+        found.append(
+            {
+                **where,
+                "form": form,
+                "form_reason": soft["why"] if soft else "",
+                "kept": list(layer.kept or ()),
+                "heads": layer.heads,
+            }
+        )
+    return found
+
+
+def _permit(model: nn.Module, layer: AttentionLayer) -> None:
+    if not layer.prunable:
+        raise refuse("not_a_head", layer.why or "this layer cannot be pruned", place=layer.path, mend="mask it instead")
+    computed = not_plain(model, layer)
+    if computed is not None:
+        raise computed
+    other = shared_elsewhere(model, layer)
+    if other is not None:
+        raise refuse(
+            "shared_parameter", f"its weights are also those of {other}", place=layer.path, mend="mask it instead"
+        )

@@ -1,0 +1,295 @@
+"""Cutting parameters: gather what the kept attention heads own, remember what was taken so that it can be put back.
+
+What is taken is kept apart, not copied whole, so that a model and its undo together need no more memory than the model
+had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from topwork import AttentionLayer, Slices
+from topwork_lens.gates import module_at, output_projection
+from topwork_lens.layers.description import resolve
+from topwork_lens.layers.torch_mha import count_on
+from topwork_lens.pruning.arguments import cut_arguments
+from topwork_lens.pruning.empty import answer_bias
+from topwork_lens.pruning.reshapes import Counts, fit
+
+
+@dataclass
+class _Taken:
+    owner: nn.Module
+    name: str
+    dim: int
+    size: int
+    kept: torch.Tensor
+    rest: torch.Tensor
+    data: torch.Tensor
+
+
+@dataclass
+class Undo:
+    """How to put a cut layer back; `calls` are further steps, done last first, before anything else."""
+
+    taken: list[_Taken] = field(default_factory=list)
+    attributes: list[tuple[Any, str, Any]] = field(default_factory=list)
+    calls: list[Callable[[], None]] = field(default_factory=list)
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        for call in reversed(self.calls):
+            call()
+        for piece in reversed(self.taken):
+            now = getattr(piece.owner, piece.name)
+            if now.shape[piece.dim] == piece.size:
+                continue  # it failed before it was cut
+            shape = list(now.shape)
+            shape[piece.dim] = piece.size
+            whole = now.new_empty(shape).detach()
+            whole.index_copy_(piece.dim, piece.kept, now.detach())
+            whole.index_copy_(piece.dim, piece.rest, piece.data)
+            put(piece.owner, piece.name, whole)
+            tell_size(piece.owner)
+        for owner, name, value in reversed(self.attributes):
+            if value is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
+
+
+_ABSENT = object()
+
+
+def cut(model: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: Sequence[int]) -> Undo:
+    """Keep the attention heads and key/value groups at these positions (counted as the layer stands now).
+
+    A group may be named several times: it is then copied. When something fails, everything is put back.
+    """
+    module, undo = module_at(model, layer.path), Undo()
+    try:
+        for (parameter, dim), pieces in by_parameter(layer).items():
+            owner_path, _, name = parameter.rpartition(".")
+            owner = resolve(module, owner_path)
+            _cut_one(owner, name, dim, index_of(pieces, heads, groups, getattr(owner, name).shape[dim]), undo)
+        for size in layer.sizes:
+            owner_path, _, name = size.attribute.rpartition(".")
+            _set(undo, module, owner_path, name, size.factor * _counted(size.of, len(heads), len(groups)))
+        if layer.adapter is not None:
+            _adapt(module, layer.adapter, heads, undo)
+        _at_run_time(module, layer, heads, groups, undo)
+        if not heads:
+            undo.calls.append(answer_bias(output_projection(model, layer)))
+        _forget(module)
+        undo.calls.append(partial(_forget, module))
+    except BaseException:
+        undo.restore()
+        raise
+    return undo
+
+
+def _forget(module: nn.Module) -> None:
+    """Empty what modules keep of tensors that they made from their parameters."""
+    for below in module.modules():
+        for name, value in vars(below).items():
+            if name.endswith("_cache") and isinstance(value, dict):
+                value.clear()
+
+
+def _counted(of: str, heads: int, groups: int) -> int:
+    if of == "ratio":
+        return heads // groups if groups and heads else 1
+    return heads if of == "heads" else groups
+
+
+def _adapt(module: nn.Module, adapter: Callable[..., Any], heads: Sequence[int], undo: Undo) -> None:
+    # Whatever plain attribute an adapter changes or adds can be put back as well.
+    before = dict(vars(module))
+    answer = adapter(module, heads)
+    after = vars(module)
+    undo.attributes += [(module, key, before.get(key, _ABSENT)) for key in after if after[key] is not before.get(key)]
+    if answer is not None:
+        undo.calls.append(answer)
+
+
+def _at_run_time(
+    module: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: Sequence[int], undo: Undo
+) -> None:
+    """What a variant of the layer changes of its calls (see `variants.py`)."""
+    variant = layer.notes.get("variant") or {}
+    numbers = [(layer.kept or ())[position] for position in heads]
+    if variant.get("inside"):
+        undo.calls.append(count_on(module, layer.heads, numbers))
+    if variant.get("arguments"):
+        undo.calls.append(cut_arguments(module, variant["arguments"], layer.heads, numbers))
+    if variant.get("fit"):
+        first = variant["fit"] == "first"
+        counts = [Counts(layer.heads, len(heads), layer.width, first)]
+        if layer.groups != layer.heads:
+            counts.append(Counts(layer.groups, len(groups), layer.width, first))
+        undo.calls.append(fit(module, counts))
+
+
+def groups_of(layer: AttentionLayer) -> list[int]:
+    """Original numbers of the key/value groups that a layer still has."""
+    return list(layer.groups_left or ())
+
+
+def by_parameter(layer: AttentionLayer) -> dict[tuple[str, int], list[Slices]]:
+    """The slices of a layer by the parameter and dimension that they cut: one fused parameter may have several."""
+    found: dict[tuple[str, int], list[Slices]] = {}
+    for piece in layer.slices:
+        found.setdefault((piece.parameter, piece.dim), []).append(piece)
+    return found
+
+
+def index_of(pieces: Sequence[Slices], heads: Sequence[int], groups: Sequence[int], size: int) -> list[int]:
+    """Positions of a parameter to keep, in the order in which they then stand; what nobody owns stays.
+
+    A group that is named several times is copied: it has one attention head then each time.
+    """
+    if len(set(groups)) == len(groups):
+        kept = {position for piece in pieces for position in gathered(piece.indices, _chosen(piece, heads, groups))}
+        owned = {position for piece in pieces for owner in piece.indices for position in owner}
+        return [position for position in range(size) if position in kept or position not in owned]
+    if len(pieces) == 2 and _alternate(*pieces):
+        own, shared = sorted(pieces, key=lambda piece: piece.per != "head")
+        pairs = zip(heads, groups, strict=True)
+        return [position for head, group in pairs for position in (*own.indices[head], *shared.indices[group])]
+    stacked = sorted(pieces, key=lambda piece: min((min(owner) for owner in piece.indices if owner), default=0))
+    return [position for piece in stacked for position in gathered(piece.indices, _chosen(piece, heads, groups))]
+
+
+def _alternate(one: Slices, other: Slices) -> bool:
+    """Whether what belongs to attention heads and what belongs to groups alternates in a parameter."""
+    ends = [[position for owner in piece.indices for position in (owner[0], owner[-1])] for piece in (one, other)]
+    return one.per != other.per and max(min(ends[0]), min(ends[1])) < min(max(ends[0]), max(ends[1]))
+
+
+def _chosen(piece: Slices, heads: Sequence[int], groups: Sequence[int]) -> Sequence[int]:
+    return heads if piece.per == "head" else groups
+
+
+def gathered(indices: Sequence[Sequence[int]], chosen: Sequence[int]) -> list[int]:
+    """The positions of the chosen owners, in the order of the layout: pieces that were stacked stay stacked.
+
+    An owner that is chosen several times is copied, piece by piece.
+    """
+    if len(set(chosen)) == len(chosen):
+        return sorted(position for owner in chosen for position in indices[owner])
+    pieces: list[list[int]] = []
+    for owner in chosen:
+        for number, run in enumerate(_runs(indices[owner])):
+            if number == len(pieces):
+                pieces.append([])
+            pieces[number] += run
+    return [position for piece in pieces for position in piece]
+
+
+def _runs(positions: Sequence[int]) -> list[list[int]]:
+    runs: list[list[int]] = []
+    for position in positions:
+        if runs and position == runs[-1][-1] + 1:
+            runs[-1].append(position)
+        else:
+            runs.append([position])
+    return runs
+
+
+def _set(undo: Undo, module: nn.Module, owner_path: str, name: str, value: int) -> None:
+    owner = resolve(module, owner_path)
+    if isinstance(owner, nn.Module):
+        undo.attributes.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+        return
+    # A configuration belongs to the whole model: the module gets one of its own that differs in this number.
+    above, _, own = owner_path.rpartition(".")
+    holder = resolve(module, above)
+    undo.attributes.append((holder, own, owner))
+    setattr(holder, own, OwnConfig(owner, name, value))
+
+
+class OwnConfig:
+    """A configuration that is another one but for one number; what changes there later is seen here."""
+
+    def __init__(self, whole: Any, name: str, value: int) -> None:
+        self._whole, self._name, self._value = whole, name, value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_whole" not in self.__dict__:
+            raise AttributeError(name)
+        asked = (getattr(self._whole, "attribute_map", None) or {}).get(name, name)
+        return self._value if asked == self._name else getattr(self._whole, asked)
+
+
+def _cut_one(owner: Any, name: str, dim: int, index: Sequence[int], undo: Undo) -> None:
+    whole: torch.Tensor = getattr(owner, name)
+    kept = torch.tensor(index, dtype=torch.long, device=whole.device)
+    gone = sorted(set(range(whole.shape[dim])) - set(index))
+    rest = torch.tensor(gone, dtype=torch.long, device=whole.device)
+    data = whole.detach().index_select(dim, rest)
+    undo.taken.append(_Taken(owner, name, dim, whole.shape[dim], kept, rest, data))
+    undo.attributes += [(owner, size, getattr(owner, size)) for size in _REMEMBERED if hasattr(owner, size)]
+    put(owner, name, whole.detach().index_select(dim, kept).contiguous())
+    tell_size(owner)
+
+
+def put(owner: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Replace a parameter or a buffer by a tensor of another size."""
+    old = getattr(owner, name)
+    if isinstance(old, nn.Parameter):
+        setattr(owner, name, nn.Parameter(value, requires_grad=old.requires_grad))
+    else:
+        setattr(owner, name, value)
+
+
+#: what convolutions and batch norms remember of their size; the weight alone does not say how a convolution is grouped
+_REMEMBERED = ("in_channels", "out_channels", "groups", "num_features")
+
+
+def tell_size(owner: Any) -> None:
+    """Correct the integers that torch's own layers (and Conv1D) remember of their weight."""
+    weight = getattr(owner, "weight", None)
+    if isinstance(owner, nn.Conv1d | nn.Conv2d):
+        _tell_convolution(owner)
+    elif isinstance(owner, nn.BatchNorm1d | nn.BatchNorm2d) and isinstance(weight, torch.Tensor):
+        owner.num_features = weight.shape[0]
+    if not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+        return
+    if hasattr(owner, "nf"):
+        owner.nx, owner.nf = weight.shape
+    elif isinstance(owner, nn.Linear):
+        owner.out_features, owner.in_features = weight.shape
+    elif isinstance(owner, nn.Embedding):
+        owner.num_embeddings, owner.embedding_dim = weight.shape
+
+
+def _tell_convolution(owner: nn.Conv1d | nn.Conv2d) -> None:
+    """A convolution that has one filter for each channel keeps one for each that is left."""
+    if owner.groups == owner.in_channels > 1:
+        owner.in_channels = owner.groups = owner.weight.shape[0]
+    else:
+        owner.in_channels = owner.weight.shape[1] * owner.groups
+    owner.out_channels = owner.weight.shape[0]
+
+
+def shared_elsewhere(model: nn.Module, layer: AttentionLayer) -> str | None:
+    """The path of a parameter outside the layer that is the very tensor which pruning would cut, or None."""
+    module = module_at(model, layer.path)
+    inside = {id(below) for below in module.modules()}
+    own = {
+        id(found): piece.parameter for piece in layer.slices if (found := resolve(module, piece.parameter)) is not None
+    }
+    for path, other in model.named_modules():
+        if id(other) in inside:
+            continue
+        for name, parameter in other.named_parameters(recurse=False):
+            if id(parameter) in own:
+                return f"{path}.{name}"
+    return None

@@ -1,0 +1,155 @@
+"""The soft form of pruning: compact parameters, scattered to their full width whenever the model reads them.
+
+The module's own code stays as it is and sees parameters of the sizes that it knows; the rows and columns of attention
+heads that are gone are zeros that nobody stores. That saves parameters and disk, and no time. A removed attention
+head has an output projection of zeros, so that it is exactly masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from topwork import AttentionLayer
+from topwork_lens.gates import module_at
+from topwork_lens.layers.description import resolve
+from topwork_lens.layers.discovery import find_layers
+from topwork_lens.layers.state import noted, write
+from topwork_lens.pruning.fused import with_fused
+from topwork_lens.pruning.slicing import Undo, by_parameter, groups_of, index_of, put
+
+
+class Scatter(nn.Module):
+    """compact -> full: puts a compact parameter at its positions along one dimension, and zeros elsewhere."""
+
+    positions: torch.Tensor
+
+    def __init__(self, positions: Sequence[int], dim: int, size: int) -> None:
+        super().__init__()
+        self.dim, self.size = dim, size
+        self.register_buffer("positions", torch.tensor(positions, dtype=torch.long), persistent=False)
+
+    def forward(self, compact: torch.Tensor) -> torch.Tensor:
+        shape = list(compact.shape)
+        shape[self.dim] = self.size
+        return compact.new_zeros(shape).index_copy(self.dim, self.positions, compact)
+
+    def right_inverse(self, full: torch.Tensor) -> torch.Tensor:
+        """full -> compact; `parametrize` asks for it when a whole value is assigned."""
+        return full.index_select(self.dim, self.positions)
+
+
+def soften(
+    model: nn.Module,
+    layer: AttentionLayer,
+    gone: Sequence[int],
+    why: str,
+    only: Sequence[str] | None = None,
+    fused: dict[str, Any] | None = None,
+) -> Undo:
+    """Make the parameters of attention heads compact that a layer's code cannot do without.
+
+    Args:
+        layer: as its module stands (see `standing`): every attention head that is computed.
+        gone: original numbers of all attention heads that are gone in this way, earlier ones included.
+        why: kept in the manifest.
+        only: the parameters that become compact; None for all that belong to single attention heads. The output
+            projection must be among them.
+        fused: where its fused projection lies, when the description does not say it (see `fused.py`).
+    """
+    module, undo = module_at(model, layer.path), Undo()
+    layer = with_fused(model, layer, fused) if fused else layer
+    numbers, left = list(layer.kept or ()), groups_of(layer)
+    heads = [position for position, number in enumerate(numbers) if number not in set(gone)]
+    ratio = max(1, len(numbers) // len(left)) if left else 1
+    groups = sorted({position // ratio for position in heads})
+    before = soft_entry(model, layer.path)
+    try:
+        for (parameter, dim), pieces in by_parameter(layer).items():
+            if only is not None and parameter not in only:
+                continue
+            owner_path, _, name = parameter.rpartition(".")
+            owner = cast(nn.Module, resolve(module, owner_path))
+            index = index_of(pieces, heads, groups, getattr(owner, name).shape[dim])
+            undo.calls.append(_scatter(owner, name, dim, index))
+        write(model, "soft", layer, {"gone": sorted(gone), "why": why, "only": only, "fused": fused})
+        undo.calls.append(lambda: write(model, "soft", layer, before))
+    except BaseException:
+        undo.restore()
+        raise
+    return undo
+
+
+def _scatter(owner: nn.Module, name: str, dim: int, index: Sequence[int]) -> Any:
+    """Give a parameter its compact form; answers how to take that back."""
+    whole = getattr(owner, name).detach()
+    device = whole.device
+    rest = sorted(set(range(whole.shape[dim])) - set(index))
+    taken = whole.index_select(dim, torch.tensor(rest, dtype=torch.long, device=device))
+    earlier = _earlier(owner, name, dim)
+    if earlier is not None:
+        parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
+    size = whole.shape[dim]
+    if len(index) < size:
+        parametrize.register_parametrization(owner, name, Scatter(index, dim, size).to(device))
+
+    def back() -> None:
+        full = getattr(owner, name).detach().clone()
+        full.index_copy_(dim, torch.tensor(rest, dtype=torch.long, device=device), taken)
+        if len(index) < size:
+            parametrize.remove_parametrizations(owner, name, leave_parametrized=True)
+        put(owner, name, full)
+        if earlier is not None:
+            parametrize.register_parametrization(owner, name, Scatter(earlier, dim, size).to(device))
+
+    return back
+
+
+def _earlier(owner: nn.Module, name: str, dim: int) -> list[int] | None:
+    """Positions that an earlier scatter of the parameter left, or None when it is whole."""
+    if not parametrize.is_parametrized(owner, name):
+        return None
+    steps: Any = cast(Any, owner).parametrizations[name]
+    found = [step for step in steps if isinstance(step, Scatter) and step.dim == dim]
+    return found[0].positions.tolist() if found else None
+
+
+def soft_entry(model: nn.Module, path: str) -> dict[str, Any] | None:
+    """What the manifest says of a softly pruned layer: its "gone" numbers, "why", "only" and "fused"."""
+    return noted(model, "soft", path)
+
+
+def living_layers(model: nn.Module, plugins: Any = None) -> list[AttentionLayer]:
+    """`find_layers`, without the attention heads that are gone softly."""
+    return [surviving(model, layer) for layer in find_layers(model, plugins)]
+
+
+def surviving(model: nn.Module, layer: AttentionLayer) -> AttentionLayer:
+    """A layer as its module stands -> the layer without the attention heads that are gone softly.
+
+    Its context still has them, as zeros behind the output projection: `split` leaves them out, `merge` puts zeros.
+    """
+    entry = soft_entry(model, layer.path)
+    if entry is None or not set(entry["gone"]) & set(layer.kept or ()):
+        return layer
+    numbers = list(layer.kept or ())
+    places = [place for place, number in enumerate(numbers) if number not in set(entry["gone"])]
+    kept = tuple(numbers[place] for place in places)
+    own_split, own_merge, width = layer.split, layer.merge, layer.width
+
+    def split(context: torch.Tensor) -> torch.Tensor:
+        heads = own_split(context) if own_split is not None else context.unflatten(-1, (len(numbers), width))
+        return heads.index_select(-2, torch.tensor(places, dtype=torch.long, device=heads.device))
+
+    def merge(heads: torch.Tensor) -> torch.Tensor:
+        shape = (*heads.shape[:-2], len(numbers), heads.shape[-1])
+        index = torch.tensor(places, dtype=torch.long, device=heads.device)
+        whole = heads.new_zeros(shape).index_copy(-2, index, heads)
+        return own_merge(whole) if own_merge is not None else whole.flatten(-2)
+
+    return replace(layer, kept=kept, split=split, merge=merge, prunable="soft", why=entry["why"])

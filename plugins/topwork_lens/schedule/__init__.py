@@ -1,0 +1,1 @@
+"""Schedules: prune step by step and compare with baselines."""

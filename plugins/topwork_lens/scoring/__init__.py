@@ -1,0 +1,1 @@
+"""Scoring: the importance of attention heads by gradients, ablation and Shapley values."""

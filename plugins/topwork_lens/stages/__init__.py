@@ -1,0 +1,1 @@
+"""Recipe stages of the lens."""

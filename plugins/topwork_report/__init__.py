@@ -1,0 +1,1 @@
+"""Report plugin: the page of a run."""

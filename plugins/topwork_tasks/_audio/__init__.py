@@ -1,0 +1,1 @@
+"""Shared code of audio tasks: clips and feature extraction."""

@@ -1,0 +1,1 @@
+"""Shared code of tasks with labels: reading of labels, losses, metrics."""

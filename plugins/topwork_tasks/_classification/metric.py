@@ -1,0 +1,143 @@
+"""The metric of text-, image- and audio-classification: accuracy, F1, correlations over any number of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from topwork import Json, Metric, Row, TopworkError
+from topwork_tasks._classification.labels import Kind, target
+
+
+def all_scores(prediction: Any, names: Sequence[str]) -> list[float]:
+    """The score of every label of a prediction, also of one that was read back from JSON."""
+    scores = getattr(prediction, "scores", None)
+    if scores is not None:
+        return list(scores)
+    by_name = {entry["label"]: float(entry["score"]) for entry in prediction}
+    if set(by_name) != set(names):
+        raise TopworkError(
+            "a prediction that was cut to its best labels has no score for the others", mend="set `top_k` to all"
+        )
+    return [by_name[name] for name in names]
+
+
+class ClassificationMetric(Metric):
+    """Accuracy, F1, correlation: what the kind asks for, by scikit-learn and scipy.
+
+    Args:
+        label_names: in the order of the model's outputs.
+        kind: "single", "multi" or "regression".
+        declared: names of the data's integers (`class_names`), None when they are names themselves.
+        top: also count a row as right when its label is among this many best ("single").
+        column: of the target.
+
+    Keys: single: accuracy, macro_f1, micro_f1, mcc (and top<k>_accuracy); multi: subset_accuracy, micro_f1, macro_f1,
+    mean_average_precision (labels scored >= 0.5 count as predicted); regression: r2, pearson, spearman, mse.
+    Tables: `per_label` (precision, recall, f1, support) and, for single, `confusion` (rows truth, columns predicted).
+    """
+
+    def __init__(
+        self,
+        label_names: Sequence[str],
+        kind: Kind = "single",
+        *,
+        declared: Sequence[str] | None = None,
+        top: int | None = None,
+        column: str = "label",
+    ) -> None:
+        self.names, self.kind, self.declared, self.top, self.column = list(label_names), kind, declared, top, column
+        self.truths: list[Any] = []
+        self.guesses: list[Any] = []
+        self.among_top = 0
+        if kind == "single":
+            self.keys = ("accuracy", "macro_f1", "micro_f1", "mcc", *([f"top{top}_accuracy"] if top else []))
+        elif kind == "multi":
+            self.keys = ("subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision")
+        else:
+            self.keys = ("r2", "pearson", "spearman", "mse")
+        self.primary = "micro_f1" if kind == "multi" else self.keys[0]
+
+    def update(self, row: Row, prediction: Any) -> None:
+        truth = target(row, self.kind, self.names, self.declared, column=self.column)
+        self.truths.append(truth)
+        if self.kind == "single":
+            self.guesses.append(self.names.index(prediction[0]["label"]))
+            if self.top:
+                scores = all_scores(prediction, self.names)
+                better = sum(score > scores[truth] for score in scores)  # type: ignore[index]
+                self.among_top += better < self.top
+        elif self.kind == "multi":
+            self.guesses.append(all_scores(prediction, self.names))
+        else:
+            self.guesses.append(float(prediction[0]["score"]))
+
+    def merge(self, other: ClassificationMetric) -> None:
+        self.truths += other.truths
+        self.guesses += other.guesses
+        self.among_top += other.among_top
+
+    def result(self) -> dict[str, Json]:
+        if not self.truths:
+            return dict.fromkeys(self.keys, math.nan)
+        found = {"single": self._single, "multi": self._multi, "regression": self._regression}[self.kind]()
+        return {key: value if isinstance(value, list | dict) else float(value) for key, value in found.items()}
+
+    def _single(self) -> dict[str, Json]:
+        from sklearn import metrics
+
+        truth, guess = self.truths, self.guesses
+        confusion = metrics.confusion_matrix(truth, guess, labels=range(len(self.names)))
+        result: dict[str, Json] = {
+            "accuracy": metrics.accuracy_score(truth, guess),
+            "macro_f1": metrics.f1_score(truth, guess, average="macro", zero_division=0),
+            "micro_f1": metrics.f1_score(truth, guess, average="micro", zero_division=0),
+            "mcc": metrics.matthews_corrcoef(truth, guess),
+            "per_label": self._per_label(truth, guess),
+            "confusion": {"labels": self.names, "counts": confusion.tolist()},
+        }
+        if self.top:
+            result[f"top{self.top}_accuracy"] = self.among_top / len(truth)
+        return result
+
+    def _multi(self) -> dict[str, Json]:
+        import numpy
+        from sklearn import metrics
+
+        scores = numpy.array(self.guesses)
+        truth = numpy.zeros_like(scores, dtype=int)
+        for row, labels in enumerate(self.truths):
+            truth[row, labels] = 1
+        guess = (scores >= 0.5).astype(int)
+        occurring = [label for label in range(len(self.names)) if truth[:, label].any()]
+        precisions = [metrics.average_precision_score(truth[:, label], scores[:, label]) for label in occurring]
+        return {
+            "subset_accuracy": metrics.accuracy_score(truth, guess),
+            "micro_f1": metrics.f1_score(truth, guess, average="micro", zero_division=0),
+            "macro_f1": metrics.f1_score(truth, guess, average="macro", zero_division=0),
+            "mean_average_precision": numpy.mean(precisions) if precisions else math.nan,
+            "per_label": self._per_label(truth, guess),
+        }
+
+    def _per_label(self, truth: Any, guess: Any) -> list[dict[str, Json]]:
+        from sklearn.metrics import precision_recall_fscore_support
+
+        columns = precision_recall_fscore_support(truth, guess, labels=range(len(self.names)), zero_division=0)
+        keys = ("precision", "recall", "f1", "support")
+        rows = zip(self.names, *(column.tolist() for column in columns))
+        return [{"label": name, **dict(zip(keys, values))} for name, *values in rows]
+
+    def _regression(self) -> dict[str, Json]:
+        import numpy
+        from scipy import stats
+
+        truth, guess = numpy.array(self.truths), numpy.array(self.guesses)
+        error, spread = numpy.square(truth - guess), numpy.square(truth - truth.mean())
+        defined = len(truth) > 1 and truth.std() > 0 and guess.std() > 0  # correlations of constants are undefined
+        return {
+            "r2": 1 - error.sum() / spread.sum() if spread.sum() > 0 else math.nan,
+            "pearson": stats.pearsonr(truth, guess).statistic if defined else math.nan,
+            "spearman": stats.spearmanr(truth, guess).statistic if defined else math.nan,
+            "mse": error.mean(),
+        }

@@ -1,0 +1,1 @@
+"""Shared code of text tasks: tokenizers, windows, generation, metrics."""

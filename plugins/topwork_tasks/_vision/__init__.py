@@ -1,0 +1,1 @@
+"""Shared code of vision tasks: images, boxes, augmentation, dense heads, COCO metrics."""

@@ -1,0 +1,202 @@
+"""Dense task heads: a number, or several, for every pixel, on the feature maps of any backbone.
+
+They know `Features.maps` only, so they stand on convolutional networks, pyramids of transformers and plain vision
+transformers alike. The pyramid is the top-down one of Lin et al. 2017 (arXiv 1612.03144) with all levels joined as in
+UPerNet (Xiao et al. 2018, arXiv 1807.10221). Group norm instead of batch norm: a row's output does not depend on
+the other rows of its batch, and batches of one row can be learned from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from topwork import Base, CheckpointError
+from topwork_tasks._vision.dpt_decoder import DptDecoder
+
+Decoder = Literal["pyramid", "linear", "dpt"]
+DECODER_HELP = (
+    "pyramid: all levels of the backbone joined; linear: one layer on its last map (a probe); dpt: the decoder of DPT"
+)
+_FINEST = 4  # pixels that a position of the pyramid decoder's output covers
+
+
+@dataclass
+class DenseOutput:
+    """`logits` is [items, outputs, height / 4, width / 4] or coarser; `loss` is None: it belongs to the task."""
+
+    logits: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+@dataclass
+class DepthOutput:
+    """`predicted_depth` is [items, height, width] in the unit of the rows; `loss` is None."""
+
+    predicted_depth: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+def backbone_with_maps(base: Base, weights: bool) -> Any:
+    """The backbone with as many maps as it has, four at most.
+
+    Raises:
+        CheckpointError: it is no network for pictures, or gives no feature maps.
+    """
+    if not any(hasattr(base.config, name) for name in ("num_channels", "image_size", "backbone_config")):
+        raise CheckpointError(f"`{base.config.model_type}` is no network for pictures", mend="choose another base")
+    for maps in ((0, 1, 2, 3), (0, 1, 2), (0, 1)):
+        try:
+            return base.backbone(weights=weights, maps=maps)
+        except CheckpointError as error:
+            if " maps, asked for is one of " not in error.cause:
+                raise
+    return base.backbone(weights=weights, maps=(-1,))
+
+
+class DenseHead(nn.Module):
+    """A backbone with maps, a decoder and one layer of outputs.
+
+    Args:
+        backbone: what `Base.backbone(maps=...)` gives.
+        outputs: numbers a pixel.
+        decoder: see `DECODER_HELP`.
+        dropout: before the last layer; DPT has none there.
+    """
+
+    accepts_loss_kwargs = False
+
+    def __init__(self, backbone: Any, outputs: int, decoder: Decoder = "pyramid", dropout: float = 0.1) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = backbone.config
+        self.main_input_name: str = backbone.main_input
+        widths = list(backbone.map_widths)
+        if decoder == "linear":
+            self.decoder: nn.Module = _Last()
+            width = widths[-1]
+        elif decoder == "dpt":
+            self.decoder = DptDecoder(widths, list(backbone.map_strides))
+            width, dropout = self.decoder.width, 0.0
+        else:
+            self.decoder = _Pyramid(widths, list(backbone.map_strides))
+            width = self.decoder.width
+        self.dropout = nn.Dropout2d(dropout)
+        self.head = nn.Conv2d(width, outputs, 1)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+
+    def outputs(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """[items, outputs, height, width] at the decoder's resolution."""
+        maps = [entry.to(self.head.weight.dtype) for entry in self.backbone(pixel_values=pixel_values).maps]
+        return self.head(self.dropout(self.decoder(maps)))
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        return DenseOutput(self.outputs(pixel_values))
+
+
+class DepthHead(DenseHead):
+    """Depth: softplus of the output, or with `max_depth` its sigmoid times that, so it is never negative.
+
+    Args:
+        typical: depth that the head begins with everywhere; a head that begins at zero hardly moves.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        decoder: Decoder = "pyramid",
+        max_depth: float | None = None,
+        typical: float = 1.0,
+    ) -> None:
+        super().__init__(backbone, 1, decoder)
+        self.max_depth = max_depth
+        if max_depth is None:
+            start = typical + math.log(-math.expm1(-typical))  # the inverse of softplus
+        else:
+            share = min(max(typical / max_depth, 0.02), 0.98)
+            start = math.log(share / (1 - share))
+        nn.init.constant_(self.head.bias, start)  # type: ignore[arg-type]
+
+    def forward(self, pixel_values: torch.Tensor) -> DepthOutput:
+        output = self.outputs(pixel_values)[:, 0]
+        if self.max_depth is None:
+            return DepthOutput(functional.softplus(output))
+        return DepthOutput(torch.sigmoid(output) * self.max_depth)
+
+
+class _Last(nn.Module):
+    """The last map, as it is."""
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        return maps[-1]
+
+
+class _Pyramid(nn.Module):
+    """Maps -> one map at a quarter of the picture's size (or at the finest map's, when that is finer)."""
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.width = min(256, max(64, widths[-1] // 4 // 32 * 32))
+        self.lateral = nn.ModuleList(_layer(width, self.width, 1) for width in widths)
+        self.context = nn.Sequential(nn.Conv2d(widths[-1], self.width, 1), nn.GELU())
+        self.smooth = nn.ModuleList(_layer(self.width, self.width, 3) for _ in widths)
+        self.join = _layer(self.width * len(widths), self.width, 3)
+        steps = max(0, round(math.log2(max(1, strides[0]) / _FINEST)))
+        self.refine = nn.ModuleList(_layer(self.width, self.width, 3) for _ in range(steps))
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        above = self.lateral[-1](maps[-1]) + self.context(maps[-1].mean((2, 3), keepdim=True))
+        levels = [above]
+        for layer, entry in zip(reversed(self.lateral[:-1]), reversed(maps[:-1])):
+            above = layer(entry) + _resized(above, entry.shape[-2:])
+            levels.insert(0, above)
+        size = levels[0].shape[-2:]
+        joined = self.join(torch.cat([_resized(smooth(x), size) for smooth, x in zip(self.smooth, levels)], dim=1))
+        for layer in self.refine:
+            joined = layer(_resized(joined, [2 * side for side in joined.shape[-2:]]))
+        return joined
+
+
+def _layer(before: int, after: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False), nn.GroupNorm(8, after), nn.GELU()
+    )
+
+
+def _resized(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return functional.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def row_losses(logits: torch.Tensor, labels: torch.Tensor, ignored: int, dice: float) -> torch.Tensor:
+    """[items]: cross-entropy, plus `dice` times the soft Dice loss, of each item on its own.
+
+    Cross-entropy is the mean over the pixels that count. Dice (Milletari et al. 2016, arXiv 1606.04797, with 1 added
+    above and below) is the mean over the labels that the item's truth holds. An item all of whose pixels are ignored
+    has the loss 0.
+
+    Args:
+        logits: [items, labels, h, w]; enlarged to the truth's size.
+        labels: long [items, height, width].
+        ignored: the number that does not count.
+    """
+    logits = functional.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    valid = labels != ignored
+    count = valid.sum((1, 2)).clamp(min=1)
+    entropy = functional.cross_entropy(logits, labels, ignore_index=ignored, reduction="none").sum((1, 2)) / count
+    if not dice:
+        return entropy
+    truth = functional.one_hot(labels.masked_fill(~valid, 0), logits.shape[1]).movedim(-1, 1) * valid[:, None]
+    shares = logits.softmax(1) * valid[:, None]
+    common, total = (shares * truth).sum((2, 3)), shares.sum((2, 3)) + truth.sum((2, 3))
+    present = truth.amax((2, 3)) > 0
+    by_label = 1 - (2 * common + 1) / (total + 1)
+    return entropy + dice * (by_label * present).sum(1) / present.sum(1).clamp(min=1)

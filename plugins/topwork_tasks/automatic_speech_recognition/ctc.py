@@ -1,0 +1,233 @@
+"""Connectionist temporal classification (Graves et al. 2006): the vocabulary of letters, targets, the loss, chunks of
+long clips, and the way from frames to text with times.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from topwork import DataError, Item, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from topwork_tasks._audio.frontend import Frontend
+
+Timestamps = Literal["word", "char"]
+_DELIMITER, _UNKNOWN, _BLANK = "|", "[UNK]", "[PAD]"
+
+
+# ---------------------------------------------------------------- vocabulary and targets
+
+
+def learn_tokenizer(texts: Iterable[str]) -> Any:
+    """A `Wav2Vec2CTCTokenizer` whose vocabulary is the letters of the texts, sorted, then the word delimiter, the
+    unknown letter and the blank. It has no sentence ends: CTC needs none, and each would be one more output."""
+    from transformers import Wav2Vec2CTCTokenizer
+
+    letters = sorted({letter for text in texts for letter in text} - {" "})
+    if not letters:
+        raise UsageError("the texts have no letters to learn a vocabulary from", place="data.train")
+    if _DELIMITER in letters:
+        raise DataError(f"has {_DELIMITER!r}, which stands between words", column="text", mend="remove it")
+    names = [*letters, _DELIMITER, _UNKNOWN, _BLANK]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vocab.json"
+        file.write_text(json.dumps({name: number for number, name in enumerate(names)}), encoding="utf-8")
+        made = Wav2Vec2CTCTokenizer(
+            str(file),
+            bos_token=None,
+            eos_token=None,
+            unk_token=_UNKNOWN,
+            pad_token=_BLANK,
+            word_delimiter_token=_DELIMITER,
+        )
+    made.init_kwargs.pop("vocab_file", None)
+    return made
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """Outputs of the task head: one more than the largest number of an entry."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def target_ids(
+    text: str, tokenizer: Any, unknown: Literal["refuse", "drop"], row: int | None, column: str = "text"
+) -> list[int]:
+    """The numbers of a text's letters; of a tokenizer of pieces, its pieces.
+
+    Raises:
+        DataError: a letter that the vocabulary does not have.
+    """
+    delimiter = getattr(tokenizer, "word_delimiter_token", None)
+    if delimiter is None:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+    upper = getattr(tokenizer, "do_lower_case", False)
+    known = tokenizer.encoder
+    found = []
+    for letter in text:
+        name = delimiter if letter == " " else letter.upper() if upper else letter
+        if name in known:
+            found.append(known[name])
+        elif unknown == "refuse":
+            raise DataError(
+                f"the vocabulary has no {letter!r}",
+                row=row,
+                column=column,
+                mend="correct the text, choose `case`, or set `unknown: drop` to leave such letters out",
+            )
+    return found
+
+
+def natural_case(tokenizer: Any) -> Literal["keep", "lower", "upper"]:
+    """How texts must be written for a checkpoint's vocabulary: it often has letters of one case alone."""
+    if getattr(tokenizer, "do_lower_case", False):
+        return "lower"
+    letters = [name for name in getattr(tokenizer, "encoder", {}) if len(name) == 1 and name.lower() != name.upper()]
+    if letters and all(name == name.upper() for name in letters):
+        return "upper"
+    return "lower" if letters and all(name == name.lower() for name in letters) else "keep"
+
+
+# ---------------------------------------------------------------- the loss
+
+
+def ctc_losses(
+    logits: torch.Tensor, lengths: torch.Tensor, targets: Sequence[Sequence[int]], blank: int, per_letter: bool
+) -> torch.Tensor:
+    """[items]: -log of the probability of each target summed over its alignments, in float32.
+
+    Args:
+        logits: [items, frames, vocabulary].
+        lengths: [items], real frames.
+        per_letter: divide by the target's length, as transformers does under `ctc_loss_reduction: mean`.
+
+    A target that has no alignment, because it is longer than its clip has frames, gives 0 and no gradient.
+    """
+    import torch
+    from torch.nn import functional
+
+    logs = functional.log_softmax(logits.float(), dim=-1).transpose(0, 1)
+    counts = torch.tensor([len(target) for target in targets], device=logits.device)
+    flat = torch.tensor([entry for target in targets for entry in target], dtype=torch.long, device=logits.device)
+    with torch.backends.cudnn.flags(enabled=False):  # its kernel refuses some targets
+        losses = functional.ctc_loss(
+            logs, flat, lengths.to(logits.device), counts, blank=blank, reduction="none", zero_infinity=True
+        )
+    return losses / counts.clamp(min=1) if per_letter else losses
+
+
+def output_lengths(model: Any, output: Any, items: Sequence[Item], main: str, mask: torch.Tensor | None) -> Any:
+    """[items]: real frames of each item's logits."""
+    import torch
+
+    if getattr(output, "lengths", None) is not None:
+        return output.lengths
+    count, frames = output.logits.shape[:2]
+    core = getattr(model, "module", model)
+    method = next(
+        (
+            found
+            for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+            if (found := getattr(core, name, None) or getattr(getattr(core, "base_model", None), name, None))
+        ),
+        None,
+    )
+    if mask is None:
+        return torch.full((count,), frames)
+    if method is None:
+        raise UsageError(
+            f"{type(core).__name__} does not tell how many frames belong to a clip", mend="set `batch_size: 1`"
+        )
+    return method(mask.sum(1)).long().clamp(1, frames).cpu()
+
+
+# ---------------------------------------------------------------- long clips
+
+
+def chunk_places(length: int, chunk: int, stride: int, align: int) -> list[tuple[int, int, int, int]]:
+    """(start, end, left, right) of each chunk, where `left` and `right` samples were heard for context only.
+
+    Cuts are multiples of `align`, so frames of neighbouring chunks meet. The same cuts as the Hub's pipeline makes.
+    """
+    chunk, stride = round(chunk / align) * align, round(stride / align) * align
+    if length <= chunk:
+        return [(0, length, 0, 0)]
+    if chunk <= 2 * stride:
+        raise UsageError("a chunk must be longer than twice its stride", place="task", mend="lower `stride_seconds`")
+    places = []
+    for start in range(0, length, chunk - 2 * stride):
+        end, left = min(start + chunk, length), stride if start else 0
+        last = start + chunk >= length
+        if end - start > left:
+            places.append((start, end, left, 0 if last else stride))
+        if last:
+            break
+    return places
+
+
+def chunks_of(
+    length: int, frontend: Frontend, chunk_seconds: float | None, stride_seconds: float | None, frames: bool
+) -> list[tuple[int, int, int, int]]:
+    """The chunks of a clip for what a recipe says: the whole clip, unless it is longer than `chunk_seconds` or than the
+    model's one size. `frames`: cuts lie between frames of the model."""
+    asked = None if chunk_seconds is None else round(chunk_seconds * frontend.rate)
+    size = min((entry for entry in (asked, frontend.window) if entry is not None), default=None)
+    if size is None or length <= size:
+        return [(0, length, 0, 0)]
+    stride = size / 6 if stride_seconds is None else stride_seconds * frontend.rate
+    align = (frontend.samples_per_frame or frontend.time_stride or 2 * frontend.hop) if frames else 1
+    return chunk_places(length, size // align * align, round(stride), align)
+
+
+def kept_frames(samples: int, left: int, right: int, per_frame: float) -> slice:
+    """The frames of a chunk that are not context."""
+    frames = round(samples / per_frame)
+    first = round(left / samples * frames)
+    return slice(first, frames - round(right / samples * frames) if right else None)
+
+
+def samples_per_frame(frontend: Frontend, item: Item, frames: int, upsample: int) -> float:
+    """Samples between two frames of the logits."""
+    if frontend.samples_per_frame is not None:
+        return frontend.samples_per_frame / upsample
+    if frontend.time_stride is not None:
+        return frontend.time_stride / upsample
+    if frontend.window is not None:
+        return frontend.window / frames
+    features = len(item.inputs[frontend.main])
+    return frontend.hop * max(1, round(features * upsample / frames)) / upsample
+
+
+# ---------------------------------------------------------------- frames -> text
+
+
+def transcript(
+    ids: Sequence[int], tokenizer: Any, timestamps: Timestamps | None, per_frame: float, rate: int
+) -> dict[str, Any]:
+    """Repetitions collapsed, blanks dropped; the shape of the Hub's pipeline: {"text"} and, with `timestamps`,
+    {"chunks": [{"text", "timestamp": (start, end)}]}.
+
+    Args:
+        per_frame: samples between two frames, at `rate` samples a second.
+    """
+    found: dict[str, Any] = {"text": tokenizer.decode(ids, skip_special_tokens=False) if len(ids) else ""}
+    if timestamps is None:
+        return found
+    offsets: list[Any] = []
+    if len(ids):
+        offsets = tokenizer.decode(ids, skip_special_tokens=False, output_char_offsets=True)["char_offsets"]
+        if timestamps == "word":
+            offsets = tokenizer._get_word_offsets(offsets, tokenizer.replace_word_delimiter_char)
+    found["chunks"] = [
+        {
+            "text": entry[timestamps],
+            "timestamp": tuple(float(entry[end] * per_frame / rate) for end in ("start_offset", "end_offset")),
+        }
+        for entry in offsets
+    ]
+    return found

@@ -1,0 +1,79 @@
+"""The choices of speech recognition: its options, and what they come to on a base: which form, whose vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from topwork import Base, TaskOptions, UsageError
+from topwork_tasks.automatic_speech_recognition import transcripts as _transcripts
+
+HEAD = ("AutoModelForCTC",)
+
+
+class SpeechRecognitionOptions(TaskOptions):
+    """Options of automatic-speech-recognition."""
+
+    form: Literal["auto", "ctc", "seq2seq"] = Field(
+        "auto", description="auto: ctc, but seq2seq for checkpoints that write with a decoder"
+    )
+    vocabulary: Literal["auto", "data", "checkpoint"] = Field(
+        "auto", description="whose letters; auto: the checkpoint's where it has some and keeps its task head"
+    )
+    case: Literal["auto", "keep", "lower", "upper"] = Field(
+        "auto", description="of texts before they are learned and compared; auto: as the checkpoint's vocabulary"
+    )
+    unknown: Literal["refuse", "drop"] = Field("refuse", description="what to do with letters out of the vocabulary")
+    timestamps: Literal["word", "char", "segment"] | None = Field(
+        None, description="also predict times: of words or characters (ctc), of words or segments (Whisper)"
+    )
+    chunk_seconds: PositiveFloat | None = Field(None, description="predict longer clips in chunks of this length")
+    stride_seconds: NonNegativeFloat | None = Field(
+        None, description="context on each side of a chunk; by default a sixth of it"
+    )
+    max_seconds: PositiveFloat | None = Field(None, description="refuse to train on longer clips")
+    upsample: PositiveInt = Field(1, description="frames for each frame of the backbone; generic task head")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of the generic task head")
+    generation: dict[str, Any] = Field(default_factory=dict, description="arguments of `generate` (seq2seq)")
+
+
+def form_of(base: Base, options: SpeechRecognitionOptions) -> Literal["ctc", "seq2seq"]:
+    """The form that the options say, or that suits the architecture and what the checkpoint brings."""
+    if options.form != "auto":
+        return options.form
+    writes = has_class(base, "SPEECH_SEQ_2_SEQ") and not has_class(base, "CTC")
+    return "seq2seq" if writes and base.processor("tokenizer") is not None else "ctc"
+
+
+def has_class(base: Base, kind: str) -> bool:
+    """Whether transformers has a class for the architecture, without making one."""
+    from transformers.models.auto import modeling_auto
+
+    return getattr(base.config, "model_type", "") in getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")
+
+
+def saved_tokenizer(base: Base, form: str, options: SpeechRecognitionOptions) -> Any | None:
+    """The checkpoint's tokenizer, where the options want it; None: learn one."""
+    if options.vocabulary == "data":
+        return None
+    asked = options.vocabulary == "checkpoint"
+    # the pieces of a decoder are no letters for a CTC head
+    fits = has_class(base, "CTC" if form == "ctc" else "SPEECH_SEQ_2_SEQ")
+    found = base.processor("tokenizer") if fits and (asked or base.options.head == "keep") else None
+    if found is None and asked:
+        raise UsageError("the base has no tokenizer for this form", place="task", mend="choose `vocabulary: data`")
+    return found
+
+
+def texts(rows: Any, case: _transcripts.Case) -> Iterable[str]:
+    """The training rows' texts, to learn a vocabulary from."""
+    if rows is None:
+        raise UsageError(
+            "the base has no vocabulary and there are no training rows to learn one from",
+            place="task",
+            mend="give training rows, or `base.processor`",
+        )
+    narrow = rows.select_columns(["text"]) if hasattr(rows, "select_columns") else rows
+    return [_transcripts.text_of(row, number, case) for number, row in enumerate(narrow)]

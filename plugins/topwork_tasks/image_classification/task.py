@@ -1,0 +1,284 @@
+"""image-classification: one label, or any number of labels, for a picture.
+
+The task head is the architecture's own where transformers (or timm) has one, else a linear layer on the pooled
+backbone. When the base is a config, size, mean and deviation of the pictures are learned from the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from topwork import (
+    Batch,
+    Column,
+    DataError,
+    Item,
+    Mode,
+    Picture,
+    Row,
+    State,
+    Task,
+    TaskOptions,
+    Units,
+    UsageError,
+    hookimpl,
+)
+from topwork_tasks._classification import loss as shared
+from topwork_tasks._vision import headers as _headers
+from topwork_tasks._vision import images as _image
+from topwork_tasks._vision.patches import patch_units
+from topwork_tasks.image_classification.mixup import mix
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+HEAD = ("AutoModelForImageClassification",)
+
+
+class ImageClassificationOptions(TaskOptions):
+    """Options of image-classification."""
+
+    multi_label: bool | None = Field(None, description="rows have lists of labels; by default as the base was trained")
+    label_names: list[str] | None = Field(None, description="what the data's integers stand for, in order")
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None, description="weight of each label's loss"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup (Zhang et al. 2017, arXiv 1710.09412); 0: none")
+    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix (Yun et al. 2019, arXiv 1905.04899); 0: none")
+    augment: _image.Augment = Field("none", description=_image.AUGMENT_HELP)
+    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
+    pooling: Literal["mean", "first", "own"] = Field("mean", description="for a generic task head")
+    top_k: PositiveInt | None = Field(5, description="labels in a prediction; null: all")
+
+
+class ImageClassification(Task):
+    """Put labels on pictures.
+
+    | bad input | what happens |
+    |---|---|
+    | `image`, `label`: missing | refused |
+    | `image`: None; a number; of floats; of no pixels; neither bytes nor a path | refused |
+    | `image`: no such file; no image; cut short | refused |
+    | `image`: grey; palette; transparent; 16-bit; CMYK | handled: converted |
+    | `image`: turned by EXIF; of one pixel; very wide | handled: turned upright, resized by the image processor |
+    | `label`: None | refused |
+    | `label`: unknown; empty; a list; a float; NaN; True; an integer | refused: the known labels, the nearest |
+    | `label`: -1 with `label_names`; a number beyond with `label_names`; a list with `label_names` | refused |
+    | `label`: a number with `label_names` | handled: the name at that place |
+    | `label`: no list with `multi_label`; None with `multi_label`; None in it with `multi_label` | refused |
+    | `label`: unknown with `multi_label` | refused |
+    | `label`: empty with `multi_label`; twice with `multi_label` | handled: every label is wrong; counts once |
+    """
+
+    name = "image-classification"
+    Options = ImageClassificationOptions
+    columns: ClassVar[Mapping[str, Column]] = {
+        "image": Column("a picture: PIL, {bytes, path}, a path, or an uint8 array", lazy=True),
+        "label": Column("a label's name or number; with multi_label a list of them", target=True),
+    }
+    cost_unit = "pixels"
+
+    # ------------------------------------------------------------------ once
+
+    @classmethod
+    def learn(cls, rows: Any, bases: Mapping[str, Any], options: ImageClassificationOptions) -> State:
+        base = bases["base"]
+        kind: shared.Kind = "multi" if cls._is_multi(base, options) else "single"
+        labels = rows.select_columns(["label"]) if hasattr(rows, "select_columns") else rows
+        names = shared.learn_labels(labels, "label", kind, base, HEAD, options.label_names)
+        declared = options.label_names or shared.class_names(rows, "label")
+        weights = shared.learn_weights(options.class_weights, labels, kind, names, declared)
+        if kind == "multi" and (options.mixup or options.cutmix or options.label_smoothing):
+            raise UsageError(
+                "mixup, cutmix and label_smoothing are for one label a row", place="task", mend="leave them out"
+            )
+        processor = _image.saved_processor(base, options.image_size) or cls._learned_processor(rows, base, options)
+        values = {"label_names": names, "kind": kind, "declared": declared, "class_weights": weights}
+        return State(values, {"image_processor": processor})
+
+    @staticmethod
+    def _is_multi(base: Any, options: ImageClassificationOptions) -> bool:
+        if options.multi_label is not None:
+            return options.multi_label
+        return getattr(base.config, "problem_type", None) == "multi_label_classification"
+
+    @staticmethod
+    def _learned_processor(rows: Any, base: Any, options: ImageClassificationOptions) -> Any:
+        """Resize, scale to 0..1, normalise by the rows' own mean and deviation."""
+        if rows is None:
+            raise UsageError(
+                "the base has no image processor and there are no training rows to learn one from",
+                place=f"task {ImageClassification.name}",
+                mend="give training rows, or `base.processor`",
+            )
+        mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
+        if options.image_size is not None:
+            height = width = options.image_size
+        else:
+            height, width = _image.config_size(base.config) or (height, width)
+        return _image.resizing_processor(base.config, (height, width), mean, deviation)
+
+    def build(self, weights: bool = True) -> nn.Module:
+        from topwork.task_heads import PooledHead
+
+        numbered = dict(enumerate(self.label_names))
+        problem = "multi_label_classification" if self.kind == "multi" else "single_label_classification"
+        changes: dict[str, Any] = {
+            "id2label": numbered,
+            "label2id": {name: number for number, name in numbered.items()},
+        }
+        changes |= _image.config_entries(self.base.config, self.processor)
+        native = self.base.native(*HEAD, weights=weights, problem_type=problem, **changes)
+        if native is not None:
+            return native
+        # a masked autoencoder would hide most of the picture from its task head
+        sees_all: dict[str, Any] = {"mask_ratio": 0.0} if hasattr(self.base.config, "mask_ratio") else {}
+        return PooledHead(self.base.backbone(weights=weights, **sees_all), len(numbered), self.options.pooling)
+
+    @property
+    def label_names(self) -> list[str]:
+        """In the order of the model's outputs."""
+        return self.state.values["label_names"]
+
+    @property
+    def kind(self) -> Literal["single", "multi"]:
+        return self.state.values["kind"]
+
+    @property
+    def processor(self) -> Any:
+        return self.state.processors["image_processor"]
+
+    # ------------------------------------------------------------------ rows -> tensors
+
+    @property
+    def repeatable(self) -> bool:  # type: ignore[override]
+        return self.options.augment == "none" and not self._mixes
+
+    @property
+    def _mixes(self) -> bool:
+        return self.options.mixup > 0 or self.options.cutmix > 0
+
+    @cached_property
+    def _shape(self) -> tuple[int, int] | None:
+        """Height and width of what the image processor makes, None when that depends on the picture."""
+        from PIL import Image
+
+        mode = _image.mode_of(self.base.config)
+        shapes = [self._pixels(Image.new(mode, size)).shape for size in ((40, 60), (60, 40))]
+        return (shapes[0][1], shapes[0][2]) if shapes[0] == shapes[1] else None
+
+    @cached_property
+    def _augment(self) -> Any:
+        height, width = self._shape or (224, 224)
+        return _image.augmentation(self.options.augment, height, width)
+
+    def _pixels(self, image: Any) -> torch.Tensor:
+        """[channels, height, width]"""
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        return _headers.doubtful(row, truth=None if mode == "predict" else lambda row, _: self._target(row, None))
+
+    def _target(self, row: Row, number: int | None) -> Any:
+        return shared.target(row, self.kind, self.label_names, self.state.values["declared"], number)
+
+    def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
+        items = []
+        for number, row in enumerate(rows):
+            inputs: dict[str, Any] = {}
+            if mode != "predict":
+                inputs["label"] = self._target(row, number)
+            image = _image.open_image(row.get("image"), number, "image", _image.mode_of(self.base.config))
+            own = _image.row_seed(seed, image) if mode == "train" and not self.repeatable else 0
+            if mode == "train" and self._augment is not None:
+                with _image.seeded(own):
+                    image = self._augment(image)
+            try:
+                inputs["pixel_values"] = self._pixels(image)
+            except ValueError as error:
+                raise DataError(
+                    f"the image processor refuses it: {error}", row=number, column="image", mend="leave the row out"
+                ) from error
+            height, width = inputs["pixel_values"].shape[-2:]
+            items.append(Item(number, inputs, cost=height * width, beside=own))
+        return items
+
+    def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
+        inputs: dict[str, Any] = {"pixel_values": _image.stack([item.inputs["pixel_values"] for item in items])}
+        if mode != "predict":
+            targets = [item.inputs["label"] for item in items]
+            inputs["labels"] = shared.target_tensor(targets, self.kind, len(self.label_names))
+        if mode == "train" and self._mixes and len(items) > 1:
+            options, seed = self.options, sum(item.beside for item in items)
+            mix(inputs, len(self.label_names), options.mixup, options.cutmix, seed)
+        return Batch(inputs, items)
+
+    def cost_budget(self, device: str) -> int | None:
+        return _image.cost_budget(device)
+
+    def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
+        if self._shape is None:
+            return None
+        return [[self._shape[0] * self._shape[1]] for _ in range(len(rows))]
+
+    # ------------------------------------------------------------------ tensors -> numbers
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return self._losses(model, batch, "mean", self.options.label_smoothing if model.training else 0.0)
+
+    def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return batch.mean_by_row(self._losses(model, batch, "none", 0.0))
+
+    def _losses(self, model: nn.Module, batch: Batch, reduction: Any, smoothing: float) -> torch.Tensor:
+        logits = model(**_image.model_tensors(batch, model, "labels")).logits
+        weights = self.state.values["class_weights"]
+        return shared.classification_loss(logits, batch.inputs["labels"], self.kind, weights, reduction, smoothing)
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
+        logits = model(**_image.model_tensors(batch, model, "labels")).logits
+        scores = shared.logits_to_scores(logits, self.kind)
+        return [shared.LabelScores(entry, self.label_names, self.options.top_k) for entry in scores]
+
+    # ------------------------------------------------------------------ numbers -> people
+
+    def metric(self) -> shared.ClassificationMetric:
+        top = 5 if self.kind == "single" and len(self.label_names) > 5 else None
+        return shared.ClassificationMetric(self.label_names, self.kind, declared=self.state.values["declared"], top=top)
+
+    def units(self, item: Item) -> Units:
+        return patch_units(self.base, item.inputs["pixel_values"], self.processor)
+
+    def draw(self, row: Row, prediction: Any) -> Picture:
+        image = _image.enlarged(_image.open_image(row.get("image"), None, "image"))
+        declared = self.state.values["declared"]
+        return shared.draw_labels(row, prediction, self.kind, self.label_names, declared, image=image)
+
+    @classmethod
+    def example_rows(cls) -> list[Row]:
+        from PIL import Image, ImageDraw
+
+        rows: list[Row] = []
+        for number in range(9):
+            label = ("circle", "square", "cross")[number % 3]
+            image = Image.new("RGB", (32, 32), (20 * (number % 4), 30, 60))
+            pen, box = ImageDraw.Draw(image), (6 + number % 3, 6, 22 + number % 4, 22 + number % 3)
+            if label == "circle":
+                pen.ellipse(box, fill="white")
+            elif label == "square":
+                pen.rectangle(box, fill="white")
+            else:
+                pen.line((6, 6, 24, 24), fill="white", width=4)
+                pen.line((6, 24, 24, 6), fill="white", width=4)
+            rows.append({"image": image, "label": label})
+        return rows
+
+
+@hookimpl
+def register_tasks() -> list[type[Task]]:
+    return [ImageClassification]

@@ -1,0 +1,227 @@
+"""The sequence-to-sequence seam: everything that tasks which turn a text into a text have in common.
+
+A task of this kind (summarization, translation; sentence fusion, splitting, grammar correction ...) is a subclass that
+names its columns, the key of its predictions and its metrics (`sequence_to_sequence` is the door for other packages);
+twelve lines make one:
+
+    class GrammarCorrection(SequenceToSequence):
+        "Sentences with mistakes become sentences without."
+        name, answer = "grammar-correction", "corrected_text"
+        columns = {"text": Column("with mistakes"), "corrected": Column("without", target=True)}
+
+        @classmethod
+        def example_rows(cls): ...
+
+What it runs on is told by the bases:
+
+| bases | form |
+|---|---|
+| one that is an encoder-decoder (T5, BART, mBART, Marian, a folder of EncoderDecoderModel) | "seq2seq", native |
+| `encoder` and `decoder`: any two checkpoints, warm-started (`_warm_start`), `share`d or not | "pair" |
+| `source` and `base`: a new encoder in front of a finished sequence-to-sequence model | "source" |
+| one that is a decoder: the target continues a prompt | "prompt" |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from topwork import Base, Batch, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
+from topwork_tasks._text import inputs as text
+from topwork_tasks._text.metrics import TextMetric
+from topwork_tasks.sequence_to_sequence import generation, tokens
+from topwork_tasks.sequence_to_sequence.options import Seq2SeqOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+AUTO = "AutoModelForSeq2SeqLM"
+
+
+class SequenceToSequence(Task):
+    """A text becomes a text; subclass it, see the module.
+
+    Class attributes:
+        columns: one source and one target, in any order.
+        answer: key of the predictions: [{answer: text}].
+        metrics: what `_text_scores.TextMetric` measures; the first is what choosing goes by.
+    """
+
+    Options = Seq2SeqOptions
+    alternatives = (("encoder", "decoder"), ("source", "base"))
+    answer: ClassVar[str] = "generated_text"
+    metrics: ClassVar[tuple[str, ...]] = ("exact_match", "bleu", "chrf", "rouge", "length")
+    cost_unit = "tokens"
+
+    # ------------------------------------------------------------------ rows
+
+    @classmethod
+    def source_text(cls, row: Row, number: int, options: Any) -> str:
+        """The source of a row; override both where rows hold them otherwise."""
+        name = next(name for name, column in cls.columns.items() if not column.target)
+        return text.text_of(row, number, name)
+
+    @classmethod
+    def target_text(cls, row: Row, number: int, options: Any) -> str:
+        """The target of a row."""
+        name = next(name for name, column in cls.columns.items() if column.target)
+        return text.text_of(row, number, name)
+
+    # ------------------------------------------------------------------ once
+
+    @classmethod
+    def learn(cls, rows: Any, bases: Mapping[str, Base], options: Seq2SeqOptions) -> State:
+        def texts(*sides: str) -> Any:
+            if rows is None:
+                return None
+            read = {"source": cls.source_text, "target": cls.target_text}
+            return (read[side](row, number, options) for number, row in enumerate(rows) for side in sides)
+
+        return tokens.learn_tokenizers(bases, texts, options)
+
+    def __init__(self, bases: Mapping[str, Base], options: Seq2SeqOptions, state: State) -> None:
+        super().__init__(bases, options, state)
+        self.form = tokens.form_of(bases)
+        self.side = tokens.Sides(bases, options, state)
+        self.tokenizer, self.target_tokenizer = self.side.source, self.side.target
+
+    def build(self, weights: bool = True) -> nn.Module:
+        changes = self.state.values["token_changes"]
+        model: Any
+        if self.form == "pair":
+            from topwork_tasks.sequence_to_sequence.warm_start import build_pair
+
+            model = build_pair(
+                self.bases["encoder"],
+                self.bases["decoder"],
+                weights=weights,
+                changes=(changes["encoder"], changes["decoder"]),
+                share=self.options.share,
+                generation=self.options.bert_generation,
+            )
+        elif tokens.is_shared(self.bases["base"].config):
+            from topwork_tasks.sequence_to_sequence.warm_start import SharedEncoderDecoder
+
+            model = self.bases["base"].native(AUTO, weights=weights, subclass=SharedEncoderDecoder, **changes["base"])
+        else:
+            auto = "AutoModelForCausalLM" if self.form == "prompt" else AUTO
+            model = self.bases["base"].native(auto, weights=weights, **changes["base"])
+            if model is not None and model.config.model_type == "encoder-decoder":
+                model.encoder.pooler = None  # nobody reads it: it would be saved untrained, and never get a gradient
+        if self.form == "source":
+            from topwork_tasks.sequence_to_sequence.warm_start import SourceEncoder
+
+            model = SourceEncoder(self.bases["source"].backbone(weights=weights, **changes["source"]), model)
+        generation.settle(model, self.side, self.options, self.state, fresh=weights)
+        return model
+
+    # ------------------------------------------------------------------ rows -> tensors
+
+    def doubtful(self, row: Row, mode: Mode) -> bool:
+        self.source_text(row, 0, self.options)
+        if mode != "predict":
+            self.target_text(row, 0, self.options)
+        return False
+
+    def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
+        sources = [self.source_text(row, number, self.options) for number, row in enumerate(rows)]
+        targets = None
+        if mode != "predict":
+            targets = [self.target_text(row, number, self.options) for number, row in enumerate(rows)]
+        items = []
+        for number, (ids, labels) in enumerate(self.side.encode(sources, targets)):
+            inputs = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+            cost = len(ids)
+            if labels is not None:
+                inputs["labels"] = labels
+                cost += 0 if self.form == "prompt" else len(labels)
+            items.append(Item(number, inputs, cost))
+        return items
+
+    def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
+        together = self.form == "prompt"  # source and target are one sequence
+        side = "left" if together and mode == "predict" else self.side.padding
+        inputs = {
+            "input_ids": self._padded(items, "input_ids", self.tokenizer.pad_token_id, side),
+            "attention_mask": self._padded(items, "attention_mask", 0, side),
+        }
+        if mode != "predict":
+            inputs["labels"] = self._padded(items, "labels", -100, side if together else "right")
+        if mode != "predict" and self.side.shifts:
+            shifted = [[self.side.start, *item.inputs["labels"][:-1]] for item in items]
+            inputs["decoder_input_ids"] = text.pad_lists(shifted, self.target_tokenizer.pad_token_id)
+            inputs["decoder_attention_mask"] = text.pad_lists([[1] * len(entry) for entry in shifted], 0)
+        return Batch(inputs, items)
+
+    def _padded(self, items: Sequence[Item], name: str, value: int, side: str) -> torch.Tensor:
+        return text.pad_lists([item.inputs[name] for item in items], value, side)
+
+    def cost_budget(self, device: str) -> int | None:
+        beams = self.options.generation.num_beams or 1
+        return max(256, (2048 if device == "cpu" else 32768) // beams)
+
+    # ------------------------------------------------------------------ tensors -> numbers
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        if not self.options.label_smoothing and "decoder_input_ids" not in batch.inputs:
+            return super().loss(model, batch)
+        return text.mean_over_targets(*self._losses(model, batch))
+
+    def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return text.row_means_over_targets(batch, *self._losses(model, batch))
+
+    def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the cross-entropy over the target tokens of each item, and their number; both [items]. Label smoothing
+        as in Szegedy et al. 2016: a share of the target is spread over the whole vocabulary."""
+        from torch.nn.functional import cross_entropy
+
+        labels = batch.inputs["labels"]
+        # native models make their decoder's inputs of the labels, each in its own way
+        inputs = text.plain_inputs(batch.inputs, "labels") if "decoder_input_ids" in batch.inputs else batch.inputs
+        logits = model(**inputs).logits
+        if self.form == "prompt":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        losses = cross_entropy(
+            logits.float().transpose(1, 2),
+            labels,
+            reduction="none",
+            ignore_index=-100,
+            label_smoothing=self.options.label_smoothing,
+        )
+        return losses.sum(1), (labels != -100).sum(1).to(losses.dtype)
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[list[dict[str, str]]]:
+        number = batch.row_numbers[0]
+        prompts = self.form == "prompt"
+        said = generation.generate(model, batch.inputs, self.target_tokenizer, self.options, prompts, number)
+        return [[{self.answer: entry}] for entry in said]
+
+    # ------------------------------------------------------------------ numbers -> people
+
+    def metric(self) -> Metric:
+        def truth(row: Row) -> str:
+            return self.target_text(row, 0, self.options)
+
+        return TextMetric(self.metrics, truth, lambda prediction: prediction[0][self.answer].strip())
+
+    def units(self, item: Item) -> Units:
+        return text.token_units(self.tokenizer, item.inputs["input_ids"])
+
+    def draw(self, row: Row, prediction: Any) -> Picture:
+        """The source, what was said and what is true; as bad as the words of the two are apart (1 - ROUGE-L)."""
+        said = prediction[0][self.answer].strip()
+        shown = [(self.source_text(row, 0, self.options)[:600], ""), (" -> ", ""), (said, "wrong")]
+        try:
+            true = self.target_text(row, 0, self.options).strip()
+        except DataError:
+            return Picture(said[:300] or "nothing was said", text=[*shown[:2], (said or "(nothing)", "right")])
+        metric = TextMetric(("rouge", "exact_match"), lambda _: true, lambda _: said)
+        metric.update({}, said)
+        badness = 0.0 if said == true else 1 - metric.result()["rougeL"]
+        shown = [*shown[:2], (said or "(nothing)", "right" if said == true else "wrong"), (" ", ""), (true, "truth")]
+        return Picture(f"{said[:140]} (true: {true[:140]})", badness, text=[pair for pair in shown if pair[0]])
+
+
+__all__ = ["Seq2SeqOptions", "SequenceToSequence"]

@@ -1,0 +1,129 @@
+"""The arrows of the house: core knows no task and no plugin, plugins use public names only, tasks and lens are
+strangers, and pyproject's table is the list of plugins."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import topwork
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = sorted((ROOT / "core" / "topwork").rglob("*.py"))
+PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
+TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["topwork"]
+
+#: besides the package itself: public modules that bring torch with them and are therefore not in `topwork.__all__`
+PUBLIC_MODULES = {"topwork.task_heads", "topwork.testing"}
+
+
+def imports(file: Path) -> set[str]:
+    """Modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+def named(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("file", CORE, ids=named)
+def test_core_imports_no_plugin(file):
+    assert not {name for name in imports(file) if name.startswith("topwork_")}
+
+
+@pytest.mark.parametrize("file", CORE, ids=named)
+def test_core_names_no_task(file, plugins):
+    text = file.read_text(encoding="utf-8")
+    names = "|".join(f"{name}|{name.replace('-', '_')}" for name in plugins.tasks)
+    found = re.findall(rf"[\"'`]({names})[\"'`]", text)
+    assert not found, f"{named(file)} names {found}"
+    tree = ast.parse(text)
+    kinds = {"PreTrainedModel", "Task"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            tested = ast.unparse(node.args[1])
+            assert tested in kinds or not tested.endswith(("Task", "ForImageClassification")), tested
+
+
+@pytest.mark.parametrize("file", PLUGINS, ids=named)
+def test_plugins_use_public_names_only(file):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "topwork":
+            assert not {alias.name for alias in node.names} - set(topwork.__all__)
+    private = {name for name in imports(file) if name.startswith("topwork.")} - PUBLIC_MODULES
+    assert not private, f"{named(file)} imports {private}"
+
+
+@pytest.mark.parametrize("file", PLUGINS, ids=named)
+def test_tasks_and_lens_are_strangers(file):
+    room = file.relative_to(ROOT / "plugins").parts[0]
+    forbidden = {
+        "topwork_tasks": {"topwork_lens", "topwork_report"},
+        "topwork_lens": {"topwork_tasks", "topwork_report"},
+    }
+    found = {name.split(".")[0] for name in imports(file)}
+    assert not found & forbidden.get(room, set())
+
+
+def test_the_table_of_plugins_is_complete():
+    """Every file with a hook implementation stands in pyproject's table, and the installed table is the same."""
+    implementing = {
+        file
+        for file in [*CORE, *PLUGINS]
+        if re.search(r"^@hookimpl", file.read_text(encoding="utf-8"), re.MULTILINE) and file.name != "hookspecs.py"
+    }
+    paths = {file.relative_to(ROOT / named(file).split("/")[0]).with_suffix("") for file in implementing}
+    paths = {
+        path.parent if path.name in ("task", "__init__") else path for path in paths
+    }  # a package hands on its task
+    assert {path.as_posix().replace("/", ".") for path in paths} == set(TABLE.values())
+    from importlib.metadata import entry_points
+
+    installed = {entry.name: entry.value for entry in entry_points(group="topwork") if entry.dist.name == "topwork"}
+    assert installed == TABLE, "install again: an editable install does not see new entry points"
+
+
+def test_every_task_has_a_file_and_a_recipe(plugins):
+    for name in plugins.tasks:
+        snake = name.replace("-", "_")
+        room = ROOT / "plugins" / "topwork_tasks" / snake
+        assert room.with_suffix(".py").is_file() or (room / "__init__.py").is_file()
+        assert (ROOT / "recipes" / f"{snake}.yaml").is_file()
+
+
+def test_no_plugin_fails(plugins):
+    assert [str(plugin) for plugin in plugins.failed] == []
+
+
+def test_public_names_are_not_hidden_by_modules():
+    """A submodule of the same name would replace a public function as soon as somebody imports it."""
+    modules = {file.stem for file in CORE if file.parent.name == "topwork"}
+    assert not modules & set(topwork.__all__)
+    assert sorted(topwork.__all__) == topwork.__all__
+    for name in topwork.__all__:
+        assert getattr(topwork, name) is not None
+    assert set(topwork.__all__) == set(topwork._HOME_OF)
+
+
+def test_importing_topwork_imports_nothing_heavy():
+    code = "import sys, topwork; topwork.Task; topwork.Stage; print({'torch', 'transformers'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("file", [*CORE, *PLUGINS], ids=named)
+def test_files_are_rooms_not_halls(file):
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400

@@ -1,0 +1,151 @@
+"""What is no fault of a recipe, said without a traceback: a full disk, a folder in use, damaged records, Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import engine_plugin
+import pytest
+import torch
+from safetensors import SafetensorError
+
+import topwork
+from topwork import CheckpointError, Stage, TopworkError, UsageError, hookimpl
+from topwork.cli.app import main
+from topwork.system_errors import alone_in, refused_by_the_machine
+
+BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
+RAISED: list[BaseException] = []
+
+
+class Raises(Stage):
+    """Raises what the test wants."""
+
+    name = "raises"
+
+    def __call__(self, run):
+        raise RAISED.pop()
+
+
+class Bad:
+    @hookimpl
+    def register_stages(self):
+        return [Raises]
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in engine_plugin.point_rows(12)))
+    return {"name": "demo", "task": "points", "base": BASE, "data": {"train": str(rows)}, "stages": ["draw"]}
+
+
+FAULTS = [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "a/b: No space left on device; free some space"),
+    (PermissionError(errno.EACCES, "Permission denied", "c"), "c: Permission denied; choose a folder"),
+    (SafetensorError("I/O error: No space left on device (os error 28)"), "No space left on device; free some space"),
+    (MemoryError(), "out of memory; take a smaller `batch_size`"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "out of memory (CUDA out of memory"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory ([enforce fail]"),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), FAULTS, ids=lambda value: type(value).__name__)
+def test_what_the_machine_refuses_is_said_with_its_stage(error, text, recipe):
+    RAISED[:] = [error]
+    recipe["stages"] = ["raises"]
+    with pytest.raises(TopworkError) as caught:
+        topwork.run(recipe, plugins=topwork.load_plugins(extra=[engine_plugin, Bad()]), quiet=True)
+    assert str(caught.value).startswith(f"stage 1, raises, {text}" if ": " in text else f"stage 1, raises: {text}")
+    assert "failed: " in Path("runs/demo-1/log.txt").read_text()
+
+
+def test_what_a_plugin_does_wrong_is_left_alone():
+    assert refused_by_the_machine(OSError("cannot identify image file")) is None  # PIL's, of a damaged picture
+    assert refused_by_the_machine(ValueError("wrong")) is None
+
+
+def test_a_run_folder_has_one_run_at_a_time(recipe, engine, tmp_path):
+    run = topwork.run(recipe, plugins=engine, quiet=True, folder="one")
+    with alone_in(run.root), pytest.raises(UsageError, match="another process is at work"):
+        topwork.resume(run.root, plugins=engine, quiet=True)
+    assert topwork.resume(run.root, plugins=engine, quiet=True).results == run.results
+    with pytest.raises(UsageError, match="holds a run already"):
+        topwork.run(recipe, plugins=engine, quiet=True, folder="one")
+    (tmp_path / "two").mkdir()
+    with alone_in(tmp_path / "two"), pytest.raises(UsageError, match="another process is at work"):
+        topwork.run(recipe, plugins=engine, quiet=True, folder="two")
+    with pytest.raises(UsageError, match="file of that name"):
+        topwork.run(recipe, plugins=engine, quiet=True, folder="rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", "{"),
+        ("run.json", "[]"),
+        ("run.json", "3"),
+        ("run.json", "{}"),
+        ("stages/01-draw/result.json", "{"),
+        ("stages/01-draw/result.json", '{"stage": "draw"}'),
+    ],
+)
+def test_a_damaged_run_folder_is_named(file, content, recipe, engine):
+    run = topwork.run(recipe, plugins=engine, quiet=True)
+    (run.root / file).write_text(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        topwork.resume(run.root, plugins=engine, quiet=True)
+
+
+def test_seeds_are_not_negative(engine):
+    with pytest.raises(UsageError, match="0 or more"):
+        topwork.build("points", BASE, rows=engine_plugin.point_rows(9), plugins=engine, seed=-1)
+
+
+# ------------------------------------------------------------------ on the command line
+
+
+@pytest.fixture
+def shell(monkeypatch, tmp_path, capsys):
+    """A command that raises what the test wants: its exit code and what it prints to stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOPWORK_PLUGINS", "console")
+    (tmp_path / "bad.py").write_text(
+        "from topwork import hookimpl\nimport errno\n"
+        "def full(): raise OSError(errno.ENOSPC, 'No space left on device', 'x')\n"
+        "def bug(): raise ZeroDivisionError('oh')\n"
+        "def stopped(): raise KeyboardInterrupt\n"
+        "@hookimpl\ndef register_commands(): return [full, bug, stopped]\n"
+    )
+
+    def call(*arguments):
+        code = main([*arguments, "--plugin", "bad.py"])
+        return code, capsys.readouterr().err
+
+    return call
+
+
+def test_exit_codes(shell):
+    code, err = shell("full")
+    mend = "free some space, or put the run elsewhere with --folder"
+    assert (code, err) == (1, f"x: No space left on device; {mend}\n")
+    assert "Traceback" in shell("full", "--debug")[1]
+    code, err = shell("bug")
+    assert (code, "ZeroDivisionError: oh" in err, "please report it" in err) == (1, True, True)
+    assert shell("stopped") == (130, "interrupted\n")
+
+
+def test_ctrl_c_while_plugins_are_loaded(shell, tmp_path):
+    (tmp_path / "bad.py").write_text("raise KeyboardInterrupt")
+    assert shell("list") == (130, "interrupted\n")
+
+
+def test_what_cannot_be_written_is_named(shell, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "r.yaml").write_text("task: x\n")
+    code, err = shell("cp", "r.yaml", "file/below/r.yaml")
+    assert (code, err.count("\n"), "Traceback" in err, "file" in err) == (1, 1, False, True)

@@ -1,0 +1,256 @@
+"""The soft form of pruning: compact parameters scattered to full width, where a module's code cannot be cut."""
+
+from __future__ import annotations
+
+import copy
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from topwork import AttentionLayer, Refused, Slices, alterations
+from topwork_lens.look import Look
+from topwork_lens.pruning import job as forms
+from topwork_lens.pruning.rebuild import rebuild
+
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_attention_heads": 4, "initializer_range": 0.3}
+
+
+def bloom() -> Any:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    return BloomForCausalLM(BloomConfig(vocab_size=50, hidden_size=32, n_layer=3, n_head=4, initializer_range=0.3))
+
+
+def mpt() -> Any:
+    from transformers import MptConfig, MptForCausalLM
+
+    return MptForCausalLM(MptConfig(vocab_size=50, d_model=32, n_layers=3, n_heads=4, initializer_range=0.3))
+
+
+def olmo2() -> Any:
+    from transformers import Olmo2Config, Olmo2ForCausalLM
+
+    config = Olmo2Config(
+        **SIZES, vocab_size=50, num_hidden_layers=3, intermediate_size=40, pad_token_id=0, num_key_value_heads=4
+    )
+    return Olmo2ForCausalLM(config)
+
+
+def phi3() -> Any:
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    ids: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    sizes: dict[str, Any] = {"num_hidden_layers": 3, "intermediate_size": 40, "num_key_value_heads": 2}
+    return Phi3ForCausalLM(Phi3Config(**SIZES, **sizes, **ids, vocab_size=50))
+
+
+def falcon(grouped: bool) -> Any:
+    from transformers import FalconConfig, FalconForCausalLM
+
+    sizes: dict[str, Any] = {"num_hidden_layers": 3, "num_kv_heads": 2, "new_decoder_architecture": grouped}
+    return FalconForCausalLM(FalconConfig(**SIZES, **sizes, vocab_size=50))
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "bloom": bloom,
+    "mpt": mpt,
+    "olmo2": olmo2,
+    "phi3": phi3,
+    "falcon": lambda: falcon(True),
+    "falcon, one key for all": lambda: falcon(False),
+}
+FUSED = {
+    "phi3": {"path": "qkv_proj", "order": "stacked", "groups": 2},
+    "falcon": {"path": "query_key_value", "order": "grouped", "groups": 2},
+    "falcon, one key for all": {"path": "query_key_value", "order": "stacked", "groups": 1},
+}
+
+
+def make(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    ids = torch.randint(3, 50, (3, 7))
+    return model, {"input_ids": ids, "attention_mask": torch.ones_like(ids).index_fill(1, torch.tensor([6]), 0)}
+
+
+def logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs, use_cache=False).logits
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> None:
+    assert (one - other).abs().max() <= 1e-5 * one.abs().max()
+
+
+@pytest.fixture
+def uncut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what the rows say is tried in the hard form, so that these models become soft."""
+    monkeypatch.setattr(forms, "variants", lambda *_: iter(()))
+
+
+@pytest.mark.usefixtures("uncut")
+@pytest.mark.parametrize("name", list(MODELS))
+def test_pruned_twice_saved_trained_and_generating(name: str) -> None:
+    model, inputs = make(name)
+    whole, look = copy.deepcopy(model), Look(model)
+    plain = logits(model, inputs)
+    first, second = {0: [1], 2: [0, 3]}, {0: [1, 2], 1: [3], 2: [0, 3]}
+    size = sum(parameter.numel() for parameter in model.parameters())
+    for heads in (first, second):
+        with Look(whole).mask_heads(heads):
+            masked = logits(whole, inputs)
+        result = look.prune_heads(heads, check=inputs)
+        close(masked, logits(model, inputs))
+        assert (masked - plain).abs().max() > 1e-3 * plain.abs().max()
+        forms = {line["number"]: (line["form"], bool(line["form_reason"])) for line in result.layers}
+        assert all(forms[number] == ("soft", True) for number in heads)
+        smaller = sum(parameter.numel() for parameter in model.parameters())
+        assert result.parameters_after == smaller < result.parameters_before <= size
+        assert [layer.removed for layer in look.layers] == [tuple(heads.get(number, ())) for number in range(3)]
+    assert result.heads_after == 7
+
+    # masks, gates and scores know what is gone
+    with look.mask_heads({0: [0]}), Look(whole).mask_heads({**second, 0: [0, 1, 2]}):
+        close(logits(whole, inputs), logits(model, inputs))
+    scores = look.importance([{**inputs, "labels": inputs["input_ids"]}]).layers[0].scores
+    assert [score is None for score in scores] == [False, True, True, False]
+
+    fresh, _ = make(name)
+    rebuild(fresh, copy.deepcopy(alterations(model)["lens"]))
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(logits(model, inputs), logits(fresh, inputs))
+    assert alterations(fresh) == alterations(model)
+    assert torch.equal(logits(model, inputs), logits(copy.deepcopy(model), inputs))
+
+    loss = fresh(**inputs, labels=inputs["input_ids"]).loss
+    loss.backward()
+    assert all(parameter.grad is not None for name, parameter in fresh.named_parameters() if "parametrizations" in name)
+
+    options: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    one = {key: value[:1, :6] for key, value in inputs.items()}
+    assert torch.equal(model.generate(**one, **options), model.generate(**one, **options, use_cache=False))
+
+
+@pytest.mark.usefixtures("uncut")
+def test_all_attention_heads_of_a_layer() -> None:
+    for name in MODELS:
+        model, inputs = make(name)
+        with Look(model).mask_heads({1: [0, 1, 2, 3]}):
+            masked = logits(model, inputs)
+        result = Look(model).prune_heads({1: [0, 1, 2, 3]}, check=inputs)
+        close(masked, logits(model, inputs))
+        assert result.layers[1]["kept"] == []
+
+
+def test_only_what_nothing_else_depends_on_is_compact() -> None:
+    """olmo2 normalises queries over all attention heads: rows of its queries cannot go, those of its values can."""
+    model, inputs = make("olmo2")
+    Look(model).prune_heads({0: [1]}, check=inputs)
+    only = alterations(model)["lens"]["soft"]["model.layers.0.self_attn"]["only"]
+    assert sorted(only) == ["o_proj.weight", "v_proj.weight"]
+
+
+@pytest.mark.usefixtures("uncut")
+@pytest.mark.parametrize("name", list(FUSED))
+def test_the_layout_of_a_fused_projection_is_found(name: str) -> None:
+    model, inputs = make(name)
+    Look(model).prune_heads({0: [2], 1: [0, 1]}, check=inputs)
+    for path, entry in alterations(model)["lens"]["soft"].items():
+        assert entry["fused"] == FUSED[name]
+        weight = model.get_submodule(f"{path}.{entry['fused']['path']}").parametrizations.weight.original
+        # of 4 attention heads of width 8, one is gone in the first layer, a whole group in the second
+        groups = FUSED[name]["groups"]
+        gone = 8 if "0" in path else 8 * (2 + 2 * (groups == 2))
+        assert weight.shape[0] == 8 * (4 + 2 * groups) - gone
+
+
+class Rigid(nn.Module):
+    """Two attention heads that nobody can cut, and whose context is put together in a way of its own."""
+
+    def __init__(self, mixed: bool) -> None:
+        super().__init__()
+        self.mixed = mixed
+        self.fused, self.out = nn.Linear(6, 12), nn.Linear(4, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.fused(x).view(*x.shape[:2], 3, 2, 2).unbind(2)
+        weights = torch.softmax(torch.einsum("bqhd,bkhd->bhqk", query, key), -1)
+        context = torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2)
+        return self.out(context.cumsum(-1) if self.mixed else context)
+
+
+def rigid(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
+    if not isinstance(module, Rigid):
+        return None
+    fused = [[stack * 4 + head * 2 + place for stack in range(3) for place in range(2)] for head in range(2)]
+    pair = [[0, 1], [2, 3]]
+    cuts = [Slices("fused.weight", 0, fused), Slices("fused.bias", 0, fused), Slices("out.weight", 1, pair)]
+    return AttentionLayer(path, "out", 2, 2, slices=tuple(cuts), prunable="soft", why="its sizes are written out")
+
+
+def rigid_model(mixed: bool) -> tuple[nn.Module, torch.Tensor, Look]:
+    from types import SimpleNamespace
+
+    torch.manual_seed(0)
+    model = nn.Sequential(Rigid(mixed), nn.Linear(6, 3)).eval()
+    return model, torch.randn(2, 5, 6), Look(model, SimpleNamespace(hook=SimpleNamespace(attention_layer=rigid)))
+
+
+def test_a_layer_described_as_soft_is_not_cut() -> None:
+    model, x, look = rigid_model(mixed=False)
+    with look.mask_heads({0: [0]}):
+        masked = model(x)
+    result = look.prune_heads({0: [0]}, check=lambda: model(x))
+    torch.testing.assert_close(model(x), masked, atol=1e-6, rtol=0)
+    assert result.layers[0]["form_reason"] == "its sizes are written out"
+    assert result.flops[0].total == result.flops[1].total
+    assert result.json()["speed_limit"] == 1
+
+
+def test_a_slice_that_is_not_one_attention_head_is_refused() -> None:
+    """The values of the first attention head reach the second's slice of the context."""
+    model, x, look = rigid_model(mixed=True)
+    before, state = model(x), copy.deepcopy(model.state_dict())
+    with pytest.raises(Refused) as refused:
+        look.prune_heads({0: [0]}, check=lambda: model(x))
+    assert refused.value.reason == "not_a_head"
+    assert torch.equal(before, model(x))
+    assert state.keys() == model.state_dict().keys()
+    assert alterations(model) == {}
+
+
+@pytest.mark.usefixtures("uncut")
+def test_saved_and_loaded_and_trained_on_through_a_recipe(tmp_path: Path) -> None:
+    import topwork
+
+    stages = runpy.run_path(str(Path(__file__).parents[1] / "lens" / "test_stages.py"))
+    recipe = stages["recipe"](tmp_path, [])
+    config = {"model_type": "bloom", "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+    recipe["base"] = {"config": config}
+    recipe["stages"] = [
+        {"prune_heads": {"count": 3, "random": True}},
+        {"train": {"steps": 2, "batch_size": 4}},
+        {"prune_heads": {"count": 1, "random": True}},
+        "save",
+    ]
+    done = topwork.run(recipe, folder=tmp_path / "run", quiet=True)
+    found = done.results[2]["result"]
+    assert found["heads_after"] == 4
+    assert {line["form"] for line in found["layers"]} <= {"soft", "whole"}
+    loaded = topwork.load(done.model_folder)
+    batch = next(iter(done.loss_batches("evaluate")))
+    with torch.no_grad():
+        one, other = done.task.row_losses(done.model, batch), loaded.task.row_losses(loaded.model, batch)
+    assert torch.equal(one, other)
+    assert [layer.kept for layer in topwork.look(loaded.model).layers] == [
+        layer.kept for layer in Look(done.model).layers
+    ]
+    assert not (done.model_folder / "model.safetensors").exists()

@@ -1,0 +1,141 @@
+"""The page of a folder with faults: text is inert, damage is named, sizes are bounded, no shape of data breaks it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import report_run
+
+from topwork import UsageError
+from topwork_report.page import MOST_PICTURES, write_page
+from topwork_report.plugin import report
+
+make_run, stage, layer, page = report_run.make_run, report_run.stage, report_run.layer, report_run.page
+write, digit = report_run.write, report_run.digit
+EVIL = "<script>alert('x')</script><img src=https://evil.example/x.png>"
+
+
+def test_text_from_data_comes_out_inert(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run")
+    folder = root / "stages/02-evaluate"
+    card = {"row": 1, "caption": EVIL, "badness": 1, "image": None, "text": [[EVIL, ""], [EVIL, EVIL]]}
+    write(folder / "pictures.json", [card])
+    stage(root, 11, "strange", 1.0, {EVIL: EVIL, "tables": {EVIL: {"columns": [EVIL], "rows": [[EVIL]]}}}, note=EVIL)
+    write(root / "recipe.yaml", f'task: x\nbase: "{EVIL}"\n')
+    reader = page(root, title=EVIL)
+    assert reader.count("script") == 0
+    assert reader.count("img") == 0
+    assert reader.count("image") == 2  # the two rows of the attention stage
+    assert reader.text.count("alert('x')") >= 8
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("{", "the file is damaged: it is not JSON (line 1, column 2)"),
+        ("[]", "the file is damaged: it does not hold an object"),
+        ('{"result": 3}', "the file is damaged: `result` is not an object"),
+        (None, "the file is missing: the stage did not finish, or its result was deleted"),
+    ],
+)
+def test_a_damaged_result_is_named_and_the_rest_is_shown(tmp_path: Path, damage: str | None, message: str) -> None:
+    root = make_run(tmp_path / "run")
+    file = root / "stages/06-evaluate/result.json"
+    file.unlink()
+    if damage is not None:
+        file.write_text(damage)
+    reader = page(root)
+    assert f"stages/06-evaluate/result.json: {message}" in reader.text
+    assert "After recovery 0.9667" in reader.text
+    assert "6 · evaluate" not in reader.text
+
+
+def test_damaged_artefacts_are_named(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run")
+    (root / "stages/02-evaluate/pictures/0003.png").write_bytes(b"no picture")
+    (root / "stages/02-evaluate/pictures/0004.png").unlink()
+    (tmp_path / "secret.png").write_bytes((root / "stages/02-evaluate/pictures/0001.png").read_bytes())
+    cards = json.loads((root / "stages/02-evaluate/pictures.json").read_text())
+    cards[4]["image"] = "../../../secret.png"
+    write(root / "stages/02-evaluate/pictures.json", cards)
+    found = json.loads((root / "stages/03-attention/attention.json").read_text())
+    found["rows"][0]["layers"][0]["weights"] = [1, 2, 3]
+    write(root / "stages/03-attention/attention.json", found)
+    (root / "recipe.yaml").write_text("task: [")
+    (root / "run.json").unlink()
+    reader = page(root)
+    for told in (
+        "stages/02-evaluate/pictures/0003.png: the picture is damaged",
+        "stages/02-evaluate/pictures/0004.png: the picture is missing",
+        "'../../../secret.png' lies outside",
+        "stages/03-attention/attention.json: the weights of row 0, layer 0, do not fit a grid of [7, 7]",
+        "recipe.yaml: the file is damaged",
+        "run.json: the file is missing",
+    ):
+        assert told in reader.text
+    assert reader.count("img") + reader.count("image") == 5 + 2
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "text", [1, "a"], [[1], [1, 2]], {"a": [None]}, -3, True, [{"b": {}}]])
+def test_odd_values_under_known_keys_do_not_break_the_page(tmp_path: Path, value: object) -> None:
+    keys = (
+        "metrics",
+        "tables",
+        "history",
+        "layers",
+        "heads_before",
+        "heads_after",
+        "random",
+        "check",
+        "primary",
+        "removed",
+    )
+    for place, key in enumerate(keys):
+        stage(tmp_path, place + 1, f"odd{place}", 1.0, {"heads_before": 4, "heads_after": 2, key: value})
+    folder = stage(tmp_path, 20, "odd", 1.0, {"layers": [{"path": "a", "scores": value}], "tables": {"t": value}})
+    write(folder / "attention.json", {"layers": value, "rows": [{"row": value, "grid": value, "names": value,
+          "layers": [{"number": value, "weights": value}]}]})  # fmt: skip
+    write(folder / "pictures.json", [{"row": value, "caption": value, "image": value, "text": value}])
+    assert "20 · odd" in page(tmp_path).text
+
+
+def test_pictures_are_bounded(tmp_path: Path) -> None:
+    for place in (1, 2):
+        folder = stage(tmp_path, place, "evaluate", 1.0, {"metrics": {"accuracy": 0.5}})
+        (folder / "pictures").mkdir()
+        cards = []
+        for at in range(40):
+            digit("5").save(folder / f"pictures/{at:04d}.png")
+            cards.append(
+                {"row": at, "caption": f"card {at}", "badness": 0, "image": f"pictures/{at:04d}.png", "text": []}
+            )
+        write(folder / "pictures.json", cards)
+    reader = page(tmp_path)
+    assert reader.count("img") == MOST_PICTURES
+    assert reader.text.count("28 more pictures stand in the stage's folder") == 2
+
+
+def test_heads_removed_earlier_keep_their_numbers(tmp_path: Path) -> None:
+    stage(tmp_path, 1, "head_importance", 1.0, {"layers": [layer(0, kept=[0, 3], scores=[0.5, 0.25])]})
+    page(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    titles = re.findall(r"attention head (\d): ([^<]+)</title>", html)
+    assert titles == [("0", "0.5"), ("1", "not there any more"), ("2", "not there any more"), ("3", "0.25")]
+
+
+def test_a_baseline_of_several_draws_is_shown_as_its_mean(tmp_path: Path) -> None:
+    stage(tmp_path, 1, "evaluate", 1.0, {"metrics": {"accuracy": 0.9}})
+    draws = [{"accuracy": 0.5}, {"accuracy": 0.7}]
+    stage(tmp_path, 2, "prune_heads", 1.0, {"heads_before": 4, "heads_after": 2, "random": draws})
+    assert "As many at random 0.6" in page(tmp_path).text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a run"):
+        write_page(tmp_path)
+    with pytest.raises(UsageError, match="no such folder"):
+        report(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,12 @@
+"""Families for pixels by name, each taken from build to pruning on both dense tasks; see `named/harness.py`."""
+
+from __future__ import annotations
+
+import pytest
+from named import dense
+from named.harness import works
+
+
+@pytest.mark.parametrize("case", dense.CASES, ids=str)
+def test_it_works_from_build_to_pruning(case, plugins, tmp_path) -> None:
+    works(case, plugins, tmp_path)
