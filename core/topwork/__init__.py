@@ -48,7 +48,7 @@ _HOMES = {
     "topwork.task": ["Column", "State", "Task", "TaskOptions"],
     "topwork.task_model": ["TaskModel"],
     "topwork.kernels.onednn": ["fast_products"],
-    "topwork.saving.deferred": ["Unfinished"],
+    "topwork.saving.deferred": ["DeferredModule"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "Column",
     "DataError",
     "DataOptions",
+    "DeferredModule",
     "Features",
     "Item",
     "Json",
@@ -86,7 +87,6 @@ __all__ = [
     "TaskModel",
     "TaskOptions",
     "TopworkError",
-    "Unfinished",
     "Units",
     "UsageError",
     "alterations",
@@ -111,6 +111,8 @@ __all__ = [
     "write_text",
     "write_whole",
 ]
+#: deprecated public names -> today's names
+_RENAMED = {"Unfinished": "DeferredModule"}
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -150,13 +152,18 @@ if TYPE_CHECKING:
     from topwork.recipe.recipe import Recipe, load_recipe
     from topwork.runs.run import Run
     from topwork.saving.alterations import alterations
-    from topwork.saving.deferred import Unfinished
+    from topwork.saving.deferred import DeferredModule
     from topwork.stage import Stage
     from topwork.task import Column, State, Task, TaskOptions
     from topwork.task_model import TaskModel
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        from topwork.deprecation import warn_renamed
+
+        warn_renamed(f"topwork.{name}", f"topwork.{_RENAMED[name]}")
+        return getattr(import_module(__name__), _RENAMED[name])
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'topwork' has no attribute {name!r}")

@@ -164,7 +164,7 @@ def look(model: nn.Module, *, plugins: Plugins | None = None) -> Any:
     plugins = plugins or _plugins()
     found = plugins.hook.look(model=model, plugins=plugins)
     if found is None:
-        raise TopworkError("no loaded plugin can look into models", mend="load the plugin `lens`")
+        raise TopworkError("no loaded plugin can look into models", hint="load the plugin `lens`")
     return found
 
 

@@ -79,7 +79,7 @@ class Base(Protocol):
         origin: where the base came from (JSON), for the model card and for people.
         scratch: True when there are no pretrained weights: the task then learns its tokenizer or statistics from rows.
 
-    A base may have one attribute more, `unfinished`: a list while a task builds, else None; see `topwork.Unfinished`.
+    A base may have one attribute more, `unfinished`: a list while a task builds, else None; see `DeferredModule`.
     """
 
     options: BaseOptions

@@ -1,4 +1,4 @@
-"""Every error that topwork raises on purpose: each names the place, the cause and the mend.
+"""Every error that topwork raises on purpose: each names the place, the cause and the hint.
 
 The command line prints these without a traceback; anything else that escapes is a bug in topwork or in a plugin.
 """
@@ -9,25 +9,45 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from topwork.deprecation import warn_renamed
+
 
 class TopworkError(Exception):
-    """An error with an address.
+    """Error with its location, its cause and a hint: base class of all errors that topwork raises on purpose.
 
     Args:
         cause: what is wrong, in one sentence without a full stop.
-        place: where it is: a file position, a stage, a row and column, a module path.
-        mend: what to do about it.
+        place: location: a file position, a stage, a row and column, a module path.
+        hint: what to do about it.
+        code: stable identifier of the error, for code that reacts to it; messages may change, codes do not.
+        mend: deprecated name of `hint`.
     """
 
     exit_code = 1
 
-    def __init__(self, cause: str, *, place: str | None = None, mend: str | None = None) -> None:
-        self.cause, self.place, self.mend = cause, place, mend
+    def __init__(
+        self,
+        cause: str,
+        *,
+        place: str | None = None,
+        hint: str | None = None,
+        code: str | None = None,
+        mend: str | None = None,
+    ) -> None:
+        if mend is not None:
+            warn_renamed("mend", "hint")
+        self.cause, self.place, self.hint, self.code = cause, place, hint if hint is not None else mend, code
         super().__init__(cause)
+
+    @property
+    def mend(self) -> str | None:
+        """Deprecated name of `hint`."""
+        warn_renamed("mend", "hint")
+        return self.hint
 
     def __str__(self) -> str:
         text = f"{self.place}: {self.cause}" if self.place else self.cause
-        return f"{text}; {self.mend}" if self.mend else text
+        return f"{text}; {self.hint}" if self.hint else text
 
     def __reduce__(self) -> tuple:
         return _rebuild, (type(self), dict(self.__dict__))
@@ -80,11 +100,13 @@ class DataError(TopworkError):
         *,
         row: int | None = None,
         column: str | None = None,
-        mend: str | None = None,
+        hint: str | None = None,
         place: str | None = None,
+        code: str | None = None,
+        mend: str | None = None,
     ) -> None:
         self.row, self.column = row, column
-        super().__init__(cause, mend=mend, place=place)
+        super().__init__(cause, hint=hint, place=place, code=code, mend=mend)
 
     def __str__(self) -> str:
         parts = []
@@ -94,7 +116,7 @@ class DataError(TopworkError):
             parts.append(f"column {self.column!r}")
         place = ", ".join([*([self.place] if self.place else []), *parts])
         text = f"{place}: {self.cause}" if place else self.cause
-        return f"{text}; {self.mend}" if self.mend else text
+        return f"{text}; {self.hint}" if self.hint else text
 
 
 class CheckpointError(TopworkError):
@@ -108,9 +130,11 @@ class PluginError(TopworkError):
 class Refused(TopworkError):
     """Something that would give a wrong number, and is therefore not done. `reason` is a short stable word."""
 
-    def __init__(self, cause: str, *, place: str | None = None, reason: str, mend: str | None = None) -> None:
+    def __init__(
+        self, cause: str, *, place: str | None = None, reason: str, hint: str | None = None, mend: str | None = None
+    ) -> None:
         self.reason = reason
-        super().__init__(cause, place=place, mend=mend)
+        super().__init__(cause, place=place, hint=hint, code=reason, mend=mend)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -123,4 +147,4 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> UsageError:
     """The error for a name that nobody registered: names the nearest match, or all that there are."""
     known = sorted(known)
     hint = nearest(word, known)
-    return UsageError(f"unknown {kind} `{word}`{hint}", mend=f"known: {', '.join(known) or 'none'}")
+    return UsageError(f"unknown {kind} `{word}`{hint}", hint=f"known: {', '.join(known) or 'none'}")

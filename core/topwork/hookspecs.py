@@ -87,8 +87,8 @@ def look(model: nn.Module, plugins: Any) -> Any | None:
 @hookspec
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
     """A model is being loaded: put back what this plugin had altered (pruned, gated) before its weights come. A section
-    is named after its plugin; one that a base found in a checkpoint (see `Unfinished`) has values by module path, and
-    the model is then that of the base, which may become a part of another."""
+    is named after its plugin; one that a base found in a checkpoint (see `DeferredModule`) has values by module
+    path, and the model is then that of the base, which may become a part of another."""
 
 
 @hookspec

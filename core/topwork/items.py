@@ -6,8 +6,10 @@ Nothing here knows a task or a modality. torch is imported inside functions, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from topwork.deprecation import warn_renamed
 
 if TYPE_CHECKING:
     import torch
@@ -27,24 +29,39 @@ Mode = Literal["train", "loss", "predict"]
 
 @dataclass(slots=True)
 class Item:
-    """One thing that the model sees, made by `Task.encode`.
+    """One input of the model, made by `Task.encode`.
 
     Args:
         row: position, in the list of rows that `encode` was given, of the row that this item belongs to.
         inputs: what `Task.collate` needs to build tensors: numbers, lists, arrays, tensors.
         cost: what the item costs in a batch (tokens, pixels, samples): items are sorted by it, and a batch is
             planned by count * largest cost.
-        beside: whatever must stay beside the tensors: offsets, original sizes, ragged targets.
+        extra: values that must not become tensors: offsets, original sizes, ragged targets.
+        beside: deprecated name of `extra`.
     """
 
     row: int
     inputs: dict[str, Any]
     cost: int = 1
-    beside: Any = None
+    extra: Any = None
+    beside: InitVar[Any] = None
+
+    def __post_init__(self, beside: Any) -> None:
+        if beside is not None:
+            warn_renamed("Item(beside=...)", "Item(extra=...)", stacklevel=4)
+            self.extra = beside
 
     def at(self, row: int) -> Item:
-        """The same item, numbered for another list of rows."""
-        return replace(self, row=row)
+        """Return the same item with the index of its row in another list of rows."""
+        return Item(row, self.inputs, self.cost, self.extra)
+
+
+def _deprecated_beside(item: Item) -> Any:
+    warn_renamed("Item.beside", "Item.extra")
+    return item.extra
+
+
+setattr(Item, "beside", property(_deprecated_beside))  # noqa: B010  # after dataclass() has read the default
 
 
 @dataclass

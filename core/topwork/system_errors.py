@@ -1,7 +1,7 @@
 """What the machine refuses (a full disk, a folder without permission, too little memory) as an error of topwork.
 
 Libraries raise these in their own ways. They are no fault of topwork or of a plugin, so whoever started a run gets the
-cause and a mend, and no traceback.
+cause and a hint, and no traceback.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from topwork.errors import TopworkError, UsageError
 _MENDS = {
     errno.ENOSPC: "free some space, or put the run elsewhere with --folder",
     errno.EDQUOT: "free some space, or put the run elsewhere with --folder",
-    errno.EACCES: "choose a folder that you may write, or mend its permissions",
-    errno.EPERM: "choose a folder that you may write, or mend its permissions",
+    errno.EACCES: "choose a folder that you may write, or hint its permissions",
+    errno.EPERM: "choose a folder that you may write, or hint its permissions",
     errno.EROFS: "choose a folder that you may write",
     errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
 }
@@ -29,13 +29,13 @@ def refused_by_the_machine(error: BaseException) -> TopworkError | None:
     """The error in topwork's words, or None when the machine is not the cause."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
         text = " ".join(str(error).split())[:200]
-        return TopworkError(f"out of memory{f' ({text})' if text else ''}", mend=_MEMORY)
+        return TopworkError(f"out of memory{f' ({text})' if text else ''}", hint=_MEMORY)
     if isinstance(error, OSError) and error.errno is not None:  # else a library's own: PIL's of a damaged picture
         file = str(error.filename) if error.filename is not None else None
-        return TopworkError(error.strerror or str(error), place=file, mend=_MENDS.get(error.errno))
+        return TopworkError(error.strerror or str(error), place=file, hint=_MENDS.get(error.errno))
     # safetensors and tokenizers tell of the system's errors in words of their own
     if "No space left on device" in str(error):
-        return TopworkError("No space left on device", mend=_MENDS[errno.ENOSPC])
+        return TopworkError("No space left on device", hint=_MENDS[errno.ENOSPC])
     return None
 
 
@@ -60,7 +60,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(held)
         raise UsageError(
-            "another process is at work in this run folder", place=str(folder), mend="wait for it"
+            "another process is at work in this run folder", place=str(folder), hint="wait for it"
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from topwork.base import Base
+from topwork.deprecation import warn_renamed
 from topwork.errors import TopworkError
 from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, Units
 from topwork.metric import Metric
@@ -64,6 +65,10 @@ class State:
     processors: dict[str, Any] = field(default_factory=dict)
 
 
+#: deprecated names of methods that plugins override -> today's names
+_RENAMED_METHODS = {"doubtful": "precheck", "one_by_one": "single_row_losses"}
+
+
 class Task(ABC):
     """A task on a base.
 
@@ -84,6 +89,13 @@ class Task(ABC):
     roles: ClassVar[tuple[str, ...]] = ("base",)
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
     cost_unit: ClassVar[str] = "items"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for old, new in _RENAMED_METHODS.items():
+            if old in vars(cls) and new not in vars(cls):
+                warn_renamed(f"{cls.__name__}.{old}", new)
+                setattr(cls, new, vars(cls)[old])
 
     def __init__(self, bases: Mapping[str, Base], options: Any, state: State) -> None:
         self.bases, self.options, self.state = dict(bases), options, state
@@ -140,7 +152,7 @@ class Task(ABC):
                 the costs of the items must not depend on it.
 
         Raises:
-            DataError: with the position of the row in `rows`, its column and the mend.
+            DataError: with the position of the row in `rows`, its column and the hint.
         """
 
     @abstractmethod
@@ -151,7 +163,7 @@ class Task(ABC):
         run), the lens cannot tell the rows apart and asks to score them one at a time.
         """
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         """Whether a quick look (the headers of a row's files, what can be told of its targets without decoding them)
         leaves doubt that `encode` takes the row in this mode. All rows are looked at before the first stage; the
         doubtful ones are then encoded, and that decides. It may also raise the DataError that `encode` would raise.
@@ -185,7 +197,7 @@ class Task(ABC):
             raise TopworkError(
                 f"{type(model).__name__} gave no loss",
                 place=f"task {self.name}",
-                mend="give the task a `loss` of its own",
+                hint="give the task a `loss` of its own",
             )
         return loss
 
@@ -196,7 +208,7 @@ class Task(ABC):
         and in mode "loss" answer what one row can tell, such as the distance of its two sides.
 
         Override it where one forward gives the same numbers; `topwork.testing` compares the two. Where only some
-        models allow that, override `one_by_one` too.
+        models allow that, override `single_row_losses` too.
         """
         import torch
 
@@ -208,7 +220,7 @@ class Task(ABC):
         return torch.stack([loss.reshape(()) for loss in losses])
 
     @property
-    def one_by_one(self) -> bool:
+    def single_row_losses(self) -> bool:
         """Whether `row_losses` runs the model more than once for a batch of several rows. Loss batches then hold one
         row: a gate has a factor for each row of its batch, and must meet all of them in one run."""
         return type(self).row_losses is Task.row_losses
@@ -223,7 +235,7 @@ class Task(ABC):
             raise TopworkError(
                 f"a row has {len(parts)} parts and the task does not merge them",
                 place=f"task {self.name}",
-                mend="write `Task.merge`",
+                hint="write `Task.merge`",
             )
         return parts[0]
 

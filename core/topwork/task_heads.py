@@ -37,7 +37,7 @@ def pool(features: Features, how: Pooling) -> torch.Tensor:
     """
     if how == "own":
         if features.pooled is None:
-            raise UsageError("the backbone has no pooled vector of its own", mend="choose pooling mean, first or last")
+            raise UsageError("the backbone has no pooled vector of its own", hint="choose pooling mean, first or last")
         return features.pooled
     tokens = features.tokens
     if tokens is None:

@@ -56,7 +56,7 @@ def apply_gate(layer: AttentionLayer, context: torch.Tensor, factors: torch.Tens
                 "batch_coupled",
                 f"the context has {heads.shape[0]} entries for {factors.shape[0]} items",
                 place=layer.path,
-                mend="score one row at a time",
+                hint="score one row at a time",
             )
         factors = factors.repeat_interleave(heads.shape[0] // factors.shape[0], dim=0)
         between = heads.dim() - 1 - factors.dim()

@@ -14,7 +14,7 @@ from torch import nn
 from topwork import AttentionLayer, Batch, Json, TopworkError, UsageError
 from topwork_lens.capture.capture import Capture
 from topwork_lens.capture.interception import no_strangers
-from topwork_lens.capture.result import Seen
+from topwork_lens.capture.result import Captured
 from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates, now_of
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.state import gather
@@ -90,7 +90,7 @@ class Look:
         memory: int = 2**31,
         device: Any = "cpu",
         folder: str | Path | None = None,
-    ) -> Iterator[Seen]:
+    ) -> Iterator[Captured]:
         """Watch the model: `with look.capture("entropy") as seen: model(**batch)`, then `seen["entropy", 0]`.
 
         Args:
@@ -221,7 +221,7 @@ class Look:
                 if check is not None or isinstance(error, TopworkError):
                     raise
                 cause = f"{type(self.model).__name__} does not run on a random batch ({type(error).__name__}: {error})"
-                raise refuse("check_failed", cause, mend="give one: prune_heads(heads, check=batch)") from error
+                raise refuse("check_failed", cause, hint="give one: prune_heads(heads, check=batch)") from error
 
         return call
 
@@ -280,7 +280,7 @@ def _bare(model: Any) -> nn.Module:
             return found
         else:
             raise UsageError(
-                f"a {type(model).__name__} is no model", mend="give an nn.Module, or what topwork.build made"
+                f"a {type(model).__name__} is no model", hint="give an nn.Module, or what topwork.build made"
             )
 
 

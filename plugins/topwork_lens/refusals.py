@@ -19,7 +19,7 @@ REASONS = {
 }
 
 
-def refuse(reason: str, cause: str, *, place: str | None = None, mend: str | None = None) -> Refused:
+def refuse(reason: str, cause: str, *, place: str | None = None, hint: str | None = None) -> Refused:
     """A `Refused` whose reason is one of `REASONS`; raise what this returns."""
     assert reason in REASONS, reason
-    return Refused(cause, place=place, reason=reason, mend=mend)
+    return Refused(cause, place=place, reason=reason, hint=hint)

@@ -65,10 +65,10 @@ def read_run(folder: Path, without: str | None = None) -> RunFiles:
         UsageError: there is no such folder, or it has neither run.json nor stages/.
     """
     if not folder.is_dir():
-        raise UsageError("there is no such folder", place=str(folder), mend="give the folder of a run")
+        raise UsageError("there is no such folder", place=str(folder), hint="give the folder of a run")
     if not (folder / "run.json").is_file() and not (folder / "stages").is_dir():
-        mend = "give the folder that `topwork run` wrote: it holds run.json and stages/"
-        raise UsageError("this folder is not a run", place=str(folder), mend=mend)
+        hint = "give the folder that `topwork run` wrote: it holds run.json and stages/"
+        raise UsageError("this folder is not a run", place=str(folder), hint=hint)
     run = RunFiles(folder)
     run.about = _read_json(run, folder / "run.json", dict) or {}
     _read_recipe(run)

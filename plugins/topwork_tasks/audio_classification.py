@@ -92,7 +92,7 @@ class AudioClassification(Task):
         base = bases["base"]
         kind: shared.Kind = "multi" if _is_multi(base, options) else "single"
         if kind == "multi" and options.label_smoothing:
-            raise UsageError("`label_smoothing` is for one label a row", place="task", mend="leave it out")
+            raise UsageError("`label_smoothing` is for one label a row", place="task", hint="leave it out")
         labels = rows.select_columns(["label"]) if hasattr(rows, "select_columns") else rows
         names = shared.learn_labels(labels, "label", kind, base, HEAD, options.label_names)
         declared = options.label_names or shared.class_names(rows, "label")
@@ -113,7 +113,7 @@ class AudioClassification(Task):
             raise UsageError(
                 f"`max_seconds: {options.max_seconds}` are {asked} samples, the model needs {self.frontend.shortest}",
                 place="task",
-                mend="raise it",
+                hint="raise it",
             )
         sizes = [size for size in (asked, self.frontend.window) if size is not None]
         self.window = min(sizes, default=None)
@@ -137,7 +137,7 @@ class AudioClassification(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         if mode != "predict":
             shared.target(row, self.kind, self.names, self.declared)
         return _audio.doubtful(row.get("audio"))
@@ -146,7 +146,7 @@ class AudioClassification(Task):
         items: list[Item] = []
         for number, row in enumerate(rows):
             if "audio" not in row:
-                raise DataError("is missing", row=number, column="audio", mend="map it in `data.columns`")
+                raise DataError("is missing", row=number, column="audio", hint="map it in `data.columns`")
             label = None
             if mode != "predict":
                 label = shared.target(row, self.kind, self.names, self.declared, number)
@@ -178,7 +178,7 @@ class AudioClassification(Task):
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         inputs = self.frontend.collate(items, training=mode == "train")
         if mode != "predict":
-            inputs["labels"] = shared.target_tensor([item.beside for item in items], self.kind, len(self.names))
+            inputs["labels"] = shared.target_tensor([item.extra for item in items], self.kind, len(self.names))
         return Batch(inputs, items)
 
     def cost_budget(self, device: str) -> int | None:

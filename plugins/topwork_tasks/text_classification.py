@@ -134,7 +134,7 @@ class TextClassification(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         for column in ("text", *(("text_pair",) if row.get("text_pair") is not None else ())):
             text.text_of(row, 0, column)
         if mode != "predict":
@@ -164,7 +164,7 @@ class TextClassification(Task):
         found = [item for item in items if item is not None]
         if mode != "predict":
             for number, (row, item) in enumerate(zip(rows, found)):
-                item.beside = classification.target(row, self.kind, self.names, self.declared, number)
+                item.extra = classification.target(row, self.kind, self.names, self.declared, number)
         return found
 
     def _not_empty(self, inputs: dict[str, list[int]]) -> dict[str, list[int]]:
@@ -177,7 +177,7 @@ class TextClassification(Task):
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         inputs = text.pad_tokens(self.tokenizer, items, self.inputs)
         if mode != "predict":
-            inputs["labels"] = classification.target_tensor([item.beside for item in items], self.kind, len(self.names))
+            inputs["labels"] = classification.target_tensor([item.extra for item in items], self.kind, len(self.names))
         return Batch(inputs, items)
 
     def cost_budget(self, device: str) -> int | None:

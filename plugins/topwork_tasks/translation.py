@@ -53,8 +53,8 @@ class Translation(SequenceToSequence):
     @classmethod
     def source_text(cls, row: Row, number: int, options: TranslationOptions) -> str:
         if row.get("translation") is None and row.get("source") is None:
-            mend = "map one of them in `data.columns`"
-            raise DataError("is missing, and so is `translation`", row=number, column="source", mend=mend)
+            hint = "map one of them in `data.columns`"
+            raise DataError("is missing, and so is `translation`", row=number, column="source", hint=hint)
         if row.get("translation") is None:
             return text_of(row, number, "source")
         return _side(row, number, options.source_language, "source_language")
@@ -88,24 +88,24 @@ def _side(row: Row, number: int, language: str | None, option: str) -> str:
             f"is {type(given).__name__}, no dict of texts by language",
             row=number,
             column="translation",
-            mend="or map two columns: `data.columns: {source: ..., target: ...}`",
+            hint="or map two columns: `data.columns: {source: ..., target: ...}`",
         )
     here = ", ".join(given)
     if language is None:
         raise DataError(
-            f"has the languages {here}", row=number, column="translation", mend=f"say which: the task's `{option}`"
+            f"has the languages {here}", row=number, column="translation", hint=f"say which: the task's `{option}`"
         )
     name = next((key for key in (language, language.split("_")[0]) if key in given), None)
     if name is None:
         raise DataError(
-            f"has no text in `{language}`", row=number, column="translation", mend=f"its languages are {here}"
+            f"has no text in `{language}`", row=number, column="translation", hint=f"its languages are {here}"
         )
     if not isinstance(given[name], str):
         raise DataError(
             f"is {type(given[name]).__name__} in `{name}`, not text",
             row=number,
             column="translation",
-            mend="correct it",
+            hint="correct it",
         )
     return given[name]
 

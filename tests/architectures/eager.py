@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from architectures.feeding import configs
-from topwork_lens.capture.result import Seen
+from topwork_lens.capture.result import Captured
 from topwork_lens.pruning.equivalence import quiet
 
 #: the library's own weights and ours may differ by this (issue: 1e-5)
@@ -61,7 +61,7 @@ def _found(value: Any, name: str, inside: bool) -> Iterator[tuple[str, torch.Ten
 
 
 def compared(
-    seen: Seen, paths: Sequence[str], library: Sequence[tuple[str, torch.Tensor]]
+    seen: Captured, paths: Sequence[str], library: Sequence[tuple[str, torch.Tensor]]
 ) -> tuple[set[str], list[str]]:
     """The attention layers that have the library's own weights, and where the library says something else.
 

@@ -1,4 +1,4 @@
-"""`topwork doctor`: every check says yes on a good installation and names the mend on a bad one."""
+"""`topwork doctor`: every check says yes on a good installation and names the hint on a bad one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from topwork.cli.app import main
 def test_this_installation(capsys) -> None:
     findings = {finding.name: finding for finding in doctor.diagnose(load_plugins(only=[]))}
     assert all(findings[name].ok for name in ("python", "torch", "transformers", "torch with torchvision", "plugins"))
-    assert all(finding.mend for finding in findings.values() if not finding.ok)
+    assert all(finding.hint for finding in findings.values() if not finding.ok)
     code = main(["doctor", "--json", "--plugins", "console"])
     shown = json.loads(capsys.readouterr().out)
     assert code == int(not all(finding["ok"] for finding in shown))
@@ -27,7 +27,7 @@ def test_this_installation(capsys) -> None:
 def test_old_python() -> None:
     assert doctor.check_python((3, 11, 0)).ok
     finding = doctor.check_python((3, 10, 4))
-    assert (finding.ok, finding.detail, finding.mend) == (False, "3.10.4", "install Python 3.11 or newer")
+    assert (finding.ok, finding.detail, finding.hint) == (False, "3.10.4", "install Python 3.11 or newer")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_old_python() -> None:
 def test_requirements(line: str, ok: bool, says: str) -> None:
     finding = doctor.check_requirement(line)
     assert finding is not None
-    assert (finding.ok, says in finding.mend) == (ok, True)
+    assert (finding.ok, says in finding.hint) == (ok, True)
 
 
 def test_extras_are_not_required() -> None:
@@ -53,7 +53,7 @@ def test_extras_are_not_required() -> None:
 def test_a_package_that_is_not_installed() -> None:
     (finding,) = doctor.check_versions("no-such-package")
     assert not finding.ok
-    assert "pip install" in finding.mend
+    assert "pip install" in finding.hint
 
 
 def test_torchvision_of_another_torch(monkeypatch) -> None:
@@ -67,13 +67,13 @@ def test_torchvision_of_another_torch(monkeypatch) -> None:
     finding = doctor.check_pair()
     assert not finding.ok
     assert "torchvision::nms does not exist" in finding.detail
-    assert "torch torchvision" in finding.mend
+    assert "torch torchvision" in finding.hint
 
 
 def test_missing_audio_packages(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "AUDIO", ("json", "no_such_decoder"))
     finding = doctor.check_audio()
-    assert (finding.ok, "no_such_decoder" in finding.detail, "topwork[audio]" in finding.mend) == (False, True, True)
+    assert (finding.ok, "no_such_decoder" in finding.detail, "topwork[audio]" in finding.hint) == (False, True, True)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_missing_audio_packages(monkeypatch) -> None:
         ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "64"}, 2, ""),
     ],
 )
-def test_threads_times_processes(environment: dict[str, str], cores: int, mend: str) -> None:
+def test_threads_times_processes(environment: dict[str, str], cores: int, hint: str) -> None:
     finding = doctor.check_threads(environment, cores)
-    assert (finding.ok, finding.mend) == (not mend, mend)
+    assert (finding.ok, finding.hint) == (not hint, hint)
 
 
 def test_failed_plugins(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_failed_plugins(tmp_path: Path) -> None:
     (finding,) = doctor.check_plugins(load_plugins(only=[], extra=[Broken()]))
     assert (finding.name, finding.ok) == ("plugin Broken", False)
     assert "no stages" in finding.detail
-    assert "export TOPWORK_DISABLE=Broken" in finding.mend
+    assert "export TOPWORK_DISABLE=Broken" in finding.hint
 
 
 def test_the_cache_is_where_the_hub_puts_it(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refused)
     finding = doctor.check_cache(tmp_path)
-    assert (finding.ok, "Permission denied" in finding.detail, "HF_HOME" in finding.mend) == (False, True, True)
+    assert (finding.ok, "Permission denied" in finding.detail, "HF_HOME" in finding.hint) == (False, True, True)
 
 
 def test_offline_mode_is_told() -> None:
@@ -135,4 +135,4 @@ def test_offline_mode_is_told() -> None:
 
 def test_little_disk(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(doctor, "LEAST_FREE", 10**9)
-    assert "--folder" in doctor.check_disk(tmp_path).mend
+    assert "--folder" in doctor.check_disk(tmp_path).hint

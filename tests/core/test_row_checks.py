@@ -104,7 +104,7 @@ def test_a_quick_look_finds_it_and_says_what_a_stage_would_say(name, column, cha
     with pytest.raises(DataError) as told:
         task.encode([rows[3]], "loss", 0)
     assert bad_rows(task, rows, "evaluate", "quick", Process()) == [
-        {"row": 3, "column": column, "cause": told.value.cause, "mend": told.value.mend}
+        {"row": 3, "column": column, "cause": told.value.cause, "mend": told.value.hint}
     ]
 
 
@@ -114,7 +114,7 @@ def test_nothing_is_refused_that_a_stage_takes(name, change):
     rows[3] = {**rows[3], **change}
     assert bad_rows(task, rows, "train", "full", Process()) == []
     assert bad_rows(task, rows, "train", "quick", Process()) == []
-    assert not task.doubtful(rows[3], "loss")  # nor decoded to be sure
+    assert not task.precheck(rows[3], "loss")  # nor decoded to be sure
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_what_cannot_be_learned_may_still_be_predicted(name, change):
 
 @pytest.mark.parametrize("name", sorted(BASES))
 def test_no_example_is_in_doubt(name):
-    assert not [row for row in TASKS[name].example_rows() if built(name).doubtful(row, "loss")]
+    assert not [row for row in TASKS[name].example_rows() if built(name).precheck(row, "loss")]
 
 
 def test_damage_inside_a_file_is_found_by_reading_all_of_it():
@@ -172,7 +172,7 @@ def test_a_bad_row_to_evaluate_is_told_before_training(recipe, tmp_path):
     with pytest.raises(DataError) as told:
         topwork.run(recipe, folder=tmp_path / "run", quiet=True)
     assert (told.value.row, told.value.column, told.value.place) == (1, "image", "data.evaluate")
-    assert "1 more row: 3 (label: unknown label '?'" in told.value.mend
+    assert "1 more row: 3 (label: unknown label '?'" in told.value.hint
     assert not (tmp_path / "run" / "stages").exists()
 
 

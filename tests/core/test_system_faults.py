@@ -131,8 +131,8 @@ def shell(monkeypatch, tmp_path, capsys):
 
 def test_exit_codes(shell):
     code, err = shell("full")
-    mend = "free some space, or put the run elsewhere with --folder"
-    assert (code, err) == (1, f"x: No space left on device; {mend}\n")
+    hint = "free some space, or put the run elsewhere with --folder"
+    assert (code, err) == (1, f"x: No space left on device; {hint}\n")
     assert "Traceback" in shell("full", "--debug")[1]
     code, err = shell("bug")
     assert (code, "ZeroDivisionError: oh" in err, "please report it" in err) == (1, True, True)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from topwork import CheckpointError, PluginError, Unfinished, alterations, hookimpl, load_plugins
+from topwork import CheckpointError, DeferredModule, PluginError, alterations, hookimpl, load_plugins
 from topwork.task_model import graft
 
 
 class Base:
     """Its checkpoint has fewer rows than its config says."""
 
-    unfinished: list[Unfinished] | None = None
+    unfinished: list[DeferredModule] | None = None
 
     def __init__(self, loads: bool = True) -> None:
         self.loads = loads
@@ -29,7 +29,7 @@ class Base:
         def load() -> None:
             module.load_state_dict({"weight": torch.ones(2, 3), "bias": torch.zeros(2)})
 
-        self.unfinished.append(Unfinished(module, "rows", 2, load if self.loads else None, "base x", "load `rows`"))
+        self.unfinished.append(DeferredModule(module, "rows", 2, load if self.loads else None, "base x", "load `rows`"))
         return module
 
 

@@ -39,9 +39,9 @@ class Windows(Task):
         items = []
         for place, row in enumerate(rows):
             if row["windows"] is None:
-                raise DataError("there are no windows", row=place, column="windows", mend="give a list")
+                raise DataError("there are no windows", row=place, column="windows", hint="give a list")
             target = None if mode == "predict" else list(row["target"])
-            items += [Item(place, {"ids": list(ids)}, cost=len(ids), beside=target) for ids in row["windows"]]
+            items += [Item(place, {"ids": list(ids)}, cost=len(ids), extra=target) for ids in row["windows"]]
         return items
 
     def collate(self, items, mode):
@@ -63,7 +63,7 @@ class Windows(Task):
         logits = model(**batch.inputs, position_ids=places).logits[:, :-1]
         scores = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         known = mask[:, :-1] * mask[:, 1:]
-        weight = torch.tensor([1.0 + 0.1 * len(item.beside) for item in batch.items], device=ids.device)
+        weight = torch.tensor([1.0 + 0.1 * len(item.extra) for item in batch.items], device=ids.device)
         return weight * (scores * known).sum(1) / known.sum(1).clamp(min=1)
 
     def loss(self, model, batch):
@@ -155,7 +155,7 @@ class Points(Task):
             x = list(row["x"])
             if mode == "train" and self.options.augment:
                 x = (np.array(x) + random.normal(size=len(x)) * 0.1).tolist()
-            items.append(Item(place, {"x": x, "y": row.get("y")}, cost=row.get("cost") or 1, beside=row.get("y")))
+            items.append(Item(place, {"x": x, "y": row.get("y")}, cost=row.get("cost") or 1, extra=row.get("y")))
         return items
 
     def collate(self, items, mode):
@@ -163,7 +163,7 @@ class Points(Task):
 
         inputs = {"x": torch.tensor([item.inputs["x"] for item in items], dtype=torch.float32)}
         if mode != "predict":
-            inputs["y"] = torch.tensor([item.beside for item in items])
+            inputs["y"] = torch.tensor([item.extra for item in items])
         return Batch(inputs, items)
 
     def loss(self, model, batch):
@@ -244,7 +244,7 @@ class Break(Stage):
         if self.kind == "data":
             raise DataError("bad row", row=7, column="x")
         if self.kind == "topwork":
-            raise TopworkError("broken", place="here", mend="mend it")
+            raise TopworkError("broken", place="here", hint="mend it")
         raise RuntimeError("boom")
 
 

@@ -53,7 +53,7 @@ def precise(work: Any) -> None:
             for parameter in work.model.get_submodule(layer.path).parameters():
                 if parameter.dim() == 2:
                     parameter.mul_(4)
-    if work.task.one_by_one:  # the rows are alone anyway, and some of these losses take float32 only
+    if work.task.single_row_losses:  # the rows are alone anyway, and some of these losses take float32 only
         return
     work.model.double()
     own = work.task.collate

@@ -194,7 +194,7 @@ def test_bad_rows_are_refused_by_row_and_column(row, column, cause) -> None:
     with pytest.raises(DataError, match=cause) as found:
         task.encode([ROWS[0], row], "loss", 0)
     assert (found.value.row, found.value.column) == (1, column)
-    assert found.value.mend
+    assert found.value.hint
     assert task.costs([row]) is None or column == "label" or "samples" in str(found.value)
 
 

@@ -82,7 +82,7 @@ def test_what_is_no_clip_is_refused_with_row_and_column(value, cause) -> None:
     with pytest.raises(DataError, match=cause) as found:
         open_audio(value, 3, "audio", 16000)
     assert str(found.value).startswith("row 3, column 'audio'")
-    assert found.value.mend
+    assert found.value.hint
 
 
 def test_a_header_that_says_zero_samples_a_second_is_refused() -> None:

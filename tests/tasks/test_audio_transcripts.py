@@ -81,7 +81,7 @@ def test_texts_are_written_in_the_case_of_the_checkpoints_vocabulary(tmp_path) -
         processor.save_pretrained(tmp_path)
     again, _ = make(tmp_path, rows=None)
     assert again.case == "upper"
-    assert again.encode(ROWS[:1], "loss", 0)[0].beside == task.encode([{**ROWS[0], "text": "DO"}], "loss", 0)[0].beside
+    assert again.encode(ROWS[:1], "loss", 0)[0].extra == task.encode([{**ROWS[0], "text": "DO"}], "loss", 0)[0].extra
     metric = again.metric()
     metric.update(ROWS[0], {"text": "DO"})
     assert metric.result()["wer"] == 0
@@ -147,7 +147,7 @@ def test_bad_rows_are_refused_by_row_and_column(row, column, cause) -> None:
     with pytest.raises(DataError, match=cause) as found:
         task.encode([ROWS[0], row], "loss", 0)
     assert (found.value.row, found.value.column) == (1, column)
-    assert found.value.mend
+    assert found.value.hint
 
 
 def test_what_can_be_handled_is_handled() -> None:
@@ -156,7 +156,7 @@ def test_what_can_be_handled_is_handled() -> None:
     dropped = {"audio": ROWS[0]["audio"], "text": "d-o!"}
     crowded = {"audio": {"array": clip(0.01), "sampling_rate": 16000}, "text": "do re mi do re mi"}
     items = task.encode([silent, dropped, crowded, ROWS[0]], "loss", 0)
-    assert items[0].beside == [] and items[1].beside == items[3].beside
+    assert items[0].extra == [] and items[1].extra == items[3].extra
     with torch.no_grad():
         losses = task.row_losses(model, task.collate(items, "loss"))
     assert losses.isfinite().all() and losses[2] == 0 and losses[0] > 0

@@ -1,5 +1,5 @@
 """Bad input, for every installed task: each way in which a column can be wrong goes through training, evaluation and
-prediction, and does what the table in the task's docstring says. What is refused names row, column and mend, and is
+prediction, and does what the table in the task's docstring says. What is refused names row, column and hint, and is
 skipped and counted with `on_error: skip`; what is handled gives finite numbers."""
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def refused(work: topwork.TaskModel, mode: str, fault: Fault, rows: list[Row]) -
     with pytest.raises(TopworkError) as caught:
         go(work, mode, rows)
     assert fault.column in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.hint
     assert all(torch.equal(one, other) for one, other in zip(before, work.model.parameters()))
     if fault.everywhere:
         return
@@ -210,4 +210,4 @@ def test_a_recipe_skips_bad_rows_and_counts_them(name: str, form: str, tmp_path)
     recipe["data"]["on_error"] = "raise"
     with pytest.raises(TopworkError, match=r"row \d+") as caught:
         topwork.run(recipe, plugins=PLUGINS, folder=tmp_path / "raised", quiet=True)
-    assert caught.value.mend
+    assert caught.value.hint

@@ -83,7 +83,7 @@ def test_predictions_and_losses_are_those_of_transformers(tmp_path) -> None:
     inputs = {name: [items[0].inputs[name]] for name in ("mask_labels", "class_labels")}
     inputs["mask_labels"] = [mask.float() for mask in inputs["mask_labels"]]
     with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(items[0].beside["seed"] % 2**63)
+        torch.manual_seed(items[0].extra["seed"] % 2**63)
         expected = plain(pixel_values=items[0].inputs["pixel_values"][None], **inputs).loss
         assert task.row_losses(model, task.collate(items, "loss"))[0] == pytest.approx(expected.item(), rel=1e-5)
 

@@ -188,7 +188,7 @@ def test_bad_rows_are_refused_with_row_and_column(written, case):
     with pytest.raises(DataError, match=message) as caught:
         task.encode([ROWS[0], row], "loss", 0)
     assert (caught.value.row, caught.value.column) == (1, column)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_bases_and_targets_that_do_not_fit(written):

@@ -103,7 +103,7 @@ def test_semantic_predictions_equal_the_pipeline_and_losses_the_model(family, tm
         inputs = processor(row["image"], np.asarray(row["mask"]), return_tensors="pt", **kinds)
         with torch.no_grad():
             if universal:  # its points are drawn at random
-                torch.manual_seed(batch.items[0].beside["seed"])
+                torch.manual_seed(batch.items[0].extra["seed"])
             expected = plain(**inputs).loss
             assert torch.allclose(task.loss(model, batch), expected, rtol=1e-4), family
             assert torch.allclose(task.row_losses(model, batch)[0], expected, rtol=1e-4)
@@ -412,7 +412,7 @@ def test_bad_rows_are_refused_by_name(case) -> None:
     with pytest.raises(DataError, match=message) as caught:
         task.encode([rows[0], {**rows[1], **change}], "loss", 0)
     assert caught.value.row == 1
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_missing_columns_and_bad_segments_are_refused() -> None:

@@ -79,7 +79,7 @@ def test_bad_rows_are_refused_with_row_and_column(work, case):
     with pytest.raises(DataError, match=message) as caught:
         work.task.encode([ROWS[0], row], "loss", 0)
     assert (caught.value.row, caught.value.column) == (1, column)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_a_prefix_stands_before_every_document():

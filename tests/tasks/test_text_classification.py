@@ -199,14 +199,14 @@ def test_labels_are_mapped_by_name(written):
     rows = datasets.Dataset.from_dict({"text": ["x", "y", "z"], "label": [0, 1, 2]}, features=features)
     task, _ = build({"model": str(written)}, rows=rows)
     assert task.names == ["bad", "good", "mixed"]
-    assert [item.beside for item in task.encode(list(rows), "loss", 0)] == [2, 1, 0]
+    assert [item.extra for item in task.encode(list(rows), "loss", 0)] == [2, 1, 0]
 
 
 def test_integers_as_labels():
     rows = [{"text": "a", "label": 10}, {"text": "b", "label": 9}, {"text": "c", "label": 2}]
     task, _ = build({"config": {"model_type": "bert", **SMALL}}, rows=rows)
     assert task.names == ["2", "9", "10"]
-    assert [item.beside for item in task.encode(rows, "loss", 0)] == [2, 1, 0]
+    assert [item.extra for item in task.encode(rows, "loss", 0)] == [2, 1, 0]
 
 
 def test_integers_under_named_labels_need_names(written):
@@ -215,7 +215,7 @@ def test_integers_under_named_labels_need_names(written):
     with pytest.raises(DataError, match="label_names"):
         task.encode(rows, "loss", 0)
     task, _ = build({"model": str(written)}, rows=None, label_names=["mixed", "bad", "good"])
-    assert task.encode(rows, "loss", 0)[0].beside == 0
+    assert task.encode(rows, "loss", 0)[0].extra == 0
 
 
 def test_other_labels_than_the_checkpoint_s(written):
@@ -329,7 +329,7 @@ def test_bad_rows_are_refused_with_row_and_column(written, case):
     with pytest.raises(DataError, match=message) as caught:
         task.encode([ROWS[0], row], "loss", 0)
     assert (caught.value.row, caught.value.column) == (1, column)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_empty_text_is_handled(written):

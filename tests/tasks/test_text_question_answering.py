@@ -69,7 +69,7 @@ def test_targets_point_at_the_answer_in_every_window():
     task, _ = build(max_length=16, stride=4)
     hits = 0
     for item in task.encode(ROWS, "train", 0):
-        first, offsets, null = item.beside
+        first, offsets, null = item.extra
         start, end = item.inputs["span"]
         answers = ROWS[item.row]["answers"]["text"]
         if start == null:

@@ -165,7 +165,7 @@ def test_bad_rows_are_refused_with_row_and_column(case):
     with pytest.raises(DataError, match=message) as caught:
         task.encode([ROWS[0], row], "loss", 0)
     assert (caught.value.row, caught.value.column) == (1, column)
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_options_that_contradict_each_other():

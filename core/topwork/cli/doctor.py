@@ -1,4 +1,4 @@
-"""What `topwork doctor` looks at: everything about an installation that has been seen to go wrong, each with its mend.
+"""What `topwork doctor` looks at: everything about an installation that has been seen to go wrong, each with its hint.
 
 A check never raises: what it cannot find out is a finding too.
 """
@@ -33,13 +33,13 @@ class Finding:
         name: what was looked at.
         ok: nothing to do.
         detail: what was found.
-        mend: what to do about it; empty when ok.
+        hint: what to do about it; empty when ok.
     """
 
     name: str
     ok: bool
     detail: str
-    mend: str = ""
+    hint: str = ""
 
 
 def diagnose(plugins: Plugins) -> list[Finding]:
@@ -90,19 +90,19 @@ def check_requirement(line: str) -> Finding | None:
         return Finding(line, False, f"cannot be read: {error}", "install topwork again")
     if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
         return None
-    name, mend = requirement.name, f"pip install '{requirement.name}{requirement.specifier}'"
+    name, hint = requirement.name, f"pip install '{requirement.name}{requirement.specifier}'"
     try:
         found = version(name)
     except PackageNotFoundError:
-        return Finding(name, False, "is not installed", mend)
+        return Finding(name, False, "is not installed", hint)
     if requirement.specifier.contains(found, prereleases=True):
         return Finding(name, True, found)
-    return Finding(name, False, f"{found}, and topwork is tested with {requirement.specifier}", mend)
+    return Finding(name, False, f"{found}, and topwork is tested with {requirement.specifier}", hint)
 
 
 def check_pair() -> Finding:
     """torch and torchvision must be built for each other: their operators are looked up when they are used."""
-    mend = "install both from the same package index: pip install --force-reinstall torch torchvision"
+    hint = "install both from the same package index: pip install --force-reinstall torch torchvision"
     try:
         import torch
         import torchvision
@@ -111,7 +111,7 @@ def check_pair() -> Finding:
         nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
     except Exception as error:  # whatever a broken pair raises: it is what we look for
         text = " ".join(str(error).split())[:200]
-        return Finding("torch with torchvision", False, f"do not work together: {type(error).__name__}: {text}", mend)
+        return Finding("torch with torchvision", False, f"do not work together: {type(error).__name__}: {text}", hint)
     return Finding("torch with torchvision", True, f"{torch.__version__} with {torchvision.__version__}")
 
 
@@ -155,8 +155,8 @@ def check_plugins(plugins: Plugins) -> Iterator[Finding]:
     if not plugins.failed:
         yield Finding("plugins", True, f"{len(plugins.loaded)} loaded")
     for plugin in plugins.failed:
-        mend = f"mend or update {plugin.package}, or disable it: {plugin.disable}"
-        yield Finding(f"plugin {plugin.name}", False, plugin.error, mend)
+        hint = f"mend or update {plugin.package}, or disable it: {plugin.disable}"
+        yield Finding(f"plugin {plugin.name}", False, plugin.error, hint)
 
 
 def check_offline(environment: dict[str, str]) -> Finding:
@@ -197,5 +197,5 @@ def check_disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
     if free >= LEAST_FREE:
         return Finding("free disk", True, f"{free:.0f} GB")
-    mend = "free some, or put run folders elsewhere with --folder"
-    return Finding("free disk", False, f"{free:.1f} GB at {folder}", mend)
+    hint = "free some, or put run folders elsewhere with --folder"
+    return Finding("free disk", False, f"{free:.1f} GB at {folder}", hint)

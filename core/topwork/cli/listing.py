@@ -52,10 +52,10 @@ def _by_command(kind: str, as_json: bool, session: Session) -> None:
     if kind not in session.plugins.commands:
         known = [*KINDS, *session.plugins.commands]
         hint = nearest(kind, known)
-        mend = (
+        hint = (
             f"kinds: {', '.join(KINDS)}; `architectures` and others come with plugins: {_failed_names(session.plugins)}"
         )
-        raise UsageError(f"there is nothing to list under `{kind}`{hint}", mend=mend)
+        raise UsageError(f"there is nothing to list under `{kind}`{hint}", hint=hint)
     from topwork.cli.app import make_app
 
     arguments = [kind, "--json"] if as_json else [kind]
@@ -178,7 +178,7 @@ def plugins(
 
 
 def doctor(context: typer.Context, as_json: AsJson = False) -> None:
-    """Check the installation: versions that do not fit, what is missing, threads, folders; each with its mend."""
+    """Check the installation: versions that do not fit, what is missing, threads, folders; each with its hint."""
     from topwork.cli.doctor import diagnose
 
     session: Session = context.obj
@@ -189,6 +189,6 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
         for finding in findings:
             print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.detail}")
             if not finding.ok:
-                print(f"      mend: {finding.mend}")
+                print(f"      hint: {finding.hint}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

@@ -98,7 +98,7 @@ def _write(target: Path, text: str, force: bool) -> None:
     from topwork.files import write_text
 
     if target.exists() and not force:
-        raise UsageError("there is a file already", place=str(target), mend="--force replaces it")
+        raise UsageError("there is a file already", place=str(target), hint="--force replaces it")
     write_text(target, text)
     say(f"wrote {target}")
 

@@ -61,7 +61,7 @@ def resume(
     session: Session = context.obj
     session.warn_of_failed()
     if not folder.is_dir():
-        raise UsageError(f"there is no run folder `{folder}`", mend="see the folder `runs`")
+        raise UsageError(f"there is no run folder `{folder}`", hint="see the folder `runs`")
     from topwork.api import resume as go_on
 
     with _Interruptible(session.plugins):
@@ -123,7 +123,7 @@ def predict(
     """
     session: Session = context.obj
     if not rows and not row:
-        raise UsageError("nothing to predict", mend="give rows (a file, a data set), or -i column=value")
+        raise UsageError("nothing to predict", hint="give rows (a file, a data set), or -i column=value")
     if not model.is_dir():
         raise UsageError(f"there is no model folder `{model}`")
     columns = dict(_pair(text, "-c") for text in column or ())

@@ -94,7 +94,7 @@ class TrainBatches:
             total = len(self.costs) // self.count * self.count
         if total == 0:
             raise TopworkError(
-                f"{len(self.costs)} training items are too few for {self.count} processes", mend="start fewer processes"
+                f"{len(self.costs)} training items are too few for {self.count} processes", hint="start fewer processes"
             )
         return total
 

@@ -1,6 +1,6 @@
 """Rows are looked at before the first stage, so that a bad one is refused before hours of training and not after them.
 
-What a quick look is, only a task knows (`Task.doubtful`). It never decides: a doubtful row is encoded as a stage would
+What a quick look is, only a task knows (`Task.precheck`). It never decides: a doubtful row is encoded as a stage would
 encode it, so nothing is refused here that a stage would take, and the errors are the same.
 """
 
@@ -32,7 +32,7 @@ def check_run(run: Run, roles: Iterable[str], level: Level) -> None:
     from topwork.task import Task
 
     # a task that knows no quick look does not want the rows read for nothing
-    if level == "none" or (level == "quick" and type(run.task).doubtful is Task.doubtful):
+    if level == "none" or (level == "quick" and type(run.task).precheck is Task.precheck):
         return
     for role in sorted(roles):
         rows = run.rows(role)
@@ -63,11 +63,11 @@ def bad_rows(
         for number in numbers:
             row = rows[number]
             try:
-                doubtful = next((mode for mode in modes if task.doubtful(row, mode)), None)
+                doubtful = next((mode for mode in modes if task.precheck(row, mode)), None)
                 if doubtful is not None or level == "full":
                     task.encode([row], doubtful or modes[0], 0)
             except DataError as error:
-                found.append({"row": number, "column": error.column, "cause": error.cause, "mend": error.mend})
+                found.append({"row": number, "column": error.column, "cause": error.cause, "mend": error.hint})
     gathered = [entry for entries in process.gather(found) for entry in entries]
     return sorted(gathered, key=lambda entry: entry["row"])
 
@@ -77,7 +77,7 @@ def _error(bad: list[dict[str, Json]], role: str) -> DataError:
     if len(bad) > 1:
         rest = len(bad) - 1
         more = f"{rest} more row{'s' * (rest > 1)}: {_listed(bad[1:])}"
-        first["mend"] = f"{first['mend']}; so {'are' if rest > 1 else 'is'} {more}; or leave them out: `on_error: skip`"
+        first["mend"] = f"{first['hint']}; so {'are' if rest > 1 else 'is'} {more}; or leave them out: `on_error: skip`"
     return DataError(first.pop("cause"), place=f"data.{role}", **first)
 
 

@@ -41,7 +41,7 @@ class _Bucket:
         self.rows.update(zip(numbers, rows))
         self.items.extend(items)
         self.size += sum(size_of(row) for row in rows) + sum(
-            size_of(item.inputs) + size_of(item.beside) for item in items
+            size_of(item.inputs) + size_of(item.extra) for item in items
         )
 
 
@@ -171,7 +171,7 @@ def loss_batches(
     losses one by one, a batch holds one row.
     """
     device = device_of(model)
-    alone = task.one_by_one
+    alone = task.single_row_losses
     budget = Budget(1) if alone else settings.budget(task, device)
     for bucket in _buckets(task, rows, "loss", settings, process, device, limit):
         by_row: dict[int, list[Item]] = {}

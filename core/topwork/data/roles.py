@@ -40,7 +40,7 @@ def canonical(rows: Any, task: type[Task], columns: Mapping[str, str], *, target
         raise TopworkError(
             f"`{unknown[0]}` is not a column of task {task.name}{nearest(unknown[0], task.columns)}",
             place="data.columns",
-            mend=f"its columns are {', '.join(task.columns)}",
+            hint=f"its columns are {', '.join(task.columns)}",
         )
     source = {name: columns.get(name, name) for name in task.columns}
     for name, column in task.columns.items():
@@ -51,7 +51,7 @@ def canonical(rows: Any, task: type[Task], columns: Mapping[str, str], *, target
                 f"no column `{source[name]}` for the task's `{name}` ({column.description})"
                 f"{nearest(source[name], present)}",
                 place=place,
-                mend=f"there are {', '.join(present) or 'none'}; map it with `data.columns: {{{name}: ...}}`",
+                hint=f"there are {', '.join(present) or 'none'}; map it with `data.columns: {{{name}: ...}}`",
             )
     kept = {name: origin for name, origin in source.items() if origin in present}
     if plain:
@@ -179,9 +179,9 @@ class Roles:
         if isinstance(options, RowsOptions) and role != "train":
             return self._read(options, role)
         if not self.has(role):
-            raise TopworkError(f"the recipe has no {role} rows", place="data", mend=f"add `data.{role}`")
+            raise TopworkError(f"the recipe has no {role} rows", place="data", hint=f"add `data.{role}`")
         if role == "evaluate" and options is None:
-            raise TopworkError("the recipe has no evaluate rows", place="data", mend="add `data.evaluate`")
+            raise TopworkError("the recipe has no evaluate rows", place="data", hint="add `data.evaluate`")
         if not self._cut_done:
             self.wanted.add(role)
             self._cut()
@@ -222,7 +222,7 @@ class Roles:
 
     def _train_options(self) -> RowsOptions:
         if self.data.train is None:
-            raise TopworkError("the recipe has no training rows", place="data", mend="add `data.train`")
+            raise TopworkError("the recipe has no training rows", place="data", hint="add `data.train`")
         return self.data.train
 
     def _split(self, rows: Any, cut: float | int | None, role: str) -> tuple[Any, Any]:
@@ -232,7 +232,7 @@ class Roles:
                 raise TopworkError(
                     f"{role} rows can be cut from streaming rows by number only",
                     place=f"data.{role}",
-                    mend="write `cut: 1000`",
+                    hint="write `cut: 1000`",
                 )
             return rows.skip(cut), rows.take(cut)
         number = cut if isinstance(cut, int) else round(total * cut) if cut else min(1000, max(1, total // 10))

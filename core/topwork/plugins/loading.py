@@ -80,7 +80,7 @@ def installed() -> list[Candidate]:
     if GROUP not in found:
         raise PluginError(
             "topwork is imported but not installed as a package, so none of its plugins can be found",
-            mend="install it: `pip install topwork`, or `pip install -e .` in a checkout",
+            hint="install it: `pip install topwork`, or `pip install -e .` in a checkout",
         )
     order = sorted(found, key=lambda package: (package != GROUP, package))
     return [_candidate(point) for package in order for point in sorted(found[package], key=lambda p: p.name)]
@@ -99,7 +99,7 @@ def _candidate(point: EntryPoint) -> Candidate:
 def local_file(path: Path) -> Candidate:
     """The plugin in a Python file that belongs to no package; its name is the file's, without `.py`."""
     if path.suffix != ".py" or not path.is_file():
-        raise UsageError(f"`{path}` is not a Python file", place="--plugin", mend="give the path of a .py file")
+        raise UsageError(f"`{path}` is not a Python file", place="--plugin", hint="give the path of a .py file")
     return Candidate(PluginInfo(path.stem, str(path), ""), lambda: _import_file(path))
 
 
@@ -163,7 +163,7 @@ def check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
         name = options.get("specname") or attribute
         if name not in hooks:
             hint = nearest(name, hooks)
-            raise PluginError(f"there is no hook `{name}`{hint}", mend=None if hint else f"hooks: {', '.join(hooks)}")
+            raise PluginError(f"there is no hook `{name}`{hint}", hint=None if hint else f"hooks: {', '.join(hooks)}")
 
 
 def check_class(found: Any, contract: Any, kind: str) -> None:
@@ -201,7 +201,7 @@ def _guarded(function: Callable[..., Any], info: PluginInfo, hook: str) -> Calla
             raise PluginError(
                 f"{type(error).__name__}: {error}",
                 place=f"plugin {info}, hook {hook}",
-                mend=f"`topwork --disable {info.name} ...` goes on without this plugin" if info.version else None,
+                hint=f"`topwork --disable {info.name} ...` goes on without this plugin" if info.version else None,
             ) from error
 
     return call

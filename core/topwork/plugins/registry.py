@@ -100,7 +100,7 @@ class Plugins:
     def unknown(self, kind: str, name: str, known: Iterable[str]) -> UsageError:
         """The error for a name that nobody registered; the plugins that failed to load might have had it."""
         error = unknown(kind, name, known)
-        return UsageError(error.cause, mend=f"{error.mend}{self._failed_text()}")
+        return UsageError(error.cause, hint=f"{error.hint}{self._failed_text()}")
 
     def implementers(self, hook: str) -> list[str]:
         """Names of the plugins that answer a hook, in the order in which they are asked."""
@@ -142,7 +142,7 @@ class Plugins:
     def _nobody(self, kind: str, name: str, hook: str) -> UsageError:
         asked = ", ".join(self.implementers(hook)) or "nobody: no plugin answers this question"
         return UsageError(
-            f"no plugin knows the {kind} `{name}`", mend=f"asked (hook `{hook}`): {asked}{self._failed_text()}"
+            f"no plugin knows the {kind} `{name}`", hint=f"asked (hook `{hook}`): {asked}{self._failed_text()}"
         )
 
     # ------------------------------------------------------------------ loading
@@ -161,7 +161,7 @@ class Plugins:
         info, manager = candidate.info, self._manager
         taken = next((other for other in self.loaded if other.name == info.name), None)
         if taken:
-            raise PluginError(f"the plugin name `{info.name}` is taken by {taken}", mend="rename its entry point")
+            raise PluginError(f"the plugin name `{info.name}` is taken by {taken}", hint="rename its entry point")
         plugin = candidate.load()
         check_hooks(manager, plugin)
         manager.register(plugin, info.name)

@@ -86,11 +86,11 @@ def check_roles(
     for role, stages in wanted.items():
         names = ", ".join(f"`{stage}`" for stage in stages)
         verb = "reads" if len(stages) == 1 else "read"
-        mend = f"give `data.{role}` a path"
+        hint = f"give `data.{role}` a path"
         if role == "evaluate":
-            mend += ", or cut it from the training rows: `evaluate: {cut: 0.1}`"
+            hint += ", or cut it from the training rows: `evaluate: {cut: 0.1}`"
         place = root.place if node is None else node.start
-        problems.append(Problem(place, f"data.{role}", f"missing: {names} {verb} these rows; {mend}"))
+        problems.append(Problem(place, f"data.{role}", f"missing: {names} {verb} these rows; {hint}"))
 
 
 def _given(node: Node | None, role: str) -> bool:

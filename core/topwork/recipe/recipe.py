@@ -193,7 +193,7 @@ def find_recipe(source: str | Path, plugins: Plugins) -> Path:
     if isinstance(source, Path) or path.suffix in (".yaml", ".yml") or "/" in text or "\\" in text:
         known = ", ".join(sorted(plugins.recipes)) or "none"
         hint = nearest(path.stem, plugins.recipes)
-        raise UsageError(f"there is no file `{source}`{hint}", mend=f"shipped recipes, by name: {known}")
+        raise UsageError(f"there is no file `{source}`{hint}", hint=f"shipped recipes, by name: {known}")
     return plugins.recipe(text)
 
 

@@ -44,8 +44,8 @@ def execute(recipe: Recipe, plugins: Plugins, *, folder: str | Path | None = Non
     with _held(root, process):
         if process.main:
             if (root / "run.json").exists():
-                mend = f"`topwork resume {root}`, or another folder"
-                raise UsageError("the folder holds a run already", place=str(root), mend=mend)
+                hint = f"`topwork resume {root}`, or another folder"
+                raise UsageError("the folder holds a run already", place=str(root), hint=hint)
             write_text(root / "recipe.yaml", recipe.to_yaml())
             write_json(root / "run.json", _facts(recipe, plugins, process))
         process.barrier()
@@ -62,13 +62,13 @@ def resume(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
     from topwork.recipe.recipe import load_recipe
 
     if not (root / "run.json").is_file() or not (root / "recipe.yaml").is_file():
-        raise UsageError("this is no run folder", place=str(root), mend="give a folder with run.json and recipe.yaml")
+        raise UsageError("this is no run folder", place=str(root), hint="give a folder with run.json and recipe.yaml")
     files = read_record(root / "run.json", "plugin_files")["plugin_files"]
     if missing := [name for name in files if name not in {str(file) for file in plugins.files}]:
         raise UsageError(
             f"the run was started with the plugin file {missing[0]}",
             place=str(root),
-            mend=f"say `--plugin {missing[0]}` again",
+            hint=f"say `--plugin {missing[0]}` again",
         )
     recipe, process = load_recipe(root / "recipe.yaml", (), plugins), Process()
     with _held(root, process):
@@ -148,7 +148,7 @@ def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, con
     if changed:  # the model as the last finished stage left it: without it nothing can go on
         stored = root / "stages" / f"{changed[-1] + 1:02d}-{recipe.stages[changed[-1]].name}" / "model"
         if not stored.is_dir():
-            raise UsageError("the model that the finished stages left is gone", place=str(stored), mend="run again")
+            raise UsageError("the model that the finished stages left is gone", place=str(stored), hint="run again")
     if stored is not None:
         from topwork.saving.model_folder import load_folder
 
@@ -227,7 +227,7 @@ def _new_folder(recipe: Recipe, process: Process, folder: str | Path | None) -> 
     if process.main:
         root = Path(folder) if folder is not None else _free_folder(Path("runs"), recipe.name or recipe.task_name)
         if root.exists() and not root.is_dir():
-            raise UsageError("there is a file of that name", place=str(root), mend="give a folder")
+            raise UsageError("there is a file of that name", place=str(root), hint="give a folder")
         root.mkdir(parents=True, exist_ok=True)
     return process.gather(root)[0]
 

@@ -190,9 +190,9 @@ def read_record(file: Path, *needed: str) -> dict[str, Json]:
         found = json.loads(file.read_text(encoding="utf-8"))
         missing = [key for key in needed if key not in found]
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"the file is damaged ({error})", place=str(file), mend=_DAMAGED) from error
+        raise CheckpointError(f"the file is damaged ({error})", place=str(file), hint=_DAMAGED) from error
     if missing:
-        raise CheckpointError(f"the file is damaged (it lacks `{missing[0]}`)", place=str(file), mend=_DAMAGED)
+        raise CheckpointError(f"the file is damaged (it lacks `{missing[0]}`)", place=str(file), hint=_DAMAGED)
     return found
 
 

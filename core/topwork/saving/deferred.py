@@ -1,7 +1,7 @@
 """Modules that a base makes in another shape than that of their weights: a plugin gives them that shape first.
 
 A base that finds in a checkpoint what only a plugin can put back (attention heads that are gone, say) makes the module
-with random weights and appends it, as `Unfinished`, to its list `unfinished`. There the hook `model_rebuilt` is asked
+with random weights and appends it, as `DeferredModule`, to its list `unfinished`. There `model_rebuilt` is asked
 at once to put it back, and the weights are loaded: what the base then answers is finished, and a task may take it
 apart. The list is there only while a task builds: at other times a base must refuse to make such a module, because
 nobody would finish it.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Unfinished:
+class DeferredModule:
     """A module whose shape has to be put back before its weights can come.
 
     Args:
@@ -35,7 +35,7 @@ class Unfinished:
         value: what the checkpoint says about it (JSON).
         load: puts the checkpoint's weights into the module, strictly; None when they are to stay random.
         place: for messages.
-        mend: what to do when no plugin puts it back.
+        hint: what to do when no plugin puts it back.
     """
 
     module: nn.Module
@@ -43,7 +43,7 @@ class Unfinished:
     value: Json
     load: Callable[[], None] | None
     place: str
-    mend: str | None = None
+    hint: str | None = None
 
     def finish(self, plugins: Plugins) -> None:
         """Put back its shape, then load its weights.
@@ -59,21 +59,21 @@ class Unfinished:
             raise PluginError(
                 f"its config has `{self.section}`, and no loaded plugin can put that back",
                 place=self.place,
-                mend=self.mend or "load the plugin that knows it (see `topwork plugins`)",
+                hint=self.hint or "load the plugin that knows it (see `topwork plugins`)",
             )
         if self.load is not None:
             self.load()
 
 
-class Finishing(list[Unfinished]):
+class Finishing(list[DeferredModule]):
     """A list that finishes what is appended to it."""
 
     def __init__(self, plugins: Plugins) -> None:
         super().__init__()
         self.plugins = plugins
 
-    def append(self, one: Unfinished) -> None:
-        """Finish a module; see `Unfinished.finish`."""
+    def append(self, one: DeferredModule) -> None:
+        """Finish a module; see `DeferredModule.finish`."""
         one.finish(self.plugins)
         super().append(one)
 
@@ -98,7 +98,7 @@ def finishing(bases: Iterable[Any], plugins: Plugins) -> Iterator[Finishing]:
             f"its config has `{found[0].section}`, and the task takes the model apart: its weights do not fit what the "
             f"task makes of them ({' '.join(str(error).split())[:200]})",
             place=found[0].place,
-            mend="open it under a task that uses it whole, save that, and go on from the saved model",
+            hint="open it under a task that uses it whole, save that, and go on from the saved model",
         ) from error
     finally:
         for base in able:

@@ -28,8 +28,8 @@ def local_folder(folder: str | Path, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(str(folder), revision=revision, allow_patterns=list(FILES)))
     except Exception as error:
-        mend = "correct the path or the id; log in if the repository is private (`hf auth login`)"
+        hint = "correct the path or the id; log in if the repository is private (`hf auth login`)"
         if constants.HF_HUB_OFFLINE:
-            mend = f"correct the path, or fetch the repository once online (`hf download {folder}`)"
+            hint = f"correct the path, or fetch the repository once online (`hf download {folder}`)"
         cause = f"there is no such folder, and it cannot be had from the Hub ({type(error).__name__})"
-        raise CheckpointError(cause, place=f"{folder}" + (f" at {revision}" if revision else ""), mend=mend) from error
+        raise CheckpointError(cause, place=f"{folder}" + (f" at {revision}" if revision else ""), hint=hint) from error

@@ -98,7 +98,7 @@ def read_manifest(folder: Path) -> dict[str, Json]:
         raise CheckpointError(
             f"there is no {MANIFEST}",
             place=str(folder),
-            mend="give a folder that topwork saved; a plain model folder is a base: name it under `base`",
+            hint="give a folder that topwork saved; a plain model folder is a base: name it under `base`",
         )
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -109,7 +109,7 @@ def read_manifest(folder: Path) -> dict[str, Json]:
         raise CheckpointError(
             f"the folder was written by topwork {found.get('topwork')}, in a newer format",
             place=str(file),
-            mend="install that version",
+            hint="install that version",
         )
     check_manifest(found, file)
     return found
@@ -159,7 +159,7 @@ def task_of(found: Mapping[str, Json], plugins: Plugins, folder: Path, *, truste
         raise PluginError(
             f"the model is of task `{found['task']}`, which no loaded plugin has",
             place=str(folder),
-            mend=f"{saved_by(found)} ({error})",
+            hint=f"{saved_by(found)} ({error})",
         ) from error
     if not task_class.fits(found["bases"]):
         raise CheckpointError(
@@ -171,7 +171,7 @@ def task_of(found: Mapping[str, Json], plugins: Plugins, folder: Path, *, truste
         raise CheckpointError(
             "the model runs with Python code that lies beside its weights",
             place=str(folder),
-            mend="if you trust it, topwork.load(folder, trust_remote_code=True)",
+            hint="if you trust it, topwork.load(folder, trust_remote_code=True)",
         )
     return task_class
 

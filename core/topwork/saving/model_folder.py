@@ -66,7 +66,7 @@ def writable(folder: Path) -> None:
     """
     if folder.exists() and not (folder / MANIFEST).is_file() and (folder.is_file() or any(folder.iterdir())):
         raise UsageError(
-            f"there is something else than a model folder (no {MANIFEST})", place=str(folder), mend="name another one"
+            f"there is something else than a model folder (no {MANIFEST})", place=str(folder), hint="name another one"
         )
 
 
@@ -129,7 +129,7 @@ def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = Fal
     found = read_manifest(folder)
     if found["task"] is None:
         raise CheckpointError(
-            "this is a model without a task", place=str(folder), mend="topwork.from_pretrained(folder)"
+            "this is a model without a task", place=str(folder), hint="topwork.from_pretrained(folder)"
         )
     task_class = task_of(found, plugins, folder, trusted=trust_remote_code)
     # a plain model of one base is loaded by transformers; of several bases only the configs are kept, each for itself
@@ -143,12 +143,12 @@ def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = Fal
         model, form = graft(task, plugins, weights=plainly)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         cause = f"what the task had learned does not fit it ({type(error).__name__}: {error})"
-        raise CheckpointError(cause, place=str(folder), mend=saved_by(found)) from error
+        raise CheckpointError(cause, place=str(folder), hint=saved_by(found)) from error
     if form != found["form"]:
         raise CheckpointError(
             f"the model was saved in the form `{found['form']}` and is now built as `{form}`",
             place=str(folder),
-            mend="install the plugin that built it",
+            hint="install the plugin that built it",
         )
     if found["alterations"]:
         put_back(model, found["alterations"], plugins, folder)
@@ -214,7 +214,7 @@ def _options(task_class: Any, found: Mapping[str, Json], folder: Path) -> Any:
         raise CheckpointError(
             f"the saved option `{'.'.join(map(str, first['loc']))}` does not fit task {found['task']}: {first['msg']}",
             place=str(folder),
-            mend=saved_by(found),
+            hint=saved_by(found),
         ) from error
 
 
@@ -224,5 +224,5 @@ def put_back(model: nn.Module, sections: Mapping[str, Json], plugins: Plugins, f
         raise PluginError(
             f"nobody put back what `{missing[0]}` had altered in the model",
             place=str(folder),
-            mend="load the plugin that wrote it (see `topwork plugins`)",
+            hint="load the plugin that wrote it (see `topwork plugins`)",
         )

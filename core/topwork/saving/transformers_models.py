@@ -64,7 +64,7 @@ def load_plain(folder: Path, plugins: Plugins) -> PreTrainedModel:
     found = read_manifest(folder)
     if found["task"] is not None:
         raise CheckpointError(
-            f"this is a model of the task {found['task']}", place=str(folder), mend="topwork.load(folder).model"
+            f"this is a model of the task {found['task']}", place=str(folder), hint="topwork.load(folder).model"
         )
     check_whole(found, folder)
     made = _own_class(found["class"], None)
@@ -100,6 +100,6 @@ def _own_class(name: str, given: type | None) -> Any:
     if not own or (given is not None and given is not known):
         raise UsageError(
             f"{name} is no model class of transformers",
-            mend="build it with its task, topwork.build(...), which saves models of every kind",
+            hint="build it with its task, topwork.build(...), which saves models of every kind",
         )
     return known

@@ -86,16 +86,16 @@ def _strategy(every: int | str) -> tuple[str, int | None]:
 def check(stage: Train, run: Run, streaming: bool) -> None:
     """What the Trainer would stumble over, or pass over without a word."""
     if streaming and stage.steps is None:
-        raise UsageError("streaming rows have no end", mend="say `steps` in the stage")
+        raise UsageError("streaming rows have no end", hint="say `steps` in the stage")
     if streaming and stage.unfreeze:
-        raise UsageError("streaming rows have no epochs for `unfreeze`", mend="use two `train` stages")
+        raise UsageError("streaming rows have no epochs for `unfreeze`", hint="use two `train` stages")
     known = [one.value for one in OptimizerNames]
     if stage.optimizer not in known:
         raise unknown("optimizer", stage.optimizer, known)
     if stage.precision == "fp16" and run.device.type == "cpu":
-        raise UsageError("fp16 needs a GPU", place="precision", mend="say bf16 or float32")
+        raise UsageError("fp16 needs a GPU", place="precision", hint="say bf16 or float32")
     if stage.gradient_checkpointing and not hasattr(run.model, "gradient_checkpointing_enable"):
-        raise UsageError(f"{type(run.model).__name__} has no gradient checkpointing", mend="leave it out")
+        raise UsageError(f"{type(run.model).__name__} has no gradient checkpointing", hint="leave it out")
 
 
 @contextmanager

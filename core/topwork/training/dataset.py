@@ -117,7 +117,7 @@ class TrainingItems(Dataset):
 
     def _keep(self, fresh: dict[int, list[Item]]) -> None:
         for group, items in fresh.items():
-            size = sum(size_of(item.inputs) + size_of(item.beside) + 200 for item in items)
+            size = sum(size_of(item.inputs) + size_of(item.extra) + 200 for item in items)
             if self._kept_bytes + size <= KEPT_BYTES:
                 self._kept[group] = items
                 self._kept_bytes += size

@@ -35,7 +35,7 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
             raise UsageError(
                 f"no parameter is called `{pattern}`{nearest(pattern, names)}",
                 place="freeze",
-                mend=f"names are such as {', '.join(names[:3])}",
+                hint=f"names are such as {', '.join(names[:3])}",
             )
         found |= hit
     return found
@@ -47,7 +47,7 @@ def backbone_name(model: nn.Module) -> str:
         if name and getattr(model, name, None) is not None:
             return name
     raise UsageError(
-        f"{type(model).__name__} does not say which part is its backbone", place="freeze", mend="name modules instead"
+        f"{type(model).__name__} does not say which part is its backbone", place="freeze", hint="name modules instead"
     )
 
 

@@ -276,7 +276,7 @@ class _Watch(TrainerCallback):
         if loss is not None and not math.isfinite(float(loss)):
             raise TopworkError(
                 f"the training loss is {loss} at step {state.global_step}",
-                mend="lower `learning_rate`, or train with `precision: float32`",
+                hint="lower `learning_rate`, or train with `precision: float32`",
             )
 
 

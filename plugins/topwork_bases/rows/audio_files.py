@@ -66,15 +66,15 @@ def _described(table: Path) -> list[dict[str, Any]]:
             try:
                 entries = [json.loads(line) for line in file if line.strip()]
             except json.JSONDecodeError as error:
-                raise DataError(f"{table}: {error.msg}", mend="write one JSON object a line") from error
+                raise DataError(f"{table}: {error.msg}", hint="write one JSON object a line") from error
     rows = []
     for number, entry in enumerate(entries, 1):
         name = entry.pop("file_name", None)
         if not name:
-            raise DataError(f"{table}: entry {number} has no `file_name`", mend="name the clip of every entry")
+            raise DataError(f"{table}: entry {number} has no `file_name`", hint="name the clip of every entry")
         clip = table.parent / name
         if not clip.is_file():
-            raise DataError(f"{table}: entry {number} names `{name}`, which does not exist", mend="mend the entry")
+            raise DataError(f"{table}: entry {number} names `{name}`, which does not exist", hint="mend the entry")
         rows.append({"audio": {"bytes": None, "path": str(clip.resolve())}, **entry})
     return rows
 

@@ -49,17 +49,17 @@ def find(source: str, options: RowsOptions) -> Files | None:
         paths = _inside(path)
         saved = options.format is None and any((path / name).is_file() for name in _SAVED)
         if not paths:
-            raise UsageError(f"folder `{source}` holds no files", mend="check the path")
+            raise UsageError(f"folder `{source}` holds no files", hint="check the path")
         return Files("saved" if saved else _format(options, paths, source), tuple(paths), path)
     if path.is_file():
         return Files(_format(options, [path], source), (path,))
     if glob.has_magic(source):
         paths = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
         if not paths:
-            raise UsageError(f"no file matches `{source}`", mend="check the pattern and the working folder")
+            raise UsageError(f"no file matches `{source}`", hint="check the pattern and the working folder")
         return Files(_format(options, paths, source), tuple(paths))
     if options.format or source.startswith((".", "/", "~")) or _suffix(path) in _formats() or source.count("/") > 1:
-        raise UsageError(f"there is no file or folder `{source}`", mend=f"paths are taken from {Path.cwd()}")
+        raise UsageError(f"there is no file or folder `{source}`", hint=f"paths are taken from {Path.cwd()}")
     return None
 
 
@@ -99,7 +99,7 @@ def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
     if not counts:
         raise UsageError(
             f"the format of `{source}` cannot be told from its name",
-            mend="give `format: csv`, json, text, imagefolder ...",
+            hint="give `format: csv`, json, text, imagefolder ...",
         )
     return counts.most_common(1)[0][0]
 
@@ -160,21 +160,21 @@ def _explain(files: Files, source: str, error: Exception) -> DataError | UsageEr
     import datasets
 
     if isinstance(error, datasets.exceptions.DataFilesNotFoundError):
-        return UsageError(f"`{source}` holds no {files.format} files", mend="check the path and `format`")
+        return UsageError(f"`{source}` holds no {files.format} files", hint="check the path and `format`")
     for path in files.paths:
         fault = _fault(path, files.format)
         if fault:
-            return DataError(f"{path}{fault}", mend="mend the file, or give the right `format` and `options`")
+            return DataError(f"{path}{fault}", hint="mend the file, or give the right `format` and `options`")
     if type(error) in (TypeError, ValueError):
         return UsageError(
-            f"`{source}` cannot be read as {files.format}: {_line(error)}", mend="check `name` and `options`"
+            f"`{source}` cannot be read as {files.format}: {_line(error)}", hint="check `name` and `options`"
         )
     cause = error.__cause__ or error
     if isinstance(error, datasets.exceptions.DatasetGenerationCastError):
         cause = error
     return DataError(
         f"{source}: cannot be read as {files.format}: {_line(cause)}",
-        mend="every file must have the same columns, each with values of one kind",
+        hint="every file must have the same columns, each with values of one kind",
     )
 
 

@@ -66,22 +66,22 @@ def _explain_hub(source: str, options: RowsOptions, error: Exception) -> UsageEr
     if "scripts are no longer supported" in str(error):
         return UsageError(
             f"data set `{source}` comes with Python code, which `datasets` no longer runs",
-            mend="name a version without code, often `revision: refs/convert/parquet`",
+            hint="name a version without code, often `revision: refs/convert/parquet`",
         )
     if offline or isinstance(error, ConnectionError):
         where = "offline mode is on (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE)" if offline else "the Hub cannot be reached"
         return UsageError(
             f"data set `{source}` is neither a local path nor in the local cache, and {where}",
-            mend="give a path that exists, or run once with a connection",
+            hint="give a path that exists, or run once with a connection",
         )
     if isinstance(error, datasets.exceptions.DatasetNotFoundError):
         return UsageError(
             f"there is no file, folder or Hub data set `{source}`",
-            mend="check the spelling; a private data set needs `hf auth login`",
+            hint="check the spelling; a private data set needs `hf auth login`",
         )
     setting = f" (name: {options.name})" if options.name else ""
     return UsageError(
-        f"data set `{source}`{setting} cannot be read: {text}", mend="check `name`, `revision` and `options`"
+        f"data set `{source}`{setting} cannot be read: {text}", hint="check `name`, `revision` and `options`"
     )
 
 

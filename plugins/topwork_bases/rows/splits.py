@@ -25,7 +25,7 @@ def choose(splits: Any, wanted: str | None, source: str) -> Any:
     if wanted is None:
         if len(splits) == 1:
             return next(iter(splits.values()))
-        raise UsageError(f"`{source}` has several splits: {names}", mend="name one of them as `split`")
+        raise UsageError(f"`{source}` has several splits: {names}", hint="name one of them as `split`")
     if wanted in splits:
         return splits[wanted]
     return _slice(splits, wanted, source, names)
@@ -34,10 +34,10 @@ def choose(splits: Any, wanted: str | None, source: str) -> Any:
 def _slice(splits: Mapping[str, Any], wanted: str, source: str, names: str) -> Any:
     import datasets
 
-    unknown = UsageError(f"`{source}` has no split `{wanted}`{nearest(wanted, splits)}", mend=f"its splits: {names}")
+    unknown = UsageError(f"`{source}` has no split `{wanted}`{nearest(wanted, splits)}", hint=f"its splits: {names}")
     if any(isinstance(rows, datasets.IterableDataset) for rows in splits.values()):
         if "[" in wanted or "+" in wanted:
-            raise UsageError(f"`split: {wanted}` slices a stream", mend="use `limit`, or leave out `streaming`")
+            raise UsageError(f"`split: {wanted}` slices a stream", hint="use `limit`, or leave out `streaming`")
         raise unknown
     lengths = {name: len(rows) for name, rows in splits.items()}
     try:
@@ -47,7 +47,7 @@ def _slice(splits: Mapping[str, Any], wanted: str, source: str, names: str) -> A
         if all(name in splits for name in bare):
             raise UsageError(
                 f"`split: {wanted}` is no slice of `{source}`: {error}",
-                mend="write slices like train[:20%] or test[100:200]",
+                hint="write slices like train[:20%] or test[100:200]",
             ) from error
         raise unknown from error
     taken = [splits[part.splitname].select(range(part.from_ or 0, _end(part, lengths))) for part in parts]

@@ -46,7 +46,7 @@ def _lexicon() -> list[tuple[str, float]]:
         raise UsageError(
             "the words come with vaderSentiment, which is not installed",
             place="sample:rated-words",
-            mend="pip install 'topwork[samples]'",
+            hint="pip install 'topwork[samples]'",
         )
     file = Path(next(iter(spec.submodule_search_locations))) / "vader_lexicon.txt"
     found = []

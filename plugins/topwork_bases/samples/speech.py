@@ -33,7 +33,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
     from topwork_bases.rows.splits import choose
 
     if options.options:
-        raise UsageError(f"`{source}` has no options", mend="leave out `options`")
+        raise UsageError(f"`{source}` has no options", hint="leave out `options`")
     rows = choose(_Splits(name), options.split, source)
     return rows.to_iterable_dataset() if options.streaming else rows
 

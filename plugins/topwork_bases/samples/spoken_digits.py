@@ -40,11 +40,11 @@ class Synthesiser:
             data = espeakng_loader.get_data_path()
         except (ImportError, OSError, RuntimeError) as error:
             raise UsageError(
-                f"spoken samples need the package espeakng-loader: {error}", mend="pip install topwork[samples]"
+                f"spoken samples need the package espeakng-loader: {error}", hint="pip install topwork[samples]"
             ) from error
         self.rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), 0)
         if self.rate <= 0:
-            raise UsageError("eSpeak NG does not start", mend="pip install --force-reinstall espeakng-loader")
+            raise UsageError("eSpeak NG does not start", hint="pip install --force-reinstall espeakng-loader")
         self._heard: list[bytes] = []
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self._callback = kind(self._hear)  # kept: the library holds a bare pointer to it
@@ -64,7 +64,7 @@ class Synthesiser:
         import numpy
 
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise UsageError(f"eSpeak NG has no voice {voice}", mend="pip install -U espeakng-loader")
+            raise UsageError(f"eSpeak NG has no voice {voice}", hint="pip install -U espeakng-loader")
         self._library.espeak_SetParameter(_RATE, speed, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
         self._heard.clear()
@@ -83,7 +83,7 @@ def flac(samples: Any, rate: int) -> bytes:
         import soundfile
     except (ImportError, OSError) as error:
         raise UsageError(
-            f"spoken samples need the package soundfile: {error}", mend="pip install topwork[samples]"
+            f"spoken samples need the package soundfile: {error}", hint="pip install topwork[samples]"
         ) from error
     target = io.BytesIO()
     soundfile.write(target, samples, rate, format="FLAC")

@@ -37,7 +37,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
     from topwork_bases.rows.splits import choose
 
     if options.options:
-        raise UsageError(f"`{source}` has no options", mend="leave out `options`")
+        raise UsageError(f"`{source}` has no options", hint="leave out `options`")
     rows = choose({split: _Made(name, split) for split in ("train", "test")}, options.split, source)
     rows = rows.dataset() if isinstance(rows, _Made) else rows
     return rows.to_iterable_dataset() if options.streaming else rows

@@ -107,7 +107,7 @@ def _from_name(name: str, options: BaseOptions) -> TimmBase:
         raise UsageError(
             f"timm knows no weights `{model}`{nearest(model, tags)}",
             place=f"base {name}",
-            mend=f"it knows: {', '.join(tags) or 'none'}",
+            hint=f"it knows: {', '.join(tags) or 'none'}",
         )
     known = timm.get_pretrained_cfg(model)
     if not options.weights:
@@ -115,13 +115,13 @@ def _from_name(name: str, options: BaseOptions) -> TimmBase:
         return TimmBase(name, options, None, _finish(_from_values(values), options))
     location = name if "." in model else known and known.hf_hub_id
     if not location:
-        raise UsageError("timm has no weights on the Hub for it", place=f"base {name}", mend="set `weights: false`")
+        raise UsageError("timm has no weights on the Hub for it", place=f"base {name}", hint="set `weights: false`")
     file = _sources.find_file(location, "config.json", options.revision)
     if file is None:
         raise CheckpointError(
             f"`{location}` is not in the local cache and has no config.json on the Hub within reach",
             place=f"base {name}",
-            mend=f"fetch it once online (`hf download {location}`), or set `weights: false`",
+            hint=f"fetch it once online (`hf download {location}`), or set `weights: false`",
         )
     return TimmBase(name, options, location, _finish(_from_values(_sources.read_json(file)), options))
 
@@ -133,7 +133,7 @@ def _check_architecture(architecture: str, place: str) -> None:
         raise UsageError(
             f"timm has no model `{architecture}`{nearest(architecture, timm.list_models())}",
             place=place,
-            mend="timm.list_models() names them all",
+            hint="timm.list_models() names them all",
         )
 
 
@@ -142,10 +142,10 @@ def _check_weights(name: str, folder: Path) -> None:
         raise CheckpointError(
             "is a model of topwork with a task head of its own, or pruned: it is no plain base",
             place=f"base {name}",
-            mend="open it with topwork.load(folder) and train on from there, or set `weights: false`",
+            hint="open it with topwork.load(folder) and train on from there, or set `weights: false`",
         )
     if not any(folder.glob("*.safetensors")):
-        raise CheckpointError("has no weights (model.safetensors)", place=f"base {name}", mend="set `weights: false`")
+        raise CheckpointError("has no weights (model.safetensors)", place=f"base {name}", hint="set `weights: false`")
 
 
 def _from_values(values: dict[str, Any], strict: bool = False) -> Any:
@@ -155,7 +155,7 @@ def _from_values(values: dict[str, Any], strict: bool = False) -> Any:
     values = {key: value for key, value in copy.deepcopy(values).items() if key not in ("model_type", "label2id")}
     place = "base config:timm_wrapper"
     if "architecture" not in values:
-        raise UsageError("`architecture` is missing", place=place, mend="name a model of timm, such as resnet18")
+        raise UsageError("`architecture` is missing", place=place, hint="name a model of timm, such as resnet18")
     _check_architecture(values["architecture"], place)
     numbered = values.pop("id2label", None)
     if numbered:

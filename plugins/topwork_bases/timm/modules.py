@@ -45,7 +45,7 @@ def with_new_classifier(location: str, config: Any, options: BaseOptions) -> nn.
         raise CheckpointError(
             f"{len(wrong)} weights besides the classifier do not fit the checkpoint: {', '.join(sorted(wrong)[:6])}",
             place=f"base {location}",
-            mend="is config.json the one that belongs to these weights?",
+            hint="is config.json the one that belongs to these weights?",
         )
     new = {key: value for key, value in fresh.state_dict().items() if key.startswith(prefixes)}
     loaded.load_state_dict(new, strict=False)
@@ -112,7 +112,7 @@ class TimmMaps(nn.Module):
         network = model.timm_model
         if not hasattr(network, "forward_intermediates"):
             raise CheckpointError(
-                f"timm's {model.config.architecture} gives no feature maps", mend="choose another base"
+                f"timm's {model.config.architecture} gives no feature maps", hint="choose another base"
             )
         self._layers = _layers(network, maps, model.config.architecture)
         self._plain = not _is_pyramid(network)

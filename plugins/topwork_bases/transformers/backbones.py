@@ -34,7 +34,7 @@ def width_of(config: Any) -> int:
         value = getattr(config, name, None)
         if isinstance(value, int):
             return value
-    raise CheckpointError(f"the width of a `{config.model_type}` backbone is not known", mend="use a native task head")
+    raise CheckpointError(f"the width of a `{config.model_type}` backbone is not known", hint="use a native task head")
 
 
 def choose_stages(config: Any, maps: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import CheckpointError, Unfinished, hookimpl
+from topwork import CheckpointError, DeferredModule, hookimpl
 from topwork_bases.transformers import sources as _sources
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class TransformersBase:
         self.name, self.options, self.location, self.config = name, options, location, config
         self.scratch = location is None or not options.weights
         self.pruned = _take_pruned(config, f"base {name}")
-        self.unfinished: list[Unfinished] | None = None
+        self.unfinished: list[DeferredModule] | None = None
 
     def __repr__(self) -> str:
         return f"TransformersBase({self.name!r})"
@@ -87,7 +87,7 @@ class TransformersBase:
                 raise CheckpointError(
                     f"its task head was trained for the labels {_short(saved)}, asked for are {_short(wanted)}",
                     place=f"base {self.name}",
-                    mend="name the data's labels as the checkpoint does, or set `head: new` to replace its task head",
+                    hint="name the data's labels as the checkpoint does, or set `head: new` to replace its task head",
                 )
         config = self._changed(changes)
         fresh = self.options.head == "new" and self._has_trained_head([found])
@@ -126,13 +126,13 @@ class TransformersBase:
         place = f"base {self.name}"
         if self.unfinished is None:
             cause = "it was pruned by transformers 4, and nobody is there to cut the model before its weights come"
-            raise CheckpointError(cause, place=place, mend="open it with topwork.build, or as `base` of a recipe")
+            raise CheckpointError(cause, place=place, hint="open it with topwork.build, or as `base` of a recipe")
         module = _modules.from_config(auto, config, self.options, **extra)
         load = None
         if location is not None:
             load = partial(_modules.fill, module, auto, location, config, self.options, fresh_head=fresh_head, **extra)
-        mend = "load the plugin `lens`, which cuts a model as transformers 4 did"
-        self.unfinished.append(Unfinished(module, "pruned_heads", self.pruned, load, place, mend))
+        hint = "load the plugin `lens`, which cuts a model as transformers 4 did"
+        self.unfinished.append(DeferredModule(module, "pruned_heads", self.pruned, load, place, hint))
         return module
 
     def processor(self, kind: str, **changes: Any) -> Any | None:
@@ -210,7 +210,7 @@ def _refuse_altered(name: str, location: str) -> None:
         raise CheckpointError(
             "is a model of topwork with a task head of its own, or pruned: it is no plain base",
             place=f"base {name}",
-            mend="open it with topwork.load(folder) and train on from there, or set `weights: false`",
+            hint="open it with topwork.load(folder) and train on from there, or set `weights: false`",
         )
 
 
@@ -230,7 +230,7 @@ def _need_safetensors(name: str, location: str) -> None:
         raise CheckpointError(
             f"has its weights as pickles only ({', '.join(old)})" if old else "has no weights (model.safetensors)",
             place=f"base {name}",
-            mend="save it as safetensors with transformers' save_pretrained"
+            hint="save it as safetensors with transformers' save_pretrained"
             if old
             else "set `weights: false` to start from random ones",
         )

@@ -87,7 +87,7 @@ def from_config(auto: str, config: Any, options: BaseOptions, subclass: type | N
         raise UsageError(
             f"a model cannot be made of this config: {error}",
             place=f"base config:{config.model_type}",
-            mend="correct the config",
+            hint="correct the config",
         ) from error
     return _ready(found)
 
@@ -182,7 +182,7 @@ def _opened(
             raise CheckpointError(
                 "has no safetensors weights",
                 place=f"base {location}",
-                mend="save it with transformers' save_pretrained, or choose a revision that has them",
+                hint="save it with transformers' save_pretrained, or choose a revision that has them",
             ) from error
         raise hub_error(error, location, options.revision) from error
 
@@ -208,7 +208,7 @@ def _account(model: Any, info: dict[str, Any], location: str, fresh_head: bool) 
         raise CheckpointError(
             f"{len(problems)} weights of the backbone are not in the checkpoint: {shown}",
             place=f"base {location}",
-            mend="is config.json the one that belongs to these weights?",
+            hint="is config.json the one that belongs to these weights?",
         )
     wrong = {key: shapes for key, shapes in misfits.items() if not (fresh_head and _of_task_head(model, key))}
     if wrong:
@@ -217,7 +217,7 @@ def _account(model: Any, info: dict[str, Any], location: str, fresh_head: bool) 
             f"{len(wrong)} weights have another shape than the config says, first `{key}`: "
             f"{list(saved)} saved, {list(asked)} asked",
             place=f"base {location}",
-            mend="undo `changes` that alter shapes, or set `head: new` to replace its task head",
+            hint="undo `changes` that alter shapes, or set `head: new` to replace its task head",
         )
     new = sorted(missing | set(misfits))
     if new:
@@ -243,7 +243,7 @@ def _with_new_head(loaded: Any, fresh: Any) -> Any:
     if not prefix or not hasattr(fresh, prefix):
         raise CheckpointError(
             f"{type(loaded).__name__} does not separate its task head from its backbone",
-            mend="choose a base without a trained task head",
+            hint="choose a base without a trained task head",
         )
     setattr(fresh, prefix, getattr(loaded, prefix))
     fresh.tie_weights()

@@ -53,7 +53,7 @@ def locate(name: str) -> str | None:
         raise UsageError("is a file; a base is a folder or a Hub id", place=f"base {name}")
     if _HUB_ID.fullmatch(name) and not name.startswith(("./", "../", "~")):
         return name
-    raise UsageError("no such folder, and not a Hub id either", place=f"base {name}", mend="correct the path")
+    raise UsageError("no such folder, and not a Hub id either", place=f"base {name}", hint="correct the path")
 
 
 def _package_folder(name: str) -> Path:
@@ -65,7 +65,7 @@ def _package_folder(name: str) -> Path:
         raise UsageError(
             f"the package `{package}` is not installed",
             place=f"base {name}",
-            mend=f"install the package that brings `{package}`",
+            hint=f"install the package that brings `{package}`",
         )
     for root in spec.submodule_search_locations or ():
         folder = Path(root) / inside
@@ -94,14 +94,14 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot be read as JSON ({error})", place=str(path), mend="save it again") from error
+        raise CheckpointError(f"cannot be read as JSON ({error})", place=str(path), hint="save it again") from error
     if not isinstance(value, dict):
-        raise CheckpointError("does not hold a JSON object", place=str(path), mend="save it again")
+        raise CheckpointError("does not hold a JSON object", place=str(path), hint="save it again")
     return value
 
 
 def hub_error(error: Exception, location: str, revision: str | None) -> TopworkError:
-    """What the Hub's exceptions mean, as an error with a mend."""
+    """What the Hub's exceptions mean, as an error with a hint."""
     if isinstance(error, TopworkError):
         return error
     from huggingface_hub import constants
@@ -115,24 +115,24 @@ def hub_error(error: Exception, location: str, revision: str | None) -> TopworkE
     place = f"base {location}" + (f" at {revision}" if revision else "")
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return CheckpointError(
-            "the repository is gated", place=place, mend="accept its terms and log in (`hf auth login`)"
+            "the repository is gated", place=place, hint="accept its terms and log in (`hf auth login`)"
         )
     if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
-        return CheckpointError("no such revision on the Hub", place=place, mend="correct `revision`")
+        return CheckpointError("no such revision on the Hub", place=place, hint="correct `revision`")
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return CheckpointError(
-            "no such repository on the Hub", place=place, mend="correct the id, or log in if it is private"
+            "no such repository on the Hub", place=place, hint="correct the id, or log in if it is private"
         )
     if Path(location).expanduser().is_dir():
         said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        return CheckpointError(f"cannot be opened ({said})", place=place, mend="save it again")
+        return CheckpointError(f"cannot be opened ({said})", place=place, hint="save it again")
     if constants.HF_HUB_OFFLINE:
         return CheckpointError(
             "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it",
             place=place,
-            mend=f"fetch it once online (`hf download {location}`), or give a local folder",
+            hint=f"fetch it once online (`hf download {location}`), or give a local folder",
         )
-    return CheckpointError(str(error).strip().splitlines()[0], place=place, mend="is the Hub reachable?")
+    return CheckpointError(str(error).strip().splitlines()[0], place=place, hint="is the Hub reachable?")
 
 
 def read_config(location: str, revision: str | None, trust: bool) -> Any | None:
@@ -142,7 +142,7 @@ def read_config(location: str, revision: str | None, trust: bool) -> Any | None:
         raise CheckpointError(
             "has no config.json",
             place=f"base {location}",
-            mend="give a folder that `save_pretrained` wrote, or a Hub id",
+            hint="give a folder that `save_pretrained` wrote, or a Hub id",
         )
     raw = read_json(path)
     from transformers import AutoConfig
@@ -154,11 +154,11 @@ def read_config(location: str, revision: str | None, trust: bool) -> Any | None:
             return None
         raise CheckpointError("config.json has no `model_type`", place=f"base {location}")
     if kind not in CONFIG_MAPPING_NAMES and not ("auto_map" in raw and trust):
-        mend = "set `trust_remote_code: true` if you trust its code" if "auto_map" in raw else "update transformers"
+        hint = "set `trust_remote_code: true` if you trust its code" if "auto_map" in raw else "update transformers"
         raise CheckpointError(
             f"transformers knows no model type `{kind}`{nearest(kind, CONFIG_MAPPING_NAMES)}",
             place=f"base {location}",
-            mend=mend,
+            hint=hint,
         )
     try:
         return AutoConfig.from_pretrained(location, revision=revision, **({"trust_remote_code": True} if trust else {}))
@@ -180,7 +180,7 @@ def make_config(values: dict[str, Any]) -> Any:
     try:
         config = AutoConfig.for_model(kind, **values)
     except Exception as error:
-        raise UsageError(_first_line(error), place=f"base config:{kind}", mend="correct `config`") from error
+        raise UsageError(_first_line(error), place=f"base config:{kind}", hint="correct `config`") from error
     _refuse_unknown(kind, values, "config")
     return config
 
@@ -188,7 +188,7 @@ def make_config(values: dict[str, Any]) -> Any:
 def unknown_model_type(kind: str, known: Any) -> UsageError:
     """The error for a `model_type` that transformers does not have: the list is too long to print."""
     error = unknown("model type", kind, known)
-    error.mend = "`model_type` is transformers' name of the architecture, such as bert, gpt2, vit"
+    error.hint = "`model_type` is transformers' name of the architecture, such as bert, gpt2, vit"
     return error
 
 
@@ -264,7 +264,7 @@ def find_processor(location: str, kind: str, revision: str | None, changes: dict
         raise CheckpointError(
             f"its {kind} cannot be read: {_first_line(error)}",
             place=f"base {location}",
-            mend="save it again, or set `processor`",
+            hint="save it again, or set `processor`",
         ) from error
     if kind == "processor" and not isinstance(found, transformers.ProcessorMixin):
         return None

@@ -1,7 +1,7 @@
 """What a capture is asked for, looked at before anything runs; and what has no meaning for an attention layer.
 
 A distance needs queries and keys that are positions of one sequence, a mass needs keys at the positions that are
-named. Where that is not so, numbers would be wrong: `Seen` refuses to hand them out and says why.
+named. Where that is not so, numbers would be wrong: `Captured` refuses to hand them out and says why.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def names_asked(what: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
         UsageError: nothing, or something that is not known.
     """
     if not what:
-        raise UsageError("nothing is to be captured", mend=f"name one or more of {', '.join(sorted(known))}")
+        raise UsageError("nothing is to be captured", hint=f"name one or more of {', '.join(sorted(known))}")
     for name in what:
         if name not in known:
             raise unknown("capture", str(name), known)
@@ -46,7 +46,7 @@ def device_asked(device: Any) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise UsageError(f"there is no device {device!r}", mend="name one as torch does: cpu, cuda:0") from error
+        raise UsageError(f"there is no device {device!r}", hint="name one as torch does: cpu, cuda:0") from error
 
 
 def keys_asked(keys: Any) -> list[int] | None:
@@ -58,7 +58,7 @@ def keys_asked(keys: Any) -> list[int] | None:
     except (TypeError, ValueError, RuntimeError):
         found = torch.zeros(0)
     if not found.numel() or found.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise UsageError(f"`keys` must be positions, not {keys!r}", mend="give whole numbers, such as keys=[0]")
+        raise UsageError(f"`keys` must be positions, not {keys!r}", hint="give whole numbers, such as keys=[0]")
     return found.flatten().tolist()
 
 
@@ -69,11 +69,11 @@ def places_asked(places: Any) -> torch.Tensor | None:
     try:
         found = torch.as_tensor(places, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError("`places` are no coordinates", mend="give a tensor [positions, d]") from error
+        raise UsageError("`places` are no coordinates", hint="give a tensor [positions, d]") from error
     if found.dim() == 1:
         found = found[:, None]
     if found.dim() != 2 or not found.numel():
-        raise UsageError(f"`places` have the shape {tuple(found.shape)}", mend="give a tensor [positions, d]")
+        raise UsageError(f"`places` have the shape {tuple(found.shape)}", hint="give a tensor [positions, d]")
     return found
 
 
@@ -81,7 +81,7 @@ def heads_asked(heads: Mapping[str, Sequence[int]] | None) -> Mapping[str, Seque
     """Which attention heads of each layer, by path; None for all."""
     for path, numbers in (heads or {}).items():
         if not numbers:
-            raise UsageError("no attention head is chosen", place=path, mend="name some, or leave the layer out")
+            raise UsageError("no attention head is chosen", place=path, hint="name some, or leave the layer out")
     return heads
 
 

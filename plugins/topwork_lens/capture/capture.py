@@ -31,7 +31,7 @@ from topwork_lens.capture.arguments import (
 from topwork_lens.capture.fast_reductions import reduced
 from topwork_lens.capture.interception import Call, watching
 from topwork_lens.capture.reductions import Reducer, in_full
-from topwork_lens.capture.result import Seen
+from topwork_lens.capture.result import Captured
 from topwork_lens.capture.verification import compare_contexts, other_order, quick_weights, received
 from topwork_lens.gates import first_input, module_at, output_projection, split_heads
 from topwork_lens.layers.discovery import blocks
@@ -63,7 +63,7 @@ class Capture:
     ) -> None:
         self.what = names_asked(what, (*Reducer.KNOWN, *STATES))
         if not layers and known:
-            raise UsageError("no attention layer is chosen", mend="name some, or leave `layers` out for all")
+            raise UsageError("no attention layer is chosen", hint="name some, or leave `layers` out for all")
         if not layers:
             raise refuse("unknown_layout", "no attention layer was found in this model")
         self.model, self.layers, self.heads = model, layers, heads_asked(heads)
@@ -73,11 +73,11 @@ class Capture:
         self.kept = 0
         self.parts: dict[str, list[torch.Tensor]] = {}
         self.softmaxes: set[str] = set()
-        self.seen = Seen(layers, what, None if folder is None else Path(folder), known)
+        self.seen = Captured(layers, what, None if folder is None else Path(folder), known)
         self.wants_weights = bool(self.reducer.names) or "weights_gradient" in what
 
     @contextmanager
-    def run(self) -> Iterator[Seen]:
+    def run(self) -> Iterator[Captured]:
         """The block in which the model is watched."""
         with ExitStack() as stack:
             stack.enter_context(_uncompiled())
@@ -106,8 +106,8 @@ class Capture:
                     cause = f"attention weights cannot be captured here: {layer.notes['unseen']}"
                 elif layer.path in self.softmaxes:
                     cause = "a softmax ran here, but not in a form that says whose weights are whose"
-                mend = "name the other layers: capture(..., layers=[...]); its context can be captured"
-                raise refuse("no_weights", cause, place=layer.path, mend=mend)
+                hint = "name the other layers: capture(..., layers=[...]); its context can be captured"
+                raise refuse("no_weights", cause, place=layer.path, hint=hint)
 
     # ------------------------------------------------------------------ contexts and hidden states
 
@@ -199,7 +199,7 @@ class Capture:
         """Weights that the loss depends on: the model goes on with the recomputed context. And the call with them."""
         if call.dropped:
             cause = "attention dropout is at work, and the recomputed weights that gradients need would go without it"
-            raise refuse("no_gradient", cause, place=call.layer.path, mend="model.eval(), or attention dropout 0")
+            raise refuse("no_gradient", cause, place=call.layer.path, hint="model.eval(), or attention dropout 0")
         context, weights = (None, call.weights) if call.block is None else call.block(0, call.shape[2])
         assert weights is not None
         if context is not None:
@@ -226,7 +226,7 @@ class Capture:
         if self.seen.folder is None and self.kept + value.numel() * value.element_size() > self.memory:
             raise UsageError(
                 f"what was captured exceeds {self.memory} bytes",
-                mend="choose layers or a reduction, or raise `memory`",
+                hint="choose layers or a reduction, or raise `memory`",
             )
 
 

@@ -186,11 +186,11 @@ def interface_call(
             "no_weights",
             "this attention implementation hides its mask",
             place=layer.path,
-            mend="use attention implementation sdpa or eager to look at attention weights",
+            hint="use attention implementation sdpa or eager to look at attention weights",
         )
     if layer.kept and query.shape[1] != len(layer.kept):
         cause = f"{query.shape[1]} attention heads were computed where {len(layer.kept)} are described"
-        raise refuse("no_weights", cause, place=layer.path, mend="teach it by the hook `attention_layer`")
+        raise refuse("no_weights", cause, place=layer.path, hint="teach it by the hook `attention_layer`")
     shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal

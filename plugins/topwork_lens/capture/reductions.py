@@ -77,7 +77,7 @@ class Reducer:
         self, names: Sequence[str], keys: Sequence[int] | None, places: torch.Tensor | None, offset: int = 0
     ) -> None:
         if "mass" in names and keys is None:
-            raise UsageError("`mass` needs the positions whose share of attention is asked for", mend="give keys=[0]")
+            raise UsageError("`mass` needs the positions whose share of attention is asked for", hint="give keys=[0]")
         self.names, self.keys, self.places, self.offset = tuple(names), keys, places, offset
 
     def some(self, names: Sequence[str], offset: int) -> Reducer:

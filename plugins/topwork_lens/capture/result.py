@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class OnDisk(Sequence[torch.Tensor]):
         return (self[place] for place in range(len(self)))
 
 
-class Seen:
+class Captured:
     """What a capture saw. `seen[what, layer]` is the tensor of the only forward pass, `seen.calls(what, layer)` those
     of all (one for each step of `generate`). `layer` is a number, (group, number) or a path; of hidden states, those
     that the block around that attention layer answers.
@@ -112,8 +113,8 @@ class Seen:
         if values is None:
             reason = "no_gradient" if what.endswith("_gradient") else "not_run"
             cause = f"no {what} was seen"
-            mend = "call backward inside the block" if reason == "no_gradient" else "run the model inside the block"
-            raise refuse(reason, cause, place=path, mend=mend)
+            hint = "call backward inside the block" if reason == "no_gradient" else "run the model inside the block"
+            raise refuse(reason, cause, place=path, hint=hint)
         meaningless = self.reasons.get((what, path))
         if meaningless is not None:
             raise refuse("no_weights", f"no {what} here: {meaningless}", place=path)
@@ -136,7 +137,7 @@ class Seen:
         what, layer = key
         values = self.calls(what, layer)
         if len(values) > 1:
-            raise UsageError(f"{what} was seen {len(values)} times", place=str(layer), mend="use seen.calls(...)")
+            raise UsageError(f"{what} was seen {len(values)} times", place=str(layer), hint="use seen.calls(...)")
         return values[0]
 
     def __call__(self, what: str) -> dict[str, torch.Tensor]:
@@ -153,3 +154,10 @@ class Seen:
         if not paths:
             self.calls(what, next(iter(found)))
         return {path: self[what, path] for path in paths}
+
+
+def __getattr__(name: str) -> type[Captured]:
+    if name != "Seen":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("`Seen` is now called `Captured`", DeprecationWarning, stacklevel=2)
+    return Captured

@@ -191,7 +191,7 @@ def no_strangers(model: nn.Module, layers: Sequence[AttentionLayer]) -> Iterator
             "unknown_layout",
             f"attention runs in {len(strangers)} modules that no row and no plugin describes",
             place=strangers[0],
-            mend="teach it by the hook `attention_layer`",
+            hint="teach it by the hook `attention_layer`",
         )
 
 

@@ -2,7 +2,7 @@
 
 Two links are checked. What the recomputed product gives each attention head must be what the model's own product gave;
 and that must be what the output projection receives. A gate, a norm or a convolution between the two changes the
-context on its way: then only the first link can be checked, and `Seen.explained` says so.
+context on its way: then only the first link can be checked, and `Captured.explained` says so.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def compare_contexts(call: Call, answer: tuple[torch.Tensor, torch.Tensor], some
             "no_weights",
             f"recomputed weights do not explain the context (difference {worst:.2g}, tolerance {limit:.2g})",
             place=call.layer.path,
-            mend="use attention implementation eager",
+            hint="use attention implementation eager",
         )
 
 

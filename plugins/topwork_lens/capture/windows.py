@@ -44,7 +44,7 @@ def merged(values: torch.Tensor, grid: tuple[int, int], window: int, shift: int 
     count, size = where.shape
     if values.shape[0] % count or values.shape[2] != size:
         cause = f"{values.shape[0]} windows of {values.shape[2]} positions do not make images of {grid[0]} x {grid[1]}"
-        raise UsageError(cause, mend=f"with windows of {window} there are {count} of {size} positions in each")
+        raise UsageError(cause, hint=f"with windows of {window} there are {count} of {size} positions in each")
     items, heads, total = values.shape[0] // count, values.shape[1], grid[0] * grid[1]
     # [items, heads, windows, ...]
     values = values.unflatten(0, (items, count)).transpose(1, 2)

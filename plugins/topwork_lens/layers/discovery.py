@@ -82,7 +82,7 @@ def layer_at(layers: Sequence[AttentionLayer], key: Key) -> AttentionLayer:
         UsageError: there is none, or a number alone could mean several.
     """
     if not layers:
-        raise UsageError("no attention layer was found in this model", mend="teach it by the hook `attention_layer`")
+        raise UsageError("no attention layer was found in this model", hint="teach it by the hook `attention_layer`")
     if not isinstance(key, str | tuple):
         key = whole_number(key, "the number of an attention layer")
     by_path = {caller: layer for layer in layers for caller in layer.callers}
@@ -99,7 +99,7 @@ def layer_at(layers: Sequence[AttentionLayer], key: Key) -> AttentionLayer:
         if len(groups) > 1:
             raise UsageError(
                 f"layer {key} is ambiguous: this model has {', '.join(groups)} attention",
-                mend=f'name it as ("{groups[0]}", {key}) or by its path',
+                hint=f'name it as ("{groups[0]}", {key}) or by its path',
             )
         key = (groups[0], key)
     if tuple(key) not in by_number:
@@ -128,8 +128,8 @@ def _numbers(value: Any, place: str) -> list[int]:
     try:
         return sorted({whole_number(number, "the number of an attention head") for number in value})
     except UsageError as error:
-        mend = "give numbers that count from 0, such as [1, 3]"
-        raise UsageError(error.cause, place=place, mend=mend) from error
+        hint = "give numbers that count from 0, such as [1, 3]"
+        raise UsageError(error.cause, place=place, hint=hint) from error
 
 
 def heads_by_layer(
@@ -142,7 +142,7 @@ def heads_by_layer(
     """
     if not isinstance(heads, Mapping):
         cause = f"which attention heads is said by layer, not by a {type(heads).__name__}"
-        raise UsageError(cause, mend="give a dict, such as {0: [1, 3]}")
+        raise UsageError(cause, hint="give a dict, such as {0: [1, 3]}")
     found: dict[str, tuple[AttentionLayer, list[int]]] = {}
     for key, numbers in heads.items():
         layer = layer_at(layers, key)

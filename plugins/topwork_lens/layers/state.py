@@ -78,7 +78,7 @@ class Saving:
             wrong.append("state_dict")
         if wrong:
             cause = f"attention heads of this model are pruned or gated: `{wrong[0]}` cannot be had for it"
-            raise UsageError(cause, place="save_pretrained", mend="topwork.save_pretrained(model, folder)")
+            raise UsageError(cause, place="save_pretrained", hint="topwork.save_pretrained(model, folder)")
         save_pretrained(self.model, save_directory)
 
 

@@ -228,6 +228,6 @@ def record(
                 "not_run",
                 "the attention layer did not run on the batch that pruning is checked with",
                 place=layer.path,
-                mend="give a batch that uses it: check=batch",
+                hint="give a batch that uses it: check=batch",
             )
     return replays, outputs

@@ -210,7 +210,7 @@ def _running(run: Callable[[], Any], place: str) -> Any:
 
 
 def _does_not_run(error: Exception, place: str) -> Refused:
-    return refuse("check_failed", f"it does not run any more: {error}", place=place, mend="mask it instead")
+    return refuse("check_failed", f"it does not run any more: {error}", place=place, hint="mask it instead")
 
 
 def _agree(masked: Any, pruned: Any, plain: Any, place: str) -> Comparison:
@@ -220,7 +220,7 @@ def _agree(masked: Any, pruned: Any, plain: Any, place: str) -> Comparison:
             "check_failed",
             f"masked and pruned differ by {found.difference:.3g} of max|output| (tolerance {found.tolerance:.3g})",
             place=place,
-            mend="mask these attention heads instead",
+            hint="mask these attention heads instead",
         )
     return found
 

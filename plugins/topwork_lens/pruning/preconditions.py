@@ -31,8 +31,8 @@ def not_plain(model: nn.Module, layer: AttentionLayer) -> Refused | None:
         found = _why(owner, name)
         if found is not None:
             place = ".".join(part for part in (layer.path, owner_path) if part)
-            cause, mend = found
-            return refuse("unknown_layout", f"`{name}` of this {_named(owner)} {cause}", place=place, mend=mend)
+            cause, hint = found
+            return refuse("unknown_layout", f"`{name}` of this {_named(owner)} {cause}", place=place, hint=hint)
     return None
 
 
@@ -43,9 +43,9 @@ def none_found(model: nn.Module) -> UsageError:
         if odd and path.rpartition(".")[2] in {*QUERIES, *FUSED}:
             kind = f"{type(module).__module__}.{type(module).__name__}"
             cause = f"no attention layer was found in this model: this is a {kind}, no plain linear layer"
-            return UsageError(cause, place=path, mend="prune before it is quantised, merge adapters first")
-    mend = "teach it by the hook `attention_layer`"
-    return UsageError("no attention layer was found in this model", mend=mend)
+            return UsageError(cause, place=path, hint="prune before it is quantised, merge adapters first")
+    hint = "teach it by the hook `attention_layer`"
+    return UsageError("no attention layer was found in this model", hint=hint)
 
 
 def _named(owner: Any) -> str:
@@ -56,12 +56,12 @@ def _named(owner: Any) -> str:
 def _why(owner: Any, name: str) -> tuple[str, str] | None:
     if parametrize.is_parametrized(owner, name):
         steps = [type(step).__name__ for step in owner.parametrizations[name] if not isinstance(step, Scatter)]
-        mend = "torch.nn.utils.parametrize.remove_parametrizations, then prune; or mask it instead"
-        return (f"is computed by {steps[0]} whenever it is read", mend) if steps else None
+        hint = "torch.nn.utils.parametrize.remove_parametrizations, then prune; or mask it instead"
+        return (f"is computed by {steps[0]} whenever it is read", hint) if steps else None
     value = getattr(owner, name)
     if isinstance(getattr(type(owner), name, None), property):
-        mend = "merge what was put around it first (merge_and_unload in peft); or mask it instead"
-        return "belongs to a module inside it", mend
+        hint = "merge what was put around it first (merge_and_unload in peft); or mask it instead"
+        return "belongs to a module inside it", hint
     if name not in owner._parameters and name not in owner._buffers:
         return "is computed before every call", "make it a plain parameter first; or mask it instead"
     if type(value) not in (torch.Tensor, nn.Parameter, nn.Buffer) or value.dtype not in _PLAIN:

@@ -143,12 +143,12 @@ def lines(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[dict[str, 
 
 def _permit(model: nn.Module, layer: AttentionLayer) -> None:
     if not layer.prunable:
-        raise refuse("not_a_head", layer.why or "this layer cannot be pruned", place=layer.path, mend="mask it instead")
+        raise refuse("not_a_head", layer.why or "this layer cannot be pruned", place=layer.path, hint="mask it instead")
     computed = not_plain(model, layer)
     if computed is not None:
         raise computed
     other = shared_elsewhere(model, layer)
     if other is not None:
         raise refuse(
-            "shared_parameter", f"its weights are also those of {other}", place=layer.path, mend="mask it instead"
+            "shared_parameter", f"its weights are also those of {other}", place=layer.path, hint="mask it instead"
         )

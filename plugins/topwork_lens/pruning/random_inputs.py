@@ -52,7 +52,7 @@ def _unknown(model: nn.Module) -> Exception:
     return refuse(
         "check_failed",
         f"cannot make a batch to check the pruning of {type(model).__name__} with",
-        mend="give one: prune_heads(heads, check=batch)",
+        hint="give one: prune_heads(heads, check=batch)",
     )
 
 

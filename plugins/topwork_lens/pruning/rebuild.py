@@ -32,7 +32,7 @@ def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None)
             raise CheckpointError(
                 "the attention layer was described by a plugin that is not loaded",
                 place=path,
-                mend="load it with the plugins that it was saved with",
+                hint="load it with the plugins that it was saved with",
             )
     for path, entry in manifest.get("layers", {}).items():
         layer = _found(layers, path, _whole(entry, path)["heads"])
@@ -72,6 +72,6 @@ def _found(layers: Mapping[str, AttentionLayer], path: str, heads: int) -> Atten
         has = f"{layer.heads} attention heads" if layer else "no such attention layer"
         raise CheckpointError(
             f"the manifest has {heads} attention heads at {path}, the model has {has}",
-            mend="load it with the base and the plugins that it was saved with",
+            hint="load it with the base and the plugins that it was saved with",
         )
     return layer

@@ -49,7 +49,7 @@ class Sums:
             for path, values in sums.items():
                 paths[path] = paths[path] + values if path in paths else values
         if not total:
-            raise UsageError("there are no rows to score attention heads on", mend="give at least one batch of rows")
+            raise UsageError("there are no rows to score attention heads on", hint="give at least one batch of rows")
         for path, values in paths.items():
             if not values.isfinite().all():
                 raise UsageError("the gradient of some attention head is no finite number", place=path)
@@ -299,5 +299,5 @@ def own_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     """[1]: the loss that a plain transformers model computes itself, for a batch of one row."""
     loss = getattr(model(**batch.inputs), "loss", None)
     if loss is None:
-        raise refuse("no_gradient", f"{type(model).__name__} gave no loss", mend="give labels, or row_losses=...")
+        raise refuse("no_gradient", f"{type(model).__name__} gave no loss", hint="give labels, or row_losses=...")
     return loss.reshape(1)

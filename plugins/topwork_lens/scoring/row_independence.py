@@ -54,7 +54,7 @@ def independent(losses: torch.Tensor, leaves: list[torch.Tensor], batch: Batch) 
             raise refuse(
                 "batch_coupled",
                 "the loss of one row depends on the attention heads of another",
-                mend="score one row at a time: batch_size: 1",
+                hint="score one row at a time: batch_size: 1",
             )
 
 
@@ -74,12 +74,12 @@ def by_row(row_losses: RowLosses, seed: int) -> RowLosses:
             losses = row_losses(model, batch)
             if batch.row_count > 1 and not torch.equal(before, torch.get_rng_state()):
                 cause = "the losses of several rows draw random numbers together"
-                raise refuse("batch_coupled", cause, mend="score one row at a time: batch_size: 1")
+                raise refuse("batch_coupled", cause, hint="score one row at a time: batch_size: 1")
             if not bool(losses.isfinite().all()):
                 place = int((~losses.isfinite()).nonzero().flatten()[0])
                 said = f"row {batch.row_numbers[place]}" if len(losses) == batch.row_count else "a row"
                 cause = f"the loss of {said} is {float(losses.detach().flatten()[place])}: it would hide all other rows"
-                raise UsageError(cause, mend="leave that row out, or look why the model answers it with such numbers")
+                raise UsageError(cause, hint="leave that row out, or look why the model answers it with such numbers")
             return losses
 
     return seeded
@@ -101,4 +101,4 @@ def one_run(model: nn.Module, batch: Batch) -> Iterator[None]:
         handle.remove()
     if len(runs) > 1 and batch.row_count > 1:
         cause = f"the model ran {len(runs)} times for the {batch.row_count} rows of one batch"
-        raise refuse("batch_coupled", cause, mend="score one row at a time: batch_size: 1")
+        raise refuse("batch_coupled", cause, hint="score one row at a time: batch_size: 1")

@@ -83,7 +83,7 @@ class Importance:
         file = folder / "importance.json"
         if not file.is_file():
             raise UsageError(
-                "there is no importance.json", place=str(folder), mend="run the stage head_importance first"
+                "there is no importance.json", place=str(folder), hint="run the stage head_importance first"
             )
         return cls.from_json(json.loads(file.read_text(encoding="utf-8")))
 
@@ -174,7 +174,7 @@ def choose(layers: Sequence[AttentionLayer], choice: Choice, importance: Importa
     if missing:
         raise UsageError(
             f"the importance scores have no {missing[0]} of this size",
-            mend="score this model: stage head_importance",
+            hint="score this model: stage head_importance",
         )
     return _take(layers, choice, lambda layer, number: scores[layer.path][number])
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from topwork import AttentionLayer, Batch, Run
-    from topwork_lens.capture.result import Seen
+    from topwork_lens.capture.result import Captured
 
 _TOKENS = 64
 
@@ -62,7 +62,7 @@ def first_rows(rows: Any, count: int) -> list[Any]:
     return list(islice(iter(rows), count))
 
 
-def watch(look: Any, run: Run, batch: Batch, units: Units, wants: bool) -> Seen:
+def watch(look: Any, run: Run, batch: Batch, units: Units, wants: bool) -> Captured:
     """Predict with the model watched."""
     import torch
 
@@ -98,7 +98,7 @@ class Tables:
         self.layers = layers
         self.sums: dict[tuple[str, str], tuple[Any, int]] = {}
 
-    def add(self, seen: Seen, units: Units) -> None:
+    def add(self, seen: Captured, units: Units) -> None:
         """Take one row: the mean over its queries that are no padding, and over its forward passes."""
         import torch
 
@@ -152,7 +152,7 @@ class Tables:
 
 
 def overlay(
-    number: int, seen: Seen, layers: list[AttentionLayer], units: Units, folder: Path | None
+    number: int, seen: Captured, layers: list[AttentionLayer], units: Units, folder: Path | None
 ) -> dict[str, Json]:
     """What one row's positions attend to, per layer, the mean over its attention heads (of the first forward pass).
 

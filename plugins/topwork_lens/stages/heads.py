@@ -159,7 +159,7 @@ class ChoosingStage(Stage):
         raise UsageError(
             "nothing says how important the attention heads are",
             place=f"stage {self.name}",
-            mend="put head_importance before it, or give `importance` or `random: true`",
+            hint="put head_importance before it, or give `importance` or `random: true`",
         )
 
     def compared(self, run: Run, look: Look, chosen: dict[str, list[int]]) -> dict[str, Json] | None:

@@ -32,7 +32,7 @@ def need(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
-        raise UsageError(f"audio needs the package {name}: {error}", mend="pip install topwork[audio]") from error
+        raise UsageError(f"audio needs the package {name}: {error}", hint="pip install topwork[audio]") from error
 
 
 # ---------------------------------------------------------------- clips
@@ -54,15 +54,15 @@ def open_audio(value: Any, row: int | None, column: str, rate: int) -> np.ndarra
 
     clip, found = _read(value, row, column)
     if clip.size == 0:
-        raise DataError("the clip is empty", row=row, column=column, mend=MEND)
+        raise DataError("the clip is empty", row=row, column=column, hint=MEND)
     if not numpy.isfinite(clip).all():
-        raise DataError("the clip has samples that are not finite", row=row, column=column, mend=MEND)
+        raise DataError("the clip has samples that are not finite", row=row, column=column, hint=MEND)
     wanted = resampled_length(len(clip), found, rate)
     if found != rate:
         clip = need("soxr").resample(clip, found, rate)
         clip = numpy.pad(clip[:wanted], (0, max(0, wanted - len(clip))))
     if wanted == 0:
-        raise DataError("the clip is empty", row=row, column=column, mend=MEND)
+        raise DataError("the clip is empty", row=row, column=column, hint=MEND)
     return numpy.ascontiguousarray(clip, dtype=numpy.float32)
 
 
@@ -104,7 +104,7 @@ def doubtful(value: Any) -> bool:
 
 def _read(value: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
     if value is None:
-        raise DataError("is None", row=row, column=column, mend="give a clip, or leave the row out")
+        raise DataError("is None", row=row, column=column, hint="give a clip, or leave the row out")
     if hasattr(value, "get_all_samples"):
         samples = value.get_all_samples()
         return _from_array(samples.data.numpy(), samples.sample_rate, row, column)
@@ -118,7 +118,7 @@ def _read(value: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
         f"holds {type(value).__name__}, which is no audio",
         row=row,
         column=column,
-        mend="give {bytes, path}, bytes, a path, or {array, sampling_rate}",
+        hint="give {bytes, path}, bytes, a path, or {array, sampling_rate}",
     )
 
 
@@ -127,7 +127,7 @@ def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, i
     inside = isinstance(source, bytes | bytearray)
     name = f"{len(source)} bytes" if inside else os.fspath(source)
     if not inside and not os.path.isfile(source):
-        raise DataError(f"the file {name} does not exist", row=row, column=column, mend="correct the path")
+        raise DataError(f"the file {name} does not exist", row=row, column=column, hint="correct the path")
     try:
         with soundfile.SoundFile(io.BytesIO(source) if inside else os.fspath(source)) as file:
             clip, rate, told, kind = (
@@ -138,13 +138,13 @@ def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, i
             )
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         cause = str(error).splitlines()[0].split(": ", 1)[-1]
-        raise DataError(f"cannot be read as audio ({name}): {cause}", row=row, column=column, mend=MEND) from error
+        raise DataError(f"cannot be read as audio ({name}): {cause}", row=row, column=column, hint=MEND) from error
     missing = _missing_bytes(source)
     if missing:
-        raise DataError(f"the file {name} is cut short by {missing} bytes", row=row, column=column, mend=MEND)
+        raise DataError(f"the file {name} is cut short by {missing} bytes", row=row, column=column, hint=MEND)
     if kind == "MP3" and len(clip) + _MP3_FRAME < told:
         cause = f"the file {name} is cut short: {len(clip)} of {told} samples"
-        raise DataError(cause, row=row, column=column, mend=MEND)
+        raise DataError(cause, row=row, column=column, hint=MEND)
     return clip.mean(axis=1), _checked_rate(rate, row, column)
 
 
@@ -171,7 +171,7 @@ def _checked_rate(rate: Any, row: int | None, column: str) -> int:
         known = False
     if not known:
         raise DataError(
-            f"a sampling rate of {rate!r}", row=row, column=column, mend="say how many samples a second the clip has"
+            f"a sampling rate of {rate!r}", row=row, column=column, hint="say how many samples a second the clip has"
         )
     return int(rate)
 
@@ -189,7 +189,7 @@ def _from_array(value: Any, rate: Any, row: int | None, column: str) -> tuple[np
             raise ValueError("64 bits do not say how loud the loudest is: give int16, or floats from -1 to 1")
         array = array.astype(numpy.float32)
     except (TypeError, ValueError) as error:
-        raise DataError(f"its array is no array of samples: {error}", row=row, column=column, mend=MEND) from error
+        raise DataError(f"its array is no array of samples: {error}", row=row, column=column, hint=MEND) from error
     if array.ndim == 2 and min(array.shape) <= 8 and array.shape[0] != array.shape[1]:
         array = array.mean(axis=0 if array.shape[0] < array.shape[1] else 1)
     if array.ndim != 1:
@@ -197,7 +197,7 @@ def _from_array(value: Any, rate: Any, row: int | None, column: str) -> tuple[np
             f"its array has the shape {list(array.shape)}",
             row=row,
             column=column,
-            mend="give [samples], or [channels, samples] with at most 8 channels",
+            hint="give [samples], or [channels, samples] with at most 8 channels",
         )
     return array, found
 

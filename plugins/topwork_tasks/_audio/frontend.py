@@ -60,7 +60,7 @@ def find_extractor(base: Base, clips: Iterable[Any] | None) -> Any:
     if chosen is None:
         raise UsageError(
             f"the base has no feature extractor, and none is known for `{kind}`",
-            mend="say `base.processor: <an id or folder that has one>`",
+            hint="say `base.processor: <an id or folder that has one>`",
         )
     return chosen()
 
@@ -73,7 +73,7 @@ def _whisper_extractor(config: Any) -> Any:
         raise UsageError(
             f"max_source_positions of {config.max_source_positions} are no whole seconds",
             place=f"base config:{config.model_type}",
-            mend="take a multiple of 50",
+            hint="take a multiple of 50",
         )
     return WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=seconds)
 
@@ -87,7 +87,7 @@ def _spectrogram_extractor(config: Any, clips: Iterable[Any] | None) -> Any:
     if clips is None:
         raise UsageError(
             "the base has no feature extractor and there are no training rows to learn its mean and deviation from",
-            mend="give training rows, or `base.processor`",
+            hint="give training rows, or `base.processor`",
         )
     plain = ASTFeatureExtractor(do_normalize=False, **size)
     frontend = Frontend(plain, config)
@@ -176,7 +176,7 @@ class Frontend:
                 f"the clip has {len(clip)} samples at {self.rate} Hz, the model needs {self.shortest}",
                 row=row,
                 column=column,
-                mend="leave the row out, or join it with its neighbour",
+                hint="leave the row out, or join it with its neighbour",
             )
         return clip
 
@@ -195,7 +195,7 @@ class Frontend:
         features: dict[str, np.ndarray] = {self.main: numpy.asarray(found[self.main][0], dtype=numpy.float32)}
         if not numpy.isfinite(features[self.main]).all():
             raise DataError(
-                f"{type(self.extractor).__name__} makes no finite numbers of it", row=row, column="audio", mend=_MEND
+                f"{type(self.extractor).__name__} makes no finite numbers of it", row=row, column="audio", hint=_MEND
             )
         if with_mask and self._spectrogram:
             real = min(self.extractor.max_length, 1 + (len(clip) - 400) // 160)

@@ -50,9 +50,9 @@ def learn_labels(
         return list(trained)
     found = list(names or ()) or class_names(rows, column) or _distinct(rows, column, kind)
     if len(set(found)) < (2 if kind == "single" else 1):
-        raise DataError(f"has only the label {found}", column=column, mend="give rows with two labels or more")
+        raise DataError(f"has only the label {found}", column=column, hint="give rows with two labels or more")
     if len(set(found)) != len(found):
-        raise DataError(f"declares a label name twice: {found}", column=column, mend="give every label its own name")
+        raise DataError(f"declares a label name twice: {found}", column=column, hint="give every label its own name")
     return found
 
 
@@ -60,7 +60,7 @@ def _distinct(rows: Any, column: str, kind: Kind) -> list[str]:
     if rows is None:
         raise TopworkError(
             "the label names are not known",
-            mend="give training rows, the option `label_names`, or a base with a trained task head",
+            hint="give training rows, the option `label_names`, or a base with a trained task head",
         )
     values: set[Any] = set()
     for number, value in enumerate(_column(rows, column)):
@@ -74,18 +74,18 @@ def _distinct(rows: Any, column: str, kind: Kind) -> list[str]:
 def check_alike(value: Any, known: Collection[Any], row: int, column: str, further: str = "") -> None:
     """Refuse what is no label, and integers among names, or names among integers, that rows before had."""
     if isinstance(value, bool) or not isinstance(value, str | Integral) or value == "":
-        mend = f"labels are strings or integers{further}"
-        raise DataError(f"{value!r} is no label", row=row, column=column, mend=mend)
+        hint = f"labels are strings or integers{further}"
+        raise DataError(f"{value!r} is no label", row=row, column=column, hint=hint)
     other = next(iter(known), value)
     if isinstance(other, str) != isinstance(value, str):
         cause = f"{value!r} beside {other!r}: labels are either names or numbers"
-        raise DataError(cause, row=row, column=column, mend="write all labels alike")
+        raise DataError(cause, row=row, column=column, hint="write all labels alike")
 
 
 def _column(rows: Any, column: str) -> Iterable[Any]:
     if hasattr(rows, "column_names"):
         if column not in (rows.column_names or [column]):
-            raise DataError("is missing", column=column, mend="map it in `data.columns`")
+            raise DataError("is missing", column=column, hint="map it in `data.columns`")
         return rows[column] if hasattr(rows, "__len__") else (row.get(column) for row in rows)
     return (row.get(column) for row in rows)
 
@@ -93,7 +93,7 @@ def _column(rows: Any, column: str) -> Iterable[Any]:
 def _entries(value: Any, row: int | None, column: str) -> list[Any]:
     if value is None or isinstance(value, str | int | float) or not isinstance(value, Iterable):
         raise DataError(
-            f"{value!r} is no list of labels", row=row, column=column, mend="write a list, empty for no label"
+            f"{value!r} is no list of labels", row=row, column=column, hint="write a list, empty for no label"
         )
     return list(value)
 
@@ -104,7 +104,7 @@ def label_number(
     """The model's output that a label of the data stands for; `declared` names the data's integers."""
     name = value
     if isinstance(value, bool) or not isinstance(value, str | Integral):
-        raise DataError(f"{value!r} is no label", row=row, column=column, mend="labels are strings or integers")
+        raise DataError(f"{value!r} is no label", row=row, column=column, hint="labels are strings or integers")
     if not isinstance(value, str):
         if declared is not None and 0 <= int(value) < len(declared):
             name = declared[int(value)]
@@ -115,12 +115,12 @@ def label_number(
     try:
         return names.index(name)
     except ValueError:
-        mend = f"known labels: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+        hint = f"known labels: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
         if not isinstance(value, str) and declared is None:
-            mend += "; `label_names` of the task says what the data's integers stand for"
-        mend += "; a base that was trained with other labels takes these with `head: new`"
+            hint += "; `label_names` of the task says what the data's integers stand for"
+        hint += "; a base that was trained with other labels takes these with `head: new`"
         raise DataError(
-            f"unknown label {value!r}{nearest(str(name), names)}", row=row, column=column, mend=mend
+            f"unknown label {value!r}{nearest(str(name), names)}", row=row, column=column, hint=hint
         ) from None
 
 
@@ -134,7 +134,7 @@ def target(
 ) -> int | list[int] | float:
     """A row's target: the label's number, a list of numbers ("multi") or a float ("regression")."""
     if column not in row:
-        raise DataError("is missing", row=number, column=column, mend="map it in `data.columns`")
+        raise DataError("is missing", row=number, column=column, hint="map it in `data.columns`")
     value = row[column]
     if kind == "multi":
         return sorted(
@@ -148,7 +148,7 @@ def target(
         result = math.nan
     if not math.isfinite(result):
         raise DataError(
-            f"{value!r} is no finite number", row=number, column=column, mend="correct it or leave the row out"
+            f"{value!r} is no finite number", row=number, column=column, hint="correct it or leave the row out"
         )
     return result
 

@@ -53,7 +53,7 @@ def learn_weights(
     if wanted is None:
         return None
     if kind == "regression":
-        raise TopworkError("a regression has no classes to weigh", mend="leave `class_weights` out")
+        raise TopworkError("a regression has no classes to weigh", hint="leave `class_weights` out")
     if isinstance(wanted, Mapping):
         weights = [1.0] * len(names)
         for name, weight in wanted.items():

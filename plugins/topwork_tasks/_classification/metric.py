@@ -18,7 +18,7 @@ def all_scores(prediction: Any, names: Sequence[str]) -> list[float]:
     by_name = {entry["label"]: float(entry["score"]) for entry in prediction}
     if set(by_name) != set(names):
         raise TopworkError(
-            "a prediction that was cut to its best labels has no score for the others", mend="set `top_k` to all"
+            "a prediction that was cut to its best labels has no score for the others", hint="set `top_k` to all"
         )
     return [by_name[name] for name in names]
 

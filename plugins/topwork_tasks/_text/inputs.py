@@ -38,10 +38,10 @@ def find_tokenizer(
     learned = tokenizer is None
     if tokenizer is None:
         if not base.scratch:
-            raise TopworkError("the base has no tokenizer", place=_name(base), mend="name one: `base.processor`")
+            raise TopworkError("the base has no tokenizer", place=_name(base), hint="name one: `base.processor`")
         if texts is None:
             raise TopworkError(
-                "there are no texts to learn a tokenizer from", place=_name(base), mend="give training rows"
+                "there are no texts to learn a tokenizer from", place=_name(base), hint="give training rows"
             )
         tokenizer = learn_tokenizer(texts, options, template)
         limit = position_limit(base.config, tokenizer.pad_token_id)
@@ -62,7 +62,7 @@ def give_padding(tokenizer: Any, place: str) -> None:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     if tokenizer.pad_token_id is None:
-        raise TopworkError("its tokenizer has no token that could pad", place=place, mend="give it a pad token")
+        raise TopworkError("its tokenizer has no token that could pad", place=place, hint="give it a pad token")
 
 
 def token_changes(base: Base, tokenizer: Any, learned: bool) -> dict[str, Json]:
@@ -88,7 +88,7 @@ def token_changes(base: Base, tokenizer: Any, learned: bool) -> dict[str, Json]:
         raise TopworkError(
             f"the tokenizer has {len(tokenizer)} tokens, the model knows {size}",
             place=_name(base),
-            mend="take the tokenizer that belongs to the model",
+            hint="take the tokenizer that belongs to the model",
         )
     return changes
 
@@ -145,7 +145,7 @@ def length_limit(config: Any, tokenizer: Any, asked: int | None) -> int | None:
     if asked is not None:
         if limit is not None and asked > limit:
             raise UsageError(
-                f"`max_length` is {asked}, the model has {limit} positions", mend=f"set it to {limit} or less"
+                f"`max_length` is {asked}, the model has {limit} positions", hint=f"set it to {limit} or less"
             )
         return asked
     told = tokenizer.model_max_length
@@ -159,10 +159,10 @@ def length_limit(config: Any, tokenizer: Any, asked: int | None) -> int | None:
 def text_of(row: Row, number: int, column: str) -> str:
     """A row's text; what is no string is refused."""
     if column not in row:
-        raise DataError("is missing", row=number, column=column, mend="map it in `data.columns`")
+        raise DataError("is missing", row=number, column=column, hint="map it in `data.columns`")
     value = row[column]
     if not isinstance(value, str):
-        raise DataError(f"is {type(value).__name__}, not text", row=number, column=column, mend="make it a string")
+        raise DataError(f"is {type(value).__name__}, not text", row=number, column=column, hint="make it a string")
     return value
 
 

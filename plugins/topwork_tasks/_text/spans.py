@@ -87,11 +87,11 @@ def pieces(tokenizer: Any, texts: Sequence[str], names: Sequence[str], length: i
         UsageError: the tokenizer does not know characters, or the stride leaves no room.
     """
     if not tokenizer.is_fast:
-        raise UsageError("the tokenizer does not say which characters its tokens cover", mend="use its fast version")
+        raise UsageError("the tokenizer does not say which characters its tokens cover", hint="use its fast version")
     room = None if length is None else length - tokenizer.num_special_tokens_to_add(pair=False)
     if room is not None and not 0 <= stride < room:
         raise UsageError(
-            f"`stride` is {stride}, a window has {room} tokens of text", mend=f"set it to {max(0, room // 4)}"
+            f"`stride` is {stride}, a window has {room} tokens of text", hint=f"set it to {max(0, room // 4)}"
         )
     if not texts:
         return []

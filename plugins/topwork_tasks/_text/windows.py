@@ -45,7 +45,7 @@ def windows(
     special = tokenizer.num_special_tokens_to_add(pair=True)
     longest_question = (length - special) // 2
     if longest_question < 1:
-        raise UsageError(f"`max_length` is {length}: no room for a question and a context", mend="set it to 16 or more")
+        raise UsageError(f"`max_length` is {length}: no room for a question and a context", hint="set it to 16 or more")
     asked, counts = _cut(tokenizer, questions, longest_question)
     strides = [max(0, min(stride, length - special - count - 1)) for count in counts]
     found: list[list[Window]] = [[] for _ in questions]

@@ -51,16 +51,16 @@ def columns_of(value: Any, row: int | None, column: str = "objects") -> dict[str
         DataError: None, something else, lists of different lengths.
     """
     if value is None:
-        raise DataError("is empty", row=row, column=column, mend="give a picture without objects empty lists")
-    mend = "write a dict of lists of one length, or a list of dicts"
+        raise DataError("is empty", row=row, column=column, hint="give a picture without objects empty lists")
+    hint = "write a dict of lists of one length, or a list of dicts"
     if isinstance(value, Mapping):
         given = {str(key): entries for key, entries in value.items() if entries is not None}
         for key, entries in given.items():
             if isinstance(entries, str) or not isinstance(entries, Iterable):
-                raise DataError(f"its `{key}` is {entries!r}, no list", row=row, column=column, mend=mend)
+                raise DataError(f"its `{key}` is {entries!r}, no list", row=row, column=column, hint=hint)
         return {key: list(entries) for key, entries in given.items()}
     if not isinstance(value, Sequence) or not all(isinstance(entry, Mapping) for entry in value):
-        raise DataError(f"{value!r} is no list of objects", row=row, column=column, mend=mend)
+        raise DataError(f"{value!r} is no list of objects", row=row, column=column, hint=hint)
     keys = {str(key) for entry in value for key in entry}
     return {key: [entry.get(key) for entry in value] for key in keys}
 
@@ -81,7 +81,7 @@ def beside(
     found = next((columns[name] for name in names if columns.get(name)), [None] * count)
     if len(found) != count:
         cause = f"{count} objects and {len(found)} entries of `{names[0]}`"
-        raise DataError(cause, row=row, column=column, mend=f"give each object its `{names[0]}`, or leave it out")
+        raise DataError(cause, row=row, column=column, hint=f"give each object its `{names[0]}`, or leave it out")
     return found
 
 
@@ -92,8 +92,8 @@ def _area(value: Any, box: Sequence[float], row: int | None) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        mend = "correct it, or leave `area` out"
-        raise DataError(f"an area of {value!r} is no number", row=row, column="objects", mend=mend) from error
+        hint = "correct it, or leave `area` out"
+        raise DataError(f"an area of {value!r} is no number", row=row, column="objects", hint=hint) from error
 
 
 def _named(columns: Mapping[str, list[Any]], names: Sequence[str], row: int | None) -> list[Any]:
@@ -103,7 +103,7 @@ def _named(columns: Mapping[str, list[Any]], names: Sequence[str], row: int | No
             f"has no `{names[0]}`, only {', '.join(sorted(columns))}",
             row=row,
             column="objects",
-            mend=f"name it `{names[0]}`",
+            hint=f"name it `{names[0]}`",
         )
     return columns[found[0]] if found else []
 
@@ -130,7 +130,7 @@ def objects_of(row: Row, number: int | None, size: tuple[int, int], form: BoxFor
             f"{len(written)} boxes and {len(categories)} categories",
             row=number,
             column="objects",
-            mend="give one category a box",
+            hint="give one category a box",
         )
     crowd, given = beside(columns, _CROWD, len(written), number), beside(columns, ("area",), len(written), number)
     kept, boxes, areas = [], [], []
@@ -160,7 +160,7 @@ def _corners(values: Any, form: BoxFormat, size: tuple[int, int], place: int, nu
             f"box {place} {list(values) if isinstance(values, Sequence) else values!r} {cause}",
             row=number,
             column="objects",
-            mend="correct it, check `box_format`, or set `bad_boxes: drop`",
+            hint="correct it, check `box_format`, or set `bad_boxes: drop`",
         )
 
     try:

@@ -50,7 +50,7 @@ def backbone_with_maps(base: Base, weights: bool) -> Any:
         CheckpointError: it is no network for pictures, or gives no feature maps.
     """
     if not any(hasattr(base.config, name) for name in ("num_channels", "image_size", "backbone_config")):
-        raise CheckpointError(f"`{base.config.model_type}` is no network for pictures", mend="choose another base")
+        raise CheckpointError(f"`{base.config.model_type}` is no network for pictures", hint="choose another base")
     for maps in ((0, 1, 2, 3), (0, 1, 2), (0, 1)):
         try:
             return base.backbone(weights=weights, maps=maps)

@@ -35,7 +35,7 @@ def open_image(value: Any, row: int | None, column: str, mode: str = "RGB") -> I
     from PIL import ImageOps
 
     if value is None:
-        raise DataError("is empty", row=row, column=column, mend="give an image, or leave the row out")
+        raise DataError("is empty", row=row, column=column, hint="give an image, or leave the row out")
     try:
         image = _as_image(value)
         image.load()
@@ -47,7 +47,7 @@ def open_image(value: Any, row: int | None, column: str, mode: str = "RGB") -> I
             f"cannot be read as an image: {cause_of(error)}",
             row=row,
             column=column,
-            mend="mend the file, or leave the row out",
+            hint="mend the file, or leave the row out",
         ) from error
     if turned.mode.startswith("I;16"):
         import numpy
@@ -117,7 +117,7 @@ def learn_statistics(rows: Iterable[Row], mode: str, most: int = 1000) -> tuple[
     if not pixels and unread is not None:
         raise unread
     if not pixels:
-        raise TopworkError("there are no rows to learn the image statistics from", mend="give training rows")
+        raise TopworkError("there are no rows to learn the image statistics from", hint="give training rows")
     mean = numpy.asarray(sums) / pixels
     deviation = numpy.sqrt(numpy.maximum(numpy.asarray(squares) / pixels - mean**2, 1e-6))
     height, width = (int(value) for value in numpy.median(numpy.array(sizes), axis=0))
@@ -181,7 +181,7 @@ def saved_processor(base: Base, image_size: int | None) -> Any | None:
         raise UsageError(
             "`image_size` is for bases without an image processor; this one has its own",
             place="task.image_size",
-            mend="leave `image_size` out",
+            hint="leave `image_size` out",
         )
     return found
 
@@ -216,7 +216,7 @@ def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         raise DataError(
             f"the image processor makes pictures of different sizes ({sorted(shapes)[0]}, {sorted(shapes)[1]})",
             column="image",
-            mend="choose an image processor that resizes to one size",
+            hint="choose an image processor that resizes to one size",
         )
     return torch.stack(list(tensors))
 

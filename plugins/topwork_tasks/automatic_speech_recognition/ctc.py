@@ -33,7 +33,7 @@ def learn_tokenizer(texts: Iterable[str]) -> Any:
     if not letters:
         raise UsageError("the texts have no letters to learn a vocabulary from", place="data.train")
     if _DELIMITER in letters:
-        raise DataError(f"has {_DELIMITER!r}, which stands between words", column="text", mend="remove it")
+        raise DataError(f"has {_DELIMITER!r}, which stands between words", column="text", hint="remove it")
     names = [*letters, _DELIMITER, _UNKNOWN, _BLANK]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"
@@ -78,7 +78,7 @@ def target_ids(
                 f"the vocabulary has no {letter!r}",
                 row=row,
                 column=column,
-                mend="correct the text, choose `case`, or set `unknown: drop` to leave such letters out",
+                hint="correct the text, choose `case`, or set `unknown: drop` to leave such letters out",
             )
     return found
 
@@ -141,7 +141,7 @@ def output_lengths(model: Any, output: Any, items: Sequence[Item], main: str, ma
         return torch.full((count,), frames)
     if method is None:
         raise UsageError(
-            f"{type(core).__name__} does not tell how many frames belong to a clip", mend="set `batch_size: 1`"
+            f"{type(core).__name__} does not tell how many frames belong to a clip", hint="set `batch_size: 1`"
         )
     return method(mask.sum(1)).long().clamp(1, frames).cpu()
 
@@ -158,7 +158,7 @@ def chunk_places(length: int, chunk: int, stride: int, align: int) -> list[tuple
     if length <= chunk:
         return [(0, length, 0, 0)]
     if chunk <= 2 * stride:
-        raise UsageError("a chunk must be longer than twice its stride", place="task", mend="lower `stride_seconds`")
+        raise UsageError("a chunk must be longer than twice its stride", place="task", hint="lower `stride_seconds`")
     places = []
     for start in range(0, length, chunk - 2 * stride):
         end, left = min(start + chunk, length), stride if start else 0

@@ -63,7 +63,7 @@ def saved_tokenizer(base: Base, form: str, options: SpeechRecognitionOptions) ->
     fits = has_class(base, "CTC" if form == "ctc" else "SPEECH_SEQ_2_SEQ")
     found = base.processor("tokenizer") if fits and (asked or base.options.head == "keep") else None
     if found is None and asked:
-        raise UsageError("the base has no tokenizer for this form", place="task", mend="choose `vocabulary: data`")
+        raise UsageError("the base has no tokenizer for this form", place="task", hint="choose `vocabulary: data`")
     return found
 
 
@@ -73,7 +73,7 @@ def texts(rows: Any, case: _transcripts.Case) -> Iterable[str]:
         raise UsageError(
             "the base has no vocabulary and there are no training rows to learn one from",
             place="task",
-            mend="give training rows, or `base.processor`",
+            hint="give training rows, or `base.processor`",
         )
     narrow = rows.select_columns(["text"]) if hasattr(rows, "select_columns") else rows
     return [_transcripts.text_of(row, number, case) for number, row in enumerate(narrow)]

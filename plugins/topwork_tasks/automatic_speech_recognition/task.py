@@ -77,11 +77,11 @@ class SpeechRecognition(Task):
         if form == "seq2seq":
             seq2seq.check_timestamps(options.timestamps, base)
         elif options.timestamps == "segment":
-            raise UsageError("`timestamps: segment` is for Whisper", place="task", mend="choose word or char")
+            raise UsageError("`timestamps: segment` is for Whisper", place="task", hint="choose word or char")
         tokenizer = choices.saved_tokenizer(base, form, options)
         own = tokenizer is None
         if own and form == "seq2seq" and options.timestamps is not None:
-            raise UsageError("a learned vocabulary has no times", place="task", mend="leave `timestamps` out")
+            raise UsageError("a learned vocabulary has no times", place="task", hint="leave `timestamps` out")
         case: _transcripts.Case = "keep" if options.case == "auto" else options.case
         if tokenizer is not None and options.case == "auto" and form == "ctc":
             case = _ctc.natural_case(tokenizer)
@@ -111,7 +111,7 @@ class SpeechRecognition(Task):
             changes = seq2seq.model_changes(self.tokenizer) if fresh else {}
             model = self.base.native(*seq2seq.HEAD, weights=weights, **changes)
             if model is None:
-                raise UsageError("the base has no decoder", place="task", mend="choose `form: ctc`")
+                raise UsageError("the base has no decoder", place="task", hint="choose `form: ctc`")
             if fresh:
                 seq2seq.prepare_generation(model, self.tokenizer)
             seq2seq.keep_generation(model, self.state.values, self.options, restore=not weights)
@@ -138,14 +138,14 @@ class SpeechRecognition(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         return _audio.doubtful(row.get("audio"))
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items: list[Item] = []
         for number, row in enumerate(rows):
             if "audio" not in row:
-                raise DataError("is missing", row=number, column="audio", mend="map it in `data.columns`")
+                raise DataError("is missing", row=number, column="audio", hint="map it in `data.columns`")
             target = self._target(row, number) if mode != "predict" else None
             clip = self.frontend.clip(row["audio"], number)
             if target is not None:
@@ -181,7 +181,7 @@ class SpeechRecognition(Task):
                     f"the clip lasts {samples / rate:.2f} s, {cause} {limit / rate:.2f} s, and its text cannot be cut",
                     row=number,
                     column="audio",
-                    mend="divide clip and text, or leave the row out",
+                    hint="divide clip and text, or leave the row out",
                 )
 
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
@@ -196,7 +196,7 @@ class SpeechRecognition(Task):
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         inputs = self.frontend.collate(items, training=mode == "train")
         if mode != "predict" and self.form == "seq2seq":
-            inputs["labels"] = seq2seq.label_tensor([item.beside for item in items])
+            inputs["labels"] = seq2seq.label_tensor([item.extra for item in items])
         return Batch(inputs, items)
 
     def cost_budget(self, device: str) -> int | None:
@@ -237,7 +237,7 @@ class SpeechRecognition(Task):
     def _ctc_losses(self, model: nn.Module, inputs: dict[str, torch.Tensor], items: Sequence[Item]) -> torch.Tensor:
         output = model(**inputs)
         lengths = _ctc.output_lengths(model, output, items, self.frontend.main, inputs.get("attention_mask"))
-        targets = [item.beside for item in items]
+        targets = [item.extra for item in items]
         per_letter = self.state.values["reduction"] != "sum"
         return _ctc.ctc_losses(output.logits, lengths, targets, self._blank, per_letter)
 
@@ -250,7 +250,7 @@ class SpeechRecognition(Task):
             else:
                 found = self._frames(model, inputs, items)
             for position, part in zip(positions, found, strict=True):
-                parts[position] = (part, batch.items[position].beside)
+                parts[position] = (part, batch.items[position].extra)
         return parts
 
     def _frames(self, model: nn.Module, inputs: dict[str, torch.Tensor], items: Sequence[Item]) -> list[Any]:
@@ -262,7 +262,7 @@ class SpeechRecognition(Task):
         found = []
         for item, ids, length in zip(items, best, lengths):
             per_frame = _ctc.samples_per_frame(self.frontend, item, total, upsample)
-            samples, left, right = item.beside
+            samples, left, right = item.extra
             found.append((ids[:length][_ctc.kept_frames(samples, left, right, per_frame)], per_frame))
         return found
 

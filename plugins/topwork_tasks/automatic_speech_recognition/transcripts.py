@@ -16,14 +16,14 @@ _COUNTS = ("hits", "substitutions", "deletions", "insertions")
 def text_of(row: Row, number: int | None, case: Case, column: str = "text") -> str:
     """A row's text with single spaces, in the given case. An empty text is silence."""
     if column not in row:
-        raise DataError("is missing", row=number, column=column, mend="map it in `data.columns`")
+        raise DataError("is missing", row=number, column=column, hint="map it in `data.columns`")
     value = row[column]
     if not isinstance(value, str):
         raise DataError(
             f"holds {type(value).__name__}, which is no text",
             row=number,
             column=column,
-            mend="write the words, or an empty text for silence",
+            hint="write the words, or an empty text for silence",
         )
     text = " ".join(value.split())
     return text if case == "keep" else text.lower() if case == "lower" else text.upper()

@@ -104,7 +104,7 @@ def target_ids(text: str, tokenizer: Any, config: Any, row: int | None) -> list[
             f"the text has {len(ids)} tokens, the decoder writes at most {limit}",
             row=row,
             column="text",
-            mend="divide the clip, or leave the row out",
+            hint="divide the clip, or leave the row out",
         )
     return ids
 
@@ -182,7 +182,7 @@ def transcript(
 def check_timestamps(timestamps: str | None, base: Base) -> None:
     """Refuse times that this form does not give."""
     if timestamps == "char":
-        mend = "a decoder gives `timestamps: segment` or `word`"
-        raise UsageError("`timestamps: char` is for CTC", place="task", mend=mend)
+        hint = "a decoder gives `timestamps: segment` or `word`"
+        raise UsageError("`timestamps: char` is for CTC", place="task", hint=hint)
     if timestamps and getattr(base.config, "model_type", "") != "whisper":
-        raise UsageError("only Whisper writes times", place="task", mend="leave `timestamps` out")
+        raise UsageError("only Whisper writes times", place="task", hint="leave `timestamps` out")

@@ -24,7 +24,7 @@ def check_alignment(model: Any, settings: Mapping[str, Any]) -> list[list[int]]:
         raise UsageError(
             "the generation config has no `alignment_heads`: which attention heads follow the sound is not known",
             place="task.timestamps",
-            mend="set `generation: {alignment_heads: [[layer, head], ...]}`, or choose `timestamps: segment`",
+            hint="set `generation: {alignment_heads: [[layer, head], ...]}`, or choose `timestamps: segment`",
         )
     layers, heads = core.config.decoder_layers, core.config.decoder_attention_heads
     pairs = [[int(number) for number in pair] for pair in found]
@@ -33,7 +33,7 @@ def check_alignment(model: Any, settings: Mapping[str, Any]) -> list[list[int]]:
             raise UsageError(
                 f"`alignment_heads` names layer {layer}, attention head {head}, the decoder has {layers} x {heads}",
                 place="task.generation",
-                mend="count both from 0",
+                hint="count both from 0",
             )
     for number in sorted({layer for layer, _ in pairs}):
         left = core.get_decoder().layers[number].encoder_attn.num_heads
@@ -42,7 +42,7 @@ def check_alignment(model: Any, settings: Mapping[str, Any]) -> list[list[int]]:
                 f"{heads - left} attention heads of decoder layer {number} that hear were pruned: `alignment_heads` "
                 "goes by number and would mean others",
                 place="task.timestamps",
-                mend="choose `timestamps: segment`, or prune other layers",
+                hint="choose `timestamps: segment`, or prune other layers",
             )
     return pairs
 

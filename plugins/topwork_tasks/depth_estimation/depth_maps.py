@@ -42,7 +42,7 @@ def open_depth(
     import numpy
 
     if value is None:
-        raise DataError("is empty", row=row, column="depth", mend="give a depth map, or leave the row out")
+        raise DataError("is empty", row=row, column="depth", hint="give a depth map, or leave the row out")
     try:
         array = _array(value)
         if array.dtype.kind not in "iuf":
@@ -56,14 +56,14 @@ def open_depth(
             f"cannot be read as a depth map: {_image.cause_of(error)}",
             row=row,
             column="depth",
-            mend="give one number a pixel: a grey image, an array, or a .npy file",
+            hint="give one number a pixel: a grey image, an array, or a .npy file",
         ) from error
     if size is not None and array.shape != (size[1], size[0]):
         raise DataError(
             f"is {array.shape[1]} x {array.shape[0]} pixels, its picture {size[0]} x {size[1]}",
             row=row,
             column="depth",
-            mend="resize it to the picture's size, by nearest pixels",
+            hint="resize it to the picture's size, by nearest pixels",
         )
     depth = array.astype(numpy.float64) / scale
     with numpy.errstate(invalid="ignore"):

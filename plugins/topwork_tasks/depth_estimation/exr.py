@@ -38,7 +38,7 @@ def read_exr(value: Any) -> numpy.ndarray:
     except ImportError as error:
         raise UsageError(
             f"EXR files need the package OpenEXR: {error}",
-            mend="pip install topwork[exr], or store depth as .npy or 16-bit PNG",
+            hint="pip install topwork[exr], or store depth as .npy or 16-bit PNG",
         ) from error
     if isinstance(value, Mapping):
         value = value.get("bytes") or value["path"]

@@ -17,7 +17,7 @@ def learned_processor(rows: Any, base: Base, image_size: int | None) -> Any:
         raise UsageError(
             "the base has no image processor and there are no training rows to learn one from",
             place="task depth-estimation",
-            mend="give training rows, or `base.processor`",
+            hint="give training rows, or `base.processor`",
         )
     mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
     if image_size is not None:

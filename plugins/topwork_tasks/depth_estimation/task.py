@@ -118,7 +118,7 @@ class DepthEstimation(Task):
                 raise UsageError(
                     f"the image processor has `{name}`: depth maps could not follow",
                     place="base.processor",
-                    mend=f"save it with `{name}: false`",
+                    hint=f"save it with `{name}: false`",
                 )
         typical = _depth_learned.typical_depth(rows, options.depth_scale, options.max_depth)
         return State({"typical_depth": typical}, {"image_processor": processor})
@@ -166,10 +166,10 @@ class DepthEstimation(Task):
     def _truth(self, row: Row, size: tuple[int, int] | None, position: int | None = None) -> numpy.ndarray:
         """float32 [height, width], 0 where depth is not known."""
         if "depth" not in row:
-            raise DataError("is missing", row=position, column="depth", mend="map it in `data.columns`")
+            raise DataError("is missing", row=position, column="depth", hint="map it in `data.columns`")
         return _depth.open_depth(row["depth"], position, size, self.options.depth_scale, self.options.max_depth)
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         # the header of an EXR file is not read here
         plain = mode == "predict" or is_exr(row.get("depth"))
         return _headers.doubtful(row, *(() if plain else ("depth",)))
@@ -182,7 +182,7 @@ class DepthEstimation(Task):
             if mode != "predict":
                 truth = self._truth(row, size, number)
                 if not (truth > 0).any():
-                    raise DataError("has no valid pixel", row=number, column="depth", mend="leave the row out")
+                    raise DataError("has no valid pixel", row=number, column="depth", hint="leave the row out")
             if mode == "train" and truth is not None and self._augment is not None:
                 with _image.seeded(_image.row_seed(seed, image)):
                     image, truth = viewed(self._augment, image, truth)
@@ -190,13 +190,13 @@ class DepthEstimation(Task):
                 inputs = {"pixel_values": self._pixels(image)}
             except (ValueError, RuntimeError) as error:
                 raise DataError(
-                    f"the image processor refuses it: {error}", row=number, column="image", mend="leave the row out"
+                    f"the image processor refuses it: {error}", row=number, column="image", hint="leave the row out"
                 ) from error
             if truth is not None:
                 inputs["labels"] = _depth.resized(truth, inputs["pixel_values"].shape[-2:])
             # random crops must not change the cost, so it is told from the picture as it came
             height, width = self._shape or (size[1], size[0])
-            items.append(Item(number, inputs, cost=height * width, beside=size))
+            items.append(Item(number, inputs, cost=height * width, extra=size))
         return items
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
@@ -235,14 +235,14 @@ class DepthEstimation(Task):
         return batch.mean_by_row(torch.stack(losses))
 
     @property
-    def one_by_one(self) -> bool:
+    def single_row_losses(self) -> bool:
         return self._shape is None
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)
         for places, tensors in _detectors.by_shape(_image.model_tensors(batch, model, "labels")):
             for place, depth in zip(places, model(**tensors).predicted_depth):
-                parts[place] = _depth.enlarged(depth, batch.items[place].beside)
+                parts[place] = _depth.enlarged(depth, batch.items[place].extra)
         return parts
 
     def merge(self, row: Row, parts: Sequence[Any]) -> _depth.Depth:

@@ -125,7 +125,7 @@ def target_ids(tokenizer: Any, targets: Sequence[str] | None) -> list[int] | Non
     found = {target: token_id(tokenizer, target) for target in targets}
     if not found or None in found.values():
         missing = next((target for target, token in found.items() if token is None), "")
-        raise UsageError(f"the target {missing!r} is no single token of the vocabulary", mend="choose other `targets`")
+        raise UsageError(f"the target {missing!r} is no single token of the vocabulary", hint="choose other `targets`")
     return sorted({token for token in found.values() if token is not None})
 
 

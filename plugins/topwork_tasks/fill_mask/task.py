@@ -95,7 +95,7 @@ class FillMask(Task):
         base = bases["base"]
         tokenizer, changes = text.find_tokenizer(base, _texts(rows), options.tokenizer)
         if tokenizer.mask_token_id is None:
-            raise UsageError("the tokenizer has no mask token", mend="choose a base such as bert or roberta")
+            raise UsageError("the tokenizer has no mask token", hint="choose a base such as bert or roberta")
         masking.target_ids(tokenizer, options.targets)
         return State({"token_changes": changes, "inputs": text.model_inputs(base, tokenizer)}, {"tokenizer": tokenizer})
 
@@ -113,13 +113,13 @@ class FillMask(Task):
         if found is None:
             raise UsageError(
                 f"`{self.base.config.model_type}` has no task head for masked language modelling",
-                mend="choose a base such as bert, roberta, modernbert",
+                hint="choose a base such as bert, roberta, modernbert",
             )
         return found
 
     # ------------------------------------------------------------------ rows -> tensors
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         # the answers to masks have much that can be wrong; for whom they are missing, there is nothing to learn
         return self.options.mask in text.text_of(row, 0, "text") and mode == "predict"
 
@@ -138,21 +138,21 @@ class FillMask(Task):
         """The tokens behind the masks of a text, or None when they are not known or it has none."""
         given = row.get("answer")
         answers = [given] if isinstance(given, str) else given or []
-        mend = "give one answer for each mask"
+        hint = "give one answer for each mask"
         if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
-            raise DataError(f"{given!r} is no text, nor a list of them", row=number, column="answer", mend=mend)
+            raise DataError(f"{given!r} is no text, nor a list of them", row=number, column="answer", hint=hint)
         if asked and given is None:
             if mode == "predict":
                 return None
-            raise DataError("is missing: the text has masks", row=number, column="answer", mend=mend)
+            raise DataError("is missing: the text has masks", row=number, column="answer", hint=hint)
         if len(answers) != asked:
-            raise DataError(f"has {len(answers)} answers to {asked} masks", row=number, column="answer", mend=mend)
+            raise DataError(f"has {len(answers)} answers to {asked} masks", row=number, column="answer", hint=hint)
         found = []
         for answer in answers:
             token = masking.token_id(self.tokenizer, answer)
             if token is None:
                 raise DataError(
-                    f"{answer!r} is no single token", row=number, column="answer", mend="leave the row out or reword it"
+                    f"{answer!r} is no single token", row=number, column="answer", hint="leave the row out or reword it"
                 )
             found.append(token)
         return found
@@ -216,18 +216,18 @@ class FillMask(Task):
         shifts = [length - len(item.inputs["input_ids"]) for item in batch.items]
         if self.tokenizer.padding_side != "left":
             shifts = [0] * len(shifts)
-        masks = [(row, place + shifts[row]) for row, item in enumerate(batch.items) for place in item.beside]
+        masks = [(row, place + shifts[row]) for row, item in enumerate(batch.items) for place in item.extra]
         rows, places = torch.tensor(masks, dtype=torch.long, device=inputs["input_ids"].device).reshape(-1, 2).unbind(1)
         found = masking.logits_at(model, inputs, rows, places).float().log_softmax(-1)
         chosen = found if self.target_ids is None else found[:, self.target_ids]
         values, tokens = chosen.exp().topk(min(self.options.top_k, chosen.shape[-1]), dim=-1)
         if self.target_ids is not None:
             tokens = torch.tensor(self.target_ids, device=tokens.device)[tokens]
-        labels = [item.inputs["labels"][place] for item in batch.items for place in item.beside]
+        labels = [item.inputs["labels"][place] for item in batch.items for place in item.extra]
         truths = torch.tensor(labels, dtype=torch.long, device=found.device).clamp(min=0)
         nll, right = -found.gather(1, truths[:, None])[:, 0], found.argmax(-1) == truths
         judged = zip(values.tolist(), tokens.tolist(), zip(nll.tolist(), right.tolist()), labels)
-        return [_part(item, [next(judged) for _ in item.beside]) for item in batch.items]
+        return [_part(item, [next(judged) for _ in item.extra]) for item in batch.items]
 
     def merge(self, row: Row, parts: Sequence[Any]) -> masking.FilledMasks:
         made = masking.FilledMasks()
@@ -287,7 +287,7 @@ def _part(item: Item, judged: Sequence[tuple]) -> tuple:
     """What `FillMask.predict` answers for an item, from what is known of each of its masks."""
     values, tokens = [entry[0] for entry in judged], [entry[1] for entry in judged]
     scores = [score for _, _, score, label in judged if label != -100]
-    return values, tokens, scores, item.inputs["input_ids"], item.beside
+    return values, tokens, scores, item.inputs["input_ids"], item.extra
 
 
 @hookimpl

@@ -96,7 +96,7 @@ class ImageClassification(Task):
         weights = shared.learn_weights(options.class_weights, labels, kind, names, declared)
         if kind == "multi" and (options.mixup or options.cutmix or options.label_smoothing):
             raise UsageError(
-                "mixup, cutmix and label_smoothing are for one label a row", place="task", mend="leave them out"
+                "mixup, cutmix and label_smoothing are for one label a row", place="task", hint="leave them out"
             )
         processor = _image.saved_processor(base, options.image_size) or cls._learned_processor(rows, base, options)
         values = {"label_names": names, "kind": kind, "declared": declared, "class_weights": weights}
@@ -115,7 +115,7 @@ class ImageClassification(Task):
             raise UsageError(
                 "the base has no image processor and there are no training rows to learn one from",
                 place=f"task {ImageClassification.name}",
-                mend="give training rows, or `base.processor`",
+                hint="give training rows, or `base.processor`",
             )
         mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
         if options.image_size is not None:
@@ -182,7 +182,7 @@ class ImageClassification(Task):
         """[channels, height, width]"""
         return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         return _headers.doubtful(row, truth=None if mode == "predict" else lambda row, _: self._target(row, None))
 
     def _target(self, row: Row, number: int | None) -> Any:
@@ -203,10 +203,10 @@ class ImageClassification(Task):
                 inputs["pixel_values"] = self._pixels(image)
             except ValueError as error:
                 raise DataError(
-                    f"the image processor refuses it: {error}", row=number, column="image", mend="leave the row out"
+                    f"the image processor refuses it: {error}", row=number, column="image", hint="leave the row out"
                 ) from error
             height, width = inputs["pixel_values"].shape[-2:]
-            items.append(Item(number, inputs, cost=height * width, beside=own))
+            items.append(Item(number, inputs, cost=height * width, extra=own))
         return items
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
@@ -215,7 +215,7 @@ class ImageClassification(Task):
             targets = [item.inputs["label"] for item in items]
             inputs["labels"] = shared.target_tensor(targets, self.kind, len(self.label_names))
         if mode == "train" and self._mixes and len(items) > 1:
-            options, seed = self.options, sum(item.beside for item in items)
+            options, seed = self.options, sum(item.extra for item in items)
             mix(inputs, len(self.label_names), options.mixup, options.cutmix, seed)
         return Batch(inputs, items)
 

@@ -33,7 +33,7 @@ def check_processor(processor: Any) -> None:
         raise UsageError(
             "the image processor divides pictures, or does not pad them to a square",
             place="base.processor",
-            mend="save it with `do_split_image: false` and `do_pad: true`",
+            hint="save it with `do_split_image: false` and `do_pad: true`",
         )
 
 
@@ -50,7 +50,7 @@ def made_processor(config: Any, image_size: int | None, mean: list[float], devia
         raise UsageError(
             f"the network takes squares of {side} pixels",
             place="task.image_size",
-            mend="change the base's `image_size`",
+            hint="change the base's `image_size`",
         )
     size = {"shortest_edge": side, "longest_edge": side}
     return EomtImageProcessor(size=size, do_pad=True, image_mean=mean, image_std=deviation, do_normalize=True)

@@ -44,12 +44,12 @@ def learn_labels(
                 raise UsageError(
                     f"the checkpoint has no label `{name}`{nearest(name, trained)}",
                     place="task.label_names",
-                    mend="name the data's labels as the checkpoint does, or set `head: new`",
+                    hint="name the data's labels as the checkpoint does, or set `head: new`",
                 )
         return list(trained), declared
     names = declared or _occurring(rows, kind, ignored, reduce)
     if len(names) < (2 if kind == "semantic" else 1):
-        raise DataError(f"has only the label {names}", column="mask", mend="give rows with two labels or more")
+        raise DataError(f"has only the label {names}", column="mask", hint="give rows with two labels or more")
     return list(names), declared
 
 
@@ -65,7 +65,7 @@ def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
     if rows is None:
         raise TopworkError(
             "the label names are not known",
-            mend="give training rows, `label_names`, or a base with a trained task head",
+            hint="give training rows, `label_names`, or a base with a trained task head",
         )
     values: set[Any] = set()
     wanted = [name for name in ("mask", "objects", "segments_info") if name in columns_in(rows)]
@@ -75,14 +75,14 @@ def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
         for value in found:
             check_alike(value, values, number, column)
             if not isinstance(value, str) and not 0 <= value <= _MOST and value != ignored:
-                cause, mend = f"holds the number {value}", f"labels count from 0 to {_MOST}; or give `label_names`"
-                raise DataError(cause, row=number, column=column, mend=mend)
+                cause, hint = f"holds the number {value}", f"labels count from 0 to {_MOST}; or give `label_names`"
+                raise DataError(cause, row=number, column=column, hint=hint)
             values.add(value)
     values -= {ignored, *((0,) if reduce else ())}
     if any(isinstance(value, str) for value in values):
         return sorted(values)
     if not values:
-        raise DataError("holds no label at all", column="mask", mend="give rows with labels, or `label_names`")
+        raise DataError("holds no label at all", column="mask", hint="give rows with labels, or `label_names`")
     return [str(value) for value in range(max(values) + (0 if reduce else 1))]
 
 
@@ -105,7 +105,7 @@ def _values(row: Row, number: int, kind: str) -> tuple[str, list[Any]]:
         key = next((key for key in ("category_id", "category", "label") if key in entries), "category_id")
         return "segments_info", entries.get(key, [])
     if "mask" not in row:
-        raise DataError("is missing", row=number, column="mask", mend="map it in `data.columns`")
+        raise DataError("is missing", row=number, column="mask", hint="map it in `data.columns`")
     mask = open_map(row["mask"], number, "mask") if mask is None else mask
     labels = mask[..., 0] if mask.ndim == 3 and kind != "semantic" else flat(mask, number, "mask")
     return "mask", numpy.unique(labels).tolist()
@@ -158,5 +158,5 @@ class Numbers:
             f"holds {value}, which is none of the {len(self.table)} labels{hint}",
             row=row,
             column=column,
-            mend=f"known labels: {known}; `label_names` names the numbers, `ignore_index` is no label",
+            hint=f"known labels: {known}; `label_names` names the numbers, `ignore_index` is no label",
         )

@@ -32,7 +32,7 @@ def learned(rows: Any, base: Base, options: ImageSegmentationOptions) -> State:
     names, declared = learn_labels(rows, base, auto, options.kind, options.label_names, options.ignore_index, reduce)
     for name in options.stuff or ():
         if name not in names:
-            raise UsageError(f"`{name}` is no label", place="task.stuff", mend=f"labels: {', '.join(names)}")
+            raise UsageError(f"`{name}` is no label", place="task.stuff", hint=f"labels: {', '.join(names)}")
     if options.kind == "semantic" and options.ignore_index < len(names) and not reduce:
         raise UsageError(f"`ignore_index` {options.ignore_index} is the number of a label", place="task.ignore_index")
     stuff = options.stuff

@@ -51,14 +51,14 @@ def learns_masks(config: Any, options: Any) -> bool:
             raise UsageError(
                 f"`{config.model_type}` has a head for masks of its own",
                 place="task.mask_head",
-                mend="leave `mask_head` out; its size stands in the base's config (`base.changes`)",
+                hint="leave `mask_head` out; its size stands in the base's config (`base.changes`)",
             )
         return True
     if config.model_type in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES:
         raise CheckpointError(
             f"`{config.model_type}` is not among the architectures that image-segmentation knows",
             place="task image-segmentation",
-            mend=f"choose {', '.join(_PROCESSORS)}, or any backbone: it gets a head for masks",
+            hint=f"choose {', '.join(_PROCESSORS)}, or any backbone: it gets a head for masks",
         )
     return options.kind != "semantic" or options.mask_head is not None
 
@@ -100,7 +100,7 @@ def find_processor(rows: Any, base: Base, image_size: int | None, universal: boo
         raise UsageError(
             "the base has no image processor and there are no training rows to learn one from",
             place="task image-segmentation",
-            mend="give training rows, or `base.processor`",
+            hint="give training rows, or `base.processor`",
         )
     mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
     if base.config.model_type in _eomt.TYPES:
@@ -208,7 +208,7 @@ def universal_loss(model: Any, batch: Batch) -> torch.Tensor:
     inputs["mask_labels"] = [mask.to(inputs["pixel_values"].dtype) for mask in inputs["mask_labels"]]
     if model.training:
         return model(**inputs).loss
-    with _drawn_from(sum(item.beside["seed"] for item in batch.items), inputs["pixel_values"].device):
+    with _drawn_from(sum(item.extra["seed"] for item in batch.items), inputs["pixel_values"].device):
         return model(**inputs).loss
 
 

@@ -56,7 +56,7 @@ def open_map(value: Any, row: int | None, column: str, size: tuple[int, int] | N
     import numpy
 
     if value is None:
-        raise DataError("is empty", row=row, column=column, mend="give a mask, or leave the row out")
+        raise DataError("is empty", row=row, column=column, hint="give a mask, or leave the row out")
     try:
         array = _array(value)
         if array.dtype.kind == "f" and not (numpy.isfinite(array).all() and (array == numpy.rint(array)).all()):
@@ -68,7 +68,7 @@ def open_map(value: Any, row: int | None, column: str, size: tuple[int, int] | N
             f"cannot be read as a mask: {_image.cause_of(error)}",
             row=row,
             column=column,
-            mend="mend the file, or leave the row out",
+            hint="mend the file, or leave the row out",
         ) from error
     if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] == 1:
         array = array[0]
@@ -79,7 +79,7 @@ def open_map(value: Any, row: int | None, column: str, size: tuple[int, int] | N
             f"is {array.shape[1]} x {array.shape[0]} pixels, its picture {size[0]} x {size[1]}",
             row=row,
             column=column,
-            mend="give a mask of the picture's size",
+            hint="give a mask of the picture's size",
         )
     return array.astype(numpy.int32)
 
@@ -102,7 +102,7 @@ def flat(array: numpy.ndarray, row: int | None, column: str) -> numpy.ndarray:
         return array
     if not (array == array[..., :1]).all():
         raise DataError(
-            "is a colour picture", row=row, column=column, mend="give the numbers of labels (mode L, P or I)"
+            "is a colour picture", row=row, column=column, hint="give the numbers of labels (mode L, P or I)"
         )
     return array[..., 0]
 
@@ -138,7 +138,7 @@ def panoptic_of(row: Row, position: int | None, size: tuple[int, int], number: N
     if row.get("segments_info") is not None:
         return _from_segments(row, position, size, number)
     if "segments_info" in row and row.get("instances") is None:
-        raise DataError("is empty", row=position, column="segments_info", mend="leave the row out, or map `instances`")
+        raise DataError("is empty", row=position, column="segments_info", hint="leave the row out, or map `instances`")
     things = instances_of({**row, "objects": None}, position, size, number, ignored)
     labels, ids = _labels_and_ids(row, position, size)
     numbered, kinds = things.ids.copy(), list(things.labels)
@@ -173,7 +173,7 @@ def _labels_and_ids(row: Row, position: int | None, size: tuple[int, int]) -> tu
         "is missing",
         row=position,
         column="instances",
-        mend="give `instances` beside `mask`, `objects` with `segmentation`, or `segments_info` (panoptic)",
+        hint="give `instances` beside `mask`, `objects` with `segmentation`, or `segments_info` (panoptic)",
     )
 
 
@@ -202,7 +202,7 @@ def _from_segments(row: Row, position: int | None, size: tuple[int, int], number
             f"has {', '.join(sorted(entries))}, not `id` and `category_id`",
             row=position,
             column="segments_info",
-            mend="write [{id, category_id}, ...]",
+            hint="write [{id, category_id}, ...]",
         )
     numbered, kinds, crowd = numpy.zeros_like(ids), [], []
     known = entries.get("id", [])
@@ -230,7 +230,7 @@ def _from_objects(value: Any, position: int | None, size: tuple[int, int], numbe
             f"{len(written)} segmentations and {len(kinds)} categories",
             row=position,
             column="objects",
-            mend="give each object its `segmentation` (polygons or run lengths) and its `category`",
+            hint="give each object its `segmentation` (polygons or run lengths) and its `category`",
         )
     masks = [_decoded(entry, place, position, size) for place, entry in enumerate(written)]
     ids = numpy.zeros((size[1], size[0]), numpy.int32)
@@ -265,5 +265,5 @@ def _decoded(entry: Any, place: int, position: int | None, size: tuple[int, int]
             f"segmentation {place} cannot be read: {error}",
             row=position,
             column="objects",
-            mend="write polygons [[x, y, x, y, ...]] or run lengths {size, counts}",
+            hint="write polygons [[x, y, x, y, ...]] or run lengths {size, counts}",
         ) from error

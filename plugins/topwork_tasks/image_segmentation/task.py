@@ -176,7 +176,7 @@ class ImageSegmentation(Task):
             return models.universal_inputs(self.processor, image, truth, labels)
         return models.semantic_inputs(self.processor, image, truth)
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         maps = ("mask",) if self.options.kind == "semantic" else ("mask", "instances")
         return _headers.doubtful(row, *(() if mode == "predict" else maps))
 
@@ -194,11 +194,11 @@ class ImageSegmentation(Task):
                 inputs = self._process(image, truth, labels)
             except ValueError as error:
                 raise DataError(
-                    f"the image processor refuses it: {error}", row=number, column="image", mend="leave the row out"
+                    f"the image processor refuses it: {error}", row=number, column="image", hint="leave the row out"
                 ) from error
             # random crops must not change the cost, so it is told from the picture as it came
             height, width = self._shape or (size[1], size[0])
-            items.append(Item(number, inputs, cost=height * width, beside={"size": size, "seed": own}))
+            items.append(Item(number, inputs, cost=height * width, extra={"size": size, "seed": own}))
         return items
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
@@ -225,12 +225,12 @@ class ImageSegmentation(Task):
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """At once for the generic task head and for SegFormer; heads with auxiliary outputs and universal segmenters,
         whose loss is divided by the masks of the batch, row by row."""
-        if self.one_by_one:
+        if self.single_row_losses:
             return super().row_losses(model, batch)
         return self._own_losses(model, batch, self.options.dice if self._dense else 0.0)
 
     @property
-    def one_by_one(self) -> bool:
+    def single_row_losses(self) -> bool:
         plain = self.base.config.model_type == "segformer" and len(self.label_names) > 1
         return not (self._dense or plain)
 
@@ -244,7 +244,7 @@ class ImageSegmentation(Task):
         parts: list[Any] = [None] * len(batch)
         for places, tensors in _detectors.by_shape(_image.model_tensors(batch, model, "labels")):
             outputs = model(**tensors)
-            sizes = [batch.items[place].beside["size"] for place in places]
+            sizes = [batch.items[place].extra["size"] for place in places]
             if self._universal:
                 pairs = zip(outputs_of.one_by_one(outputs), sizes)
                 stuff = [self.label_names.index(name) for name in self._stuff]

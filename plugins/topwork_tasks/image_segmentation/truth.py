@@ -53,11 +53,11 @@ class Truth:
         if self.options.kind == "instance" and uses_objects(row, position):
             return instances_of(row, position, size, self.numbers, ignored)
         if self.options.kind == "instance" and row.get("segments_info") is not None and row.get("instances") is None:
-            mend = "set `kind: panoptic`, or map `instances`"
-            raise DataError("tells panoptic segments", row=position, column="segments_info", mend=mend)
+            hint = "set `kind: panoptic`, or map `instances`"
+            raise DataError("tells panoptic segments", row=position, column="segments_info", hint=hint)
         if row.get("mask") is None and self.options.kind == "instance":
-            mend = "give `mask` with `instances`, or `objects` with `segmentation`: `data.columns`"
-            raise DataError("is missing", row=position, column="mask", mend=mend)
+            hint = "give `mask` with `instances`, or `objects` with `segmentation`: `data.columns`"
+            raise DataError("is missing", row=position, column="mask", hint=hint)
         self._present(row, position)
         make = instances_of if self.options.kind == "instance" else panoptic_of
         return make({**row, "objects": None}, position, size, self.numbers, ignored)
@@ -65,7 +65,7 @@ class Truth:
     @staticmethod
     def _present(row: Row, position: int | None) -> None:
         if "mask" not in row:
-            raise DataError("is missing", row=position, column="mask", mend="map it in `data.columns`")
+            raise DataError("is missing", row=position, column="mask", hint="map it in `data.columns`")
 
     def target(self, row: Row, size: tuple[int, int], position: int | None) -> tuple[numpy.ndarray, dict[int, int]]:
         """What the model is to learn, as a map; for universal segmenters a map of ids, 0 for nothing, and the label of

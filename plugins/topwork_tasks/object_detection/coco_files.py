@@ -56,7 +56,7 @@ def coco_rows(source: str, options: RowsOptions) -> Any:
     """
     path = Path(source).expanduser()
     if not path.is_file():
-        raise UsageError(f"there is no file `{source}`", mend="`format: coco` reads an annotation file")
+        raise UsageError(f"there is no file `{source}`", hint="`format: coco` reads an annotation file")
     if unknown := sorted(set(options.options) - set(_OPTIONS)):
         raise UsageError(f"`{unknown[0]}` is no option of `format: coco`{nearest(unknown[0], _OPTIONS)}", place=source)
     try:
@@ -66,7 +66,7 @@ def coco_rows(source: str, options: RowsOptions) -> Any:
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DataError(
             f"{path}: is no COCO annotation file ({type(error).__name__}: {error})",
-            mend="it needs images, annotations and categories that name each other",
+            hint="it needs images, annotations and categories that name each other",
         ) from error
     return made.to_iterable_dataset() if options.streaming else made
 
@@ -81,7 +81,7 @@ def _pictures(path: Path, found: Mapping[str, Any], options: RowsOptions) -> dic
 def _present(path: Path, files: Any, what: str, option: str) -> None:
     missing = next((str(file) for file in files if not file.is_file()), None)
     if missing is not None:
-        raise DataError(f"{path}: the {what} {missing} is missing", mend=f"set `options: {{{option}: folder}}`")
+        raise DataError(f"{path}: the {what} {missing} is missing", hint=f"set `options: {{{option}: folder}}`")
 
 
 # ---------------------------------------------------------------- boxes and instances

@@ -61,7 +61,7 @@ def learn_names(rows: Any, base: Base, auto: Sequence[str], declared: Sequence[s
     if rows is None:
         raise TopworkError(
             "the label names are not known",
-            mend="give training rows, `label_names`, or a base with a trained task head",
+            hint="give training rows, `label_names`, or a base with a trained task head",
         )
     values: set[Any] = set()
     only = rows.select_columns(["objects"]) if hasattr(rows, "select_columns") else rows
@@ -70,7 +70,7 @@ def learn_names(rows: Any, base: Base, auto: Sequence[str], declared: Sequence[s
             check_alike(value, values, number, "objects")
             values.add(value)
     if not values:
-        raise DataError("no row has an object", column="objects", mend="give rows with objects, or `label_names`")
+        raise DataError("no row has an object", column="objects", hint="give rows with objects, or `label_names`")
     return [str(value) for value in sorted(values)]
 
 

@@ -48,7 +48,7 @@ def learned_processor(rows: Any, base: Base, image_size: int | None) -> Any:
         raise UsageError(
             "the base has no image processor and there are no training rows to learn one from",
             place="task object-detection",
-            mend="give training rows, or `base.processor`",
+            hint="give training rows, or `base.processor`",
         )
     mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
     if image_size is not None:
@@ -105,7 +105,7 @@ def check_processor(config: Any, processor: Any) -> None:
         raise UsageError(
             f"{name} does not belong to `{config.model_type}`: it would read its outputs wrong",
             place="base.processor",
-            mend=f"use a {_PROCESSORS.get(family(config), 'RTDetrImageProcessor')}",
+            hint=f"use a {_PROCESSORS.get(family(config), 'RTDetrImageProcessor')}",
         )
 
 

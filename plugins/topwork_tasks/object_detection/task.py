@@ -103,7 +103,7 @@ class ObjectDetection(Task):
             raise UsageError(
                 f"`{base.config.model_type}` has a detector of its own",
                 place="task.detr_head",
-                mend="leave `detr_head` out; its size stands in the base's config (`base.changes`)",
+                hint="leave `detr_head` out; its size stands in the base's config (`base.changes`)",
             )
         saved = _image.saved_processor if native else _detector_processors.backbone_processor
         processor = saved(base, options.image_size)
@@ -170,7 +170,7 @@ class ObjectDetection(Task):
         labels = [label_number(value, self.label_names, declared, number, "objects") for value in objects.categories]
         return objects, labels
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         return _headers.doubtful(row, truth=None if mode == "predict" else self._objects)
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
@@ -189,11 +189,11 @@ class ObjectDetection(Task):
                 inputs |= self._process(image)
             except ValueError as error:
                 raise DataError(
-                    f"the image processor refuses it: {error}", row=number, column="image", mend="leave the row out"
+                    f"the image processor refuses it: {error}", row=number, column="image", hint="leave the row out"
                 ) from error
             # random crops must not change the cost, so it is told from the picture as it came
             height, width = self._shape or (size[1], size[0])
-            items.append(Item(number, inputs, cost=height * width, beside=size))
+            items.append(Item(number, inputs, cost=height * width, extra=size))
         return items
 
     def _targets(self, objects: _boxes.Objects, size: tuple[int, int]) -> dict[str, torch.Tensor]:
@@ -239,7 +239,7 @@ class ObjectDetection(Task):
         parts: list[Any] = [None] * len(batch)
         for places, tensors in _detectors.by_shape(inputs):
             outputs = model(**tensors)
-            sizes = [batch.items[place].beside for place in places]
+            sizes = [batch.items[place].extra for place in places]
             most = _detector_processors.most_boxes(self.processor, outputs.logits.shape[1])
             found = _detectors.detections(outputs.logits, outputs.pred_boxes, sizes, len(self.label_names), most)
             for place, part in zip(places, found):
@@ -296,6 +296,6 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
     """COCO files of boxes, instances or panoptic segments (`format: coco`), and Pascal VOC folders (`format: voc`)."""
     form = format_of(source, options)
     if form == "coco" and options.split not in (None, "train"):
-        raise UsageError("a COCO file has no splits", place=source, mend="give each split's file its own `path`")
+        raise UsageError("a COCO file has no splits", place=source, hint="give each split's file its own `path`")
     read = {"voc": voc_rows, "coco": coco_rows}.get(form or "")
     return None if read is None else read(source, options)

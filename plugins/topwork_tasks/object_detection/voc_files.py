@@ -29,7 +29,7 @@ def voc_rows(source: str, options: RowsOptions) -> Any:
     folder = Path(source).expanduser()
     if not (folder / "Annotations").is_dir():
         raise UsageError(
-            f"there is no folder `{source}/Annotations`", mend="`format: voc` reads a folder of Pascal VOC"
+            f"there is no folder `{source}/Annotations`", hint="`format: voc` reads a folder of Pascal VOC"
         )
     if unknown := sorted(set(options.options) - set(_OPTIONS)):
         raise UsageError(f"`{unknown[0]}` is no option of `format: voc`{nearest(unknown[0], _OPTIONS)}", place=source)
@@ -54,7 +54,7 @@ def _names(folder: Path, options: RowsOptions) -> list[str]:
         known = sorted(path.stem for path in lists.glob("*.txt"))
         raise UsageError(
             f"there is no split `{options.split}` in {lists}{nearest(options.split, known)}",
-            mend=f"there are {', '.join(known) or 'none'}",
+            hint=f"there are {', '.join(known) or 'none'}",
         )
     # the lists of one class have a second column: 1, 0 or -1
     return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -79,8 +79,8 @@ def _read(file: Path, pictures: Path, name: str, use_difficult: bool) -> tuple[P
             objects["iscrowd"].append(int(difficult and not use_difficult))
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise DataError(
-            f"{file}: is no annotation of Pascal VOC ({error})", mend="it needs objects with a name and a bndbox"
+            f"{file}: is no annotation of Pascal VOC ({error})", hint="it needs objects with a name and a bndbox"
         ) from error
     if not picture.is_file():
-        raise DataError(f"{file}: the picture {picture} is missing", mend="set `options: {images: folder}`")
+        raise DataError(f"{file}: the picture {picture} is missing", hint="set `options: {images: folder}`")
     return picture, objects

@@ -47,10 +47,10 @@ def answer_texts(row: Row, number: int | None) -> list[str]:
         DataError: missing, or not in SQuAD's shape.
     """
     if "answers" not in row:
-        raise DataError("is missing", row=number, column="answers", mend="map it in `data.columns`")
+        raise DataError("is missing", row=number, column="answers", hint="map it in `data.columns`")
     texts = row["answers"].get("text") if isinstance(row["answers"], Mapping) else None
     if texts is None or not _is_list(texts, str):
-        raise DataError(f"{row['answers']!r} is not in SQuAD's shape", row=number, column="answers", mend=_SHAPE)
+        raise DataError(f"{row['answers']!r} is not in SQuAD's shape", row=number, column="answers", hint=_SHAPE)
     return list(texts)
 
 
@@ -64,18 +64,18 @@ def read_answers(row: Row, number: int) -> list[tuple[str, int]]:
     texts, starts, context = answer_texts(row, number), row["answers"].get("answer_start"), row.get("context")
     if not _is_list(starts, Integral):
         cause = f"{row['answers']!r} has no `answer_start` of whole numbers"
-        raise DataError(cause, row=number, column="answers", mend=_SHAPE)
+        raise DataError(cause, row=number, column="answers", hint=_SHAPE)
     if len(texts) != len(starts):
-        raise DataError(f"has {len(texts)} texts and {len(starts)} starts", row=number, column="answers", mend=_SHAPE)
+        raise DataError(f"has {len(texts)} texts and {len(starts)} starts", row=number, column="answers", hint=_SHAPE)
     if not isinstance(context, str):
-        raise DataError("is no text", row=number, column="context", mend="make it a string")
+        raise DataError("is no text", row=number, column="context", hint="make it a string")
     for answer, start in zip(texts, starts):
         if not answer or context[start : start + len(answer)] != answer or start < 0:
             raise DataError(
                 f"{answer!r} does not stand at character {start} of the context",
                 row=number,
                 column="answers",
-                mend="correct `answer_start` (characters, not bytes), or leave the row out",
+                hint="correct `answer_start` (characters, not bytes), or leave the row out",
             )
     return list(zip(texts, starts))
 

@@ -116,7 +116,7 @@ class QuestionAnswering(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         text.text_of(row, 0, "question")
         return not text.text_of(row, 0, "context").strip()
 
@@ -125,7 +125,7 @@ class QuestionAnswering(Task):
         contexts = [text.text_of(row, number, "context") for number, row in enumerate(rows)]
         for number, context in enumerate(contexts):
             if not context.strip():
-                raise DataError("is empty", row=number, column="context", mend="leave the row out")
+                raise DataError("is empty", row=number, column="context", hint="leave the row out")
         if not rows:
             return []
         items = []
@@ -172,7 +172,7 @@ class QuestionAnswering(Task):
         would have alone."""
         import torch
 
-        if self.one_by_one:
+        if self.single_row_losses:
             return super().row_losses(model, batch)
         outputs = self._forward(model, batch)
         longest: dict[int, int] = {}
@@ -187,7 +187,7 @@ class QuestionAnswering(Task):
         return batch.mean_by_row(_span_losses(start, end, batch))
 
     @property
-    def one_by_one(self) -> bool:
+    def single_row_losses(self) -> bool:
         return self.tokenizer.padding_side == "left"
 
     def _forward(self, model: nn.Module, batch: Batch) -> Any:
@@ -199,7 +199,7 @@ class QuestionAnswering(Task):
         parts = []
         for item, start, end in zip(batch.items, starts, ends):
             shift = self._shift(item, batch.inputs)
-            first, offsets, null = item.beside
+            first, offsets, null = item.extra
             first, null = first + shift, null + shift
             span = slice(first, first + len(offsets))
             best = best_spans(start[span], end[span], self.options.n_best, self.options.max_answer_length)

@@ -119,7 +119,7 @@ class SequenceToSequence(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         self.source_text(row, 0, self.options)
         if mode != "predict":
             self.target_text(row, 0, self.options)

@@ -33,7 +33,7 @@ def form_of(bases: Mapping[str, Base]) -> Form:
     raise UsageError(
         f"`{base.config.model_type}` is an encoder: it generates nothing",
         place="base",
-        mend="give a sequence-to-sequence model, a decoder, or two bases: {encoder: ..., decoder: ...}",
+        hint="give a sequence-to-sequence model, a decoder, or two bases: {encoder: ..., decoder: ...}",
     )
 
 
@@ -48,7 +48,7 @@ def learn_tokenizers(bases: Mapping[str, Base], texts: Callable[..., Any], optio
     both where there is one base or the weights are shared."""
     form = form_of(bases)
     if options.share and form != "pair" and not is_shared(next(iter(bases.values())).config):
-        raise UsageError("`share` is for the bases `encoder` and `decoder`", mend="leave it out")
+        raise UsageError("`share` is for the bases `encoder` and `decoder`", hint="leave it out")
     two = _two_tokenizers(bases["base"]) if form == "seq2seq" else None
     if two is not None:
         return State({"token_changes": {"base": {}}, "generation": None}, two)
@@ -89,7 +89,7 @@ def _two_tokenizers(base: Base) -> dict[str, Any] | None:
         raise UsageError(
             f"there is one tokenizer, but the encoder knows {sizes[0]} tokens and the decoder {sizes[1]}",
             place="base",
-            mend="save the encoder's tokenizer into the folder `encoder`, the decoder's into `decoder`",
+            hint="save the encoder's tokenizer into the folder `encoder`, the decoder's into `decoder`",
         )
     return None
 
@@ -129,7 +129,7 @@ class Sides:
         tokenizer = self.target
         end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         if end is None:
-            raise UsageError("the target's tokenizer has no end token", mend="give it an `eos_token`")
+            raise UsageError("the target's tokenizer has no end token", hint="give it an `eos_token`")
         if self.form in ("seq2seq", "source") and config.get("decoder_start_token_id") is not None:
             return config["decoder_start_token_id"], end
         starts = (tokenizer.bos_token_id, tokenizer.cls_token_id, end)
@@ -218,6 +218,6 @@ def _language_token(tokenizer: Any, language: str) -> int:
     if number is None or number == tokenizer.unk_token_id:
         known = [str(token) for token in tokenizer.all_special_tokens][:8]
         raise UsageError(
-            f"the tokenizer does not know the language `{language}`", mend=f"its codes are written like {known}"
+            f"the tokenizer does not know the language `{language}`", hint=f"its codes are written like {known}"
         )
     return int(number)

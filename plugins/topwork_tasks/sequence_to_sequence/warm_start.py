@@ -46,7 +46,7 @@ def build_pair(
             raise UsageError(
                 f"`{base.config.model_type}` is an encoder-decoder itself",
                 place=f"base.{role}",
-                mend="name it as the only base, or name an encoder or a decoder here",
+                hint="name it as the only base, or name an encoder or a decoder here",
             )
     first: Any
     made: Any
@@ -81,7 +81,7 @@ def _no_decoder(base: Base) -> UsageError:
     return UsageError(
         f"`{base.config.model_type}` has no decoder with cross-attention in transformers",
         place="base.decoder",
-        mend="choose bert, roberta, bert-generation, gpt2 or another that has one",
+        hint="choose bert, roberta, bert-generation, gpt2 or another that has one",
     )
 
 
@@ -92,7 +92,7 @@ def _take_over(module: nn.Module, tensors: Mapping[str, torch.Tensor], base: Bas
         raise UsageError(
             f"weights of the decoder do not fit: {', '.join([*foreign, *left][:4])}",
             place="base.decoder",
-            mend=f"is `{base.config.model_type}` a causal language model?",
+            hint=f"is `{base.config.model_type}` a causal language model?",
         )
 
 
@@ -157,7 +157,7 @@ def share(model: Any) -> dict[str, str]:
             raise UsageError(
                 f"encoder and decoder cannot share their weights: `{name}` differs",
                 place="share",
-                mend="name the same base twice, or leave out `share`",
+                hint="name the same base twice, or leave out `share`",
             )
     moved = {id(theirs[name]): (name, parameter) for name, parameter in ours.items()}
     moved |= {id(parameter): (name, parameter) for name, parameter in ours.items()}

@@ -54,13 +54,13 @@ def encode_row(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
             "has no `text`, `prompt` or `messages`",
             row=number,
             column="text",
-            mend="map one in `data.columns`",
+            hint="map one in `data.columns`",
         )
     ids = list(tokenizer(text_of(row, number, "text"))["input_ids"])
     ended = int(tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id])
     ids += [tokenizer.eos_token_id] * ended
     if not ids:
-        raise DataError("gives no token", row=number, column="text", mend="leave the row out")
+        raise DataError("gives no token", row=number, column="text", hint="leave the row out")
     return Encoded(ids, ids, [], ended)
 
 
@@ -71,7 +71,7 @@ def _pair(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
         prompt = prompt[:-1]  # a template that ends every text must not end the prompt
     if row.get("completion") is None:
         if targets:
-            raise DataError("is missing", row=number, column="completion", mend="map it in `data.columns`")
+            raise DataError("is missing", row=number, column="completion", hint="map it in `data.columns`")
         return Encoded(prompt or end, [-100] * len(prompt or end), prompt)
     if not prompt:
         start = tokenizer.bos_token_id
@@ -83,13 +83,13 @@ def _pair(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
 
 def _chat(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
     if tokenizer.chat_template is None:
-        raise UsageError("the tokenizer has no chat template", mend="give prompt and completion, or a base with one")
+        raise UsageError("the tokenizer has no chat template", hint="give prompt and completion, or a base with one")
     messages = row["messages"]
     if not well_formed(row):
-        raise DataError("is no chat", row=number, column="messages", mend='write [{"role": ..., "content": ...}, ...]')
+        raise DataError("is no chat", row=number, column="messages", hint='write [{"role": ..., "content": ...}, ...]')
     turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     if targets and not turns:
-        raise DataError("has nothing that the assistant says", row=number, column="messages", mend="leave the row out")
+        raise DataError("has nothing that the assistant says", row=number, column="messages", hint="leave the row out")
     asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
     prompt = _template(tokenizer, asked, True) if asked else []
     ids = _template(tokenizer, messages, False)
@@ -101,7 +101,7 @@ def _chat(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
             raise UsageError(
                 "the chat template writes earlier turns differently once the chat goes on: what the assistant said "
                 "cannot be told apart",
-                mend="give rows that end with the assistant's only turn, or prompt and completion",
+                hint="give rows that end with the assistant's only turn, or prompt and completion",
             )
         labels[len(before) : len(until)] = ids[len(before) : len(until)]
     return Encoded(ids, labels, prompt)

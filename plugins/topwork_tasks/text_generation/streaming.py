@@ -49,7 +49,7 @@ def stream(
 
     config, stops = settings(model, tokenizer, options, most)
     if (config.num_beams or 1) > 1:
-        raise UsageError("beams cannot be streamed: the best is known at the end", mend="leave out `num_beams`")
+        raise UsageError("beams cannot be streamed: the best is known at the end", hint="leave out `num_beams`")
     tokens, failed = _Tokens(), []
 
     def write() -> None:

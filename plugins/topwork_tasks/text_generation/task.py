@@ -127,13 +127,13 @@ class TextGeneration(Task):
         if found is None:
             raise UsageError(
                 f"`{self.base.config.model_type}` has no causal language model",
-                mend="choose a base such as gpt2 or llama",
+                hint="choose a base such as gpt2 or llama",
             )
         return found
 
     # ------------------------------------------------------------------ rows -> tensors
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         return mode == "predict" and not well_formed(row)  # a row without a completion can be continued
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:

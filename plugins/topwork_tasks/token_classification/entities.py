@@ -90,7 +90,7 @@ def detect(names: Iterable[str], sequences: Iterable[Sequence[str]]) -> Scheme:
         raise DataError(
             f"some tags have a prefix ({marked[0]}) and others none ({odd})",
             column="tags",
-            mend="say which `scheme` they are written in: IOB1, IOB2, IOBES or plain",
+            hint="say which `scheme` they are written in: IOB1, IOB2, IOBES or plain",
         )
     if any(split_tag(name)[0] in "ES" for name in marked):
         return "IOBES"
@@ -113,7 +113,7 @@ def _iob(sequences: Iterable[Sequence[str]]) -> Scheme:
         raise DataError(
             f"the tags are neither plainly IOB1 nor IOB2: there are {first['IOB1']} and {first['IOB2']}",
             column="tags",
-            mend="say which `scheme` they are written in",
+            hint="say which `scheme` they are written in",
         )
     return "IOB1" if "IOB1" in first else "IOB2"
 

@@ -20,11 +20,11 @@ def text_and_words(row: Row, number: int | None) -> tuple[str, list[Span]]:
     words = row.get("words")
     if words is None:
         if row.get("text") is None:
-            raise DataError("is missing", row=number, column="words", mend="give `words`, or `text`: `data.columns`")
+            raise DataError("is missing", row=number, column="words", hint="give `words`, or `text`: `data.columns`")
         text = text_of(row, number or 0, "text")
         return text, find_words(text)
     if isinstance(words, str) or not isinstance(words, Iterable) or not all(isinstance(word, str) for word in words):
-        raise DataError("is no list of strings", row=number, column="words", mend="split the text, or use `text`")
+        raise DataError("is no list of strings", row=number, column="words", hint="split the text, or use `text`")
     return join_words(list(words))
 
 
@@ -43,7 +43,7 @@ def true_tags(
         marks = _listed(row, "tags", number)
         if len(marks) != len(words):
             raise DataError(
-                f"has {len(marks)} tags for {len(words)} words", row=number, column="tags", mend="correct the row"
+                f"has {len(marks)} tags for {len(words)} words", row=number, column="tags", hint="correct the row"
             )
     column = "spans" if row.get("words") is None else "tags"
     return [label_number(mark, names, declared, number, column) for mark in marks]
@@ -60,14 +60,14 @@ def true_spans(row: Row, number: int | None) -> list[Entity]:
                 raise TypeError("no label")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{entry!r} is no span", row=number, column="spans", mend="write {start, end, label}"
+                f"{entry!r} is no span", row=number, column="spans", hint="write {start, end, label}"
             ) from error
         if not 0 <= start < end <= len(text):
             raise DataError(
                 f"the span {start} to {end} does not lie in the text of {len(text)} characters",
                 row=number,
                 column="spans",
-                mend="count characters from 0; `end` is the one behind the last",
+                hint="count characters from 0; `end` is the one behind the last",
             )
         found.append((label, start, end))
     return sorted(found, key=lambda span: (span[1], span[2]))
@@ -77,7 +77,7 @@ def _listed(row: Row, column: str, number: int | None) -> list[Any]:
     value = row.get(column)
     if value is None or isinstance(value, str | dict) or not isinstance(value, Iterable):
         cause = "is missing" if value is None else "is no list"
-        raise DataError(cause, row=number, column=column, mend="map it in `data.columns`; an empty list for none")
+        raise DataError(cause, row=number, column=column, hint="map it in `data.columns`; an empty list for none")
     return list(value)
 
 
@@ -101,7 +101,7 @@ def learn_names(
     if rows is None:
         raise TopworkError(
             "the tags are not known",
-            mend="give training rows, the option `label_names`, or a base with a trained task head",
+            hint="give training rows, the option `label_names`, or a base with a trained task head",
         )
     found: set[str] = set()
     for number, row in enumerate(rows):
@@ -111,13 +111,13 @@ def learn_names(
         else:
             found |= {_named(mark, number) for mark in _listed(row, "tags", number)}
     if len(found) < 2:
-        raise DataError(f"has only the tags {sorted(found)}", column="tags", mend="give rows with two tags or more")
+        raise DataError(f"has only the tags {sorted(found)}", column="tags", hint="give rows with two tags or more")
     return sorted(found, key=lambda name: (name != OUTSIDE, split_tag(name)[1], name)), None
 
 
 def _named(mark: Any, number: int) -> str:
     if isinstance(mark, bool | float) or not isinstance(mark, str | int):
-        raise DataError(f"{mark!r} is no tag", row=number, column="tags", mend="tags are strings or integers")
+        raise DataError(f"{mark!r} is no tag", row=number, column="tags", hint="tags are strings or integers")
     return str(mark)
 
 

@@ -131,7 +131,7 @@ class TokenClassification(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
-    def doubtful(self, row: Row, mode: Mode) -> bool:
+    def precheck(self, row: Row, mode: Mode) -> bool:
         _, words = tags.text_and_words(row, None)
         if mode != "predict":
             tags.true_tags(row, None, words, self.names, self.declared)
@@ -205,7 +205,7 @@ class TokenClassification(Task):
         scores, numbers = scores.cpu(), numbers.cpu()
         parts = []
         for row, item in enumerate(batch.items):
-            ids, piece = item.inputs["input_ids"], item.beside
+            ids, piece = item.inputs["input_ids"], item.extra
             shift = logits.shape[1] - len(ids) if self.tokenizer.padding_side == "left" else 0
             at = [place + shift for place in piece.places]
             tokens = [ids[place] for place in piece.places]

@@ -48,7 +48,7 @@ class Keypoints(Task):
     name = "keypoints"
     columns = {"image": Column("the picture", lazy=True), "points": Column("[x, y] of each point", target=True)}
     cost_unit = "pixels"
-    one_by_one = False
+    single_row_losses = False
 
     class Options(TaskOptions):
         size: int = 16
@@ -70,14 +70,14 @@ class Keypoints(Task):
             image = opened(row["image"], number)
             pixels = np.asarray(image.resize((size, size)), np.float32).transpose(2, 0, 1) / 127.5 - 1
             targets = {} if mode == "predict" else {"points": row["points"]}
-            items.append(Item(number, {"pixels": pixels, **targets}, cost=size * size, beside=image.size))
+            items.append(Item(number, {"pixels": pixels, **targets}, cost=size * size, extra=image.size))
         return items
 
     def collate(self, items, mode):
         import numpy as np
         import torch
 
-        sizes = torch.tensor([item.beside for item in items])[:, None]
+        sizes = torch.tensor([item.extra for item in items])[:, None]
         inputs = {"pixel_values": torch.tensor(np.stack([item.inputs["pixels"] for item in items])), "sizes": sizes}
         if mode != "predict":
             inputs["targets"] = torch.tensor([item.inputs["points"] for item in items]) / sizes
