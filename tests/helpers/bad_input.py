@@ -1,6 +1,7 @@
-"""What a fault of the input is, and what the docstring of a task says about it.
+"""Faults of input rows, and what each task documents about them.
 
-The table in a task's docstring has rows such as
+A task that is a package documents them in `bad_input.md` beside its module, a task in a single file in the docstring of
+its class. The table has rows such as
 
     | `audio`, `label`: missing; None | refused |
     | `audio`: longer than the model | refused in training, handled in predictions: in chunks |
@@ -11,10 +12,12 @@ predictions, and how. Faults of target columns do not matter to predictions, unl
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from topwork import Task
@@ -79,16 +82,22 @@ def without(column: str, row: Row) -> Row:
     return {key: value for key, value in row.items() if key != column}
 
 
-# ---------------------------------------------------------------- the docstring's table
+# ---------------------------------------------------------------- the documented table
 
 _LINE = re.compile(r"^\s*\| (?P<columns>`\w+`(?:, `\w+`)*): (?P<faults>.+?) \| (?P<verdict>.+?) \|$", re.MULTILINE)
 _VERDICT = re.compile(r"\b(refused|handled)\b(?: in (\w+)(?: and (\w+))?)?")
 
 
+def documented(task: type[Task]) -> str:
+    """The text that holds a task's table: `bad_input.md` beside its module, else the docstring of its class."""
+    beside = Path(inspect.getfile(task)).with_name("bad_input.md")
+    return beside.read_text(encoding="utf-8") if beside.exists() else task.__doc__ or ""
+
+
 def told(task: type[Task]) -> dict[str, dict[str, str]]:
-    """`column: fault` -> by mode "refused" or "handled", as the task's docstring has it."""
+    """`column: fault` -> by mode "refused" or "handled", as the task documents it."""
     found: dict[str, dict[str, str]] = {}
-    for line in _LINE.finditer(task.__doc__ or ""):
+    for line in _LINE.finditer(documented(task)):
         parts = _VERDICT.findall(line["verdict"].split(":")[0])
         assert parts, f"{task.name}: {line['verdict']!r} begins with neither `refused` nor `handled`"
         by_mode = {mode: verdict for verdict, *only in parts for mode in ([name for name in only if name] or MODES)}

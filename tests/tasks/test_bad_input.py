@@ -1,5 +1,5 @@
 """Bad input, for every installed task: each way in which a column can be wrong goes through training, evaluation and
-prediction, and does what the table in the task's docstring says. What is refused names row, column and hint, and is
+prediction, and does what the table that the task documents says. What is refused names row, column and hint, and is
 skipped and counted with `on_error: skip`; what is handled gives finite numbers."""
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def go(work: topwork.TaskModel, mode: str, rows: list[Row], **how: Any) -> dict[
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_docstring_tells_every_fault_and_no_other(name) -> None:
+def test_the_documented_table_has_every_fault_and_no_other(name) -> None:
     assert set(told(TASKS[name])) == {str(fault) for fault in FAULTS[name]}
 
 

@@ -66,19 +66,7 @@ class FillMaskOptions(TaskOptions):
 class FillMask(Task):
     """Say what stands behind the masked tokens of a text.
 
-    | bad input | what happens |
-    |---|---|
-    | `text`: missing; None; a number; a list | refused |
-    | `text`: empty; blank | handled: nothing is masked, nothing predicted |
-    | `text`: strange letters | handled |
-    | `text`: longer than the model | handled: windows one after the other |
-    | `text`: masks without `answer` | refused in training, handled in evaluation and predictions: not scored |
-    | `answer`: missing; None | refused in training, handled in evaluation and predictions: not scored |
-    | `answer`: a number; None in it; an empty list; more than masks | refused, also in predictions |
-    | `answer`: without masks; no token | refused, also in predictions |
-
-    Refused before any row: a tokenizer without a mask token, a model without such a task head, `targets` that are no
-    single token.
+    Rows that it refuses or mends: `bad_input.md`.
     """
 
     name = "fill-mask"

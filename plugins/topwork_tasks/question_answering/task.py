@@ -62,20 +62,7 @@ class QuestionAnsweringOptions(TaskOptions):
 class QuestionAnswering(Task):
     """Find the span of a context that answers a question, or say that there is none.
 
-    | bad input | what happens |
-    |---|---|
-    | `question`, `context`: missing; None; a number; a list | refused |
-    | `question`: empty; blank | handled: the context alone |
-    | `question`: longer than the model | handled: cut to half a window |
-    | `context`: empty; blank | refused |
-    | `context`: longer than the model | handled: windows that share `stride` tokens, merged again |
-    | `question`, `context`: strange letters | handled |
-    | `answers`: missing; None; a number; a text; a list of texts; no lists; lists None; a text None | refused |
-    | `answers`: not in the context; not at its start | refused in training, handled in evaluation: texts count |
-    | `answers`: beyond the context; an empty answer | refused in training, handled in evaluation: texts count |
-    | `answers`: more texts than starts; a start below 0 | refused in training, handled in evaluation: texts count |
-    | `answers`: a start None; a start with a fraction | refused in training, handled in evaluation: texts count |
-    | `answers`: none | handled: as in SQuAD 2; a window without the whole answer points at the class token |
+    Rows that it refuses or mends: `bad_input.md`.
     """
 
     name = "question-answering"

@@ -73,22 +73,7 @@ class TextGenerationOptions(TaskOptions):
 class TextGeneration(Task):
     """Continue texts, complete prompts, answer messages.
 
-    | bad input | what happens |
-    |---|---|
-    | `text`, `prompt`, `messages`: missing; None | refused, where none of the others is there |
-    | `text`, `prompt`, `completion`: a number; a list | refused, also in predictions |
-    | `text`: empty; blank | handled: the end token alone |
-    | `prompt`, `completion`: empty; blank | handled: the start or end token |
-    | `text`, `prompt`, `completion`: strange letters | handled |
-    | `text`: longer than the model | handled: blocks that overlap by one token; each token is predicted once |
-    | `prompt`: longer than the model | handled: its last tokens |
-    | `completion`: longer than the model | handled: cut |
-    | `completion`: missing; None | refused in training, handled in evaluation and predictions: not scored |
-    | `messages`: a number; a text; an empty list; a list of texts; no role; content None | refused |
-    | `messages`: nothing by the assistant | refused in training, handled in evaluation and predictions: not scored |
-    | `messages`: longer than the model | handled: as prompt and completion |
-
-    Messages and a tokenizer without a chat template are refused.
+    Rows that it refuses or mends: `bad_input.md`.
     """
 
     name = "text-generation"

@@ -62,22 +62,7 @@ class TokenClassificationOptions(TaskOptions):
 class TokenClassification(Task):
     """Put a tag on every word, and find entities and other spans.
 
-    | bad input | what happens |
-    |---|---|
-    | `words`, `text`: missing; None | refused, where the other is not there either |
-    | `words`: a number; a text; numbers; None in it | refused |
-    | `text`: a number; a list | refused |
-    | `words`: an empty list; an empty word | handled: no entities; outside, nothing is learned from it |
-    | `text`: empty; blank; strange letters | handled: no entities; nothing is learned from it |
-    | `words`, `text`: longer than the model | handled: windows with `stride` |
-    | `tags`, `spans`: missing; None; a number; a text; unknown | refused: the known tags, the nearest |
-    | `tags`: fewer than words; more than words; an empty list; None in it | refused |
-    | `spans`: outside its text; of no characters; backwards; without `end`; NaN | refused |
-    | `spans`: None as label; a list of texts | refused |
-    | `spans`: an empty list | handled: no entities |
-    | `spans`: inside a word; overlapping | handled: it takes whole words that are still free |
-
-    Tags of which some have prefixes, or that are neither IOB1 nor IOB2, are refused: say `scheme`.
+    Rows that it refuses or mends: `bad_input.md`.
     """
 
     name = "token-classification"
