@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 
+import documents
 import pytest
 from tiny_bases import BASES, BERT, VIT, WAV2VEC2
 
@@ -78,21 +80,26 @@ def hooks():
 
 @pytest.mark.parametrize("name", sorted(hooks()))
 def test_hook_is_documented_and_called(name):
-    """A docstring on its page, a row in the README, and somebody in the core who calls it."""
+    """A docstring on its page, a row in the guide of the core, and somebody in the core who calls it."""
     from test_arrows import CORE, ROOT
 
     function = hooks()[name]
     assert inspect.getdoc(function)
     arguments = ", ".join(inspect.signature(function).parameters)
-    assert f"| `{name}({arguments})` |" in (ROOT / "README.md").read_text()
+    assert f"| `{name}({arguments})` |" in (ROOT / "core" / "README.md").read_text()
     callers = [file for file in CORE if f"hook.{name}(" in file.read_text() or f'"{name}"' in file.read_text()]
     lens = [file for file in (ROOT / "plugins").rglob("*.py") if f"hook.{name}(" in file.read_text()]
     assert callers or lens, f"nobody calls {name}"
 
 
-def test_the_readme_is_fresh():
-    import readme
+@pytest.mark.parametrize("document", sorted(documents.DOCUMENTS))
+def test_generated_tables_are_fresh(document):
+    text = (documents.ROOT / document).read_text(encoding="utf-8")
+    assert documents.generated(document, text) == text, "run `python tests/helpers/documents.py`"
 
-    assert readme.generated(readme.README.read_text()) == readme.README.read_text(), (
-        "run `python tests/helpers/readme.py`"
-    )
+
+@pytest.mark.parametrize("document", sorted(documents.DOCUMENTS))
+def test_links_between_documents_lead_somewhere(document):
+    file = documents.ROOT / document
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", file.read_text(encoding="utf-8")):
+        assert (file.parent / target).exists(), f"{document} links to {target}"

@@ -1,4 +1,4 @@
-"""Sentences with mistakes become sentences without: a sequence-to-sequence task of one's own."""
+"""Grammar correction: a sequence-to-sequence task in one short file."""
 
 from topwork import hookimpl
 from topwork_tasks.sequence_to_sequence import Column, SequenceToSequence
@@ -7,7 +7,8 @@ from topwork_tasks.sequence_to_sequence import Column, SequenceToSequence
 class GrammarCorrection(SequenceToSequence):
     """Correct the grammar of a sentence."""
 
-    name, answer = "grammar-correction", "corrected_text"
+    name = "grammar-correction"
+    answer = "corrected_text"
     columns = {"text": Column("with mistakes"), "corrected": Column("without", target=True)}
     metrics = ("exact_match", "bleu", "chrf", "length")
 
@@ -18,4 +19,6 @@ class GrammarCorrection(SequenceToSequence):
         return [*rows, *({"text": f"They was in {at}.", "corrected": f"They were in {at}."} for at in places)]
 
 
-register_tasks = hookimpl(specname="register_tasks")(lambda: [GrammarCorrection])
+@hookimpl
+def register_tasks():
+    return [GrammarCorrection]
