@@ -10,6 +10,7 @@ import datasets
 import engine_plugin
 import pytest
 import torch
+from tolerance import about, close
 
 import topwork
 from topwork import DataError, TopworkError, UsageError
@@ -187,7 +188,7 @@ def test_loss_batches_keep_rows_whole(engine, monkeypatch):
         with torch.no_grad():
             losses = work.task.row_losses(work.model, batch)
             slow = topwork.Task.row_losses(work.task, work.model, batch)
-        assert torch.allclose(losses, slow, atol=1e-5)
+        close(losses, slow)
         seen.update(zip(batch.row_numbers, losses.tolist()))
     assert sorted(seen) == with_items
     one = topwork.build("windows", {"config": CONFIG}, rows=ROWS, plugins=engine)
@@ -196,7 +197,7 @@ def test_loss_batches_keep_rows_whole(engine, monkeypatch):
     assert all(batch.row_count == 1 for batch in batches)  # row losses are made one by one: so are the batches
     with torch.no_grad():
         each = {batch.row_numbers[0]: one.task.row_losses(one.model, batch).item() for batch in batches}
-    assert each == pytest.approx(seen, abs=1e-5)
+    assert each == about(seen)
 
 
 def test_a_metric_is_the_same_for_any_number_of_processes(work):
@@ -204,7 +205,7 @@ def test_a_metric_is_the_same_for_any_number_of_processes(work):
     shares = [evaluate_rows(work.task, work.model, ROWS, Settings(), Fake(index, 3)) for index in range(3)]
     shares[0].merge(shares[1])
     shares[0].merge(shares[2])
-    assert shares[0].result() == pytest.approx(whole)
+    assert shares[0].result() == about(whole)
 
 
 class Watched(engine_plugin.Windows):
@@ -307,7 +308,7 @@ def test_every_stage_takes_the_task(engine, tmp_path, alone):
     assert len(lines) == 37 and lines[0] == '{"row": 0, "prediction": []}'
     assert results["07-save"]["weights"] == "topwork.safetensors"
     again = topwork.load(run.model_folder, plugins=engine)
-    assert again.evaluate(ROWS) == pytest.approx(results["06-evaluate"]["metrics"])
+    assert again.evaluate(ROWS) == about(results["06-evaluate"]["metrics"])
     (tmp_path / "run/stages/06-evaluate/result.json").unlink()
     resumed = topwork.resume(tmp_path / "run", plugins=engine, quiet=True)
     assert resumed.results[5]["result"]["metrics"] == results["06-evaluate"]["metrics"]

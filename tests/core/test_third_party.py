@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from elsewhere import ROOT, make_environment, run
+from tolerance import about
 
 from topwork import load_plugins
 from topwork.testing import check_stage, check_task
@@ -98,7 +99,7 @@ def test_a_local_file_is_a_plugin(tmp_path):
 
     rows = plugins.tasks["shouting"].example_rows()
     loaded = topwork.load(tmp_path / "out" / "model", plugins=plugins)
-    assert abs(loaded.evaluate(rows)["mae"] - results(tmp_path / "out")[5]["metrics"]["mae"]) < 1e-6
+    assert loaded.evaluate(rows)["mae"] == about(results(tmp_path / "out")[5]["metrics"]["mae"])
 
 
 def test_a_stranger_adds_stage_base_task_head_and_attention(tmp_path):
@@ -153,7 +154,7 @@ def test_packages_of_third_parties_are_installed_and_found(tmp_path):
         "len(work.predict(rows)), len(topwork.look(work.model).layers)]))"
     )
     mae, steps, count, layers = json.loads(run(python, "-c", code, cwd=tmp_path).stdout.splitlines()[-1])
-    assert abs(mae - results(tmp_path / "out")[5]["metrics"]["mae"]) < 1e-6
+    assert mae == about(results(tmp_path / "out")[5]["metrics"]["mae"])
     assert (steps, count, layers) == (1, 12, 2)
     predicted = run(python, "-m", "topwork", "predict", "out/model", "-i", "text=WE WON. so it is.", cwd=tmp_path)
     assert len(json.loads(predicted.stdout.splitlines()[0])) >= 1

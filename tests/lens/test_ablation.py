@@ -9,6 +9,7 @@ from typing import Any
 import lens_models
 import pytest
 import torch
+from tolerance import about
 
 from topwork import Batch, Item, Refused, UsageError
 from topwork_lens.look import Look
@@ -46,7 +47,7 @@ def test_p2_shapley_values_add_up(name: str) -> None:
     total = sum(score for layer in found.layers for score in layer.scores if score is not None)
     with look.mask_heads({layer.path: list(range(layer.heads)) for layer in look.layers}):
         nothing = mean_loss(model, batch)
-    assert total == pytest.approx(nothing - mean_loss(model, batch), abs=1e-9)
+    assert total == about(nothing - mean_loss(model, batch))
 
 
 def small(dead: bool = False) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -67,7 +68,7 @@ def test_p2_few_attention_heads_are_exact_and_a_dead_one_is_worth_nothing() -> N
     model, raw = small(dead=True)
     batch, look = batch_of(raw), Look(model)
     found = look.importance([batch], "shapley", row_losses=losses, normalise="none").layers
-    assert found[0].scores[1] == pytest.approx(0, abs=1e-12)
+    assert found[0].scores[1] == about(0)
     assert abs(found[0].scores[0] or 0) > 1e-4
     # all orders, by hand
     from itertools import permutations
@@ -85,7 +86,7 @@ def test_p2_few_attention_heads_are_exact_and_a_dead_one_is_worth_nothing() -> N
             expected[head] += (after - before) / 24
             before = after
     for layer, number in heads:
-        assert found[layer].scores[number] == pytest.approx(expected[layer, number], abs=1e-10)
+        assert found[layer].scores[number] == about(expected[layer, number])
 
 
 def test_sampled_values_come_close_to_exact_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +115,7 @@ def test_m8_masked_is_the_same_as_zeros_in_the_output_projection(name: str) -> N
             expected = mean_loss(model, batch) - table["metric"]
             with torch.no_grad():
                 weight.copy_(whole)
-            assert table["layers"][0][row][head] == pytest.approx(expected, abs=1e-9)
+            assert table["layers"][0][row][head] == about(expected)
 
 
 def test_the_summary_counts() -> None:
@@ -138,7 +139,7 @@ def test_m10_three_groups_can_be_scored_and_chosen_apart() -> None:
     cross = look.importance([raw], normalise="none", groups=["cross"])
     for one, other in zip(cross.layers, everything.layers, strict=True):
         if one.group == "cross":
-            assert one.scores == pytest.approx(other.scores)
+            assert one.scores == about(other.scores)
         else:
             assert set(one.scores) == {None}
     from topwork_lens.scoring.selection import Choice, choose
@@ -162,7 +163,7 @@ def test_what_a_loss_draws_depends_on_the_row_alone() -> None:
         for order in ([0, 1, 2, 3], [3, 1, 0, 2])
     )
     for first, second in zip(one.layers, other.layers, strict=True):
-        assert first.scores == pytest.approx(second.scores, rel=1e-5)
+        assert first.scores == about(second.scores)
     with pytest.raises(Refused, match="one row at a time") as refused:
         look.importance([batch_of(raw)], **options)
     assert refused.value.reason == "batch_coupled"

@@ -8,6 +8,7 @@ from typing import Any
 import lens_models
 import pytest
 import torch
+from tolerance import close
 from torch import nn
 
 from topwork import Refused, TopworkError, UsageError
@@ -81,7 +82,7 @@ def test_a_cache_of_a_fixed_size_does_not_move_the_queries() -> None:
     assert len(found[0]) == len(found[1]) == 3
     for one, other in zip(*found, strict=True):
         assert one.max() > 0.5
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+        close(one, other)
 
 
 def test_half_precision_is_reduced_in_full() -> None:
@@ -93,9 +94,9 @@ def test_half_precision_is_reduced_in_full() -> None:
     weights, places = seen["weights", 0].double(), torch.arange(300.0)
     distance = (weights * (places[:, None] - places).abs()).sum(-1) / weights.sum(-1)
     assert seen["weights", 0].dtype == torch.bfloat16
-    torch.testing.assert_close(seen["distance", 0].double(), distance, atol=1e-3, rtol=0)
-    torch.testing.assert_close(seen["entropy", 0].double(), -torch.xlogy(weights, weights).sum(-1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(seen["mean", 0].double(), weights.mean(2), atol=1e-7, rtol=0)
+    close(seen["distance", 0], distance, dtype=torch.float32)
+    close(seen["entropy", 0], -torch.xlogy(weights, weights).sum(-1), dtype=torch.float32)
+    close(seen["mean", 0], weights.mean(2), dtype=torch.float32)
 
 
 def test_gradients_of_weights_are_refused_where_dropout_would_be_lost() -> None:
@@ -118,7 +119,7 @@ def test_all_reductions_beside_gradients_of_weights() -> None:
     with torch.no_grad(), look.capture(*what) as alone:
         model(**batch)
     for name in what:
-        torch.testing.assert_close(both[name, 1], alone[name, 1], atol=1e-6, rtol=0)
+        close(both[name, 1], alone[name, 1])
 
 
 def test_hidden_states_of_the_block_around_an_attention_layer() -> None:
@@ -156,4 +157,4 @@ def test_a_compiled_model_is_seen_and_not_compiled_again() -> None:
         weights = model.attention(x, x, x, average_attn_weights=False)[1]
     assert count > 0
     assert len(made) == count
-    torch.testing.assert_close(seen["weights", 0], weights)
+    close(seen["weights", 0], weights)

@@ -14,6 +14,7 @@ import lens_models
 import numpy
 import pytest
 import torch
+from tolerance import close
 from torch import nn
 
 import topwork
@@ -103,7 +104,7 @@ def test_original_numbers_hold_from_every_side(first: str, second: str) -> None:
     assert kept(topwork.look(model))[0] == (0, 3)
     with topwork.mask_heads(whole, {0: [1, 2]}):
         expected = first_output(whole, {"input_ids": IDS})
-    torch.testing.assert_close(first_output(model, {"input_ids": IDS}), expected, atol=1e-5, rtol=0)
+    close(first_output(model, {"input_ids": IDS}), expected)
 
 
 @pytest.mark.parametrize("alter", ["prune", "gate"])
@@ -199,7 +200,7 @@ def test_a_norm_over_all_attention_heads_in_bfloat16() -> None:
     with topwork.mask_heads(wide, {0: [1], 1: [2, 3]}):
         expected = soft["logits"](wide, inputs)
     found = soft["logits"](model.float(), inputs)
-    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+    close(found, expected)
 
 
 # ---------------------------------------------------------------- weights that are not plain

@@ -7,6 +7,7 @@ from typing import Any
 import lens_models
 import pytest
 import torch
+from tolerance import close
 from torch import nn
 
 from topwork import Refused
@@ -77,7 +78,7 @@ def test_own_weights_are_seen_whichever_way_they_are_multiplied(way: str) -> Non
     model, x = run(OwnAttention(way))
     with torch.no_grad(), Look(model).capture("weights") as seen:
         model(x)
-    torch.testing.assert_close(seen["weights", 0], by_hand(model[0], x), atol=1e-6, rtol=0)
+    close(seen["weights", 0], by_hand(model[0], x))
     assert seen.explained == {"0": "product" if way == "gated" else "context"}
 
 
@@ -96,7 +97,7 @@ def test_what_a_product_gives_each_attention_head_is_recomputed_in_float64() -> 
     found = product_by_head(torch.matmul, (weights, values), {}, answer, weights, 4)
     assert found is not None
     assert found.dtype == torch.float64
-    torch.testing.assert_close(found.float(), answer.movedim(1, 0).flatten(1))
+    close(found.float(), answer.movedim(1, 0).flatten(1))
     assert received([found], answer.transpose(1, 2))
     assert received([found], answer.transpose(1, 2).flip(1)), "positions in another order are the same numbers"
     assert not received([found], answer.transpose(1, 2).flip(2)), "attention heads in another order are not"
@@ -172,7 +173,7 @@ def test_convolutions_of_one_pixel_are_projections() -> None:
     done = look.prune_heads({0: [1, 2]}, check=lambda: model(x))
     assert done.layers[0]["form"] == "hard"
     assert model[0].qkv.weight.shape == (12, 8, 1, 1)
-    torch.testing.assert_close(model(x), masked)
+    close(model(x), masked)
 
 
 def test_deformable_attention_says_that_its_weights_are_those_of_points() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import lens_models
 import pytest
 import torch
+from tolerance import close
 
 import topwork
 from topwork.testing import same_predictions
@@ -33,7 +34,7 @@ def pruned(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
 def test_compiled() -> None:
     model, inputs = pruned("bert")
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(first_output(compiled, inputs), first_output(model, inputs), atol=1e-5, rtol=1e-5)
+    close(first_output(compiled, inputs), first_output(model, inputs))
 
 
 @pytest.mark.parametrize("name", ["bert", "vit", "gpt2", "wav2vec2", "bart", "llama"])
@@ -44,7 +45,7 @@ def test_exported(name: str) -> None:
     program = torch.export.export(model, (), inputs, strict=False)
     with torch.no_grad():
         exported = program.module()(**inputs)["logits"]
-    torch.testing.assert_close(exported, first_output(model, inputs), atol=1e-5, rtol=1e-5)
+    close(exported, first_output(model, inputs))
 
 
 def test_exported_softly_pruned() -> None:
@@ -53,7 +54,7 @@ def test_exported_softly_pruned() -> None:
     Look(model).prune_heads({0: [1]}, check=inputs)
     program = torch.export.export(model, (), {**inputs, "use_cache": False}, strict=False)
     exported = program.module()(**inputs, use_cache=False)["logits"]
-    torch.testing.assert_close(exported, soft["logits"](model, inputs), atol=1e-5, rtol=1e-5)
+    close(exported, soft["logits"](model, inputs))
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])
@@ -68,7 +69,7 @@ def test_onnx(name: str, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     feed = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
     found = torch.from_numpy(session.run(None, feed)[0])
-    torch.testing.assert_close(found, first_output(model, inputs), atol=1e-4, rtol=1e-4)
+    close(found, first_output(model, inputs))
 
 
 ELSEWHERE = """

@@ -10,6 +10,7 @@ from typing import Any
 import lens_models
 import pytest
 import torch
+from tolerance import close
 
 import topwork
 from topwork import UsageError
@@ -42,7 +43,7 @@ def test_gates_for_a_block_scale_what_an_attention_head_puts_out(name: str) -> N
     with torch.no_grad():  # a Conv1D has its inputs in the first dimension
         weight.mul_(columns[:, None] if type(scaled.get_submodule(f"{layer.path}.{layer.output}")).__name__ == "Conv1D"
                     else columns)  # fmt: skip
-    torch.testing.assert_close(gated, first_output(scaled, inputs), atol=1e-7, rtol=1e-6)
+    close(gated, first_output(scaled, inputs))
     assert (gated - plain).abs().max() > 1e-3
     assert torch.equal(plain, first_output(model, inputs))
     with look.gates({layer.path: [1.0] * layer.heads}):
@@ -62,7 +63,7 @@ def test_gradients_flow_into_gates(name: str) -> None:
         gradient = leaves[layer.path].grad
         assert gradient is not None
         expected = torch.tensor(layer.scores, dtype=torch.float64)
-        torch.testing.assert_close(gradient.abs(), expected, atol=1e-9, rtol=1e-6)
+        close(gradient.abs(), expected)
     assert all(parameter.grad is not None for parameter in model.get_submodule(look.layers[0].path).parameters())
     # a gate for each item
     rows = torch.ones(4, look.layers[0].heads, dtype=torch.float64, requires_grad=True)
@@ -79,7 +80,7 @@ def test_gates_go_by_original_numbers_and_survive_an_exception() -> None:
         expected = first_output(model, inputs)
     look.prune_heads({0: [0]}, check=inputs)
     with look.gates({0: [9.0, 0.5, 2.0, 1.0]}):
-        torch.testing.assert_close(first_output(model, inputs), expected, atol=1e-5, rtol=1e-5)
+        close(first_output(model, inputs), expected)
     plain = first_output(model, inputs)
     with pytest.raises(ZeroDivisionError), look.gates({1: [0.0] * 4}):
         raise ZeroDivisionError
@@ -116,7 +117,7 @@ def test_a_masked_model_trains(name: str) -> None:
     gated = first_output(model, inputs)
     look.set_gates({layer.path: [1.0] * layer.heads})
     with look.mask_heads({layer.path: [1, 3]}):
-        torch.testing.assert_close(first_output(model, inputs), gated, atol=1e-6, rtol=1e-6)
+        close(first_output(model, inputs), gated)
     assert (first_output(model, inputs) - gated).abs().max() > 1e-4
 
 
@@ -138,7 +139,7 @@ def test_from_a_recipe(tmp_path: Path) -> None:
     batch = next(iter(done.loss_batches("evaluate")))
     with torch.no_grad():
         expected = loaded.task.row_losses(loaded.model, batch)
-        torch.testing.assert_close(done.task.row_losses(done.model, batch), expected, atol=1e-6, rtol=1e-6)
+        close(done.task.row_losses(done.model, batch), expected)
     loaded.look().set_gates({0: [1.0] * 4, 1: [1.0] * 4})
     with torch.no_grad(), loaded.look().gates({0: kept[0], 1: kept[1]}):
-        torch.testing.assert_close(loaded.task.row_losses(loaded.model, batch), expected, atol=1e-6, rtol=1e-6)
+        close(loaded.task.row_losses(loaded.model, batch), expected)

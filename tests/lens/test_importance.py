@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import lens_models
 import pytest
 import torch
+from tolerance import about, close
 
 from topwork import Batch, Item, Refused, UsageError
 from topwork_lens.gates import gated
@@ -106,7 +107,7 @@ def test_m2_the_gradient_is_context_times_its_gradient(name: str) -> None:
         product = seen["context", found.path] * seen["context_gradient", found.path]
         heads = product.shape[-2]
         expected = product.movedim(-2, 0).reshape(heads, -1).sum(-1).abs()
-        torch.testing.assert_close(torch.tensor(found.scores, dtype=torch.float64), expected, atol=1e-9, rtol=1e-7)
+        close(torch.tensor(found.scores, dtype=torch.float64), expected)
 
 
 @pytest.mark.parametrize("name", [*KINDS, "distilbert", "albert", "swin", "modernbert", "t5", "wavlm"])
@@ -118,7 +119,7 @@ def test_m3_batch_size_and_order_change_nothing(name: str) -> None:
     assert (singles > 0).any()
     for split in ([[0, 1, 2, 3]], [[0, 1], [2, 3]], [[2, 0, 3], [1]]):
         found = raw(look, [together(batch, rows) for rows in split], **options)
-        torch.testing.assert_close(found, singles, atol=1e-6 * float(singles.max()), rtol=1e-5)
+        close(found, singles, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["bert", "wav2vec2", "bart"])
@@ -129,14 +130,13 @@ def test_m3_padding_changes_nothing(name: str, method: str) -> None:
     alone = unpadded(batch)
     with torch.no_grad():
         losses = torch.cat([classification_losses(model, one) for one in alone])
-        torch.testing.assert_close(classification_losses(model, together(batch)), losses, atol=1e-9, rtol=1e-7)
+        close(classification_losses(model, together(batch)), losses)
     look = Look(model)
     options: dict[str, Any] = {"method": method, "row_losses": classification_losses, "orders": 1}
     padded = raw(look, [together(batch)], **options)
     assert (padded != 0).any()
     # What goes through softmax in float32 (attention of the library) keeps its rounding.
-    largest = float(padded.abs().max())
-    torch.testing.assert_close(raw(look, alone, **options), padded, atol=1e-6 * largest, rtol=1e-6)
+    close(raw(look, alone, **options), padded, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -151,7 +151,7 @@ def test_several_processes_add_up(name: str) -> None:
     merged = raw(
         look, [together(batch, [1, 2, 3])], row_losses=classification_losses, gather=lambda value: [*kept, value]
     )
-    torch.testing.assert_close(merged, whole, atol=1e-7, rtol=1e-5)
+    close(merged, whole, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("method", ["michel", "taylor", "leave_one_out", "entropy"])
@@ -169,9 +169,7 @@ def test_items_of_one_row_are_one_row(method: str) -> None:
     pair = Batch({key: value[:2] for key, value in batch.items()}, items[:2])
     alone = [raw(look, [pair], **options)]
     alone += [raw(look, [together(batch, [n])], **options) for n in (2, 3)]
-    torch.testing.assert_close(
-        found, torch.stack(alone).mean(0), atol=1e-6 if method == "entropy" else 1e-12, rtol=1e-9
-    )
+    close(found, torch.stack(alone).mean(0), dtype=torch.float32 if method == "entropy" else None)
 
 
 @pytest.mark.parametrize("name", [*KINDS, "albert"])
@@ -195,9 +193,9 @@ def test_m5_normalisation(name: str) -> None:
     plain = look.importance([batch], normalise="none")
     layered = look.importance([batch])
     for layer, before in zip(layered.layers, plain.layers, strict=True):
-        assert sum(score**2 for score in layer.scores if score is not None) == pytest.approx(1, abs=1e-6)
+        assert sum(score**2 for score in layer.scores if score is not None) == about(1)
         norm = sum((score or 0) ** 2 for score in before.scores) ** 0.5
-        assert layer.scores == pytest.approx([(score or 0) / norm for score in before.scores])
+        assert layer.scores == about([(score or 0) / norm for score in before.scores])
     numbers = values(look.importance([batch], normalise="global"))
     assert (float(numbers.min()), float(numbers.max())) == (0.0, 1.0)
     torch.testing.assert_close(numbers.argsort(), values(plain).argsort())
@@ -237,7 +235,7 @@ def test_scores_are_the_same_under_sdpa_and_eager() -> None:
     model, batch = make("bert")
     one = raw(Look(model), [batch])
     model.set_attn_implementation("eager")
-    torch.testing.assert_close(one, raw(Look(model), [batch]), atol=1e-6, rtol=1e-4)
+    close(one, raw(Look(model), [batch]), dtype=torch.float32)
 
 
 def test_leave_one_out_is_the_rise_of_the_loss() -> None:
@@ -249,7 +247,7 @@ def test_leave_one_out_is_the_rise_of_the_loss() -> None:
         for number in range(4):
             with look.mask_heads({1: [number]}):
                 rise = float(model(**batch).loss - plain)
-            assert found.layers[1].scores[number] == pytest.approx(rise, abs=1e-12)
+            assert found.layers[1].scores[number] == about(rise)
 
 
 def test_taylor_is_the_mean_square() -> None:
@@ -257,7 +255,7 @@ def test_taylor_is_the_mean_square() -> None:
     look = Look(model)
     rows = [raw(look, [together(batch, [n])], row_losses=classification_losses) for n in range(4)]
     found = raw(look, [together(batch)], method="taylor", row_losses=classification_losses)
-    torch.testing.assert_close(found, torch.stack(rows).square().mean(0), atol=1e-12, rtol=1e-7)
+    close(found, torch.stack(rows).square().mean(0))
 
 
 def test_entropy_ignores_padding_and_is_zero_for_uniform_attention() -> None:
@@ -272,14 +270,14 @@ def test_entropy_ignores_padding_and_is_zero_for_uniform_attention() -> None:
         }
         cut.append(Batch(one, [Item(0, {})]))
     alone = raw(look, cut, method="entropy", row_losses=classification_losses)
-    torch.testing.assert_close(padded, alone, atol=1e-6, rtol=1e-6)
+    close(padded, alone, dtype=torch.float32)
     assert (padded > 0).all()
     with torch.no_grad():
         for layer in model.bert.encoder.layer:
             layer.attention.self.query.weight.zero_()
             layer.attention.self.query.bias.zero_()
     uniform = raw(look, [together(batch)], method="entropy", row_losses=classification_losses)
-    assert uniform.abs().max() < 1e-6
+    close(uniform, torch.zeros_like(uniform), dtype=torch.float32, scale=float(padded.max()))
 
 
 @pytest.mark.parametrize("name", [*KINDS, "swin", "wavlm"])
@@ -304,7 +302,7 @@ def test_a_batch_that_keeps_too_much_is_divided(name: str, reduction: str, monke
     monkeypatch.setattr(dividing, "ON_A_CPU", 1)
     divided = raw(look, batches, **options)
     assert kept == ([4, 4] if reduction == "batch" else [2, 1, 1, 1, 1, 1, 1])
-    torch.testing.assert_close(divided, whole, atol=1e-6 * float(whole.max()), rtol=1e-6)
+    close(divided, whole)
 
 
 def test_what_is_not_by_item_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +361,7 @@ def test_rows_that_are_run_in_pieces_are_refused_together(method: str) -> None:
     assert refused.value.reason == "batch_coupled"
     alone = raw(look, [together(batch, [n]) for n in range(4)], method=method, row_losses=in_pieces)
     found = raw(look, [together(batch, [n]) for n in range(4)], method=method, row_losses=classification_losses)
-    torch.testing.assert_close(alone, found)
+    close(alone, found)
 
 
 def test_a_loss_that_depends_on_no_attention_head_is_refused() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tolerance import about
 
 import topwork
 
@@ -48,7 +49,7 @@ def same(found: Any, expected: Any, place: str = "") -> None:
         for number, value in enumerate(expected):
             same(found[number], value, f"{place}[{number}]")
     else:
-        assert found == (pytest.approx(expected, abs=1e-6) if isinstance(expected, float) else expected), place
+        assert found == (about(expected) if isinstance(expected, float) else expected), place
 
 
 def without(result: Any) -> Any:

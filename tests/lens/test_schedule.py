@@ -12,6 +12,7 @@ from typing import Any
 import lens_models
 import pytest
 import torch
+from tolerance import close
 
 import topwork
 from topwork import AttentionLayer, RecipeError, UsageError
@@ -166,7 +167,7 @@ def test_the_stage_keeps_its_curve_and_cuts_once(tmp_path: Path) -> None:
     assert curve[0][f"random_{primary}"] == curve[0]["metric"] == found[f"first_{primary}"]
     # rows of both roles are the same here: the cut model is the masked one
     assert done.evaluate("evaluate")[primary] == curve[-1]["metric"] == curve[-1][f"evaluate_{primary}"]
-    assert found["check"]["difference"] <= 1e-5
+    assert found["check"]["difference"] <= found["check"]["tolerance"]
     assert sum(map(len, found["removed"].values())) == 4
     kept = json.loads((tmp_path / "run" / done.results[0]["folder"] / "curve.json").read_text())
     assert kept["curve"] == curve
@@ -248,11 +249,11 @@ def test_other_ways_to_choose_are_drawn_beside_it(tmp_path: Path) -> None:
             for removed in (0, 2, 4, 6):
                 gone = choose(look.layers, Choice(count=removed), score_model(done, ScoreOptions(**options)))
                 expected.append([removed / 8, measured(gone, role)])
-            assert torch.allclose(torch.tensor(chart["series"][name]), torch.tensor(expected))
+            close(torch.tensor(chart["series"][name]), torch.tensor(expected))
         drawn = [point["random"][role] for point in found["curve"]]
         assert [len(one) for one in drawn] == [6] * 4
         chance = torch.tensor([[n / 4, sum(one) / 6] for n, one in enumerate(drawn)])
-        assert torch.allclose(torch.tensor(chart["series"][names[3]]), chance)
+        close(torch.tensor(chart["series"][names[3]]), chance)
         heights = [y for _, y in chart["series"]["michel"]]
         area = (sum(heights) - (heights[0] + heights[-1]) / 2) / 3
         assert chart["areas"]["michel"] == pytest.approx(area)

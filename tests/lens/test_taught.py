@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tolerance import close
 from torch import nn
 
 from topwork import AttentionLayer, Size, Slices, alterations
@@ -57,13 +58,13 @@ def test_masked_equals_pruned_twice_and_rebuilt() -> None:
     with look.mask_heads({0: [1], 1: [0, 3]}):
         masked = model(x)
     look.prune_heads({0: [1], 1: [0, 3]}, check=lambda: model(x))
-    torch.testing.assert_close(model(x), masked, atol=1e-6, rtol=0)
+    close(model(x), masked)
     whole, _ = make()
     with Look(whole, PLUGINS).mask_heads({0: [1, 2], 1: [0, 3]}):
         masked = whole(x)
     result = look.prune_heads({0: [1, 2]}, check=lambda: model(x))
     assert result.removed == {"0": [2]}
-    torch.testing.assert_close(model(x), masked, atol=1e-6, rtol=0)
+    close(model(x), masked)
     assert [layer.kept for layer in look.layers] == [(0, 3), (1, 2)]
     fresh, _ = make()
     rebuild(fresh, copy.deepcopy(alterations(model)["lens"]), PLUGINS)
@@ -78,7 +79,7 @@ def test_weights_and_importance() -> None:
         model(x)
     value = model[0].answer(x).unflatten(-1, (4, 6)).transpose(1, 2).chunk(2, -1)[1]
     expected = (seen["weights", 0] @ value).transpose(1, 2)
-    torch.testing.assert_close(expected, seen["context", 0], atol=1e-6, rtol=0)
+    close(expected, seen["context", 0])
     assert seen["entropy", 1].shape == (3, 4, 7)
     scores = look.importance([{"input": x}], row_losses=None, method="random")
     assert [len(layer.scores) for layer in scores.layers] == [4, 4]
@@ -91,5 +92,5 @@ def test_all_attention_heads_of_a_layer(size: int) -> None:
     with look.mask_heads({size: [0, 1, 2, 3]}):
         masked = model(x)
     look.prune_heads({size: [0, 1, 2, 3]}, check=lambda: model(x))
-    torch.testing.assert_close(model(x), masked, atol=1e-6, rtol=0)
+    close(model(x), masked)
     assert look.layers[size].kept == ()

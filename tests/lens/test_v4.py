@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tolerance import close
 from v4_checkpoints import HEADS, SIZES, TYPES, batch_of, edit, losses, rows_of, written_by_version_4
 
 import topwork
@@ -27,7 +28,7 @@ def test_as_a_base_it_is_pruned(kind: str, tmp_path: Path) -> None:
     batch = batch_of(work)
     with whole.look().mask_heads(HEADS):
         masked = losses(whole, batch)
-    torch.testing.assert_close(losses(work, batch), masked, atol=1e-5, rtol=1e-5)
+    close(losses(work, batch), masked)
     assert (losses(whole, batch) - masked).abs().max() > 1e-3
     assert work.form == "native"
     assert [layer.removed for layer in work.look().layers] == [(1, 3), (), (0,)]
@@ -68,10 +69,10 @@ def test_under_a_task_head_that_it_was_not_made_for(tmp_path: Path) -> None:
     inside = next(module for module in work.model.modules() if type(module).__name__ == "ViTModel")
     with torch.no_grad(), whole.look().mask_heads(HEADS):
         expected = whole.model.vit(image).last_hidden_state
-        torch.testing.assert_close(inside(image).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+        close(inside(image).last_hidden_state, expected)
     work.save(tmp_path / "saved")
     again = topwork.load(tmp_path / "saved")
-    torch.testing.assert_close(losses(again, batch_of(work)), losses(work, batch_of(work)), atol=1e-6, rtol=1e-6)
+    close(losses(again, batch_of(work)), losses(work, batch_of(work)))
 
     written_by_version_4("bert", tmp_path / "bert")
     config = {"model_type": "bert", **SIZES}
@@ -148,7 +149,7 @@ def test_by_the_class_of_the_model(kind: str, tmp_path: Path) -> None:
     with whole.look().mask_heads(HEADS):
         expected = losses(whole, batch)
     with torch.no_grad():
-        torch.testing.assert_close(whole.task.row_losses(model, batch), expected, atol=1e-5, rtol=1e-5)
+        close(whole.task.row_losses(model, batch), expected)
     assert [layer.removed for layer in Look(model).layers] == [(1, 3), (), (0,)]
     assert "layers" in alterations(model)["lens"]
     assert not getattr(model.config, "pruned_heads", None)

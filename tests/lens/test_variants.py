@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tolerance import close
 from torch import nn
 
 from topwork import Refused, alterations
@@ -69,10 +70,6 @@ def first_output(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(**inputs, **cache)[0]
     return found
-
-
-def close(one: torch.Tensor, other: torch.Tensor) -> None:
-    assert (one - other).abs().max() <= 1e-5 * one.abs().max()
 
 
 def entries(model: Any) -> list[dict[str, Any]]:
@@ -149,10 +146,10 @@ def test_compiled_and_exported(name: str) -> None:
     right = first_output(model, inputs)
     options: dict[str, Any] = {} if name == "blip" else {"use_cache": False}
     program = torch.export.export(model, (), {**inputs, **options}, strict=False)
-    torch.testing.assert_close(program.module()(**inputs, **options)[0], right, atol=1e-5, rtol=1e-5)
+    close(program.module()(**inputs, **options)[0], right)
     compiled = torch.compile(model, backend="eager")
     with torch.no_grad():
-        torch.testing.assert_close(compiled(**inputs, **options)[0], right, atol=1e-5, rtol=1e-5)
+        close(compiled(**inputs, **options)[0], right)
 
 
 def test_the_weights_are_seen_and_gates_work_after_the_cut() -> None:
@@ -166,7 +163,7 @@ def test_the_weights_are_seen_and_gates_work_after_the_cut() -> None:
             whole(**inputs)
         # the first layer has the inputs that it had, so what is left attends as it did
         one, other = (found.calls("weights", Look(model)[0].path)[0] for found in (seen, before))
-        torch.testing.assert_close(one, other[:, [0, 2, 3]], atol=1e-5, rtol=1e-4)
+        close(one, other[:, [0, 2, 3]])
         with Look(model).mask_heads({0: [2]}), Look(whole).mask_heads({0: [1, 2], 1: [0, 1]}):
             close(first_output(whole, inputs), first_output(model, inputs))
 
@@ -234,7 +231,7 @@ def test_convolutions_and_their_norms_are_cut_and_put_back(monkeypatch: pytest.M
     with Look(model).mask_heads({0: [1, 2]}):
         masked = model(x)
     result = Look(model).prune_heads({0: [1, 2]}, check=lambda: model(x))
-    torch.testing.assert_close(model(x), masked, atol=1e-6, rtol=0)
+    close(model(x), masked)
     assert result.layers[0]["form"] == "hard"
     assert (layer.mixed.groups, layer.mixed.in_channels, layer.norm.num_features) == (12, 12, 4)
     # a number that is four by chance is no size
@@ -245,4 +242,4 @@ def test_convolutions_and_their_norms_are_cut_and_put_back(monkeypatch: pytest.M
         with pytest.raises(Refused):
             Look(model).prune_heads({0: [0]}, check=lambda: model(x))
     assert (layer.mixed.groups, layer.mixed.in_channels, layer.norm.num_features) == (12, 12, 4)
-    torch.testing.assert_close(model(x), masked, atol=1e-6, rtol=0)
+    close(model(x), masked)

@@ -6,6 +6,7 @@ import numpy
 import pytest
 import torch
 from audio_models import CONFIGS, clip, encoded
+from tolerance import about
 
 from topwork import BaseOptions, DataError, RowsOptions, UsageError
 from topwork_bases.samples import speech as spoken_rows
@@ -40,7 +41,7 @@ def test_every_form_of_a_clip_is_the_same_clip(tmp_path) -> None:
     for form in forms:
         found = open_audio(form, 0, "audio", 16000)
         assert found.dtype == numpy.float32
-        assert found == pytest.approx(wanted, abs=1e-6)
+        assert found == about(wanted)
         assert audio_length(form, 16000) == len(wanted)
 
 
@@ -115,8 +116,8 @@ def test_statistics_of_spectrograms_are_those_of_the_real_frames() -> None:
         count = 1 + (len(entry["array"]) - 400) // 160
         frames.append(plain(entry["array"], sampling_rate=16000)["input_values"][0][:count])
     frames = numpy.concatenate(frames)
-    assert learned.mean == pytest.approx(frames.mean(), rel=1e-5)
-    assert learned.std == pytest.approx(frames.std(), rel=1e-4)
+    assert learned.mean == about(frames.mean())
+    assert learned.std == about(frames.std())
     with pytest.raises(UsageError, match="training rows"):
         find_extractor(base("ast"), None)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dense_models import RESNET, SWIN, TIMM, VIT
+from tolerance import about, close
 
 from topwork import BaseOptions, CheckpointError
 from topwork_bases.timm import base as timm_bases
@@ -56,7 +57,7 @@ def test_any_backbone_gets_outputs_gradients_and_rows_of_their_own(name, decoder
     assert np.mean(reached) > 0.6
     with torch.no_grad():
         alone = head(pixel_values=pixels[1:2]).logits
-    assert torch.allclose(alone, logits[1:2], atol=1e-5)
+    close(alone, logits[1:2])
 
 
 @pytest.mark.parametrize("task", [ImageSegmentation, DepthEstimation])
@@ -88,7 +89,7 @@ def test_the_loss_is_cross_entropy_and_dice_over_pixels_that_count() -> None:
             truth = (labels[number] == label)[valid]
             share = shares[label][valid]
             dice.append(1 - (2 * share[truth].sum() + 1) / (share.sum() + truth.sum() + 1))
-        assert found[number].item() == pytest.approx(np.mean(entropy) + 0.5 * np.mean(dice), rel=1e-5)
+        assert found[number].item() == about(np.mean(entropy) + 0.5 * np.mean(dice))
     nothing = torch.full((2, 6, 7), 255)
     assert _dense.row_losses(torch.from_numpy(logits), nothing, 255, 1.0).tolist() == [0, 0]
 

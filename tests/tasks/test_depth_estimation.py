@@ -10,6 +10,7 @@ import pytest
 import torch
 from dense_models import DEPTH_ANYTHING, DPT, GLPN, SEGFORMER, SWIN, VIT
 from PIL import Image
+from tolerance import about, close
 
 from topwork import BaseOptions, DataError, RowsOptions, UsageError
 from topwork.testing import check_task
@@ -69,7 +70,7 @@ def test_predictions_equal_the_pipeline_and_glpns_loss_its_own(family, tmp_path)
     for row, ours in zip(rows, predictions(task, model, rows), strict=True):
         theirs = asked(row["image"])
         expected = theirs["predicted_depth"].clamp(min=0).numpy()
-        assert ours["predicted_depth"] == pytest.approx(expected, abs=1e-5)
+        assert ours["predicted_depth"] == about(expected)
         assert ours["predicted_depth"].shape == (40, 48)
         assert np.abs(np.asarray(ours["depth"], int) - np.asarray(theirs["depth"], int)).mean() <= 1
     if family == "glpn":
@@ -78,7 +79,7 @@ def test_predictions_equal_the_pipeline_and_glpns_loss_its_own(family, tmp_path)
             found = task.row_losses(model, batch)
             for number, loss in enumerate(found):
                 inputs = {name: batch.inputs[name][number : number + 1] for name in ("pixel_values", "labels")}
-                assert torch.allclose(loss, plain(**inputs).loss, rtol=1e-4)
+                close(loss, plain(**inputs).loss)
 
 
 def test_losses_follow_their_formulas() -> None:
@@ -91,10 +92,10 @@ def test_losses_follow_their_formulas() -> None:
         t, p = truth[number][valid], found[number][valid]
         d = np.log(t) - np.log(p)
         silog = np.sqrt((d**2).mean() - 0.85 * d.mean() ** 2)
-        assert _depth.row_losses(*tensors, "silog", 0.85)[number].item() == pytest.approx(silog, rel=1e-4)
-        assert _depth.row_losses(*tensors, "l1", 0)[number].item() == pytest.approx(np.abs(t - p).mean(), rel=1e-5)
+        assert _depth.row_losses(*tensors, "silog", 0.85)[number].item() == about(silog)
+        assert _depth.row_losses(*tensors, "l1", 0)[number].item() == about(np.abs(t - p).mean())
     whole = tensors[1][1:], tensors[1][1:] * 3 + 2  # the same but for scale and shift
-    assert _depth.row_losses(*whole, "scale_shift_invariant", 0).item() == pytest.approx(0, abs=1e-5)
+    assert _depth.row_losses(*whole, "scale_shift_invariant", 0).item() == about(0, scale=1)
     assert _depth.row_losses(*tensors, "scale_shift_invariant", 0)[1].item() > 0.1
     assert _depth.row_losses(tensors[0], tensors[1] * 0, "silog", 0.5).tolist() == [0, 0]
 
@@ -229,7 +230,7 @@ def test_predictions_are_never_negative_and_come_back_from_their_files(kind, tmp
         assert (grey.mode, grey.size) == ("L", (50, 30))
     assert repr(pickle.loads(pickle.dumps(depth))) == repr(depth)
     picture = task.draw(rows[0], _depth.Depth(np.nan_to_num(rows[0]["depth"])))
-    assert picture.badness == pytest.approx(0, abs=1e-6)
+    assert picture.badness == about(0, scale=1)
 
 
 def test_the_sample_has_exact_depth_and_other_scenes_for_the_test() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tolerance import about
 
 from topwork import BaseOptions, UsageError
 from topwork.testing import check_task
@@ -74,7 +75,7 @@ def test_predictions_and_losses_are_those_of_transformers(tmp_path) -> None:
         labels, scores, rles = outputs_of.universal_instances(processor, next(outputs_of.one_by_one(output)), size)
         found = processor.post_process_instance_segmentation(output, target_sizes=[size[::-1]], threshold=0.0)[0]
         assert labels == [entry["label_id"] for entry in found["segments_info"]]
-        assert scores == pytest.approx([entry["score"] for entry in found["segments_info"]], abs=2e-6)
+        assert scores == about([entry["score"] for entry in found["segments_info"]])
         assert len(rles) == len(labels)
         over = (found["segmentation"] == len(labels) - 1).numpy()  # the last one lies over the others
         assert np.array_equal(decoded(rles[-1]), over)
@@ -85,7 +86,7 @@ def test_predictions_and_losses_are_those_of_transformers(tmp_path) -> None:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(items[0].extra["seed"] % 2**63)
         expected = plain(pixel_values=items[0].inputs["pixel_values"][None], **inputs).loss
-        assert task.row_losses(model, task.collate(items, "loss"))[0] == pytest.approx(expected.item(), rel=1e-5)
+        assert task.row_losses(model, task.collate(items, "loss"))[0] == about(expected.item())
 
 
 def test_semantic_maps_of_squares_are_transformers_and_of_others_not_stretched() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tolerance import about, close
 
 from topwork import BaseOptions, DataError, State, TopworkError, UsageError
 from topwork_bases.timm import base as timm_bases
@@ -72,17 +73,17 @@ def test_a_folder_of_plain_transformers_gives_plain_transformers_numbers(tmp_pat
     expected = asked([row["image"] for row in rows])
     for ours, theirs in zip(predictions(task, model, rows), expected, strict=True):
         assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs]
-        assert [entry["score"] for entry in ours] == pytest.approx([entry["score"] for entry in theirs], abs=1e-6)
+        assert [entry["score"] for entry in ours] == about([entry["score"] for entry in theirs])
 
     inputs = processor([row["image"] for row in rows], return_tensors="pt")
     labels = torch.tensor([plain.config.label2id[row["label"]] for row in rows])
     batch = task.collate(task.encode(rows, "loss", 0), "loss")
     with torch.no_grad():
         loss = plain(**inputs, labels=labels).loss
-        assert torch.allclose(task.loss(model, batch), loss, atol=1e-6)
-        assert torch.allclose(task.row_losses(model, batch).mean(), loss, atol=1e-6)
+        close(task.loss(model, batch), loss)
+        close(task.row_losses(model, batch).mean(), loss)
         alone = super(ImageClassification, task).row_losses(model, batch)
-        assert torch.allclose(task.row_losses(model, batch), alone, atol=1e-5)
+        close(task.row_losses(model, batch), alone)
 
 
 def test_several_labels_a_row_equal_the_pipeline(tmp_path) -> None:
@@ -98,11 +99,11 @@ def test_several_labels_a_row_equal_the_pipeline(tmp_path) -> None:
     for row, ours in zip(rows, predictions(task, model, rows), strict=True):
         theirs = asked(row["image"])
         assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs]
-        assert [entry["score"] for entry in ours] == pytest.approx([entry["score"] for entry in theirs], abs=1e-6)
+        assert [entry["score"] for entry in ours] == about([entry["score"] for entry in theirs])
     batch = task.collate(task.encode(rows, "loss", 0), "loss")
     with torch.no_grad():
         plain = model(**batch.inputs).loss
-        assert torch.allclose(task.loss(model, batch), plain)
+        close(task.loss(model, batch), plain)
     assert set(task.metric().keys) <= set(metric_of(task, model, rows))
 
 
@@ -131,7 +132,7 @@ def test_a_backbone_without_a_class_of_its_own_gets_a_generic_head() -> None:
     assert type(model).__name__ == "PooledHead"
     batch = task.collate(task.encode(rows, "loss", 0), "loss")
     with torch.no_grad():  # nothing is hidden from it
-        assert torch.allclose(task.row_losses(model, batch), task.row_losses(model, batch), atol=1e-5)
+        close(task.row_losses(model, batch), task.row_losses(model, batch))
     task.loss(model, task.collate(task.encode(rows, "train", 0), "train")).backward()
     assert {len(entry) for entry in predictions(task, model, rows)} == {3}
 
@@ -142,8 +143,8 @@ def test_statistics_are_those_of_the_rows() -> None:
     for channels in (1, 3):
         task, model, _ = make(base({**VIT, "num_channels": channels}), rows)
         pixels = np.stack(arrays) / 255
-        assert task.processor.image_mean == pytest.approx([pixels.mean()] * channels, abs=1e-6)
-        assert task.processor.image_std == pytest.approx([pixels.std()] * channels, abs=1e-6)
+        assert task.processor.image_mean == about([pixels.mean()] * channels)
+        assert task.processor.image_std == about([pixels.std()] * channels)
         assert task.encode(rows, "predict", 0)[0].inputs["pixel_values"].shape == (channels, 16, 16)
         assert len(predictions(task, model, rows)) == 4
     assert task.costs(rows) == [[256]] * 4
@@ -173,7 +174,7 @@ def test_mixup_blends_pictures_and_labels_alike() -> None:
     plain = task.collate(task.encode(rows, "loss", 0), "loss").inputs["pixel_values"][:, :, 0, 0]
     for inputs in mixed:
         shares = torch.linalg.solve(plain.T.double(), inputs["pixel_values"][:, :, 0, 0].T.double()).T
-        assert torch.allclose(shares.float(), inputs["labels"], atol=1e-4)
+        close(shares.float(), inputs["labels"])
     assert any(0.05 < inputs["labels"].max(1).values.min() < 0.95 for inputs in mixed)
 
 
@@ -188,7 +189,7 @@ def test_cutmix_pastes_a_box_and_blends_labels_by_its_area() -> None:
         whose = inputs["pixel_values"].argmax(1)  # every pixel is of one picture, and its colour tells of which
         for own, (picture, label) in enumerate(zip(whose, inputs["labels"], strict=True)):
             expected = torch.stack([(picture == number).float().mean() for number in range(3)])
-            assert torch.allclose(label, expected, atol=1e-6)
+            close(label, expected)
             place = (picture != own).nonzero()
             if len(place):  # one box
                 height, width = (place.amax(0) - place.amin(0) + 1).tolist()
@@ -282,4 +283,4 @@ def test_pictures_show_the_worst_first() -> None:
         assert row["label"] in picture.caption
         assert min(picture.image.size) >= 160
         score = next(entry["score"] for entry in prediction if entry["label"] == row["label"])
-        assert picture.badness == pytest.approx(1 - score, abs=1e-5)
+        assert picture.badness == about(1 - score)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from dense_models import BEIT, DPT, MASK2FORMER, MASKFORMER, SEGFORMER, SWIN, UPERNET, VIT
 from PIL import Image
+from tolerance import about, close
 
 from topwork import BaseOptions, CheckpointError, DataError, UsageError
 from topwork.testing import check_task
@@ -105,8 +106,8 @@ def test_semantic_predictions_equal_the_pipeline_and_losses_the_model(family, tm
             if universal:  # its points are drawn at random
                 torch.manual_seed(batch.items[0].extra["seed"])
             expected = plain(**inputs).loss
-            assert torch.allclose(task.loss(model, batch), expected, rtol=1e-4), family
-            assert torch.allclose(task.row_losses(model, batch)[0], expected, rtol=1e-4)
+            close(task.loss(model, batch), expected)
+            close(task.row_losses(model, batch)[0], expected)
 
 
 @pytest.mark.parametrize("family", UNIVERSAL)
@@ -124,7 +125,7 @@ def test_universal_predictions_equal_the_pipeline(family, kind, tmp_path) -> Non
         ours = predictions(task, model, [row])[0]
         theirs = asked(row["image"], subtask=kind, threshold=threshold, overlap_mask_area_threshold=0.1)
         assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs]
-        assert [entry["score"] for entry in ours] == pytest.approx([entry["score"] for entry in theirs], abs=1e-5)
+        assert [entry["score"] for entry in ours] == about([entry["score"] for entry in theirs])
         for mine, other in zip(ours, theirs, strict=True):
             assert np.mean(np.asarray(mine["mask"]) != np.asarray(other["mask"])) < 0.01
         compared += len(theirs)
@@ -140,7 +141,7 @@ def test_random_points_are_the_rows_own() -> None:
         backwards = task.row_losses(model, task.collate(task.encode(rows[::-1], "loss", 0), "loss"))
     assert torch.equal(once, again)
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.allclose(once, backwards.flip(0), rtol=1e-5)
+    close(once, backwards.flip(0))
 
 
 @pytest.mark.parametrize("config", [UPERNET, BEIT, {**DPT, "use_auxiliary_head": False}, SEGFORMER, VIT])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tolerance import about, close
 
 from topwork import BaseOptions, DataError, RowsOptions, State, UsageError
 from topwork_bases.transformers import base as transformers_bases
@@ -128,7 +129,7 @@ def test_predictions_equal_the_pipeline_and_losses_the_model(tmp_path, family) -
     for row, ours in zip(rows, predictions(task, model, rows), strict=True):
         theirs = asked(row["image"], threshold=threshold)
         assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs]
-        assert [entry["score"] for entry in ours] == pytest.approx([entry["score"] for entry in theirs], abs=1e-5)
+        assert [entry["score"] for entry in ours] == about([entry["score"] for entry in theirs])
         for mine, other in zip(ours, theirs, strict=True):
             assert all(abs(mine["box"][key] - other["box"][key]) <= 1 for key in other["box"])
         compared += len(theirs)
@@ -146,8 +147,8 @@ def test_predictions_equal_the_pipeline_and_losses_the_model(tmp_path, family) -
         batch = task.collate(task.encode([row], "loss", 0), "loss")
         with torch.no_grad():
             expected = plain(**inputs).loss
-            assert torch.allclose(task.loss(model, batch), expected, rtol=1e-4), family
-            assert torch.allclose(task.row_losses(model, batch)[0], expected, rtol=1e-4)
+            close(task.loss(model, batch), expected)
+            close(task.row_losses(model, batch)[0], expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -331,13 +332,13 @@ def test_pictures_of_several_sizes_predict_as_alone_and_train_padded() -> None:
         together = predictions(task, model, rows)
         for row, prediction in zip(rows, together, strict=True):
             alone = predictions(task, model, [row])[0]
-            assert np.allclose(prediction.boxes, alone.boxes, atol=1e-3)
+            close(prediction.boxes, alone.boxes)
         items = task.encode(rows, "train", 0)
         batch = task.collate(items, "train")
         for item, target in zip(items, batch.inputs["labels"], strict=True):
             width = item.inputs["pixel_values"].shape[-1]
             share = 1.0 if "pixel_mask" in batch.inputs else width / batch.inputs["pixel_values"].shape[-1]
-            assert torch.allclose(target["boxes"][:, 0], item.inputs["labels"]["boxes"][:, 0] * share)
+            close(target["boxes"][:, 0], item.inputs["labels"]["boxes"][:, 0] * share)
         assert torch.isfinite(task.loss(model, batch))
 
 

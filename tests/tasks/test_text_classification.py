@@ -11,6 +11,7 @@ import torch
 import transformers
 from sklearn import metrics
 from tiny_bases import TEXT as SMALL
+from tolerance import about, close
 
 from topwork import BaseOptions, DataError, State, TopworkError, UsageError, load_plugins
 from topwork_bases.transformers.base import load_base
@@ -82,7 +83,7 @@ def test_predictions_equal_the_pipeline(written):
     found = predict(task, model, [{"text": text} for text in texts])
     for mine, theirs in zip(found, expected, strict=True):
         assert [entry["label"] for entry in mine] == [entry["label"] for entry in theirs]
-        assert [entry["score"] for entry in mine] == pytest.approx([entry["score"] for entry in theirs], abs=1e-5)
+        assert [entry["score"] for entry in mine] == about([entry["score"] for entry in theirs])
 
 
 def test_loss_equals_the_native_class(written):
@@ -97,7 +98,7 @@ def test_loss_equals_the_native_class(written):
     encoded = {name: value for name, value in encoded.items() if name in task.inputs}
     labels = torch.tensor([{"bad": 0, "good": 1, "mixed": 2}[row["label"]] for row in ROWS])
     expected = plain(**encoded, labels=labels).loss
-    torch.testing.assert_close(task.loss(model, batch), expected)
+    close(task.loss(model, batch), expected)
 
 
 @pytest.mark.parametrize("weighted", [{}, {"class_weights": {"good": 3.0}, "label_smoothing": 0.1}])
@@ -107,8 +108,8 @@ def test_row_losses_are_those_of_rows_alone(written, weighted):
     with torch.no_grad():
         together = task.row_losses(model, batch)
         alone = super(TextClassification, task).row_losses(model, batch)
-        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(task.loss(model, batch), together.mean())
+        close(together, alone)
+        close(task.loss(model, batch), together.mean())
 
 
 def test_pairs_are_encoded_as_the_tokenizer_does(written):
@@ -129,7 +130,7 @@ def test_a_decoder_pads_without_changing_its_answer():
     assert model.config.pad_token_id == task.tokenizer.pad_token_id
     together = predict(task, model, ROWS)
     for row, expected in zip(ROWS, together):
-        assert predict(task, model, [row])[0].scores == pytest.approx(expected.scores, abs=1e-5)
+        assert predict(task, model, [row])[0].scores == about(expected.scores)
 
 
 # ---------------------------------------------------------------- from scratch: what is learned from rows
@@ -173,7 +174,7 @@ def test_multi_label():
     task, model = build({"config": {"model_type": "bert", **SMALL}}, rows=rows, multi_label=True)
     batch = task.collate(task.encode(rows, "loss", 0), "loss")
     assert batch.inputs["labels"].tolist() == [[1, 1], [0, 1], [1, 0], [0, 0]]
-    torch.testing.assert_close(task.loss(model, batch), model(**batch.inputs).loss)
+    close(task.loss(model, batch), model(**batch.inputs).loss)
     metric = task.metric()
     for row, prediction in zip(rows, predict(task, model, rows)):
         assert sorted(entry["label"] for entry in prediction) == ["bad", "good"]
@@ -185,10 +186,10 @@ def test_regression():
     rows = [{"text": text, "label": value} for text, value in zip(["a", "b", "c", "d"], [0.5, 1, 2.5, -1])]
     task, model = build({"config": {"model_type": "bert", **SMALL}}, rows=rows, regression=True)
     batch = task.collate(task.encode(rows, "loss", 0), "loss")
-    torch.testing.assert_close(task.loss(model, batch), model(**batch.inputs).loss)
+    close(task.loss(model, batch), model(**batch.inputs).loss)
     (prediction,) = predict(task, model, rows[:1])
     logits = model(**{name: value[:1] for name, value in batch.inputs.items() if name != "labels"}).logits
-    assert prediction == [{"label": "LABEL_0", "score": pytest.approx(float(logits.detach()), abs=1e-5)}]
+    assert prediction == [{"label": "LABEL_0", "score": about(float(logits.detach()))}]
 
 
 def test_labels_are_mapped_by_name(written):
@@ -244,10 +245,10 @@ def test_loss_in_closed_form():
     labels = torch.tensor([0, 2])
     nll = -logits.log_softmax(-1)
     expected = torch.stack([2 * nll[0, 0], 5 * nll[1, 2]])
-    torch.testing.assert_close(classification_loss(logits, labels, "single", [2, 3, 5], "none"), expected)
+    close(classification_loss(logits, labels, "single", [2, 3, 5], "none"), expected)
     targets = torch.tensor([[1.0, 0, 0], [0, 1, 1]])
     bce = -(targets * logits.sigmoid().log() + (1 - targets) * (1 - logits.sigmoid()).log()).mean(-1)
-    torch.testing.assert_close(classification_loss(logits, targets, "multi", reduction="none"), bce)
+    close(classification_loss(logits, targets, "multi", reduction="none"), bce)
 
 
 # ---------------------------------------------------------------- the metric
@@ -371,7 +372,7 @@ def test_pictures_show_the_worst_first(written):
     for row, prediction in zip(ROWS, predict(task, model, ROWS)):
         picture = task.draw(row, prediction)
         truth = prediction.scores[task.names.index(row["label"])]
-        assert picture.badness == pytest.approx(1 - truth)
+        assert picture.badness == about(1 - truth)
         assert (row["label"], "truth") in picture.text
         assert ("", "") not in picture.text
     assert task.draw({"text": "x"}, prediction).badness == 0

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from tiny_bases import TEXT as SMALL
+from tolerance import about, close
 
 from topwork import BaseOptions, DataError, UsageError
 from topwork_bases.transformers.base import load_base
@@ -85,10 +86,10 @@ def test_loss_equals_the_native_class(side):
     task, model = build()
     task.tokenizer.padding_side = side
     batch = task.collate(task.encode(ROWS, "loss", 0), "loss")
-    torch.testing.assert_close(task.loss(model, batch), model(**batch.inputs).loss)
+    close(task.loss(model, batch), model(**batch.inputs).loss)
     with torch.no_grad():
         together = task.row_losses(model, batch)
-        torch.testing.assert_close(together, super(QuestionAnswering, task).row_losses(model, batch))
+        close(together, super(QuestionAnswering, task).row_losses(model, batch))
 
 
 def test_row_losses_over_windows_are_those_of_rows_alone():
@@ -98,7 +99,7 @@ def test_row_losses_over_windows_are_those_of_rows_alone():
     batch = task.collate(items, "loss")
     with torch.no_grad():
         alone = super(QuestionAnswering, task).row_losses(model, batch)
-        torch.testing.assert_close(task.row_losses(model, batch), alone, atol=1e-5, rtol=1e-4)
+        close(task.row_losses(model, batch), alone)
 
 
 def test_best_spans_equal_a_search_over_all():
@@ -121,10 +122,10 @@ def test_windows_compete_and_no_answer_wins_by_its_threshold():
     found = task.merge(row, parts)
     assert [answer["answer"] for answer in found] == ["", "blue", "red", "green"]
     weights = torch.tensor([3.5, 3.0, 2.0, 1.0]).softmax(0)
-    assert [answer["score"] for answer in found] == pytest.approx(weights.tolist())
+    assert [answer["score"] for answer in found] == about(weights.tolist())
     task, _ = build(null_threshold=1.0)
     assert task.merge(row, parts) == {
-        "score": pytest.approx(float(weights[1])),
+        "score": about(float(weights[1])),
         "start": 10,
         "end": 14,
         "answer": "blue",
@@ -245,4 +246,4 @@ def test_folder_of_plain_transformers_is_a_base(tmp_path):
     (found,) = predict(task, model, ROWS[:1])
     (null,) = [answer for answer in found if not answer["answer"]]
     scores = torch.tensor([score for score, *_ in spans] + [float(start[0] + end[0])])
-    assert null["score"] == pytest.approx(float(scores.softmax(0)[-1]), rel=1e-4)
+    assert null["score"] == about(float(scores.softmax(0)[-1]))

@@ -13,6 +13,7 @@ import seqeval.scheme
 import torch
 import transformers
 from tiny_bases import TEXT as SMALL
+from tolerance import about, close
 
 import topwork
 from topwork import DataError, TopworkError, UsageError
@@ -154,7 +155,7 @@ def test_predictions_equal_the_pipeline(written, aggregation):
     assert sum(map(len, expected)) > 3
     for mine, theirs in zip(found, expected, strict=True):
         for one, other in zip(mine, theirs, strict=True):
-            assert one.pop("score") == pytest.approx(float(other.pop("score")), abs=1e-5)
+            assert one.pop("score") == about(float(other.pop("score")))
             assert one == other
     json.dumps(found)
 
@@ -173,7 +174,7 @@ def test_loss_equals_the_native_class(written):
     plain = transformers.AutoModelForTokenClassification.from_pretrained(written)
     batch = work.task.collate(work.task.encode(ROWS, "loss", 0), "loss")
     assert torch.equal(batch.inputs["labels"], labels)
-    torch.testing.assert_close(work.task.loss(work.model, batch), plain(**encoded, labels=labels).loss)
+    close(work.task.loss(work.model, batch), plain(**encoded, labels=labels).loss)
 
 
 def test_windows_own_every_token_once(written):
