@@ -77,7 +77,7 @@ def test_missing_audio_packages(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "cores", "mend"),
+    ("environment", "cores", "hint"),
     [
         ({}, 2, ""),
         ({"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, 2, ""),
