@@ -154,7 +154,7 @@ def test_what_a_plugin_taught_is_put_back_with_that_plugin_alone() -> None:
 
     def taught(path: str, module: Any, model: Any) -> Any:
         found = describe(path, module, model)
-        return None if found is None else replace(found, notes={})
+        return None if found is None else replace(found, pattern="")
 
     plugins = SimpleNamespace(hook=SimpleNamespace(attention_layer=taught))
     model, other = bert(), bert()
