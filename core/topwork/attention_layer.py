@@ -6,8 +6,9 @@ without importing the lens. Indices of attention heads are always *original* ind
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class AttentionLayer:
         merge: the inverse of `split`.
         prunable: "hard" (slices), "soft" (compact parameters, full width at run time) or "" (refused).
         why: the reason of a refusal or of softness, one sentence.
+        notes: deprecated: a mapping with any of "row" (now `pattern`), "unseen" and "variant".
         pattern: name of the lens's pattern by which the layer was described; empty for a layer that a plugin describes.
         unseen: why the attention weights cannot be captured; empty when they can.
         variant: changes to the description with which the layer was pruned, as the manifest keeps them; None for none.
@@ -106,11 +108,16 @@ class AttentionLayer:
     merge: Callable[[torch.Tensor], torch.Tensor] | None = None
     prunable: Literal["hard", "soft", ""] = "hard"
     why: str = ""
+    notes: InitVar[Mapping[str, Any] | None] = None
     pattern: str = ""
     unseen: str = ""
     variant: Mapping[str, Any] | None = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, notes: Mapping[str, Any] | None) -> None:
+        if notes:
+            warnings.warn("`notes` are now `pattern`, `unseen` and `variant`", DeprecationWarning, stacklevel=3)
+            self.pattern, self.unseen = notes.get("row", self.pattern), notes.get("unseen", self.unseen)
+            self.variant = notes.get("variant", self.variant)
         self.kept = tuple(range(self.heads)) if self.kept is None else tuple(self.kept)
         self.groups = self.groups or self.heads
         self.groups_left = tuple(range(self.groups)) if self.groups_left is None else tuple(self.groups_left)
