@@ -205,7 +205,7 @@ class AudioClassification(Task):
             self.kind,
             self.state.values["class_weights"],
             reduction="none",
-            smoothing=self.options.label_smoothing if model.training else 0.0,
+            smoothing=self.options.label_smoothing if batch.mode == "train" else 0.0,
         )
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

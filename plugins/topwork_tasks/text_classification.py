@@ -199,7 +199,7 @@ class TextClassification(Task):
             self.kind,
             self.state.values["class_weights"],
             reduction="none",
-            smoothing=self.options.label_smoothing,
+            smoothing=self.options.label_smoothing if batch.mode == "train" else 0.0,
         )
 
     def _logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:

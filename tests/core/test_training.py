@@ -48,7 +48,7 @@ def train(work, rows=ROWS, **options):
 
 
 def by_hand(model, task, epochs=2, batch_size=8, accumulate=1, rate=1e-2, clip=1.0, decay=0.0, rows=ROWS):
-    """AdamW over the batches that the sampler gives; gradients of accumulated batches are averaged."""
+    """AdamW over the batches that the sampler gives; accumulated batches count by their number of items."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
     sampler = TrainBatches([row["cost"] for row in rows], Budget(batch_size), SEED)
     losses = []
@@ -62,9 +62,9 @@ def by_hand(model, task, epochs=2, batch_size=8, accumulate=1, rate=1e-2, clip=1
             for batch in group:
                 chosen = [rows[place] for _, place in batch]
                 inputs = task.collate(task.encode(chosen, "train", 0), "train").inputs
-                loss = torch.nn.functional.cross_entropy(model(inputs["x"]).logits, inputs["y"]) / len(group)
-                loss.backward()
-                losses.append(loss.item() * len(group))
+                loss = torch.nn.functional.cross_entropy(model(inputs["x"]).logits, inputs["y"])
+                (loss * len(batch) / sum(map(len, group))).backward()
+                losses.append(loss.item())
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
     return losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from typing import Any
 
 import lens_models
 import pytest
-import soft_models
 import torch
 from tolerance import close
 
@@ -49,11 +49,12 @@ def test_exported(name: str) -> None:
 
 
 def test_exported_softly_pruned() -> None:
-    model, inputs = soft_models.make("olmo2")
+    soft = runpy.run_path(str(Path(__file__).parents[1] / "lens" / "test_soft.py"))
+    model, inputs = soft["make"]("olmo2")
     Look(model).prune_heads({0: [1]}, check=inputs)
     program = torch.export.export(model, (), {**inputs, "use_cache": False}, strict=False)
     exported = program.module()(**inputs, use_cache=False)["logits"]
-    close(exported, soft_models.logits(model, inputs))
+    close(exported, soft["logits"](model, inputs))
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])

@@ -210,6 +210,11 @@ class SpeechRecognition(Task):
             return losses.sum() / tokens.sum()
         return losses.sum() if self.state.values["reduction"] == "sum" else losses.mean()
 
+    def target_counts(self, batch: Batch) -> tuple[float | torch.Tensor]:
+        if self.form == "seq2seq":
+            return ((batch.inputs["labels"] != -100).sum(),)
+        return (0 if self.state.values["reduction"] == "sum" else len(batch),)
+
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         losses, tokens = self._losses(model, batch)
         return losses if tokens is None else losses / tokens

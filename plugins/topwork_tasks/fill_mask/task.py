@@ -180,6 +180,9 @@ class FillMask(Task):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return text.mean_over_targets(*self._losses(model, batch))
 
+    def target_counts(self, batch: Batch) -> tuple[torch.Tensor]:
+        return ((batch.inputs["labels"] != -100).sum(),)
+
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return text.row_means_over_targets(batch, *self._losses(model, batch))
 

@@ -230,15 +230,16 @@ class ImageClassification(Task):
     # ------------------------------------------------------------------ tensors -> numbers
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return self._losses(model, batch, "mean", self.options.label_smoothing if model.training else 0.0)
+        return self._losses(model, batch).mean()
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return batch.mean_by_row(self._losses(model, batch, "none", 0.0))
+        return batch.mean_by_row(self._losses(model, batch))
 
-    def _losses(self, model: nn.Module, batch: Batch, reduction: Any, smoothing: float) -> torch.Tensor:
+    def _losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        smoothing = self.options.label_smoothing if batch.mode == "train" else 0.0
         logits = model(**_image.model_tensors(batch, model, "labels")).logits
         weights = self.state.values["class_weights"]
-        return shared.classification_loss(logits, batch.inputs["labels"], self.kind, weights, reduction, smoothing)
+        return shared.classification_loss(logits, batch.inputs["labels"], self.kind, weights, "none", smoothing)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
         logits = model(**_image.model_tensors(batch, model, "labels")).logits

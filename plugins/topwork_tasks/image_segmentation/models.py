@@ -192,9 +192,19 @@ def native_loss(model: Any, batch: Batch, ignored: int) -> Any:
     config = _config(model)
     if not (labels != ignored).any():
         return model(**inputs).logits.float().sum() * 0.0
-    if config.model_type == "dpt" and not config.use_auxiliary_head:
-        return None  # transformers' own loss wants the auxiliary head
+    if not _has_loss(config):
+        return None
     return model(**inputs, labels=labels).loss
+
+
+def averages_over_pixels(config: Any, labels: int) -> bool:
+    """Whether the loss of a semantic segmenter is a mean over the pixels of the batch that count; else over images."""
+    return _has_loss(config) and not (config.model_type == "segformer" and labels == 1)
+
+
+def _has_loss(config: Any) -> bool:
+    """Whether the class gives a loss: that of DPT wants its auxiliary head."""
+    return config.model_type != "dpt" or config.use_auxiliary_head
 
 
 def _config(model: Any) -> Any:

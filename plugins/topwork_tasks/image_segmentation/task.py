@@ -222,6 +222,13 @@ class ImageSegmentation(Task):
             self._own_losses(model, batch, self.options.dice if self._dense else 0.0).mean() if found is None else found
         )
 
+    def target_counts(self, batch: Batch) -> tuple[float | torch.Tensor]:
+        if self._universal:  # the losses of masks; the cross-entropy of their labels, a mean over queries, goes along
+            return (sum(len(labels) for labels in batch.inputs["class_labels"]),)
+        if self._dense or not models.averages_over_pixels(self.base.config, len(self.label_names)):
+            return (len(batch),)
+        return ((batch.inputs["labels"] != self.options.ignore_index).sum(),)
+
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """At once for the generic task head and for SegFormer; heads with auxiliary outputs and universal segmenters,
         whose loss is divided by the masks of the batch, row by row."""

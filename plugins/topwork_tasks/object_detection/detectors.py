@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from topwork import Base, DataError, Item, Row, TopworkError
+from topwork import Base, Batch, DataError, Item, Row, TopworkError
 from topwork_tasks._classification.labels import check_alike
 from topwork_tasks._vision import boxes as _boxes
 from topwork_tasks.object_detection.processors import MOST
@@ -74,6 +74,9 @@ def learn_names(rows: Any, base: Base, auto: Sequence[str], declared: Sequence[s
     return [str(value) for value in sorted(values)]
 
 
+#: detectors whose loss counts the boxes of its own process only
+_OWN_COUNTS = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
+
 # ---------------------------------------------------------------- batches
 
 
@@ -128,6 +131,29 @@ def padded(items: Sequence[Item], masked: bool) -> tuple[dict[str, Any], list[An
     if masked:
         return {"pixel_values": canvas, "pixel_mask": mask}, shares
     return {"pixel_values": canvas}, shares
+
+
+def target_counts(batch: Batch, queries: int | None, config: Any) -> tuple[float, ...]:
+    """What the terms of a set loss are divided by.
+
+    DETR (Carion et al. 2020, arXiv 2005.12872, section A.2) divides its cross-entropy by the sum of the weights of all
+    queries, where those without an object count `eos_coefficient`, and the losses of boxes by the number of boxes.
+    Other detectors divide everything by the number of boxes.
+
+    Args:
+        queries: of one image, for a detector of DETR's kind; None for others.
+    """
+    boxes = [len(target["class_labels"]) for target in batch.inputs["labels"]]
+    shared = float(sum(boxes))
+    if config.model_type not in _OWN_COUNTS:  # transformers' loss takes the mean over the processes
+        from accelerate.utils import reduce
+
+        shared = float(reduce(batch.inputs["pixel_values"].new_tensor([shared]), reduction="mean"))
+    if queries is None:
+        return (shared,)
+    matched = sum(min(count, queries) for count in boxes)
+    absent = getattr(config, "eos_coefficient", 0.1)
+    return matched + absent * (queries * len(boxes) - matched), shared
 
 
 # ---------------------------------------------------------------- what outputs mean

@@ -234,6 +234,26 @@ class ObjectDetection(Task):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return model(**_image.model_tensors(batch, model)).loss
 
+    def loss_terms(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
+        outputs = model(**_image.model_tensors(batch, model))
+        if self._queries is None:
+            return (outputs.loss,)
+        entropy = sum(loss for name, loss in outputs.loss_dict.items() if name.startswith("loss_ce"))
+        return entropy, outputs.loss - entropy
+
+    def target_counts(self, batch: Batch) -> tuple[float, ...]:
+        return _detectors.target_counts(batch, self._queries, self.base.config)
+
+    @property
+    def _queries(self) -> int | None:
+        """Queries of a detector of DETR's kind, whose cross-entropy is a mean over queries; None for others."""
+        config = self.base.config
+        if not _detector_processors.is_native(config):
+            return (self.options.detr_head or _detectors.DetrHeadOptions()).queries
+        if config.model_type == "yolos":
+            return config.num_detection_tokens
+        return config.num_queries if config.model_type in ("detr", "table-transformer") else None
+
     def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
         inputs = _image.model_tensors(batch, model)
         parts: list[Any] = [None] * len(batch)

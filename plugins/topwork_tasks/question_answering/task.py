@@ -151,31 +151,38 @@ class QuestionAnswering(Task):
     # ------------------------------------------------------------------ tensors -> numbers
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        outputs = self._forward(model, batch)
-        return _span_losses(outputs.start_logits, outputs.end_logits, batch).mean()
+        return self._losses(model, batch).mean()
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Batched. The native loss counts padding as places an answer could be, so each row is cut to the length it
-        would have alone."""
-        import torch
-
         if self.single_row_losses:
             return super().row_losses(model, batch)
-        outputs = self._forward(model, batch)
-        longest: dict[int, int] = {}
-        for row, item in zip(batch.rows, batch.items):
-            longest[row] = max(longest.get(row, 0), len(item.inputs["input_ids"]))
-        lengths = torch.tensor([longest[row] for row in batch.rows], device=outputs.start_logits.device)
-        beyond = torch.arange(outputs.start_logits.shape[1], device=lengths.device) >= lengths.unsqueeze(1)
-        lowest = torch.finfo(torch.float32).min
-        start, end = (
-            logits.float().masked_fill(beyond, lowest) for logits in (outputs.start_logits, outputs.end_logits)
-        )
-        return batch.mean_by_row(_span_losses(start, end, batch))
+        return batch.mean_by_row(self._losses(model, batch))
 
     @property
     def single_row_losses(self) -> bool:
+        # padding before a text moves its tokens to other positions
         return self.tokenizer.padding_side == "left"
+
+    def _losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """[items]: the mean of the cross-entropies of first and last token, as in Devlin et al. 2019, section 4.2.
+
+        transformers' own loss counts padding among the positions where an answer could be, so it depends on what else
+        is in the batch; here padding is left out.
+        """
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        outputs = self._forward(model, batch)
+        width, device = outputs.start_logits.shape[1], outputs.start_logits.device
+        lengths = torch.tensor([len(item.inputs["input_ids"]) for item in batch.items], device=device).unsqueeze(1)
+        positions = torch.arange(width, device=device)
+        padding = positions < width - lengths if self.tokenizer.padding_side == "left" else positions >= lengths
+        lowest = torch.finfo(torch.float32).min
+        losses = [
+            cross_entropy(logits.float().masked_fill(padding, lowest), batch.inputs[name], reduction="none")
+            for logits, name in ((outputs.start_logits, "start_positions"), (outputs.end_logits, "end_positions"))
+        ]
+        return (losses[0] + losses[1]) / 2
 
     def _forward(self, model: nn.Module, batch: Batch) -> Any:
         return model(**text.plain_inputs(batch.inputs, "start_positions", "end_positions"))
@@ -264,14 +271,6 @@ class QuestionAnswering(Task):
             {"question": "How old is Ada?", "context": rows[0]["context"], "answers": {"text": [], "answer_start": []}}
         )
         return rows
-
-
-def _span_losses(start: torch.Tensor, end: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """[items]: the mean of the cross entropies of first and last token, as in Devlin et al. 2019, section 4.2."""
-    from torch.nn.functional import cross_entropy
-
-    first = cross_entropy(start.float(), batch.inputs["start_positions"], reduction="none")
-    return (first + cross_entropy(end.float(), batch.inputs["end_positions"], reduction="none")) / 2
 
 
 @hookimpl

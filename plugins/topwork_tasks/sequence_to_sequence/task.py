@@ -165,9 +165,14 @@ class SequenceToSequence(Task):
     # ------------------------------------------------------------------ tensors -> numbers
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        if not self.options.label_smoothing and "decoder_input_ids" not in batch.inputs:
+        smoothed = self.options.label_smoothing and batch.mode == "train"
+        if not smoothed and "decoder_input_ids" not in batch.inputs:
             return super().loss(model, batch)
         return text.mean_over_targets(*self._losses(model, batch))
+
+    def target_counts(self, batch: Batch) -> tuple[torch.Tensor]:
+        labels = batch.inputs["labels"]
+        return (((labels[:, 1:] if self.form == "prompt" else labels) != -100).sum(),)
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return text.row_means_over_targets(batch, *self._losses(model, batch))
@@ -188,7 +193,7 @@ class SequenceToSequence(Task):
             labels,
             reduction="none",
             ignore_index=-100,
-            label_smoothing=self.options.label_smoothing,
+            label_smoothing=self.options.label_smoothing if batch.mode == "train" else 0.0,
         )
         return losses.sum(1), (labels != -100).sum(1).to(losses.dtype)
 

@@ -169,6 +169,9 @@ class TextGeneration(Task):
         nll, count, _ = self._losses(model, batch)
         return nll.sum() / count.sum().clamp(min=1)
 
+    def target_counts(self, batch: Batch) -> tuple[torch.Tensor]:
+        return ((batch.inputs["labels"][:, 1:] != -100).sum(),)
+
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         nll, count, _ = self._losses(model, batch)
         mean, tokens = batch.mean_by_row(nll), batch.mean_by_row(count.to(nll.dtype))

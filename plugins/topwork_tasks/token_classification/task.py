@@ -164,6 +164,9 @@ class TokenClassification(Task):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return text.mean_over_targets(*self._losses(model, batch))
 
+    def target_counts(self, batch: Batch) -> tuple[torch.Tensor]:
+        return ((batch.inputs["labels"] != -100).sum(),)
+
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return text.row_means_over_targets(batch, *self._losses(model, batch))
 
@@ -178,7 +181,7 @@ class TokenClassification(Task):
             labels,
             reduction="none",
             ignore_index=-100,
-            label_smoothing=self.options.label_smoothing,
+            label_smoothing=self.options.label_smoothing if batch.mode == "train" else 0.0,
         )
         return losses.sum(1), (labels != -100).sum(1).to(losses.dtype)
 
