@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork.errors import TopworkError, UsageError
+from topwork.errors import UsageError
 from topwork.items import Prediction
 
 if TYPE_CHECKING:
@@ -161,11 +161,7 @@ def predict(folder: str | Path, rows: Any, *, plugins: Plugins | None = None, **
 
 def look(model: nn.Module, *, plugins: Plugins | None = None) -> Any:
     """Look inside any module: find its attention layers, capture, score, mask and prune attention heads."""
-    plugins = plugins or _plugins()
-    found = plugins.hook.look(model=model, plugins=plugins)
-    if found is None:
-        raise TopworkError("no loaded plugin can look into models", hint="load the plugin `lens`")
-    return found
+    return (plugins or _plugins()).look(model)
 
 
 def prune_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Any:
@@ -189,6 +185,6 @@ def mask_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Iterator[
 
 
 def _plugins() -> Plugins:
-    from topwork.plugins.registry import load_plugins
+    from topwork.plugins.registry import shared_plugins
 
-    return load_plugins()
+    return shared_plugins()

@@ -1,4 +1,8 @@
-"""What a run prints: lines, progress bars (plain lines without a terminal), a table of results; and its log file."""
+"""The output of a run: `Console` prints lines, progress bars and a table of results, and writes the log file.
+
+Without a terminal, bars become plain lines. The hooks at the end make this module a plugin like any other: they print
+a line for each stage and the table.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,17 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from topwork.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from topwork.runs.run import Run
+    from topwork.stage import Stage
 
 
 class Console:
-    """Prints for the main process; the others are silent.
+    """Printer of the main process; the other processes are silent.
 
     Args:
         quiet: print nothing (the log file is still written).
@@ -24,6 +34,7 @@ class Console:
 
     @property
     def rich(self) -> Any:
+        """The console of rich, made when it is first needed."""
         if self._rich is None:
             from rich.console import Console as RichConsole
 
@@ -31,52 +42,52 @@ class Console:
         return self._rich
 
     def say(self, text: str) -> None:
-        """One line, on the terminal (stderr) and in the log."""
+        """Print a line on the terminal (stderr) and write it to the log."""
         self.note(text)
         if not self.quiet:
             self.rich.print(text, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """One line in the log alone."""
+        """Write a line to the log alone."""
         if self.log is not None:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def bar(self, total: int | None, label: str) -> Bar:
-        """A progress bar; several may be open at once. Close it."""
+        """Open a progress bar; several may be open at once. The caller closes it."""
         return Bar(self, total, label)
 
     def progress(self, values: Iterable[Any], total: int | None = None, label: str = "") -> Iterator[Any]:
-        """The values, with a progress bar on a terminal, or a line every ten seconds without one."""
+        """Yield the values, with a progress bar on a terminal, or a line every ten seconds without one."""
         if total is None and isinstance(values, Sized):
             total = len(values)
         bar = self.bar(total, label)
         try:
-            for number, value in enumerate(values):
+            for count, value in enumerate(values, 1):
                 yield value
-                bar.at(number + 1)
+                bar.at(count)
         finally:
             bar.close()
 
     def live(self) -> Any:
-        """The one live display of bars: rich allows only one on a terminal."""
+        """Return the live display of all bars: rich allows only one on a terminal."""
         if self._live is None:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
             columns = ("  {task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            shown = [TextColumn(one) if isinstance(one, str) else one for one in columns]
+            shown = [TextColumn(column) if isinstance(column, str) else column for column in columns]
             self._live = Progress(*shown, TextColumn("{task.fields[note]}"), console=self.rich, transient=True)
             self._live.start()
         return self._live
 
     def rest(self) -> None:
-        """Take the live display away when its last bar is closed."""
+        """Remove the live display when its last bar is closed."""
         if self._live is not None and not self._live.tasks:
             self._live.stop()
             self._live = None
 
     def table(self, title: str, columns: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-        """A table on the terminal, its lines in the log."""
+        """Print a table on the terminal and write its lines to the log."""
         from rich.table import Table
 
         table = Table(title=title, title_justify="left")
@@ -93,7 +104,7 @@ class Console:
 
 
 class Bar:
-    """One progress bar of a console: a live one on a terminal, else a line every ten seconds, or nothing when quiet."""
+    """Progress bar of a console: a live one on a terminal, else a line every ten seconds, or nothing when quiet."""
 
     def __init__(self, console: Console, total: int | None, label: str) -> None:
         self.console, self.total, self.label = console, total, label
@@ -103,7 +114,7 @@ class Bar:
             self._task = console.live().add_task(label, total=total, note="")
 
     def at(self, done: int, note: str = "") -> None:
-        """So far: `done` of the total, and a few words such as the loss."""
+        """Show that `done` of the total are done, with a few words such as the loss."""
         if self._task is not None:
             self.console.live().update(self._task, completed=done, note=note)
         elif not self.console.quiet and time.monotonic() - self._last > 10:
@@ -112,7 +123,7 @@ class Bar:
             print(f"  {self.label} {done}/{total}{note and ', '}{note}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._task is not None:
             self.console.live().remove_task(self._task)
             self._task = None
@@ -120,7 +131,7 @@ class Bar:
 
 
 def numbers_in(result: dict[str, Any], keys: Sequence[str] = (), most: int = 7) -> str:
-    """The numbers of a stage's result that stand in the summary: `metrics` first, then the plain numbers."""
+    """Format the numbers of a stage's result for the summary: `metrics` first, then the plain numbers."""
     metrics = result.get("metrics") or {}
     flat = {**{key: value for key, value in metrics.items() if _is_number(value)}}
     flat.update({key: value for key, value in result.items() if _is_number(value) and key not in flat})
@@ -135,3 +146,52 @@ def _is_number(value: Any) -> bool:
 
 def _short(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+# ---------------------------------------------------------------- the plugin
+
+
+@hookimpl
+def run_started(run: Run) -> None:
+    """Print the task, the model and the run folder."""
+    count = sum(parameter.numel() for parameter in run.model.parameters())
+    run.say(
+        f"{run.task.name}: {type(run.model).__name__} ({run.work.form} task head), {count:,} parameters, "
+        f"on {run.device}{f' x {run.process.count}' if run.process.count > 1 else ''}; {run.root}"
+    )
+
+
+@hookimpl
+def stage_started(run: Run, stage: Stage, index: int) -> None:
+    """Print the name of the stage."""
+    run.say(f"[{index + 1}] {stage.name} ...")
+
+
+@hookimpl
+def stage_done(run: Run, stage: Stage, index: int, result: dict[str, Any]) -> None:
+    """Print the result of the stage."""
+    shown = numbers_in(result, stage.columns_shown)
+    seconds = run.results[-1]["seconds"]
+    run.say(f"[{index + 1}] {stage.name}: {shown + ', ' if shown else ''}{seconds:.1f} s")
+
+
+@hookimpl
+def run_failed(run: Run, error: BaseException) -> None:
+    """Log the error, and print how to go on."""
+    # whoever started the run gets the error itself, and prints it
+    run.console.note(f"failed: {type(error).__name__}: {error}")
+    if not isinstance(error, KeyboardInterrupt):
+        run.say(f"`topwork resume {run.root}` goes on from the last finished stage")
+
+
+@hookimpl
+def run_done(run: Run) -> None:
+    """Print the table of results."""
+    stages = run.plugins.stages
+    lines = []
+    for record in run.results:
+        keys = stages[record["stage"]].columns_shown
+        lines.append(
+            (str(record["index"] + 1), record["stage"], f"{record['seconds']:.1f}", numbers_in(record["result"], keys))
+        )
+    run.console.table(f"{run.name or run.task.name}: {run.root}", ["", "stage", "seconds", "result"], lines)

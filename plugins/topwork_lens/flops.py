@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from topwork import AttentionLayer, Json
 from topwork_lens.gates import module_at
 from topwork_lens.layers.projections import features
-from topwork_lens.pruning.equivalence import quiet
+from topwork_lens.model_state import quiet
 
 
 def attention_share(width: int, positions: int) -> float:

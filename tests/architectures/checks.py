@@ -16,7 +16,8 @@ from topwork_lens.gates import first_input, output_projection, split_heads
 from topwork_lens.gates import gated as put
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.look import Look
-from topwork_lens.pruning.equivalence import compare, quiet, tensors
+from topwork_lens.model_state import quiet
+from topwork_lens.pruning.equivalence import compare, tensors
 from topwork_lens.pruning.rebuild import rebuild
 
 #: relative to max|output| in float32

@@ -11,7 +11,7 @@ import torch
 
 from architectures.feeding import configs
 from topwork_lens.capture.result import Captured
-from topwork_lens.pruning.equivalence import quiet
+from topwork_lens.model_state import quiet
 
 #: the library's own weights and ours may differ by this (issue: 1e-5)
 LIMIT = 1e-5

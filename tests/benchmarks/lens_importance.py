@@ -29,7 +29,7 @@ from lens_rows import batch, bert, by_length, losses, sentences, write
 
 from topwork import Batch
 from topwork_lens.look import Look
-from topwork_lens.scoring.importance import frozen
+from topwork_lens.model_state import frozen
 
 Work = Callable[[], Any]
 

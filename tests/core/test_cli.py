@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from topwork.cli.app import COMMANDS, main, split_shared
-from topwork.plugins.reserved import CORE_COMMANDS
+from topwork.cli.app import main, split_shared
+from topwork.commands import COMMANDS
 
 PLUGIN = Path(__file__).parents[1] / "helpers" / "recipe_plugin.py"
 HEAVY = ("torch", "transformers", "datasets", "timm", "torchvision", "sklearn")
@@ -67,8 +67,17 @@ def test_python_dash_m() -> None:
     assert (done.returncode, done.stdout.split()[0]) == (0, "topwork")
 
 
-def test_the_core_commands_are_those_that_no_plugin_may_take() -> None:
-    assert tuple(COMMANDS) == CORE_COMMANDS
+def test_no_plugin_may_take_the_name_of_a_core_command(plugins) -> None:
+    from topwork import hookimpl, load_plugins
+
+    for name in COMMANDS:
+        taker = type("Taker", (), {})()
+        command = lambda: None  # noqa: E731
+        command.__name__ = name
+        taker.register_commands = hookimpl(lambda command=command: [command], specname="register_commands")
+        (failed,) = load_plugins(only=[], extra=[taker]).failed
+        assert f"the command `{name}`" in failed.error
+    assert all(plugins.owner("command", name).package == "topwork" for name in COMMANDS)
 
 
 def test_shared_options_may_stand_anywhere() -> None:
@@ -82,7 +91,7 @@ def test_shared_options_may_stand_anywhere() -> None:
 def test_help_lists_the_commands_of_plugins(topwork) -> None:
     code, out, _ = topwork("--help")
     assert code == 0
-    assert all(f"  {name} " in out for name in (*CORE_COMMANDS, "shout"))
+    assert all(f"  {name} " in out for name in (*COMMANDS, "shout"))
     assert topwork("shout", "hello") == (0, "HELLO\n", "")
 
 
@@ -93,7 +102,7 @@ def test_list(topwork) -> None:
     code, out, _ = topwork("list", "stages", "--json")
     assert [entry["name"] for entry in json.loads(out)["stages"]] == ["learn", "measure", "score"]
     code, out, _ = topwork("list", "commands", "--json")
-    assert {entry["name"] for entry in json.loads(out)["commands"]} == {*CORE_COMMANDS, "shout"}
+    assert {entry["name"] for entry in json.loads(out)["commands"]} == {*COMMANDS, "shout"}
     code, out, err = topwork("list", "stage")
     assert (code, "did you mean `stages`?" in err) == (2, True)
     code, out, err = topwork("list", "architectures")

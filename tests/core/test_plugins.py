@@ -83,6 +83,17 @@ def a_stage(title: str) -> type[Stage]:
     return Made
 
 
+class ABase:
+    """As much of a base as plugins are asked for."""
+
+    config = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    native = backbone = trained_labels = processor = lambda self, *names, **changes: None
+
+
 class Fake:
     """A plugin object whose hooks answer what is given."""
 
@@ -237,20 +248,20 @@ def test_an_unknown_plugin_name(argument: str) -> None:
 
 def test_trace_prints_hook_calls(monkeypatch, capsys) -> None:
     monkeypatch.setenv("TOPWORK_TRACE", "1")
-    plugins = alone(extra=[Fake("mine", load_base=lambda name: f"base {name}")])
+    plugins = alone(extra=[Fake("mine", load_base=lambda name: ABase(name))])
     plugins.load_base(BaseOptions(model="abc"))
     shown = capsys.readouterr().err
     assert "topwork hook load_base(name='abc', options=<BaseOptions>) asks mine" in shown
-    assert "topwork hook load_base -> 'base abc'" in shown
+    assert "topwork hook load_base -> <ABase>" in shown
 
 
 def test_the_last_plugin_answers_first_and_none_means_not_mine() -> None:
-    first = Fake("first", load_base=lambda name: f"first {name}")
-    second = Fake("second", load_base=lambda name: "second" if name == "config:tiny" else None)
+    first = Fake("first", load_base=lambda name: ABase(f"first {name}"))
+    second = Fake("second", load_base=lambda name: ABase("second") if name == "config:tiny" else None)
     plugins = alone(extra=[first, second])
     assert plugins.implementers("load_base") == ["second", "first"]
-    assert plugins.load_base(BaseOptions(model="x")) == "first x"
-    assert plugins.load_base(BaseOptions(config={"model_type": "tiny"})) == "second"
+    assert plugins.load_base(BaseOptions(model="x")).name == "first x"
+    assert plugins.load_base(BaseOptions(config={"model_type": "tiny"})).name == "second"
 
 
 def test_nobody_answers() -> None:
@@ -259,8 +270,10 @@ def test_nobody_answers() -> None:
         plugins.load_rows(RowsOptions(path="x"))
     with pytest.raises(UsageError, match="nobody"):
         plugins.load_base(BaseOptions(model="x"))
-    named = alone(extra=[Fake("words", register_samples=lambda: {"words": "some"}, load_rows=lambda source: [source])])
-    assert named.load_rows(RowsOptions(path="sample:words")) == ["sample:words"]
+    named = alone(
+        extra=[Fake("words", register_samples=lambda: {"words": "some"}, load_rows=lambda source: [{"text": source}])]
+    )
+    assert named.load_rows(RowsOptions(path="sample:words")) == [{"text": "sample:words"}]
     with pytest.raises(UsageError, match="did you mean `words`"):
         named.load_rows(RowsOptions(path="sample:wrods"))
 

@@ -127,7 +127,7 @@ def test_going_on_after_any_stage_gives_the_same(recipe, engine, tmp_path, kept)
     recipe["stages"].insert(kept, {"break": {"unless": str(gate)}})
     with pytest.raises(TopworkError) as caught:
         started(recipe, engine, folder=tmp_path / "broken")
-    assert str(caught.value) == f"stage {kept + 1}, break, here: broken; hint it"
+    assert str(caught.value) == f"stage {kept + 1}, break, here: broken; mend it"
     gate.touch()
     resumed = topwork.resume(tmp_path / "broken", plugins=engine, quiet=True)
     found = [entry for entry in results(resumed) if "broke" not in entry]
@@ -196,7 +196,7 @@ def test_folders_are_not_used_twice(recipe, engine, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "error", "text"),
     [
-        ("topwork", TopworkError, "stage 2, break, here: broken; hint it"),
+        ("topwork", TopworkError, "stage 2, break, here: broken; mend it"),
         ("data", DataError, "stage 2, break, row 7, column 'x': bad row"),
     ],
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 from typing import Any
 
 import lens_models
 import pytest
 import torch
+from lens_recipes import run
 from tolerance import about
 
 from topwork import Batch, Item, Refused, UsageError
@@ -16,9 +16,7 @@ from topwork_lens.look import Look
 from topwork_lens.scoring.ablation import ablate, summary
 from topwork_lens.scoring.shapley import Shapley
 
-HERE = Path(__file__)
 make = lens_models.make
-run = runpy.run_path(str(Path(__file__).parents[1] / "lens" / "test_stages.py"))["run"]
 
 
 def losses(model: Any, batch: Batch) -> torch.Tensor:

@@ -4,7 +4,6 @@ computed weights, and what is written then."""
 from __future__ import annotations
 
 import copy
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from typing import Any
 import lens_models
 import numpy
 import pytest
+import soft_models
 import torch
 from tolerance import close
 from torch import nn
@@ -154,7 +154,7 @@ def test_what_a_plugin_taught_is_put_back_with_that_plugin_alone() -> None:
 
     def taught(path: str, module: Any, model: Any) -> Any:
         found = describe(path, module, model)
-        return None if found is None else replace(found, notes={})
+        return None if found is None else replace(found, pattern="")
 
     plugins = SimpleNamespace(hook=SimpleNamespace(attention_layer=taught))
     model, other = bert(), bert()
@@ -192,14 +192,13 @@ def test_a_wrong_cut_is_found_in_half_precision(dtype: torch.dtype, monkeypatch:
 
 
 def test_a_norm_over_all_attention_heads_in_bfloat16() -> None:
-    soft = runpy.run_path(str(Path(__file__).parents[1] / "lens" / "test_soft.py"))
-    model, inputs = soft["make"]("olmo2")
+    model, inputs = soft_models.make("olmo2")
     model = model.to(torch.bfloat16)
     wide = copy.deepcopy(model).float()
     topwork.prune_heads(model, {0: [1], 1: [2, 3]}, check=inputs)
     with topwork.mask_heads(wide, {0: [1], 1: [2, 3]}):
-        expected = soft["logits"](wide, inputs)
-    found = soft["logits"](model.float(), inputs)
+        expected = soft_models.logits(wide, inputs)
+    found = soft_models.logits(model.float(), inputs)
     close(found, expected)
 
 

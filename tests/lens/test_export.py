@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import lens_models
 import pytest
+import soft_models
 import torch
 from tolerance import close
 
@@ -49,12 +49,11 @@ def test_exported(name: str) -> None:
 
 
 def test_exported_softly_pruned() -> None:
-    soft = runpy.run_path(str(Path(__file__).parents[1] / "lens" / "test_soft.py"))
-    model, inputs = soft["make"]("olmo2")
+    model, inputs = soft_models.make("olmo2")
     Look(model).prune_heads({0: [1]}, check=inputs)
     program = torch.export.export(model, (), {**inputs, "use_cache": False}, strict=False)
     exported = program.module()(**inputs, use_cache=False)["logits"]
-    close(exported, soft["logits"](model, inputs))
+    close(exported, soft_models.logits(model, inputs))
 
 
 @pytest.mark.parametrize("name", ["bert", "vit"])

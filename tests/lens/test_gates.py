@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-import runpy
 from pathlib import Path
 from typing import Any
 
 import lens_models
 import pytest
 import torch
+from lens_recipes import run
 from tolerance import close
 
 import topwork
 from topwork import UsageError
 from topwork_lens.look import Look
 
-HERE = Path(__file__)
 make, without_labels, first_output = lens_models.make, lens_models.without_labels, lens_models.first_output
-run = runpy.run_path(str(Path(__file__).parents[1] / "lens" / "test_stages.py"))["run"]
 NAMES = list(lens_models.TRANSFORMERS)
 KINDS = ["bert", "vit", "wav2vec2", "bart", "llama"]
 

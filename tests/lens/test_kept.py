@@ -3,7 +3,6 @@ nothing."""
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.allocated import peak_bytes
 from topwork import Refused, UsageError
 from topwork_lens.look import Look
 
-HERE = Path(__file__).parent
 make, without_labels, first_output = lens_models.make, lens_models.without_labels, lens_models.first_output
-peak_bytes = runpy.run_path(str(HERE.parent / "benchmarks" / "allocated.py"))["peak_bytes"]
 
 
 def test_what_was_captured_lies_on_disk_when_asked(tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import soft_models
 import torch
 from lens_models import make
 
@@ -18,9 +17,6 @@ from topwork_lens.layers import position_bias as adapters
 from topwork_lens.layers.description import describe
 from topwork_lens.look import Look
 from topwork_lens.refusals import REASONS, refuse
-
-HERE = Path(__file__)
-SOFT = runpy.run_path(str(Path(__file__).parents[1] / "lens" / "test_soft.py"))
 
 
 def bert() -> tuple[Any, dict[str, torch.Tensor], Look]:
@@ -38,7 +34,7 @@ def unknown_layout() -> None:
 
 
 def not_a_head() -> None:
-    model, x, look = SOFT["rigid_model"](mixed=True)
+    model, x, look = soft_models.rigid_model(mixed=True)
     look.prune_heads({0: [0]}, check=lambda: model(x))
 
 

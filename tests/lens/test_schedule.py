@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import runpy
 from pathlib import Path
 from typing import Any
 
 import lens_models
 import pytest
 import torch
+from lens_recipes import recipe, run
 from tolerance import close
 
 import topwork
@@ -24,7 +24,6 @@ from topwork_lens.scoring.selection import Choice, Importance, LayerScores, choo
 from topwork_lens.stages.heads import ScoreOptions, score_model
 from topwork_lens.stages.prune_schedule import PruneSchedule
 
-HERE = Path(__file__)
 make, without_labels = lens_models.make, lens_models.without_labels
 LAYERS = [AttentionLayer(f"layer.{number}", "out", 4, 2) for number in range(3)]
 FLOPS = Flops(2400, {f"layer.{number}": 400 for number in range(3)})
@@ -150,9 +149,6 @@ def test_operations_follow_the_formula() -> None:
 
 
 # ---------------------------------------------------------------- the stage
-
-STAGES = runpy.run_path(str(Path(__file__).parents[1] / "lens" / "test_stages.py"))
-run, recipe = STAGES["run"], STAGES["recipe"]
 
 
 def test_the_stage_keeps_its_curve_and_cuts_once(tmp_path: Path) -> None:

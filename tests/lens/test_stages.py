@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from lens_recipes import RANGE, SIZES, recipe, run
 from tolerance import close
 
 import topwork
@@ -16,38 +16,6 @@ from topwork.console import numbers_in
 from topwork_lens.look import Look
 from topwork_lens.scoring.selection import Importance
 from topwork_lens.stages.heads import HeadImportance, MaskHeads, PruneHeads
-
-TEXTS = [
-    {"text": text, "label": label}
-    for text, label in [
-        ("a warm and funny film", "good"),
-        ("dull from start to end", "bad"),
-        ("nothing works here and nobody cares", "bad"),
-        ("what a lovely surprise", "good"),
-        ("it was watched", "so"),
-        ("neither here nor there", "so"),
-        ("a great cast in a great story", "good"),
-        ("painful", "bad"),
-    ]
-]
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-RANGE = {"initializer_range": 0.3}
-
-
-def recipe(folder: Path, stages: list[Any], task: str = "text-classification") -> dict[str, Any]:
-    file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in TEXTS), encoding="utf-8")
-    rows = {"path": str(file)}
-    return {
-        "task": task,
-        "base": {"config": {"model_type": "bert", **SIZES, **RANGE}},
-        "data": {"train": rows, "calibrate": rows, "evaluate": rows},
-        "stages": stages,
-    }
-
-
-def run(folder: Path, stages: list[Any]) -> Any:
-    return topwork.run(recipe(folder, stages), folder=folder / "run", quiet=True)
 
 
 def test_scored_pruned_saved_and_loaded(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import dense_models
 import pytest
 import torch
-from test_object_detection import RT_DETR
+from detector_configs import RT_DETR
 from tiny_bases import BASES
 from tolerance import close
 

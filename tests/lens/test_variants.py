@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import copy
 import json
-import runpy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+import soft_models
 import torch
 from tolerance import close
 from torch import nn
@@ -21,8 +20,7 @@ from topwork_lens.pruning import slicing
 from topwork_lens.pruning.arguments import Cut
 from topwork_lens.pruning.rebuild import rebuild
 
-SOFT = runpy.run_path(str(Path(__file__).parents[1] / "lens" / "test_soft.py"))
-SIZES = SOFT["SIZES"]
+SIZES = soft_models.SIZES
 
 
 def gpt_oss() -> Any:
@@ -43,11 +41,11 @@ def blip() -> Any:
 
 #: how to build a model, and what its variant must name
 MODELS: dict[str, tuple[Callable[[], Any], str]] = {
-    "bloom": (SOFT["bloom"], "arguments"),
-    "mpt": (SOFT["mpt"], "arguments"),
-    "phi3": (SOFT["phi3"], "fused"),
-    "falcon": (lambda: SOFT["falcon"](True), "fused"),
-    "falcon, one key for all": (lambda: SOFT["falcon"](False), "fused"),
+    "bloom": (soft_models.bloom, "arguments"),
+    "mpt": (soft_models.mpt, "arguments"),
+    "phi3": (soft_models.phi3, "fused"),
+    "falcon": (lambda: soft_models.falcon(True), "fused"),
+    "falcon, one key for all": (lambda: soft_models.falcon(False), "fused"),
     "gpt_oss": (gpt_oss, "parts"),
     "blip": (blip, "fit"),
 }

@@ -12,12 +12,16 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from test_seq2seq import ROWS, SMALL, TEXTS
+from tiny_bases import TEXT as SMALL
 from tolerance import about, close
 
 import topwork
 from topwork import UsageError
 from topwork_tasks._text.inputs import TokenizerOptions, learn_tokenizer
+from topwork_tasks.translation import Translation
+
+ROWS = Translation.example_rows()
+TEXTS = [row[side] for row in ROWS for side in ("source", "target")]
 
 LABELLED = [{"text": "a", "label": "b"}, {"text": "c", "label": "d"}]
 

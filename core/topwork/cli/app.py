@@ -15,18 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
-from topwork.cli.listing import doctor, list_, plugins
 from topwork.cli.output import Session, say
-from topwork.cli.recipes import cat, cp, new, schema, validate
-from topwork.cli.run import predict, resume, run
 from topwork.errors import TopworkError, UsageError
 from topwork.plugins.registry import Plugins, load_plugins
-from topwork.plugins.reserved import CORE_COMMANDS
 from topwork.system_errors import refused_by_the_machine
 
-COMMANDS: dict[str, Callable[..., Any]] = dict(
-    zip(CORE_COMMANDS, (run, resume, validate, list_, cat, cp, new, schema, predict, plugins, doctor))
-)
 #: what the libraries below must be told, before they are imported, to print no progress of their own
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -53,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if shared["quiet"]:
             os.environ.update(QUIET)
         loaded = load_plugins(only=shared["plugins"], disable=shared["disable"], files=shared["plugin"])
-        if rest and not rest[0].startswith("-") and rest[0] not in COMMANDS and rest[0] not in loaded.commands:
-            raise loaded.unknown("command", rest[0], [*COMMANDS, *loaded.commands])
+        if rest and not rest[0].startswith("-") and rest[0] not in loaded.commands:
+            raise loaded.unknown("command", rest[0], loaded.commands)
         session = Session(loaded, quiet=shared["quiet"], debug=debug)
         typer.main.get_command(make_app(loaded, debug))(args=rest, prog_name="topwork", obj=session)
     except SystemExit as stop:
@@ -72,7 +65,7 @@ def split_shared(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     Raises:
         UsageError: an option without its value.
     """
-    found: dict[str, Any] = {"plugins": None, "disable": [], "plugin": [], "quiet": False, "debug": False}
+    shared: dict[str, Any] = {"plugins": None, "disable": [], "plugin": [], "quiet": False, "debug": False}
     rest: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
@@ -80,17 +73,17 @@ def split_shared(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
             rest += [argument, *waiting]
             break
         name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name not in found:
+        if not argument.startswith("--") or name not in shared:
             rest.append(argument)
-        elif isinstance(found[name], bool):
-            found[name] = True
+        elif isinstance(shared[name], bool):
+            shared[name] = True
         else:
             given = value if equals else next(waiting, None)
             if given is None:
                 raise UsageError(f"`--{name}` needs a value", place="topwork")
             values = [given] if name == "plugin" else [part.strip() for part in given.split(",") if part.strip()]
-            found[name] = [*(found[name] or []), *values]
-    return found, rest
+            shared[name] = [*(shared[name] or []), *values]
+    return shared, rest
 
 
 def make_app(loaded: Plugins, debug: bool = False) -> typer.Typer:
@@ -106,7 +99,7 @@ def make_app(loaded: Plugins, debug: bool = False) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_shared_options)
-    for name, command in {**COMMANDS, **loaded.commands}.items():
+    for name, command in loaded.commands.items():
         app.command(name)(_guarded(command, debug))
     return app
 

@@ -1,6 +1,8 @@
-"""What `topwork doctor` looks at: everything about an installation that has been seen to go wrong, each with its hint.
+"""Checks of `topwork doctor`: everything about an installation that has been seen to go wrong, each with its hint.
 
-A check never raises: what it cannot find out is a finding too.
+Entry point: `diagnose`.
+
+A check never raises: a question that it cannot answer is a finding too.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +29,12 @@ LEAST_FREE = 5  # GB: a base model, its checkpoints and a prepared data set
 
 @dataclass(frozen=True)
 class Finding:
-    """One check.
+    """Result of one check.
 
     Args:
-        name: what was looked at.
+        name: subject of the check.
         ok: nothing to do.
-        detail: what was found.
+        detail: the value or the fault.
         hint: what to do about it; empty when ok.
     """
 
@@ -42,34 +44,32 @@ class Finding:
     hint: str = ""
 
 
-def diagnose(plugins: Plugins) -> list[Finding]:
-    """All checks, in the order in which they are worth mending. Imports torch and torchvision."""
-    return [
-        check_python(sys.version_info[:3]),
-        *check_versions(),
-        check_pair(),
-        check_audio(),
-        check_threads(dict(os.environ), usable_cores()),
-        *check_plugins(plugins),
-        check_offline(dict(os.environ)),
-        check_cache(hub_cache(dict(os.environ))),
-        check_disk(Path.cwd()),
-    ]
+def diagnose(plugins: Plugins) -> Iterator[Finding]:
+    """Run all checks, in the order in which they are worth fixing. Imports torch and torchvision."""
+    yield check_python(sys.version_info[:3])
+    yield from check_versions()
+    yield check_pair()
+    yield check_audio()
+    yield check_threads(dict(os.environ), usable_cores())
+    yield from check_plugins(plugins)
+    yield check_offline(dict(os.environ))
+    yield check_cache(hub_cache(dict(os.environ)))
+    yield check_disk(Path.cwd())
 
 
-def check_python(found: tuple[int, ...]) -> Finding:
-    """topwork needs Python 3.11."""
-    text = ".".join(map(str, found))
-    if found >= LEAST_PYTHON:
+def check_python(version: tuple[int, ...]) -> Finding:
+    """Check that Python is 3.11 or newer."""
+    text = ".".join(map(str, version))
+    if version >= LEAST_PYTHON:
         return Finding("python", True, text)
     return Finding("python", False, text, f"install Python {'.'.join(map(str, LEAST_PYTHON))} or newer")
 
 
 def check_versions(package: str = "topwork") -> Iterator[Finding]:
-    """Every package that topwork asks for is there in the range that was tested; extras are looked at elsewhere."""
+    """Check that every required package is installed in the range that was tested; extras have checks of their own."""
     try:
-        wanted = requires(package) or []
-    except PackageNotFoundError:
+        wanted = metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
         yield Finding(
             package, False, "is not installed as a package", "pip install topwork, or pip install -e . in a checkout"
         )
@@ -81,7 +81,7 @@ def check_versions(package: str = "topwork") -> Iterator[Finding]:
 
 
 def check_requirement(line: str) -> Finding | None:
-    """One requirement such as `transformers<6,>=5.17`; None for those of an extra."""
+    """Check a requirement such as `transformers<6,>=5.17`; return None for that of an extra."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
@@ -92,16 +92,16 @@ def check_requirement(line: str) -> Finding | None:
         return None
     name, hint = requirement.name, f"pip install '{requirement.name}{requirement.specifier}'"
     try:
-        found = version(name)
-    except PackageNotFoundError:
+        installed = metadata.version(name)
+    except metadata.PackageNotFoundError:
         return Finding(name, False, "is not installed", hint)
-    if requirement.specifier.contains(found, prereleases=True):
-        return Finding(name, True, found)
-    return Finding(name, False, f"{found}, and topwork is tested with {requirement.specifier}", hint)
+    if requirement.specifier.contains(installed, prereleases=True):
+        return Finding(name, True, installed)
+    return Finding(name, False, f"{installed}, and topwork is tested with {requirement.specifier}", hint)
 
 
 def check_pair() -> Finding:
-    """torch and torchvision must be built for each other: their operators are looked up when they are used."""
+    """Check that torch and torchvision are built for each other: operators are looked up when they are used."""
     hint = "install both from the same package index: pip install --force-reinstall torch torchvision"
     try:
         import torch
@@ -116,7 +116,7 @@ def check_pair() -> Finding:
 
 
 def check_audio() -> Finding:
-    """Reading recordings needs two packages that not everybody wants."""
+    """Check the two optional packages that reading audio needs."""
     missing = [name for name in AUDIO if not _importable(name)]
     if missing:
         detail = f"{', '.join(missing)} not installed: recordings cannot be read"
@@ -129,7 +129,7 @@ def _importable(name: str) -> bool:
 
 
 def check_threads(environment: dict[str, str], cores: int) -> Finding:
-    """More threads than cores make a small model up to 60 times slower: they wait for each other, spinning."""
+    """Check that there are no more threads than cores: a small model gets up to 60 times slower, for threads spin."""
     processes = max(_number(environment, "LOCAL_WORLD_SIZE"), 1)
     if "LOCAL_WORLD_SIZE" not in environment:
         processes = max(_number(environment, "WORLD_SIZE"), 1)
@@ -141,7 +141,7 @@ def check_threads(environment: dict[str, str], cores: int) -> Finding:
 
 
 def usable_cores() -> int:
-    """The cores that this process may use, which can be fewer than the machine has."""
+    """Return the number of cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -151,7 +151,7 @@ def _number(environment: dict[str, str], name: str) -> int:
 
 
 def check_plugins(plugins: Plugins) -> Iterator[Finding]:
-    """Plugins that were left out."""
+    """Report the plugins that were left out."""
     if not plugins.failed:
         yield Finding("plugins", True, f"{len(plugins.loaded)} loaded")
     for plugin in plugins.failed:
@@ -160,7 +160,7 @@ def check_plugins(plugins: Plugins) -> Iterator[Finding]:
 
 
 def check_offline(environment: dict[str, str]) -> Finding:
-    """Offline mode is no fault, but it explains why a model is not found."""
+    """Report offline mode: no fault, but the reason why a model is not found."""
     switched = [name for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if _is_on(environment.get(name, ""))]
     switched += ["HF_DATASETS_OFFLINE"] if _is_on(environment.get("HF_DATASETS_OFFLINE", "")) else []
     text = f"offline ({', '.join(switched)}): only what is in the cache is found" if switched else "online"
@@ -172,7 +172,7 @@ def _is_on(value: str) -> bool:
 
 
 def hub_cache(environment: dict[str, str]) -> Path:
-    """Where the Hub's files are kept, as huggingface_hub decides it."""
+    """Return the folder of the Hub's files, as huggingface_hub chooses it."""
     if environment.get("HF_HUB_CACHE"):
         return Path(environment["HF_HUB_CACHE"]).expanduser()
     caches = Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
@@ -181,10 +181,10 @@ def hub_cache(environment: dict[str, str]) -> Path:
 
 
 def check_cache(folder: Path) -> Finding:
-    """The cache must be writable, or nothing can be fetched."""
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    """Check that the cache is writable: else nothing can be downloaded."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         detail = f"{folder} cannot be written: {error.strerror}"
@@ -193,7 +193,7 @@ def check_cache(folder: Path) -> Finding:
 
 
 def check_disk(folder: Path) -> Finding:
-    """Runs store checkpoints where they are started."""
+    """Check the free space where runs store their checkpoints."""
     free = shutil.disk_usage(folder).free / 1e9
     if free >= LEAST_FREE:
         return Finding("free disk", True, f"{free:.0f} GB")

@@ -6,15 +6,17 @@ import dataclasses
 from collections.abc import Callable
 from itertools import groupby, takewhile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from topwork.cli.output import Session, first_line, print_json, print_table
+from topwork.cli.output import Session, print_json, print_table
 from topwork.cli.run import AsJson
 from topwork.errors import UsageError, nearest
-from topwork.plugins.registry import Plugins
-from topwork.plugins.reserved import CORE_COMMANDS
+from topwork.plugins.declaration import Table, first_line
+
+if TYPE_CHECKING:
+    from topwork.plugins.registry import Plugins
 
 Entry = dict[str, str]
 
@@ -25,37 +27,44 @@ def list_(
         str | None,
         typer.Argument(help="tasks, stages, bases, recipes, samples, plugins, commands, architectures; or all."),
     ] = None,
+    name: Annotated[str | None, typer.Argument(help="A task or stage: list its columns and options instead.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what is installed."""
+    """List what is installed.
+
+    Example: topwork list stages train
+    """
     session: Session = context.obj
+    if name is not None:
+        _describe(kind or "", name, as_json, session.plugins)
+        return
     if kind is None:
         kinds = ["tasks", "stages", "recipes", "samples", "plugins"]
-    elif kind in KINDS:
-        kinds = [kind]
+    elif kind == "all" or kind in KINDS:
+        kinds = [*KINDS] if kind == "all" else [kind]
     else:
         _by_command(kind, as_json, session)
         return
-    found = {name: KINDS[name](session.plugins) for name in kinds}
+    entries = {title: KINDS[title](session.plugins) for title in kinds}
     failed = [_failed(plugin) for plugin in session.plugins.failed]
     if as_json:
-        print_json({**found, "failed": failed})
+        print_json({**entries, "failed": failed})
         return
-    for name, entries in found.items():
-        print_table(name, [(entry["name"], entry["plugin"], entry["about"]) for entry in entries])
+    for title, lines in entries.items():
+        print_table(title, [(line["name"], line["plugin"], line["about"]) for line in lines])
     if failed:
-        print_table("failed plugins", [(entry["name"], entry["package"], entry["error"]) for entry in failed])
+        print_table("failed plugins", [(line["name"], line["package"], line["error"]) for line in failed])
 
 
 def _by_command(kind: str, as_json: bool, session: Session) -> None:
-    """What a plugin lists by a command of its own, such as `topwork architectures`."""
+    """List what a plugin lists by a command, such as `topwork architectures`."""
     if kind not in session.plugins.commands:
-        known = [*KINDS, *session.plugins.commands]
-        hint = nearest(kind, known)
-        hint = (
-            f"kinds: {', '.join(KINDS)}; `architectures` and others come with plugins: {_failed_names(session.plugins)}"
+        known = [*KINDS, "all", *session.plugins.commands]
+        kinds = f"kinds: {', '.join(KINDS)}; `architectures` and others come with plugins"
+        raise UsageError(
+            f"there is nothing to list under `{kind}`{nearest(kind, known)}",
+            hint=f"{kinds}: {_failed_names(session.plugins)}",
         )
-        raise UsageError(f"there is nothing to list under `{kind}`{hint}", hint=hint)
     from topwork.cli.app import make_app
 
     arguments = [kind, "--json"] if as_json else [kind]
@@ -67,23 +76,89 @@ def _failed_names(plugins: Plugins) -> str:
     return f"these failed to load: {names}" if names else "none of those loaded has a command of that name"
 
 
-def _registered(kind: str, table: str) -> Callable[[Plugins], list[Entry]]:
-    def entries(plugins: Plugins) -> list[Entry]:
-        things = getattr(plugins, table)
-        return [
-            {"name": name, "plugin": plugins.owner(kind, name).name, "about": first_line(thing)}
-            for name, thing in sorted(things.items())
+# ---------------------------------------------------------------- one task or stage
+
+
+def _describe(kind: str, name: str, as_json: bool, plugins: Plugins) -> None:
+    """Print the description of a task or stage: columns, roles and options."""
+    if kind not in ("tasks", "stages"):
+        raise UsageError(f"only a task or a stage can be described, not `{kind} {name}`", hint="list tasks NAME")
+    thing: Any = plugins.task(name) if kind == "tasks" else plugins.stage(name)
+    options = thing.Options if kind == "tasks" else thing
+    described: dict[str, Any] = {"name": name, "about": first_line(thing), "options": option_lines(options)}
+    if kind == "tasks":
+        described["roles"] = list(thing.roles)
+        described["columns"] = [
+            {
+                "name": title,
+                "kind": f"{'target' if column.target else 'input'}{'' if column.required else ', optional'}",
+                "about": column.description,
+            }
+            for title, column in thing.columns.items()
         ]
+    if as_json:
+        print_json(described)
+        return
+    print(f"{name}: {described['about']}")
+    if kind == "tasks":
+        print_table("columns", [(line["name"], line["kind"], line["about"]) for line in described["columns"]])
+    lines = described["options"]
+    print_table("options", [(line["name"], line["type"], line["default"], line["about"]) for line in lines])
+
+
+def option_lines(options: Any) -> list[Entry]:
+    """List the options of a pydantic model with type, default and description; those of a nested model below it."""
+    lines: list[Entry] = []
+    for name, field in options.model_fields.items():
+        default = "required" if field.is_required() else _plain_default(field)
+        nested = getattr(field.annotation, "model_fields", None)
+        title = field.alias or name
+        kind = "options" if nested is not None else _type_text(field.annotation)
+        lines.append({"name": title, "type": kind, "default": default, "about": field.description or ""})
+        if nested is not None:
+            lines += [{**line, "name": f"{title}.{line['name']}"} for line in option_lines(field.annotation)]
+    return lines
+
+
+def _plain_default(field: Any) -> str:
+    value = field.get_default(call_default_factory=True)
+    return "" if hasattr(value, "model_fields") else "null" if value is None else str(value)
+
+
+def _type_text(annotation: Any) -> str:
+    """Return an annotation as it is written, without module names and the constraints of pydantic."""
+    from typing import Literal, Union, get_args, get_origin
+
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(str(argument) for argument in arguments)
+    if origin is Annotated:
+        return _type_text(arguments[0])
+    if origin is Union or type(annotation).__name__ == "UnionType":
+        return " | ".join(_type_text(argument) for argument in arguments)
+    if annotation is type(None):
+        return "null"
+    name = getattr(origin or annotation, "__name__", str(annotation))
+    inside = [_type_text(argument) for argument in arguments if argument is not Ellipsis]
+    return f"{name}[{', '.join(inside)}]" if inside else name
+
+
+# ---------------------------------------------------------------- tables of everything
+
+
+def _registered(kind: str) -> Callable[[Plugins], list[Entry]]:
+    def entries(plugins: Plugins) -> list[Entry]:
+        table: Table = getattr(plugins, f"{kind}s")
+        return [{"name": name, "plugin": table.owner(name).name, "about": table.about(name)} for name in sorted(table)]
 
     return entries
 
 
 def _bases(plugins: Plugins) -> list[Entry]:
-    """Where bases come from: the plugins that answer `load_base`, in the order in which they are asked."""
-    answers = {entry.plugin_name: entry.function for entry in plugins.hook.load_base.get_hookimpls()}
-    return [
-        {"name": name, "plugin": name, "about": first_line(answers[name])} for name in plugins.implementers("load_base")
-    ]
+    """List the plugins that answer `load_base`, in the order in which they are called."""
+    functions = {hook.plugin_name: hook.function for hook in plugins.hook.load_base.get_hookimpls()}
+    names = plugins.implementers("load_base")
+    return [{"name": name, "plugin": name, "about": first_line(functions[name])} for name in names]
 
 
 def _recipes(plugins: Plugins) -> list[Entry]:
@@ -94,67 +169,47 @@ def _recipes(plugins: Plugins) -> list[Entry]:
 
 
 def recipe_about(path: Path) -> str:
-    """What a recipe does: the first paragraph of the comment at its top, after the line with its command."""
+    """Return the first paragraph of the comment at the top of a recipe, after the line with its command."""
     lines = takewhile(
         lambda line: line.startswith("#"), path.read_text(encoding="utf-8", errors="replace").splitlines()
     )
-    told = [line.lstrip("# ").strip() for line in lines]
-    rest = [line for line in told if not line.startswith(("topwork run ", "expect "))]
+    comment = [line.lstrip("# ").strip() for line in lines]
+    rest = [line for line in comment if not line.startswith(("topwork run ", "expect "))]
     paragraphs = [" ".join(group) for blank, group in groupby(rest, lambda line: not line) if not blank]
     return paragraphs[0] if paragraphs else ""
 
 
-def _samples(plugins: Plugins) -> list[Entry]:
-    return [
-        {"name": name, "plugin": plugins.owner("sample", name).name, "about": about}
-        for name, about in sorted(plugins.samples.items())
-    ]
-
-
 def _plugins(plugins: Plugins) -> list[Entry]:
     return [
-        {
-            "name": info.name,
-            "plugin": f"{info.package} {info.version}".strip(),
-            "about": ", ".join(brought(plugins, info)),
-        }
+        {"name": info.name, "plugin": info.source, "about": ", ".join(brought(plugins, info))}
         for info in plugins.loaded
     ]
 
 
-def _commands(plugins: Plugins) -> list[Entry]:
-    from topwork.cli.app import COMMANDS
-
-    own = [{"name": name, "plugin": "topwork", "about": first_line(COMMANDS[name])} for name in CORE_COMMANDS]
-    return own + _registered("command", "commands")(plugins)
-
-
 KINDS: dict[str, Callable[[Plugins], list[Entry]]] = {
-    "tasks": _registered("task", "tasks"),
-    "stages": _registered("stage", "stages"),
+    "tasks": _registered("task"),
+    "stages": _registered("stage"),
     "bases": _bases,
     "recipes": _recipes,
-    "samples": _samples,
+    "samples": _registered("sample"),
     "plugins": _plugins,
-    "commands": _commands,
+    "commands": _registered("command"),
 }
 
 
 def brought(plugins: Plugins, info: Any) -> list[str]:
-    """What a plugin brought, and the questions that it answers."""
-    kinds: dict[str, dict[str, Any]] = {
-        "task": plugins.tasks,
-        "stage": plugins.stages,
-        "command": plugins.commands,
-        "sample": plugins.samples,
-    }
-    nouns = [f"{kind} {name}" for kind, table in kinds.items() for name in table if plugins.owner(kind, name) == info]
+    """List what a plugin registered, and the hooks that it implements."""
+    tables = (plugins.tasks, plugins.stages, plugins.commands, plugins.samples)
+    nouns = [f"{table.kind} {name}" for table in tables for name in table if table.owner(name) == info]
     hooks = [name for name in vars(plugins.hook) if not name.startswith(("_", "register_"))]
     return nouns + [f"hook {hook}" for hook in hooks if info.name in plugins.implementers(hook)]
 
 
 def _failed(plugin: Any) -> Entry:
     return {key: value for key, value in dataclasses.asdict(plugin).items() if key != "trace"}
+
+
+# ---------------------------------------------------------------- plugins and doctor
 
 
 def plugins(
@@ -182,13 +237,14 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     from topwork.cli.doctor import diagnose
 
     session: Session = context.obj
-    findings = diagnose(session.plugins)
+    findings = []
+    for finding in diagnose(session.plugins):  # the first take seconds (torch is imported): print each at once
+        findings.append(finding)
+        if not as_json:
+            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.detail}", flush=True)
+            if not finding.ok:
+                print(f"      hint: {finding.hint}", flush=True)
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in findings])
-    else:
-        for finding in findings:
-            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.detail}")
-            if not finding.ok:
-                print(f"      hint: {finding.hint}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

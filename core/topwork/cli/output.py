@@ -1,4 +1,4 @@
-"""What the commands share: the loaded plugins and the way to print."""
+"""The loaded plugins and the ways to print that all commands share."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from topwork.plugins.registry import Plugins
+if TYPE_CHECKING:
+    from topwork.plugins.registry import Plugins
 
 
 @dataclass
 class Session:
-    """What a command finds in `typer.Context.obj`.
+    """Object in `typer.Context.obj` of every command.
 
     Args:
         plugins: what is loaded.
@@ -27,28 +28,27 @@ class Session:
     debug: bool = False
 
     def warn_of_failed(self) -> None:
-        """Name the plugins that were left out, in one line on stderr."""
+        """Print the names of the plugins that were left out, in one line on stderr."""
         if self.plugins.failed and os.environ.get("RANK", "0") == "0":  # once, not once a process
             names = ", ".join(plugin.name for plugin in self.plugins.failed)
             say(f"plugins that failed to load: {names}; `topwork plugins` says why")
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr: stdout is for what was asked for."""
+    """Print a line for people on stderr: stdout is for the output that was requested."""
     print(text, file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
-    """JSON on stdout, for scripts."""
+    """Print JSON on stdout, for scripts."""
     from topwork.files import plain
 
     print(json.dumps(plain(value), indent=1, ensure_ascii=False))
 
 
 def print_table(title: str, lines: Iterable[Sequence[str]]) -> None:
-    """A title and aligned columns; on a terminal the last one is cut to its width."""
+    """Print a title and aligned columns; on a terminal the last column is cut to its width."""
     import shutil
-    import sys
 
     lines = [[str(cell) for cell in line] for line in lines]
     print(title)
@@ -63,8 +63,3 @@ def print_table(title: str, lines: Iterable[Sequence[str]]) -> None:
         if len(last) > max(room, 40):
             last = last[: max(room, 40) - 3] + "..."
         print("  " + "".join(cell.ljust(width + 2) for cell, width in zip(cells, widths)) + last)
-
-
-def first_line(thing: Any) -> str:
-    """The first line of a docstring."""
-    return ((getattr(thing, "__doc__", None) or "").strip().splitlines() or [""])[0]

@@ -77,7 +77,7 @@ def _error(bad: list[dict[str, Json]], role: str) -> DataError:
     if len(bad) > 1:
         rest = len(bad) - 1
         more = f"{rest} more row{'s' * (rest > 1)}: {_listed(bad[1:])}"
-        first["mend"] = f"{first['hint']}; so {'are' if rest > 1 else 'is'} {more}; or leave them out: `on_error: skip`"
+        first["mend"] = f"{first['mend']}; so {'are' if rest > 1 else 'is'} {more}; or leave them out: `on_error: skip`"
     return DataError(first.pop("cause"), place=f"data.{role}", **first)
 
 

@@ -1,6 +1,20 @@
-"""Plugins: `registry` keeps what is registered, `loading` finds, imports and checks one plugin at a time."""
+"""Plugins: how they are found, loaded, checked and called. `load_plugins` is the way in.
 
-from topwork.plugins.loading import FailedPlugin, PluginInfo
-from topwork.plugins.registry import Plugins, load_plugins
+- `registry`: `Plugins`, what is loaded and what it registered
+- `declaration`: `Declaration`, a task, stage or command that is imported when it is used; tables of what is registered
+- `loading`: entry points and files, one plugin at a time; what is kept of a broken one
+- `calls`: what surrounds each call of a hook: errors that name the plugin, checks of answers, traces
+"""
 
-__all__ = ["FailedPlugin", "PluginInfo", "Plugins", "load_plugins"]
+from topwork.lazy import attach
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "Declaration": "topwork.plugins.declaration",
+        "FailedPlugin": "topwork.plugins.loading",
+        "PluginInfo": "topwork.plugins.loading",
+        "Plugins": "topwork.plugins.registry",
+        "load_plugins": "topwork.plugins.registry",
+    },
+)

@@ -1,45 +1,46 @@
-"""The plugins that are there, and what they have registered: built once, then passed along; never global.
+"""`Plugins`: what is loaded and what it registered; made by `load_plugins`, then passed along.
 
-A plugin that is broken does not take the others down: it is left out whole, kept in `Plugins.failed`, and named
-whenever something is missing that it might have brought.
+A broken plugin does not take the others down: it is left out whole, kept in `Plugins.failed`, and named whenever
+something is missing that it might have brought. How one plugin is imported stands in `loading`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from topwork import hookspecs
-from topwork.base import BaseOptions
-from topwork.data.options import RowsOptions
-from topwork.errors import PluginError, UsageError, unknown
+from topwork import commands, hookspecs
+from topwork.errors import PluginError, TopworkError, UsageError, unknown
+from topwork.plugins.calls import is_strict, raised_by_code, trace_calls, wrap_hooks
+from topwork.plugins.declaration import Declaration, Table, check_entry
 from topwork.plugins.loading import (
     Candidate,
     FailedPlugin,
     PluginInfo,
-    broken,
-    check_class,
     check_hooks,
-    given,
-    guard,
-    installed,
-    local_file,
-    trace_calls,
+    describe_failure,
+    from_file,
+    from_object,
+    installed_plugins,
 )
-from topwork.plugins.reserved import CORE_COMMANDS
-from topwork.stage import Stage
-from topwork.task import Task
 
 if TYPE_CHECKING:
-    from topwork.base import Base
+    from torch import nn
+
+    from topwork.base import Base, BaseOptions
+    from topwork.data.options import RowsOptions
+    from topwork.stage import Stage
+    from topwork.task import Task
 
 CORE = PluginInfo("topwork", "topwork", "")
-
-__all__ = ["FailedPlugin", "PluginInfo", "Plugins", "load_plugins"]
 
 
 class Plugins:
@@ -47,7 +48,7 @@ class Plugins:
 
     Attributes:
         hook: pluggy's relay: `plugins.hook.build_head(task=..., ...)` asks every plugin.
-        tasks, stages, commands: what was registered, by name.
+        tasks, stages, commands: what was registered, by name; a declared one is imported when it is read.
         samples: name -> a line about it; answered as `sample:<name>`.
         recipe_folders, recipes: folders of shipped recipes; name -> path of the recipes in them.
         loaded, failed: the plugins themselves, in the order in which they were loaded.
@@ -57,54 +58,57 @@ class Plugins:
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager("topwork")
         self._manager.add_hookspecs(hookspecs)
-        self._owners: dict[tuple[str, str], PluginInfo] = {("command", name): CORE for name in CORE_COMMANDS}
+        self._modules: dict[str, PluginInfo] = {}
         self.hook = self._manager.hook
-        self.tasks: dict[str, type[Task]] = {}
-        self.stages: dict[str, type[Stage]] = {}
-        self.commands: dict[str, Any] = {}
-        self.samples: dict[str, str] = {}
+        self.tasks, self.stages, self.commands = Table("task"), Table("stage"), Table("command")
+        self.samples, self.recipes = Table("sample"), Table("recipe")
         self.recipe_folders: list[Path] = []
-        self.recipes: dict[str, Path] = {}
         self.loaded: list[PluginInfo] = []
         self.failed: list[FailedPlugin] = []
         self.files: list[Path] = []
+        for command in commands.register_commands():
+            self.commands.add(command.name, command, CORE)
         self._take_recipes([_own_recipes()], CORE)
+
+    @property
+    def _tables(self) -> dict[str, Table]:
+        return {table.kind: table for table in (self.tasks, self.stages, self.commands, self.samples, self.recipes)}
 
     # ------------------------------------------------------------------ what is there
 
     def owner(self, kind: str, name: str) -> PluginInfo:
-        """The plugin that registered a "task", "stage", "command", "sample" or "recipe"."""
-        try:
-            return self._owners[kind, name]
-        except KeyError:
-            raise self.unknown(kind, name, [known for which, known in self._owners if which == kind]) from None
+        """Return the plugin that registered a "task", "stage", "command", "sample" or "recipe"."""
+        table = self._tables[kind]
+        if name not in table:
+            raise self.unknown(kind, name, table)
+        return table.owner(name)
 
     def task(self, name: str) -> type[Task]:
-        """The task class of that name; if there is none, an error with the nearest name and the failed plugins."""
+        """Return the task class of that name, or raise an error with the nearest name and the failed plugins."""
         if name not in self.tasks:
             raise self.unknown("task", name, self.tasks)
         return self.tasks[name]
 
     def stage(self, name: str) -> type[Stage]:
-        """The stage class of that name; an error like `task`'s if there is none."""
+        """Return the stage class of that name; errors as in `task`."""
         if name not in self.stages:
             raise self.unknown("stage", name, self.stages)
         return self.stages[name]
 
     def recipe(self, name: str) -> Path:
-        """The path of a shipped recipe; an error like `task`'s if there is none."""
+        """Return the path of a shipped recipe; errors as in `task`."""
         if name not in self.recipes:
             raise self.unknown("recipe", name, self.recipes)
         return self.recipes[name]
 
     def unknown(self, kind: str, name: str, known: Iterable[str]) -> UsageError:
-        """The error for a name that nobody registered; the plugins that failed to load might have had it."""
+        """Make the error for a name that nobody registered; it names the plugins that failed to load."""
         error = unknown(kind, name, known)
         return UsageError(error.cause, hint=f"{error.hint}{self._failed_text()}")
 
     def implementers(self, hook: str) -> list[str]:
-        """Names of the plugins that answer a hook, in the order in which they are asked."""
-        return [entry.plugin_name for entry in reversed(getattr(self.hook, hook).get_hookimpls())]
+        """Return the names of the plugins that implement a hook, in the order in which they are called."""
+        return [hookimpl.plugin_name for hookimpl in reversed(getattr(self.hook, hook).get_hookimpls())]
 
     def _failed_text(self) -> str:
         if not self.failed:
@@ -114,10 +118,10 @@ class Plugins:
     # ------------------------------------------------------------------ questions with one answer
 
     def load_base(self, options: BaseOptions) -> Base:
-        """The base that a recipe means.
+        """Return the base that a recipe names.
 
         Raises:
-            UsageError: no plugin knows it; says who was asked.
+            UsageError: no plugin knows it; lists the plugins that were called.
         """
         name = options.model if options.model is not None else f"config:{(options.config or {})['model_type']}"
         base = self.hook.load_base(name=name, options=options)
@@ -126,10 +130,10 @@ class Plugins:
         return base
 
     def load_rows(self, options: RowsOptions) -> Any:
-        """The rows that a recipe means, with the data set's own column names.
+        """Return the rows that a recipe names, with the data set's column names.
 
         Raises:
-            UsageError: no plugin knows them; says who was asked, or which sample is nearest.
+            UsageError: no plugin knows them; lists the plugins that were called, or the nearest sample.
         """
         kind, _, name = options.path.partition(":")
         if kind == "sample" and name not in self.samples:
@@ -139,11 +143,36 @@ class Plugins:
             raise self._nobody("rows", options.path, "load_rows")
         return rows
 
+    def look(self, model: nn.Module) -> Any:
+        """Return the object behind `topwork.look(model)`.
+
+        Raises:
+            TopworkError: no loaded plugin looks into models.
+        """
+        view = self.hook.look(model=model, plugins=self)
+        if view is None:
+            raise TopworkError("no loaded plugin can look into models", hint="load the plugin `lens`")
+        return view
+
     def _nobody(self, kind: str, name: str, hook: str) -> UsageError:
-        asked = ", ".join(self.implementers(hook)) or "nobody: no plugin answers this question"
+        names = ", ".join(self.implementers(hook)) or "nobody: no plugin answers this question"
         return UsageError(
-            f"no plugin knows the {kind} `{name}`", hint=f"asked (hook `{hook}`): {asked}{self._failed_text()}"
+            f"no plugin knows the {kind} `{name}`", hint=f"asked (hook `{hook}`): {names}{self._failed_text()}"
         )
+
+    def culprit(self, error: BaseException) -> PluginInfo | None:
+        """Return the plugin whose code raised an error: that of the innermost frame that belongs to a plugin."""
+        names = []
+        trace = error.__traceback__
+        while trace is not None:
+            names.append(str(trace.tb_frame.f_globals.get("__name__", "")))
+            trace = trace.tb_next
+        for name in reversed(names):
+            parts = name.split(".")
+            for length in range(len(parts), 0, -1):
+                if (info := self._modules.get(".".join(parts[:length]))) is not None:
+                    return info
+        return None
 
     # ------------------------------------------------------------------ loading
 
@@ -155,44 +184,54 @@ class Plugins:
     def add(self, candidate: Candidate) -> None:
         """Import, check and register one plugin: whole or not at all.
 
+        Whatever it prints meanwhile goes to stderr: stdout belongs to the output of commands.
+
         Raises:
             Exception: whatever is wrong with it; nothing of it is left behind.
         """
         info, manager = candidate.info, self._manager
-        taken = next((other for other in self.loaded if other.name == info.name), None)
-        if taken:
+        if taken := next((loaded for loaded in self.loaded if loaded.name == info.name), None):
             raise PluginError(f"the plugin name `{info.name}` is taken by {taken}", hint="rename its entry point")
-        plugin = candidate.load()
-        check_hooks(manager, plugin)
-        manager.register(plugin, info.name)
-        before = dict(self._owners)
-        kinds = (self.tasks, self.stages, self.commands, self.samples, self.recipes)
-        tables: list[dict] = [dict(table) for table in kinds]
         folders = list(self.recipe_folders)
-        try:
-            self._collect(plugin, info)
-            guard(manager, plugin, info)
-        except BaseException:
-            manager.unregister(plugin)
-            self._owners = before
-            self.tasks, self.stages, self.commands, self.samples, self.recipes = tables
-            self.recipe_folders = folders
-            raise
+        with redirect_stdout(sys.stderr):
+            plugin = candidate.load()
+            check_hooks(manager, plugin)
+            manager.register(plugin, info.name)
+            try:
+                self._collect(plugin, info)
+                wrap_hooks(manager, plugin, info, is_strict())
+            except BaseException:
+                manager.unregister(plugin)
+                for table in self._tables.values():
+                    table.remove_all_of(info)
+                self.recipe_folders = folders
+                raise
         self.loaded.append(info)
+        self._modules[getattr(plugin, "__name__", None) or type(plugin).__module__] = info
+        if not manager.get_hookcallers(plugin):
+            warnings.warn(
+                f"the plugin {info} brings nothing; mark its hooks with `@topwork.hookimpl`",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _collect(self, plugin: Any, info: PluginInfo) -> None:
-        for task in self._registered("register_tasks", plugin):
-            check_class(task, Task, "task")
-            self._take("task", task.name, task, self.tasks, info)
-        for stage in self._registered("register_stages", plugin):
-            check_class(stage, Stage, "stage")
-            self._take("stage", stage.name, stage, self.stages, info)
-        for command in self._registered("register_commands", plugin):
-            if not callable(command) or not hasattr(command, "__name__"):
-                raise PluginError(f"the command {command!r} is not a function")
-            self._take("command", command.__name__.replace("_", "-"), command, self.commands, info)
-        for name, about in dict(self._answer("register_samples", plugin) or {}).items():
-            self._take("sample", name, str(about), self.samples, info)
+        for kind, table in (("task", self.tasks), ("stage", self.stages), ("command", self.commands)):
+            for thing in self._registered(f"register_{kind}s", plugin):
+                if not isinstance(thing, Declaration):
+                    check_entry(kind, thing)
+                name = (
+                    thing.__name__.replace("_", "-") if hasattr(thing, "__name__") and kind == "command" else thing.name
+                )
+                table.add(name, thing, info)
+                if isinstance(thing, type):
+                    self._modules.setdefault(thing.__module__, info)
+        samples = self._answer("register_samples", plugin) or {}
+        if not hasattr(samples, "items"):
+            raise PluginError(f"`register_samples` must give a dict, and gave {type(samples).__name__}")
+        for name, about in samples.items():
+            check_entry("sample", about)
+            self.samples.add(name, about, info)
         self._take_recipes([Path(folder) for folder in self._registered("register_recipes", plugin)], info)
 
     def _registered(self, hook: str, plugin: Any) -> Iterator[Any]:
@@ -202,9 +241,9 @@ class Plugins:
         return iter(answer or ())
 
     def _answer(self, hook: str, plugin: Any) -> Any:
-        """What this plugin alone answers to a hook (through pluggy, so that TOPWORK_TRACE shows it)."""
-        others = [other for _, other in self._manager.list_name_plugin() if other is not plugin]
-        answers = self._manager.subset_hook_caller(hook, others)()
+        """Call a hook of this plugin alone (through pluggy, so that TOPWORK_TRACE shows it)."""
+        silent = [loaded for _, loaded in self._manager.list_name_plugin() if loaded is not plugin]
+        answers = self._manager.subset_hook_caller(hook, silent)()
         return answers[0] if answers else None
 
     def _take_recipes(self, folders: Sequence[Path], info: PluginInfo) -> None:
@@ -215,19 +254,11 @@ class Plugins:
                 raise PluginError(f"the recipe folder `{folder}` does not exist")
             self.recipe_folders.append(folder)
             for path in sorted(folder.glob("*.yaml")):
-                self._take("recipe", path.stem, path, self.recipes, info)
-
-    def _take(self, kind: str, name: Any, thing: Any, table: dict[str, Any], info: PluginInfo) -> None:
-        other = self._owners.get((kind, name))
-        if other is not None:
-            by = "this plugin already" if other is info else f"plugin {other}"
-            raise PluginError(f"{info} registers the {kind} `{name}`, which is registered by {by}")
-        self._owners[kind, name] = info
-        table[name] = thing
+                self.recipes.add(path.stem, path, info)
 
 
 def _own_recipes() -> Path:
-    """The recipes that topwork ships: inside the installed package, else those of the checkout."""
+    """Return the folder of the shipped recipes: inside the installed package, else that of the checkout."""
     packaged = Path(__file__).parents[1] / "recipes"
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "recipes"
 
@@ -258,7 +289,7 @@ def load_plugins(
     plugins = Plugins()
     if os.environ.get("TOPWORK_TRACE", "0") not in ("", "0"):
         trace_calls(plugins._manager)
-    candidates = installed()
+    candidates = installed_plugins()
     names = {candidate.info.name for candidate in candidates}
     wanted = list(only) if only is not None else _from_environment("TOPWORK_PLUGINS") or None
     left_out = [*disable, *_from_environment("TOPWORK_DISABLE")]
@@ -266,26 +297,65 @@ def load_plugins(
         if name not in names:
             raise unknown("plugin", name, names)
     chosen = [c for c in candidates if c.info.name not in left_out and (wanted is None or c.info.name in wanted)]
-    for candidate in [*chosen, *(given(plugin) for plugin in extra)]:
+    for candidate in [*chosen, *(from_object(plugin) for plugin in extra)]:
         try:
             plugins.add(candidate)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # a plugin that calls sys.exit on import must not end the program either
-            plugins.failed.append(broken(candidate.info, error, left_out))
+            _reraise_interrupt(error, candidate)
+            plugins.failed.append(describe_failure(candidate.info, error, left_out))
     for path in dict.fromkeys(Path(file).resolve() for file in files):
         _add_file(plugins, path)
     return plugins
 
 
+_shared: dict[tuple, Plugins] = {}
+
+
+def shared_plugins() -> Plugins:
+    """Return the installed plugins, loaded once for a process.
+
+    They are loaded anew when the environment variables that choose plugins, or the packages that are installed in the
+    folders of `sys.path`, have changed. `load_plugins` makes a new object at each call.
+    """
+    variables = ("TOPWORK_PLUGINS", "TOPWORK_DISABLE", "TOPWORK_TRACE", "TOPWORK_STRICT")
+    folders = tuple((path, _packages(path, _modified(path))) for path in sys.path)
+    key = (*(os.environ.get(name) for name in variables), folders)
+    if key not in _shared:
+        _shared.clear()
+        _shared[key] = load_plugins()
+    return _shared[key]
+
+
+def _modified(path: str) -> int | None:
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def _packages(path: str, modified: int | None) -> tuple[str, ...]:
+    """List the metadata folders in a folder that was modified at this time."""
+    try:
+        return tuple(name for name in os.listdir(path or ".") if name.endswith(("-info", ".egg-link")))
+    except OSError:  # a zip file, or nothing at all
+        return (str(modified),)
+
+
+def _reraise_interrupt(error: BaseException, candidate: Candidate) -> None:
+    """Let Ctrl-C through, with a note that says which plugin was being loaded."""
+    if isinstance(error, KeyboardInterrupt) and not raised_by_code(error):
+        error.add_note(f"while the plugin {candidate.info} was loaded")
+        raise error
+
+
 def _add_file(plugins: Plugins, path: Path) -> None:
-    candidate = local_file(path)
+    candidate = from_file(path)
     try:
         plugins.add(candidate)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
-        text = broken(candidate.info, error, ()).error
+        _reraise_interrupt(error, candidate)
+        text = describe_failure(candidate.info, error, ()).error
         raise UsageError(f"cannot load the plugin: {text}", place=f"--plugin {path}") from error
     plugins.files.append(path)
 

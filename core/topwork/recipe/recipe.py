@@ -165,9 +165,9 @@ def load_recipe(
     if isinstance(source, Recipe) and not overrides:
         return source
     if plugins is None:
-        from topwork.plugins.registry import load_plugins
+        from topwork.plugins.registry import shared_plugins
 
-        plugins = load_plugins()
+        plugins = shared_plugins()
     problems: list[Problem] = []
     in_memory = isinstance(source, Recipe) and not source.to_dict()["data"].keys() & {"train", "evaluate", "predict"}
     root, name = _tree(source, plugins, problems)

@@ -36,6 +36,7 @@ from topwork_lens.capture.verification import compare_contexts, other_order, qui
 from topwork_lens.gates import first_input, module_at, output_projection, split_heads
 from topwork_lens.layers.discovery import blocks
 from topwork_lens.layers.torch_mha import unfolded
+from topwork_lens.model_state import device_of
 from topwork_lens.refusals import refuse
 
 #: queries whose weights exist at a time: few enough to stay in a processor's cache
@@ -91,7 +92,7 @@ class Capture:
                     stack.callback(module.register_forward_hook(self._hidden(path)).remove)
             if self.wants_weights:
                 if not torch.is_grad_enabled():
-                    stack.enter_context(fast_products(_device_of(self.model)))
+                    stack.enter_context(fast_products(device_of(self.model)))
                 self.softmaxes = stack.enter_context(watching(self.model, self.layers, self._weights))
             yield self.seen
         self._complete()
@@ -102,8 +103,8 @@ class Capture:
         for layer in self.layers:
             if layer.path in self.seen.ran and layer.kept and layer.path not in self.seen.found.get("valid", {}):
                 cause = "this layer mixes positions without a softmax over keys: it has no attention weights"
-                if layer.notes.get("unseen"):
-                    cause = f"attention weights cannot be captured here: {layer.notes['unseen']}"
+                if layer.unseen:
+                    cause = f"attention weights cannot be captured here: {layer.unseen}"
                 elif layer.path in self.softmaxes:
                     cause = "a softmax ran here, but not in a form that says whose weights are whose"
                 hint = "name the other layers: capture(..., layers=[...]); its context can be captured"
@@ -277,10 +278,6 @@ def _uncompiled() -> AbstractContextManager[Any]:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _device(call: Call) -> torch.device:

@@ -145,7 +145,7 @@ def _interface_watched(watch: _Watch) -> Iterator[None]:
             finally:
                 watch.busy = busy
             layer = watch.owner.get(id(module))
-            if layer is None or busy or layer.notes.get("unseen"):
+            if layer is None or busy or layer.unseen:
                 return answer
             call = interface_call(
                 layer,
@@ -217,7 +217,7 @@ def _functions(watch: _Watch) -> Following:
     """Sees torch functions called directly inside the attention modules that are watched."""
 
     def seen(how: str, function: Any, args: tuple, options: dict, answer: Any, weights: Any) -> Any:
-        if watch.busy or not watch.inside or watch.inside[-1].notes.get("unseen"):
+        if watch.busy or not watch.inside or watch.inside[-1].unseen:
             return None
         layer = watch.inside[-1]
         if function is functional.scaled_dot_product_attention:

@@ -1,20 +1,100 @@
-"""What architectures call the parts of an attention layer: data, and the only file in which a model type is named.
+"""Patterns of attention modules: what each architecture calls the parts of an attention layer.
 
-A row fits a module when the module has everything that the row names. Rows are tried in order; a row that names
-`types` is tried for those model types only. A new architecture is a new row; what a row says is never trusted:
-pruning compares the masked with the pruned layer before it keeps a change.
+Entry point: `PATTERNS`. A pattern fits a module when the module has everything that the pattern names. Patterns are
+tried in order; a pattern that names `types` is tried for those model types only. A new architecture is a new pattern.
+No pattern is trusted: pruning compares the masked with the pruned layer before it keeps a change. This is the only file
+in which a model type is named. From a pattern to an `AttentionLayer`: `description`; modules without a pattern:
+`name_matching`.
 """
 
 from __future__ import annotations
 
-from topwork_lens.layers.patterns import Part, Row, beside, normed, separate
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Part:
+    """A projection, or a single parameter, that holds something for each attention head.
+
+    Args:
+        path: of the projection (its output features are cut) or of a parameter, relative to the attention module.
+        per: "head", or "group" for keys and values, which a group of attention heads may share.
+        stack: how many equal pieces stand one after another in it (3 for fused query, key and value). Pieces that
+            alternate head by head need no mention: what one attention head owns is then contiguous.
+        dim: the dimension that is cut when `path` names a parameter.
+        blocks: into how many equal blocks it is divided first, each for as many attention heads.
+        optional: True when some modules do without it.
+    """
+
+    path: str
+    per: Literal["head", "group"] = "head"
+    stack: int = 1
+    dim: int | None = None
+    optional: bool = False
+    blocks: int = 1
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Construction of one family of attention modules.
+
+    Args:
+        name: of the pattern, for tables.
+        parts: what is cut.
+        output: path of the output projection, whose input is the context.
+        core: path of the module that remembers the sizes ("" for the attention module itself).
+        full: attributes of the core that hold heads * width and are used at run time.
+        adapter: name of a function in `position_bias`.
+        blockers: submodules that mix attention heads before the output projection, unless they are an identity.
+        form: what the attention weights look like.
+        types: model types that the pattern is meant for, or files of models without a config; empty for all.
+        count: the attribute of the core that counts attention heads, where it is not one of `COUNTS`.
+        alone: True when a core that counts nothing has one attention head.
+        unseen: why attention weights cannot be captured; empty when they can.
+        pieces: how many equal pieces the context has, each with something of every attention head; 0: as many as one
+            attention head is wide, so that attention heads alternate from channel to channel.
+        times: how many times as wide as the context the first part is, to tell patterns apart; 0: not compared.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    output: str
+    core: str = ""
+    full: tuple[str, ...] = ()
+    adapter: str = ""
+    blockers: tuple[str, ...] = ()
+    form: Literal["dense", "windowed", "reduced", "deformable", "banded"] = "dense"
+    types: tuple[str, ...] = ()
+    count: str = ""
+    alone: bool = False
+    unseen: str = ""
+    pieces: int = 1
+    times: int = 0
+
+
+def separate(query: str, key: str, value: str, *more: Part) -> tuple[Part, ...]:
+    """Projections of their own for queries, keys and values."""
+    return (Part(query), Part(key, "group"), Part(value, "group"), *more)
+
+
+def beside(core: str, *names: str) -> tuple[Part, ...]:
+    """Projections that stand beside the module that computes the attention."""
+    return tuple(Part(f"{core}_{name}_proj", optional=name == "query_pos") for name in names)
+
+
+def normed(projection: str, norm: str) -> tuple[Part, ...]:
+    """A projection with a batch norm behind it, whose statistics are kept by output feature."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    return (Part(projection), *(Part(f"{norm}.{name}", dim=0, optional=True) for name in names))
+
 
 #: classes that weigh by a softmax and have no attention heads: an average over earlier layers without any projection,
 #: and a recurrent cell that looks once at the whole picture
 WITHOUT_HEADS = ("Inkling2BlockAttentionResidual", "SLANeXtAttentionGRUCell", "SLANetAttentionGRUCell")
 
 
-#: why the attention weights of some model types cannot be captured, where no row says it
+#: why the attention weights of some model types cannot be captured, where no pattern says it
 UNSEEN = {
     "autoformer": "it weighs a few delays of the whole series, the same for all attention heads, and no positions",
     "coat": "keys are weighed over positions channel by channel and multiplied with the values: no query has weights",
@@ -22,8 +102,8 @@ UNSEEN = {
     "yoso": "keys are weighed by how probably hashes of queries and keys agree, without a softmax",
 }
 
-ROWS = (
-    Row(
+PATTERNS = (
+    Pattern(
         "query, key, value inside `self` in windows, with a network that makes the position bias",
         separate(
             "self.query",
@@ -38,14 +118,14 @@ ROWS = (
         form="windowed",
         types=("swinv2",),
     ),
-    Row(
+    Pattern(
         "value inside `self`: queries and keys also serve the layout, whose output projection is another",
         (Part("self.value"),),
         output="output.dense",
         core="self",
         types=("lilt",),
     ),
-    Row(
+    Pattern(
         "key, value inside `self`, convolutions beside them: the queries also make the kernels of all attention heads",
         (Part("self.key"), Part("self.value"), Part("self.conv_kernel_layer"), Part("self.conv_out_layer")),
         output="output.dense",
@@ -53,46 +133,46 @@ ROWS = (
         pieces=2,
         types=("convbert",),
     ),
-    Row(
+    Pattern(
         "query, key, value inside `self`, `output` beside it",
         separate("self.query", "self.key", "self.value"),
         output="output.dense",
         core="self",
         full=("all_head_size",),
     ),
-    Row(
+    Pattern(
         "query, key, value inside `attention`, `output` beside it",
         separate("attention.query", "attention.key", "attention.value"),
         output="output.dense",
         core="attention",
         full=("all_head_size",),
     ),
-    Row("query, key, value, dense", separate("query", "key", "value"), output="dense", full=("all_head_size",)),
-    Row(
+    Pattern("query, key, value, dense", separate("query", "key", "value"), output="dense", full=("all_head_size",)),
+    Pattern(
         "query_key in one inside `self_attention`, `output` beside it",
         (Part("self_attention.query_key"), Part("self_attention.value")),
         output="output.dense",
         core="self_attention",
         full=("all_head_size",),
     ),
-    Row("q_lin ... out_lin", separate("q_lin", "k_lin", "v_lin"), output="out_lin"),
-    Row(
+    Pattern("q_lin ... out_lin", separate("q_lin", "k_lin", "v_lin"), output="out_lin"),
+    Pattern(
         "q_proj ... o_proj in windows, with a bias table",
         separate("q_proj", "k_proj", "v_proj", Part("relative_position_bias.relative_position_bias_table", dim=1)),
         output="o_proj",
         form="windowed",
         types=("swin", "donut-swin", "maskformer-swin"),
     ),
-    Row("q_proj ... o_proj", separate("q_proj", "k_proj", "v_proj"), output="o_proj"),
-    Row(
+    Pattern("q_proj ... o_proj", separate("q_proj", "k_proj", "v_proj"), output="o_proj"),
+    Pattern(
         "q_proj ... out_proj, reshaped to the width that it remembers",
         separate("q_proj", "k_proj", "v_proj"),
         output="out_proj",
         full=("embed_dim",),
         types=("xglm",),
     ),
-    Row("q_proj ... out_proj", separate("q_proj", "k_proj", "v_proj"), output="out_proj"),
-    Row(
+    Pattern("q_proj ... out_proj", separate("q_proj", "k_proj", "v_proj"), output="out_proj"),
+    Pattern(
         "q, k, v, o with a position bias shared by all layers",
         separate("q", "k", "v"),
         output="o",
@@ -100,7 +180,7 @@ ROWS = (
         adapter="shared_position_bias",
         types=("t5", "mt5", "longt5", "switch_transformers", "pop2piano", "udop"),
     ),
-    Row(
+    Pattern(
         "query, key, value, output with a position bias shared by all layers",
         separate("query", "key", "value"),
         output="output",
@@ -108,21 +188,21 @@ ROWS = (
         adapter="shared_position_bias",
         types=("pix2struct_text_model",),
     ),
-    Row(
+    Pattern(
         "q_attn, fused keys and values c_attn, c_proj",
         (Part("q_attn"), Part("c_attn", stack=2)),
         output="c_proj",
         full=("split_size", "embed_dim"),
         types=("gpt2",),
     ),
-    Row(
+    Pattern(
         "fused Conv1D c_attn, c_proj",
         (Part("c_attn", stack=3),),
         output="c_proj",
         full=("split_size", "embed_dim"),
         types=("gpt2", "openai-gpt"),
     ),
-    Row(
+    Pattern(
         "query_proj ... inside `self`, with projections of relative positions",
         separate(
             "self.query_proj",
@@ -135,7 +215,7 @@ ROWS = (
         core="self",
         full=("all_head_size",),
     ),
-    Row(
+    Pattern(
         "in_proj head by head inside `self`, with projections of relative positions",
         (
             Part("self.in_proj"),
@@ -149,7 +229,7 @@ ROWS = (
         full=("all_head_size",),
         types=("deberta",),
     ),
-    Row(
+    Pattern(
         "q, k, v, o inside `attn`",
         separate("attn.q", "attn.k", "attn.v"),
         output="attn.o",
@@ -157,7 +237,7 @@ ROWS = (
         full=("all_head_size",),
         types=("mpnet",),
     ),
-    Row(
+    Pattern(
         "linear_q ... linear_out, with relative positions",
         separate(
             "linear_q",
@@ -169,14 +249,16 @@ ROWS = (
         ),
         output="linear_out",
     ),
-    Row("fused Wqkv, out_proj", (Part("Wqkv", stack=3),), output="out_proj", types=("mpt",)),
-    Row("fused qkv inside `attention`", (Part("attention.qkv", stack=3),), output="output.dense", core="attention"),
-    Row("fused att_proj, out_proj", (Part("att_proj", stack=3),), output="out_proj", full=("embed_dim",)),
-    Row("Wq, Wk, Wv, dense", separate("Wq", "Wk", "Wv"), output="dense", types=("ctrl",)),
-    Row("query, key, value, proj", separate("query", "key", "value"), output="proj", full=("all_head_size",)),
-    Row("fused Wqkv, Wo", (Part("Wqkv", stack=3),), output="Wo", full=("all_head_size",)),
-    Row("query_key_value head by head, dense", (Part("query_key_value"),), output="dense", types=("gpt_neox", "bloom")),
-    Row(
+    Pattern("fused Wqkv, out_proj", (Part("Wqkv", stack=3),), output="out_proj", types=("mpt",)),
+    Pattern("fused qkv inside `attention`", (Part("attention.qkv", stack=3),), output="output.dense", core="attention"),
+    Pattern("fused att_proj, out_proj", (Part("att_proj", stack=3),), output="out_proj", full=("embed_dim",)),
+    Pattern("Wq, Wk, Wv, dense", separate("Wq", "Wk", "Wv"), output="dense", types=("ctrl",)),
+    Pattern("query, key, value, proj", separate("query", "key", "value"), output="proj", full=("all_head_size",)),
+    Pattern("fused Wqkv, Wo", (Part("Wqkv", stack=3),), output="Wo", full=("all_head_size",)),
+    Pattern(
+        "query_key_value head by head, dense", (Part("query_key_value"),), output="dense", types=("gpt_neox", "bloom")
+    ),
+    Pattern(
         "query, key, value inside `attention` over channels, the output projection in the block beside it",
         separate("attention.query", "attention.key", "attention.value"),
         output="post_attention.conv1d",
@@ -184,7 +266,7 @@ ROWS = (
         full=("all_head_size",),
         types=("squeezebert",),
     ),
-    Row(
+    Pattern(
         "experts that hold queries and the output projection, keys and values for all of them",
         (Part("experts.input_linear"), Part("kv_proj", stack=2)),
         output="experts.output_linear",
@@ -192,29 +274,31 @@ ROWS = (
         unseen="each token attends with the same attention heads of several experts at once",
         types=("jetmoe",),
     ),
-    Row(
+    Pattern(
         "q_b_proj, one key and value for all, an output projection in groups",
         (Part("q_b_proj"), Part("sinks", dim=0)),
         output="o_a_proj",
         types=("deepseek_v4",),
     ),
-    Row("fused qkv_proj in four blocks", (Part("qkv_proj", stack=3, blocks=4),), output="out_proj", types=("codegen",)),
-    Row(
+    Pattern(
+        "fused qkv_proj in four blocks", (Part("qkv_proj", stack=3, blocks=4),), output="out_proj", types=("codegen",)
+    ),
+    Pattern(
         "timm: fused key and value, queries from outside",
         (Part("qkv", stack=2),),
         output="proj",
         types=("gcvit",),
         times=2,
     ),
-    Row("timm: qkv head by head", (Part("qkv"),), output="proj", types=("maxxvit",)),
-    Row(
+    Pattern("timm: qkv head by head", (Part("qkv"),), output="proj", types=("maxxvit",)),
+    Pattern(
         "timm: fused qkv, a context of alternating attention heads",
         (Part("qkv", stack=3),),
         output="proj",
         pieces=0,
         types=("nest",),
     ),
-    Row(
+    Pattern(
         "projections of contents and positions beside the self-attention",
         beside("self_attn", "query_content", "query_pos", "key_content", "key_pos", "value"),
         output="self_attn.output_proj",
@@ -222,7 +306,7 @@ ROWS = (
         full=("output_dim", "embed_dim"),
         types=("dab-detr",),
     ),
-    Row(
+    Pattern(
         "projections of contents and positions beside the cross-attention",
         beside("cross_attn", "query_content", "query_pos", "query_pos_sine", "key_content", "key_pos", "value"),
         output="cross_attn.output_proj",
@@ -230,7 +314,7 @@ ROWS = (
         full=("output_dim",),
         types=("dab-detr",),
     ),
-    Row(
+    Pattern(
         "queries_keys_values head by head behind a norm, projection behind an activation",
         (
             *normed("queries_keys_values.linear", "queries_keys_values.batch_norm"),
@@ -239,7 +323,7 @@ ROWS = (
         output="projection.linear",
         full=("out_dim_projection", "out_dim_keys_values"),
     ),
-    Row(
+    Pattern(
         "queries, keys_values head by head behind norms, projection behind an activation",
         (
             *normed("queries.linear", "queries.batch_norm"),
@@ -249,41 +333,41 @@ ROWS = (
         output="projection.linear",
         full=("out_dim_projection",),
     ),
-    Row(
+    Pattern(
         "timm: qkv head by head, proj behind an activation",
         (*normed("qkv.linear", "qkv.bn"), Part("attention_biases", dim=0)),
         output="proj.ln.linear",
         full=("val_attn_dim",),
     ),
-    Row(
+    Pattern(
         "timm: q, kv head by head, proj behind an activation",
         (*normed("q.ln.linear", "q.ln.bn"), *normed("kv.linear", "kv.bn"), Part("attention_biases", dim=0)),
         output="proj.ln.linear",
         full=("val_attn_dim",),
     ),
-    Row(
+    Pattern(
         "timm: qkv head by head behind a norm, with a bias for each distance",
         (Part("qkv"), Part("attention_biases", dim=0)),
         output="proj",
         full=("out_dim",),
     ),
-    Row(
+    Pattern(
         "timm: q, k, v over channels with convolutions beside them",
         (Part("q.conv"), Part("k.conv"), Part("v.conv"), Part("attention_biases", dim=0)),
         output="proj.conv",
     ),
-    Row(
+    Pattern(
         "timm: q, k, v over channels with convolutions beside them, fewer queries",
         (Part("q.proj.conv"), Part("k.conv"), Part("v.conv"), Part("attention_biases", dim=0)),
         output="proj.conv",
     ),
-    Row(
+    Pattern(
         "timm: attention heads one after another, each on what the one before it gave",
         (Part("attention_biases", dim=0),),
         output="proj.1.conv",
         unseen="its attention heads run one after another, not side by side",
     ),
-    Row(
+    Pattern(
         "timm: fused qkv, proj",
         (
             Part("qkv", stack=3),

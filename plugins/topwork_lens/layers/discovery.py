@@ -1,29 +1,33 @@
-"""Finding the attention layers of any module: every module of the tree is put to the hook `attention_layer`.
+"""Discovery of the attention layers of a model, and the names by which a caller chooses layers and attention heads.
 
-Shared modules are named once, with all their callers. Layers are numbered per group (encoder, decoder, cross,
-backbone), in the order of the module tree, because most architectures do not number them themselves.
+Entry points: `find_layers`, `layer_at`, `heads_by_layer`. Every module of the tree is passed to the hook
+`attention_layer`; the built-in patterns answer it last (`description`). Shared modules are listed once, with all their
+callers. Layers are numbered per group (encoder, decoder, cross, backbone), in the order of the module tree: most
+architectures do not number them.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from topwork import AttentionLayer, UsageError, unknown
+from topwork_lens.layers.description import describe, manifest_entry
+from topwork_lens.layers.variant import with_variant
 
 Key = int | str | tuple[str, int]
 
 
 def find_layers(model: nn.Module, plugins: Any = None) -> list[AttentionLayer]:
-    """All attention layers of `model`, in the order of its module tree.
+    """Find all attention layers of `model`, in the order of its module tree.
 
     Args:
-        plugins: who is asked besides the built-in rows: an object with `.hook.attention_layer`; None for the rows
-            alone.
+        plugins: describes attention layers besides the built-in patterns: an object with `.hook.attention_layer`; None
+            for the patterns alone.
     """
     callers: dict[int, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
@@ -41,60 +45,63 @@ def find_layers(model: nn.Module, plugins: Any = None) -> list[AttentionLayer]:
 
 
 def describe_one(path: str, module: nn.Module, model: nn.Module, plugins: Any = None) -> AttentionLayer | None:
-    """The attention layer that a module is, or None. What the model's manifest says of a pruned layer (original
-    numbers) is laid over a description that only knows how the module stands now."""
-    from topwork_lens.layers.description import describe, manifest_entry
-    from topwork_lens.pruning.layout_search import with_variant
+    """Describe the attention layer that a module is, with the original indices that the manifest has of a pruned layer.
 
+    Returns:
+        None when the module is no attention layer.
+    """
     if plugins is None:
         layer = describe(path, module, model)
     else:
         layer = plugins.hook.attention_layer(path=path, module=module, model=model)
-    entry = manifest_entry(model, path)
-    if layer is None or entry is None:
+    manifest = manifest_entry(model, path)
+    if layer is None or manifest is None:
         return layer
     if not layer.removed:
-        told = {"heads": entry["heads"], "kept": tuple(entry["kept"]), "groups": entry["groups"]}
-        layer = replace(layer, **told, groups_left=tuple(entry["groups_left"]))
-    return with_variant(model, layer, entry.get("variant"))
+        # A plugin's description knows the module only as it stands now.
+        original = {"heads": manifest["heads"], "kept": tuple(manifest["kept"]), "groups": manifest["groups"]}
+        layer = replace(layer, **original, groups_left=tuple(manifest["groups_left"]))
+    return with_variant(model, layer, manifest.get("variant"))
 
 
 def group_of(layer: AttentionLayer) -> str:
-    """The group in which a layer is numbered: "cross", or its side."""
+    """Return the group in which a layer is numbered: "cross", or its side."""
     return "cross" if layer.kind == "cross" else layer.side
 
 
 def numbered(layers: Sequence[AttentionLayer]) -> dict[tuple[str, int], AttentionLayer]:
-    """Layers by (group, number)."""
-    found: dict[tuple[str, int], AttentionLayer] = {}
+    """Return layers by (group, index)."""
+    by_key: dict[tuple[str, int], AttentionLayer] = {}
     counts: dict[str, int] = {}
     for layer in layers:
         group = group_of(layer)
-        found[group, counts.setdefault(group, 0)] = layer
+        by_key[group, counts.setdefault(group, 0)] = layer
         counts[group] += 1
-    return found
+    return by_key
 
 
 def layer_at(layers: Sequence[AttentionLayer], key: Key) -> AttentionLayer:
-    """The layer that a caller means by a path, by (group, number), by "group.number", or by a number alone.
+    """Return the layer that a path, a (group, index), a "group.index" or an index alone means.
+
+    Negative indices count from the end of the group: -1 is its last layer.
 
     Raises:
-        UsageError: there is none, or a number alone could mean several.
+        UsageError: there is none, or an index alone could mean several.
     """
     if not layers:
         raise UsageError("no attention layer was found in this model", hint="teach it by the hook `attention_layer`")
     if not isinstance(key, str | tuple):
         key = whole_number(key, "the number of an attention layer")
     by_path = {caller: layer for layer in layers for caller in layer.callers}
-    by_number = numbered(layers)
+    by_key = numbered(layers)
     if isinstance(key, str) and key not in by_path:
         group, _, digits = key.rpartition(".")
-        if not digits.isdigit():
+        if not digits.removeprefix("-").isdigit():
             raise unknown("attention layer", key, by_path)
         key = (group, int(digits)) if group else int(digits)
     if isinstance(key, str):
         return by_path[key]
-    groups = sorted({group for group, _ in by_number})
+    groups = sorted({group for group, _ in by_key})
     if isinstance(key, int):
         if len(groups) > 1:
             raise UsageError(
@@ -102,13 +109,15 @@ def layer_at(layers: Sequence[AttentionLayer], key: Key) -> AttentionLayer:
                 hint=f'name it as ("{groups[0]}", {key}) or by its path',
             )
         key = (groups[0], key)
-    if tuple(key) not in by_number:
-        raise unknown("attention layer", str(tuple(key)), [str(known) for known in by_number])
-    return by_number[key[0], key[1]]
+    if len(key) == 2 and isinstance(key[1], int) and key[1] < 0:
+        key = (key[0], key[1] + sum(group == key[0] for group, _ in by_key))
+    if tuple(key) not in by_key:
+        raise unknown("attention layer", str(tuple(key)), [str(known) for known in by_key])
+    return by_key[key[0], key[1]]
 
 
 def whole_number(value: Any, what: str) -> int:
-    """A Python int, or what counts as one, such as numpy's.
+    """Convert an integer of Python, or an object that counts as such (numpy's), to a Python int.
 
     Raises:
         UsageError: it is something else; a truth value, too: who gives those means a mask.
@@ -121,53 +130,73 @@ def whole_number(value: Any, what: str) -> int:
     raise UsageError(f"{what} must be a whole number, not {value!r}")
 
 
-def _numbers(value: Any, place: str) -> list[int]:
-    """Numbers of attention heads, each once, in order."""
+def _head_indices(value: Any, path: str) -> list[int]:
+    """Indices of attention heads, each once, in order."""
     if isinstance(value, str | Mapping) or not hasattr(value, "__iter__") or getattr(value, "shape", None) == ():
         value = [value]
     try:
-        return sorted({whole_number(number, "the number of an attention head") for number in value})
+        return sorted({whole_number(index, "the number of an attention head") for index in value})
     except UsageError as error:
         hint = "give numbers that count from 0, such as [1, 3]"
-        raise UsageError(error.cause, place=place, hint=hint) from error
+        raise UsageError(error.cause, place=path, hint=hint) from error
 
 
 def heads_by_layer(
-    layers: Sequence[AttentionLayer], heads: Mapping[Any, Sequence[int]]
+    layers: Sequence[AttentionLayer], heads: Mapping[Any, Sequence[int]] | Iterable[tuple[Any, Any]]
 ) -> dict[str, tuple[AttentionLayer, list[int]]]:
-    """What a caller asked for, by path, with original numbers checked and sorted.
+    """Return the chosen attention heads by path, with original indices checked and sorted.
+
+    Args:
+        heads: indices by layer, as in `{0: [1, 3]}`, or pairs of a layer and an index, as in `[(0, 1), (0, 3)]`.
 
     Raises:
         UsageError: no such layer, no such attention head, or a layer named twice.
     """
     if not isinstance(heads, Mapping):
-        cause = f"which attention heads is said by layer, not by a {type(heads).__name__}"
-        raise UsageError(cause, hint="give a dict, such as {0: [1, 3]}")
-    found: dict[str, tuple[AttentionLayer, list[int]]] = {}
-    for key, numbers in heads.items():
+        return _of_pairs(layers, heads)
+    chosen: dict[str, tuple[AttentionLayer, list[int]]] = {}
+    for key, indices in heads.items():
         layer = layer_at(layers, key)
-        if layer.path in found:
+        if layer.path in chosen:
             raise UsageError(f"attention layer {layer.path} is named twice", place=str(key))
-        asked = _numbers(numbers, layer.path)
-        wrong = [number for number in asked if not 0 <= number < layer.heads]
-        if wrong:
-            raise UsageError(
-                f"there is no attention head {wrong[0]}: the layer has {layer.heads}, numbered from 0",
-                place=layer.path,
-            )
-        found[layer.path] = (layer, asked)
-    return found
+        chosen[layer.path] = (layer, _checked(layer, indices))
+    return chosen
+
+
+def _checked(layer: AttentionLayer, indices: Any) -> list[int]:
+    checked = _head_indices(indices, layer.path)
+    wrong = [index for index in checked if not 0 <= index < layer.heads]
+    if wrong:
+        cause = f"there is no attention head {wrong[0]}: the layer has {layer.heads}, numbered from 0"
+        raise UsageError(cause, place=layer.path)
+    return checked
+
+
+def _of_pairs(layers: Sequence[AttentionLayer], pairs: Any) -> dict[str, tuple[AttentionLayer, list[int]]]:
+    chosen: dict[str, tuple[AttentionLayer, list[int]]] = {}
+    items = list(pairs) if isinstance(pairs, list | tuple | set | frozenset) else None
+    if items is None or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in items):
+        cause = f"which attention heads is said by layer, not by a {type(pairs).__name__}"
+        raise UsageError(cause, hint="give a dict, such as {0: [1, 3]}, or pairs, such as [(0, 1), (0, 3)]")
+    for key, index in items:
+        layer = layer_at(layers, tuple(key) if isinstance(key, list) else key)
+        before = chosen.get(layer.path, (layer, []))[1]
+        chosen[layer.path] = (layer, sorted({*before, *_checked(layer, index)}))
+    return chosen
 
 
 def blocks(layers: Sequence[AttentionLayer]) -> list[str]:
-    """Paths of the model's layers, each once: around every attention layer the outermost numbered module with no more
-    than one self-attention in it (a stage of a pyramid has several)."""
-    own = [caller for layer in layers if layer.kind == "self" for caller in layer.callers]
-    found: dict[str, None] = {}
+    """Return the paths of the blocks around attention layers, each once.
+
+    A block is the outermost numbered module with no more than one self-attention in it (a stage of a pyramid has
+    several).
+    """
+    self_attention = [caller for layer in layers if layer.kind == "self" for caller in layer.callers]
+    paths: dict[str, None] = {}
     for layer in layers:
         for caller in layer.callers:
             parts = caller.split(".")
-            numbered = [".".join(parts[: index + 1]) for index, part in enumerate(parts) if part.isdigit()]
-            fitting = [path for path in numbered if sum(f"{one}.".startswith(f"{path}.") for one in own) <= 1]
-            found[fitting[0] if fitting else caller] = None
-    return list(found)
+            around = [".".join(parts[: index + 1]) for index, part in enumerate(parts) if part.isdigit()]
+            fitting = [path for path in around if sum(f"{c}.".startswith(f"{path}.") for c in self_attention) <= 1]
+            paths[fitting[0] if fitting else caller] = None
+    return list(paths)

@@ -1,8 +1,10 @@
-"""Attention modules that no row of `architectures.py` names, known by the spelling of their projections.
+"""Attention modules that no pattern names, recognised by the names of their projections.
 
-Who writes an attention module calls its projections by one of a few dozen names. Where a module has an output
-projection and queries, keys and values under such names, a row is made for it. What it says is no more trusted than any
-other row: captured weights must explain the context, and a pruned layer must equal the masked one.
+Entry point: `match_names`. Authors of attention modules call the projections by one of a few dozen names. For a module
+with an output projection and with queries, keys and values under such names a pattern is made. It is trusted no more
+than any other: captured weights must explain the context, and a pruned layer must equal the masked one.
+
+The word lists below are those that many architectures share; what single architectures need stands in `architectures`.
 """
 
 from __future__ import annotations
@@ -11,12 +13,104 @@ from typing import Any
 
 from torch import nn
 
-from topwork_lens.layers.patterns import Part, Row
+from topwork_lens.layers.architectures import Part, Pattern
 from topwork_lens.layers.projections import features, input_dim, is_projection, shared_out
-from topwork_lens.layers.spelling import COUNTS, FUSED, KEYS, OUTPUTS, QUERIES, VALUES
+
+#: attributes that hold the width of one attention head, and the number of attention heads, in the order of trust
+WIDTHS = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim", "d_kv", "dim_head")
+COUNTS = (
+    "num_attention_heads",
+    "num_heads",
+    "n_heads",
+    "n_head",
+    "num_attn_heads",
+    "nhead",
+    "heads",
+    "groups",
+    "attention_heads",
+)
+
+#: how projections are spelled where no pattern names them; the first that is there is taken
+QUERIES = (
+    *("q_proj", "query", "q", "query_proj", "q_lin", "linear_q", "to_q", "wq", "w_q", "Wq", "q_linear", "query_layer"),
+    *(
+        "project_q",
+        "proj_q",
+        "queries",
+        "q_b_proj",
+        "query_projection",
+        "q_content_proj",
+        "q_net",
+        "q_head",
+        "q_proj.linear",
+        "query.proj",
+        "q_gate_proj",
+    ),
+)
+KEYS = (
+    *("k_proj", "key", "k", "key_proj", "k_lin", "linear_k", "to_k", "wk", "w_k", "Wk", "k_linear", "key_layer"),
+    *("project_k", "proj_k", "keys", "kv_b_proj", "key_projection", "kv_proj", "kv", "to_kv", "k_net", "key_value"),
+    *("k_content_proj", "k_head", "linear_kv", "k_proj.linear", "projection_key", "key.proj"),
+)
+VALUES = (
+    *("v_proj", "value", "v", "value_proj", "v_lin", "linear_v", "to_v", "wv", "w_v", "Wv", "v_linear", "value_layer"),
+    *("project_v", "proj_v", "values", "kv_b_proj", "value_projection", "kv_proj", "kv", "to_kv", "v_net"),
+    *("key_value", "linear_kv", "v_head", "v_proj.linear", "projection_value", "value.proj"),
+)
+FUSED = (
+    *("qkv", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "in_proj", "to_qkv", "qkv_linear", "att_proj"),
+    *("in_proj_linear", "qkv_projection", "wqkv", "linear_qkv", "proj_qkv", "queries_keys_values", "qkv_net"),
+    *("fused_qkv", "qkvz_proj", "queries_keys_values.linear", "linear_q_k_v", "self_attn_qkv", "W_pack"),
+)
+OUTPUTS = (
+    *("o_proj", "out_proj", "output_proj", "out_lin", "linear_out", "attention_out", "projection", "proj", "o", "wo"),
+    *("w_o", "Wo", "to_out", "to_out.0", "c_proj", "dense", "out_linear", "output.dense", "out", "output", "proj_out"),
+    *("fc_out", "o_net", "final_linear", "out_projection", "output_projection", "dense.dense", "fc", "output_linear"),
+    *(
+        "out_fc",
+        "post_proj",
+        "post",
+        "projection_layer",
+        "post.linear",
+        "o_proj.linear",
+        "projection.linear",
+        "linear",
+        "lin_out",
+        "project_out",
+        "output.proj",
+        "output_projection.o_proj",
+    ),
+)
+
+#: words in the name of an integer that may be a size of an attention module, and words by which it is something else
+SIZE_WORDS = (
+    *("head", "dim", "size", "hidden", "embed", "embd", "inner", "channel", "width", "d_model", "feature", "group"),
+    *("rep", "d_attn"),
+)
+NOT_SIZES = (
+    *("window", "layer", "idx", "index", "block", "chunk", "patch", "position", "length", "context", "rotary", "rope"),
+    *("vocab", "token", "stride", "kernel", "bucket", "max", "intermediate", "ffn", "mlp", "expert", "batch", "cache"),
+    *("linear_", "subsampling"),
+)
+
+#: attributes that hold the number of key/value groups
+GROUP_COUNTS = ("num_key_value_heads", "num_kv_heads", "num_key_value_heads_per_layer")
+
+#: attributes that hold how many attention heads share one of them
+RATIOS = ("num_key_value_groups", "n_rep")
+
+#: words in a module path by which a cross attention, a decoder, a backbone is known
+#: the last one: torch's own decoder, and what is written after it, call it so, beside `self_attn`
+CROSS_WORDS = (
+    *("crossattention", "cross_attention", "cross_attn", "encoder_attn", "encdecattention", "crossattn"),
+    "multihead_attn",
+)
+DECODER_WORDS = ("decoder",)
+ENCODER_WORDS = ("encoder",)
+BACKBONE_WORDS = ("backbone", "conv_encoder")
 
 #: torch's own layer
-_TORCH = Row(
+_TORCH = Pattern(
     "nn.MultiheadAttention",
     (
         Part("in_proj_weight", stack=3, dim=0, optional=True),
@@ -31,37 +125,39 @@ _TORCH = Row(
 )
 
 
-def _points(module: nn.Module) -> Row | None:
+def _points(module: nn.Module) -> Pattern | None:
     """Deformable attention: each attention head looks at a few points, whose places and weights are projections."""
     value, output = _first(module, VALUES), _first(module, OUTPUTS)
     if not output:
         return None
     parts = [Part("sampling_offsets"), Part("attention_weights"), *([Part(value)] if value else [])]
-    return Row(f"points, {output}", tuple(parts), output=output, full=("d_model",), form="deformable")
+    return Pattern(f"points, {output}", tuple(parts), output=output, full=("d_model",), form="deformable")
 
 
-def guess(module: nn.Module) -> Row | None:
-    """A row for a module that looks like attention, or None."""
+def match_names(module: nn.Module) -> Pattern | None:
+    """Make a pattern for a module whose names look like attention; None when they do not."""
+    if not module._modules:
+        return None
     if isinstance(module, nn.MultiheadAttention):
         return _TORCH
     if all(_is_linear(module, name) for name in ("sampling_offsets", "attention_weights")):
         return _points(module)
     if any(isinstance(child, nn.MultiheadAttention) for child in module.children()):
         return None
-    found = _inside(module, "")
-    if found is not None:
-        return found
+    pattern = _inside(module, "")
+    if pattern is not None or not any(_is_linear(module, name) for name in OUTPUTS):
+        return pattern
     for name, child in module.named_children():
         # The projections stand in a child, the output projection beside it.
-        if len(list(child.children())) > 1 and _inside(child, "") is None:
-            found = _inside(child, f"{name}.", module)
-            if found is not None:
-                return found
+        if len(child._modules) > 1 and _inside(child, "") is None:
+            pattern = _inside(child, f"{name}.", module)
+            if pattern is not None:
+                return pattern
     return None
 
 
-def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Row | None:
-    """A row when `core` has queries, keys and values, and `outer` (or `core` itself) an output projection."""
+def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Pattern | None:
+    """A pattern when `core` has queries, keys and values, and `outer` (or `core` itself) an output projection."""
     parts, width = _parts(core, prefix)
     counted = any(isinstance(getattr(core, name, None), int) for name in COUNTS)
     named = counted and "ttention" in type(core).__name__
@@ -84,7 +180,7 @@ def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Row
         label = ", ".join(part.path for part in parts) or f"{prefix}?"
         # What is called attention and has all of its parts, but counts nothing, has one attention head.
         alone = len(parts) == 3 and _says_so(core)
-        return Row(f"by name: {label}, {name}", tuple(parts), output=name, core=prefix.rstrip("."), alone=alone)
+        return Pattern(f"by name: {label}, {name}", tuple(parts), output=name, core=prefix.rstrip("."), alone=alone)
     return None
 
 
@@ -134,20 +230,22 @@ def _fits(core: nn.Module, parts: list[Part], prefix: str, context: int) -> bool
 
 
 def _at(module: nn.Module, path: str) -> Any:
-    found: Any = module
+    target: Any = module
     for name in path.split("."):
-        found = getattr(found, "_modules", {}).get(name)
-        if found is None:
+        target = getattr(target, "_modules", {}).get(name)
+        if target is None:
             return None
-    return found
+    return target
 
 
 def _is_linear(module: nn.Module, path: str) -> bool:
-    found = _at(module, path)
-    return is_projection(found) and not isinstance(found, nn.Embedding)
+    if path.partition(".")[0] not in module._modules:  # nearly always: this function runs for every name and module
+        return False
+    target = _at(module, path)
+    return is_projection(target) and not isinstance(target, nn.Embedding)
 
 
-def _first(module: nn.Module, names: Any) -> str:
+def _first(module: nn.Module, names: tuple[str, ...]) -> str:
     return next((name for name in names if _is_linear(module, name)), "")
 
 
@@ -156,5 +254,5 @@ def _out(module: nn.Module, path: str) -> int:
 
 
 def _in(module: nn.Module, path: str) -> int:
-    found = _at(module, path)
-    return found.weight.shape[input_dim(found)] * shared_out(found)
+    projection = _at(module, path)
+    return projection.weight.shape[input_dim(projection)] * shared_out(projection)

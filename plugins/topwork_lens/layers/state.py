@@ -27,13 +27,13 @@ def noted(model: nn.Module, kind: Kind, path: str) -> Any | None:
     return model.get_submodule(path).__dict__.get(_ATTRIBUTE, {}).get(kind)
 
 
-def write(model: nn.Module, kind: Kind, layer: AttentionLayer, entry: Any | None) -> None:
+def write(model: nn.Module, kind: Kind, layer: AttentionLayer, value: Any | None) -> None:
     """Note something about an attention layer, in place of what was noted; None takes the note away."""
     notes = model.get_submodule(layer.path).__dict__.setdefault(_ATTRIBUTE, {})
     notes.pop("taught", None)
     notes.pop(kind, None)
-    if entry is not None:
-        notes[kind] = entry
+    if value is not None:
+        notes[kind] = value
     if notes and is_taught(layer):
         notes["taught"] = True
     gather(model)
@@ -41,7 +41,7 @@ def write(model: nn.Module, kind: Kind, layer: AttentionLayer, entry: Any | None
 
 def is_taught(layer: AttentionLayer) -> bool:
     """Whether somebody else's plugin described the layer."""
-    return "row" not in layer.notes
+    return not layer.pattern
 
 
 def gather(model: nn.Module) -> None:
@@ -94,7 +94,7 @@ def _guard(model: nn.Module, altered: set[str]) -> None:
     for path, module in model.named_modules():
         if not isinstance(module, transformers.PreTrainedModel):
             continue
-        if any(not path or one == path or one.startswith(f"{path}.") for one in altered):
+        if any(not path or f"{below}.".startswith(f"{path}.") for below in altered):
             module.__dict__["save_pretrained"] = Saving(module)
         else:
             module.__dict__.pop("save_pretrained", None)

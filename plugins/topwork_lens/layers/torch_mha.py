@@ -1,4 +1,4 @@
-"""torch's own multi-head attention, unfolded: the same computation, with the output projection called as a module.
+"""Multi-head attention of torch, unfolded: the same computation, with the output projection called as a module.
 
 `nn.MultiheadAttention`, and whatever else calls `F.multi_head_attention_forward`, hands the weights of the whole layer
 to one function, so that no hook on the output projection fires. Unfolded, such a layer can be seen, gated and cut like
@@ -20,11 +20,11 @@ OUTPUT = "out_proj"
 
 
 def is_folded(module: Any) -> bool:
-    """True for a module whose own code calls `F.multi_head_attention_forward`."""
+    """Return True for a module whose own code calls `F.multi_head_attention_forward`."""
     if not isinstance(getattr(module, OUTPUT, None), nn.Module):
         return False
-    methods = [entry for kind in type(module).__mro__[:-1] for entry in vars(kind).values() if callable(entry)]
-    return any("multi_head_attention_forward" in getattr(_code(one), "co_names", ()) for one in methods)
+    methods = [method for kind in type(module).__mro__[:-1] for method in vars(kind).values() if callable(method)]
+    return any("multi_head_attention_forward" in getattr(_code(method), "co_names", ()) for method in methods)
 
 
 def _code(method: Any) -> Any:
@@ -32,28 +32,28 @@ def _code(method: Any) -> Any:
 
 
 class Unfolded:
-    """Stands in for the forward of one module; an object, so that it survives `copy.deepcopy` of the model."""
+    """Replacement for the forward of one module; an object, so that it survives `copy.deepcopy` of the model."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        #: original number of attention heads and numbers of those that are left, for a module that goes on counting
+        #: original count of attention heads and indices of those that are left, for a module that goes on counting
         #: and making masks for all of them
-        self.some: tuple[int, list[int]] | None = None
+        self.remaining: tuple[int, list[int]] | None = None
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        with _Redirect(self.module, self.some):
+        with _Redirect(self.module, self.remaining):
             return type(self.module).forward(self.module, *args, **options)
 
 
 class _Redirect(TorchFunctionMode):
-    def __init__(self, module: nn.Module, some: tuple[int, list[int]] | None) -> None:
+    def __init__(self, module: nn.Module, remaining: tuple[int, list[int]] | None) -> None:
         super().__init__()
-        self.module, self.some = module, some
+        self.module, self.remaining = module, remaining
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if function is functional.multi_head_attention_forward:
-            if self.some is not None:
-                args, kwargs = _fewer(*self.some, args, kwargs or {})
+            if self.remaining is not None:
+                args, kwargs = _fewer(*self.remaining, args, kwargs or {})
             return attend(getattr(self.module, OUTPUT), *args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
@@ -95,31 +95,32 @@ def attend(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What `F.multi_head_attention_forward` answers, with `project` for the output projection.
+    """Compute `F.multi_head_attention_forward` with `project` for the output projection.
 
     Args:
-        query, key, value: [positions, items, width], or [positions, width] for one item.
+        project: the output projection, [items, positions, width] -> [items, positions, width].
+        query: [positions, items, width], or [positions, width] for one item; `key` and `value` likewise.
     """
-    alone = query.dim() == 2
-    states = [state.unsqueeze(1) if alone else state for state in (query, key, value)]
-    found = _projected(states, in_proj_weight, (q_proj_weight, k_proj_weight, v_proj_weight), in_proj_bias)
-    for place, extra in ((1, bias_k), (2, bias_v)):
+    unbatched = query.dim() == 2
+    states = [state.unsqueeze(1) if unbatched else state for state in (query, key, value)]
+    projected = _projected(states, in_proj_weight, (q_proj_weight, k_proj_weight, v_proj_weight), in_proj_bias)
+    for index, extra in ((1, bias_k), (2, bias_v)):
         if extra is not None:
-            found[place] = torch.cat([found[place], extra.expand(1, found[place].shape[1], -1)])
+            projected[index] = torch.cat([projected[index], extra.expand(1, projected[index].shape[1], -1)])
     # [items, heads, positions, width of one]
-    split = [state.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for state in found]
+    split = [state.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for state in projected]
     if add_zero_attn:
         split[1:] = [functional.pad(state, (0, 0, 0, 1)) for state in split[1:]]
-    mask = _mask(attn_mask, key_padding_mask, split[0], split[1], alone)
+    mask = _mask(attn_mask, key_padding_mask, split[0], split[1], unbatched)
     scores = split[0] @ split[1].transpose(-1, -2) * split[0].shape[-1] ** -0.5
     weights = (scores if mask is None else scores + mask).softmax(-1)
     kept = functional.dropout(weights, dropout_p, training)
     # items first, as everywhere else: a gate may have a factor for each item
-    answer = project((kept @ split[2]).permute(0, 2, 1, 3).flatten(2)).transpose(0, 1)
+    output = project((kept @ split[2]).permute(0, 2, 1, 3).flatten(2)).transpose(0, 1)
     shown = (kept.mean(1) if average_attn_weights else kept) if need_weights else None
-    if alone:
-        return answer.squeeze(1), None if shown is None else shown.squeeze(0)
-    return answer, shown
+    if unbatched:
+        return output.squeeze(1), None if shown is None else shown.squeeze(0)
+    return output, shown
 
 
 def _projected(states: Sequence[Any], fused: Any, separate: Sequence[Any], bias: Any) -> list[torch.Tensor]:
@@ -128,18 +129,18 @@ def _projected(states: Sequence[Any], fused: Any, separate: Sequence[Any], bias:
     return [functional.linear(*three) for three in zip(states, weights, biases, strict=True)]
 
 
-def _mask(mask: Any, padding: Any, query: torch.Tensor, key: torch.Tensor, alone: bool) -> torch.Tensor | None:
+def _mask(mask: Any, padding: Any, query: torch.Tensor, key: torch.Tensor, unbatched: bool) -> torch.Tensor | None:
     """What is added to the scores [items, heads, queries, keys]."""
-    found = None
+    added = None
     if mask is not None:
-        found = _added(mask, query.dtype)
-        if found.dim() == 3:
-            found = found.unflatten(0, (query.shape[0], -1))
+        added = _added(mask, query.dtype)
+        if added.dim() == 3:
+            added = added.unflatten(0, (query.shape[0], -1))
     if padding is not None:
-        hidden = _added(padding.unsqueeze(0) if alone else padding, query.dtype)[:, None, None]
-        found = hidden if found is None else found + hidden
-    extra = 0 if found is None else key.shape[2] - found.shape[-1]
-    return functional.pad(found, (0, extra)) if extra and found is not None else found
+        hidden = _added(padding.unsqueeze(0) if unbatched else padding, query.dtype)[:, None, None]
+        added = hidden if added is None else added + hidden
+    extra = 0 if added is None else key.shape[2] - added.shape[-1]
+    return functional.pad(added, (0, extra)) if extra and added is not None else added
 
 
 def _added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -149,19 +150,19 @@ def _added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def for_good(module: nn.Module, kept: Sequence[int]) -> None:
-    """The adapter of pruning: a layer that was cut stays unfolded."""
+    """Leave a layer that was cut unfolded (an adapter of pruning)."""
     stay_unfolded(module)
 
 
 def count_on(module: nn.Module, heads: int, kept: Sequence[int]) -> Callable[[], None]:
-    """For an unfolded layer that goes on counting all its attention heads; answers how to take that back."""
-    standing = cast(Unfolded, module.forward)
-    before, standing.some = standing.some, (heads, list(kept))
-    return lambda: setattr(standing, "some", before)
+    """Let an unfolded layer go on counting all of its attention heads; return the undo."""
+    unfolding = cast(Unfolded, module.forward)
+    before, unfolding.remaining = unfolding.remaining, (heads, list(kept))
+    return lambda: setattr(unfolding, "remaining", before)
 
 
 def stay_unfolded(module: nn.Module) -> Callable[[], None]:
-    """Unfold a layer until the answer is called; a kept gate needs it too."""
+    """Unfold a layer until the returned function is called."""
     if "forward" in module.__dict__:
         return lambda: None
     module.forward = Unfolded(module)
@@ -174,7 +175,7 @@ def stay_unfolded(module: nn.Module) -> Callable[[], None]:
 
 @contextmanager
 def unfolded(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Those modules that are folded, unfolded for the time of the block."""
+    """Unfold those of the modules that are folded, for the time of the block."""
     folds = [stay_unfolded(module) for module in modules if is_folded(module)]
     try:
         yield

@@ -16,6 +16,7 @@ from torch import nn
 from topwork import AttentionLayer, map_tensors
 from topwork_lens.capture.interception import no_strangers
 from topwork_lens.gates import module_at
+from topwork_lens.model_state import quiet
 from topwork_lens.refusals import refuse
 
 
@@ -91,21 +92,6 @@ def _gap(one: torch.Tensor, other: torch.Tensor) -> float:
     one, other = one.double(), other.double()
     gap = (one - other).abs().masked_fill(one == other, 0)
     return float(gap.max().nan_to_num(nan=float("inf"))) if gap.numel() else 0.0
-
-
-@contextmanager
-def quiet(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, the same random numbers every time; all put back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    devices = sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
-        model.eval()
-        try:
-            yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
 
 def run_outputs(model: nn.Module, call: Callable[[], Any]) -> list[torch.Tensor]:

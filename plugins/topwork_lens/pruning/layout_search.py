@@ -16,21 +16,21 @@ that the manifest can keep the one that passed:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Size, Slices
+from topwork import AttentionLayer, Size
 from topwork_lens.gates import module_at
-from topwork_lens.layers.description import is_projection, output_dim, positions, resolve
-from topwork_lens.layers.spelling import COUNTS, NOT_SIZES, SIZE_WORDS, WIDTHS
+from topwork_lens.layers.description import is_projection, output_dim, resolve
+from topwork_lens.layers.name_matching import COUNTS, NOT_SIZES, SIZE_WORDS, WIDTHS
 from topwork_lens.layers.torch_mha import is_folded
+from topwork_lens.layers.variant import with_fused
 from topwork_lens.pruning.arguments import sliceable
 from topwork_lens.pruning.equivalence import Replay
-from topwork_lens.pruning.fused import candidates, with_fused
+from topwork_lens.pruning.fused import candidates
 from topwork_lens.pruning.slicing import OwnConfig
 
 Variant = dict[str, Any]
@@ -39,24 +39,6 @@ Variant = dict[str, Any]
 LIMIT = 60
 #: how many of the parameters that a row leaves out are tried alone
 ALONE = 6
-
-
-def with_variant(model: nn.Module, layer: AttentionLayer, variant: Variant | None) -> AttentionLayer:
-    """The layer as a variant of it says; what its description says already is not said twice."""
-    if not variant:
-        return layer
-    module, described = module_at(model, layer.path), {piece.parameter for piece in layer.slices}
-    if variant.get("fused") and f"{variant['fused']['path']}.weight" not in described:
-        layer = with_fused(model, layer, variant["fused"])
-    added = []
-    for parameter, dim, per, stack in variant.get("parts", ()):
-        if parameter in described:
-            continue
-        size = _tensor(module, parameter).shape[dim]
-        count = len(layer.kept or ()) if per == "head" else len(layer.groups_left or ())
-        added.append(Slices(parameter, dim, positions(size, count, stack), per))
-    sizes = tuple(Size(*entry) for entry in variant["sizes"]) if "sizes" in variant else layer.sizes
-    return replace(layer, slices=(*layer.slices, *added), sizes=sizes, notes={**layer.notes, "variant": variant})
 
 
 def variants(model: nn.Module, layer: AttentionLayer, replay: Replay) -> Iterator[Variant]:
@@ -75,7 +57,7 @@ def variants(model: nn.Module, layer: AttentionLayer, replay: Replay) -> Iterato
 
 def _of(model: nn.Module, layer: AttentionLayer, replay: Replay, fused: Any, fit: str) -> Iterator[Variant]:
     described = with_fused(model, layer, fused) if fused else layer
-    before = layer.notes.get("variant") or {}
+    before = layer.variant or {}
     fixed = {**before, **({"fused": fused} if fused else {}), **({"fit": fit} if fit else {})}
     arguments = sliceable(replay.module, layer, replay.args, replay.kwargs)
     for chosen in _once([[], arguments]):

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 
 from topwork import AttentionLayer, Refused, UsageError
 from topwork_lens.layers.description import resolve
+from topwork_lens.layers.name_matching import FUSED, QUERIES
 from topwork_lens.layers.projections import is_projection
-from topwork_lens.layers.spelling import FUSED, QUERIES
 from topwork_lens.pruning.soft import Scatter
 from topwork_lens.refusals import refuse
 

@@ -11,8 +11,8 @@ from topwork import AttentionLayer, CheckpointError, Json
 from topwork_lens.gates import keep_gates
 from topwork_lens.layers.discovery import find_layers
 from topwork_lens.layers.state import is_taught
+from topwork_lens.layers.variant import with_variant
 from topwork_lens.pruning.job import note
-from topwork_lens.pruning.layout_search import with_variant
 from topwork_lens.pruning.slicing import cut
 from topwork_lens.pruning.soft import living_layers, soften
 

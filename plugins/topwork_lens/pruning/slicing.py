@@ -122,7 +122,7 @@ def _at_run_time(
     module: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: Sequence[int], undo: Undo
 ) -> None:
     """What a variant of the layer changes of its calls (see `variants.py`)."""
-    variant = layer.notes.get("variant") or {}
+    variant = layer.variant or {}
     numbers = [(layer.kept or ())[position] for position in heads]
     if variant.get("inside"):
         undo.calls.append(count_on(module, layer.heads, numbers))

@@ -20,7 +20,7 @@ from topwork_lens.gates import module_at
 from topwork_lens.layers.description import resolve
 from topwork_lens.layers.discovery import find_layers
 from topwork_lens.layers.state import noted, write
-from topwork_lens.pruning.fused import with_fused
+from topwork_lens.layers.variant import with_fused
 from topwork_lens.pruning.slicing import Undo, by_parameter, groups_of, index_of, put
 
 

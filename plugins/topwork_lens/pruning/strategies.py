@@ -19,8 +19,9 @@ from topwork_lens.gates import refresh_gates
 from topwork_lens.layers.description import resolve
 from topwork_lens.layers.discovery import describe_one, find_layers
 from topwork_lens.layers.state import write
+from topwork_lens.layers.variant import with_variant
 from topwork_lens.pruning.fused import candidates
-from topwork_lens.pruning.layout_search import Variant, with_variant
+from topwork_lens.pruning.layout_search import Variant
 from topwork_lens.pruning.slicing import Undo, by_parameter, cut, groups_of
 from topwork_lens.pruning.soft import soft_entry, soften, surviving
 from topwork_lens.refusals import refuse
@@ -168,6 +169,6 @@ def note(model: nn.Module, layer: AttentionLayer, kept: Sequence[int], left: Seq
         "groups": layer.groups,
         "groups_left": list(left),
     }
-    if layer.notes.get("variant"):
-        entry["variant"] = layer.notes["variant"]
+    if layer.variant:
+        entry["variant"] = layer.variant
     write(model, "layers", layer, entry)

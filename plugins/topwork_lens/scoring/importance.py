@@ -17,6 +17,7 @@ from topwork import AttentionLayer, Batch, UsageError, fast_products, unknown
 from topwork_lens.capture.interception import no_strangers
 from topwork_lens.gates import GateHook, factors_of, gated, module_at, output_projection, split_heads
 from topwork_lens.layers.torch_mha import unfolded
+from topwork_lens.model_state import device_of, frozen
 from topwork_lens.refusals import refuse
 from topwork_lens.scoring.entropy import sharpness
 from topwork_lens.scoring.memory import Divided, TooMuch, most_kept
@@ -54,24 +55,6 @@ class Sums:
             if not values.isfinite().all():
                 raise UsageError("the gradient of some attention head is no finite number", place=path)
         return total, {path: (values / max(total, 1)).tolist() for path, values in paths.items()}
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter needs a gradient, evaluation mode; all put back afterwards, and no `.grad` is left or changed."""
-    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
-    for parameter, _ in needs:
-        parameter.requires_grad_(False)
-    model.eval()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter, need in needs:
-            parameter.requires_grad_(need)
-        for module, mode in modes:
-            module.training = mode
 
 
 def score(
@@ -114,7 +97,7 @@ def score(
     if not layers:
         raise refuse("unknown_layout", "no attention layer was found in this model")
     sums = Sums()
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     # "batch" takes the absolute value of the sum over all rows of a batch
     divided = Divided(model, most_kept(device) if reduction != "batch" else None)
     precision = "bf16" if torch.is_autocast_enabled(device.type) else "float32"

@@ -1,16 +1,19 @@
-"""The audio tasks learn rows by heart, measured in a new process after saving; targets of other rows score at chance,
-and a model that was taught such targets is at chance when the truth judges it."""
+"""Cases of audio tasks that must learn their rows."""
 
 from __future__ import annotations
 
-import learning
-import pytest
 from audio_models import CONFIGS
 from learning import Case
 
 _DROPS = ("hidden_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout", "layerdrop", "mask_time_prob")
+
+
 _WHISPER = {"config": {**CONFIGS["whisper"], "d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}}
+
+
 _AST = {"config": {**CONFIGS["ast"], "hidden_size": 32}}
+
+
 _WAVEFORM = {
     "config": {
         **CONFIGS["wav2vec2"],
@@ -36,14 +39,3 @@ CASES = {
     "ctc on waveforms": heard(_WAVEFORM, 400),
     "seq2seq": heard(_WHISPER, 300, 1e-3, form="seq2seq", generation={"num_beams": 1, "max_new_tokens": 20}),
 }
-
-
-@pytest.mark.learn
-@pytest.mark.parametrize("name", CASES)
-def test_rows_are_learned_by_heart(name, tmp_path, plugins) -> None:
-    learning.learned(CASES[name], tmp_path, plugins)
-
-
-@pytest.mark.learn
-def test_labels_that_say_nothing_teach_nothing(tmp_path, plugins) -> None:
-    learning.taught_nothing(CASES["audio-classification"], tmp_path, plugins)

@@ -1,0 +1,179 @@
+"""Public names of topwork: the one list, read by type checkers and, at run time, by `topwork.lazy`."""
+
+from topwork.api import (
+    build as build,
+)
+from topwork.api import (
+    from_pretrained as from_pretrained,
+)
+from topwork.api import (
+    load as load,
+)
+from topwork.api import (
+    look as look,
+)
+from topwork.api import (
+    mask_heads as mask_heads,
+)
+from topwork.api import (
+    predict as predict,
+)
+from topwork.api import (
+    prune_heads as prune_heads,
+)
+from topwork.api import (
+    resume as resume,
+)
+from topwork.api import (
+    run as run,
+)
+from topwork.api import (
+    save_pretrained as save_pretrained,
+)
+from topwork.attention_layer import (
+    AttentionLayer as AttentionLayer,
+)
+from topwork.attention_layer import (
+    Size as Size,
+)
+from topwork.attention_layer import (
+    Slices as Slices,
+)
+from topwork.base import (
+    Base as Base,
+)
+from topwork.base import (
+    BaseOptions as BaseOptions,
+)
+from topwork.base import (
+    Features as Features,
+)
+from topwork.data.options import (
+    DataOptions as DataOptions,
+)
+from topwork.data.options import (
+    RowsOptions as RowsOptions,
+)
+from topwork.errors import (
+    CheckpointError as CheckpointError,
+)
+from topwork.errors import (
+    DataError as DataError,
+)
+from topwork.errors import (
+    PluginError as PluginError,
+)
+from topwork.errors import (
+    Problem as Problem,
+)
+from topwork.errors import (
+    RecipeError as RecipeError,
+)
+from topwork.errors import (
+    Refused as Refused,
+)
+from topwork.errors import (
+    TopworkError as TopworkError,
+)
+from topwork.errors import (
+    UsageError as UsageError,
+)
+from topwork.errors import (
+    nearest as nearest,
+)
+from topwork.errors import (
+    unknown as unknown,
+)
+from topwork.files import (
+    write_json as write_json,
+)
+from topwork.files import (
+    write_text as write_text,
+)
+from topwork.files import (
+    write_whole as write_whole,
+)
+from topwork.hookspecs import (
+    hookimpl as hookimpl,
+)
+from topwork.items import (
+    Batch as Batch,
+)
+from topwork.items import (
+    Item as Item,
+)
+from topwork.items import (
+    Json as Json,
+)
+from topwork.items import (
+    Mode as Mode,
+)
+from topwork.items import (
+    Part as Part,
+)
+from topwork.items import (
+    Picture as Picture,
+)
+from topwork.items import (
+    Prediction as Prediction,
+)
+from topwork.items import (
+    Row as Row,
+)
+from topwork.items import (
+    Units as Units,
+)
+from topwork.items import (
+    map_tensors as map_tensors,
+)
+from topwork.kernels.onednn import (
+    fast_products as fast_products,
+)
+from topwork.metric import (
+    MeanMetric as MeanMetric,
+)
+from topwork.metric import (
+    Metric as Metric,
+)
+from topwork.plugins.registry import (
+    Plugins as Plugins,
+)
+from topwork.plugins.registry import (
+    load_plugins as load_plugins,
+)
+from topwork.recipe.recipe import (
+    Recipe as Recipe,
+)
+from topwork.recipe.recipe import (
+    load_recipe as load_recipe,
+)
+from topwork.runs.run import (
+    Run as Run,
+)
+from topwork.saving.alterations import (
+    alterations as alterations,
+)
+from topwork.saving.deferred import (
+    DeferredModule as DeferredModule,
+)
+from topwork.stage import (
+    Stage as Stage,
+)
+from topwork.task import (
+    Column as Column,
+)
+from topwork.task import (
+    State as State,
+)
+from topwork.task import (
+    Task as Task,
+)
+from topwork.task import (
+    TaskOptions as TaskOptions,
+)
+from topwork.task_model import (
+    TaskModel as TaskModel,
+)
+
+__version__: str
+__all__: list[str]

@@ -1,0 +1,29 @@
+"""The commands of the command line that topwork itself has; a plugin adds its own by the same hook.
+
+They are declared here and imported when the command line is built. No plugin may take their names.
+"""
+
+from __future__ import annotations
+
+from topwork.hookspecs import hookimpl
+from topwork.plugins.declaration import Declaration
+
+COMMANDS = {
+    "run": "run:run",
+    "resume": "run:resume",
+    "validate": "recipes:validate",
+    "list": "listing:list_",
+    "cat": "recipes:cat",
+    "cp": "recipes:cp",
+    "new": "recipes:new",
+    "schema": "recipes:schema",
+    "predict": "predict:predict",
+    "plugins": "listing:plugins",
+    "doctor": "listing:doctor",
+}
+
+
+@hookimpl
+def register_commands() -> list[Declaration]:
+    """Declare run, resume, validate, list, cat, cp, new, schema, predict, plugins and doctor."""
+    return [Declaration(name, f"topwork.cli.{target}") for name, target in COMMANDS.items()]

@@ -1,0 +1,52 @@
+"""Temporary states of a model: evaluation mode, frozen parameters; and where it stands.
+
+Entry points: `quiet`, `frozen`, `device_of`. Both context managers restore what they changed, also after an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter; the CPU for a model without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for the time of the block; each module gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Run a model in evaluation mode, without gradients, with the same random numbers every time."""
+    devices = sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda})
+    with torch.no_grad(), torch.random.fork_rng(devices), evaluating(model):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Run a model in evaluation mode with gradients, none of them for its parameters; no `.grad` is left or changed."""
+    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _ in needs:
+        parameter.requires_grad_(False)
+    try:
+        with torch.enable_grad(), evaluating(model):
+            yield
+    finally:
+        for parameter, need in needs:
+            parameter.requires_grad_(need)
