@@ -135,6 +135,9 @@ from topwork.metric import (
 from topwork.metric import (
     Metric as Metric,
 )
+from topwork.plugins.declaration import (
+    Declaration as Declaration,
+)
 from topwork.plugins.registry import (
     Plugins as Plugins,
 )

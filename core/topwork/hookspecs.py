@@ -1,7 +1,8 @@
 """Every hook of topwork, in the order in which a run meets them. This page is the list; there is no other.
 
 A plugin is a module (or any object) named in the entry-point group `topwork`; it marks functions with
-`@topwork.hookimpl`. An implementation may take fewer arguments than stand here; arguments are only ever added.
+`@topwork.hookimpl`. An implementation may take fewer arguments than stand here; arguments are only ever added. A class
+of a task or stage is a plugin too: `my-stage = "my_package:MyStage"`.
 """
 
 from __future__ import annotations

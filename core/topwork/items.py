@@ -61,7 +61,7 @@ def _deprecated_beside(item: Item) -> Any:
     return item.extra
 
 
-setattr(Item, "beside", property(_deprecated_beside))  # noqa: B010  # after dataclass() has read the default
+setattr(Item, "beside", property(_deprecated_beside, doc="Deprecated name of `extra`."))  # noqa: B010  # after dataclass() has read the default
 
 
 @dataclass

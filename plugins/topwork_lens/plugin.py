@@ -4,32 +4,62 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from topwork import hookimpl
+from topwork import Declaration, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
-    from topwork import AttentionLayer, Json, Stage
+    from topwork import AttentionLayer, Json
 
 
 @hookimpl
-def register_stages() -> list[type[Stage]]:
-    """attention, head_importance, head_ablation, prune_heads, prune_schedule and mask_heads."""
-    from topwork_lens.stages.attention import Attention
-    from topwork_lens.stages.heads import HeadAblation, HeadImportance, MaskHeads, PruneHeads
-    from topwork_lens.stages.prune_schedule import PruneSchedule
-
-    return [Attention, HeadImportance, HeadAblation, PruneHeads, PruneSchedule, MaskHeads]
+def register_stages() -> list[Declaration]:
+    """Declare attention, head_importance, head_ablation, prune_heads, prune_schedule and mask_heads."""
+    return [
+        Declaration(
+            "attention",
+            "topwork_lens.stages.attention:Attention",
+            "Entropy (nats), mean distance (positions or patches) and mass on special positions of every attention"
+            " head.",
+        ),
+        Declaration(
+            "head_importance",
+            "topwork_lens.stages.heads:HeadImportance",
+            "Score every attention head by how much the task's loss depends on it.",
+        ),
+        Declaration(
+            "head_ablation",
+            "topwork_lens.stages.heads:HeadAblation",
+            "Measure what happens without each attention head, and with each alone in its layer; the model stays as it"
+            " is.",
+        ),
+        Declaration(
+            "prune_heads",
+            "topwork_lens.stages.heads:PruneHeads",
+            "Remove attention heads: the weights become smaller, and the pruned model is proved equal to the masked"
+            " one.",
+        ),
+        Declaration(
+            "prune_schedule",
+            "topwork_lens.stages.prune_schedule:PruneSchedule",
+            "Score, take some attention heads away, measure on calibration rows, and so on until a limit; then cut"
+            " once.",
+        ),
+        Declaration(
+            "mask_heads",
+            "topwork_lens.stages.heads:MaskHeads",
+            "Switch attention heads off without removing them: gates of 0 that stay on the model and are saved with"
+            " it.",
+        ),
+    ]
 
 
 @hookimpl
-def register_commands() -> list[Any]:
-    """architectures."""
-    from topwork_lens.coverage import architectures
-
-    return [architectures]
+def register_commands() -> list[Declaration]:
+    """Declare the command `architectures`."""
+    return [Declaration("architectures", "topwork_lens.coverage:architectures")]
 
 
 @hookimpl(trylast=True)

@@ -6,54 +6,17 @@ machine is the same. This module stays light: the template engine is imported wh
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from pydantic import Field
-
-from topwork import Json, Stage, hookimpl
-
-if TYPE_CHECKING:
-    from topwork import Run
-
-
-class Report(Stage):
-    """Write `report.html` into the run folder: one offline page with what the stages so far have found."""
-
-    name: ClassVar[str] = "report"
-    columns_shown: ClassVar[tuple[str, ...]] = ("sections", "bytes")
-
-    title: str | None = Field(None, description="headline of the page; the run's name when it is not given")
-
-    def __call__(self, run: Run) -> dict[str, Json]:
-        answer: dict[str, Json] = {}
-        if run.process.main:
-            from topwork_report.page import write_page
-
-            answer = write_page(run.root, title=self.title, without=run.folder.name)
-            for problem in answer["problems"]:
-                run.say(f"report: {problem}")
-        run.process.barrier()
-        return answer
-
-
-def report(run: Path) -> None:
-    """Make the page of a run folder (report.html) again from the folder's files."""
-    import typer
-
-    from topwork_report.page import write_page
-
-    answer = write_page(Path(run))
-    for problem in answer["problems"]:
-        typer.echo(problem, err=True)
-    typer.echo(str(Path(run) / answer["page"]))
+from topwork import Declaration, hookimpl
 
 
 @hookimpl
-def register_stages() -> list[type[Stage]]:
-    return [Report]
+def register_stages() -> list[Declaration]:
+    """Declare the stage `report`."""
+    about = "Write `report.html` into the run folder: one offline page with what the stages so far have found."
+    return [Declaration("report", "topwork_report.stage:Report", about)]
 
 
 @hookimpl
-def register_commands() -> list[Any]:
-    return [report]
+def register_commands() -> list[Declaration]:
+    """Declare the command `report`."""
+    return [Declaration("report", "topwork_report.stage:report")]

@@ -49,10 +49,16 @@ def test_task_stage_and_lens_work_from_elsewhere(tmp_path):
     shutil.copytree(ROOT, rest, ignore=ignored)
     without(rest / "pyproject.toml", "text-classification", "predict", "lens")
     task = "topwork_tasks/text_classification.py"
+    stage = "core/topwork/stages/predict.py"
     projects = [
         move(rest, tmp_path, "moved-task", f"plugins/{task}", "moved_task.py", 'elsewhere-task = "moved_task"'),
         move(
-            rest, tmp_path, "moved-stage", "core/topwork/stages/predict.py", "moved_stage.py", 'stage = "moved_stage"'
+            rest,
+            tmp_path,
+            "moved-stage",
+            "core/topwork/stages/predict.py",
+            "moved_stage.py",
+            'stage = "moved_stage:Predict"',
         ),
         move(rest, tmp_path, "moved-lens", "plugins/topwork_lens", "topwork_lens", 'lens = "topwork_lens.plugin"'),
     ]

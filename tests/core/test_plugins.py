@@ -13,7 +13,17 @@ from pathlib import Path
 import pluggy
 import pytest
 
-from topwork import BaseOptions, PluginError, RowsOptions, Stage, TopworkError, UsageError, hookimpl, load_plugins
+from topwork import (
+    BaseOptions,
+    Declaration,
+    PluginError,
+    RowsOptions,
+    Stage,
+    TopworkError,
+    UsageError,
+    hookimpl,
+    load_plugins,
+)
 
 GOOD = """
     from topwork import Stage, hookimpl
@@ -311,3 +321,35 @@ def test_every_hook_is_documented_and_the_manager_is_not_shared() -> None:
     first.observe(Fake("watching", run_done=lambda run: None))
     assert (first.loaded, first.implementers("run_done") != []) == ([], True)
     assert second.implementers("load_base") == ["mine"]
+
+
+def test_a_declaration_says_what_the_class_says(plugins) -> None:
+    fresh = load_plugins()
+    for table in (plugins.tasks, plugins.stages):
+        for name in table:
+            about = getattr(fresh, f"{table.kind}s").about(name)
+            assert about == (table[name].__doc__ or "").strip().splitlines()[0], name
+
+
+@pytest.mark.parametrize("kind", ["missing module", "missing class", "other name", "no stage", "raises"])
+def test_a_declaration_that_leads_nowhere_names_the_plugin_when_it_is_used(kind: str, tmp_path: Path, monkeypatch):
+    source = "import topwork\nclass Odd(topwork.Stage):\n  name = 'odd'\n  def __call__(self, run): return {}\n"
+    (tmp_path / "declared_stage.py").write_text(source + ("1 / 0" if kind == "raises" else ""))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "declared_stage", raising=False)
+    target = {"missing module": "no_such_module:Odd", "missing class": "declared_stage:Even", "no stage": "os:path"}
+    name = "even" if kind == "other name" else "odd"
+    declared = Declaration(name, target.get(kind, "declared_stage:Odd"), "Odd.")
+    plugins = alone(extra=[Fake("lazy", register_stages=lambda: [declared])])
+    assert (list(plugins.stages), plugins.stages.about(name)) == ([name], "Odd.")
+    with pytest.raises(PluginError, match=r"plugin lazy \(given\)"):
+        plugins.stage(name)
+    right = alone(extra=[Fake("lazy", register_stages=lambda: [Declaration("odd", "declared_stage:Odd")])])
+    if kind != "raises":
+        assert right.stage("odd").name == "odd"
+
+
+def test_a_class_of_a_stage_is_a_plugin_by_itself() -> None:
+    plugins = alone(extra=[a_stage("lonely"), Fake])
+    assert list(plugins.stages) == ["lonely"]
+    assert plugins.failed == []

@@ -19,7 +19,7 @@ from PIL import Image
 
 from topwork_report.colours import STEPS, inks, level, scales
 from topwork_report.page import write_page
-from topwork_report.plugin import Report, report
+from topwork_report.stage import Report, report
 
 make_run, stage, layer, page, results = (
     report_run.make_run,

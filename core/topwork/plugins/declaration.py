@@ -132,6 +132,14 @@ def check_entry(kind: str, thing: Any) -> None:
         raise PluginError(f"a sample is described by a text, not by {thing!r}")
 
 
+def kind_of(thing: type) -> str | None:
+    """Return "task" or "stage" for a class of one of these contracts: it may be a plugin by itself; else None."""
+    from topwork.stage import Stage
+    from topwork.task import Task
+
+    return "task" if issubclass(thing, Task) else "stage" if issubclass(thing, Stage) else None
+
+
 def first_line(thing: Any) -> str:
     """Return the first line of a docstring."""
     return ((getattr(thing, "__doc__", None) or "").strip().splitlines() or [""])[0]

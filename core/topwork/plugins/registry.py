@@ -20,7 +20,7 @@ import pluggy
 from topwork import commands, hookspecs
 from topwork.errors import PluginError, TopworkError, UsageError, unknown
 from topwork.plugins.calls import is_strict, raised_by_code, trace_calls, wrap_hooks
-from topwork.plugins.declaration import Declaration, Table, check_entry
+from topwork.plugins.declaration import Declaration, Table, check_entry, kind_of
 from topwork.plugins.loading import (
     Candidate,
     FailedPlugin,
@@ -208,7 +208,7 @@ class Plugins:
                 raise
         self.loaded.append(info)
         self._modules[getattr(plugin, "__name__", None) or type(plugin).__module__] = info
-        if not manager.get_hookcallers(plugin):
+        if not manager.get_hookcallers(plugin) and not (isinstance(plugin, type) and kind_of(plugin)):
             warnings.warn(
                 f"the plugin {info} brings nothing; mark its hooks with `@topwork.hookimpl`",
                 RuntimeWarning,
@@ -217,7 +217,8 @@ class Plugins:
 
     def _collect(self, plugin: Any, info: PluginInfo) -> None:
         for kind, table in (("task", self.tasks), ("stage", self.stages), ("command", self.commands)):
-            for thing in self._registered(f"register_{kind}s", plugin):
+            alone: list[Any] = [plugin] if isinstance(plugin, type) and kind_of(plugin) == kind else []
+            for thing in alone or self._registered(f"register_{kind}s", plugin):
                 if not isinstance(thing, Declaration):
                     check_entry(kind, thing)
                 name = (

@@ -12,7 +12,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork.data.loop import evaluate_rows, loss_batches
 from topwork.files import write_json
-from topwork.hookspecs import hookimpl
 from topwork.items import Json, Picture
 from topwork.stage import Stage
 
@@ -141,8 +140,3 @@ class Gallery:
                 }
             )
         write_json(Path(run.folder) / "pictures.json", lines)
-
-
-@hookimpl
-def register_stages() -> list[type[Stage]]:
-    return [Evaluate]

@@ -11,7 +11,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork.data.loop import predict_rows, share_of
 from topwork.files import plain, write_whole
-from topwork.hookspecs import hookimpl
 from topwork.items import Json
 from topwork.stage import Stage
 
@@ -79,8 +78,3 @@ def in_order(shares: list[Path]) -> Iterator[str]:
 
     for _, line in heapq.merge(*map(lines, shares)):
         yield line
-
-
-@hookimpl
-def register_stages() -> list[type[Stage]]:
-    return [Predict]

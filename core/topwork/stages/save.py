@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from topwork.hookspecs import hookimpl
 from topwork.items import Json
 from topwork.saving.model_folder import is_plain, save_folder
 from topwork.stage import Stage
@@ -43,8 +42,3 @@ def last_metrics(run: Run) -> dict[str, float]:
         if metrics:
             return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
     return {}
-
-
-@hookimpl
-def register_stages() -> list[type[Stage]]:
-    return [Save]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from topwork.hookspecs import hookimpl
 from topwork.items import Json
 from topwork.stage import Stage
 
@@ -75,8 +74,3 @@ class Train(Stage):
         from topwork.training.trainer import train
 
         return train(self, run)
-
-
-@hookimpl
-def register_stages() -> list[type[Stage]]:
-    return [Train]

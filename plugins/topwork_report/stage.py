@@ -1,0 +1,45 @@
+"""The stage `report` and the command `report`; both make the page of a run folder by `page.write_page`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from topwork import Json, Stage
+
+if TYPE_CHECKING:
+    from topwork import Run
+
+
+class Report(Stage):
+    """Write `report.html` into the run folder: one offline page with what the stages so far have found."""
+
+    name: ClassVar[str] = "report"
+    columns_shown: ClassVar[tuple[str, ...]] = ("sections", "bytes")
+
+    title: str | None = Field(None, description="headline of the page; the run's name when it is not given")
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        answer: dict[str, Json] = {}
+        if run.process.main:
+            from topwork_report.page import write_page
+
+            answer = write_page(run.root, title=self.title, without=run.folder.name)
+            for problem in answer["problems"]:
+                run.say(f"report: {problem}")
+        run.process.barrier()
+        return answer
+
+
+def report(run: Path) -> None:
+    """Make the page of a run folder (report.html) again from the folder's files."""
+    import typer
+
+    from topwork_report.page import write_page
+
+    answer = write_page(Path(run))
+    for problem in answer["problems"]:
+        typer.echo(problem, err=True)
+    typer.echo(str(Path(run) / answer["page"]))
