@@ -52,14 +52,7 @@ def test_task_stage_and_lens_work_from_elsewhere(tmp_path):
     stage = "core/topwork/stages/predict.py"
     projects = [
         move(rest, tmp_path, "moved-task", f"plugins/{task}", "moved_task.py", 'elsewhere-task = "moved_task"'),
-        move(
-            rest,
-            tmp_path,
-            "moved-stage",
-            "core/topwork/stages/predict.py",
-            "moved_stage.py",
-            'stage = "moved_stage:Predict"',
-        ),
+        move(rest, tmp_path, "moved-stage", stage, "moved_stage.py", 'stage = "moved_stage:Predict"'),
         move(rest, tmp_path, "moved-lens", "plugins/topwork_lens", "topwork_lens", 'lens = "topwork_lens.plugin"'),
     ]
     python = make_environment(tmp_path, rest, *projects)
