@@ -70,11 +70,19 @@ class Batch:
 
     In mode "loss" all items of a row stand in one batch; `rows` numbers the rows of the batch from 0 in the
     order of their first item.
+
+    Args:
+        inputs: keyword arguments of the model.
+        items: the items that were collated, in their order.
+        device: where `inputs` lies; None before it was moved.
+        mode: the mode of `Task.collate`, noted by topwork; None for a batch that was made by hand. What belongs to
+            training alone (label smoothing, mixing ...) is in force where it is "train", and nowhere else.
     """
 
     inputs: dict[str, Any]
     items: Sequence[Item]
     device: Any = None
+    mode: Mode | None = None
     rows: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +105,7 @@ class Batch:
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
         """The batch with every tensor of `inputs`, however deep, on `device`."""
         moved = map_tensors(self.inputs, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        return Batch(moved, self.items, device)
+        return Batch(moved, self.items, device, self.mode)
 
     def mean_by_row(self, values: torch.Tensor) -> torch.Tensor:
         """[items] -> [rows]: the mean of the values of each row's items."""

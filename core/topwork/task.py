@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -96,6 +97,8 @@ class Task(ABC):
             if old in vars(cls) and new not in vars(cls):
                 warn_renamed(f"{cls.__name__}.{old}", new)
                 setattr(cls, new, vars(cls)[old])
+        if "collate" in vars(cls):
+            setattr(cls, "collate", _noting_mode(vars(cls)["collate"]))  # noqa: B010  # a method is no plain attribute
 
     def __init__(self, bases: Mapping[str, Base], options: Any, state: State) -> None:
         self.bases, self.options, self.state = dict(bases), options, state
@@ -190,6 +193,9 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The training loss of a batch, a scalar. Default: the model's own.
 
+        What changes the loss in training only (label smoothing, mixing ...) is in force where `batch.mode` is "train":
+        the loss of an evaluation and those that score attention heads are unchanged, whatever mode the model is in.
+
         `model` may be wrapped (several processes): call it, do not reach inside.
         """
         loss = model(**batch.inputs).loss
@@ -200,6 +206,23 @@ class Task(ABC):
                 hint="give the task a `loss` of its own",
             )
         return loss
+
+    def loss_terms(self, model: nn.Module, batch: Batch) -> Sequence[torch.Tensor]:
+        """Return the summands of `loss` that are means over different numbers of targets. Default: `loss` alone."""
+        return (self.loss(model, batch),)
+
+    def target_counts(self, batch: Batch) -> Sequence[float | torch.Tensor]:
+        """Return for each of `loss_terms` the number that it is divided by: targets of which a row has a varying number
+        (tokens, boxes, pixels), a sum of weights. Default: the number of items.
+
+        Batches whose gradients are accumulated, on one process or several, are weighted by it, so that they make the
+        step of one large batch. 0 means: the term is a sum and no mean; where a batch has no targets, and the term is
+        divided by 1, the number is 0 as well.
+
+        Example:
+            return ((batch.inputs["labels"] != -100).sum(),)
+        """
+        return (len(batch),)
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """[rows]: the loss of each row as if it were alone. Default: one row at a time, which is always right.
@@ -270,6 +293,19 @@ class Task(ABC):
     def describe(self) -> dict[str, Json]:
         """Lines for the model card. Default: the state's plain values."""
         return {key: value for key, value in self.state.values.items() if isinstance(value, str | int | float | list)}
+
+
+def _noting_mode(collate: Callable[..., Batch]) -> Callable[..., Batch]:
+    """Wrap a task's `collate` so that the batch knows its mode."""
+
+    @wraps(collate)
+    def collate_in_mode(self: Task, items: Sequence[Item], mode: Mode) -> Batch:
+        batch = collate(self, items, mode)
+        if isinstance(batch, Batch):
+            batch.mode = mode
+        return batch
+
+    return collate_in_mode
 
 
 class _Brief(reprlib.Repr):

@@ -258,7 +258,7 @@ def fitted(batch: Batch, model: nn.Module) -> Batch:
         else value
         for name, value in batch.inputs.items()
     }
-    return Batch(inputs, batch.items, batch.device)
+    return Batch(inputs, batch.items, batch.device, batch.mode)
 
 
 def autocast(device: Any, precision: str) -> Any:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from topwork.data.batching import Budget, TrainBatches
 from topwork.data.loop import fitted
 from topwork.data.roles import row_count
 from topwork.errors import TopworkError, UsageError
-from topwork.items import Json
+from topwork.items import Batch, Json
 from topwork.kernels.onednn import fast_products
 from topwork.runs.run import CHECKPOINTS
 from topwork.saving.manifest import WEIGHTS
@@ -118,9 +120,10 @@ class TaskTrainer(Trainer):
         )
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        # every loss here is the mean of its batch, never normalised over the accumulated batches
+        # the terms of each loss are weighted in `compute_loss`: Trainer must divide by nothing
         self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = False
+        self.loss_is_scaled_for_ga = True
+        self._weights: deque[torch.Tensor | None] = deque()
 
     # ------------------------------------------------------------------ batches
 
@@ -161,17 +164,38 @@ class TaskTrainer(Trainer):
                 batches.append(next(epoch_iterator))
             except StopIteration:
                 break
+        self._weights = deque(self._term_weights(batches))
         return batches, None
+
+    def _term_weights(self, batches: list[Batch]) -> list[torch.Tensor | None]:
+        """Return the weights of the loss terms of each batch of a step; None for a batch that is the whole step.
+
+        With them the batches of all processes together have the loss of one large batch: its sums divided by its
+        numbers of targets.
+        """
+        processes = self.run.process.count
+        if not batches or (len(batches) == 1 and processes == 1):
+            return [None] * len(batches)
+        counts = torch.stack([_counts(self.task.target_counts(batch), self.args.device) for batch in batches])
+        totals = counts.sum(0)
+        if processes > 1:  # gradients of processes are averaged afterwards, hence the factor
+            totals = self.accelerator.reduce(totals, reduction="sum")
+        return list(_divisors(counts) / _divisors(totals) * processes)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         self.freezing.quiet_norms()
+        weights = self._weights.popleft()
         self.seen += len(inputs)
         # what is computed again in the backward pass would be computed outside of this mode
         precision = "float32" if self.precision == "float32" and not self.stage.gradient_checkpointing else "other"
         with fast_products(self.run.device, precision):
-            return self.task.loss(model, fitted(inputs, self.run.model))
+            batch = fitted(inputs, self.run.model)
+            if weights is None:
+                return self.task.loss(model, batch)
+            terms = self.task.loss_terms(model, batch)
+            return sum(term * weight for term, weight in zip(terms, weights, strict=True))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -229,6 +253,15 @@ class TaskTrainer(Trainer):
             super()._load_best_model()
         else:
             load_weights(self.run.model, Path(best) / WEIGHTS, shared(self.run.model))
+
+
+def _counts(counts: Sequence[float | torch.Tensor], device: Any) -> torch.Tensor:
+    return torch.stack([torch.as_tensor(count, dtype=torch.float32).to(device) for count in counts])
+
+
+def _divisors(counts: torch.Tensor) -> torch.Tensor:
+    """What means over so many targets are divided by: a mean over none is divided by 1."""
+    return torch.where(counts == 0, torch.ones_like(counts), counts)
 
 
 def shared(model: Any) -> dict[str, str]:

@@ -120,7 +120,7 @@ def cut(batch: Batch, count: int) -> list[Batch]:
     for first, last in pairwise(bounds):
         places = [place for place, row in enumerate(batch.rows) if first <= row < last]
         inputs = {name: _at(value, places) for name, value in batch.inputs.items()}
-        found.append(Batch(inputs, [batch.items[place] for place in places], batch.device))
+        found.append(Batch(inputs, [batch.items[place] for place in places], batch.device, batch.mode))
     return found
 
 
