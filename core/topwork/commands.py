@@ -11,6 +11,7 @@ from topwork.plugins.declaration import Declaration
 COMMANDS = {
     "run": "run:run",
     "resume": "run:resume",
+    "data": "data:data",
     "validate": "recipes:validate",
     "list": "listing:list_",
     "cat": "recipes:cat",
@@ -25,5 +26,5 @@ COMMANDS = {
 
 @hookimpl
 def register_commands() -> list[Declaration]:
-    """Declare run, resume, validate, list, cat, cp, new, schema, predict, plugins and doctor."""
+    """Declare run, resume, data, validate, list, cat, cp, new, schema, predict, plugins and doctor."""
     return [Declaration(name, f"topwork.cli.{target}") for name, target in COMMANDS.items()]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from topwork.attention_layer import AttentionLayer
     from topwork.base import Base, BaseOptions
     from topwork.data.options import RowsOptions
+    from topwork.data.profile import Profile
     from topwork.items import Json
     from topwork.runs.run import Run
     from topwork.stage import Stage
@@ -83,6 +84,11 @@ def attention_layer(path: str, module: nn.Module, model: nn.Module) -> Attention
 @hookspec(firstresult=True)
 def look(model: nn.Module, plugins: Any) -> Any | None:
     """What stands behind `topwork.look`: an object that finds, captures, masks and prunes attention heads."""
+
+
+@hookspec(firstresult=True)
+def profile_page(profile: Profile, file: Path) -> bool | None:
+    """Write the profile of a recipe's rows (`topwork data --page FILE`) as one offline page; True when written."""
 
 
 @hookspec

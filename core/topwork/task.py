@@ -283,6 +283,30 @@ class Task(ABC):
         brief = _Brief().repr
         return Picture(caption=f"predicted {brief(prediction)}" + (f", truth {brief(truth)}" if truth else ""))
 
+    # ------------------------------------------------------------------ rows before any model exists
+
+    @classmethod
+    def measure(cls, row: Row, options: Any) -> Mapping[str, float]:
+        """Return what is worth a distribution of one row: {"width": 640.0, "height": 480.0, "boxes": 3.0}.
+
+        `topwork data` reports quantiles of each. Read headers, decode nothing. Default: nothing.
+        """
+        return {}
+
+    @classmethod
+    def preview(cls, row: Row, options: Any) -> Picture:
+        """Render one row as the task reads it, before any model exists. Default: its columns as text."""
+        brief = _Brief().repr
+        return Picture(", ".join(f"{name}: {brief(row[name])}" for name in cls.columns if row.get(name) is not None))
+
+    @classmethod
+    def doubts(cls, rows: Sequence[Row], options: Any) -> list[str]:
+        """Return what looks wrong in rows of one role without being an error, one sentence each. Default: nothing.
+
+        Examples: depth in the thousands (millimetres?), masks whose value 255 is both a class and ignored.
+        """
+        return []
+
     @classmethod
     @abstractmethod
     def example_rows(cls) -> list[Row]:

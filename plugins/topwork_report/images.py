@@ -44,9 +44,13 @@ def _encode(file: Path) -> dict[str, Any]:
 
     with Image.open(file) as opened:
         opened.load()
-        plain = ImageOps.exif_transpose(opened)
-        image = plain if plain.mode in ("L", "LA", "RGB", "RGBA", "P") else plain.convert("RGB")
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
+        return encoded(ImageOps.exif_transpose(opened))
+
+
+def encoded(plain: Image) -> dict[str, Any]:
+    """Encode an image for the page as {"uri", "width", "height", "small"}; a large one is made smaller."""
+    image = plain if plain.mode in ("L", "LA", "RGB", "RGBA", "P") else plain.convert("RGB")
+    image = image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
     if max(image.size) > LARGEST_SIDE:
         image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     kind, data = _bytes(image)

@@ -53,7 +53,7 @@ def page_text(run: RunFiles, title: str | None = None) -> str:
         part["blocks"] += _pictures(run, stage, share, marks)
         sections.append(part)
     light, dark = (list(zip(scale, inks(scale), strict=True)) for scale in scales())
-    return _environment().get_template("page.html.j2").render(
+    return environment().get_template("page.html.j2").render(
         title=title or str(run.about.get("name") or run.folder.resolve().name),
         head=_head(run),
         versions=_versions(run),
@@ -69,7 +69,8 @@ def page_text(run: RunFiles, title: str | None = None) -> str:
 
 
 @cache
-def _environment() -> Any:
+def environment() -> Any:
+    """Return the template engine, with escaping on and undefined names as errors."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = Path(__file__).resolve().parent

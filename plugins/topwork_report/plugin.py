@@ -6,6 +6,9 @@ machine is the same. This module stays light: the template engine is imported wh
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from topwork import Declaration, hookimpl
 
 
@@ -20,3 +23,12 @@ def register_stages() -> list[Declaration]:
 def register_commands() -> list[Declaration]:
     """Declare the command `report`."""
     return [Declaration("report", "topwork_report.stage:report")]
+
+
+@hookimpl
+def profile_page(profile: Any, file: Path) -> bool:
+    """Write the page of a profile of rows."""
+    from topwork_report.profile_page import write_profile
+
+    write_profile(profile, file)
+    return True

@@ -141,18 +141,42 @@ def source(path: str) -> str:
 
 
 CORE_ROOMS = (
-    *("cli", "recipe", "plugins", "hookspecs", "api", "runs", "data", "stages", "training", "saving", "kernels"),
+    *(
+        "commands",
+        "cli",
+        "recipe",
+        "plugins",
+        "hookspecs",
+        "api",
+        "runs",
+        "data",
+        "stages",
+        "training",
+        "saving",
+        "kernels",
+    ),
     *("task", "base", "stage", "metric", "items", "attention_layer", "task_heads", "task_model", "testing"),
-    *("errors", "system_errors", "files", "console", "console_plugin", "deprecation"),
+    *("errors", "system_errors", "files", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
     *("plugin", "look", "layers", "capture", "gates", "scoring", "pruning", "schedule", "stages"),
-    *("flops", "refusals", "coverage", "v4"),
+    *("flops", "model_state", "refusals", "coverage", "v4"),
 )
 BASES_ROOMS = ("rows", "samples", "transformers", "timm")
 REPORT_ROOMS = (
-    *("plugin", "run_files", "page", "summary", "sections", "charts", "heads", "attention_view", "json_blocks"),
-    *("images", "colours", "formatting"),
+    *(
+        "plugin",
+        "stage",
+        "run_files",
+        "page",
+        "summary",
+        "sections",
+        "charts",
+        "heads",
+        "attention_view",
+        "json_blocks",
+    ),
+    *("profile_page", "images", "colours", "formatting"),
 )
 TASK_ROOMS = (
     *("_classification", "_text", "_vision", "_audio", "text_classification", "token_classification"),

@@ -46,7 +46,7 @@ def predict(
         raise UsageError("nothing to predict", hint="give rows (a file, a data set), or -i column=value")
     if not model.is_dir():
         raise UsageError(f"there is no model folder `{model}`")
-    columns = dict(_pair(text, "-c") for text in column or ())
+    columns = dict(split_pair(text, "-c") for text in column or ())
     from topwork.api import load
     from topwork.runs.execute import hush_libraries
 
@@ -106,7 +106,7 @@ def _typed_rows(pairs: Iterable[str], task: type[Task]) -> list[Row]:
     read as YAML, everything else is text."""
     rows: list[dict[str, Any]] = [{}]
     for text in pairs:
-        name, value = _pair(text, "-i")
+        name, value = split_pair(text, "-i")
         if name in rows[-1]:
             rows.append({})
         known = task.columns.get(name)
@@ -132,7 +132,7 @@ def _plain(value: str) -> Any:
     return node.plain()
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
+def split_pair(text: str, option: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError(f"`{text}` is not of the form column=value", place=option)

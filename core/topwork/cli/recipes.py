@@ -16,6 +16,9 @@ def validate(
     context: typer.Context,
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="YAML files, or names of shipped recipes.")],
     override: Overrides = None,
+    with_data: Annotated[
+        bool, typer.Option("--data", help="Read the rows too (see `topwork data`); exit with 1 when there is a doubt.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check recipes without running them: every fault with file, line and column."""
@@ -25,8 +28,9 @@ def validate(
     answers: list[dict[str, Any]] = []
     for recipe in recipes:
         try:
-            load_recipe(recipe, override or (), session.plugins)
-            answers.append({"recipe": recipe, "ok": True, "problems": []})
+            loaded = load_recipe(recipe, override or (), session.plugins)
+            doubts = _doubts(session, loaded) if with_data else []
+            answers.append({"recipe": recipe, "ok": True, "problems": [], "doubts": doubts})
         except RecipeError as error:
             problems = [vars(problem) for problem in error.problems]
             answers.append({"recipe": recipe, "ok": False, "problems": problems, "text": str(error)})
@@ -34,15 +38,29 @@ def validate(
             problems = [{"place": recipe, "path": "", "message": str(error)}]
             answers.append({"recipe": recipe, "ok": False, "problems": problems, "text": str(error)})
     if as_json:
-        print_json([{key: answer[key] for key in ("recipe", "ok", "problems")} for answer in answers])
+        keys = ("recipe", "ok", "problems", *(("doubts",) if with_data else ()))
+        print_json([{key: answer.get(key, []) for key in keys} for answer in answers])
     else:
         for answer in answers:
             if answer["ok"]:
                 print(f"{answer['recipe']}: ok")
+                for doubt in answer["doubts"]:
+                    print(f"{answer['recipe']}: doubt: {doubt}")
             else:
                 say(answer["text"])
     if not all(answer["ok"] for answer in answers):
         raise typer.Exit(2)
+    if any(answer["doubts"] for answer in answers):
+        raise typer.Exit(1)
+
+
+def _doubts(session: Session, recipe: Any) -> list[str]:
+    """Read the rows of a recipe and return what looks wrong in them."""
+    from topwork.cli.data import profile_recipe
+    from topwork.runs.execute import hush_libraries
+
+    hush_libraries()
+    return profile_recipe(session.plugins, recipe, examples=0).doubts
 
 
 def cat(

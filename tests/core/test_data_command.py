@@ -1,0 +1,107 @@
+"""`topwork data` and `validate --data`: rows are shown as a run reads them, and every doubt is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import topwork
+from topwork.cli import main
+from topwork.cli.data import profile_recipe
+from topwork.data.options import DataOptions
+from topwork.data.profile import profile_rows, quantiles
+from topwork.data.roles import Roles
+from topwork_report.profile_page import write_profile
+
+PLUGINS = topwork.load_plugins()
+
+
+def profile(task: str, **rows):
+    roles = Roles(PLUGINS.task(task), PLUGINS, DataOptions(), given=rows)
+    return profile_rows(PLUGINS.task(task), PLUGINS.task(task).Options(), roles, list(rows))
+
+
+def texts(*pairs):
+    return [{"text": text, "label": label} for text, label in pairs]
+
+
+def test_quantiles_are_those_of_the_sorted_values():
+    assert quantiles(range(101)) == {"min": 0.0, "p5": 5.0, "median": 50.0, "p95": 95.0, "max": 100.0}
+    assert quantiles([]) == {}
+
+
+@pytest.mark.parametrize("task", sorted(PLUGINS.tasks))
+def test_rows_of_every_task_have_a_profile_and_a_page(task, tmp_path):
+    rows = PLUGINS.task(task).example_rows()
+    made = profile(task, train=rows)
+    (role,) = made.roles
+    assert role.rows == role.profiled == len(rows)
+    assert {column.name for column in role.columns} <= set(PLUGINS.task(task).columns)
+    assert len(role.examples) == 3 and all(picture.caption for picture in role.examples)
+    json.dumps(made.to_json())
+    write_profile(made, tmp_path / "rows.html")
+    page = (tmp_path / "rows.html").read_text(encoding="utf-8")
+    assert "http://" not in page.replace("http://www.w3.org", "") and "<script" not in page
+
+
+def test_labels_are_counted_and_compared_between_roles():
+    train = texts(*((f"text {index}", "ab"[index % 2]) for index in range(40)))
+    made = profile("text-classification", train=train, evaluate=texts(("x", "a"), ("y", "c"), ("z", "a")))
+    labels = {role.role: role.columns[1].labels for role in made.roles}
+    assert labels == {"train": {"a": 20, "b": 20}, "evaluate": {"a": 2, "c": 1}}
+    assert [doubt for doubt in made.doubts if "'c'" in doubt and "no profiled training row" in doubt]
+    assert [doubt for doubt in made.doubts if "'b'" in doubt and "in no profiled row" in doubt]
+
+
+def test_leakage_repetition_imbalance_and_a_constant_target_are_doubts():
+    train = texts(*((f"text {index}", "a") for index in range(60)), ("rare", "b"), ("rare", "b"))
+    made = profile("text-classification", train=train, evaluate=texts(("text 3", "a"), ("new", "a")))
+    assert [doubt for doubt in made.doubts if doubt.startswith("train: 1 of 62 rows repeat")]
+    assert [doubt for doubt in made.doubts if "imbalanced" in doubt and "60 rows" in doubt]
+    assert [doubt for doubt in made.doubts if doubt.startswith("1 of 2 evaluate rows have the same inputs")]
+    assert [doubt for doubt in made.doubts if doubt.startswith("evaluate") and "the single value 'a'" in doubt]
+
+
+def test_clean_rows_have_no_doubts():
+    train = texts(*((f"text {index}", "ab"[index % 2]) for index in range(40)))
+    assert profile("text-classification", train=train, evaluate=texts(("x", "a"), ("y", "b"))).doubts == []
+
+
+def write(tmp_path):
+    lines = ["review,stars", *(f"text {index},{'ab'[index % 2]}" for index in range(40)), "text 3,b"]
+    (tmp_path / "reviews.csv").write_text("\n".join(lines) + "\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "task: text-classification\n"
+        "base: {config: {model_type: bert}}\n"
+        f"data: {{train: {{path: {tmp_path / 'reviews.csv'}}}, evaluate: {{cut: 0.2}},"
+        " columns: {text: review, label: stars}}\n"
+        "stages: [train, evaluate]\n"
+    )
+    return recipe
+
+
+def test_the_command_reads_a_recipe_or_a_file(tmp_path, capsys):
+    recipe, page = write(tmp_path), tmp_path / "rows.html"
+    assert main(["data", str(recipe), "--page", str(page), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [(role["role"], role["rows"]) for role in shown["roles"]] == [("train", 33), ("evaluate", 8)]
+    assert shown["roles"][0]["columns"][0]["source"] == "review" and page.is_file()
+    command = ["data", str(tmp_path / "reviews.csv"), "--task", "text-classification"]
+    assert main([*command, "-c", "text=review", "-c", "label=stars", "--check"]) == 1
+    assert "1 of 41 rows repeat the inputs of another row" in capsys.readouterr().out
+    assert main([*command]) != 0  # without the mapping there is no column `text`
+    assert "review" in capsys.readouterr().err
+
+
+def test_validate_with_data_is_a_check(tmp_path, capsys):
+    recipe = write(tmp_path)
+    assert main(["validate", str(recipe)]) == 0
+    capsys.readouterr()
+    code = main(["validate", str(recipe), "--data"])
+    shown = capsys.readouterr().out
+    doubts = profile_recipe(PLUGINS, topwork.load_recipe(recipe, (), PLUGINS), examples=0).doubts
+    assert code == (1 if doubts else 0) and all(doubt in shown for doubt in doubts)
+    (tmp_path / "reviews.csv").write_text("review,stars\n")
+    assert main(["validate", str(recipe), "--data"]) == 2
