@@ -129,8 +129,7 @@ def gated(
     runs = [0]
 
     def count(module: nn.Module, *_: Any) -> None:
-        # what is answered from memory (`answers.py`) runs nothing
-        runs[0] += not getattr(module.forward, "from_memory", False)
+        runs[0] += 1
 
     with ExitStack() as stack:
         stack.enter_context(unfolded([module_at(model, path) for path in gates]))

@@ -22,13 +22,14 @@ from topwork_lens.pruning.prune import Pruned, lines, prune
 from topwork_lens.pruning.random_inputs import probe_inputs
 from topwork_lens.pruning.soft import living_layers
 from topwork_lens.refusals import refuse
-from topwork_lens.scoring.importance import RowLosses, own_loss, score, single_items
+from topwork_lens.scoring.importance import own_loss, score, single_items
+from topwork_lens.scoring.row_independence import RowLosses
 from topwork_lens.scoring.selection import Importance, Normalise, importance_of, in_groups
 
 if TYPE_CHECKING:
     import torch
 
-    from topwork_lens.scoring.importance import Reduction
+    from topwork_lens.scoring.gradients import Reduction
 
 #: original numbers of attention heads by layer; see `Look` for how a layer is named
 Heads = Mapping[Any, Sequence[int]]

@@ -26,18 +26,18 @@ def register_stages() -> list[Declaration]:
         ),
         Declaration(
             "head_importance",
-            "topwork_lens.stages.heads:HeadImportance",
+            "topwork_lens.stages.head_importance:HeadImportance",
             "Score every attention head by how much the task's loss depends on it.",
         ),
         Declaration(
             "head_ablation",
-            "topwork_lens.stages.heads:HeadAblation",
+            "topwork_lens.stages.head_ablation:HeadAblation",
             "Measure what happens without each attention head, and with each alone in its layer; the model stays as it"
             " is.",
         ),
         Declaration(
             "prune_heads",
-            "topwork_lens.stages.heads:PruneHeads",
+            "topwork_lens.stages.prune_heads:PruneHeads",
             "Remove attention heads: the weights become smaller, and the pruned model is proved equal to the masked"
             " one.",
         ),
@@ -49,7 +49,7 @@ def register_stages() -> list[Declaration]:
         ),
         Declaration(
             "mask_heads",
-            "topwork_lens.stages.heads:MaskHeads",
+            "topwork_lens.stages.mask_heads:MaskHeads",
             "Switch attention heads off without removing them: gates of 0 that stay on the model and are saved with"
             " it.",
         ),

@@ -26,7 +26,7 @@ from lens_rows import bert, by_length, losses, sentences, write
 from topwork import Batch, fast_products
 from topwork_lens.flops import count_flops
 from topwork_lens.look import Look
-from topwork_lens.schedule.output_cache import Together
+from topwork_lens.schedule.output_cache import CachedMeasure
 from topwork_lens.schedule.schedule import Limits, Schedule
 from topwork_lens.scoring.selection import Choice
 
@@ -73,7 +73,7 @@ def search(model: Any, many: list[Batch], threshold: float, **options: Any) -> d
     total = sum(layer.heads for layer in layers)
     flops = count_flops(model, layers, lambda: accuracy(model, many[:1]))
     bisect = options.pop("bisect", False)
-    both = Together(model, measured, score, options.get("iterative", False))
+    both = CachedMeasure(model, measured, score, options.get("iterative", False))
     schedule = Schedule(
         layers,
         Choice(at_least=0),
@@ -84,7 +84,7 @@ def search(model: Any, many: list[Batch], threshold: float, **options: Any) -> d
         both.score,
         **options,
     )
-    return (schedule.bisect() if bisect else schedule.run()).gone
+    return (schedule.bisect() if bisect else schedule.run()).removed
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:

@@ -18,10 +18,10 @@ import topwork
 from topwork import AttentionLayer, RecipeError, UsageError
 from topwork_lens.flops import Flops, attention_share, count_flops, speed_limit
 from topwork_lens.look import Look
-from topwork_lens.schedule import output_cache as answers
-from topwork_lens.schedule.schedule import Limits, Schedule, at_random
-from topwork_lens.scoring.selection import Choice, Importance, LayerScores, choose
-from topwork_lens.stages.heads import ScoreOptions, score_model
+from topwork_lens.schedule import output_cache
+from topwork_lens.schedule.schedule import Limits, Schedule
+from topwork_lens.scoring.selection import Choice, Importance, LayerScores, choose, choose_random
+from topwork_lens.stages.head_importance import ScoreOptions, score_model
 from topwork_lens.stages.prune_schedule import PruneSchedule
 
 make, without_labels = lens_models.make, lens_models.without_labels
@@ -54,7 +54,7 @@ def test_m7_a_constant_metric_ends(step: int, at_least: int) -> None:
     found = search(lambda gone: 0.8, Limits(metric=0.9), step=step, at_least=at_least).run()
     most = 12 - 3 * at_least
     assert len(found.curve) - 1 == math.ceil(most / step)
-    assert (found.reason, count(found.gone)) == ("nothing left", most)
+    assert (found.reason, count(found.removed)) == ("nothing left", most)
 
 
 @pytest.mark.parametrize("method", ["run", "bisect"])
@@ -66,7 +66,7 @@ def test_m7_the_mask_is_the_last_within_the_threshold_and_masks_are_nested(metho
         return 1.0 - 0.02 * count(gone)
 
     found = getattr(search(measure, Limits(metric=0.85), step=1), method)()
-    assert (count(found.gone), found.reason) == (7, "metric")
+    assert (count(found.removed), found.reason) == (7, "metric")
     ordered = sorted(seen, key=count)
     for one, other in itertools.pairwise(ordered):
         assert all(set(numbers) <= set(other.get(path, ())) for path, numbers in one.items())
@@ -77,14 +77,14 @@ def test_m7_the_mask_is_the_last_within_the_threshold_and_masks_are_nested(metho
 
 def test_a_metric_that_should_be_low_and_one_that_is_no_number() -> None:
     found = search(lambda gone: 0.2 + 0.01 * count(gone), Limits(metric=0.8), step=1, higher_is_better=False).run()
-    assert count(found.gone) == 5
+    assert count(found.removed) == 5
     found = search(lambda gone: math.nan if gone else 1.0, Limits(metric=0.5)).run()
-    assert (found.gone, found.reason) == ({}, "metric")
+    assert (found.removed, found.reason) == ({}, "metric")
 
 
 def test_a_share_and_a_budget_are_met_exactly() -> None:
     found = search(lambda gone: 1.0, Limits(share=0.6), step=4).run()
-    assert (count(found.gone), found.reason) == (7, "share")
+    assert (count(found.removed), found.reason) == (7, "share")
     assert [point.removed for point in found.curve] == [0, 4, 7]
     found = search(lambda gone: 1.0, Limits(flops=0.8), step=3).run()
     assert (found.curve[-1].flops, found.reason) == (pytest.approx(1 - 5 / 24), "flops")
@@ -103,7 +103,7 @@ def test_iterative_scores_the_masked_model_at_every_step() -> None:
 
 def test_random_choices_of_one_seed_are_nested() -> None:
     for removed in range(1, 9):
-        one, other = (at_random(LAYERS, Choice(), number, 3) for number in (removed - 1, removed))
+        one, other = (choose_random(LAYERS, Choice(count=number), 3) for number in (removed - 1, removed))
         assert count(other) == removed
         assert all(set(numbers) <= set(other[path]) for path, numbers in one.items())
 
@@ -183,8 +183,8 @@ def test_scores_and_metric_come_from_one_pass(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(
         BertForSequenceClassification, "forward", lambda *args, **inputs: ran.append(1) or own(*args, **inputs)
     )
-    for memory in (answers.MOST, 0):
-        monkeypatch.setattr(answers, "MOST", memory)
+    for memory in (output_cache.LIMIT, 0):
+        monkeypatch.setattr(output_cache, "LIMIT", memory)
         options = {"share": 0.75, "step": 2, "iterative": iterative, "prune": False}
         (tmp_path / str(memory)).mkdir()
         done = run(tmp_path / str(memory), [{"prune_schedule": options}])
@@ -202,21 +202,21 @@ def test_only_equal_calls_are_answered_from_memory() -> None:
             return {"y": factor * x + (torch.rand(1) if draw else 0)}
 
     ran: list[int] = []
-    model, known = Model(), answers.Answers()
+    model, known = Model(), output_cache.OutputCache()
     ones = torch.ones(2, requires_grad=True)
-    with known.kept(model):
+    with known.recording(model):
         assert model(x=ones)["y"].requires_grad
         model(x=ones, draw=True)
         model(ones, 3.0)
     assert len(ran) == 3
-    with known.repeated(model):
+    with known.replaying(model):
         for call in ({"x": torch.zeros(2)}, {"x": ones, "factor": 2.0}, {"x": ones, "draw": True}, {"x": ones[:1]}):
             model(**call)
         model(ones, 3.0)
-        assert (len(ran), known.given) == (8, 0)
+        assert (len(ran), known.hits) == (8, 0)
         answer = model(x=torch.ones(2))["y"]
         assert answer.tolist() == [2.0, 2.0] and not answer.requires_grad
-        assert (len(ran), known.given) == (8, 1)
+        assert (len(ran), known.hits) == (8, 1)
         model(x=torch.ones(2))  # once each
     assert len(ran) == 9 and "forward" not in vars(model)
 

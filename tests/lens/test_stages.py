@@ -15,7 +15,9 @@ from topwork import RecipeError, UsageError
 from topwork.console import numbers_in
 from topwork_lens.look import Look
 from topwork_lens.scoring.selection import Importance
-from topwork_lens.stages.heads import HeadImportance, MaskHeads, PruneHeads
+from topwork_lens.stages.head_importance import HeadImportance
+from topwork_lens.stages.mask_heads import MaskHeads
+from topwork_lens.stages.prune_heads import PruneHeads
 
 
 def test_scored_pruned_saved_and_loaded(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def candidates(model: nn.Module, layer: AttentionLayer) -> Iterator[dict[str, An
     """
     if {piece.parameter.rpartition(".")[0] for piece in layer.slices} != {layer.output}:
         return
-    heads = len(layer.kept or ())
+    heads = len(layer.kept)
     for path, below in module_at(model, layer.path).named_modules():
         if path in ("", layer.output) or not is_projection(below) or features(below) % layer.width:
             continue

@@ -197,7 +197,7 @@ def _weighed(model: nn.Module, layer: AttentionLayer, replay: Replay) -> bool:
 
 def _likeness(replay: Replay, layer: AttentionLayer) -> Any:
     """What layers have in common that are cut in the same way."""
-    return type(replay.module), len(layer.kept or ()), layer.width, layer.groups_left
+    return type(replay.module), len(layer.kept), layer.width, layer.groups_left
 
 
 def _running(run: Callable[[], Any], place: str) -> Any:
@@ -230,6 +230,6 @@ def _note(model: nn.Module, layer: AttentionLayer) -> None:
     if soft_entry(model, layer.path):
         return
     if layer.removed:
-        note(model, layer, layer.kept or (), groups_of(layer))
+        note(model, layer, layer.kept, groups_of(layer))
         return
     write(model, "layers", layer, None)

@@ -139,7 +139,7 @@ def _is_size(name: str) -> bool:
 
 def _meaning(layer: AttentionLayer, name: str, value: int) -> tuple[int, str] | None:
     """What an integer counts, by its value and, where two things are equally many, by its name."""
-    heads, groups = len(layer.kept or ()), len(layer.groups_left or ())
+    heads, groups = len(layer.kept), len(layer.groups_left)
     shared = "kv" in name or "key_value" in name
     if name in WIDTHS or "head_dim" in name:
         return None
@@ -165,9 +165,9 @@ def _parts(model: nn.Module, layer: AttentionLayer, alone: int) -> list[list[lis
     module = module_at(model, layer.path)
     covered = {piece.parameter for piece in layer.slices}
     elsewhere = _elsewhere(model, layer)
-    counts = [("head", len(layer.kept or ()))]
-    if len(layer.groups_left or ()) != counts[0][1]:
-        counts.append(("group", len(layer.groups_left or ())))
+    counts = [("head", len(layer.kept))]
+    if len(layer.groups_left) != counts[0][1]:
+        counts.append(("group", len(layer.groups_left)))
     learned: list[list[Any]] = []
     others: list[list[Any]] = []
     for path, owner in module.named_modules():

@@ -49,8 +49,22 @@ class Pruned:
     flops: tuple[Flops, Flops]
     by_layer: dict[str, Comparison] = field(default_factory=dict)
 
+    @classmethod
+    def merged(cls, steps: Sequence[Pruned]) -> Pruned:
+        """Return several prunings of one model as one; the check of the whole model is the last that was made."""
+        first, last = steps[0], steps[-1]
+        removed: dict[str, list[int]] = {}
+        by_layer: dict[str, Comparison] = {}
+        for step in steps:
+            by_layer |= step.by_layer
+            for path, heads in step.removed.items():
+                removed[path] = sorted([*removed.get(path, ()), *heads])
+        counts = (first.heads_before, last.heads_after, first.parameters_before, last.parameters_after)
+        check = next((step.check for step in reversed(steps) if step.check), None)
+        return cls(removed, *counts, last.layers, check, (first.flops[0], last.flops[1]), by_layer)
+
     def json(self) -> dict[str, Json]:
-        """For a stage's result."""
+        """Return the form that a stage's result has."""
         counts = ("heads_before", "heads_after", "parameters_before", "parameters_after")
         check = self.check.json() if self.check else None
         if check is not None:
@@ -82,7 +96,7 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
     if heads and not layers:
         raise none_found(model)
     asked = heads_by_layer(layers, heads)
-    removed = {path: [n for n in numbers if n in (layer.kept or ())] for path, (layer, numbers) in asked.items()}
+    removed = {path: [n for n in numbers if n in layer.kept] for path, (layer, numbers) in asked.items()}
     removed = {path: numbers for path, numbers in removed.items() if numbers}
     chosen = [asked[path][0] for path in removed]
     for layer in chosen:
@@ -96,23 +110,9 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
     return Pruned(removed, *counts, lines(model, layers), found[0], flops, found[1])
 
 
-def together(steps: Sequence[Pruned]) -> Pruned:
-    """Several prunings of one model as one; the check of the whole model is the last that there was."""
-    first, last = steps[0], steps[-1]
-    removed: dict[str, list[int]] = {}
-    by_layer: dict[str, Comparison] = {}
-    for step in steps:
-        by_layer |= step.by_layer
-        for path, numbers in step.removed.items():
-            removed[path] = sorted([*removed.get(path, ()), *numbers])
-    counts = (first.heads_before, last.heads_after, first.parameters_before, last.parameters_after)
-    check = next((step.check for step in reversed(steps) if step.check), None)
-    return Pruned(removed, *counts, last.layers, check, (first.flops[0], last.flops[1]), by_layer)
-
-
 def count_heads(layers: Sequence[AttentionLayer]) -> int:
     """Attention heads that a model has now."""
-    return sum(len(layer.kept or ()) for layer in layers)
+    return sum(len(layer.kept) for layer in layers)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -134,7 +134,7 @@ def lines(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[dict[str, 
                 **where,
                 "form": form,
                 "form_reason": soft["why"] if soft else "",
-                "kept": list(layer.kept or ()),
+                "kept": list(layer.kept),
                 "heads": layer.heads,
             }
         )

@@ -123,7 +123,7 @@ def _at_run_time(
 ) -> None:
     """What a variant of the layer changes of its calls (see `variants.py`)."""
     variant = layer.variant or {}
-    numbers = [(layer.kept or ())[position] for position in heads]
+    numbers = [layer.kept[position] for position in heads]
     if variant.get("inside"):
         undo.calls.append(count_on(module, layer.heads, numbers))
     if variant.get("arguments"):
@@ -138,7 +138,7 @@ def _at_run_time(
 
 def groups_of(layer: AttentionLayer) -> list[int]:
     """Original numbers of the key/value groups that a layer still has."""
-    return list(layer.groups_left or ())
+    return list(layer.groups_left)
 
 
 def by_parameter(layer: AttentionLayer) -> dict[tuple[str, int], list[Slices]]:

@@ -64,7 +64,7 @@ def soften(
     """
     module, undo = module_at(model, layer.path), Undo()
     layer = with_fused(model, layer, fused) if fused else layer
-    numbers, left = list(layer.kept or ()), groups_of(layer)
+    numbers, left = list(layer.kept), groups_of(layer)
     heads = [position for position, number in enumerate(numbers) if number not in set(gone)]
     ratio = max(1, len(numbers) // len(left)) if left else 1
     groups = sorted({position // ratio for position in heads})
@@ -135,9 +135,9 @@ def surviving(model: nn.Module, layer: AttentionLayer) -> AttentionLayer:
     Its context still has them, as zeros behind the output projection: `split` leaves them out, `merge` puts zeros.
     """
     entry = soft_entry(model, layer.path)
-    if entry is None or not set(entry["gone"]) & set(layer.kept or ()):
+    if entry is None or not set(entry["gone"]) & set(layer.kept):
         return layer
-    numbers = list(layer.kept or ())
+    numbers = list(layer.kept)
     places = [place for place, number in enumerate(numbers) if number not in set(entry["gone"])]
     kept = tuple(numbers[place] for place in places)
     own_split, own_merge, width = layer.split, layer.merge, layer.width

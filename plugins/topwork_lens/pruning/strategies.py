@@ -52,7 +52,7 @@ class Attempts:
     ) -> None:
         self.model, self.layer, self.plugins, self.only = model, layer, plugins, only
         self.agrees, self.weighed = agrees, weighed
-        self.gone, self.kept = set(gone), list(layer.kept or ())
+        self.gone, self.kept = set(gone), list(layer.kept)
 
     def all(self, seek: Callable[[], list[Variant]]) -> Iterator[tuple[Attempt, Variant | None]]:
         """The ways, with the variant of the layer that each of them uses.
@@ -94,7 +94,7 @@ class Attempts:
         """Compact parameters, scattered to full width at run time."""
         stands = self._standing()
         entry = soft_entry(self.model, self.layer.path) or {"gone": [], "only": only, "fused": fused}
-        everything = sorted(self.gone & set(stands.kept or ()) | set(entry["gone"]))
+        everything = sorted(self.gone & set(stands.kept) | set(entry["gone"]))
         reason = self.layer.why or why or "asked for"
         chosen = only or entry["only"], fused or entry["fused"]
         undos.append(soften(self.model, stands, everything, reason, *chosen))
@@ -149,7 +149,7 @@ def plan(layer: AttentionLayer, gone: Collection[int]) -> tuple[list[int], list[
     With grouped-query attention the groups stay shared when every group that is left loses equally many attention
     heads; otherwise each kept attention head gets a copy of its group's keys and values.
     """
-    numbers = list(layer.kept or ())
+    numbers = list(layer.kept)
     left = groups_of(layer)
     kept = [position for position, number in enumerate(numbers) if number not in set(gone)]
     ratio = len(numbers) // len(left) if left else 1

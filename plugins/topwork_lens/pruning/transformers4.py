@@ -53,7 +53,7 @@ def shape(model: nn.Module, heads: Mapping[Any, Any], plugins: Any = None, under
                 place=under or type(model).__name__,
             )
         layer = layers[number]
-        if not set(gone) <= set(layer.kept or ()) or layer.prunable != "hard":
+        if not set(gone) <= set(layer.kept) or layer.prunable != "hard":
             raise CheckpointError(
                 f"the config says that attention heads {gone} of layer {number} are pruned; this model has "
                 f"{layer.heads}" + (f" ({layer.why})" if layer.why else ""),
@@ -61,7 +61,7 @@ def shape(model: nn.Module, heads: Mapping[Any, Any], plugins: Any = None, under
             )
         positions, groups_kept, left = plan(layer, gone)
         cut(model, layer, positions, groups_kept)
-        note(model, layer, [(layer.kept or ())[position] for position in positions], left)
+        note(model, layer, [layer.kept[position] for position in positions], left)
 
 
 def _part(model: nn.Module, under: str, name: str) -> str:

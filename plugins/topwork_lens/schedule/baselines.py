@@ -1,25 +1,25 @@
-"""What other choices of as many attention heads would have cost, beside a schedule: by other scores, and at random.
+"""Metrics of other choices of as many attention heads, beside a schedule, and the curves that show both.
 
-Nothing here chooses: it is measured for the curves that a schedule draws.
+Entry points: `Baselines` (by other scores, and at random) and `charts`. Nothing here decides what a schedule removes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from topwork import AttentionLayer, Json
-from topwork_lens.schedule.schedule import Masks, Point, at_random
-from topwork_lens.scoring.selection import Choice, Importance, choose
+from topwork_lens.schedule.schedule import Masks, Point
+from topwork_lens.scoring.selection import Choice, Importance, choose, choose_random
 
-#: series -> points (share of the attention heads that is gone, metric)
+#: series -> points (share of the attention heads that is removed, metric)
 Series = dict[str, list[list[float]]]
 CHANCE = "at random"
 
 
 @dataclass(frozen=True)
-class Beside:
+class Baselines:
     """Measures other choices of the same size at every point of a schedule.
 
     Args:
@@ -38,48 +38,53 @@ class Beside:
     scores: Mapping[str, Importance]
     seeds: Sequence[int]
 
-    def __call__(self, removed: int, own: Mapping[str, float]) -> dict[str, Json]:
-        """{"others": {name: {role: metric}}, "random": {role: [metrics]}} for choices of `removed` attention heads.
+    def __call__(self, count: int, metrics: Mapping[str, float]) -> dict[str, Json]:
+        """Measure choices of `count` attention heads.
 
         Args:
-            own: the metric with the schedule's own choice, by role: that of every choice when nothing is removed.
-        """
-        found: dict[str, Json] = {}
-        if self.scores:
-            size = replace(self.choice, share=None, threshold=None, count=removed)
-            masks = {name: choose(self.layers, size, importance) for name, importance in self.scores.items()}
-            found["others"] = {name: self._measured(gone, own) for name, gone in masks.items()}
-        if self.seeds:
-            random = [at_random(self.layers, self.choice, removed, seed) for seed in self.seeds]
-            drawn = [self._measured(gone, own) for gone in random]
-            found["random"] = {role: [one[role] for one in drawn] for role in self.roles}
-        return found
+            metrics: the metric with the schedule's choice, by role: that of every choice when nothing is removed.
 
-    def _measured(self, gone: Masks, own: Mapping[str, float]) -> dict[str, float]:
-        return {role: self.measure(gone, role) for role in self.roles} if gone else dict(own)
+        Returns:
+            {"others": {name: {role: metric}}, "random": {role: [metrics]}}.
+        """
+        result: dict[str, Json] = {}
+        size = self.choice.sized(count)
+        if self.scores:
+            masks = {name: choose(self.layers, size, importance) for name, importance in self.scores.items()}
+            result["others"] = {name: self._measured(removed, metrics) for name, removed in masks.items()}
+        if self.seeds:
+            draws = [self._measured(choose_random(self.layers, size, seed), metrics) for seed in self.seeds]
+            result["random"] = {role: [draw[role] for draw in draws] for role in self.roles}
+        return result
+
+    def _measured(self, masks: Masks, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {role: self.measure(masks, role) for role in self.roles} if masks else dict(metrics)
 
 
 def charts(name: str, points: Sequence[Point], primary: str, roles: Sequence[str]) -> list[dict[str, Json]]:
-    """The curves of a schedule for the page, one chart for each role: {"title", "x", "series": {name: [[x, y], ...]},
-    "areas": {name: mean height}}.
+    """Return the curves of a schedule for the page, one chart for each role.
 
     Args:
-        name: what the schedule's own series is called.
+        name: the name of the schedule's own series.
+        primary: the name of the metric.
+
+    Returns:
+        {"title", "x", "series": {name: [[x, y], ...]}, "areas": {name: mean height}} for each role.
     """
-    found = []
+    result = []
     for role in roles:
         series: Series = {}
         for point in points:
-            for said, value in _values(name, point, primary, role):
-                series.setdefault(said, []).append([point.share, value])
+            for series_name, value in _values(name, point, primary, role):
+                series.setdefault(series_name, []).append([point.share, value])
         title = f"{primary} on {role} rows, attention heads masked"
         chart = {"title": title, "x": "share of the attention heads that is gone", "series": series}
-        found.append({**chart, "areas": {label: area(line) for label, line in series.items()}})
-    return found
+        result.append({**chart, "areas": {label: area(line) for label, line in series.items()}})
+    return result
 
 
 def area(points: Sequence[Sequence[float]]) -> float | None:
-    """The mean height of a curve, by trapezoids; None for a curve of one point."""
+    """Return the mean height of a curve, by trapezoids; None for a curve of one point."""
     ordered = sorted((x, y) for x, y in points)
     width = ordered[-1][0] - ordered[0][0]
     if not width:
@@ -87,20 +92,19 @@ def area(points: Sequence[Sequence[float]]) -> float | None:
     return sum((x - w) * (v + y) / 2 for (w, v), (x, y) in pairwise(ordered)) / width
 
 
-def gained(chart: Mapping[str, Json]) -> float | None:
-    """By how much the first curve of a chart lies above the one at random; None when there is no such curve."""
+def area_gained(chart: Mapping[str, Json]) -> float | None:
+    """Return by how much the first curve of a chart lies above the random one; None without a random curve."""
     areas = list(chart["areas"].items())
-    chance = next((found for label, found in areas if label.startswith(CHANCE)), None)
+    chance = next((height for label, height in areas if label.startswith(CHANCE)), None)
     return None if chance is None or areas[0][1] is None else areas[0][1] - chance
 
 
 def _values(name: str, point: Point, primary: str, role: str) -> list[tuple[str, float]]:
-    own = point.metric if role == "calibrate" else point.more[f"evaluate_{primary}"]
-    found = [(name, own)]
+    values = [(name, point.metric if role == "calibrate" else point.more[f"evaluate_{primary}"])]
     if role == "calibrate" and "recovered" in point.more:
-        found.append(("after recovery", point.more["recovered"]))
-    found += [(other, by_role[role]) for other, by_role in point.more.get("others", {}).items()]
+        values.append(("after recovery", point.more["recovered"]))
+    values += [(label, by_role[role]) for label, by_role in point.more.get("others", {}).items()]
     if drawn := point.more.get("random", {}).get(role):
         label = f"{CHANCE} (mean of {len(drawn)})" if len(drawn) > 1 else CHANCE
-        found.append((label, sum(drawn) / len(drawn)))
-    return found
+        values.append((label, sum(drawn) / len(drawn)))
+    return values

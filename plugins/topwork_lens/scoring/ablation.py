@@ -1,5 +1,8 @@
-"""The two ablation tables of Michel, Levy and Neubig (2019): one attention head removed (their table 1), and all but
-one removed in one layer (their table 2). Everything is measured by masking; the model stays as it is."""
+"""The two ablation tables of Michel, Levy and Neubig (2019), measured by masking; the model stays unchanged.
+
+Entry points: `ablate` (one attention head removed, their table 1; all but one removed in one layer, their table 2) and
+`summary`.
+"""
 
 from __future__ import annotations
 
@@ -16,52 +19,59 @@ def ablate(
     layers: Sequence[AttentionLayer],
     measure: Callable[[], float],
     *,
-    one: bool = True,
+    one_removed: bool = True,
     all_but_one: bool = True,
     progress: Callable[[list[Any]], Any] = iter,
 ) -> dict[str, Json]:
-    """The metric as it is, and its change for each masked attention head, by original number (None: gone already).
+    """Measure the metric, and its change for each masked attention head.
 
     Args:
-        measure: the metric of the model as it is now.
+        measure: returns the metric of the model in its present state.
+        one_removed: fill the table with single attention heads masked.
+        all_but_one: fill the table with single attention heads left in their layer.
         progress: wraps the list of layers.
 
     Returns:
-        "metric"; "layers": for each its "one_removed" and "all_but_one" changes, and "best_alone": the attention head
-        with which the layer does best when it is the only one.
+        "metric": the metric of the unmasked model; "layers": an entry a layer with the changes "one_removed" and
+        "all_but_one", a list by original number with None for pruned attention heads.
     """
-    plain = measure()
-    found = []
+    baseline = measure()
+    layer_tables = []
     for (group, number), layer in progress(list(numbered(layers).items())):
-        entry: dict[str, Json] = {"group": group, "number": number, "side": layer.side, "kind": layer.kind}
-        entry |= {"path": layer.path, "heads": layer.heads, "kept": list(layer.kept or ())}
-        for name, wanted in (("one_removed", one), ("all_but_one", all_but_one)):
-            if not wanted:
+        kept = layer.kept
+        layer_table: dict[str, Json] = {"group": group, "number": number, "side": layer.side, "kind": layer.kind}
+        layer_table |= {"path": layer.path, "heads": layer.heads, "kept": list(kept)}
+        for table_name, is_wanted in (("one_removed", one_removed), ("all_but_one", all_but_one)):
+            if not is_wanted:
                 continue
             changes: list[float | None] = [None] * layer.heads
-            for head in layer.kept or ():
-                gone = [head] if name == "one_removed" else [other for other in layer.kept or () if other != head]
-                with gated(model, {layer.path: (layer, factors_of(layer, gone))}):
-                    changes[head] = measure() - plain
-            entry[name] = changes
-        found.append(entry)
-    return {"metric": plain, "layers": found}
+            for head in kept:
+                masked = [head] if table_name == "one_removed" else [other for other in kept if other != head]
+                with gated(model, {layer.path: (layer, factors_of(layer, masked))}):
+                    changes[head] = measure() - baseline
+            layer_table[table_name] = changes
+        layer_tables.append(layer_table)
+    return {"metric": baseline, "layers": layer_tables}
 
 
 def summary(table: dict[str, Json], higher_is_better: bool) -> dict[str, Json]:
-    """Numbers about the tables: how many attention heads can go alone without loss, and the worst and best change;
-    how many layers do as well with one attention head alone."""
+    """Summarise the tables of `ablate`; changes are positive where the metric gets better.
+
+    Returns:
+        "metric"; "heads", "removable_alone" (change of at most 1 % of the metric), "worst" and "best" change of one
+        removed attention head; "layers_fine_with_one": layers that do as well with their best attention head alone.
+    """
     sign = 1 if higher_is_better else -1
-    singles = [x * sign for entry in table["layers"] for x in entry.get("one_removed", ()) if x is not None]
-    alone = [
-        max(x * sign for x in entry["all_but_one"] if x is not None)
-        for entry in table["layers"]
-        if any(x is not None for x in entry.get("all_but_one", ()))
+    singles = [x * sign for layer in table["layers"] for x in layer.get("one_removed", ()) if x is not None]
+    best_alone = [
+        max(x * sign for x in layer["all_but_one"] if x is not None)
+        for layer in table["layers"]
+        if any(x is not None for x in layer.get("all_but_one", ()))
     ]
-    found: dict[str, Json] = {"metric": table["metric"]}
+    result: dict[str, Json] = {"metric": table["metric"]}
     if singles:
         harmless = sum(change >= -0.01 * abs(table["metric"]) for change in singles)
-        found |= {"heads": len(singles), "removable_alone": harmless, "worst": min(singles), "best": max(singles)}
-    if alone:
-        found["layers_fine_with_one"] = sum(change >= -0.01 * abs(table["metric"]) for change in alone)
-    return found
+        result |= {"heads": len(singles), "removable_alone": harmless, "worst": min(singles), "best": max(singles)}
+    if best_alone:
+        result["layers_fine_with_one"] = sum(change >= -0.01 * abs(table["metric"]) for change in best_alone)
+    return result

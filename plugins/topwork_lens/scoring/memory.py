@@ -1,5 +1,7 @@
-"""Batches that would keep too much for the backward pass, in parts: rows are scored as if each were alone, so that the
-cut changes no score, only how much memory is taken."""
+"""Splitting of batches that would keep too much memory for the backward pass.
+
+Entry point: `BatchSplitter`. Rows are scored as if each were alone, so splitting changes no score.
+"""
 
 from __future__ import annotations
 
@@ -19,70 +21,72 @@ ON_A_CPU = 192 * 2**20
 SHARE = 0.25
 
 
-def most_kept(device: torch.device) -> int:
-    """Bytes that a forward pass may keep for its backward pass."""
+def activation_limit(device: torch.device) -> int:
+    """Return the bytes that a forward pass may keep for its backward pass."""
     if device.type == "cuda":
         return int(SHARE * torch.cuda.get_device_properties(device).total_memory)
     return ON_A_CPU
 
 
-class TooMuch(Exception):
-    """A forward pass was given up because it kept more than it may."""
+class MemoryLimit(Exception):
+    """A forward pass was given up because it kept more memory than allowed."""
 
 
-class Divided:
-    """What batches keep is measured on the first of them; one that goes beyond the bound is begun again in halves, and
-    later ones are cut by the same rate.
+class BatchSplitter:
+    """Splits batches by the memory that the first one keeps.
+
+    The first batch is measured; one that exceeds the limit is begun again in halves. Later batches are split by the
+    measured rate.
 
     Args:
-        most: bytes that a batch may keep, beside what its inputs and the parameters are; None leaves all as they are.
+        limit: bytes that a batch may keep, its inputs and the parameters not counted; None: never split.
     """
 
-    def __init__(self, model: nn.Module, most: int | None) -> None:
-        self.model, self.most = model, most
+    def __init__(self, model: nn.Module, limit: int | None) -> None:
+        self.model, self.limit = model, limit
         self.rate: float | None = None  # bytes for each number in the inputs
 
     def parts(self, batch: Batch) -> list[Batch]:
-        """The batch, or parts of it that have whole rows and are of like size."""
-        if self.most is None or self.rate is None or not _divisible(batch):
+        """Return the batch, or parts of it of like size with whole rows."""
+        if self.limit is None or self.rate is None or not _is_divisible(batch):
             return [batch]
-        count = -(-self.rate * _numbers(batch) // self.most)
-        return cut(batch, min(max(1, int(count)), batch.row_count))
+        count = -(-self.rate * _count_numbers(batch) // self.limit)
+        return split_batch(batch, min(max(1, int(count)), batch.row_count))
 
     def halves(self, batch: Batch) -> list[Batch]:
-        """Both halves of a batch that was too much."""
-        return cut(batch, 2)
+        """Return both halves of a batch."""
+        return split_batch(batch, 2)
 
     @contextmanager
-    def measured(self, batch: Batch) -> Iterator[None]:
-        """The forward pass runs inside.
+    def measuring(self, batch: Batch) -> Iterator[None]:
+        """Measure the forward pass that runs in the block, if none was measured before.
 
         Raises:
-            TooMuch: it kept more than it may, and the batch can be divided.
+            MemoryLimit: it kept more than allowed, and the batch can be split.
         """
-        most = self.most
-        if most is None or self.rate is not None or not _numbers(batch):
+        limit = self.limit
+        if limit is None or self.rate is not None or not _count_numbers(batch):
             yield
             return
-        given = {tensor.untyped_storage().data_ptr() for tensor in [*self.model.parameters(), *self.model.buffers()]}
+        seen = {tensor.untyped_storage().data_ptr() for tensor in [*self.model.parameters(), *self.model.buffers()]}
         held = 0
-        divisible = _divisible(batch)
+        divisible = _is_divisible(batch)
 
         def pack(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
             nonlocal held
             storage = tensor.untyped_storage()
-            # what needs no gradient (masks, weights that were cast) is not the rows'
-            if tensor.requires_grad and storage.data_ptr() not in given:
-                given.add(storage.data_ptr())
+            # tensors that need no gradient (masks, weights that were cast) do not grow with the rows
+            if tensor.requires_grad and storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
                 held += storage.nbytes()
-                if divisible and held > most:
-                    raise TooMuch
+                if divisible and held > limit:
+                    raise MemoryLimit
             # a result that holds itself would never be freed
             return tensor.detach(), tensor._version
 
         with torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
             yield
-        self.rate = held / _numbers(batch)
+        self.rate = held / _count_numbers(batch)
 
 
 def _unpack(packed: tuple[torch.Tensor, int]) -> torch.Tensor:
@@ -92,39 +96,39 @@ def _unpack(packed: tuple[torch.Tensor, int]) -> torch.Tensor:
     return tensor
 
 
-def _divisible(batch: Batch) -> bool:
-    """Whether it has several rows, and everything in its inputs belongs to one item."""
-    return batch.row_count > 1 and all(_by_item(value, len(batch)) for value in batch.inputs.values())
+def _is_divisible(batch: Batch) -> bool:
+    """Return whether the batch has several rows and everything in its inputs belongs to one item."""
+    return batch.row_count > 1 and all(_is_by_item(value, len(batch)) for value in batch.inputs.values())
 
 
-def _by_item(value: Any, items: int) -> bool:
+def _is_by_item(value: Any, items: int) -> bool:
     if isinstance(value, torch.Tensor):
         return value.dim() > 0 and len(value) == items
-    return _is_one_for_all(value) or (type(value) in (list, tuple) and len(value) == items)
+    return _is_shared(value) or (type(value) in (list, tuple) and len(value) == items)
 
 
-def _is_one_for_all(value: Any) -> bool:
+def _is_shared(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _numbers(batch: Batch) -> int:
+def _count_numbers(batch: Batch) -> int:
     return sum(value.numel() for value in batch.inputs.values() if isinstance(value, torch.Tensor))
 
 
-def cut(batch: Batch, count: int) -> list[Batch]:
-    """So many parts with whole rows, in their order."""
+def split_batch(batch: Batch, count: int) -> list[Batch]:
+    """Split a batch into `count` parts with whole rows, in their order."""
     if count < 2:
         return [batch]
     bounds = [round(batch.row_count * part / count) for part in range(count + 1)]
-    found = []
+    parts = []
     for first, last in pairwise(bounds):
-        places = [place for place, row in enumerate(batch.rows) if first <= row < last]
-        inputs = {name: _at(value, places) for name, value in batch.inputs.items()}
-        found.append(Batch(inputs, [batch.items[place] for place in places], batch.device, batch.mode))
-    return found
+        items = [item for item, row in enumerate(batch.rows) if first <= row < last]
+        inputs = {name: _selected(value, items) for name, value in batch.inputs.items()}
+        parts.append(Batch(inputs, [batch.items[item] for item in items], batch.device, batch.mode))
+    return parts
 
 
-def _at(value: Any, places: Sequence[int]) -> Any:
+def _selected(value: Any, items: Sequence[int]) -> Any:
     if isinstance(value, torch.Tensor):
-        return value[places]
-    return value if _is_one_for_all(value) else type(value)(value[place] for place in places)
+        return value[items]
+    return value if _is_shared(value) else type(value)(value[item] for item in items)

@@ -1,6 +1,7 @@
-"""Each row as if it were alone: the conditions under which one pass over a batch may stand for one pass over each row.
+"""Conditions under which one pass over a batch gives each row the loss that it has alone.
 
-Random numbers depend on the row, the model runs once for all rows of a batch, and no row's loss depends on another row.
+Entry points: `seeded_by_row` (random numbers depend on the row), `requiring_one_run` (the model runs once for all rows)
+and `check_row_independence` (no row's loss depends on another row), whose outcome `RowIndependence` caches.
 """
 
 from __future__ import annotations
@@ -17,40 +18,52 @@ from torch import nn
 from topwork import Batch, UsageError
 from topwork_lens.refusals import refuse
 
+#: (model, batch) -> [rows]
 RowLosses = Callable[[nn.Module, Batch], torch.Tensor]
 
-#: for each model the row losses that were seen not to depend on other rows: looking costs a backward pass
-_ALONE: WeakKeyDictionary[nn.Module, list[Callable[[], Any]]] = WeakKeyDictionary()
+_VERIFIED: WeakKeyDictionary[nn.Module, list[Callable[[], Any]]] = WeakKeyDictionary()
 
 
-class Alone:
-    """Whether some row losses of a model were seen not to depend on other rows."""
+class RowIndependence:
+    """Cache of (model, row_losses) pairs whose row losses do not depend on other rows of the batch.
+
+    The check costs one backward pass, so its outcome is kept, by weak reference, for the model's lifetime.
+    """
 
     def __init__(self, model: nn.Module, row_losses: RowLosses) -> None:
         self.model, self.row_losses = model, row_losses
 
     @property
-    def known(self) -> bool:
-        """Whether they were."""
-        return any(known() == self.row_losses for known in _ALONE.get(self.model, ()))
+    def verified(self) -> bool:
+        """Whether this pair has passed the check."""
+        return any(reference() == self.row_losses for reference in _VERIFIED.get(self.model, ()))
 
-    def note(self) -> None:
-        """Remember that they were."""
+    def mark_verified(self) -> None:
+        """Record that this pair has passed the check."""
         # A strong reference would keep the task, and with it the model, alive.
-        one = self.row_losses
-        _ALONE.setdefault(self.model, []).append(WeakMethod(one) if isinstance(one, MethodType) else ref(one))
+        losses = self.row_losses
+        reference = WeakMethod(losses) if isinstance(losses, MethodType) else ref(losses)
+        _VERIFIED.setdefault(self.model, []).append(reference)
 
 
-def independent(losses: torch.Tensor, leaves: list[torch.Tensor], batch: Batch) -> None:
-    """Refuse when the first row's loss depends on other rows' gates."""
+def check_row_independence(losses: torch.Tensor, leaves: list[torch.Tensor], batch: Batch) -> None:
+    """Check that the first row's loss has no gradient in the gates of other rows.
+
+    Args:
+        losses: [rows].
+        leaves: gates, each [items, ...] or [items * windows, ...].
+
+    Raises:
+        Refused: it has.
+    """
     gradients = torch.autograd.grad(losses[0], leaves, retain_graph=True, allow_unused=True)
-    others = [item for item, row in enumerate(batch.rows) if row != 0]
+    other_items = [item for item, row in enumerate(batch.rows) if row != 0]
     for gradient in gradients:
         if gradient is None:
             continue
         share = gradient.shape[0] // len(batch)
-        entries = gradient.unflatten(0, (len(batch), share)) if share > 1 else gradient
-        if float(entries[others].abs().sum()) > 0:
+        by_item = gradient.unflatten(0, (len(batch), share)) if share > 1 else gradient
+        if float(by_item[other_items].abs().sum()) > 0:
             raise refuse(
                 "batch_coupled",
                 "the loss of one row depends on the attention heads of another",
@@ -58,8 +71,8 @@ def independent(losses: torch.Tensor, leaves: list[torch.Tensor], batch: Batch) 
             )
 
 
-def by_row(row_losses: RowLosses, seed: int) -> RowLosses:
-    """The same losses; what they draw at random depends on the row alone.
+def seeded_by_row(row_losses: RowLosses, seed: int) -> RowLosses:
+    """Wrap row losses so that their random numbers depend on the row alone.
 
     Raises:
         Refused: a batch of several rows drew random numbers: they would depend on the batch.
@@ -75,20 +88,26 @@ def by_row(row_losses: RowLosses, seed: int) -> RowLosses:
             if batch.row_count > 1 and not torch.equal(before, torch.get_rng_state()):
                 cause = "the losses of several rows draw random numbers together"
                 raise refuse("batch_coupled", cause, hint="score one row at a time: batch_size: 1")
-            if not bool(losses.isfinite().all()):
-                place = int((~losses.isfinite()).nonzero().flatten()[0])
-                said = f"row {batch.row_numbers[place]}" if len(losses) == batch.row_count else "a row"
-                cause = f"the loss of {said} is {float(losses.detach().flatten()[place])}: it would hide all other rows"
-                raise UsageError(cause, hint="leave that row out, or look why the model answers it with such numbers")
+            _check_finite(losses, batch)
             return losses
 
     return seeded
 
 
+def _check_finite(losses: torch.Tensor, batch: Batch) -> None:
+    infinite = (~losses.isfinite()).flatten()
+    if bool(infinite.any()):
+        index = int(infinite.nonzero()[0])
+        row = f"row {batch.row_numbers[index]}" if len(losses) == batch.row_count else "a row"
+        cause = f"the loss of {row} is {float(losses.detach().flatten()[index])}: it would hide all other rows"
+        raise UsageError(cause, hint="leave that row out, or look why the model answers it with such numbers")
+
+
 @contextmanager
-def one_run(model: nn.Module, batch: Batch) -> Iterator[None]:
-    """What is measured inside belongs to the items of the batch, in their order: the model may run once only, unless
-    the batch has one row.
+def requiring_one_run(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Require that the model runs at most once in the block, unless the batch has one row.
+
+    What is measured inside then belongs to the items of the batch, in their order.
 
     Raises:
         Refused: it ran more often.

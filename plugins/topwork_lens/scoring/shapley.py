@@ -1,16 +1,16 @@
-"""Shapley values of attention heads: what each contributes to a smaller loss, averaged over the company it is in.
+"""Shapley values of attention heads: the mean contribution of each to a smaller loss, over all sets of the others.
 
-The value of a set of attention heads is minus the loss with all others masked; an attention head's Shapley value is
-the mean, over orders in which the attention heads go one by one, of the rise of the loss when it goes (Shapley 1953;
-Held and Yang 2022 for attention heads). The values of one order, and so their means, always add up to the loss with
-none minus the loss with all.
+Entry point: `Shapley`. The value of a set of attention heads is minus the loss with all others masked; the Shapley
+value of an attention head is the mean, over orders in which the attention heads are removed one by one, of the rise of
+the loss at its removal (Shapley 1953; Held and Yang 2022 for attention heads). The values of one order, and so their
+means, add up to the loss with none minus the loss with all.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
@@ -18,9 +18,9 @@ from torch import nn
 
 from topwork import AttentionLayer, Batch
 from topwork_lens.gates import factors_of, gated
+from topwork_lens.scoring.row_independence import RowLosses
 
-RowLosses = Callable[[nn.Module, Batch], torch.Tensor]
-Player = tuple[int, int]  # position of the layer, original number of the attention head
+Player = tuple[int, int]  # index of the layer, original number of the attention head
 
 #: with so many attention heads or fewer, all sets are run and the values are exact
 EXACT = 8
@@ -38,7 +38,7 @@ class Shapley:
         self, model: nn.Module, layers: Sequence[AttentionLayer], row_losses: RowLosses, orders: int = 8, seed: int = 0
     ) -> None:
         self.model, self.layers, self.row_losses = model, list(layers), row_losses
-        self.players = [(place, number) for place, layer in enumerate(self.layers) for number in layer.kept or ()]
+        self.players = [(index, head) for index, layer in enumerate(self.layers) for head in layer.kept]
         generator = random.Random(seed)
         self.orders = [generator.sample(self.players, len(self.players)) for _ in range(orders)]
 
@@ -48,51 +48,52 @@ class Shapley:
         return len(self.players) <= EXACT
 
     def batch(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """[heads] by layer: sums over the rows of the batch."""
+        """Return the values of a batch, summed over its rows: [heads] by layer path."""
         with torch.no_grad():
             values = self._exact(batch) if self.exact else self._sampled(batch)
         return {
-            layer.path: torch.tensor([values[place, number] for number in layer.kept or ()], dtype=torch.float64)
-            for place, layer in enumerate(self.layers)
+            layer.path: torch.tensor([values[index, head] for head in layer.kept], dtype=torch.float64)
+            for index, layer in enumerate(self.layers)
         }
 
-    def loss(self, batch: Batch, gone: Sequence[Player]) -> float:
-        """The sum of the row losses with some attention heads masked."""
+    def loss(self, batch: Batch, removed: Sequence[Player]) -> float:
+        """Return the sum of the row losses with some attention heads masked."""
         masked: dict[int, list[int]] = {}
-        for place, number in gone:
-            masked.setdefault(place, []).append(number)
+        for index, head in removed:
+            masked.setdefault(index, []).append(head)
         gates = {
-            self.layers[place].path: (self.layers[place], factors_of(self.layers[place], numbers))
-            for place, numbers in masked.items()
+            self.layers[index].path: (self.layers[index], factors_of(self.layers[index], heads))
+            for index, heads in masked.items()
         }
         with gated(self.model, gates):
             return float(self.row_losses(self.model, batch).double().sum())
 
     def _sampled(self, batch: Batch) -> dict[Player, float]:
-        found = dict.fromkeys(self.players, 0.0)
-        whole, nothing = self.loss(batch, []), self.loss(batch, self.players)
+        values = dict.fromkeys(self.players, 0.0)
+        with_all, with_none = self.loss(batch, []), self.loss(batch, self.players)
         for order in self.orders:
-            before = whole
-            for place, player in enumerate(order):
-                last = place + 1 == len(order)
-                after = nothing if last else self.loss(batch, order[: place + 1])
-                found[player] += (after - before) / len(self.orders)
+            before = with_all
+            for index, player in enumerate(order):
+                is_last = index + 1 == len(order)
+                after = with_none if is_last else self.loss(batch, order[: index + 1])
+                values[player] += (after - before) / len(self.orders)
                 before = after
-        return found
+        return values
 
     def _exact(self, batch: Batch) -> dict[Player, float]:
         count = len(self.players)
         losses = {
-            frozenset(gone): self.loss(batch, gone)
+            frozenset(removed): self.loss(batch, removed)
             for size in range(count + 1)
-            for gone in combinations(self.players, size)
+            for removed in combinations(self.players, size)
         }
-        found = {}
+        values = {}
         for player in self.players:
             total = 0.0
-            for gone, loss in losses.items():
-                if player not in gone:
-                    weight = math.factorial(len(gone)) * math.factorial(count - len(gone) - 1) / math.factorial(count)
-                    total += weight * (losses[gone | {player}] - loss)
-            found[player] = total
-        return found
+            for removed, loss in losses.items():
+                if player not in removed:
+                    size = len(removed)
+                    weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
+                    total += weight * (losses[removed | {player}] - loss)
+            values[player] = total
+        return values

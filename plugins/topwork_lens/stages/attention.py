@@ -1,5 +1,7 @@
-"""The stage that looks at attention: entropy, distance and mass of every attention head over some rows, and, for a
-few of them, what was attended to, ready to be drawn over the picture or the words."""
+"""The stage `attention`: statistics of every attention head over some rows, and attention weights of a few rows.
+
+The weights (`overlay`) are ready to be drawn over the image or the words by the report.
+"""
 
 from __future__ import annotations
 
@@ -30,67 +32,70 @@ class Attention(Stage):
     role: Literal["evaluate", "calibrate", "train"] = Field("evaluate", description="whose rows")
 
     def reads(self) -> tuple[str, ...]:
+        """Return the roles whose rows the stage reads."""
         return (self.role,)
 
     def __call__(self, run: Run) -> dict[str, Json]:
+        """Run the stage."""
         from topwork_lens.look import Look
 
         look = Look(run.model, run.plugins)
         layers = look.layers
         tables = Tables(layers)
         overlays: list[dict[str, Json]] = []
-        for number, row in enumerate(run.progress(first_rows(run.rows(self.role), self.rows), label="attention")):
+        rows = first_rows(run.rows(self.role), self.rows)
+        for row_index, row in enumerate(run.progress(rows, label="attention")):
             for item in run.task.encode([row], "predict", run.seed)[:1]:
                 units = run.task.units(item)
                 batch = run.task.collate([item], "predict").to(run.device)
-                wants = number < self.overlays
-                seen = watch(look, run, batch, units, wants)
-                tables.add(seen, units)
-                if wants:
-                    overlays.append(overlay(number, seen, layers, units, run.folder if run.process.main else None))
-        found = {"layers": tables.json(), "rows": overlays}
+                is_drawn = row_index < self.overlays
+                captured = capture_attention(look, run, batch, units, is_drawn)
+                tables.add(captured, units)
+                if is_drawn:
+                    folder = run.folder if run.process.main else None
+                    overlays.append(overlay(row_index, captured, layers, units, folder))
+        statistics = {"layers": tables.json(), "rows": overlays}
         if run.process.main:
-            write_json(run.folder / "attention.json", found)
+            write_json(run.folder / "attention.json", statistics)
         run.process.barrier()
-        return {"rows": self.rows, **tables.means(), "layers": found["layers"]}
+        return {"rows": self.rows, **tables.means(), "layers": statistics["layers"]}
 
 
 def first_rows(rows: Any, count: int) -> list[Any]:
-    """The first rows of a data set or of anything that can be iterated over."""
+    """Return the first rows of a data set or of anything that can be iterated over."""
     from itertools import islice
 
     return list(islice(iter(rows), count))
 
 
-def watch(look: Any, run: Run, batch: Batch, units: Units, wants: bool) -> Captured:
-    """Predict with the model watched."""
+def capture_attention(look: Any, run: Run, batch: Batch, units: Units, with_weights: bool) -> Captured:
+    """Capture the statistics of attention during a prediction, and the weights if they are wanted."""
     import torch
 
-    places = coordinates(units)
     special = list(units.special)
-    what = ["entropy", "distance", *(["mass"] if special else []), *(["weights"] if wants else [])]
-    with torch.no_grad(), look.capture(*what, keys=special or None, places=places) as seen:
+    what = ["entropy", "distance", *(["mass"] if special else []), *(["weights"] if with_weights else [])]
+    with torch.no_grad(), look.capture(*what, keys=special or None, places=coordinates(units)) as captured:
         run.task.predict(run.model, batch)
-    return seen
+    return captured
 
 
 def coordinates(units: Units) -> torch.Tensor | None:
-    """[positions, 2] of patches, NaN for special positions; None for a sequence."""
+    """Return [positions, 2], row and column of patches, NaN for special positions; None for a sequence."""
     import torch
 
     if units.grid is None:
         return None
     height, width = units.grid
     special = set(units.special)
-    places = torch.full((height * width + len(special), 2), float("nan"), dtype=torch.float64)
-    patches = [position for position in range(len(places)) if position not in special]
+    coordinates = torch.full((height * width + len(special), 2), float("nan"), dtype=torch.float64)
+    patches = [position for position in range(len(coordinates)) if position not in special]
     for patch, position in enumerate(patches):
-        places[position] = torch.tensor([patch // width, patch % width], dtype=torch.float64)
-    return places
+        coordinates[position] = torch.tensor([patch // width, patch % width], dtype=torch.float64)
+    return coordinates
 
 
 class Tables:
-    """Means over rows of what each attention head does. A number that has no meaning for a layer stays null."""
+    """Means over rows of the statistics of each attention head; null where one has no meaning for a layer."""
 
     NAMES = (("entropy", "entropy"), ("distance", "distance"), ("special", "mass"))
 
@@ -98,22 +103,22 @@ class Tables:
         self.layers = layers
         self.sums: dict[tuple[str, str], tuple[Any, int]] = {}
 
-    def add(self, seen: Captured, units: Units) -> None:
-        """Take one row: the mean over its queries that are no padding, and over its forward passes."""
+    def add(self, captured: Captured, units: Units) -> None:
+        """Add one row: the mean over its queries that are not padding, and over its forward passes."""
         import torch
 
         for layer in self.layers:
-            valid = seen.found.get("valid", {}).get(layer.path)
+            valid = captured.found.get("valid", {}).get(layer.path)
             for name, what in self.NAMES:
-                calls = seen.found.get(what, {}).get(layer.path)
+                calls = captured.found.get(what, {}).get(layer.path)
                 if not calls or valid is None:
                     continue
                 if name == "special" and (layer.kind == "cross" or layer.form != "dense"):
                     continue
                 total, count = torch.zeros(calls[0].shape[1], dtype=torch.float64), 0.0
-                for values, good in zip(calls, valid, strict=True):
+                for values, mask in zip(calls, valid, strict=True):
                     values = values.double().transpose(0, 1).flatten(1)
-                    usable = good.flatten()[None] & ~values.isnan()
+                    usable = mask.flatten()[None] & ~values.isnan()
                     total += values.nan_to_num().masked_fill(~usable, 0).sum(-1)
                     count += float(usable[0].sum()) if len(usable) else 0.0
                 if count:
@@ -121,65 +126,66 @@ class Tables:
                     self.sums[layer.path, name] = (before + total / count, rows + 1)
 
     def json(self) -> list[dict[str, Json]]:
-        """One entry a layer; a list has one number for each original attention head, null for those that are gone."""
+        """Return an entry a layer; lists have a number for each original attention head, null for pruned ones."""
         from topwork_lens.layers.discovery import numbered
 
-        found = []
+        result = []
         for (_, number), layer in numbered(self.layers).items():
-            entry: dict[str, Json] = {"path": layer.path, "number": number, "side": layer.side, "kind": layer.kind}
-            entry |= {"heads": layer.heads, "kept": list(layer.kept or ())}
-            for name, _ in self.NAMES:
-                entry[name] = self._spread(layer, name)
-            found.append(entry)
-        return found
+            line: dict[str, Json] = {"path": layer.path, "number": number, "side": layer.side, "kind": layer.kind}
+            line |= {"heads": layer.heads, "kept": list(layer.kept)}
+            result.append(line | {name: self._by_original_number(layer, name) for name, _ in self.NAMES})
+        return result
 
-    def _spread(self, layer: AttentionLayer, name: str) -> list[float | None] | None:
+    def _by_original_number(self, layer: AttentionLayer, name: str) -> list[float | None] | None:
         if (layer.path, name) not in self.sums:
             return None
         total, rows = self.sums[layer.path, name]
         values: list[float | None] = [None] * layer.heads
-        for position, original in enumerate(layer.kept or ()):
-            values[original] = float(total[position]) / rows
+        for index, head in enumerate(layer.kept):
+            values[head] = float(total[index]) / rows
         return values
 
     def means(self) -> dict[str, Json]:
-        """The means over all attention heads, for the summary."""
-        found: dict[str, Json] = {}
+        """Return the means over all attention heads, for the summary."""
+        means: dict[str, Json] = {}
         for name, _ in self.NAMES:
             numbers = [value for layer in self.json() for value in layer[name] or () if value is not None]
-            found[name] = sum(numbers) / len(numbers) if numbers else None
-        return found
+            means[name] = sum(numbers) / len(numbers) if numbers else None
+        return means
 
 
 def overlay(
-    number: int, seen: Captured, layers: list[AttentionLayer], units: Units, folder: Path | None
+    row_index: int, captured: Captured, layers: list[AttentionLayer], units: Units, folder: Path | None
 ) -> dict[str, Json]:
-    """What one row's positions attend to, per layer, the mean over its attention heads (of the first forward pass).
+    """Return the attention weights of one row, by layer: the mean over attention heads, of the first forward pass.
 
-    For pictures: weights of the patches, from the class token where there is one, else the mean over all queries. For
+    For images: weights of the patches, from the class token where there is one, else the mean over all queries. For
     sequences: the matrix [queries][keys] of the first positions.
+
+    Args:
+        folder: where the image of the row is written; None: nowhere.
     """
     from topwork_lens.layers.discovery import numbered
 
     special = set(units.special)
     image = None
     if units.image is not None:
-        image = f"rows/{number + 1:04d}.png"
+        image = f"rows/{row_index + 1:04d}.png"
         if folder is not None:
             with write_whole(folder / image) as temporary:
                 units.image.save(temporary, format="PNG")
-    found: list[dict[str, Json]] = []
-    for (group, index), layer in numbered(layers).items():
-        calls = seen.found.get("weights", {}).get(layer.path)
+    by_layer: list[dict[str, Json]] = []
+    for (group, number), layer in numbered(layers).items():
+        calls = captured.found.get("weights", {}).get(layer.path)
         if not calls or not layer.kept:
             continue
         weights = calls[0][0].float().mean(0)
         shown = _patches(weights, units, special) if units.grid else _rounded(weights[:_TOKENS, :_TOKENS])
         if shown is not None:
-            found.append({"number": index, "group": group, "path": layer.path, "weights": shown})
+            by_layer.append({"number": number, "group": group, "path": layer.path, "weights": shown})
     names = [str(name) for name in list(units.names)[:_TOKENS]]
     grid = list(units.grid) if units.grid else None
-    return {"row": number, "image": image, "grid": grid, "names": names, "layers": found}
+    return {"row": row_index, "image": image, "grid": grid, "names": names, "layers": by_layer}
 
 
 def _patches(weights: torch.Tensor, units: Units, special: set[int]) -> list[float] | None:
@@ -191,7 +197,7 @@ def _patches(weights: torch.Tensor, units: Units, special: set[int]) -> list[flo
 
 
 def _rounded(values: torch.Tensor, digits: int = 3) -> Any:
-    def cut(value: Any) -> Any:
-        return [cut(entry) for entry in value] if isinstance(value, list) else round(value, digits)
+    def rounded(value: Any) -> Any:
+        return [rounded(part) for part in value] if isinstance(value, list) else round(value, digits)
 
-    return cut(values.tolist())
+    return rounded(values.tolist())

@@ -1,4 +1,7 @@
-"""The stage `prune_schedule`: a search for attention heads that can go, then one cut; the whole curve is kept."""
+"""The stage `prune_schedule`: a search for attention heads that can be removed, then one pruning.
+
+Entry point: `PruneSchedule`, its options; `ScheduleRun` is one run of it. The search itself lies in `schedule`.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from topwork import Json, Stage, UsageError, write_json
-from topwork_lens.stages.heads import Group, ScoreOptions, check_call, score_model
+from topwork_lens.stages.head_importance import Group, ScoreOptions, score_model
+from topwork_lens.stages.prune_heads import check_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from topwork import Run
     from topwork_lens.look import Look
     from topwork_lens.pruning.prune import Pruned
-    from topwork_lens.schedule.baselines import Beside
-    from topwork_lens.schedule.schedule import Found, Limits, Masks, Point
+    from topwork_lens.schedule.baselines import Baselines
+    from topwork_lens.schedule.schedule import Limits, Masks, Point, SearchResult
     from topwork_lens.scoring.selection import Choice, Importance
 
 
@@ -54,7 +59,7 @@ class PruneSchedule(Stage):
     prune: bool = Field(True, description="false: only the curve; the model stays as it is")
 
     @model_validator(mode="after")
-    def _ends(self) -> PruneSchedule:
+    def _check_options(self) -> PruneSchedule:
         if self.share is None and self.flops is None and self.metric is None:
             raise ValueError("say when it ends: give `share`, `flops` or `metric`")
         if self.search == "bisect" and (self.iterative or self.recover is not None or self.metric is None):
@@ -63,44 +68,46 @@ class PruneSchedule(Stage):
             raise ValueError(
                 "`recover` changes the model: `prune: false`, `compare`, `compare_random` do not go with it"
             )
-        names = [label(one) for one in [self.importance, *self.others()]]
+        names = [label(options) for options in [self.importance, *self.others()]]
         if len(set(names)) < len(names):
             raise ValueError("`compare` names the same way twice, or that of `importance`")
         return self
 
     def others(self) -> list[ScoreOptions]:
-        """What is compared, but for chance: a method alone is scored on as many rows as the schedule's own."""
+        """Return what is compared, but for random choices; a bare method is scored on as many rows as the schedule."""
         rows = self.importance.rows
-        named = [ScoreOptions(method=one, rows=rows) if isinstance(one, str) else one for one in self.compare]
-        return [one for one in named if one.method != "random"]
+        options = [ScoreOptions(method=way, rows=rows) if isinstance(way, str) else way for way in self.compare]
+        return [way for way in options if way.method != "random"]
 
     def draws(self) -> int:
-        """How many random choices are measured."""
-        asked = any((one if isinstance(one, str) else one.method) == "random" for one in self.compare)
-        return self.compare_random or (6 if asked else 0)
+        """Return how many random choices are measured."""
+        methods = [way if isinstance(way, str) else way.method for way in self.compare]
+        return self.compare_random or (6 if "random" in methods else 0)
 
     def reads(self) -> tuple[str, ...]:
+        """Return the roles whose rows the stage reads."""
         more = ("train",) if self.recover is not None else ()
         return ("calibrate", *more, *(("evaluate",) if self.evaluate else ()))
 
     def __call__(self, run: Run) -> dict[str, Json]:
-        return Work(self, run)()
+        """Run the stage."""
+        return ScheduleRun(self, run)()
 
     def choice(self) -> Choice:
-        """The rules by which attention heads are chosen."""
+        """Return the rules by which attention heads are chosen."""
         from topwork_lens.scoring.selection import Choice
 
         return Choice(at_least=self.at_least, groups=tuple(self.groups) if self.groups else None, by=self.by)
 
     def limits(self) -> Limits:
-        """When it ends."""
+        """Return when the search ends."""
         from topwork_lens.schedule.schedule import Limits
 
         return Limits(self.share, self.flops, self.metric)
 
 
-class Work:
-    """One run of the stage."""
+class ScheduleRun:
+    """One run of the stage `prune_schedule`."""
 
     def __init__(self, stage: PruneSchedule, run: Run) -> None:
         self.stage, self.run = stage, run
@@ -109,116 +116,121 @@ class Work:
         if stage.recover is not None:
             self.trainer = _train_stage(run, stage.recover)
         self.layers = self.look().active_layers()
-        self.cut: Masks = {}  # what recovery has cut already
-        self.good: Any = None  # the model before the last step, when recovery changes it, and how it was cut
-        self.cuts: list[Pruned] = []  # what recovery has cut, step by step
+        self.pruned: Masks = {}  # what recovery has pruned already
+        self.previous: Any = None  # the model before the last step, when recovery changes it, and how it was pruned
+        self.prunings: list[Pruned] = []  # what recovery has pruned, step by step
         self.roles = ("calibrate", "evaluate") if stage.evaluate else ("calibrate",)
-        self.other: Beside | None = None
+        self.baselines: Baselines | None = None
 
     def look(self) -> Look:
+        """Return the lens on the run's present model."""
         from topwork_lens.look import Look
 
         return Look(self.run.model, self.run.plugins)
 
     def __call__(self) -> dict[str, Json]:
+        """Search, prune what the search found, and return the stage's result."""
         from topwork_lens.pruning.prune import count_heads
-        from topwork_lens.schedule.baselines import charts, gained
+        from topwork_lens.schedule.baselines import area_gained, charts
+        from topwork_lens.schedule.schedule import count_masked
 
-        first = count_heads(self.layers)
-        found = self.search()
-        last = next(point for point in reversed(found.curve) if point.removed == sum(map(len, found.gone.values())))
-        curve = [point.json() for point in found.curve]
-        drawn = charts(self.name(), found.curve, self.primary, self.roles)
+        heads_before = count_heads(self.layers)
+        search = self.search()
+        last = next(point for point in reversed(search.curve) if point.removed == count_masked(search.removed))
+        curve = [point.json() for point in search.curve]
+        drawn = charts(self.name(), search.curve, self.primary, self.roles)
         if self.run.process.main:
-            kept = {"metric": self.primary, "curve": curve, "curves": drawn, "masks": found.gone}
-            write_json(self.run.folder / "curve.json", kept)
-        result: dict[str, Json] = {"heads_before": first, "heads_after": first - last.removed}
-        result |= {f"first_{self.primary}": found.curve[0].metric, f"last_{self.primary}": last.metric}
+            record = {"metric": self.primary, "curve": curve, "curves": drawn, "masks": search.removed}
+            write_json(self.run.folder / "curve.json", record)
+        result: dict[str, Json] = {"heads_before": heads_before, "heads_after": heads_before - last.removed}
+        result |= {f"first_{self.primary}": search.curve[0].metric, f"last_{self.primary}": last.metric}
         if "random" in last.more:
             result[f"random_{self.primary}"] = last.more[f"random_{self.primary}"]
-            result["area_gained"] = gained(drawn[-1])
+            result["area_gained"] = area_gained(drawn[-1])
         if self.stage.prune:
-            result = {**result, **self.finished(found, result)}
-        result |= {"ended_by": found.reason, "measured": len(curve)}
-        return {**result, "curves": drawn, "curve": curve, "masks": found.gone}
+            result = {**result, **self.prune(search).json(), **result}
+        result |= {"ended_by": search.reason, "measured": len(curve)}
+        return {**result, "curves": drawn, "curve": curve, "masks": search.removed}
 
     def name(self) -> str:
-        """What the schedule's own curve is called."""
+        """Return the name of the schedule's own curve."""
         again = ", scored at every step" if self.stage.iterative or self.trainer is not None else ""
         return label(self.stage.importance) + again
 
-    def search(self) -> Found:
+    def search(self) -> SearchResult:
+        """Run the search, with the baselines that are wanted beside it."""
         from topwork_lens.flops import count_flops
-        from topwork_lens.schedule.baselines import Beside
+        from topwork_lens.schedule.baselines import Baselines
         from topwork_lens.schedule.schedule import Schedule
 
         stage, look = self.stage, self.look()
         flops = count_flops(self.run.model, self.layers, look.call(check_call(self.run)))
         seeds = [self.run.seed + draw for draw in range(stage.draws())]
-        scores = {label(one): score_model(self.run, one) for one in stage.others()}
-        self.other = Beside(self.layers, stage.choice(), self.metric, self.roles, scores, seeds)
-        total = sum(len(layer.kept or ()) for layer in self.layers)
+        scores = {label(options): score_model(self.run, options) for options in stage.others()}
+        self.baselines = Baselines(self.layers, stage.choice(), self.metric, self.roles, scores, seeds)
+        total = sum(len(layer.kept) for layer in self.layers)
         schedule = Schedule(
             self.layers,
             stage.choice(),
             round(stage.step * total) if stage.step < 1 else round(stage.step),
             stage.limits(),
             flops,
-            *self.asked(),
+            *self.measures(),
             higher_is_better=self.run.task.metric().higher_is_better,
             iterative=stage.iterative or self.trainer is not None,
-            settle=self.recovered if self.trainer is not None else None,
-            watch=self.beside,
+            settle=self.recover if self.trainer is not None else None,
+            watch=self.measure_baselines,
         )
         return schedule.bisect() if stage.search == "bisect" else schedule.run()
 
-    # ------------------------------------------------------------------ what the search asks
+    # ------------------------------------------------------------------ what the search measures
 
-    def masked(self, gone: Masks) -> Any:
-        """Masks everything that is gone and not cut yet, for a block."""
-        return self.look().mask_heads({path: numbers for path, numbers in gone.items() if numbers})
+    def masking(self, masks: Masks) -> AbstractContextManager[None]:
+        """Mask, for a block, everything that is removed and not pruned yet."""
+        return self.look().mask_heads({path: heads for path, heads in masks.items() if heads})
 
-    def metric(self, gone: Masks, role: str) -> float:
-        """The metric of the masked model; only that on calibration rows decides anything."""
+    def metric(self, masks: Masks, role: str) -> float:
+        """Return the metric of the masked model; only that on calibration rows decides anything."""
         limit = self.stage.limit if role == "calibrate" else None
-        with self.masked(gone):
+        with self.masking(masks):
             return float(self.run.evaluate(role, limit=limit)[self.primary])
 
-    def score(self, gone: Masks) -> Importance:
-        with self.masked(gone):
+    def score(self, masks: Masks) -> Importance:
+        """Return the importance of the masked model's attention heads."""
+        with self.masking(masks):
             return score_model(self.run, self.stage.importance)
 
-    def asked(self) -> tuple[Callable[[Masks], float], Callable[[Masks], Importance]]:
-        """What measures and what scores the masked model."""
-        from topwork_lens.schedule.output_cache import Together
+    def measures(self) -> tuple[Callable[[Masks], float], Callable[[Masks], Importance]]:
+        """Return what measures and what scores the masked model: together in one pass where that is possible."""
+        from topwork_lens.schedule.output_cache import CachedMeasure
 
-        def measure(gone: Masks) -> float:
-            return self.metric(gone, "calibrate")
+        def measure(masks: Masks) -> float:
+            return self.metric(masks, "calibrate")
 
-        how = self.stage.importance
-        if self.trainer is not None or how.method not in ("michel", "taylor") or how.precision != "float32":
+        options = self.stage.importance
+        if self.trainer is not None or options.method not in ("michel", "taylor") or options.precision != "float32":
             return measure, self.score
-        both = Together(self.run.model, measure, self.score, self.stage.iterative, self.run.process.gather)
-        return both.measure, both.score
+        cached = CachedMeasure(self.run.model, measure, self.score, self.stage.iterative, self.run.process.gather)
+        return cached.measure, cached.score
 
-    def beside(self, gone: Masks, point: Point) -> None:
-        """More numbers for a point: on evaluate rows, and other choices of the same size."""
-        assert self.other is not None
-        own = {role: point.metric if role == "calibrate" else self.metric(gone, role) for role in self.roles}
+    def measure_baselines(self, masks: Masks, point: Point) -> None:
+        """Add to a point the metric on evaluate rows, and those of other choices of the same size."""
+        assert self.baselines is not None
+        metrics = {role: point.metric if role == "calibrate" else self.metric(masks, role) for role in self.roles}
         if self.stage.evaluate:
-            point.more[f"evaluate_{self.primary}"] = own["evaluate"]
-        point.more |= self.other(point.removed, own)
+            point.more[f"evaluate_{self.primary}"] = metrics["evaluate"]
+        point.more |= self.baselines(point.removed, metrics)
         if drawn := point.more.get("random"):
             point.more[f"random_{self.primary}"] = sum(drawn["calibrate"]) / len(drawn["calibrate"])
         self.run.say(f"  {point.removed} attention heads gone: {self.primary} {point.metric:.4g}")
 
     # ------------------------------------------------------------------ recovery
 
-    def recovered(self, gone: Masks, point: Point) -> float:
-        """Cut what is gone, train on, and measure again."""
-        self.good = (copy.deepcopy(self.run.model), self.cut, list(self.cuts))
-        self.cuts.append(self.look().prune_heads(gone, check=check_call(self.run)))
-        self.cut = gone
+    def recover(self, masks: Masks, point: Point) -> float:
+        """Prune what is removed, train on, and return the metric."""
+        self.previous = (copy.deepcopy(self.run.model), self.pruned, list(self.prunings))
+        self.prunings.append(self.look().prune_heads(masks, check=check_call(self.run)))
+        self.pruned = masks
         folder, name = self.run.folder, f"recover-{point.removed:03d}"
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -235,26 +247,26 @@ class Work:
         self.run.say(f"  trained on: {self.primary} {metric:.4g}")
         return metric
 
-    def finished(self, found: Found, result: dict[str, Json]) -> dict[str, Json]:
-        """Cut what the search found (recovery has done that already), with the check."""
-        from topwork_lens.pruning.prune import together
+    def prune(self, search: SearchResult) -> Pruned:
+        """Prune, with the check, what the search found; recovery has pruned most of it already."""
+        from topwork_lens.pruning.prune import Pruned
 
-        if found.reason == "metric" and self.good is not None:
-            self.run.model, self.cut, self.cuts = self.good
-        look = self.look()
-        pruned = together([*self.cuts, look.prune_heads(found.gone, check=check_call(self.run))])
+        if search.reason == "metric" and self.previous is not None:
+            self.run.model, self.pruned, self.prunings = self.previous
+        last = self.look().prune_heads(search.removed, check=check_call(self.run))
+        pruned = Pruned.merged([*self.prunings, last])
         before, after = pruned.flops
-        if found.reason == "flops" and self.stage.flops and after.total > self.stage.flops * before.total:
+        if search.reason == "flops" and self.stage.flops and after.total > self.stage.flops * before.total:
             left = after.total / before.total
             self.run.say(
                 f"  {left:.1%} of the operations are left, more than the {self.stage.flops:.1%} asked for: some layers "
                 "could only be pruned softly, or shared keys and values were copied (`by: group`)"
             )
-        return {**pruned.json(), **result}
+        return pruned
 
 
 def _train_stage(run: Run, options: dict[str, Any]) -> Any:
-    """The stage `train` with these options.
+    """Return the stage `train` with these options.
 
     Raises:
         UsageError: they are wrong, or no plugin has such a stage.
@@ -265,11 +277,11 @@ def _train_stage(run: Run, options: dict[str, Any]) -> Any:
         return run.plugins.stage("train")(**options)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(["recover", *map(str, first["loc"])])
-        raise UsageError(first["msg"], place=f"stage prune_schedule, {place}") from error
+        option = ".".join(["recover", *map(str, first["loc"])])
+        raise UsageError(first["msg"], place=f"stage prune_schedule, {option}") from error
 
 
 def label(options: ScoreOptions) -> str:
-    """What a curve is called: the method, and the options that are not the default ones."""
-    said = options.model_dump(exclude_defaults=True, exclude={"method", "rows", "batch_size"})
-    return ", ".join([options.method, *(f"{key} {value}" for key, value in said.items())])
+    """Return the name of a curve: the method, and the options that are not the default ones."""
+    changed = options.model_dump(exclude_defaults=True, exclude={"method", "rows", "batch_size"})
+    return ", ".join([options.method, *(f"{key} {value}" for key, value in changed.items())])

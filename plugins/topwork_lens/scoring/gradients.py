@@ -1,0 +1,150 @@
+"""Scores by gradients of gates: E |dL/dgate| (Michel et al. 2019) and E (dL/dgate)^2 (Molchanov et al. 2019).
+
+Entry point: `GradientScorer`. Parameters are frozen (`model_state.frozen`), so one backward pass gives the gate
+gradients of every row: each item has a gate of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+import torch
+from torch import nn
+
+from topwork import AttentionLayer, Batch
+from topwork_lens.gates import GateHook, module_at, output_projection, split_heads
+from topwork_lens.layers.torch_mha import unfolded
+from topwork_lens.model_state import device_of
+from topwork_lens.refusals import refuse
+from topwork_lens.scoring.memory import BatchSplitter, MemoryLimit, activation_limit
+from topwork_lens.scoring.row_independence import (
+    RowIndependence,
+    RowLosses,
+    check_row_independence,
+    requiring_one_run,
+    seeded_by_row,
+)
+
+Reduction = Literal["example", "token", "batch"]
+
+
+class GradientScorer:
+    """Scores batches by gradients of gates; call it with a batch.
+
+    Args:
+        reduction: the absolute value (or square) is taken of the gradient of each row ("example"), each position
+            ("token") or the sum over the batch ("batch").
+        squared: square gradients ("taylor") instead of taking absolute values ("michel").
+        seed: of the random numbers that the losses draw.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[AttentionLayer],
+        row_losses: RowLosses,
+        reduction: Reduction,
+        squared: bool,
+        seed: int,
+    ) -> None:
+        self.model, self.layers = model, [layer for layer in layers if layer.kept]
+        self.row_losses = seeded_by_row(row_losses, seed)
+        self.reduction, self.squared = reduction, squared
+        self.independence = RowIndependence(model, row_losses)
+        # "batch" takes the absolute value of the sum over all rows of a batch: it cannot be split
+        limit = None if reduction == "batch" else activation_limit(device_of(model))
+        self.splitter = BatchSplitter(model, limit)
+
+    def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the scores of a batch, summed over its rows: [heads] (float64) by path of the layers that ran."""
+        sums: dict[str, torch.Tensor] = {}
+        waiting = [batch]
+        while waiting:
+            part, *rest = self.splitter.parts(waiting.pop(0))
+            waiting = [*rest, *waiting]
+            try:
+                values = self._score_part(part)
+            except MemoryLimit:
+                waiting = [*self.splitter.halves(part), *waiting]
+                continue
+            for path, value in values.items():
+                sums[path] = sums[path] + value if path in sums else value
+            if part.row_count > 1 and not self.independence.verified:
+                self.independence.mark_verified()
+        return sums
+
+    def _score_part(self, batch: Batch) -> dict[str, torch.Tensor]:
+        gates = {layer.path: _UnitGates(layer, len(batch), self.reduction == "token") for layer in self.layers}
+        with self._gated(gates) as ran, requiring_one_run(self.model, batch), self.splitter.measuring(batch):
+            losses = self.row_losses(self.model, batch)
+        if losses.shape != (batch.row_count,):
+            raise refuse("batch_coupled", f"row_losses answered {tuple(losses.shape)} for {batch.row_count} rows")
+        leaves = [(path, leaf) for path in ran for leaf in gates[path].leaves]
+        tensors = [leaf for _, leaf in leaves]
+        if not leaves or not losses.requires_grad:
+            raise refuse("no_gradient", "the loss does not depend on any attention head")
+        if batch.row_count > 1 and not self.independence.verified:
+            check_row_independence(losses, tensors, batch)
+        gradients = torch.autograd.grad(losses.sum(), tensors, allow_unused=True)
+        values: dict[str, torch.Tensor] = {}
+        for (path, leaf), gradient in zip(leaves, gradients, strict=True):
+            value = self._reduced((torch.zeros_like(leaf) if gradient is None else gradient).detach().double(), batch)
+            values[path] = values[path] + value if path in values else value
+        return values
+
+    def _reduced(self, gradient: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Reduce [items, heads] or [entries, ..., heads] to [heads]: the sum over the rows of the batch."""
+        if self.reduction == "token":
+            return (gradient.square() if self.squared else gradient.abs()).flatten(0, -2).sum(0)
+        by_row = _sum_items(gradient, batch)
+        if self.reduction == "batch":
+            by_row = by_row.sum(0, keepdim=True)
+        return (by_row.square() if self.squared else by_row.abs()).sum(0)
+
+    @contextmanager
+    def _gated(self, gates: dict[str, _UnitGates]) -> Iterator[list[str]]:
+        """Put gates on all layers for the block; afterwards the list has the paths of the layers that ran."""
+        ran: list[str] = []
+        hooks: dict[str, GateHook] = {}
+        with ExitStack() as stack:
+            stack.enter_context(unfolded([module_at(self.model, path) for path in gates]))
+            for layer in self.layers:
+                hook = hooks[layer.path] = GateHook(layer, gates[layer.path])
+                projection = output_projection(self.model, layer)
+                stack.callback(projection.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            yield ran
+            ran += [path for path, hook in hooks.items() if hook.calls]
+
+
+class _UnitGates:
+    """Makes gates of 1 that need a gradient: one for each item and attention head, or for each position.
+
+    Args:
+        items: items of the batch.
+        by_token: a gate for each position.
+    """
+
+    def __init__(self, layer: AttentionLayer, items: int, by_token: bool) -> None:
+        self.layer, self.items, self.by_token = layer, items, by_token
+        self.leaves: list[torch.Tensor] = []
+
+    def __call__(self, context: torch.Tensor) -> torch.Tensor:
+        heads = split_heads(self.layer, context)
+        if self.by_token:
+            shape = heads.shape[:-1]
+        elif self.leaves:
+            # A shared module runs several times: all of its runs share one gate.
+            return self.leaves[0]
+        else:
+            shape = torch.Size((self.items, heads.shape[-2]))
+        leaf = torch.ones(shape, dtype=context.dtype, device=context.device, requires_grad=True)
+        self.leaves.append(leaf)
+        return leaf
+
+
+def _sum_items(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Sum [items, heads] over the items of each row: [rows, heads]."""
+    row_index = torch.tensor(batch.rows, device=values.device)
+    return values.new_zeros(batch.row_count, *values.shape[1:]).index_add(0, row_index, values)
