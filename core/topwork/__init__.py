@@ -19,4 +19,4 @@ What a plugin author reads, in this order: `hookspecs` (every hook), `task`, `it
 from topwork.lazy import attach
 
 __version__ = "0.1.0"
-__getattr__, __dir__ = attach(__name__, renamed={"Unfinished": "DeferredModule"})
+__getattr__, __dir__ = attach(__name__, renamed={"Unfinished": "DeferredModule", "fast_products": "accelerated"})

@@ -126,8 +126,8 @@ from topwork.items import (
 from topwork.items import (
     map_tensors as map_tensors,
 )
-from topwork.kernels.onednn import (
-    fast_products as fast_products,
+from topwork.kernels.selection import (
+    accelerated as accelerated,
 )
 from topwork.metric import (
     MeanMetric as MeanMetric,

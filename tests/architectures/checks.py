@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from architectures import eager
-from topwork import Refused, TopworkError, alterations, fast_products
+from topwork import Refused, TopworkError, accelerated, alterations
 from topwork_lens.capture.undescribed import no_strangers, observed
 from topwork_lens.gates import first_input, output_projection, split_heads
 from topwork_lens.gates import gated as put
@@ -152,7 +152,7 @@ def alike(model: Any, inputs: Any, paths: list[str]) -> Any:
         }
         try:
             same = eager.under_eager(model).to(dtype)
-            with fast_products(torch.device("cpu")):  # as a capture of weights has them
+            with accelerated(torch.device("cpu")):  # as a capture of weights has them
                 library = eager.library_weights(same, given)
             seen, _ = watched(same, given, Look(same), paths)
         except Exception:

@@ -23,7 +23,7 @@ import torch
 from bertology_v4 import Reference
 from lens_rows import bert, by_length, losses, sentences, write
 
-from topwork import Batch, fast_products
+from topwork import Batch, accelerated
 from topwork_lens.flops import count_flops
 from topwork_lens.look import Look
 from topwork_lens.schedule.output_cache import CachedMeasure
@@ -37,7 +37,7 @@ WORDS = 30
 def accuracy(model: Any, many: list[Batch]) -> float:
     """Of the model as it is now, at the speed of topwork's stage `evaluate`."""
     right = total = 0
-    with torch.no_grad(), fast_products(torch.device("cpu")):
+    with torch.no_grad(), accelerated(torch.device("cpu")):
         for one in many:
             inputs = {key: value for key, value in one.inputs.items() if key != "labels"}
             right += int((model(**inputs).logits.argmax(-1) == one.inputs["labels"]).sum())

@@ -81,7 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.without_onednn:
         for module in (capture, quick):
-            setattr(module, "fast_products", lambda *_: nullcontext())  # noqa: B010
+            setattr(module, "accelerated", lambda *_: nullcontext())  # noqa: B010
     sizes: dict[str, Any] = {"hidden_size": options.width, "num_attention_heads": options.heads}
     sizes["intermediate_size"] = 4 * options.width
     config = BertConfig(**sizes, num_hidden_layers=options.layers, max_position_embeddings=max(options.tokens))

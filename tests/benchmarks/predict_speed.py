@@ -81,7 +81,7 @@ def floor(work: Any, rows: list[dict]) -> Callable[[], None]:
     """The model and the reading of its outputs: the same batches, made before."""
     import torch
 
-    from topwork import fast_products
+    from topwork import accelerated
     from topwork.data.batching import plan
     from topwork.data.loop_settings import Settings
 
@@ -92,7 +92,7 @@ def floor(work: Any, rows: list[dict]) -> Callable[[], None]:
     batches = [task.collate([items[place] for place in part], "predict").to(device) for part in places]
 
     def run() -> None:
-        with torch.inference_mode(), fast_products(device, "float32"):
+        with torch.inference_mode(), accelerated(device, "float32"):
             for batch in batches:
                 task.predict(work.model, batch)
 

@@ -135,7 +135,7 @@ class Contest:
     def floor(self) -> tuple[float, float]:
         import torch
 
-        from topwork import fast_products
+        from topwork import accelerated
         from topwork.data.batching import Budget, plan
         from topwork.data.loop import autocast
 
@@ -149,7 +149,7 @@ class Contest:
         precision = "bf16" if self.bf16 else "float32"
         start = time.process_time()
         for batch in batches * EPOCHS:
-            with autocast(torch.device("cpu"), precision), fast_products(torch.device("cpu"), precision):
+            with autocast(torch.device("cpu"), precision), accelerated(torch.device("cpu"), precision):
                 loss = task.loss(net, batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)

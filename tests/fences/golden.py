@@ -27,6 +27,7 @@ MASKED = {
     "started",
     "versions",
     "device",
+    "kernels",
     "difference",
     "version",
     "topwork",

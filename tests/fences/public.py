@@ -20,6 +20,8 @@ from pydantic import BaseModel
 import topwork
 from fences.models import CASES
 
+#: deprecated public names, which warn
+DEPRECATED = ("Unfinished", "fast_products")
 #: import paths that stay, and what they have
 PATHS: dict[str, tuple[str, ...]] = {
     "topwork.cli": ("main",),
@@ -46,7 +48,7 @@ def everything() -> dict[str, Any]:
     plugins = topwork.load_plugins()
     ours = {name: task for name, task in plugins.tasks.items() if plugins.owner("task", name).package == "topwork"}
     return {
-        "topwork": _at("topwork", tuple(topwork.__all__)),
+        "topwork": _at("topwork", (*topwork.__all__, *DEPRECATED)),
         "paths": {path: _at(path, names) for path, names in PATHS.items()},
         "look": described(type(topwork.look(CASES["text-classification bert"].build().model))),
         "hooks": hooks(),

@@ -27,7 +27,9 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 SHARED = """The options above may also stand after the command. Environment: TOPWORK_PLUGINS and TOPWORK_DISABLE
-(names, separated by commas), TOPWORK_TRACE=1 prints hook calls, TOPWORK_DEBUG=1 is --debug."""
+(names, separated by commas), TOPWORK_TRACE=1 prints hook calls, TOPWORK_DEBUG=1 is --debug,
+TOPWORK_STRICT=1 ends a run when an observer fails, TOPWORK_KERNELS=off (auto, onednn, bf16) chooses
+the kernels of a CPU."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -51,6 +51,7 @@ def diagnose(plugins: Plugins) -> Iterator[Finding]:
     yield check_pair()
     yield check_audio()
     yield check_threads(dict(os.environ), usable_cores())
+    yield check_kernels()
     yield from check_plugins(plugins)
     yield check_offline(dict(os.environ))
     yield check_cache(hub_cache(dict(os.environ)))
@@ -138,6 +139,17 @@ def check_threads(environment: dict[str, str], cores: int) -> Finding:
     if processes * threads <= cores:
         return Finding("threads", True, detail)
     return Finding("threads", False, detail, f"export OMP_NUM_THREADS={max(cores // processes, 1)}")
+
+
+def check_kernels() -> Finding:
+    """Name the kernels that models run with on this CPU; the first call measures them."""
+    from topwork.errors import TopworkError
+    from topwork.kernels.selection import choice
+
+    try:
+        return Finding("CPU kernels", True, str(choice()))
+    except TopworkError as error:
+        return Finding("CPU kernels", False, error.cause, error.hint or "unset TOPWORK_KERNELS")
 
 
 def usable_cores() -> int:

@@ -127,7 +127,7 @@ def _answered(
     bytes of parts have come together (pictures of the same size are predicted in their order) rows are given out."""
     import torch
 
-    from topwork.kernels.onednn import fast_products
+    from topwork.kernels.selection import accelerated
 
     items, rows = bucket.items, list(bucket.rows.items())
     places: dict[int, list[int]] = {number: [] for number in bucket.rows}
@@ -141,7 +141,7 @@ def _answered(
     while rows:
         held, most = 0, BUCKET_BYTES.get(device.type, BUCKET_BYTES["cpu"]) // 4
         # one autocast for many batches: it keeps the weights that it has cast until it is left
-        with torch.inference_mode(), autocast(device, settings.precision), fast_products(device, settings.precision):
+        with torch.inference_mode(), autocast(device, settings.precision), accelerated(device, settings.precision):
             while batches and held <= most:
                 positions = batches.pop()
                 found = _predicted(task, model, [items[position] for position in positions], device)

@@ -1,10 +1,9 @@
-"""bf16 on a CPU where no parameter needs a gradient: what autocast and torch's attention do there more often or more
-slowly than they must.
+"""bf16 autocast on CPU for frozen models: avoids two slow paths of PyTorch. Entered by `topwork.accelerated`.
 
-Autocast keeps a weight that it has cast only if that weight needs a gradient; of a frozen model it casts every weight
-for every batch. And the backward pass of torch's fused attention takes five times its forward pass in bf16, on short
-sequences twenty times (measured on an EPYC, 12 attention heads of 64): written out as two products and a softmax it is
-three to eight times faster. What is written out is the library's eager attention, in the same dtype.
+- Autocast caches casts only of weights that require grad, so a frozen model is cast anew for every batch.
+  `FrozenBf16Mode` keeps the casts until it exits; weights must not change meanwhile.
+- The backward pass of fused attention in bf16 takes 5 to 20 times its forward pass (EPYC, 12 heads of width 64). Where
+  a measurement says so, attention with up to `MOST_KEYS` keys is computed unfused, in the same dtype.
 """
 
 from __future__ import annotations
@@ -15,46 +14,49 @@ import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-#: with more keys than this the attention weights, which are kept when it is written out, would take too much memory
+#: with more keys the attention weights, which the unfused backward pass keeps, would take too much memory
 MOST_KEYS = 1024
 
 
-class Narrow(TorchFunctionMode):
-    """While it is entered, under autocast to bf16 on the CPU: frozen weights of linear layers are cast once, and
-    attention through which a gradient flows is written out.
+class FrozenBf16Mode(TorchFunctionMode):
+    """Mode for frozen models under autocast to bf16 on the CPU: weights of linear layers are cast once.
 
-    The weights must not change meanwhile; they are kept, in bf16, until the mode is left.
+    The weights must not change while the mode is entered; their casts are kept until it exits.
+
+    Args:
+        unfused: compute attention unfused where a gradient flows through it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unfused: bool = True) -> None:
         super().__init__()
-        self.cast: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.unfused = unfused
+        self.casts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def __exit__(self, *told: Any) -> None:
-        self.cast.clear()
-        super().__exit__(*told)
+    def __exit__(self, *exception: Any) -> None:
+        self.casts.clear()
+        super().__exit__(*exception)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16:
             if function is linear or function is torch.addmm:
-                args = tuple(self._once(one) for one in args)
-            elif function is scaled_dot_product_attention and _can_be_written_out(*args, **kwargs):
-                return _written_out(*args, **kwargs)
+                args = tuple(self._cast(argument) for argument in args)
+            elif self.unfused and function is scaled_dot_product_attention and _can_be_unfused(*args, **kwargs):
+                return unfused_attention(*args, **kwargs)
         return function(*args, **kwargs)
 
-    def _once(self, tensor: Any) -> Any:
-        """A frozen weight in bf16; anything else as it is."""
+    def _cast(self, tensor: Any) -> Any:
+        """Return a frozen weight in bf16, and anything else unchanged."""
         if type(tensor) is not torch.nn.Parameter or tensor.requires_grad:
             return tensor
         if tensor.dtype is not torch.float32 or tensor.device.type != "cpu":
             return tensor
-        if id(tensor) not in self.cast:
-            self.cast[id(tensor)] = (tensor, tensor.detach().to(torch.bfloat16))
-        return self.cast[id(tensor)][1]
+        if id(tensor) not in self.casts:
+            self.casts[id(tensor)] = (tensor, tensor.detach().to(torch.bfloat16))
+        return self.casts[id(tensor)][1]
 
 
-def _can_be_written_out(
+def _can_be_unfused(
     query: Any,
     key: Any,
     value: Any,
@@ -64,7 +66,7 @@ def _can_be_written_out(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> bool:
-    """Where a gradient flows, and nothing is asked that the few lines below do not do."""
+    """Return whether a gradient flows and `unfused_attention` knows all that is requested."""
     states = (query, key, value)
     if not torch.is_grad_enabled() or not any(state.requires_grad for state in states):
         return False
@@ -75,7 +77,7 @@ def _can_be_written_out(
     return attn_mask is None or (attn_mask.dtype is torch.bool and not is_causal)
 
 
-def _written_out(
+def unfused_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -85,8 +87,12 @@ def _written_out(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> torch.Tensor:
-    """softmax(query key' scale) value; [items, heads, positions, width] each. A query that may attend to nothing gets
-    zeros, as from torch."""
+    """Compute softmax(query key' scale) value, as the library's eager attention does, in the same dtype.
+
+    Args:
+        query: [items, heads, queries, width]; `key` and `value` [items, heads, keys, width].
+        attn_mask: boolean, True where a query may attend; a query that may attend to no key gets zeros, as from torch.
+    """
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
     scores = (query @ key.transpose(-1, -2)) * (query.shape[-1] ** -0.5 if scale is None else scale)

@@ -1,15 +1,12 @@
-"""Linear layers and convolutions of single pixels on AMD's CPUs with AVX-512, where torch's matrix library (MKL) leaves
-half of the speed unused: there they go through oneDNN, which torch brings along too, forward and backward.
+"""Linear layers and convolutions of single pixels through oneDNN, forward and backward, in float32.
 
-Measured on an EPYC, float32, one thread, 384 x 1536 weights: 111 GFLOP/s with MKL, 243 with oneDNN. The numbers are
-float32 either way and differ in the last digits, as they do between two sizes of a batch. Elsewhere nothing changes.
+On some CPUs torch's matrix library (MKL) leaves half of the speed unused (EPYC, one thread, 384 x 1536 weights: 111
+GFLOP/s with MKL, 243 with oneDNN). Numbers differ in the last digits, as they do between two sizes of a batch. Entered
+by `topwork.accelerated` where a measurement says so.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,16 +15,26 @@ from torch.nn import Parameter
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-from topwork.kernels.bf16 import Narrow
-
 #: fewer rows than this, or products than that: calling oneDNN costs more (15 microseconds) than it wins
 LEAST_ROWS = 8
 LEAST_PRODUCTS = 2**20
 
 
-class OneDnn(TorchFunctionMode):
-    """While it is entered, `torch.nn.functional.linear`, `torch.addmm` and `torch.conv2d` with kernels of one pixel go
-    through oneDNN, if their tensors are float32 on the CPU. Gradients are right, but those of gradients are refused."""
+def is_available() -> bool:
+    """Return whether torch can be told to take oneDNN for linear layers."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class OneDnnMode(TorchFunctionMode):
+    """Mode in which `linear`, `addmm` and `conv2d` with kernels of one pixel go through oneDNN.
+
+    Their tensors must be float32 on the CPU; others go the usual way. Gradients are right, those of gradients refused.
+    """
+
+    @staticmethod
+    def linear(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Multiply as the mode does, while no mode is entered: [..., inputs] x [outputs, inputs] + [outputs]."""
+        return _linear(values, weight, bias) if _fits(values, weight) else linear(values, weight, bias)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if not kwargs and function is linear and _fits(*args[:2]):
@@ -47,12 +54,12 @@ class OneDnn(TorchFunctionMode):
 def _fits_pixels(values: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, groups: Any) -> bool:
     if weight.dim() != 4 or tuple(weight.shape[2:]) != (1, 1) or groups != 1 or values.dim() != 4:
         return False
-    simple = all(isinstance(entry, tuple) for entry in (stride, padding, dilation))
+    simple = all(isinstance(option, tuple) for option in (stride, padding, dilation))
     return simple and _float32(values, weight) and values.numel() * weight.shape[0] >= LEAST_PRODUCTS
 
 
 def _fits(values: Any, weight: Any) -> bool:
-    """Whether oneDNN takes these tensors and is the faster one: [..., inputs] by [outputs, inputs]."""
+    """Return whether oneDNN takes these tensors and is faster: [..., inputs] by [outputs, inputs]."""
     if not _float32(values, weight) or weight.dim() != 2 or values.dim() < 2:
         return False
     if not weight.shape[1] or values.shape[-1] != weight.shape[1]:
@@ -62,7 +69,7 @@ def _fits(values: Any, weight: Any) -> bool:
 
 
 def _float32(values: Any, weight: Any) -> bool:
-    """Whether these are plain float32 tensors on the CPU, and stay so."""
+    """Return whether these are plain float32 tensors on the CPU, and stay so."""
     if torch.is_autocast_enabled("cpu"):
         return False
     if type(values) is not torch.Tensor or type(weight) not in (torch.Tensor, Parameter):
@@ -71,15 +78,15 @@ def _float32(values: Any, weight: Any) -> bool:
 
 
 def _linear(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    known = [tensor for tensor in (values, weight, bias) if tensor is not None]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in known):
-        # as a matrix: a function of one's own must not answer a view, which models may then change in place
+    tensors = [tensor for tensor in (values, weight, bias) if tensor is not None]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        # as a matrix: an autograd function must not return a view, which models may then change in place
         return _Linear.apply(values.flatten(0, -2), weight, bias).unflatten(0, values.shape[:-1])
-    return _product(values, weight, bias)
+    return product(values, weight, bias)
 
 
-def _product(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """[..., inputs] x [outputs, inputs] -> [..., outputs]"""
+def product(values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """Multiply by oneDNN, without a gradient: [..., inputs] x [outputs, inputs] -> [..., outputs]."""
     return torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
 
 
@@ -91,7 +98,7 @@ class _Linear(torch.autograd.Function):
         # what stays frozen needs no inputs kept
         values_wanted, weight_wanted, _ = ctx.needs_input_grad
         ctx.save_for_backward(values if weight_wanted else None, weight if values_wanted else None)
-        return _product(values, weight, bias)
+        return product(values, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -100,31 +107,7 @@ class _Linear(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         flat = change.reshape(-1, change.shape[-1])
         return (
-            _product(change, weight.t()) if wanted[0] else None,
-            _product(flat.t(), values.reshape(-1, values.shape[-1]).t()) if wanted[1] else None,
+            product(change, weight.t()) if wanted[0] else None,
+            product(flat.t(), values.reshape(-1, values.shape[-1]).t()) if wanted[1] else None,
             flat.sum(0) if wanted[2] else None,
         )
-
-
-def fast_products(device: Any, precision: str = "float32", *, frozen: bool = False) -> AbstractContextManager:
-    """The mode where it helps: float32 on such a CPU; else a context that does nothing. Whoever runs a model for long
-    may enter it: numbers stay right, in training and without, and memory is no other.
-
-    Args:
-        frozen: no parameter needs a gradient, but something else does: then there is a mode for "bf16" as well (see
-            `narrow.py`), which keeps the weights in bf16.
-    """
-    if device.type != "cpu" or not (precision == "float32" or (precision == "bf16" and frozen)) or not _helps():
-        return nullcontext()
-    return OneDnn() if precision == "float32" else Narrow()
-
-
-@cache
-def _helps() -> bool:
-    """By the kind of the CPU and not by measuring: two runs on one machine must take the same way."""
-    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
-        return False
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    told = Path("/proc/cpuinfo")
-    return told.is_file() and "AuthenticAMD" in told.read_text(encoding="utf-8", errors="replace")

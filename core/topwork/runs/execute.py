@@ -17,6 +17,8 @@ from topwork.data.roles import Roles, row_count
 from topwork.errors import DataError, TopworkError, UsageError
 from topwork.files import write_json, write_text
 from topwork.items import Json
+from topwork.kernels.selection import choice as kernels
+from topwork.kernels.selection import following
 from topwork.runs.process import Process
 from topwork.runs.run import Run, read_record, stage_seed
 from topwork.system_errors import alone_in, refused_by_the_machine
@@ -63,7 +65,8 @@ def resume(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
 
     if not (root / "run.json").is_file() or not (root / "recipe.yaml").is_file():
         raise UsageError("this is no run folder", place=str(root), hint="give a folder with run.json and recipe.yaml")
-    files = read_record(root / "run.json", "plugin_files")["plugin_files"]
+    facts = read_record(root / "run.json", "plugin_files")
+    files = facts["plugin_files"]
     if missing := [name for name in files if name not in {str(file) for file in plugins.files}]:
         raise UsageError(
             f"the run was started with the plugin file {missing[0]}",
@@ -71,7 +74,7 @@ def resume(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
             hint=f"say `--plugin {missing[0]}` again",
         )
     recipe, process = load_recipe(root / "recipe.yaml", (), plugins), Process()
-    with _held(root, process):
+    with _held(root, process), following(facts.get("kernels")):
         return _go(recipe, plugins, process, root, quiet)
 
 
@@ -255,6 +258,7 @@ def _facts(recipe: Recipe, plugins: Plugins, process: Process) -> dict[str, Json
         "versions": {"python": platform.python_version(), **_versions()},
         "device": str(process.device),
         "processes": process.count,
+        "kernels": kernels().to_dict() if process.device.type == "cpu" else None,
         "plugins": {info.name: f"{info.package} {info.version}" for info in plugins.loaded},
         "plugin_files": [str(file) for file in plugins.files],
     }

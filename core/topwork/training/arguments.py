@@ -24,7 +24,9 @@ def precision(asked: str, device: Any) -> str:
     """ "auto" becomes bf16 on a GPU that has it, float32 elsewhere."""
     if asked != "auto":
         return asked
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    # an older GPU emulates bf16, more slowly than it computes float32
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if fast else "float32"
 
 
 def arguments(stage: Train, run: Run, precision: str) -> TrainingArguments:

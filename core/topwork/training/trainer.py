@@ -26,7 +26,7 @@ from topwork.data.loop import fitted
 from topwork.data.roles import row_count
 from topwork.errors import TopworkError, UsageError
 from topwork.items import Batch, Json
-from topwork.kernels.onednn import fast_products
+from topwork.kernels.selection import accelerated
 from topwork.runs.run import CHECKPOINTS
 from topwork.saving.manifest import WEIGHTS
 from topwork.saving.weights import distinct, load_weights, save_weights
@@ -190,7 +190,7 @@ class TaskTrainer(Trainer):
         self.seen += len(inputs)
         # what is computed again in the backward pass would be computed outside of this mode
         precision = "float32" if self.precision == "float32" and not self.stage.gradient_checkpointing else "other"
-        with fast_products(self.run.device, precision):
+        with accelerated(self.run.device, precision):
             batch = fitted(inputs, self.run.model)
             if weights is None:
                 return self.task.loss(model, batch)

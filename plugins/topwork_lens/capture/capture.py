@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, UsageError, fast_products
+from topwork import AttentionLayer, UsageError, accelerated
 from topwork_lens.capture.arguments import (
     block_asked,
     device_asked,
@@ -92,7 +92,7 @@ class Capture:
                     stack.callback(module.register_forward_hook(self._hidden(path)).remove)
             if self.wants_weights:
                 if not torch.is_grad_enabled():
-                    stack.enter_context(fast_products(device_of(self.model)))
+                    stack.enter_context(accelerated(device_of(self.model)))
                 self.softmaxes = stack.enter_context(watching(self.model, self.layers, self._weights))
             yield self.seen
         self._complete()

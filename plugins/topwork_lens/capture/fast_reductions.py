@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import linear
-from torch.overrides import TorchFunctionMode
 
-from topwork import fast_products
+from topwork import accelerated
 from topwork_lens.capture.reductions import Reducer
 from topwork_lens.capture.tensors import Mask
 from topwork_lens.capture.verification import tolerance
@@ -225,7 +224,5 @@ class _Sums:
 def _product() -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """[queries, width] x [keys, width] -> [queries, keys]. Modes are switched off while a model is watched, so the
     faster product is called by name."""
-    mode = fast_products(torch.device("cpu"))
-    if isinstance(mode, TorchFunctionMode):
-        return lambda one, other: mode.__torch_function__(linear, (), (one, other))
-    return linear
+    mode = accelerated(torch.device("cpu"))
+    return getattr(mode, "linear", linear)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, Item, UsageError, fast_products, unknown
+from topwork import AttentionLayer, Batch, Item, UsageError, accelerated, unknown
 from topwork_lens.capture.interception import no_strangers
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.model_state import device_of, frozen
@@ -119,7 +119,7 @@ def score(
         scorer = _forward_scorer(model, layers, seeded_by_row(row_losses, seed), method, seed, orders)
     sums, device = Sums(), device_of(model)
     precision = "bf16" if torch.is_autocast_enabled(device.type) else "float32"
-    with frozen(model), fast_products(device, precision, frozen=True):
+    with frozen(model), accelerated(device, precision, frozen=True):
         for index, batch in enumerate(batches):
             # Whatever computes attention runs in the first batch as well; watching all of them takes time.
             with nullcontext() if index else no_strangers(model, known or layers):
