@@ -13,8 +13,8 @@ from torch import nn
 
 from topwork import AttentionLayer, Batch, Json, TopworkError, UsageError
 from topwork_lens.capture.capture import Capture
-from topwork_lens.capture.interception import no_strangers
 from topwork_lens.capture.result import Captured
+from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates, now_of
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.state import gather
@@ -129,7 +129,7 @@ class Look:
         options: dict[str, Any] = {"heads": by_path, "keys": keys, "places": places, "block": block, "folder": folder}
         capture = Capture(self.model, chosen, what, memory=memory, device=device, known=found, **options)
         # Who names layers has left the others out on purpose.
-        complete = no_strangers(self.model, found) if layers is None else nullcontext()
+        complete = all_described(self.model, found) if layers is None else nullcontext()
         with complete, capture.run() as seen:
             yield seen
 

@@ -11,7 +11,7 @@ import torch
 
 from architectures import eager
 from topwork import Refused, TopworkError, accelerated, alterations
-from topwork_lens.capture.undescribed import no_strangers, observed
+from topwork_lens.capture.undescribed import all_described, observed
 from topwork_lens.gates import first_input, output_projection, split_heads
 from topwork_lens.gates import gated as put
 from topwork_lens.layers.torch_mha import unfolded
@@ -132,7 +132,7 @@ def watched(model: Any, inputs: Any, look: Look, paths: list[str]) -> tuple[Any,
         chosen = [path for path in paths if path not in unseen]
         try:
             watch = look.capture("weights", "context", layers=chosen, memory=2**33)
-            with quiet(model), no_strangers(model, look.layers), watch as seen:
+            with quiet(model), all_described(model, look.layers), watch as seen:
                 model(**copy.deepcopy(dict(inputs)))
             return seen, unseen
         except Refused as error:

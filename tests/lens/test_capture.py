@@ -270,7 +270,7 @@ def test_hidden_states(name: str) -> None:
     look = Look(model)
     with torch.no_grad(), look.capture("hidden") as seen:
         model(**inputs)
-    found = seen.found["hidden"]
+    found = seen.values["hidden"]
     assert len(found) == {"bert": 3, "swin": 4, "t5": 4, "albert": 1, "timm_vit": 3}[name]
     if name == "bert":
         with torch.no_grad():

@@ -46,8 +46,19 @@ def test_swin_on_the_image(number: int) -> None:
     close(image.sum(-1), torch.ones(4, 2, 256), dtype=torch.float32)  # its softmax is that of float32
     own = -(torch.xlogy(image, image)).sum(-1).view(4, 2, 16, 16)
     close(merged(entropy, *values), own, dtype=torch.float32)
+    assert torch.equal(seen.image_map("entropy", number, *values), merged(entropy, *values))
     with pytest.raises(UsageError, match="do not make images"):
         merged(entropy, (12, 16), 4)
+
+
+def test_a_layer_that_sees_the_whole_image_has_maps_without_windows() -> None:
+    values = torch.rand(2, 3, 12)
+    assert torch.equal(merged(values, (3, 4), None).flatten(2), values)
+    model, batch = lens_models.make("vit")
+    with torch.no_grad(), Look(model).capture("entropy") as seen:
+        model(pixel_values=batch["pixel_values"])
+    with pytest.raises(UsageError, match="17 positions do not make an image of 4 x 4; leave positions out"):
+        seen.image_map("entropy", 0, (4, 4))
 
 
 class Pool(nn.Module):

@@ -1,1 +1,13 @@
-"""Capture: observe attention weights, statistics and contexts while a model runs."""
+"""Capture: attention weights, what they reduce to, contexts, hidden states and gradients, while a model runs.
+
+- `capture`: `Capture`, the block in which a model is watched (behind `Look.capture`).
+- `arguments`: checks of what a caller asks for.
+- `interception`: each attention computation of the watched layers, by `interface`, `tracing` and torch's kernels.
+- `attention_call`: one such computation, and how its weights can be computed again.
+- `tensors`: queries, keys, values, weights and masks in one form.
+- `verification`: weights @ values must be the context.
+- `reductions`, `fast_reductions`: what weights are reduced to, block by block.
+- `result`: `Captured`, what was seen.
+- `windows`: what was captured of windowed attention, in the order of the image.
+- `undescribed`: attention that runs where no layer is described.
+"""

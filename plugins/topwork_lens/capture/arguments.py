@@ -7,14 +7,12 @@ named. Where that is not so, numbers would be wrong: `Captured` refuses to hand 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from topwork import UsageError, unknown
-
-if TYPE_CHECKING:
-    from topwork_lens.capture.interception import Call
+from topwork_lens.capture.attention_call import AttentionCall
 
 #: queries whose mask is looked at together
 _ROWS = 32
@@ -86,7 +84,7 @@ def heads_asked(heads: Mapping[str, Sequence[int]] | None) -> Mapping[str, Seque
 
 
 def unfit(
-    name: str, call: Call, keys: Sequence[int] | None, places: torch.Tensor | None, offset: int | None
+    name: str, call: AttentionCall, keys: Sequence[int] | None, places: torch.Tensor | None, offset: int | None
 ) -> str | None:
     """Why a reduction has no meaning for this computation of attention; None when it has."""
     queries, count = call.shape[2:]
@@ -103,7 +101,7 @@ def unfit(
     return None
 
 
-def offset_of(call: Call) -> int | None:
+def offset_of(call: AttentionCall) -> int | None:
     """The position of the first query among the keys; None when it has none, or it cannot be known."""
     _, _, queries, keys = call.shape
     if call.layer.kind == "cross" or call.layer.form in ("deformable", "banded"):

@@ -7,9 +7,8 @@ it was, also after an exception.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,9 @@ from topwork_lens.capture.arguments import (
     places_asked,
     unfit,
 )
+from topwork_lens.capture.attention_call import BLOCK, AttentionCall
 from topwork_lens.capture.fast_reductions import reduced
-from topwork_lens.capture.interception import Call, watching
+from topwork_lens.capture.interception import watching
 from topwork_lens.capture.reductions import Reducer, in_full
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.verification import compare_contexts, other_order, quick_weights, received
@@ -38,9 +38,8 @@ from topwork_lens.layers.discovery import blocks
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.model_state import device_of
 from topwork_lens.refusals import refuse
+from topwork_lens.scope import Scope, eager_when_compiled
 
-#: queries whose weights exist at a time: few enough to stay in a processor's cache
-BLOCK = 32
 STATES = ("context", "context_gradient", "weights_gradient", "hidden")
 
 
@@ -72,6 +71,7 @@ class Capture:
         self.reducer = Reducer(reductions, keys_asked(keys), places_asked(places))
         self.size, self.memory, self.device = block_asked(block), memory, device_asked(device)
         self.kept = 0
+        self.scope = Scope()
         self.parts: dict[str, list[torch.Tensor]] = {}
         self.softmaxes: set[str] = set()
         self.seen = Captured(layers, what, None if folder is None else Path(folder), known)
@@ -81,7 +81,8 @@ class Capture:
     def run(self) -> Iterator[Captured]:
         """The block in which the model is watched."""
         with ExitStack() as stack:
-            stack.enter_context(_uncompiled())
+            stack.enter_context(eager_when_compiled())
+            stack.enter_context(self.scope)
             stack.enter_context(unfolded([module_at(self.model, layer.path) for layer in self.layers]))
             for layer in self.layers:
                 projection = output_projection(self.model, layer)
@@ -101,7 +102,7 @@ class Capture:
         if not self.wants_weights:
             return
         for layer in self.layers:
-            if layer.path in self.seen.ran and layer.kept and layer.path not in self.seen.found.get("valid", {}):
+            if layer.path in self.seen.ran and layer.kept and layer.path not in self.seen.values.get("valid", {}):
                 cause = "this layer mixes positions without a softmax over keys: it has no attention weights"
                 if layer.unseen:
                     cause = f"attention weights cannot be captured here: {layer.unseen}"
@@ -114,6 +115,8 @@ class Capture:
 
     def _context(self, layer: AttentionLayer) -> Any:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            if not self.scope.active:
+                return
             self.seen.ran.add(layer.path)
             context = first_input(args, kwargs)
             self._explained(layer, context)
@@ -143,6 +146,8 @@ class Capture:
 
     def _hidden(self, path: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            if not self.scope.active:
+                return
             states = output[0] if isinstance(output, tuple | list) else output
             self.seen.add("hidden", path, self._counted(states.detach()))
 
@@ -150,13 +155,13 @@ class Capture:
 
     # ------------------------------------------------------------------ weights
 
-    def _weights(self, call: Call) -> torch.Tensor | None:
+    def _weights(self, call: AttentionCall) -> torch.Tensor | None:
         if call.layer.form == "deformable":
             self.seen.explained[call.layer.path] = "points"
-        own = call.parts if call.context is None else call.context.detach().movedim(2, 0).flatten(1)
-        if own is not None and call.layer.kept and not call.dropped:
-            self.parts.setdefault(call.layer.path, []).append(own)
-        self.seen.add("valid", call.layer.path, valid_queries(call).to(self.device))
+        parts = call.parts if call.context is None else call.context.detach().movedim(2, 0).flatten(1)
+        if parts is not None and call.layer.kept and not call.dropped:
+            self.parts.setdefault(call.layer.path, []).append(parts)
+        self.seen.add("valid", call.layer.path, call.valid_queries.to(self.device))
         context, call = self._in_graph(call) if "weights_gradient" in self.what else (None, call)
         with torch.no_grad():
             self._reductions(call)
@@ -164,23 +169,23 @@ class Capture:
             self.seen.explained[call.layer.path] = "product"
         return context
 
-    def _reductions(self, call: Call) -> None:
+    def _reductions(self, call: AttentionCall) -> None:
         offset = offset_of(call) if "distance" in self.reducer.names else 0
         reasons = {name: unfit(name, call, self.reducer.keys, self.reducer.places, offset) for name in self.what}
         reducer = self.reducer.some([name for name in self.reducer.names if reasons[name] is None], offset or 0)
-        found = reduced(call, reducer, self.size, all_valid_rows)
-        if found is None:
-            found = {name: torch.cat(parts, dim=2) for name, parts in self._blocks(call, reducer).items()}
+        values = reduced(call, reducer, self.size)
+        if values is None:
+            values = {name: torch.cat(parts, dim=2) for name, parts in self._blocks(call, reducer).items()}
         for name in self.reducer.names:
             self.seen.fits(name, call.layer.path, reasons[name])
-            nothing = torch.full(call.shape[:3], float("nan"), device=_device(call))
-            self._keep(name, call.layer, found.get(name, nothing), axis=1)
+            nothing = torch.full(call.shape[:3], float("nan"), device=call.device)
+            self._keep(name, call.layer, values.get(name, nothing), axis=1)
 
-    def _blocks(self, call: Call, reducer: Reducer) -> dict[str, list[torch.Tensor]]:
+    def _blocks(self, call: AttentionCall, reducer: Reducer) -> dict[str, list[torch.Tensor]]:
         queries = call.shape[2]
         pieces: dict[str, list[torch.Tensor]] = {}
         total: torch.Tensor | None = None
-        valid = valid_queries(call)[:, None, :, None]
+        valid = call.valid_queries[:, None, :, None]
         for start in range(0, queries if reducer.names else 0, self.size):
             stop = min(queries, start + self.size)
             weights = checked_weights(call, start, stop)
@@ -196,7 +201,7 @@ class Capture:
             pieces["mean"] = [total / valid.sum(2).clamp(min=1).to(total)]
         return pieces
 
-    def _in_graph(self, call: Call) -> tuple[torch.Tensor | None, Call]:
+    def _in_graph(self, call: AttentionCall) -> tuple[torch.Tensor | None, AttentionCall]:
         """Weights that the loss depends on: the model goes on with the recomputed context. And the call with them."""
         if call.dropped:
             cause = "attention dropout is at work, and the recomputed weights that gradients need would go without it"
@@ -204,7 +209,7 @@ class Capture:
         context, weights = (None, call.weights) if call.block is None else call.block(0, call.shape[2])
         assert weights is not None
         if context is not None:
-            compare_contexts(call, (context, weights), valid_rows(call, 0, call.shape[2]), 0)
+            compare_contexts(call, (context, weights), call.attending, 0)
         if weights.requires_grad:
             weights.register_hook(lambda grad: self._keep("weights_gradient", call.layer, grad.detach(), axis=1))
         return context, replace(call, weights=weights.detach(), formula=None)
@@ -214,7 +219,7 @@ class Capture:
     def _keep(self, what: str, layer: AttentionLayer, value: torch.Tensor, axis: int) -> None:
         if self.heads is not None:
             wanted = set(self.heads[layer.path])
-            now = [position for position, number in enumerate(layer.kept or ()) if number in wanted]
+            now = [position for position, index in enumerate(layer.kept) if index in wanted]
             value = value.index_select(axis, torch.tensor(now, device=value.device))
         self.seen.add(what, layer.path, self._counted(value))
 
@@ -231,54 +236,15 @@ class Capture:
             )
 
 
-def checked_weights(call: Call, start: int, stop: int) -> torch.Tensor:
-    """Weights of some queries [items, heads, queries, keys]: the model's own, or recomputed and checked."""
+def checked_weights(call: AttentionCall, start: int, stop: int) -> torch.Tensor:
+    """Return weights of some queries [items, heads, queries, keys]: the model's own, or recomputed and checked."""
     if call.weights is not None:
         return call.weights[:, :, start:stop]
     assert call.block is not None
-    some = valid_rows(call, start, stop)
-    quick = quick_weights(call, some, start)
+    valid = call.valid_rows(start, stop)
+    quick = quick_weights(call, valid, start)
     if quick is not None:
         return quick
     context, weights = call.block(start, stop)
-    compare_contexts(call, (context, weights), some, start)
+    compare_contexts(call, (context, weights), valid, start)
     return weights
-
-
-def valid_rows(call: Call, start: int, stop: int) -> torch.Tensor:
-    """[items, queries]: True where a query may attend to something."""
-    items, _, _, _ = call.shape
-    if call.allowed is None:
-        return torch.ones(items, stop - start, dtype=torch.bool, device=_device(call))
-    return call.allowed(start, stop).any(-1).any(1).expand(items, stop - start)
-
-
-def valid_queries(call: Call) -> torch.Tensor:
-    """[items, queries]: True where a query is no padding. In self-attention a position that nobody may attend to is
-    padding; elsewhere, a query that may attend to nothing."""
-    items, _, queries, keys = call.shape
-    if call.allowed is None:
-        return torch.ones(items, queries, dtype=torch.bool, device=_device(call))
-    if call.layer.kind == "self" and queries == keys:
-        starts = range(0, queries, BLOCK)
-        seen = [call.allowed(start, min(queries, start + BLOCK)).any(1).any(1).expand(items, keys) for start in starts]
-        return torch.stack(seen).any(0)
-    return all_valid_rows(call)
-
-
-def all_valid_rows(call: Call) -> torch.Tensor:
-    """[items, queries]: `valid_rows` of all queries, without the whole mask at once."""
-    queries = call.shape[2]
-    return torch.cat([valid_rows(call, start, min(queries, start + BLOCK)) for start in range(0, queries, BLOCK)], 1)
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """What torch has compiled runs as it was written: else all of the watching would be compiled as well, and again
-    when the block is over."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")
-
-
-def _device(call: Call) -> torch.device:
-    return (call.context if call.context is not None else call.weights).device  # type: ignore[union-attr]

@@ -88,26 +88,26 @@ class Reducer:
         self, weights: torch.Tensor, allowed: torch.Tensor | None, start: int, shape: tuple[int, int, int, int]
     ) -> dict[str, torch.Tensor]:
         """All reductions of one block of queries that begins at query `start`."""
-        found: dict[str, torch.Tensor] = {}
-        own, weights = weights, in_full(weights)
+        reduced: dict[str, torch.Tensor] = {}
+        given, weights = weights, in_full(weights)
         for name in self.names:
             if name == "entropy":
-                found[name] = entropy(weights)
+                reduced[name] = entropy(weights)
             elif name == "information":
-                found[name] = information(weights, allowed)
+                reduced[name] = information(weights, allowed)
             elif name == "distance":
-                found[name] = self._distance(weights, start, shape)
+                reduced[name] = self._distance(weights, start, shape)
             elif name == "mass":
-                found[name] = mass(weights, self.keys or ())
+                reduced[name] = mass(weights, self.keys or ())
             elif name == "argmax":
-                found[name] = weights.argmax(-1)
+                reduced[name] = weights.argmax(-1)
             elif name == "max":
-                found[name] = weights.amax(-1)
+                reduced[name] = weights.amax(-1)
             elif name == "weights":
-                found[name] = own
+                reduced[name] = given
             elif name == "quantised":
-                found[name] = quantised(weights)
-        return found
+                reduced[name] = quantised(weights)
+        return reduced
 
     def _distance(self, weights: torch.Tensor, start: int, shape: tuple[int, int, int, int]) -> torch.Tensor:
         chosen, places = self._coordinates(start, start + weights.shape[2], shape)
@@ -127,9 +127,9 @@ class Reducer:
         stand nowhere by 0; and [keys] 1 for keys that stand somewhere, or None when all do."""
         chosen, places = self._coordinates(start, stop, shape)
         first = chosen.nan_to_num()[:1]
-        one, other = ((coordinates - first).float() for coordinates in (chosen, places))
-        away = one - other.T if one.shape[1] == 1 else one[:, None] - other[None]
-        away = (away.abs_() if one.shape[1] == 1 else away.norm(dim=-1)).nan_to_num_()
+        from_first, to = ((coordinates - first).float() for coordinates in (chosen, places))
+        away = from_first - to.T if to.shape[1] == 1 else from_first[:, None] - to[None]
+        away = (away.abs_() if to.shape[1] == 1 else away.norm(dim=-1)).nan_to_num_()
         nowhere = places.isnan().any(-1)
         return away, (~nowhere).float() if bool(nowhere.any()) else None
 

@@ -1,4 +1,4 @@
-"""What a capture saw: tensors by name and attention layer, in memory or on disk."""
+"""Results of a capture: tensors by name and attention layer, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from topwork import AttentionLayer, UsageError, unknown
-from topwork_lens.capture.undescribed import forget
+from topwork_lens.capture.tracing import unmark
 from topwork_lens.capture.verification import Explained
+from topwork_lens.capture.windows import merged
 from topwork_lens.layers.discovery import Key, layer_at
 from topwork_lens.refusals import refuse
 
@@ -25,7 +26,7 @@ class OnDisk(Sequence[torch.Tensor]):
         self.files: list[Path] = []
 
     def write(self, value: torch.Tensor, file: Path, what: str, path: str) -> None:
-        """One more tensor."""
+        """Write another tensor."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -36,22 +37,24 @@ class OnDisk(Sequence[torch.Tensor]):
             raise UsageError(f"cannot write what was captured: {error}", place=str(file.parent)) from error
         self.files.append(file)
 
-    def __getitem__(self, place: int) -> torch.Tensor:  # type: ignore[override]
+    def __getitem__(self, index: int) -> torch.Tensor:  # type: ignore[override]
         from safetensors.torch import load_file
 
-        return load_file(self.files[place])["tensor"]
+        return load_file(self.files[index])["tensor"]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
 
 class Captured:
-    """What a capture saw. `seen[what, layer]` is the tensor of the only forward pass, `seen.calls(what, layer)` those
-    of all (one for each step of `generate`). `layer` is a number, (group, number) or a path; of hidden states, those
-    that the block around that attention layer answers.
+    """Tensors that a capture kept, by name and attention layer.
+
+    `seen[what, layer]` is the tensor of the only forward pass, `seen.calls(what, layer)` those of all (one for each
+    step of `generate`). `layer` is an index, (group, index) or a path; of hidden states, those that the block around
+    that attention layer returns.
 
     `explained` says by path how far the weights explain what happened: "context" when weights @ values, in float64, is
     what the output projection received; "product" when it is what the module computed, and something (a gate, a norm)
@@ -60,30 +63,37 @@ class Captured:
 
     Args:
         layers: those that are watched.
+        what: names of what is captured.
         folder: where tensors are written instead of being kept in memory; None keeps them.
-        known: all layers of the model, by which numbers are understood; None: those that are watched.
+        known: all layers of the model, to which indices refer; None: those that are watched.
     """
 
     def __init__(
         self,
         layers: Sequence[AttentionLayer],
-        asked: Sequence[str],
+        what: Sequence[str],
         folder: Path | None = None,
         known: Sequence[AttentionLayer] | None = None,
     ) -> None:
-        self.layers, self.asked, self.folder = list(layers), tuple(asked), folder
+        self.layers, self.what, self.folder = list(layers), tuple(what), folder
         self.known = self.layers if known is None else list(known)
-        self.found: dict[str, dict[str, Sequence[torch.Tensor]]] = {}
+        self.values: dict[str, dict[str, Sequence[torch.Tensor]]] = {}
         self.ran: set[str] = set()
         #: (what, path) -> why that has no meaning there; None when it has, at least once
         self.reasons: dict[tuple[str, str], str | None] = {}
         self.explained: dict[str, Explained] = {}
         self.written = 0
 
+    @property
+    def found(self) -> dict[str, dict[str, Sequence[torch.Tensor]]]:
+        """Deprecated name of `values`."""
+        warnings.warn("`Captured.found` is now called `values`", DeprecationWarning, stacklevel=2)
+        return self.values
+
     def add(self, what: str, path: str, value: torch.Tensor) -> None:
-        """Keep one more tensor."""
-        forget(value)
-        layers = self.found.setdefault(what, {})
+        """Keep another tensor."""
+        unmark(value)
+        layers = self.values.setdefault(what, {})
         if self.folder is None:
             values = layers.setdefault(path, [])
             assert isinstance(values, list)
@@ -100,16 +110,16 @@ class Captured:
             self.reasons[what, path] = reason
 
     def calls(self, what: str, layer: Key) -> Sequence[torch.Tensor]:
-        """One tensor for each time that the layer ran.
+        """Return one tensor for each time that the layer ran.
 
         Raises:
             UsageError: it was not asked for.
             Refused: the layer did not run, or no gradient arrived.
         """
-        if what not in self.asked and what != "valid":
-            raise unknown("capture", what, self.asked)
+        if what not in self.what and what != "valid":
+            raise unknown("capture", what, self.what)
         path = self._path(what, layer)
-        values = self.found.get(what, {}).get(path)
+        values = self.values.get(what, {}).get(path)
         if values is None:
             reason = "no_gradient" if what.endswith("_gradient") else "not_run"
             cause = f"no {what} was seen"
@@ -121,13 +131,13 @@ class Captured:
         return values
 
     def _path(self, what: str, layer: Key) -> str:
-        around = self.found.get("hidden", {}) if what == "hidden" else {}
+        around = self.values.get("hidden", {}) if what == "hidden" else {}
         if layer in around:
             return str(layer)
-        found = layer_at(self.known, layer)
-        path = found.path
+        chosen = layer_at(self.known, layer)
+        path = chosen.path
         for block in around:
-            if any(f"{caller}.".startswith(f"{block}.") for caller in found.callers):
+            if any(f"{caller}.".startswith(f"{block}.") for caller in chosen.callers):
                 return block
         if path not in {watched.path for watched in self.layers}:
             raise unknown("attention layer", str(layer), [watched.path for watched in self.layers])
@@ -140,19 +150,42 @@ class Captured:
             raise UsageError(f"{what} was seen {len(values)} times", place=str(layer), hint="use seen.calls(...)")
         return values[0]
 
+    def image_map(
+        self, what: str, layer: Key, grid: tuple[int, int], window: int | None = None, shift: int = 0
+    ) -> torch.Tensor:
+        """Return what was captured of image positions in the order of the image.
+
+        Args:
+            what: a reduction, or "weights".
+            layer: as for `seen[what, layer]`.
+            grid: height and width of the image in patches.
+            window: side of a window of the layer; None where it attends to the whole image.
+            shift: by how much the layer rolls the image up and left before it cuts windows.
+
+        Returns:
+            [items, heads, height, width]; of weights [items, heads, height * width, height * width].
+
+        Raises:
+            UsageError: the positions that were captured do not make such an image.
+
+        Example:
+            >>> entropy = seen.image_map("entropy", 0, grid=(8, 8), window=4)  # doctest: +SKIP
+        """
+        return merged(self[what, layer], grid, window, shift)
+
     def __call__(self, what: str) -> dict[str, torch.Tensor]:
-        """The tensors of the only forward pass, by module path; without the layers for which they have no meaning.
+        """Return the tensors of the only forward pass, by module path, without layers for which they have no meaning.
 
         Raises:
             UsageError: it was not asked for.
             Refused: there is none.
         """
-        found = self.found.get(what, {})
-        if not found or what not in self.asked:
+        by_path = self.values.get(what, {})
+        if not by_path or what not in self.what:
             self.calls(what, self.layers[0].path)
-        paths = [path for path in found if self.reasons.get((what, path)) is None]
+        paths = [path for path in by_path if self.reasons.get((what, path)) is None]
         if not paths:
-            self.calls(what, next(iter(found)))
+            self.calls(what, next(iter(by_path)))
         return {path: self[what, path] for path in paths}
 
 

@@ -1,6 +1,6 @@
-"""The tensors of an attention computation, brought into one form: queries, keys, values, weights, masks.
+"""Tensors of an attention computation, brought into one form: queries, keys, values, weights, masks.
 
-Here, and only here, stands in which order modelling code may hold items, attention heads, windows and positions.
+The orders in which modelling code may hold items, attention heads, windows and positions are known here only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HIDDEN = 100.0
 
 @dataclass(frozen=True)
 class Mask:
-    """What may be attended to, given out for some queries at a time: the whole of it may be as large as the weights.
+    """Attention mask, read for some queries at a time: the whole of it may be as large as the weights.
 
     Args:
         given: booleans (True: may be attended to) or what is added to the scores, at most 4 dimensions, the last two
@@ -43,9 +43,9 @@ class Mask:
         if self.causal:
             rows = torch.ones(stop - start, self.shape[1], dtype=torch.bool, device=self.like.device).tril(start)
         else:
-            found = rows_of(self.given, start, stop, self.shape[0])
-            assert found is not None
-            rows = found
+            given = rows_of(self.given, start, stop, self.shape[0])
+            assert given is not None
+            rows = given
         return rows.reshape(*[1] * (4 - rows.dim()), *rows.shape)
 
     def added(self, start: int, stop: int) -> torch.Tensor | None:
@@ -93,7 +93,7 @@ def with_keys_last(function: Any, args: tuple, weights: torch.Tensor) -> torch.T
         terms, result = args[0].replace(" ", "").split("->")
         operands = args[1] if isinstance(args[1], tuple | list) else args[1:]
         for letters, operand in zip(terms.split(","), operands, strict=False):
-            summed = [place for place, letter in enumerate(letters) if letter not in result and letter != "."]
+            summed = [dim for dim, letter in enumerate(letters) if letter not in result and letter != "."]
             if operand is weights and len(summed) == 1 and "." not in letters:
                 return weights.movedim(summed[0], -1)
         return weights

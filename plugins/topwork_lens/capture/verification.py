@@ -1,4 +1,4 @@
-"""Do captured weights explain the context? Weights @ values, recomputed in float64, against what the model made of it.
+"""Verification of captured weights: weights @ values, recomputed in float64, must be the context of the model.
 
 Two links are checked. What the recomputed product gives each attention head must be what the model's own product gave;
 and that must be what the output projection receives. A gate, a norm or a convolution between the two changes the
@@ -7,28 +7,33 @@ context on its way: then only the first link can be checked, and `Captured.expla
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
+from topwork_lens.capture.attention_call import AttentionCall
 from topwork_lens.refusals import refuse
 
-if TYPE_CHECKING:
-    from topwork_lens.capture.interception import Call
-
-#: what was found: the output projection receives weights @ values; or something on the way changes them; or the module
-#: attends to points, for which there is no matrix
+#: how far weights explain the context: the output projection receives weights @ values; something on the way changes
+#: them; the module attends to points, for which there is no matrix
 Explained = Literal["context", "product", "points"]
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Relative to the largest number: 1e-5 in float32."""
+    """Return the tolerance relative to the largest number: 1e-5 in float32."""
     return max(1e-5, 64 * torch.finfo(dtype).eps)
 
 
 def times_values(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor | None:
-    """Weights [items, heads, queries, keys] @ values [items, heads or groups, keys, width] in float64, as [items,
-    queries, heads, width]; None when the shapes do not fit."""
+    """Multiply weights with values in float64.
+
+    Args:
+        weights: [items, heads, queries, keys].
+        values: [items, heads or groups, keys, width].
+
+    Returns:
+        [items, queries, heads, width]; None when the shapes do not fit.
+    """
     items, heads, queries, keys = weights.shape
     if values.dim() != 4 or values.shape[0] != items or values.shape[2] != keys or not values.shape[1]:
         return None
@@ -39,32 +44,18 @@ def times_values(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor | 
     return product.reshape(items, heads, queries, -1).transpose(1, 2)
 
 
-def projected(values: torch.Tensor | None, context: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Values and context [..., width] along one random direction: [...]; None when they are no float32.
-
-    Weights explain the context only if they explain it along any direction, and what they leave unexplained shows along
-    a random one (Freivalds 1977): a product with one number for each key instead of `width`.
-    """
-    if values is None or context is None or values.dim() != 4 or values.dtype != torch.float32:
-        return None
-    if values.shape[-1] != context.shape[-1]:
-        return None
-    direction = torch.randn(values.shape[-1], generator=torch.Generator().manual_seed(0)).to(values)
-    return values.detach() @ direction, context.detach() @ direction
-
-
-def quick_weights(call: Call, some: torch.Tensor, start: int) -> torch.Tensor | None:
-    """Weights of some queries when a quick look says that they explain the context; None: it takes a thorough one.
+def quick_weights(call: AttentionCall, valid: torch.Tensor, start: int) -> torch.Tensor | None:
+    """Return weights of some queries if a quick test shows that they explain the context; None otherwise.
 
     Args:
-        some, start: as for `compare_contexts`.
+        call, valid, start: as for `compare_contexts`.
     """
     if call.projected is None or call.values is None or call.block is None or call.dropped or call.scaled:
         return None
     values, context = call.projected
     try:
         # Only the weights are wanted: values without any width cost no product.
-        weights = call.block(start, start + some.shape[1], call.values[..., :0])[1]
+        weights = call.block(start, start + valid.shape[1], call.values[..., :0])[1]
     except RuntimeError:
         return None
     items, heads, queries, keys = weights.shape
@@ -72,41 +63,45 @@ def quick_weights(call: Call, some: torch.Tensor, start: int) -> torch.Tensor | 
         return None
     grouped = weights.detach().reshape(items, values.shape[1], -1, keys)
     product = torch.einsum("igqk,igk->igq", grouped, values).reshape(items, heads, queries)
-    own = context[:, start : start + queries].transpose(1, 2)
-    gap = (own - product).abs().masked_fill(~some[:, None], 0)
-    good = own.shape == product.shape and (not gap.numel() or float(gap.amax()) <= tolerance(own.dtype) * call.largest)
-    return weights if good else None
+    original = context[:, start : start + queries].transpose(1, 2)
+    gap = (original - product).abs().masked_fill(~valid[:, None], 0)
+    close = not gap.numel() or float(gap.amax()) <= tolerance(original.dtype) * call.largest
+    return weights if original.shape == product.shape and close else None
 
 
-def compare_contexts(call: Call, answer: tuple[torch.Tensor, torch.Tensor], some: torch.Tensor, start: int) -> None:
+def compare_contexts(
+    call: AttentionCall, recomputed: tuple[torch.Tensor, torch.Tensor], valid: torch.Tensor, start: int
+) -> None:
     """Refuse weights that do not explain the context that the model computed.
 
     Args:
-        answer: context and weights of some queries, as the module's eager function gives them.
-        some: [items, queries], True where a query may attend to something: every implementation gives another
+        recomputed: context and weights of some queries, as the module's eager function gives them.
+        valid: [items, queries], True where a query may attend to something: every implementation gives another
             arbitrary answer to the others.
         start: the first of those queries.
     """
     if call.context is None or call.dropped:
         return
-    own = call.context[:, start : start + some.shape[1]].detach().double()
+    original = call.context[:, start : start + valid.shape[1]].detach().double()
     limit = tolerance(call.context.dtype) * call.largest + 1e-12
 
-    def gap(other: torch.Tensor) -> float:
-        difference = (own - other.detach().double().reshape(own.shape)).abs()
-        return float(difference.masked_fill(~some[..., None, None], 0).amax()) if own.numel() else 0.0
+    def gap(context: torch.Tensor) -> float:
+        difference = (original - context.detach().double().reshape(original.shape)).abs()
+        return float(difference.masked_fill(~valid[..., None, None], 0).amax()) if original.numel() else 0.0
 
-    product = None if call.values is None else times_values(answer[1], call.values)
-    if product is None or product.shape != own.shape:
-        worst = gap(answer[0])
+    product = None if call.values is None else times_values(recomputed[1], call.values)
+    if product is None or product.shape != original.shape:
+        worst = gap(recomputed[0])
     else:
         worst = gap(product)
         if worst > limit:
-            factor = (own * product).sum(-1, keepdim=True) / product.square().sum(-1, keepdim=True).clamp(min=1e-300)
-            shares = bool((answer[1].sum(-1) <= 1 + 1e-4).all())
+            factor = (original * product).sum(-1, keepdim=True) / product.square().sum(-1, keepdim=True).clamp(
+                min=1e-300
+            )
+            shares = bool((recomputed[1].sum(-1) <= 1 + 1e-4).all())
             # A learned sink may take a share of the attention after the product; only downwards, for a whole head.
-            if shares and bool((factor[some] <= 1 + 1e-6).all()) and bool((factor[some] >= 0).all()):
-                worst = max(gap(product * factor), gap(answer[0]))
+            if shares and bool((factor[valid] <= 1 + 1e-6).all()) and bool((factor[valid] >= 0).all()):
+                worst = max(gap(product * factor), gap(recomputed[0]))
                 call.scaled = True
     if not worst <= limit:
         raise refuse(
@@ -117,57 +112,66 @@ def compare_contexts(call: Call, answer: tuple[torch.Tensor, torch.Tensor], some
         )
 
 
-def head_numbers(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
-    """The attention head of each entry of weights in any of the forms of `calls.by_heads`: broadcastable numbers."""
-    numbers = torch.arange(heads, device=weights.device)
+def head_indices(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
+    """Return the attention head of each element of weights in any form of `tensors.by_heads`, broadcastable."""
+    indices = torch.arange(heads, device=weights.device)
     if weights.dim() == 3:
-        return None if weights.shape[0] % heads else numbers.repeat(weights.shape[0] // heads).view(-1, 1, 1)
+        return None if weights.shape[0] % heads else indices.repeat(weights.shape[0] // heads).view(-1, 1, 1)
     if weights.dim() == 4 and heads not in weights.shape[1:3] and weights.shape[0] % heads == 0:
         # [items * heads, chunks, queries, keys]
-        return numbers.repeat(weights.shape[0] // heads).view(-1, 1, 1, 1)
+        return indices.repeat(weights.shape[0] // heads).view(-1, 1, 1, 1)
     if weights.dim() not in (4, 5) or heads not in weights.shape[1:3]:
         return None
     axis = 1 if weights.shape[1] == heads else 2
-    return numbers.view([heads if place == axis else 1 for place in range(weights.dim())])
+    return indices.view([heads if dim == axis else 1 for dim in range(weights.dim())])
 
 
 def product_by_head(
-    function: Any, args: tuple, options: dict[str, Any], answer: torch.Tensor, weights: torch.Tensor, heads: int
+    function: Any, args: tuple, options: dict[str, Any], output: torch.Tensor, weights: torch.Tensor, heads: int
 ) -> torch.Tensor | None:
-    """[heads, numbers] in float64: what weights @ values gives each attention head, recomputed; None when a number
-    is not that of one attention head.
+    """Recompute what weights @ values gives each attention head.
 
-    Whose a number is, is read from the same product of ones: every attention head with its own number for weights.
+    To which attention head a number belongs is read from the same product of ones, with the index of each attention
+    head for its weights.
 
     Args:
-        function, args, options, answer: the model's product, and what it answered.
+        function: the model's product.
+        args: its arguments.
+        options: its arguments by name.
+        output: what it returned.
         weights: the operand that holds the weights.
+        heads: attention heads of the layer.
+
+    Returns:
+        [heads, numbers] in float64; None when a number does not belong to one attention head.
 
     Raises:
-        ValueError: recomputed numbers differ from the answer.
+        ValueError: recomputed numbers differ from the output.
     """
-    numbers = head_numbers(weights, heads)
-    if numbers is None:
+    owners = head_indices(weights, heads)
+    if owners is None:
         return None
     options = {name: value for name, value in options.items() if name != "out"}
 
     def again(change: Any) -> torch.Tensor:
         return function(*_changed(args, change), **_changed(options, change))
 
-    product = again(lambda one: one.detach().double())
-    worst = float((product - answer.detach().double()).nan_to_num().abs().amax()) if answer.numel() else 0.0
-    largest = float(answer.detach().nan_to_num().abs().amax()) if answer.numel() else 0.0
-    if worst > tolerance(answer.dtype) * largest:
+    product = again(lambda operand: operand.detach().double())
+    worst = float((product - output.detach().double()).nan_to_num().abs().amax()) if output.numel() else 0.0
+    largest = float(output.detach().nan_to_num().abs().amax()) if output.numel() else 0.0
+    if worst > tolerance(output.dtype) * largest:
         raise ValueError(f"difference {worst:.2g} of {largest:.2g}")
     # One number of the kind that is summed over stands for all of them.
     ones: dict[str, Any] = {"dtype": torch.float64, "device": weights.device}
-    counted = again(lambda one: (numbers + 1.0).to(**ones).expand(one.shape) if one is weights else _ones(one, ones))
-    plain = again(lambda one: _ones(one, ones))
-    owners = counted / plain
-    if not (owners == owners.round()).all():
+    counted = again(
+        lambda operand: (owners + 1.0).to(**ones).expand(operand.shape) if operand is weights else _ones(operand, ones)
+    )
+    plain = again(lambda operand: _ones(operand, ones))
+    owner = counted / plain
+    if not (owner == owner.round()).all():
         return None
-    found = [product[owners == number + 1] for number in range(heads)]
-    return torch.stack(found) if len({len(one) for one in found}) == 1 and found[0].numel() else None
+    parts = [product[owner == index + 1] for index in range(heads)]
+    return torch.stack(parts) if len({len(part) for part in parts}) == 1 and parts[0].numel() else None
 
 
 def _ones(like: torch.Tensor, kind: dict[str, Any]) -> torch.Tensor:
@@ -178,12 +182,12 @@ def _changed(value: Any, change: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value) if value.is_floating_point() else value
     if isinstance(value, tuple | list):
-        return type(value)(_changed(one, change) for one in value)
-    return {name: _changed(one, change) for name, one in value.items()} if isinstance(value, dict) else value
+        return type(value)(_changed(part, change) for part in value)
+    return {name: _changed(part, change) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def received(parts: list[torch.Tensor], context: torch.Tensor) -> bool:
-    """True when an output projection receives, for each attention head, just what was computed for it.
+    """Return True when an output projection receives, for each attention head, just what was computed for it.
 
     Args:
         parts: [heads, numbers] each, one for every product that was seen.
@@ -204,8 +208,11 @@ def received(parts: list[torch.Tensor], context: torch.Tensor) -> bool:
 
 
 def other_order(parts: list[torch.Tensor], context: torch.Tensor) -> bool:
-    """True when the attention heads' shares of the whole differ though the whole is the same: their numbers stand in
-    another order than is described."""
-    own = torch.stack([part.double().nan_to_num().square().sum(1) for part in parts]).sum(0)
-    found = context.detach().double().nan_to_num().square().movedim(-2, 0).flatten(1).sum(1)
-    return bool((found.sum() - own.sum()).abs() <= 1e-4 * own.sum() and (found - own).abs().max() > 1e-2 * own.max())
+    """Return True when the attention heads' sums of squares differ though the total is the same.
+
+    Their numbers then stand in another order than is described.
+    """
+    expected = torch.stack([part.double().nan_to_num().square().sum(1) for part in parts]).sum(0)
+    arrived = context.detach().double().nan_to_num().square().movedim(-2, 0).flatten(1).sum(1)
+    same_sum = (arrived.sum() - expected.sum()).abs() <= 1e-4 * expected.sum()
+    return bool(same_sum and (arrived - expected).abs().max() > 1e-2 * expected.max())

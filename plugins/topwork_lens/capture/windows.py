@@ -13,13 +13,15 @@ from topwork import UsageError
 
 
 def places(grid: tuple[int, int], window: int, shift: int = 0) -> torch.Tensor:
-    """[windows, window * window]: for each position of each window its number in the image, row by row; -1 where the
-    image was padded to whole windows.
+    """Return the position in the image of each position of each window, row by row.
 
     Args:
         grid: height and width of the image in patches.
         window: the side of a window.
         shift: by how much the image is rolled up and left before it is cut into windows.
+
+    Returns:
+        [windows, window * window]; -1 where the image was padded to whole windows.
     """
     height, width = grid
     numbers = torch.full((height + -height % window, width + -width % window), -1, dtype=torch.long)
@@ -28,11 +30,14 @@ def places(grid: tuple[int, int], window: int, shift: int = 0) -> torch.Tensor:
     return rolled.unflatten(0, (-1, window)).unflatten(2, (-1, window)).transpose(1, 2).reshape(-1, window * window)
 
 
-def merged(values: torch.Tensor, grid: tuple[int, int], window: int, shift: int = 0) -> torch.Tensor:
-    """What was captured of windows, in the order of the image.
+def merged(values: torch.Tensor, grid: tuple[int, int], window: int | None, shift: int = 0) -> torch.Tensor:
+    """Put what was captured of windows into the order of the image.
 
     Args:
         values: [items * windows, heads, queries], or weights [items * windows, heads, queries, keys].
+        grid: height and width of the image in patches.
+        window: side of a window; None where attention is not windowed.
+        shift: as for `places`.
 
     Returns:
         [items, heads, height, width], or [items, heads, height * width, height * width].
@@ -40,6 +45,11 @@ def merged(values: torch.Tensor, grid: tuple[int, int], window: int, shift: int 
     Raises:
         UsageError: the grid and the window do not give that many windows.
     """
+    if window is None:
+        if values.shape[2] != grid[0] * grid[1]:
+            cause = f"{values.shape[2]} positions do not make an image of {grid[0]} x {grid[1]}"
+            raise UsageError(cause, hint="leave positions out that are no patches, such as a class token")
+        return values if values.dim() == 4 else values.unflatten(-1, grid)
     where = places(grid, window, shift).to(values.device)
     count, size = where.shape
     if values.shape[0] % count or values.shape[2] != size:
@@ -54,8 +64,8 @@ def merged(values: torch.Tensor, grid: tuple[int, int], window: int, shift: int 
         image[:, :, where[real]] = values[:, :, real]
         return image.unflatten(-1, grid)
     image = values.new_zeros(items, heads, total, total)
-    for number in range(count):
-        own, inside = where[number][real[number]], real[number]
-        block = values[:, :, number][:, :, inside][..., inside]
-        image[:, :, own[:, None], own[None, :]] = block
+    for window_index in range(count):
+        positions, inside = where[window_index][real[window_index]], real[window_index]
+        block = values[:, :, window_index][:, :, inside][..., inside]
+        image[:, :, positions[:, None], positions[None, :]] = block
     return image

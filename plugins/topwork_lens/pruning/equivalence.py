@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, map_tensors
-from topwork_lens.capture.interception import no_strangers
+from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import module_at
 from topwork_lens.model_state import quiet
 from topwork_lens.refusals import refuse
@@ -206,7 +206,7 @@ def record(
             module = module_at(model, layer.path)
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
             stack.enter_context(_called_directly(module, hook))
-        stack.enter_context(no_strangers(model, everything))
+        stack.enter_context(all_described(model, everything))
         outputs = run_outputs(model, call)
     for layer in layers:
         if layer.path not in replays:

@@ -30,8 +30,8 @@ def sharpness(
     has_cross = any(layer.kind == "cross" for layer in layers)
     by_path = {layer.path: layer for layer in layers}
     sums = {}
-    for path, calls in captured.found.get("information", {}).items():
-        masks = [_query_mask(valid, by_path[path], batch, has_cross) for valid in captured.found["valid"][path]]
+    for path, calls in captured.values.get("information", {}).items():
+        masks = [_query_mask(valid, by_path[path], batch, has_cross) for valid in captured.values["valid"][path]]
         runs = [_sum_over_rows(values.double(), mask, batch) for values, mask in zip(calls, masks, strict=True)]
         sums[path] = torch.stack(runs).mean(0)
     return sums

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Batch, Item, UsageError, accelerated, unknown
-from topwork_lens.capture.interception import no_strangers
+from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.model_state import device_of, frozen
 from topwork_lens.refusals import refuse
@@ -122,7 +122,7 @@ def score(
     with frozen(model), accelerated(device, precision, frozen=True):
         for index, batch in enumerate(batches):
             # Whatever computes attention runs in the first batch as well; watching all of them takes time.
-            with nullcontext() if index else no_strangers(model, known or layers):
+            with nullcontext() if index else all_described(model, known or layers):
                 values = scorer(batch)
             for path, value in values.items():
                 sums.add(path, value)

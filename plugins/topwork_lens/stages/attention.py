@@ -108,9 +108,9 @@ class Tables:
         import torch
 
         for layer in self.layers:
-            valid = captured.found.get("valid", {}).get(layer.path)
+            valid = captured.values.get("valid", {}).get(layer.path)
             for name, what in self.NAMES:
-                calls = captured.found.get(what, {}).get(layer.path)
+                calls = captured.values.get(what, {}).get(layer.path)
                 if not calls or valid is None:
                     continue
                 if name == "special" and (layer.kind == "cross" or layer.form != "dense"):
@@ -176,7 +176,7 @@ def overlay(
                 units.image.save(temporary, format="PNG")
     by_layer: list[dict[str, Json]] = []
     for (group, number), layer in numbered(layers).items():
-        calls = captured.found.get("weights", {}).get(layer.path)
+        calls = captured.values.get("weights", {}).get(layer.path)
         if not calls or not layer.kept:
             continue
         weights = calls[0][0].float().mean(0)
