@@ -137,3 +137,12 @@ def test_importing_topwork_imports_nothing_heavy():
 @pytest.mark.parametrize("file", [*CORE, *PLUGINS], ids=named)
 def test_files_are_rooms_not_halls(file):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_the_contracts_of_import_linter_hold(monkeypatch, capsys):
+    """Between packages and between their folders, imports for type checkers included: see pyproject."""
+    from importlinter import cli
+
+    monkeypatch.chdir(ROOT)
+    code = cli.lint_imports(config_filename="pyproject.toml", no_cache=True)
+    assert code == 0, capsys.readouterr().out

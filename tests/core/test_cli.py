@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from topwork.cli.app import main, split_shared
-from topwork.commands import COMMANDS
+from topwork.plugins.commands import COMMANDS
 
 PLUGIN = Path(__file__).parents[1] / "helpers" / "recipe_plugin.py"
 HEAVY = ("torch", "transformers", "datasets", "timm", "torchvision", "sklearn")

@@ -2,6 +2,7 @@
 
 - `registry`: `Plugins`, what is loaded and what it registered
 - `declaration`: `Declaration`, a task, stage or command that is imported when it is used; tables of what is registered
+- `commands`: the commands of topwork itself
 - `loading`: entry points and files, one plugin at a time; what is kept of a broken one
 - `calls`: what surrounds each call of a hook: errors that name the plugin, checks of answers, traces
 """

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from topwork import commands, hookspecs
+from topwork import hookspecs
 from topwork.errors import PluginError, TopworkError, UsageError, unknown
+from topwork.plugins import commands
 from topwork.plugins.calls import is_strict, raised_by_code, trace_calls, wrap_hooks
 from topwork.plugins.declaration import Declaration, Table, check_entry, kind_of
 from topwork.plugins.loading import (

@@ -15,7 +15,6 @@ from topwork.stage import Stage
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
-    from topwork.recipe.recipe import Recipe
     from topwork.task import Task, TaskOptions
 
 NAME = r"[^/\\\0]+"  # of a run folder
@@ -23,16 +22,18 @@ KEYS = ("name", "description", "extends", "task", "base", "data", "seed", "stage
 
 
 class RecipeChecker:
-    """Turns the tree of a recipe into a `Recipe`, or into problems."""
+    """Checker that turns the tree of a recipe into the parts of a `Recipe`, or into problems."""
 
     def __init__(self, root: Node, plugins: Plugins, problems: list[Problem]) -> None:
         self.root, self.plugins, self.problems = root, plugins, problems
         self.needs: list[tuple[str, str, tuple[str, ...]]] = []  # stage, its place, the roles that it reads
 
-    def recipe(self, *, check_roles: bool) -> Recipe | None:
-        """The recipe, or None when something is wrong. `check_roles=False`: the rows are in memory."""
-        from topwork.recipe.recipe import Recipe
+    def parts(self, *, check_roles: bool) -> dict[str, Any] | None:
+        """Return the attributes of the `Recipe`, or None when something is wrong.
 
+        Args:
+            check_roles: whether each stage must be given rows; False when the rows are in memory.
+        """
         for key, node in self.root.value.items():
             if key not in KEYS:
                 self._fault(node.start, str(key), unknown_key(key, KEYS))
@@ -46,7 +47,16 @@ class RecipeChecker:
         name, description = self._name(), self._plain("description", str, "text", None)
         if self.problems or task is None or options is None or data is None:
             return None
-        return Recipe(task, options, bases, data, stages, seed, name, description)
+        return {
+            "task_class": task,
+            "task_options": options,
+            "bases": bases,
+            "data": data,
+            "stages": stages,
+            "seed": seed,
+            "name": name,
+            "description": description,
+        }
 
     def _fault(self, place: str, path: str, message: str) -> None:
         self.problems.append(Problem(place, path, message))

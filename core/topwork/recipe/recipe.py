@@ -172,12 +172,12 @@ def load_recipe(
     in_memory = isinstance(source, Recipe) and not source.to_dict()["data"].keys() & {"train", "evaluate", "predict"}
     root, name = _tree(source, plugins, problems)
     root = apply_overrides(root, overrides, problems)
-    recipe = RecipeChecker(root, plugins, problems).recipe(check_roles=not in_memory)
+    parts = RecipeChecker(root, plugins, problems).parts(check_roles=not in_memory)
     if problems:
         raise RecipeError(sorted(dict.fromkeys(problems), key=_by_place))
-    assert recipe is not None
-    short = Path(name).stem if name != "recipe" else recipe.task_name
-    return replace(recipe, name=recipe.name or short, source=name, plugin_files=list(plugins.files))
+    assert parts is not None
+    short = Path(name).stem if name != "recipe" else parts["task_class"].name
+    return Recipe(**{**parts, "name": parts["name"] or short}, source=name, plugin_files=list(plugins.files))
 
 
 def find_recipe(source: str | Path, plugins: Plugins) -> Path:
