@@ -13,7 +13,7 @@ from PIL import Image
 
 from topwork import BaseOptions, DataError, RowsOptions, UsageError
 from topwork_bases.transformers import base as transformers_bases
-from topwork_tasks.image_segmentation import predictions as _segmentation_predictions
+from topwork_tasks.image_segmentation import outputs
 from topwork_tasks.image_segmentation.task import ImageSegmentation
 from topwork_tasks.object_detection import task as object_detection
 
@@ -132,7 +132,7 @@ def test_panoptic_files_are_rows_and_score_as_counted_by_hand(panoptic) -> None:
             numbers[top : top + 6, left : left + 34] = number
         numbers[28:32, 0:9], numbers[28:32, 9:20], numbers[0:3, 20:39] = 5, 6, 7
         scores = [1.0] * len(labels)
-        metric.update(row, _segmentation_predictions.panoptic(numbers, labels, scores, NAMES))
+        metric.update(row, outputs.panoptic_prediction(numbers, labels, scores, NAMES))
         truths.append((ids[row["image_id"]], [(a, places[b], c) for a, b, c in entries]))
         guesses.append((numbers, dict(enumerate(labels, 1))))
     expected = quality(truths, guesses)

@@ -92,12 +92,12 @@ def test_losses_follow_their_formulas() -> None:
         t, p = truth[number][valid], found[number][valid]
         d = np.log(t) - np.log(p)
         silog = np.sqrt((d**2).mean() - 0.85 * d.mean() ** 2)
-        assert _depth.row_losses(*tensors, "silog", 0.85)[number].item() == about(silog)
-        assert _depth.row_losses(*tensors, "l1", 0)[number].item() == about(np.abs(t - p).mean())
+        assert _depth.depth_losses(*tensors, "silog", 0.85)[number].item() == about(silog)
+        assert _depth.depth_losses(*tensors, "l1", 0)[number].item() == about(np.abs(t - p).mean())
     whole = tensors[1][1:], tensors[1][1:] * 3 + 2  # the same but for scale and shift
-    assert _depth.row_losses(*whole, "scale_shift_invariant", 0).item() == about(0, scale=1)
-    assert _depth.row_losses(*tensors, "scale_shift_invariant", 0)[1].item() > 0.1
-    assert _depth.row_losses(tensors[0], tensors[1] * 0, "silog", 0.5).tolist() == [0, 0]
+    assert _depth.depth_losses(*whole, "scale_shift_invariant", 0).item() == about(0, scale=1)
+    assert _depth.depth_losses(*tensors, "scale_shift_invariant", 0)[1].item() > 0.1
+    assert _depth.depth_losses(tensors[0], tensors[1] * 0, "silog", 0.5).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("config", [DPT, DEPTH_ANYTHING, VIT])
@@ -218,7 +218,7 @@ def test_pixels_without_depth_do_not_count_and_crops_are_refused(tmp_path) -> No
 def test_predictions_are_never_negative_and_come_back_from_their_files(kind, tmp_path) -> None:
     steep = torch.zeros(8, 8)
     steep[4:] = 9.0
-    depth = _depth.Depth(_depth.enlarged(steep, (50, 30)))
+    depth = _depth.Depth(_depth.to_image_size(steep, (50, 30)))
     assert depth["predicted_depth"].min() == 0
     assert depth["predicted_depth"].shape == (30, 50)
     task, _, rows = make(write_as=kind)

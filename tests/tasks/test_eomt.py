@@ -72,7 +72,7 @@ def test_predictions_and_losses_are_those_of_transformers(tmp_path) -> None:
         segments += len(ours)
         output = plain(**processor(row["image"], return_tensors="pt"))
         size = row["image"].size
-        labels, scores, rles = outputs_of.universal_instances(processor, next(outputs_of.one_by_one(output)), size)
+        labels, scores, rles = outputs_of.universal_instances(processor, next(outputs_of.split_outputs(output)), size)
         found = processor.post_process_instance_segmentation(output, target_sizes=[size[::-1]], threshold=0.0)[0]
         assert labels == [entry["label_id"] for entry in found["segments_info"]]
         assert scores == about([entry["score"] for entry in found["segments_info"]])

@@ -18,9 +18,8 @@ from topwork import BaseOptions, CheckpointError, DataError, UsageError
 from topwork.testing import check_task
 from topwork_bases.transformers import base as transformers_bases
 from topwork_tasks._vision import coco_metric as _coco_averages
-from topwork_tasks.image_segmentation import panoptic as _panoptic
-from topwork_tasks.image_segmentation import predictions as _segmentation_predictions
-from topwork_tasks.image_segmentation import rows as _segmentation_rows
+from topwork_tasks.image_segmentation import masks as _masks
+from topwork_tasks.image_segmentation import metrics, outputs
 from topwork_tasks.image_segmentation.metrics import encoded
 from topwork_tasks.image_segmentation.task import ImageSegmentation
 
@@ -178,7 +177,7 @@ def test_semantic_metrics_equal_an_oracle() -> None:
         guess = np.where(random.random(truth.shape) < 0.6, truth, random.integers(0, 3, truth.shape))
         guess = np.where(guess == 255, 1, guess)
         rows.append({"image": Image.new("RGB", (30, 20)), "mask": truth})
-        found.append(_segmentation_predictions.semantic(guess, task.label_names))
+        found.append(outputs.semantic_prediction(guess, task.label_names))
     result = measured(task, found, rows)
     truth = np.concatenate([row["mask"].ravel() for row in rows])
     guess = np.concatenate([entry.map.ravel() for entry in found])
@@ -232,9 +231,7 @@ def test_mask_average_precision_equals_pycocotools(at_once, monkeypatch) -> None
         tried = [np.roll(mask, random.integers(-4, 5, 2), (0, 1)) for mask in masks] + [_blob(random, size)] * 2
         kinds = [*labels, *(int(label) for label in random.integers(0, 3, 2))]
         scores = random.random(len(tried)).tolist()
-        found.append(
-            _segmentation_predictions.instances(kinds, scores, [encoded(mask) for mask in tried], size, names, 0.5)
-        )
+        found.append(outputs.instance_prediction(kinds, scores, [encoded(mask) for mask in tried], size, names, 0.5))
         for mask, label, score in zip(tried, kinds, scores, strict=True):
             rle = tools.encode(np.asfortranarray(mask.astype(np.uint8)))
             guesses.append({"image_id": image, "category_id": label + 1, "segmentation": rle, "score": score})
@@ -267,17 +264,17 @@ def _blob(random, size):
 
 def test_panoptic_quality_equals_numbers_made_by_hand() -> None:
     """Label 0 is the ground, label 1 a thing. Rows of ten pixels, each told apart by its id."""
-    truth = _segmentation_rows.Segments(
+    truth = _masks.Segments(
         np.array([[1] * 6 + [2] * 3 + [0], [3] * 5 + [4] * 5], np.int32), [0, 1, 1, 1], [False, False, False, True]
     )
     found = np.array([[1] * 6 + [2] * 4, [3] * 2 + [4] * 3 + [5] * 5], np.int32)
-    hits, extra, missed = _panoptic.matched(truth, found, [0, 1, 0, 1, 1])
+    hits, extra, missed = metrics.match_segments(truth, found, [0, 1, 0, 1, 1])
     # ground 6/6; thing 3/3, its pixel on nothing does not count; 3/5 of the second thing; one ground too many; the
     # last prediction lies on a crowd
     assert sorted(hits) == [(0, 1.0), (1, 0.6), (1, 1.0)]
     assert (extra, missed) == ([0], [])
-    metric = _panoptic.PanopticMetric(["ground", "thing"], lambda row, size: truth, stuff=["ground"])
-    prediction = _segmentation_predictions.panoptic(found, [0, 1, 0, 1, 1], [1.0] * 5, ["ground", "thing"])
+    metric = metrics.PanopticMetric(["ground", "thing"], lambda row, size: truth, stuff=["ground"])
+    prediction = outputs.panoptic_prediction(found, [0, 1, 0, 1, 1], [1.0] * 5, ["ground", "thing"])
     metric.update({}, prediction)
     result = metric.result()
     ground, thing = 1 * 1 / 1.5, 1.6 / 2
@@ -294,7 +291,7 @@ def test_a_perfect_prediction_is_worth_one() -> None:
     for row in rows:
         truth = task._truth.segments(row, row["image"].size)
         scores = [1.0] * len(truth.labels)
-        metric.update(row, _segmentation_predictions.panoptic(truth.ids, truth.labels, scores, task.label_names))
+        metric.update(row, outputs.panoptic_prediction(truth.ids, truth.labels, scores, task.label_names))
     assert metric.result()["pq"] == 1
 
 
@@ -325,7 +322,7 @@ def test_the_ways_to_write_a_mask_mean_the_same(tmp_path) -> None:
         np.stack([numbers] * 3, -1),
     ]
     for value in ways:
-        found = _segmentation_rows.flat(_segmentation_rows.open_map(value, 0, "mask", (4, 2)), 0, "mask")
+        found = _masks.flat(_masks.open_mask(value, 0, "mask", (4, 2)), 0, "mask")
         assert found.tolist() == numbers.tolist()
 
 
@@ -349,26 +346,26 @@ def test_instances_and_panoptic_segments_in_all_their_forms() -> None:
     labels[:, 3:] = 2
     ids = np.zeros((4, 6), int)
     ids[1:3, 3:5], ids[1:3, 5] = 7, 9
-    beside = _segmentation_rows.instances_of({"mask": labels, "instances": ids}, 0, size, number, 255)
+    beside = _masks.instances_of({"mask": labels, "instances": ids}, 0, size, number, 255)
     assert beside.labels == [2, 2]
     assert (beside.ids > 0).tolist() == (ids > 0).tolist()
     colour = np.stack([labels, ids, labels * 0], -1).astype(np.uint8)
-    in_one = _segmentation_rows.instances_of({"mask": Image.fromarray(colour)}, 0, size, number, 255)
+    in_one = _masks.instances_of({"mask": Image.fromarray(colour)}, 0, size, number, 255)
     assert in_one.ids.tolist() == beside.ids.tolist()
     polygon = [[3, 1, 5, 1, 5, 3, 3, 3]]
     runs = {"size": [4, 6], "counts": [21, 2, 1]}
     objects = {"segmentation": [polygon, runs], "category": [2, 2], "iscrowd": [0, 1]}
-    written = _segmentation_rows.instances_of({"objects": objects}, 0, size, number, 255)
+    written = _masks.instances_of({"objects": objects}, 0, size, number, 255)
     assert written.ids.tolist() == beside.ids.tolist()
     assert written.crowd == [False, True]
 
-    whole = _segmentation_rows.panoptic_of({"mask": labels, "instances": ids}, 0, size, number, 255)
+    whole = _masks.panoptic_of({"mask": labels, "instances": ids}, 0, size, number, 255)
     assert sorted(whole.labels) == [0, 2, 2, 2]
     assert (whole.ids > 0).all()
     coded = np.where(ids > 0, ids * 300, 0)
     png = Image.fromarray(np.stack([coded % 256, coded // 256, coded * 0], -1).astype(np.uint8))
     info = [{"id": 2100, "category_id": 2, "iscrowd": 0}, {"id": 2700, "category_id": 2}, {"id": 5, "category_id": 1}]
-    coco = _segmentation_rows.panoptic_of({"mask": png, "segments_info": info}, 0, size, number, 255)
+    coco = _masks.panoptic_of({"mask": png, "segments_info": info}, 0, size, number, 255)
     assert coco.ids.tolist() == beside.ids.tolist()
     assert coco.labels == [2, 2]
 
@@ -451,13 +448,11 @@ def test_predictions_are_written_as_pictures_and_drawn(tmp_path) -> None:
     truth = task._truth.labels(rows[2], rows[2]["image"].size)
     picture = task.draw(rows[2], prediction)
     assert picture.badness == pytest.approx((truth != prediction.map).mean())
-    assert task.draw(rows[2], _segmentation_predictions.semantic(truth, task.label_names)).badness == 0
+    assert task.draw(rows[2], outputs.semantic_prediction(truth, task.label_names)).badness == 0
     assert task.draw({"image": rows[2]["image"]}, prediction).image is not None
 
 
 def test_labels_are_enlarged_a_few_at_a_time(monkeypatch) -> None:
-    from topwork_tasks.image_segmentation import outputs
-
     torch.manual_seed(0)
     logits = torch.randn(2, 11, 9, 7)
     whole = torch.nn.functional.interpolate(logits, size=(30, 20), mode="bilinear", align_corners=False).argmax(1)

@@ -19,7 +19,6 @@ from topwork import BaseOptions, DataError, RowsOptions, State, UsageError
 from topwork_bases.transformers import base as transformers_bases
 from topwork_tasks._vision import boxes as _boxes
 from topwork_tasks._vision import coco_metric as _coco_averages
-from topwork_tasks.object_detection import detectors as _detectors
 from topwork_tasks.object_detection import task as object_detection
 from topwork_tasks.object_detection.task import ObjectDetection
 
@@ -330,7 +329,7 @@ def test_coco_files_are_rows(tmp_path) -> None:
     path.write_text(json.dumps(found))
     options = RowsOptions(path=str(path), format="coco")
     rows = object_detection.load_rows(str(path), options)
-    assert _detectors.declared_names(rows) == ["cat", "dog"]
+    assert _boxes.declared_names(rows) == ["cat", "dog"]
     assert rows[0]["objects"] == {
         "bbox": [[1, 2, 3, 4], [5, 5, 5, 5]],
         "category": [1, 0],
@@ -343,6 +342,6 @@ def test_coco_files_are_rows(tmp_path) -> None:
     assert task.encode([rows[0]], "loss", 0)[0].inputs["labels"]["class_labels"].tolist() == [1]
     found["annotations"][0]["category_id"] = 5
     path.write_text(json.dumps(found))
-    with pytest.raises(DataError, match="no COCO annotation file"):
+    with pytest.raises(DataError, match="annotation 1: category 5 is unknown; known: 3, 18"):
         object_detection.load_rows(str(path), options)
     assert object_detection.load_rows("x", RowsOptions(path="x")) is None

@@ -164,4 +164,6 @@ def _layers(network: Any, maps: Sequence[int], name: str) -> list[int]:
     try:
         return sorted({steps[number] for number in maps})
     except IndexError:
-        raise CheckpointError(f"timm's {name} has {len(steps)} maps, asked for is one of {list(maps)}") from None
+        raise CheckpointError(
+            f"timm's {name} has {len(steps)} maps, asked for is one of {list(maps)}", code="too_few_maps"
+        ) from None

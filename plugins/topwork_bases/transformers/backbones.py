@@ -56,7 +56,9 @@ def _pick(stages: Sequence[int], maps: Sequence[int], hierarchical: bool) -> lis
     try:
         return list(dict.fromkeys(steps[number] for number in maps))
     except IndexError:
-        raise CheckpointError(f"the backbone has {len(steps)} maps, asked for is one of {list(maps)}") from None
+        raise CheckpointError(
+            f"the backbone has {len(steps)} maps, asked for is one of {list(maps)}", code="too_few_maps"
+        ) from None
 
 
 def wrap(model: Any, maps: Sequence[int]) -> nn.Module:

@@ -1,11 +1,12 @@
-"""Boxes: the four ways in which data sets write them, what is wrong with them, and boxes on pictures.
+"""Objects of a row: the four notations of boxes in data sets, their faults, targets of detectors, and drawing.
 
-Inside topwork a box is [xmin, ymin, xmax, ymax] in pixels of the original picture; a detector's target is [centre x,
-centre y, width, height] in shares of the picture.
+Inside topwork a box is [xmin, ymin, xmax, ymax] in pixels of the original image; a detector's target is [centre x,
+centre y, width, height] in shares of the image.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 BoxFormat = Literal["coco", "voc", "yolo", "albumentations"]
 BOX_FORMAT_HELP = (
     "coco: x, y, width, height in pixels; voc: xmin, ymin, xmax, ymax in pixels; yolo: centre x, centre y, width, "
-    "height in shares of the picture; albumentations: xmin, ymin, xmax, ymax in shares"
+    "height in shares of the image; albumentations: xmin, ymin, xmax, ymax in shares"
 )
 _BOXES = ("bbox", "bboxes", "boxes", "box")
 _CROWD = ("iscrowd", "crowd")
@@ -32,7 +33,7 @@ class Objects:
     """The objects of a row.
 
     Args:
-        boxes: [n, 4] float64, corners in pixels, inside the picture.
+        boxes: [n, 4] float64, corners in pixels, inside the image.
         categories: n values as the data has them.
         crowd: [n] bool: a box around many objects that are not told apart.
         areas: [n] float64, pixels that the objects cover; of the boxes where the data do not say.
@@ -44,121 +45,132 @@ class Objects:
     areas: numpy.ndarray
 
 
-def columns_of(value: Any, row: int | None, column: str = "objects") -> dict[str, list[Any]]:
-    """The entries of `objects` (or another column) by key, from a dict of lists or a list of dicts.
+# ---------------------------------------------------------------- columns of entries
+
+
+def columns_of(value: Any, index: int | None, column: str = "objects") -> dict[str, list[Any]]:
+    """Return the entries of `objects` (or another column) by key, from a dict of lists or a list of dicts.
 
     Raises:
         DataError: None, something else, lists of different lengths.
     """
     if value is None:
-        raise DataError("is empty", row=row, column=column, hint="give a picture without objects empty lists")
+        raise DataError("is empty", row=index, column=column, hint="give an image without objects empty lists")
     hint = "write a dict of lists of one length, or a list of dicts"
     if isinstance(value, Mapping):
-        given = {str(key): entries for key, entries in value.items() if entries is not None}
-        for key, entries in given.items():
+        columns = {str(key): entries for key, entries in value.items() if entries is not None}
+        for key, entries in columns.items():
             if isinstance(entries, str) or not isinstance(entries, Iterable):
-                raise DataError(f"its `{key}` is {entries!r}, no list", row=row, column=column, hint=hint)
-        return {key: list(entries) for key, entries in given.items()}
+                raise DataError(f"its `{key}` is {entries!r}, no list", row=index, column=column, hint=hint)
+        return {key: list(entries) for key, entries in columns.items()}
     if not isinstance(value, Sequence) or not all(isinstance(entry, Mapping) for entry in value):
-        raise DataError(f"{value!r} is no list of objects", row=row, column=column, hint=hint)
+        raise DataError(f"{value!r} is no list of objects", row=index, column=column, hint=hint)
     keys = {str(key) for entry in value for key in entry}
     return {key: [entry.get(key) for entry in value] for key in keys}
 
 
-def categories_of(value: Any, row: int | None) -> list[Any]:
-    """The categories of a row's objects."""
-    return _named(columns_of(value, row), _CATEGORIES, row)
+def categories_of(value: Any, index: int | None) -> list[Any]:
+    """Return the categories of a row's objects."""
+    return _first_column(columns_of(value, index), _CATEGORIES, index)
 
 
-def beside(
-    columns: Mapping[str, list[Any]], names: Sequence[str], count: int, row: int | None, column: str = "objects"
+def optional_column(
+    columns: Mapping[str, list[Any]], names: Sequence[str], count: int, index: int | None, column: str = "objects"
 ) -> list[Any]:
-    """What stands beside each of `count` objects under one of these names; None for each where nothing does.
+    """Return the values of each of `count` objects under one of these names; None for each where there are none.
 
     Raises:
         DataError: for another number of objects.
     """
-    found = next((columns[name] for name in names if columns.get(name)), [None] * count)
-    if len(found) != count:
-        cause = f"{count} objects and {len(found)} entries of `{names[0]}`"
-        raise DataError(cause, row=row, column=column, hint=f"give each object its `{names[0]}`, or leave it out")
-    return found
+    values = next((columns[name] for name in names if columns.get(name)), [None] * count)
+    if len(values) != count:
+        cause = f"{count} objects and {len(values)} entries of `{names[0]}`"
+        raise DataError(cause, row=index, column=column, hint=f"give each object its `{names[0]}`, or leave it out")
+    return values
 
 
-def _area(value: Any, box: Sequence[float], row: int | None) -> float:
-    """What the data say that an object covers, else its box."""
+def _first_column(columns: Mapping[str, list[Any]], names: Sequence[str], index: int | None) -> list[Any]:
+    present = [name for name in names if name in columns]
+    if not present and any(columns.values()):
+        cause = f"has no `{names[0]}`, only {', '.join(sorted(columns))}"
+        raise DataError(cause, row=index, column="objects", hint=f"name it `{names[0]}`")
+    return columns[present[0]] if present else []
+
+
+def declared_names(rows: Any, column: str = "objects") -> list[str] | None:
+    """Return the names of the integers in a column of entries, where the data set declares them (`ClassLabel`)."""
+    feature = (getattr(rows, "features", None) or {}).get(column)
+    inner = getattr(feature, "feature", feature)
+    inner = inner[0] if isinstance(inner, list) and inner else inner
+    if not isinstance(inner, Mapping):
+        return None
+    for feature in inner.values():
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        if names:
+            return [str(name) for name in names]
+    return None
+
+
+# ---------------------------------------------------------------- reading
+
+
+def objects_of(row: Row, index: int | None, size: tuple[int, int], form: BoxFormat, drop: bool = False) -> Objects:
+    """Read a row's objects.
+
+    Args:
+        index: index of the row, for messages.
+        size: width and height of the image in pixels.
+        form: notation of the boxes.
+        drop: leave out boxes that cannot be used, instead of refusing the row.
+
+    Raises:
+        DataError: boxes and categories of different number, a box that is not four finite numbers, without area, or
+            outside its image. A box that leaves its image is clipped.
+    """
+    import numpy
+
+    columns = columns_of(row.get("objects"), index)
+    written, categories = _first_column(columns, _BOXES, index), _first_column(columns, _CATEGORIES, index)
+    if len(written) != len(categories):
+        cause = f"{len(written)} boxes and {len(categories)} categories"
+        raise DataError(cause, row=index, column="objects", hint="give one category a box")
+    crowd = optional_column(columns, _CROWD, len(written), index)
+    given_areas = optional_column(columns, ("area",), len(written), index)
+    kept, boxes, areas = [], [], []
+    for box_index, values in enumerate(written):
+        try:
+            box = _corners(values, form, size, box_index, index)
+        except DataError:
+            if drop:
+                continue
+            raise
+        kept.append(box_index)
+        boxes.append(box)
+        areas.append(_area(given_areas[box_index], box, index))
+    return Objects(
+        numpy.array(boxes, dtype=numpy.float64).reshape(-1, 4),
+        [categories[box_index] for box_index in kept],
+        numpy.array([bool(crowd[box_index]) for box_index in kept], dtype=bool),
+        numpy.array(areas, dtype=numpy.float64),
+    )
+
+
+def _area(value: Any, box: Sequence[float], index: int | None) -> float:
+    """Return the area that the data declare, else that of the box."""
     if value is None:
         return (box[2] - box[0]) * (box[3] - box[1])
     try:
         return float(value)
     except (TypeError, ValueError) as error:
         hint = "correct it, or leave `area` out"
-        raise DataError(f"an area of {value!r} is no number", row=row, column="objects", hint=hint) from error
+        raise DataError(f"an area of {value!r} is no number", row=index, column="objects", hint=hint) from error
 
 
-def _named(columns: Mapping[str, list[Any]], names: Sequence[str], row: int | None) -> list[Any]:
-    found = [name for name in names if name in columns]
-    if not found and any(columns.values()):
-        raise DataError(
-            f"has no `{names[0]}`, only {', '.join(sorted(columns))}",
-            row=row,
-            column="objects",
-            hint=f"name it `{names[0]}`",
-        )
-    return columns[found[0]] if found else []
-
-
-def objects_of(row: Row, number: int | None, size: tuple[int, int], form: BoxFormat, drop: bool = False) -> Objects:
-    """Read a row's objects.
-
-    Args:
-        number: of the row, for messages.
-        size: width and height of the picture in pixels.
-        form: how the boxes are written.
-        drop: leave out boxes that cannot be used, instead of refusing the row.
-
-    Raises:
-        DataError: boxes and categories of different number, a box that is not four finite numbers, that has no area,
-            or that lies outside its picture. A box that sticks out of its picture is cut at the edge.
-    """
-    import numpy
-
-    columns = columns_of(row.get("objects"), number)
-    written, categories = _named(columns, _BOXES, number), _named(columns, _CATEGORIES, number)
-    if len(written) != len(categories):
-        raise DataError(
-            f"{len(written)} boxes and {len(categories)} categories",
-            row=number,
-            column="objects",
-            hint="give one category a box",
-        )
-    crowd, given = beside(columns, _CROWD, len(written), number), beside(columns, ("area",), len(written), number)
-    kept, boxes, areas = [], [], []
-    for place, values in enumerate(written):
-        try:
-            box = _corners(values, form, size, place, number)
-        except DataError:
-            if drop:
-                continue
-            raise
-        kept.append(place)
-        boxes.append(box)
-        areas.append(_area(given[place], box, number))
-    return Objects(
-        numpy.array(boxes, dtype=numpy.float64).reshape(-1, 4),
-        [categories[place] for place in kept],
-        numpy.array([bool(crowd[place]) for place in kept], dtype=bool),
-        numpy.array(areas, dtype=numpy.float64),
-    )
-
-
-def _corners(values: Any, form: BoxFormat, size: tuple[int, int], place: int, number: int | None) -> list[float]:
-    import math
-
-    def refuse(cause: str) -> DataError:
+def _corners(values: Any, form: BoxFormat, size: tuple[int, int], box_index: int, index: int | None) -> list[float]:
+    def refusal(cause: str) -> DataError:
         return DataError(
-            f"box {place} {list(values) if isinstance(values, Sequence) else values!r} {cause}",
-            row=number,
+            f"box {box_index} {list(values) if isinstance(values, Sequence) else values!r} {cause}",
+            row=index,
             column="objects",
             hint="correct it, check `box_format`, or set `bad_boxes: drop`",
         )
@@ -166,25 +178,35 @@ def _corners(values: Any, form: BoxFormat, size: tuple[int, int], place: int, nu
     try:
         a, b, c, d = (float(value) for value in values)
     except (TypeError, ValueError) as error:
-        raise refuse("is not four numbers") from error
+        raise refusal("is not four numbers") from error
     if not all(math.isfinite(value) for value in (a, b, c, d)):
-        raise refuse("is not finite")
+        raise refusal("is not finite")
+    left, top, right, bottom = to_pixels((a, b, c, d), form, size)
+    if right <= left or bottom <= top:
+        raise refusal("has no area")
+    box = [max(left, 0.0), max(top, 0.0), min(right, float(size[0])), min(bottom, float(size[1]))]
+    if box[2] - box[0] < 1e-6 or box[3] - box[1] < 1e-6:
+        raise refusal(f"lies outside its image of {size[0]} x {size[1]}")
+    return box
+
+
+def to_pixels(
+    values: tuple[float, float, float, float], form: BoxFormat, size: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Return the corners in pixels of four numbers in a notation."""
+    a, b, c, d = values
     if form in ("yolo", "albumentations"):
         a, b, c, d = a * size[0], b * size[1], c * size[0], d * size[1]
     if form == "yolo":
         a, b = a - c / 2, b - d / 2
-    if form in ("coco", "yolo"):
-        c, d = a + c, b + d
-    if c <= a or d <= b:
-        raise refuse("has no area")
-    box = [max(a, 0.0), max(b, 0.0), min(c, float(size[0])), min(d, float(size[1]))]
-    if box[2] - box[0] < 1e-6 or box[3] - box[1] < 1e-6:
-        raise refuse(f"lies outside its picture of {size[0]} x {size[1]}")
-    return box
+    return (a, b, a + c, b + d) if form in ("coco", "yolo") else (a, b, c, d)
+
+
+# ---------------------------------------------------------------- tensors and arrays
 
 
 def to_target(boxes: numpy.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    """Corners in pixels -> [n, 4] float32: centre x, centre y, width, height in shares of width and height `size`."""
+    """Return corners in pixels as [n, 4] float32: centre x, centre y, width, height in shares of `size`."""
     import torch
 
     corners = torch.from_numpy(boxes) / torch.tensor([*size, *size], dtype=torch.float64)
@@ -193,7 +215,7 @@ def to_target(boxes: numpy.ndarray, size: tuple[int, int]) -> torch.Tensor:
 
 
 def to_corners(boxes: torch.Tensor) -> torch.Tensor:
-    """Centre x, centre y, width, height -> corners, in the last dimension."""
+    """Return the corners of boxes given as centre x, centre y, width, height in the last dimension."""
     import torch
 
     x, y, width, height = boxes.unbind(-1)
@@ -201,7 +223,7 @@ def to_corners(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def overlaps(first: numpy.ndarray, second: numpy.ndarray) -> numpy.ndarray:
-    """[n, 4] and [m, 4] corners -> [n, m] intersection over union."""
+    """Return the intersection over union of [n, 4] and [m, 4] corners, [n, m]."""
     import numpy
 
     low = numpy.maximum(first[:, None, :2], second[None, :, :2])
@@ -211,26 +233,8 @@ def overlaps(first: numpy.ndarray, second: numpy.ndarray) -> numpy.ndarray:
     return shared / numpy.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
 
 
-def augmented(transform: Any, image: Image, objects: Objects) -> tuple[Image, Objects]:
-    """A picture and its objects after one random draw of a v2 transform; boxes that fell out are gone."""
-    import torch
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
-
-    boxes = tv_tensors.BoundingBoxes(
-        torch.from_numpy(objects.boxes).float(), format="XYXY", canvas_size=(image.height, image.width)
-    )
-    places = torch.arange(len(objects.categories))
-    clean = v2.SanitizeBoundingBoxes(min_size=1, labels_getter=lambda sample: sample[1]["labels"])
-    image, target = clean(*transform(image, {"boxes": boxes, "labels": places}))
-    kept = target["labels"].tolist()
-    corners = target["boxes"].double().numpy()
-    areas = (corners[:, 2:] - corners[:, :2]).prod(-1)
-    return image, Objects(corners, [objects.categories[place] for place in kept], objects.crowd[kept], areas)
-
-
 def draw_boxes(image: Image, boxes: Sequence[tuple[Sequence[float], str, str]], factor: float = 1.0) -> Image:
-    """The picture with boxes (corners, caption, colour) laid over it; corners are multiplied by `factor`."""
+    """Draw boxes (corners, caption, colour) on an image; corners are multiplied by `factor`."""
     from PIL import ImageDraw
 
     image = image.convert("RGB")

@@ -1,7 +1,8 @@
-"""Dense task heads: a number, or several, for every pixel, on the feature maps of any backbone.
+"""Dense task heads: one or several outputs for every pixel, on the feature maps of any backbone.
 
-They know `Features.maps` only, so they stand on convolutional networks, pyramids of transformers and plain vision
-transformers alike. The pyramid is the top-down one of Lin et al. 2017 (arXiv 1612.03144) with all levels joined as in
+Entry points: `backbone_with_maps`, then `DenseHead` or `DepthHead`; `row_losses` for label maps. The heads read
+`Features.maps` only, so they work on convolutional networks, pyramids of transformers and plain vision transformers.
+The pyramid is the top-down one of Lin et al. 2017 (arXiv 1612.03144) with all levels joined as in
 UPerNet (Xiao et al. 2018, arXiv 1807.10221). Group norm instead of batch norm: a row's output does not depend on
 the other rows of its batch, and batches of one row can be learned from.
 """
@@ -16,15 +17,20 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import DPTConfig
+from transformers.models.dpt.modeling_dpt import DPTFeatureFusionStage, DPTReassembleLayer
 
 from topwork import Base, CheckpointError
-from topwork_tasks._vision.dpt_decoder import DptDecoder
 
 Decoder = Literal["pyramid", "linear", "dpt"]
 DECODER_HELP = (
     "pyramid: all levels of the backbone joined; linear: one layer on its last map (a probe); dpt: the decoder of DPT"
 )
-_FINEST = 4  # pixels that a position of the pyramid decoder's output covers
+#: pixels that a position of the pyramid decoder's output covers
+_FINEST = 4
+_FACTORS = (4, 2, 1, 0.5)
+#: the width of the backbone divided by these, as in DPT-Base and Depth Anything
+_CHANNELS = (8, 4, 2, 1)
 
 
 @dataclass
@@ -44,28 +50,28 @@ class DepthOutput:
 
 
 def backbone_with_maps(base: Base, weights: bool) -> Any:
-    """The backbone with as many maps as it has, four at most.
+    """Return the base's backbone with as many maps as it has, four at most.
 
     Raises:
-        CheckpointError: it is no network for pictures, or gives no feature maps.
+        CheckpointError: it is no network for images, or gives no feature maps.
     """
     if not any(hasattr(base.config, name) for name in ("num_channels", "image_size", "backbone_config")):
-        raise CheckpointError(f"`{base.config.model_type}` is no network for pictures", hint="choose another base")
+        raise CheckpointError(f"`{base.config.model_type}` is no network for images", hint="choose another base")
     for maps in ((0, 1, 2, 3), (0, 1, 2), (0, 1)):
         try:
             return base.backbone(weights=weights, maps=maps)
         except CheckpointError as error:
-            if " maps, asked for is one of " not in error.cause:
+            if error.code != "too_few_maps":
                 raise
     return base.backbone(weights=weights, maps=(-1,))
 
 
 class DenseHead(nn.Module):
-    """A backbone with maps, a decoder and one layer of outputs.
+    """Backbone with maps, a decoder and one layer of outputs.
 
     Args:
-        backbone: what `Base.backbone(maps=...)` gives.
-        outputs: numbers a pixel.
+        backbone: from `Base.backbone(maps=...)`.
+        outputs: outputs of a pixel.
         decoder: see `DECODER_HELP`.
         dropout: before the last layer; DPT has none there.
     """
@@ -79,7 +85,7 @@ class DenseHead(nn.Module):
         self.main_input_name: str = backbone.main_input
         widths = list(backbone.map_widths)
         if decoder == "linear":
-            self.decoder: nn.Module = _Last()
+            self.decoder: nn.Module = _LastMap()
             width = widths[-1]
         elif decoder == "dpt":
             self.decoder = DptDecoder(widths, list(backbone.map_strides))
@@ -93,8 +99,8 @@ class DenseHead(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def outputs(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """[items, outputs, height, width] at the decoder's resolution."""
-        maps = [entry.to(self.head.weight.dtype) for entry in self.backbone(pixel_values=pixel_values).maps]
+        """Return [items, outputs, height, width] at the decoder's resolution."""
+        maps = [level.to(self.head.weight.dtype) for level in self.backbone(pixel_values=pixel_values).maps]
         return self.head(self.dropout(self.decoder(maps)))
 
     def forward(self, pixel_values: torch.Tensor) -> Any:
@@ -102,10 +108,10 @@ class DenseHead(nn.Module):
 
 
 class DepthHead(DenseHead):
-    """Depth: softplus of the output, or with `max_depth` its sigmoid times that, so it is never negative.
+    """Dense head for depth: softplus of the output, or with `max_depth` its sigmoid times that; never negative.
 
     Args:
-        typical: depth that the head begins with everywhere; a head that begins at zero hardly moves.
+        typical: depth of the first predictions; a head that begins at zero hardly moves.
     """
 
     def __init__(
@@ -131,15 +137,15 @@ class DepthHead(DenseHead):
         return DepthOutput(torch.sigmoid(output) * self.max_depth)
 
 
-class _Last(nn.Module):
-    """The last map, as it is."""
+class _LastMap(nn.Module):
+    """Decoder of a linear probe: the last map, unchanged."""
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         return maps[-1]
 
 
 class _Pyramid(nn.Module):
-    """Maps -> one map at a quarter of the picture's size (or at the finest map's, when that is finer)."""
+    """Maps -> one map at a quarter of the image's size (or at the finest map's, when that is finer)."""
 
     def __init__(self, widths: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -154,14 +160,53 @@ class _Pyramid(nn.Module):
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         above = self.lateral[-1](maps[-1]) + self.context(maps[-1].mean((2, 3), keepdim=True))
         levels = [above]
-        for layer, entry in zip(reversed(self.lateral[:-1]), reversed(maps[:-1])):
-            above = layer(entry) + _resized(above, entry.shape[-2:])
+        for layer, finer in zip(reversed(self.lateral[:-1]), reversed(maps[:-1])):
+            above = layer(finer) + _resized(above, finer.shape[-2:])
             levels.insert(0, above)
         size = levels[0].shape[-2:]
         joined = self.join(torch.cat([_resized(smooth(x), size) for smooth, x in zip(self.smooth, levels)], dim=1))
         for layer in self.refine:
             joined = layer(_resized(joined, [2 * side for side in joined.shape[-2:]]))
         return joined
+
+
+class DptDecoder(nn.Module):
+    """Decoder of DPT (Ranftl et al. 2021, arXiv 2103.13413) on the maps of any backbone, of transformers' layers.
+
+    Maps of one size, those of a plain vision transformer, are first reassembled to four, two, one and half times that
+    size (section 3; class tokens are ignored); the maps of a pyramid keep their sizes, as transformers does it for
+    Swin V2. Then they are fused from the coarsest to the finest: maps [items, widths[i], height / strides[i], width /
+    strides[i]] -> [items, 32, height', width'], four times as fine as the finest map after reassembling.
+
+    Args:
+        widths, strides: of the maps, finest first; one to four.
+    """
+
+    width = 32
+
+    def __init__(self, widths: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        plain = len(set(strides)) == 1
+        channels = [max(8, widths[-1] // part) for part in _CHANNELS][: len(widths)] if plain else list(widths)
+        fused = min(256, max(32, widths[-1] // 3 // 32 * 32))
+        config: Any = DPTConfig(is_hybrid=False, neck_hidden_sizes=channels, fusion_hidden_size=fused)
+        self.reassemble = nn.ModuleList()
+        for width, channel, factor in zip(widths, channels, _FACTORS) if plain else ():
+            config.hidden_size = width
+            self.reassemble.append(DPTReassembleLayer(config, channels=channel, factor=factor))  # type: ignore[arg-type]
+        self.convs = nn.ModuleList(nn.Conv2d(channel, fused, 3, padding=1, bias=False) for channel in channels)
+        self.fusion = DPTFeatureFusionStage(config)
+        # the coarsest map meets no other: transformers' layer has weights for one, that nothing would ever reach
+        self.fusion.layers[0].residual_layer1 = nn.Identity()
+        self.first = nn.Conv2d(fused, fused // 2, 3, padding=1)
+        self.second = nn.Conv2d(fused // 2, self.width, 3, padding=1)
+
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        if self.reassemble:
+            maps = [layer(level) for layer, level in zip(self.reassemble, maps)]
+        fused = self.fusion([layer(level) for layer, level in zip(self.convs, maps)])[-1]
+        large = functional.interpolate(self.first(fused), scale_factor=2, mode="bilinear", align_corners=True)
+        return functional.relu(self.second(large))
 
 
 def _layer(before: int, after: int, kernel: int) -> nn.Sequential:
@@ -177,7 +222,7 @@ def _resized(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 def row_losses(logits: torch.Tensor, labels: torch.Tensor, ignored: int, dice: float) -> torch.Tensor:
-    """[items]: cross-entropy, plus `dice` times the soft Dice loss, of each item on its own.
+    """Return the loss of each item, [items]: cross-entropy plus `dice` times the soft Dice loss.
 
     Cross-entropy is the mean over the pixels that count. Dice (Milletari et al. 2016, arXiv 1606.04797, with 1 added
     above and below) is the mean over the labels that the item's truth holds. An item all of whose pixels are ignored
@@ -186,7 +231,7 @@ def row_losses(logits: torch.Tensor, labels: torch.Tensor, ignored: int, dice: f
     Args:
         logits: [items, labels, h, w]; enlarged to the truth's size.
         labels: long [items, height, width].
-        ignored: the number that does not count.
+        ignored: the label that does not count.
     """
     logits = functional.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     valid = labels != ignored

@@ -1,5 +1,6 @@
-"""What the headers of files tell: the size of a picture or a map, without decoding it. For the look at all rows before
-the work begins.
+"""Sizes of images and maps from the headers of their files, without decoding them.
+
+`may_be_refused` serves `Task.precheck` of the image tasks.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
 def size_of(value: Any) -> tuple[int, int] | None:
-    """Width and height of a picture or a map of numbers, orientation tags applied, from its header.
+    """Return width and height of an image or a map of numbers from its header, orientation tags applied.
 
-    None: they cannot be told that way, or the file ends without the mark of its end (JPEG, PNG): who wants to know has
-    to decode it.
+    None: the header does not tell them, or the file lacks the mark of its end (JPEG, PNG); decode it to find out.
     """
     try:
         if isinstance(value, Mapping):
@@ -31,27 +31,27 @@ def size_of(value: Any) -> tuple[int, int] | None:
         if isinstance(value, str) or hasattr(value, "__fspath__"):
             return _of_path(os.fspath(value))
         if hasattr(value, "getbands"):
-            return _turned(value)
+            return _upright_size(value)
         import numpy
 
         return _of_shape(numpy.shape(value))
-    except Exception:  # whatever it is, decoding will say it better
+    except Exception:  # whatever it is, decoding gives the better message
         return None
 
 
-def doubtful(row: Row, *maps: str, truth: Callable[[Row, tuple[int, int]], Any] | None = None) -> bool:
-    """Whether headers leave doubt that the row's `image` can be read and its maps have the size of the picture.
+def may_be_refused(row: Row, *maps: str, check: Callable[[Row, tuple[int, int]], Any] | None = None) -> bool:
+    """Return whether, by headers, the row's `image` may be unreadable or its maps of another size than the image.
 
     Args:
         maps: names of columns; a row may do without them.
-        truth: (row, width and height of the picture): raises DataError where a target is wrong.
+        check: (row, width and height of the image): raises DataError where a target is wrong.
     """
     size = size_of(row.get("image"))
     if size is None or any(row.get(name) is not None and size_of(row[name]) != size for name in maps):
         return True
     try:
-        if truth is not None:
-            truth(row, size)
+        if check is not None:
+            check(row, size)
     except DataError:
         return True
     return False
@@ -70,7 +70,7 @@ def _of_file(file: BinaryIO) -> tuple[int, int] | None:
     from PIL import Image
 
     with Image.open(file) as image:
-        size, end = _turned(image), _ENDS.get(image.format or "")
+        size, end = _upright_size(image), _ENDS.get(image.format or "")
         if end is not None:
             file.seek(0, os.SEEK_END)
             file.seek(-min(_TAIL, file.tell()), os.SEEK_END)
@@ -79,16 +79,16 @@ def _of_file(file: BinaryIO) -> tuple[int, int] | None:
     return size
 
 
-def _turned(image: Any) -> tuple[int, int] | None:
+def _upright_size(image: Any) -> tuple[int, int] | None:
     width, height = image.size
-    # a PNG may tell its orientation behind its pixels; asking would decode it
+    # a PNG may hold its orientation behind its pixels; reading it there would decode them
     if (image.format != "PNG" or "exif" in image.info) and image.getexif().get(_ORIENTATION) in _TURNED:
         width, height = height, width
     return (width, height) if width and height else None
 
 
 def _of_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Of an array [height, width], with channels last or a first dimension of 1."""
+    """Return the size of an array [height, width], with channels last or a first dimension of 1."""
     if len(shape) == 3 and shape[0] == 1 and shape[2] != 1:
         shape = shape[1:]
     return (shape[1], shape[0]) if len(shape) in (2, 3) and 0 not in shape else None

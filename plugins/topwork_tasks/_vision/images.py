@@ -1,67 +1,68 @@
-"""What the image tasks share: opening pictures, image processors learned from rows, augmentation, and the way back from
-a tensor to a picture.
+"""Images and maps of numbers from whatever a column holds, and tensors back to images.
+
+Entry points: `open_image` for images, `open_map` for masks and depth maps. Image processors and costs are in `inputs`,
+random changes in `augmentation`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from topwork import Base, Batch, DataError, Row, TopworkError, UsageError, map_tensors
+from topwork import Batch, DataError, Row, TopworkError, map_tensors
 
 if TYPE_CHECKING:
+    import numpy
     import torch
     from PIL.Image import Image
-
-Augment = Literal["none", "light", "standard", "strong"]
-AUGMENT_HELP = (
-    "light: small shifts, zooms and changes of brightness; standard: random crops and mirror images too; "
-    "strong: TrivialAugment on top (Mueller and Hutter 2021, arXiv 2103.10158)"
-)
 
 # ---------------------------------------------------------------- opening
 
 
-def open_image(value: Any, row: int | None, column: str, mode: str = "RGB") -> Image:
-    """A picture from what a column holds: a PIL image, {bytes, path} as in `datasets`, a path, bytes or an array.
+def open_image(value: Any, index: int | None, column: str = "image", mode: str = "RGB") -> Image:
+    """Open an image: a PIL image, {bytes, path} as in `datasets`, a path, bytes or an array.
 
-    Orientation tags are applied. 16-bit grey becomes 8-bit by dropping the lower byte. Converted to `mode`.
+    Orientation tags are applied. 16-bit grey becomes 8-bit by dropping the lower byte.
+
+    Args:
+        index: index of the row, for messages.
+        mode: PIL mode of the result.
 
     Raises:
-        DataError: None, a file that is missing or no image, or something else altogether.
+        DataError: None, a missing file, or anything that is no image.
     """
     from PIL import Image as pil
     from PIL import ImageOps
 
     if value is None:
-        raise DataError("is empty", row=row, column=column, hint="give an image, or leave the row out")
+        raise DataError("is empty", row=index, column=column, hint="give an image, or leave the row out")
     try:
-        image = _as_image(value)
+        image = to_pil(value)
         image.load()
         if not (image.width and image.height):
             raise ValueError("it has no pixels")
-        turned = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, TypeError, pil.DecompressionBombError) as error:
         raise DataError(
-            f"cannot be read as an image: {cause_of(error)}",
-            row=row,
+            f"cannot be read as an image: {describe_cause(error)}",
+            row=index,
             column=column,
             hint="mend the file, or leave the row out",
         ) from error
-    if turned.mode.startswith("I;16"):
+    if upright.mode.startswith("I;16"):
         import numpy
 
-        turned = pil.fromarray((numpy.asarray(turned) >> 8).astype(numpy.uint8))
-    return turned.convert(mode)
+        upright = pil.fromarray((numpy.asarray(upright) >> 8).astype(numpy.uint8))
+    return upright.convert(mode)
 
 
-def cause_of(error: Exception) -> str:
-    """What a library said of a file, in one line, without the address of an object in memory."""
-    return (str(error) or type(error).__name__).splitlines()[0].split(" <_io.", 1)[0]
+def to_pil(value: Any) -> Image:
+    """Return the PIL image of a value, its pixels not yet decoded where it is a file.
 
-
-def _as_image(value: Any) -> Image:
+    Raises:
+        OSError, ValueError: no such file, no image, or an array of another type or shape.
+    """
     from PIL import Image as pil
 
     if isinstance(value, pil.Image):
@@ -84,18 +85,77 @@ def _as_image(value: Any) -> Image:
     return pil.fromarray(array)
 
 
+def describe_cause(error: Exception) -> str:
+    """Return a library's message about a file: one line, without addresses of objects in memory."""
+    return (str(error) or type(error).__name__).splitlines()[0].split(" <_io.", 1)[0]
+
+
+def open_map(
+    value: Any,
+    index: int | None,
+    column: str,
+    noun: str,
+    hint: str,
+    check: Callable[[numpy.ndarray], numpy.ndarray],
+    size: tuple[int, int] | None = None,
+    read: Callable[[Any], numpy.ndarray | None] = lambda value: None,
+) -> numpy.ndarray:
+    """Open numbers of pixels: a PIL image (a palette's numbers, not its colours), {bytes, path}, a path, bytes, a .npy
+    file, an array or nested lists.
+
+    Args:
+        index: index of the row, for messages.
+        noun: name of such a map in messages.
+        hint: hint of the error for a value that cannot be read.
+        check: returns an array as the task wants it, [height, width, ...]; raises ValueError.
+        size: width and height that the map must have.
+        read: reader of further formats; returns None for values that it does not read.
+
+    Raises:
+        DataError: empty, not readable, refused by `check`, or of another size.
+    """
+    if value is None:
+        raise DataError("is empty", row=index, column=column, hint=f"give a {noun}, or leave the row out")
+    try:
+        array = read(value)
+        array = check(_array(value) if array is None else array)
+    except (OSError, ValueError, SyntaxError, TypeError, OverflowError) as error:
+        cause = f"cannot be read as a {noun}: {describe_cause(error)}"
+        raise DataError(cause, row=index, column=column, hint=hint) from error
+    if size is not None and array.shape[:2] != (size[1], size[0]):
+        cause = f"is {array.shape[1]} x {array.shape[0]} pixels, its image {size[0]} x {size[1]}"
+        hint = f"give a {noun} of the image's size, resized by nearest pixels"
+        raise DataError(cause, row=index, column=column, hint=hint)
+    return array
+
+
+def _array(value: Any) -> numpy.ndarray:
+    import numpy
+
+    if (isinstance(value, str) or hasattr(value, "__fspath__")) and str(value).endswith(".npy"):
+        return numpy.load(value, allow_pickle=False)
+    if isinstance(value, str | bytes | Mapping) or hasattr(value, "getbands") or hasattr(value, "__fspath__"):
+        image = to_pil(value)
+        image.load()
+        return numpy.asarray(image)
+    return numpy.asarray(value)
+
+
 def mode_of(config: Any) -> str:
-    """The PIL mode of the pictures that a network takes: "L" for one channel, else "RGB"."""
+    """Return the PIL mode of a network's images: "L" for one channel, else "RGB"."""
     return "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
 
 
-# ---------------------------------------------------------------- image processors
+# ---------------------------------------------------------------- statistics
 
 
 def learn_statistics(rows: Iterable[Row], mode: str, most: int = 1000) -> tuple[list[float], list[float], int, int]:
-    """Mean and standard deviation of each channel (pixels in 0..1), and the median height and width, of at most `most`
-    rows at even distances. Pictures that cannot be read are passed over: whether such a row is an error or skipped is
-    decided when it is used.
+    """Learn mean and standard deviation of each channel (pixels in 0..1), and the median height and width.
+
+    Images that cannot be read are left out: whether such a row is an error or skipped is decided when it is used.
+
+    Args:
+        most: rows that are read, at even distances.
 
     Raises:
         DataError: none can be read.
@@ -103,19 +163,19 @@ def learn_statistics(rows: Iterable[Row], mode: str, most: int = 1000) -> tuple[
     import numpy
 
     sums, squares, pixels, sizes = 0.0, 0.0, 0, []
-    unread: DataError | None = None
-    for number, row in _spread(rows, most):
+    unreadable: DataError | None = None
+    for index, row in spread_rows(rows, most):
         try:
-            image = open_image(row.get("image"), number, "image", mode)
+            image = open_image(row.get("image"), index, "image", mode)
         except DataError as error:
-            unread = unread or error
+            unreadable = unreadable or error
             continue
         array = numpy.asarray(image, dtype=numpy.float64) / 255
         sizes.append(array.shape[:2])
         array = array.reshape(array.shape[0] * array.shape[1], -1)
         sums, squares, pixels = sums + array.sum(0), squares + (array**2).sum(0), pixels + len(array)
-    if not pixels and unread is not None:
-        raise unread
+    if not pixels and unreadable is not None:
+        raise unreadable
     if not pixels:
         raise TopworkError("there are no rows to learn the image statistics from", hint="give training rows")
     mean = numpy.asarray(sums) / pixels
@@ -124,70 +184,24 @@ def learn_statistics(rows: Iterable[Row], mode: str, most: int = 1000) -> tuple[
     return [round(float(v), 6) for v in mean], [round(float(v), 6) for v in deviation], height, width
 
 
-def _spread(rows: Any, most: int) -> Iterable[tuple[int, Row]]:
-    """Rows with their numbers: at even distances where the number of rows is known, else the first."""
+def spread_rows(rows: Any, most: int) -> Iterable[tuple[int, Row]]:
+    """Yield rows with their indices: at even distances where the number of rows is known, else the first `most`."""
     if hasattr(rows, "__len__"):
         step = max(1, len(rows) // most)
-        for number in range(0, len(rows), step):
-            yield number, rows[number]
+        for index in range(0, len(rows), step):
+            yield index, rows[index]
         return
-    for number, row in enumerate(rows):
-        if number == most:
+    for index, row in enumerate(rows):
+        if index == most:
             return
-        yield number, row
+        yield index, row
 
 
-def config_size(config: Any) -> tuple[int, int] | None:
-    """Height and width that a config asks for, in pixels."""
-    size = getattr(config, "image_size", None)
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, list | tuple) and len(size) == 2:
-        return int(size[0]), int(size[1])
-    return None
-
-
-def resizing_processor(config: Any, size: tuple[int, int], mean: list[float], deviation: list[float]) -> Any:
-    """An image processor that resizes to `size` (height, width), scales to 0..1 and normalises.
-
-    timm's networks get timm's own: plain transformers looks for no other in their folders.
-    """
-    from transformers import TimmWrapperImageProcessor, ViTImageProcessor
-
-    height, width = size
-    if config.model_type != "timm_wrapper":
-        sizes = {"height": height, "width": width}
-        return ViTImageProcessor(size=sizes, image_mean=mean, image_std=deviation, do_normalize=True)
-    details = {"input_size": [len(mean), height, width], "mean": mean, "std": deviation}
-    how = {"crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}
-    return TimmWrapperImageProcessor(
-        pretrained_cfg={**config.pretrained_cfg, **details, **how}, architecture=config.architecture
-    )
-
-
-def config_entries(config: Any, processor: Any) -> dict[str, Any]:
-    """What the model's config must say for the image processor to come back: timm's have no file of their own."""
-    details = getattr(processor, "data_config", None)
-    if config.model_type != "timm_wrapper" or details is None:
-        return {}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in details.items()}
-    return {"pretrained_cfg": {**config.pretrained_cfg, **plain}}
-
-
-def saved_processor(base: Base, image_size: int | None) -> Any | None:
-    """The base's own image processor, None when it has none."""
-    found = base.processor("image_processor")
-    if found is not None and image_size is not None:
-        raise UsageError(
-            "`image_size` is for bases without an image processor; this one has its own",
-            place="task.image_size",
-            hint="leave `image_size` out",
-        )
-    return found
+# ---------------------------------------------------------------- tensors
 
 
 def model_tensors(batch: Batch, model: Any, *without: str) -> dict[str, Any]:
-    """The inputs of a batch, but those named in `without`, floating ones in the model's dtype."""
+    """Return the inputs of a batch except those named in `without`, floats in the model's dtype."""
     import torch
 
     dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
@@ -197,32 +211,8 @@ def model_tensors(batch: Batch, model: Any, *without: str) -> dict[str, Any]:
     return map_tensors(chosen, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
-def cost_budget(device: str) -> int | None:
-    """Pixels of a batch for predictions: on a CPU few pictures, whose maps stay in the cache and take little memory;
-    but two of the usual sizes, for torch enlarges the maps of a picture alone up to ten times as slowly."""
-    return 2**19 if device == "cpu" else None
-
-
-def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Pictures of one size as a batch.
-
-    Raises:
-        DataError: they differ in size.
-    """
-    import torch
-
-    shapes = {tuple(tensor.shape) for tensor in tensors}
-    if len(shapes) > 1:
-        raise DataError(
-            f"the image processor makes pictures of different sizes ({sorted(shapes)[0]}, {sorted(shapes)[1]})",
-            column="image",
-            hint="choose an image processor that resizes to one size",
-        )
-    return torch.stack(list(tensors))
-
-
-def picture_of(pixels: torch.Tensor, processor: Any) -> Image:
-    """The picture that a tensor [channels, height, width] stands for: normalisation undone."""
+def tensor_to_image(pixels: torch.Tensor, processor: Any) -> Image:
+    """Return the image of a tensor [channels, height, width], the normalisation of `processor` undone."""
     import torch
     from PIL import Image as pil
 
@@ -236,60 +226,10 @@ def picture_of(pixels: torch.Tensor, processor: Any) -> Image:
     return pil.fromarray(array[..., 0] if array.shape[-1] == 1 else array[..., :3])
 
 
-def enlarged(image: Image, least: int = 160) -> Image:
-    """The picture in RGB, its pixels repeated until its longer side has at least `least` pixels."""
+def magnified(image: Image, least: int = 160) -> Image:
+    """Return the image in RGB, its pixels repeated until the longer side has at least `least` pixels."""
     from PIL import Image as pil
 
     factor = -(-least // max(image.size))
     image = image.convert("RGB")
     return image.resize((image.width * factor, image.height * factor), pil.Resampling.NEAREST) if factor > 1 else image
-
-
-# ---------------------------------------------------------------- augmentation
-
-
-def augmentation(kind: Augment, height: int, width: int, boxes: bool = False) -> Callable[..., Any] | None:
-    """A transform by torchvision's v2 on PIL images (and, with `boxes`, on boxes with them); None for "none".
-
-    Random draws come from torch's global generator: see `seeded`.
-    """
-    if kind == "none":
-        return None
-    from torchvision.transforms import v2
-
-    light: list[Any] = [
-        v2.RandomAffine(0 if boxes else 8, translate=(0.08, 0.08), scale=(0.9, 1.1)),
-        v2.ColorJitter(brightness=0.2, contrast=0.2),
-    ]
-    if kind == "light":
-        return v2.Compose(light)
-    crop = v2.RandomIoUCrop() if boxes else v2.RandomResizedCrop((height, width), scale=(0.35, 1.0), antialias=True)
-    standard = [crop, v2.RandomHorizontalFlip(), v2.ColorJitter(0.3, 0.3, 0.3)]
-    if kind == "strong":
-        standard.insert(2, v2.RandomPhotometricDistort() if boxes else v2.TrivialAugmentWide())
-    return v2.Compose(standard)
-
-
-class seeded:
-    """Inside, torch draws from a generator of its own that starts at `seed`; outside nothing is changed."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed % 2**63
-
-    def __enter__(self) -> None:
-        import torch
-
-        self._state = torch.get_rng_state()
-        torch.default_generator.manual_seed(self.seed)
-
-    def __exit__(self, *exception: object) -> None:
-        import torch
-
-        torch.set_rng_state(self._state)
-
-
-def row_seed(seed: int, image: Image) -> int:
-    """A seed that differs from row to row: from the run's seed and the picture itself."""
-    import zlib
-
-    return (seed * 1_000_003 + zlib.crc32(image.tobytes())) % 2**63

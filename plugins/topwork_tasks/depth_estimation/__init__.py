@@ -1,5 +1,11 @@
-"""Depth estimation."""
+"""Depth estimation: the distance of every pixel.
 
-from topwork_tasks.depth_estimation.task import DepthEstimation, DepthEstimationOptions, register_tasks
+- `task`: the task; `options`: its options; `examples`: example rows.
+- `depth_maps`: reading of depth maps, losses, predictions; `exr`: depth maps in OpenEXR files.
+- `metric`: figures of the literature.
+"""
+
+from topwork_tasks.depth_estimation.options import DepthEstimationOptions
+from topwork_tasks.depth_estimation.task import DepthEstimation, register_tasks
 
 __all__ = ["DepthEstimation", "DepthEstimationOptions", "register_tasks"]

@@ -1,5 +1,4 @@
-"""Depth maps in OpenEXR files, read by the OpenEXR project's own package, which is an extra (`topwork[exr]`): nothing
-else that topwork needs can read them."""
+"""Depth maps in OpenEXR files, read by the OpenEXR project's own package, an extra (`topwork[exr]`)."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ _DEPTH = ("z", "depth", "y")  # Y: a picture of one channel
 
 
 def is_exr(value: Any) -> bool:
-    """Whether a value of a column is an OpenEXR file: a path that says so, or bytes that begin like one."""
+    """Return whether a value is an OpenEXR file: a path with its suffix, or bytes that begin like one."""
     if isinstance(value, Mapping):
         return is_exr(value.get("bytes") or value.get("path"))
     if isinstance(value, bytes):
@@ -27,7 +26,7 @@ def is_exr(value: Any) -> bool:
 
 
 def read_exr(value: Any) -> numpy.ndarray:
-    """float32 [height, width]: the only channel, the one that is called Z, depth or Y, or any where all are alike.
+    """Read float32 [height, width]: the only channel, the one called Z, depth or Y, or any where all are equal.
 
     Raises:
         UsageError: the package is not installed.
@@ -48,8 +47,8 @@ def read_exr(value: Any) -> numpy.ndarray:
             file.write_bytes(value)
             return read_exr(file)
     try:
-        with OpenEXR.File(str(value), separate_channels=True) as found:
-            channels = {name: channel.pixels for name, channel in found.channels().items()}
+        with OpenEXR.File(str(value), separate_channels=True) as exr:
+            channels = {name: channel.pixels for name, channel in exr.channels().items()}
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     return _chosen(channels)
@@ -58,11 +57,13 @@ def read_exr(value: Any) -> numpy.ndarray:
 def _chosen(channels: Mapping[str, numpy.ndarray]) -> numpy.ndarray:
     import numpy
 
-    seen = {name: pixels for name, pixels in channels.items() if name.rpartition(".")[2].lower() not in ("a", "alpha")}
-    named = [pixels for name, pixels in seen.items() if name.rpartition(".")[2].lower() in _DEPTH]
-    every = list(seen.values())
+    visible = {
+        name: pixels for name, pixels in channels.items() if name.rpartition(".")[2].lower() not in ("a", "alpha")
+    }
+    named = [pixels for name, pixels in visible.items() if name.rpartition(".")[2].lower() in _DEPTH]
+    candidates = list(visible.values())
     if len(named) == 1:
-        every = named
-    if not every or any(not numpy.array_equal(every[0], other, equal_nan=True) for other in every[1:]):
+        candidates = named
+    if not candidates or any(not numpy.array_equal(candidates[0], pixels, equal_nan=True) for pixels in candidates[1:]):
         raise ValueError(f"its channels are {', '.join(channels)}: which of them is the depth is not clear")
-    return every[0].astype(numpy.float32)
+    return candidates[0].astype(numpy.float32)

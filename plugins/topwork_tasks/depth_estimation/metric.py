@@ -1,5 +1,6 @@
-"""Metrics of depth, as Eigen et al. 2014 (arXiv 1406.2283) defined them and the literature reports them: the mean over
-the valid pixels of each picture, then the mean over the pictures."""
+"""Metrics of depth as Eigen et al. 2014 (arXiv 1406.2283) defined them: the mean over the valid pixels of each image,
+then the mean over the images.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ Align = Literal["none", "median", "scale_shift"]
 
 
 def aligned(predicted: Any, truth: Any, how: Align) -> Any:
-    """Predictions [n] brought to the truth's scale: times the ratio of the medians, or by the scale and shift of least
-    squares; for models that know depth up to a scale only."""
+    """Return predictions [n] at the truth's scale: by the ratio of the medians, or by least squares.
+
+    For models that know depth up to a scale only.
+    """
     import numpy
 
     if how == "none":
@@ -26,24 +29,26 @@ def aligned(predicted: Any, truth: Any, how: Align) -> Any:
     return scale * predicted + shift
 
 
-def measured(predicted: Any, truth: Any, least: float, cap: float | None, how: Align) -> list[float]:
-    """abs_rel, rmse, log10, delta1, delta2, delta3 of the valid pixels of one picture, both [n] float64."""
+def depth_figures(predicted: Any, truth: Any, least: float, cap: float | None, how: Align) -> list[float]:
+    """Return abs_rel, rmse, log10, delta1, delta2, delta3 of the valid pixels of one image, both [n] float64."""
     import numpy
 
-    found = numpy.clip(aligned(predicted, truth, how), least, cap)
-    ratio = numpy.maximum(found / truth, truth / found)
+    clipped = numpy.clip(aligned(predicted, truth, how), least, cap)
+    ratio = numpy.maximum(clipped / truth, truth / clipped)
     return [
-        float((abs(found - truth) / truth).mean()),
-        math.sqrt(float(((found - truth) ** 2).mean())),
-        float(abs(numpy.log10(found) - numpy.log10(truth)).mean()),
+        float((abs(clipped - truth) / truth).mean()),
+        math.sqrt(float(((clipped - truth) ** 2).mean())),
+        float(abs(numpy.log10(clipped) - numpy.log10(truth)).mean()),
         *(float((ratio < 1.25**power).mean()) for power in (1, 2, 3)),
     ]
 
 
 class DepthMetric(Metric):
-    """Keys: abs_rel (mean of |difference| / truth; the lower the better), rmse, log10, delta1, delta2, delta3 (share of
-    pixels off by less than a factor of 1.25, 1.25^2, 1.25^3). Predictions are cut to `least` and `cap` first. The state
-    is six sums and a count; pictures without a valid pixel are counted beside (`rows_without_depth`).
+    """Figures of the literature, from six sums and a count.
+
+    Keys: abs_rel (mean of |difference| / truth; the lower the better), rmse, log10, delta1, delta2, delta3 (share of
+    pixels off by less than a factor of 1.25, 1.25^2, 1.25^3). Predictions are clipped to `least` and `cap` first.
+    Images without a valid pixel are counted in `rows_without_depth`.
 
     Args:
         truth: (row, size) -> depth [height, width], 0 where it is not known.
@@ -64,6 +69,7 @@ class DepthMetric(Metric):
         return {**self.__dict__, "_truth": None}  # another process merges, it does not update
 
     def update(self, row: Row, prediction: Any) -> None:
+        """Add one row and its prediction."""
         import numpy
 
         truth = self._truth(row, prediction.size)
@@ -71,17 +77,18 @@ class DepthMetric(Metric):
         if not valid.any():
             self.without += 1
             return
-        wanted = truth[valid].astype(numpy.float64)
-        found = prediction["predicted_depth"][valid].astype(numpy.float64)
-        numbers = measured(found, wanted, self.least, self.cap, self.align)
-        self.sums = [total + number for total, number in zip(self.sums, numbers)]
+        predicted = prediction["predicted_depth"][valid].astype(numpy.float64)
+        figures = depth_figures(predicted, truth[valid].astype(numpy.float64), self.least, self.cap, self.align)
+        self.sums = [total + figure for total, figure in zip(self.sums, figures)]
         self.count += 1
 
-    def merge(self, other: DepthMetric) -> None:
-        self.sums = [total + number for total, number in zip(self.sums, other.sums)]
-        self.count += other.count
-        self.without += other.without
+    def merge(self, metric: DepthMetric) -> None:
+        """Add the sums of another process."""
+        self.sums = [total + more for total, more in zip(self.sums, metric.sums)]
+        self.count += metric.count
+        self.without += metric.without
 
     def result(self) -> dict[str, Json]:
+        """Return the figures, see the class."""
         means = [total / self.count if self.count else math.nan for total in self.sums]
         return {**dict(zip(self.keys, means)), "rows_without_depth": self.without}

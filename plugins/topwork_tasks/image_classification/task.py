@@ -7,7 +7,7 @@ backbone. When the base is a config, size, mean and deviation of the pictures ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
@@ -15,7 +15,6 @@ from pydantic import Field, PositiveInt
 from topwork import (
     Batch,
     Column,
-    DataError,
     Item,
     Mode,
     Picture,
@@ -28,9 +27,10 @@ from topwork import (
     hookimpl,
 )
 from topwork_tasks._classification import loss as shared
-from topwork_tasks._vision import headers as _headers
-from topwork_tasks._vision import images as _image
-from topwork_tasks._vision.patches import patch_units
+from topwork_tasks._vision import augmentation, inputs
+from topwork_tasks._vision.batches import stack
+from topwork_tasks._vision.headers import may_be_refused
+from topwork_tasks._vision.images import magnified, model_tensors
 from topwork_tasks.image_classification.mixup import mix
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ImageClassificationOptions(TaskOptions):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0, description="alpha of mixup (Zhang et al. 2017, arXiv 1710.09412); 0: none")
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix (Yun et al. 2019, arXiv 1905.04899); 0: none")
-    augment: _image.Augment = Field("none", description=_image.AUGMENT_HELP)
+    augment: augmentation.Augment = Field("none", description=augmentation.AUGMENT_HELP)
     image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
     pooling: Literal["mean", "first", "own"] = Field("mean", description="for a generic task head")
     top_k: PositiveInt | None = Field(5, description="labels in a prediction; null: all")
@@ -98,7 +98,10 @@ class ImageClassification(Task):
             raise UsageError(
                 "mixup, cutmix and label_smoothing are for one label a row", place="task", hint="leave them out"
             )
-        processor = _image.saved_processor(base, options.image_size) or cls._learned_processor(rows, base, options)
+        processor = inputs.saved_processor(base, options.image_size)
+        if processor is None:
+            make = partial(_make_processor, base.config)
+            processor = inputs.learn_processor(rows, base, options.image_size, make)
         values = {"label_names": names, "kind": kind, "declared": declared, "class_weights": weights}
         return State(values, {"image_processor": processor})
 
@@ -108,21 +111,11 @@ class ImageClassification(Task):
             return options.multi_label
         return getattr(base.config, "problem_type", None) == "multi_label_classification"
 
-    @staticmethod
-    def _learned_processor(rows: Any, base: Any, options: ImageClassificationOptions) -> Any:
-        """Resize, scale to 0..1, normalise by the rows' own mean and deviation."""
-        if rows is None:
-            raise UsageError(
-                "the base has no image processor and there are no training rows to learn one from",
-                place=f"task {ImageClassification.name}",
-                hint="give training rows, or `base.processor`",
-            )
-        mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
-        if options.image_size is not None:
-            height = width = options.image_size
-        else:
-            height, width = _image.config_size(base.config) or (height, width)
-        return _image.resizing_processor(base.config, (height, width), mean, deviation)
+    def __init__(self, bases: Mapping[str, Any], options: ImageClassificationOptions, state: State) -> None:
+        super().__init__(bases, options, state)
+        self.inputs = inputs.ImageInputs(self.processor, self.base.config)
+        self._mixes = options.mixup > 0 or options.cutmix > 0
+        self.repeatable = options.augment == "none" and not self._mixes
 
     def build(self, weights: bool = True) -> nn.Module:
         from topwork.task_heads import PooledHead
@@ -133,7 +126,7 @@ class ImageClassification(Task):
             "id2label": numbered,
             "label2id": {name: number for number, name in numbered.items()},
         }
-        changes |= _image.config_entries(self.base.config, self.processor)
+        changes |= inputs.config_entries(self.base.config, self.processor)
         native = self.base.native(*HEAD, weights=weights, problem_type=problem, **changes)
         if native is not None:
             return native
@@ -156,76 +149,46 @@ class ImageClassification(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
-    @property
-    def repeatable(self) -> bool:  # type: ignore[override]
-        return self.options.augment == "none" and not self._mixes
-
-    @property
-    def _mixes(self) -> bool:
-        return self.options.mixup > 0 or self.options.cutmix > 0
-
-    @cached_property
-    def _shape(self) -> tuple[int, int] | None:
-        """Height and width of what the image processor makes, None when that depends on the picture."""
-        from PIL import Image
-
-        mode = _image.mode_of(self.base.config)
-        shapes = [self._pixels(Image.new(mode, size)).shape for size in ((40, 60), (60, 40))]
-        return (shapes[0][1], shapes[0][2]) if shapes[0] == shapes[1] else None
-
     @cached_property
     def _augment(self) -> Any:
-        height, width = self._shape or (224, 224)
-        return _image.augmentation(self.options.augment, height, width)
-
-    def _pixels(self, image: Any) -> torch.Tensor:
-        """[channels, height, width]"""
-        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        height, width = self.inputs.shape or (224, 224)
+        return augmentation.image_augmentation(self.options.augment, height, width)
 
     def precheck(self, row: Row, mode: Mode) -> bool:
-        return _headers.doubtful(row, truth=None if mode == "predict" else lambda row, _: self._target(row, None))
+        return may_be_refused(row, check=None if mode == "predict" else lambda row, _: self._target(row, None))
 
     def _target(self, row: Row, number: int | None) -> Any:
         return shared.target(row, self.kind, self.label_names, self.state.values["declared"], number)
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items = []
-        for number, row in enumerate(rows):
-            inputs: dict[str, Any] = {}
-            if mode != "predict":
-                inputs["label"] = self._target(row, number)
-            image = _image.open_image(row.get("image"), number, "image", _image.mode_of(self.base.config))
-            own = _image.row_seed(seed, image) if mode == "train" and not self.repeatable else 0
+        for index, row in enumerate(rows):
+            target = {} if mode == "predict" else {"label": self._target(row, index)}
+            image = self.inputs.open(row, index)
+            row_seed = augmentation.row_seed(seed, image) if mode == "train" and not self.repeatable else 0
             if mode == "train" and self._augment is not None:
-                with _image.seeded(own):
+                with augmentation.seeding_torch(row_seed):
                     image = self._augment(image)
-            try:
-                inputs["pixel_values"] = self._pixels(image)
-            except ValueError as error:
-                raise DataError(
-                    f"the image processor refuses it: {error}", row=number, column="image", hint="leave the row out"
-                ) from error
-            height, width = inputs["pixel_values"].shape[-2:]
-            items.append(Item(number, inputs, cost=height * width, extra=own))
+            tensors = self.inputs.features(image, index)
+            height, width = tensors["pixel_values"].shape[-2:]
+            items.append(Item(index, {**target, **tensors}, cost=height * width, extra=row_seed))
         return items
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        inputs: dict[str, Any] = {"pixel_values": _image.stack([item.inputs["pixel_values"] for item in items])}
+        tensors: dict[str, Any] = {"pixel_values": stack([item.inputs["pixel_values"] for item in items])}
         if mode != "predict":
             targets = [item.inputs["label"] for item in items]
-            inputs["labels"] = shared.target_tensor(targets, self.kind, len(self.label_names))
+            tensors["labels"] = shared.target_tensor(targets, self.kind, len(self.label_names))
         if mode == "train" and self._mixes and len(items) > 1:
             options, seed = self.options, sum(item.extra for item in items)
-            mix(inputs, len(self.label_names), options.mixup, options.cutmix, seed)
-        return Batch(inputs, items)
+            mix(tensors, len(self.label_names), options.mixup, options.cutmix, seed)
+        return Batch(tensors, items)
 
     def cost_budget(self, device: str) -> int | None:
-        return _image.cost_budget(device)
+        return self.inputs.cost_budget(device)
 
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
-        if self._shape is None:
-            return None
-        return [[self._shape[0] * self._shape[1]] for _ in range(len(rows))]
+        return self.inputs.costs(rows)
 
     # ------------------------------------------------------------------ tensors -> numbers
 
@@ -237,12 +200,12 @@ class ImageClassification(Task):
 
     def _losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         smoothing = self.options.label_smoothing if batch.mode == "train" else 0.0
-        logits = model(**_image.model_tensors(batch, model, "labels")).logits
+        logits = model(**model_tensors(batch, model, "labels")).logits
         weights = self.state.values["class_weights"]
         return shared.classification_loss(logits, batch.inputs["labels"], self.kind, weights, "none", smoothing)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
-        logits = model(**_image.model_tensors(batch, model, "labels")).logits
+        logits = model(**model_tensors(batch, model, "labels")).logits
         scores = shared.logits_to_scores(logits, self.kind)
         return [shared.LabelScores(entry, self.label_names, self.options.top_k) for entry in scores]
 
@@ -253,10 +216,10 @@ class ImageClassification(Task):
         return shared.ClassificationMetric(self.label_names, self.kind, declared=self.state.values["declared"], top=top)
 
     def units(self, item: Item) -> Units:
-        return patch_units(self.base, item.inputs["pixel_values"], self.processor)
+        return self.inputs.units(self.base, item.inputs["pixel_values"])
 
     def draw(self, row: Row, prediction: Any) -> Picture:
-        image = _image.enlarged(_image.open_image(row.get("image"), None, "image"))
+        image = magnified(self.inputs.open(row, None, "RGB"))
         declared = self.state.values["declared"]
         return shared.draw_labels(row, prediction, self.kind, self.label_names, declared, image=image)
 
@@ -278,6 +241,10 @@ class ImageClassification(Task):
                 pen.line((6, 24, 24, 6), fill="white", width=4)
             rows.append({"image": image, "label": label})
         return rows
+
+
+def _make_processor(config: Any, height: int, width: int, mean: list[float], deviation: list[float]) -> Any:
+    return inputs.resizing_processor(config, (height, width), mean, deviation)
 
 
 @hookimpl

@@ -1,5 +1,15 @@
-"""Image segmentation: semantic, instance and panoptic."""
+"""Image segmentation: semantic, instance and panoptic.
 
+- `task`: the task; `options`: its options; `examples`: example rows.
+- `labels`: label names, learned once, and the labels of numbers in masks.
+- `truth`: masks, instances and panoptic segments of rows; targets.
+- `models`: segmenters of transformers, their image processors and losses; `mask_head`: a head for any backbone.
+- `outputs`: the meaning of segmenters' outputs; predictions.
+- `metrics`: mean IoU, COCO's average precision of masks, panoptic quality.
+- `drawing`: truth and prediction on the image.
+"""
+
+from topwork_tasks.image_segmentation.options import ImageSegmentationOptions
 from topwork_tasks.image_segmentation.task import ImageSegmentation, register_tasks
 
-__all__ = ["ImageSegmentation", "register_tasks"]
+__all__ = ["ImageSegmentation", "ImageSegmentationOptions", "register_tasks"]

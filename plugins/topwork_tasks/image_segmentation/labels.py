@@ -1,31 +1,80 @@
-"""Which labels a segmentation has, and which label a number in a mask stands for."""
+"""Labels of a segmentation: their names, learned once, and the label that a number in a mask stands for.
+
+Entry points: `learn_state` for `Task.learn`, `LabelNumbers` for reading rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from topwork import Base, DataError, Row, TopworkError, UsageError, nearest
+from topwork import Base, DataError, Row, State, TopworkError, UsageError, nearest
 from topwork_tasks._classification.labels import check_alike
-from topwork_tasks._vision import boxes as _boxes
-from topwork_tasks.image_segmentation.rows import flat, open_map, tells_segments
-from topwork_tasks.object_detection import detectors as _detectors
+from topwork_tasks._vision.boxes import categories_of, columns_of, declared_names
+from topwork_tasks.image_segmentation import models
+from topwork_tasks.image_segmentation.masks import flat, open_mask, segment_categories, tells_segments
 
-#: the largest number of a label that nobody named
+if TYPE_CHECKING:
+    from topwork_tasks.image_segmentation.options import ImageSegmentationOptions
+
+#: the largest number of a label without a name
 _MOST = 10_000
 
 
-def uses_objects(row: Row, number: int | None = None) -> bool:
-    """Whether a row's instances stand in `objects`: it has no mask, or its objects have a segmentation."""
-    if row.get("objects") is None:
-        return False
-    return row.get("mask") is None or "segmentation" in _boxes.columns_of(row["objects"], number)
+# ---------------------------------------------------------------- once
 
 
-def learn_labels(
+def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions) -> State:
+    """Learn the task's state: `label_names`, `declared` (names of the data's numbers), `reduce_labels`, `stuff`, and
+    the image processor.
+
+    Raises:
+        UsageError: options that contradict each other or the labels.
+    """
+    if options.kind != "semantic" and options.reduce_labels:
+        raise UsageError("`reduce_labels` is for semantic masks", place="task.reduce_labels")
+    universal = models.learns_masks(base.config, options)
+    processor = models.find_processor(rows, base, options.image_size, universal)
+    reduce = options.reduce_labels
+    if reduce is None:
+        reduce = options.kind == "semantic" and bool(getattr(processor, "do_reduce_labels", False))
+    auto = models.UNIVERSAL if universal else models.SEMANTIC
+    names, declared = learn_mask_labels(
+        rows, base, auto, options.kind, options.label_names, options.ignore_index, reduce
+    )
+    for name in options.stuff or ():
+        if name not in names:
+            raise UsageError(f"`{name}` is no label", place="task.stuff", hint=f"labels: {', '.join(names)}")
+    if options.kind == "semantic" and options.ignore_index < len(names) and not reduce:
+        raise UsageError(f"`ignore_index` {options.ignore_index} is the number of a label", place="task.ignore_index")
+    stuff = options.stuff
+    if stuff is None:
+        stuff = _declared_stuff(rows, names, declared) if options.kind == "panoptic" else []
+    values = {"label_names": names, "declared": declared, "reduce_labels": reduce, "stuff": list(stuff)}
+    return State(values, {"image_processor": processor})
+
+
+def _declared_stuff(rows: Any, names: Sequence[str], declared: Sequence[str] | None) -> list[str]:
+    """Return the labels of segments whose `isthing` is 0, as COCO's panoptic files have it; none where it is absent."""
+    if rows is None or "segments_info" not in _columns_in(rows):
+        return []
+    numbers, stuff = LabelNumbers(names, declared), set()
+    narrow = rows.select_columns(["segments_info"]) if hasattr(rows, "select_columns") else rows
+    for index, row in enumerate(narrow):
+        try:
+            entries = columns_of(row.get("segments_info"), index, "segments_info")
+            for value, thing in zip(segment_categories(entries), entries.get("isthing", ())):
+                if thing is not None and not thing:
+                    stuff.add(numbers(value, index, "segments_info"))
+        except DataError:
+            continue  # reading the row for training or evaluation refuses it, or skips and counts it
+    return [names[label] for label in sorted(stuff)]
+
+
+def learn_mask_labels(
     rows: Any, base: Base, auto: Sequence[str], kind: str, given: Sequence[str] | None, ignored: int, reduce: bool
 ) -> tuple[list[str], list[str] | None]:
-    """Label names in the order of the outputs, and the names of the data's numbers where they are declared.
+    """Return label names in the order of the outputs, and the names of the data's numbers where they are declared.
 
     Those of a trained checkpoint win; else `given`, else those that `objects` or `segments_info` declares, else the
     numbers that occur.
@@ -33,9 +82,9 @@ def learn_labels(
     trained = base.trained_labels(*auto)
     declared = list(given) if given else None
     if declared is None and kind != "semantic" and rows is not None and uses_objects(next(iter(rows), {})):
-        declared = _detectors.declared_names(rows)
-    if declared is None and (kind == "panoptic" or _told_in_segments(rows)):
-        declared = _detectors.declared_names(rows, "segments_info")
+        declared = declared_names(rows)
+    if declared is None and (kind == "panoptic" or _has_segment_masks(rows)):
+        declared = declared_names(rows, "segments_info")
     if declared is not None and len(set(declared)) != len(declared):
         raise UsageError(f"`label_names` has a name twice: {declared}", place="task.label_names")
     if trained is not None:
@@ -53,30 +102,38 @@ def learn_labels(
     return list(names), declared
 
 
-def _told_in_segments(rows: Any) -> bool:
-    """Whether semantic rows are panoptic ones: the mask of the first tells segments."""
+def uses_objects(row: Row, index: int | None = None) -> bool:
+    """Return whether a row's instances stand in `objects`: no mask, or objects with a segmentation."""
+    if row.get("objects") is None:
+        return False
+    return row.get("mask") is None or "segmentation" in columns_of(row["objects"], index)
+
+
+def _has_segment_masks(rows: Any) -> bool:
+    """Return whether semantic rows are panoptic ones: the mask of the first holds ids of segments."""
     if rows is None or "segments_info" not in (getattr(rows, "features", None) or {}):
         return False
     row: Row = next(iter(rows), {})
-    return "mask" in row and tells_segments(row, open_map(row["mask"], 0, "mask"))
+    return "mask" in row and tells_segments(row, open_mask(row["mask"], 0, "mask"))
 
 
 def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
+    """Return the labels that occur, the numbers 0 ... largest as strings, or the names, sorted."""
     if rows is None:
         raise TopworkError(
             "the label names are not known",
             hint="give training rows, `label_names`, or a base with a trained task head",
         )
     values: set[Any] = set()
-    wanted = [name for name in ("mask", "objects", "segments_info") if name in columns_in(rows)]
-    only = rows.select_columns(wanted) if hasattr(rows, "select_columns") else rows
-    for number, row in enumerate(only):
-        column, found = _values(row, number, kind)
-        for value in found:
-            check_alike(value, values, number, column)
+    wanted = [name for name in ("mask", "objects", "segments_info") if name in _columns_in(rows)]
+    narrow = rows.select_columns(wanted) if hasattr(rows, "select_columns") else rows
+    for index, row in enumerate(narrow):
+        column, row_values = _values(row, index, kind)
+        for value in row_values:
+            check_alike(value, values, index, column)
             if not isinstance(value, str) and not 0 <= value <= _MOST and value != ignored:
                 cause, hint = f"holds the number {value}", f"labels count from 0 to {_MOST}; or give `label_names`"
-                raise DataError(cause, row=number, column=column, hint=hint)
+                raise DataError(cause, row=index, column=column, hint=hint)
             values.add(value)
     values -= {ignored, *((0,) if reduce else ())}
     if any(isinstance(value, str) for value in values):
@@ -86,33 +143,34 @@ def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
     return [str(value) for value in range(max(values) + (0 if reduce else 1))]
 
 
-def columns_in(rows: Any) -> list[str]:
-    """Names of the columns of rows of any kind."""
+def _columns_in(rows: Any) -> list[str]:
+    """Return the names of the columns of rows of any kind."""
     names = getattr(rows, "column_names", None)
     return list(names) if names is not None else list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _values(row: Row, number: int, kind: str) -> tuple[str, list[Any]]:
-    """The column that holds a row's labels, and those labels."""
+def _values(row: Row, index: int, kind: str) -> tuple[str, list[Any]]:
+    """Return the column that holds a row's labels, and those labels."""
     import numpy
 
-    if kind != "semantic" and uses_objects(row, number):
-        return "objects", _boxes.categories_of(row["objects"], number)
-    mask = open_map(row["mask"], number, "mask") if kind == "semantic" and "mask" in row else None
-    told = kind == "panoptic" and row.get("segments_info") is not None
-    if told or (mask is not None and tells_segments(row, mask)):
-        entries = _boxes.columns_of(row["segments_info"], number, "segments_info")
-        key = next((key for key in ("category_id", "category", "label") if key in entries), "category_id")
-        return "segments_info", entries.get(key, [])
+    if kind != "semantic" and uses_objects(row, index):
+        return "objects", categories_of(row["objects"], index)
+    mask = open_mask(row["mask"], index, "mask") if kind == "semantic" and "mask" in row else None
+    panoptic = kind == "panoptic" and row.get("segments_info") is not None
+    if panoptic or (mask is not None and tells_segments(row, mask)):
+        return "segments_info", segment_categories(columns_of(row["segments_info"], index, "segments_info"))
     if "mask" not in row:
-        raise DataError("is missing", row=number, column="mask", hint="map it in `data.columns`")
-    mask = open_map(row["mask"], number, "mask") if mask is None else mask
-    labels = mask[..., 0] if mask.ndim == 3 and kind != "semantic" else flat(mask, number, "mask")
+        raise DataError("is missing", row=index, column="mask", hint="map it in `data.columns`")
+    mask = open_mask(row["mask"], index, "mask") if mask is None else mask
+    labels = mask[..., 0] if mask.ndim == 3 and kind != "semantic" else flat(mask, index, "mask")
     return "mask", numpy.unique(labels).tolist()
 
 
-class Numbers:
-    """The data's values -> numbers of outputs.
+# ---------------------------------------------------------------- of each row
+
+
+class LabelNumbers:
+    """Values of the data -> label indices.
 
     Args:
         names: label names in the order of the outputs.
@@ -123,20 +181,21 @@ class Numbers:
         self.names = list(names)
         self.table = [self.names.index(name) for name in declared] if declared else list(range(len(self.names)))
 
-    def __call__(self, value: Any, row: int | None, column: str) -> int:
-        """The output that one value stands for."""
+    def __call__(self, value: Any, index: int | None, column: str) -> int:
+        """Return the label of one value; `index` is that of the row, for messages."""
         if isinstance(value, str):
             if value not in self.names:
-                raise self._unknown(repr(value), row, column, nearest(value, self.names))
+                raise self._unknown(repr(value), index, column, nearest(value, self.names))
             return self.names.index(value)
         if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "__index__")):
-            raise self._unknown(repr(value), row, column)
+            raise self._unknown(repr(value), index, column)
         if not 0 <= value < len(self.table):
-            raise self._unknown(str(value), row, column)
+            raise self._unknown(str(value), index, column)
         return self.table[int(value)]
 
-    def of_map(self, labels: Any, ignored: int, reduce: bool, row: int | None) -> Any:
-        """int32 [height, width] of outputs; `ignored` stays. With `reduce` 0 does not count and the others move down.
+    def of_map(self, labels: Any, ignored: int, reduce: bool, index: int | None) -> Any:
+        """Return labels as int32 [height, width]; `ignored` stays. With `reduce` 0 does not count and the others move
+        down.
 
         Raises:
             DataError: a number that is no label.
@@ -148,15 +207,15 @@ class Numbers:
         valid = labels != ignored
         wrong = valid & ((labels < 0) | (labels >= len(self.table)))
         if wrong.any():
-            raise self._unknown(str(int(labels[wrong][0])), row, "mask")
+            raise self._unknown(str(int(labels[wrong][0])), index, "mask")
         table = numpy.array(self.table, dtype=numpy.int32)
         return numpy.where(valid, table[numpy.where(valid, labels, 0)], ignored).astype(numpy.int32)
 
-    def _unknown(self, value: str, row: int | None, column: str, hint: str = "") -> DataError:
+    def _unknown(self, value: str, index: int | None, column: str, suggestion: str = "") -> DataError:
         known = f"{', '.join(self.names[:12])}{', ...' if len(self.names) > 12 else ''}"
         return DataError(
-            f"holds {value}, which is none of the {len(self.table)} labels{hint}",
-            row=row,
+            f"holds {value}, which is none of the {len(self.table)} labels{suggestion}",
+            row=index,
             column=column,
             hint=f"known labels: {known}; `label_names` names the numbers, `ignore_index` is no label",
         )

@@ -27,12 +27,12 @@ _FACTORS = (4, 2, 1, 0.5)
 
 
 class MaskHead(nn.Module):
-    """Masks with labels from the feature maps of a backbone.
+    """Task head: masks with labels from the feature maps of a backbone.
 
     Args:
-        backbone: what `Base.backbone(maps=...)` gives.
+        backbone: from `Base.backbone(maps=...)`.
         options: size of the head.
-        labels: how many; class logits have one more, for "no object".
+        labels: number of labels; class logits have one more, for "no object".
 
     Forward: pixel_values [items, channels, height, width], and for a loss mask_labels (of each item [n, height, width])
     and class_labels (of each [n]) -> class_queries_logits [items, queries, labels + 1], masks_queries_logits [items,
@@ -56,18 +56,21 @@ class MaskHead(nn.Module):
         mask_labels: list[torch.Tensor] | None = None,
         class_labels: list[torch.Tensor] | None = None,
     ) -> Mask2FormerForUniversalSegmentationOutput:
-        """`pixel_mask` is not read, as in Mask2Former: padding is nothing that any mask has."""
+        """Return masks with labels and, with targets, the loss.
+
+        `pixel_mask` is not read, as in Mask2Former: no mask covers padding.
+        """
         head: Any = self.head
-        maps = [entry.to(head.dtype) for entry in self.backbone(pixel_values=pixel_values).maps]
+        maps = [level.to(head.dtype) for level in self.backbone(pixel_values=pixel_values).maps]
         pixels = head.model.pixel_level_module.decoder(self.levels(maps), output_hidden_states=False)
-        found = head.model.transformer_module(
+        decoded = head.model.transformer_module(
             multi_scale_features=pixels.multi_scale_features,
             mask_features=pixels.mask_features,
             output_hidden_states=True,
             output_attentions=False,
         )
-        classes = tuple(head.class_predictor(state.transpose(0, 1)) for state in found.intermediate_hidden_states)
-        masks, loss = found.masks_queries_logits, None
+        classes = tuple(head.class_predictor(state.transpose(0, 1)) for state in decoded.intermediate_hidden_states)
+        masks, loss = decoded.masks_queries_logits, None
         if mask_labels is not None and class_labels is not None:
             parts = head.get_loss_dict(
                 masks_queries_logits=masks[-1],
@@ -83,9 +86,9 @@ class MaskHead(nn.Module):
 
 
 def _head(widths: Sequence[int], options: MaskHeadOptions, labels: int) -> Mask2FormerForUniversalSegmentation:
-    """transformers' model for maps of these widths, without its backbone: the small one that it must be made with."""
+    """Return transformers' model for maps of these widths, without its backbone."""
     level = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would warn of the small backbone, which goes at once
+    logging.set_verbosity_error()  # it would warn of the small backbone, which is removed at once
     try:
         made = Mask2FormerForUniversalSegmentation(_config(widths, options, labels))
     finally:
@@ -95,7 +98,7 @@ def _head(widths: Sequence[int], options: MaskHeadOptions, labels: int) -> Mask2
 
 
 def _config(widths: Sequence[int], options: MaskHeadOptions, labels: int) -> Any:
-    stages = [f"stage{number}" for number in range(1, _LEVELS + 1)]
+    stages = [f"stage{stage}" for stage in range(1, _LEVELS + 1)]
     small = {"model_type": "resnet", "embedding_size": widths[0], "hidden_sizes": list(widths), "depths": [1] * _LEVELS}
     config: Any = Mask2FormerConfig(
         backbone_config={**small, "out_features": stages},
@@ -126,7 +129,7 @@ class _Levels(nn.Module):
         super().__init__()
         self.plain = len(set(strides)) == 1
         if self.plain:
-            self._sources = [min(number, len(widths) - 1) for number in range(_LEVELS)]
+            self._sources = [min(level, len(widths) - 1) for level in range(_LEVELS)]
             self.widths = [width] * _LEVELS
             self.layers = nn.ModuleList()
             for source, factor in zip(self._sources, _FACTORS):
@@ -141,7 +144,7 @@ class _Levels(nn.Module):
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         if self.plain:
             return [layer(maps[source]) for layer, source in zip(self.layers, self._sources)]
-        found = list(maps)
+        levels = list(maps)
         for layer in self.layers:
-            found.append(layer(found[-1]))
-        return found
+            levels.append(layer(levels[-1]))
+        return levels

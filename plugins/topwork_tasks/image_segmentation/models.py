@@ -1,7 +1,8 @@
-"""Segmenters of transformers: which there are, their image processors, and their losses.
+"""Segmenters of transformers, their image processors, inputs and losses.
 
 Universal segmenters (MaskFormer, Mask2Former, EoMT) answer a set of masks with labels, so they do semantic, instance
-and panoptic segmentation; the others answer logits for each pixel.
+and panoptic segmentation; the others answer logits for each pixel. EoMT (Kerssies et al. 2025, arXiv 2503.19108), a
+plain vision transformer, takes squares of one size: its image processor keeps the shape of an image and pads it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from topwork import Base, Batch, CheckpointError, UsageError
-from topwork_tasks._vision import images as _image
-from topwork_tasks.image_segmentation import eomt as _eomt
+from topwork_tasks._vision.images import mode_of, model_tensors
+from topwork_tasks._vision.inputs import learn_processor, processor_statistics, saved_processor
 
 if TYPE_CHECKING:
     import numpy
@@ -22,23 +23,24 @@ if TYPE_CHECKING:
 
 SEMANTIC = ("AutoModelForSemanticSegmentation",)
 UNIVERSAL = ("AutoModelForUniversalSegmentation",)
+_EOMT = ("eomt", "eomt_dinov3")
 _PROCESSORS = {
     "mask2former": "Mask2FormerImageProcessor",
     "maskformer": "MaskFormerImageProcessor",
-    **dict.fromkeys(_eomt.TYPES, "EomtImageProcessor"),
+    **dict.fromkeys(_EOMT, "EomtImageProcessor"),
 }
 _FOR_MASKS = "Mask2FormerImageProcessor"
-#: those with batch norm on one pixel a picture (pooled context): one row alone cannot be normalised
+#: model types with batch norm on one pixel an image (pooled context): a single row cannot be normalised
 _POOLED = ("upernet", "beit", "data2vec-vision", "mobilevit", "mobilevitv2", "mobilenet_v2", "dpt")
 
 
 def is_universal(config: Any) -> bool:
-    """Whether the architecture answers masks with labels."""
+    """Return whether the architecture answers masks with labels."""
     return config.model_type in _PROCESSORS
 
 
 def learns_masks(config: Any, options: Any) -> bool:
-    """Whether the model answers masks with labels: by its architecture, or by the task head that it is given.
+    """Return whether the model answers masks with labels, by its architecture or by its task head.
 
     Raises:
         CheckpointError: an architecture for masks with labels that topwork does not know.
@@ -63,65 +65,52 @@ def learns_masks(config: Any, options: Any) -> bool:
     return options.kind != "semantic" or options.mask_head is not None
 
 
-def universal(base: Base, weights: bool, changes: Mapping[str, Any]) -> nn.Module:
-    """The architecture's own class for masks with labels."""
-    found = base.native(*UNIVERSAL, weights=weights, **changes)
-    if found is None:
+def build_universal(base: Base, weights: bool, changes: Mapping[str, Any]) -> nn.Module:
+    """Build the architecture's own class for masks with labels."""
+    model = base.native(*UNIVERSAL, weights=weights, **changes)
+    if model is None:
         raise CheckpointError(f"transformers has no universal segmenter `{base.config.model_type}`")
-    return found
+    return model
 
 
 # ---------------------------------------------------------------- image processors
 
 
 def find_processor(rows: Any, base: Base, image_size: int | None, universal: bool) -> Any:
-    """The base's own image processor when it can take masks along with pictures; else one that resizes to the size
-    and normalises by the mean and deviation that the base's own has, or that the rows have.
+    """Return the base's own image processor where it can process masks with images; else one that resizes to the size
+    and normalises by the mean and deviation of the base's own, or of the rows.
 
     Args:
         universal: whether it must make masks with labels of maps.
     """
-    saved = _image.saved_processor(base, image_size)
-    if saved is not None and follows(saved) and (not universal or _post_processes(saved)):
-        if _eomt.is_eomt(saved):
-            _eomt.check_processor(saved)
+    saved = saved_processor(base, image_size)
+    if saved is not None and follows(saved) and (not universal or hasattr(saved, "post_process_panoptic_segmentation")):
+        if is_eomt(saved):
+            _check_eomt_processor(saved)
         return saved
-    if saved is not None:
-        from PIL import Image
 
-        details = getattr(saved, "data_config", None) or {}
-        mean, deviation = (details.get("mean") or saved.image_mean), (details.get("std") or saved.image_std)
-        if base.config.model_type in _eomt.TYPES:
-            return _eomt.made_processor(base.config, image_size, list(mean), list(deviation))
-        blank = Image.new(_image.mode_of(base.config), (64, 48))
-        height, width = saved(images=blank, return_tensors="pt")["pixel_values"].shape[-2:]
-        return _made(base.config, height, width, list(mean), list(deviation), universal)
-    if rows is None:
-        raise UsageError(
-            "the base has no image processor and there are no training rows to learn one from",
-            place="task image-segmentation",
-            hint="give training rows, or `base.processor`",
-        )
-    mean, deviation, height, width = _image.learn_statistics(rows, _image.mode_of(base.config))
-    if base.config.model_type in _eomt.TYPES:
-        return _eomt.made_processor(base.config, image_size, mean, deviation)
-    if image_size is not None:
-        height = width = image_size
-    else:
-        height, width = _image.config_size(base.config) or (-(-height // 32) * 32, -(-width // 32) * 32)
-    return _made(base.config, height, width, mean, deviation, universal)
+    def make(height: int, width: int, mean: list[float], deviation: list[float]) -> Any:
+        if base.config.model_type in _EOMT:
+            return _make_eomt_processor(base.config, image_size, mean, deviation)
+        return _make_processor(base.config, height, width, mean, deviation, universal)
+
+    if saved is None:
+        return learn_processor(rows, base, image_size, make, multiple=32)
+    from PIL import Image
+
+    blank = Image.new(mode_of(base.config), (64, 48))
+    height, width = saved(images=blank, return_tensors="pt")["pixel_values"].shape[-2:]
+    return make(height, width, *processor_statistics(saved))
 
 
 def follows(processor: Any) -> bool:
-    """Whether an image processor takes masks along."""
+    """Return whether an image processor processes masks with images."""
     return "segmentation_maps" in inspect.signature(type(processor).preprocess).parameters
 
 
-def _post_processes(processor: Any) -> bool:
-    return hasattr(processor, "post_process_panoptic_segmentation")
-
-
-def _made(config: Any, height: int, width: int, mean: list[float], deviation: list[float], universal: bool) -> Any:
+def _make_processor(
+    config: Any, height: int, width: int, mean: list[float], deviation: list[float], universal: bool
+) -> Any:
     import transformers
 
     kind = getattr(
@@ -139,30 +128,71 @@ def _made(config: Any, height: int, width: int, mean: list[float], deviation: li
     )
 
 
+def is_eomt(processor: Any) -> bool:
+    """Return whether an image processor is EoMT's."""
+    return type(processor).__name__.startswith("EomtImageProcessor")
+
+
+def _check_eomt_processor(processor: Any) -> None:
+    """Refuse an image processor that divides images, as those of semantic checkpoints do.
+
+    Raises:
+        UsageError: also for one that does not pad, for the network takes squares only.
+    """
+    if getattr(processor, "do_split_image", False) or not getattr(processor, "do_pad", False):
+        raise UsageError(
+            "the image processor divides images, or does not pad them to a square",
+            place="base.processor",
+            hint="save it with `do_split_image: false` and `do_pad: true`",
+        )
+
+
+def _make_eomt_processor(config: Any, image_size: int | None, mean: list[float], deviation: list[float]) -> Any:
+    """Make an image processor for the network's one size.
+
+    Raises:
+        UsageError: `image_size` is another size.
+    """
+    from transformers import EomtImageProcessor
+
+    side = int(config.image_size)
+    if image_size not in (None, side):
+        raise UsageError(
+            f"the network takes squares of {side} pixels",
+            place="task.image_size",
+            hint="change the base's `image_size`",
+        )
+    size = {"shortest_edge": side, "longest_edge": side}
+    return EomtImageProcessor(size=size, do_pad=True, image_mean=mean, image_std=deviation, do_normalize=True)
+
+
+# ---------------------------------------------------------------- inputs
+
+
 def semantic_inputs(processor: Any, image: Any, labels: numpy.ndarray | None) -> dict[str, torch.Tensor]:
-    """`pixel_values` [channels, h, w], and `labels` [h, w] when there is a map of them."""
+    """Return `pixel_values` [channels, h, w], and `labels` [h, w] when there is a map of them."""
     if labels is None:
         return {"pixel_values": processor(images=image, return_tensors="pt")["pixel_values"][0]}
-    found = processor(images=image, segmentation_maps=labels, do_reduce_labels=False, return_tensors="pt")
-    return {"pixel_values": found["pixel_values"][0], "labels": found["labels"][0]}
+    tensors = processor(images=image, segmentation_maps=labels, do_reduce_labels=False, return_tensors="pt")
+    return {"pixel_values": tensors["pixel_values"][0], "labels": tensors["labels"][0]}
 
 
 def universal_inputs(
     processor: Any, image: Any, ids: numpy.ndarray | None = None, labels: Mapping[int, int] | None = None
 ) -> dict[str, torch.Tensor]:
-    """`pixel_values`, `pixel_mask` (not of EoMT), and with a map of ids also `mask_labels` bool [n, h, w] and
+    """Return `pixel_values`, `pixel_mask` (not of EoMT), and with a map of ids also `mask_labels` bool [n, h, w] and
     `class_labels` [n].
 
     Args:
         ids: 0 for nothing.
-        labels: the label number of each id.
+        labels: the label index of each id.
     """
-    if _eomt.is_eomt(processor):
-        return _eomt.inputs(processor, image, ids, labels or {})
+    if is_eomt(processor):
+        return _eomt_inputs(processor, image, ids, labels or {})
     if ids is None:
-        found = processor(images=image, return_tensors="pt")
-        return {name: found[name][0] for name in ("pixel_values", "pixel_mask")}
-    found = processor(
+        tensors = processor(images=image, return_tensors="pt")
+        return {name: tensors[name][0] for name in ("pixel_values", "pixel_mask")}
+    tensors = processor(
         images=image,
         segmentation_maps=ids,
         instance_id_to_semantic_id=dict(labels or {}),
@@ -170,21 +200,40 @@ def universal_inputs(
         do_reduce_labels=False,
         return_tensors="pt",
     )
-    inputs = {name: found[name][0] for name in ("pixel_values", "pixel_mask", "mask_labels", "class_labels")}
+    inputs = {name: tensors[name][0] for name in ("pixel_values", "pixel_mask", "mask_labels", "class_labels")}
     inputs["mask_labels"] = inputs["mask_labels"].bool()
     return inputs
+
+
+def _eomt_inputs(
+    processor: Any, image: Any, ids: numpy.ndarray | None, labels: Mapping[int, int]
+) -> dict[str, torch.Tensor]:
+    """Return `pixel_values`, and with a map of ids also `mask_labels` bool [n, h, w] and `class_labels` [n]."""
+    if ids is None:
+        return {"pixel_values": processor(images=image, return_tensors="pt")["pixel_values"][0]}
+    # with `ignore_index` 0 it would drop the segment 1: so 0 is a segment of its own, and left out afterwards
+    labels_of_ids = {**labels, 0: -1}
+    tensors = processor(
+        images=image, segmentation_maps=ids, instance_id_to_semantic_id=labels_of_ids, return_tensors="pt"
+    )
+    masks, classes = tensors["mask_labels"][0].bool(), tensors["class_labels"][0]
+    return {
+        "pixel_values": tensors["pixel_values"][0],
+        "mask_labels": masks[classes >= 0],
+        "class_labels": classes[classes >= 0],
+    }
 
 
 # ---------------------------------------------------------------- losses
 
 
 def native_loss(model: Any, batch: Batch, ignored: int) -> Any:
-    """The loss of a semantic segmenter of transformers; None where the class cannot give one.
+    """Return the loss of a semantic segmenter of transformers; None where the class cannot give one.
 
-    A training batch of one row is doubled where batch norm sees one pixel a picture: its loss is the same. A batch
+    A training batch of one row is doubled where batch norm sees one pixel an image: its loss is the same. A batch
     that has no pixel that counts has the loss 0.
     """
-    inputs = _image.model_tensors(batch, model)
+    inputs = model_tensors(batch, model)
     labels = inputs.pop("labels")
     if model.training and len(labels) == 1 and _config(model).model_type in _POOLED:
         inputs = {name: value.repeat(2, *[1] * (value.dim() - 1)) for name, value in inputs.items()}
@@ -198,12 +247,12 @@ def native_loss(model: Any, batch: Batch, ignored: int) -> Any:
 
 
 def averages_over_pixels(config: Any, labels: int) -> bool:
-    """Whether the loss of a semantic segmenter is a mean over the pixels of the batch that count; else over images."""
+    """Return whether the loss of a semantic segmenter is a mean over the pixels of the batch that count; else over images."""
     return _has_loss(config) and not (config.model_type == "segformer" and labels == 1)
 
 
 def _has_loss(config: Any) -> bool:
-    """Whether the class gives a loss: that of DPT wants its auxiliary head."""
+    """Return whether the class gives a loss: that of DPT wants its auxiliary head."""
     return config.model_type != "dpt" or config.use_auxiliary_head
 
 
@@ -212,18 +261,21 @@ def _config(model: Any) -> Any:
 
 
 def universal_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """The loss of a universal segmenter. Outside training the points at which Mask2Former compares masks are drawn
-    from a seed of the batch's own rows, so the same rows have the same loss."""
-    inputs = _image.model_tensors(batch, model)
+    """Return the loss of a universal segmenter.
+
+    Outside training the points at which Mask2Former compares masks are drawn from a seed of the batch's rows, so the
+    same rows have the same loss.
+    """
+    inputs = model_tensors(batch, model)
     inputs["mask_labels"] = [mask.to(inputs["pixel_values"].dtype) for mask in inputs["mask_labels"]]
     if model.training:
         return model(**inputs).loss
-    with _drawn_from(sum(item.extra["seed"] for item in batch.items), inputs["pixel_values"].device):
+    with _seeding(sum(item.extra["seed"] for item in batch.items), inputs["pixel_values"].device):
         return model(**inputs).loss
 
 
 @contextmanager
-def _drawn_from(seed: int, device: torch.device) -> Iterator[None]:
+def _seeding(seed: int, device: torch.device) -> Iterator[None]:
     import torch
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

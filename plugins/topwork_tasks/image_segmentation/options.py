@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from topwork import TaskOptions
-from topwork_tasks._vision import images as _image
+from topwork_tasks._vision.augmentation import AUGMENT_HELP, Augment
 
 
 class MaskHeadOptions(BaseModel):
@@ -15,7 +15,7 @@ class MaskHeadOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    queries: PositiveInt = Field(100, description="most segments that can be found in a picture")
+    queries: PositiveInt = Field(100, description="most segments that can be found in an image")
     encoder_layers: PositiveInt = Field(6, description="of deformable attention over three of the maps")
     decoder_layers: PositiveInt = 9
     width: PositiveInt = Field(256, description="of the vectors: a multiple of 32 and of attention_heads")
@@ -50,7 +50,7 @@ class ImageSegmentationOptions(TaskOptions):
     mask_head: MaskHeadOptions | None = Field(
         None, description="size of the head of masks with labels, for bases that have none; semantic: use that head"
     )
-    augment: _image.Augment = Field("none", description=_image.AUGMENT_HELP)
+    augment: Augment = Field("none", description=AUGMENT_HELP)
     image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
     threshold: float = Field(0.9, ge=0, lt=1, description="least score of a segment in a prediction")
     mask_threshold: float = Field(0.5, gt=0, lt=1, description="least probability of a segment's pixel")

@@ -1,4 +1,4 @@
-"""The truth of a row of image-segmentation as the options say: label numbers, segments, targets."""
+"""Truth of a row of image-segmentation as the options say: label indices, segments, targets."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Row
-from topwork_tasks.image_segmentation.labels import Numbers, uses_objects
-from topwork_tasks.image_segmentation.rows import (
+from topwork_tasks.image_segmentation.labels import LabelNumbers, uses_objects
+from topwork_tasks.image_segmentation.masks import (
     Segments,
     flat,
     instances_of,
     labels_of_segments,
-    open_map,
+    open_mask,
     panoptic_of,
     tells_segments,
 )
@@ -23,62 +23,61 @@ if TYPE_CHECKING:
     from topwork_tasks.image_segmentation.options import ImageSegmentationOptions
 
 
-class Truth:
-    """Reads the truth of rows.
+class SegmentationTruth:
+    """Reader of the truth of rows.
 
     Args:
         options: of the task.
-        values: what the task learned: `label_names`, `declared`, `reduce_labels`.
+        values: the task's state: `label_names`, `declared`, `reduce_labels`.
         universal: whether the model learns masks with labels, also of semantic truth.
     """
 
     def __init__(self, options: ImageSegmentationOptions, values: Mapping[str, Any], universal: bool) -> None:
         self.options, self.universal = options, universal
         self.reduce: bool = values["reduce_labels"]
-        self.numbers = Numbers(values["label_names"], values["declared"])
+        self.numbers = LabelNumbers(values["label_names"], values["declared"])
 
-    def labels(self, row: Row, size: tuple[int, int], position: int | None = None) -> numpy.ndarray:
-        """int32 [height, width]: output numbers, `ignore_index` for what does not count."""
-        self._present(row, position)
-        mask = open_map(row["mask"], position, "mask", size)
+    def labels(self, row: Row, size: tuple[int, int], index: int | None = None) -> numpy.ndarray:
+        """Return label indices, int32 [height, width]; `ignore_index` where a pixel does not count."""
+        self._present(row, index)
+        mask = open_mask(row["mask"], index, "mask", size)
         if tells_segments(row, mask):
-            segments = panoptic_of(row, position, size, self.numbers, self.options.ignore_index)
+            segments = panoptic_of(row, index, size, self.numbers, self.options.ignore_index)
             return labels_of_segments(segments, self.options.ignore_index)
-        labels = flat(mask, position, "mask")
-        return self.numbers.of_map(labels, self.options.ignore_index, self.reduce, position)
+        return self.numbers.of_map(flat(mask, index, "mask"), self.options.ignore_index, self.reduce, index)
 
-    def segments(self, row: Row, size: tuple[int, int], position: int | None = None) -> Segments:
-        """Instances, or panoptic segments."""
+    def segments(self, row: Row, size: tuple[int, int], index: int | None = None) -> Segments:
+        """Return instances, or panoptic segments."""
         ignored = self.options.ignore_index
-        if self.options.kind == "instance" and uses_objects(row, position):
-            return instances_of(row, position, size, self.numbers, ignored)
+        if self.options.kind == "instance" and uses_objects(row, index):
+            return instances_of(row, index, size, self.numbers, ignored)
         if self.options.kind == "instance" and row.get("segments_info") is not None and row.get("instances") is None:
             hint = "set `kind: panoptic`, or map `instances`"
-            raise DataError("tells panoptic segments", row=position, column="segments_info", hint=hint)
+            raise DataError("tells panoptic segments", row=index, column="segments_info", hint=hint)
         if row.get("mask") is None and self.options.kind == "instance":
             hint = "give `mask` with `instances`, or `objects` with `segmentation`: `data.columns`"
-            raise DataError("is missing", row=position, column="mask", hint=hint)
-        self._present(row, position)
-        make = instances_of if self.options.kind == "instance" else panoptic_of
-        return make({**row, "objects": None}, position, size, self.numbers, ignored)
+            raise DataError("is missing", row=index, column="mask", hint=hint)
+        self._present(row, index)
+        read = instances_of if self.options.kind == "instance" else panoptic_of
+        return read({**row, "objects": None}, index, size, self.numbers, ignored)
 
     @staticmethod
-    def _present(row: Row, position: int | None) -> None:
+    def _present(row: Row, index: int | None) -> None:
         if "mask" not in row:
-            raise DataError("is missing", row=position, column="mask", hint="map it in `data.columns`")
+            raise DataError("is missing", row=index, column="mask", hint="map it in `data.columns`")
 
-    def target(self, row: Row, size: tuple[int, int], position: int | None) -> tuple[numpy.ndarray, dict[int, int]]:
-        """What the model is to learn, as a map; for universal segmenters a map of ids, 0 for nothing, and the label of
+    def target(self, row: Row, size: tuple[int, int], index: int | None) -> tuple[numpy.ndarray, dict[int, int]]:
+        """Return the model's target as a map; for universal segmenters a map of ids, 0 for nothing, and the label of
         each id."""
         if self.options.kind == "semantic":
-            labels = self.labels(row, size, position)
+            labels = self.labels(row, size, index)
             if not self.universal:
                 return labels, {}
             ids = (labels + 1) * (labels != self.options.ignore_index)
-            return ids, {number + 1: number for number in range(len(self.numbers.names))}
-        segments = self.segments(row, size, position)
+            return ids, {label + 1: label for label in range(len(self.numbers.names))}
+        segments = self.segments(row, size, index)
         ids = segments.ids.copy()
-        for place, crowd in enumerate(segments.crowd, 1):
+        for identity, crowd in enumerate(segments.crowd, 1):
             if crowd:
-                ids[ids == place] = 0
+                ids[ids == identity] = 0
         return ids, dict(enumerate(segments.labels, 1))

@@ -1,5 +1,15 @@
-"""Object detection."""
+"""Object detection: boxes with labels.
 
-from topwork_tasks.object_detection.task import ObjectDetection, ObjectDetectionOptions, load_rows, register_tasks
+- `task`: the task, and the hook that reads annotation files; `options`: its options.
+- `detectors`: label names, and the meaning of detectors' outputs.
+- `processors`: families of detectors and their image processors.
+- `detr_head`: DETR's transformer as a task head on any backbone.
+- `metric`: predictions and COCO's mean average precision of boxes.
+- `coco_files`, `voc_files`: annotation files as rows.
+- `examples`: example rows.
+"""
+
+from topwork_tasks.object_detection.options import ObjectDetectionOptions
+from topwork_tasks.object_detection.task import ObjectDetection, load_rows, register_tasks
 
 __all__ = ["ObjectDetection", "ObjectDetectionOptions", "load_rows", "register_tasks"]

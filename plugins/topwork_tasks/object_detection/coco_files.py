@@ -1,29 +1,36 @@
 """COCO's annotation files as rows (`format: coco`): boxes with the masks of instances, or panoptic segments.
 
-Categories of a file have any numbers; rows have 0, 1, 2 ... in the order of those numbers, with their names declared.
-Masks of instances become run lengths once, on reading: polygons and run lengths do not fit into one column.
+Entry points: `format_of` and `coco_rows`; `detection_rows` also serves Pascal VOC. Ids of a file are names: they are
+compared, never computed with. Rows have categories 0, 1, 2 ... in the order of integer ids (else of the file), their
+names declared. Masks of instances become run lengths once, on reading: polygons and run lengths do not fit into one
+column.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, UsageError, nearest
+from topwork_tasks._vision.headers import size_of
 
 if TYPE_CHECKING:
     from topwork import RowsOptions
 
 _OPTIONS = ("images", "masks")
 _BEGINS = re.compile(rb'\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
+_HINT = "it needs images, annotations and categories that name each other"
 
 
 def format_of(source: str, options: RowsOptions) -> str | None:
-    """The format that a recipe names; without one "voc" or "coco" for what can be nothing else: a folder with
-    Annotations/*.xml, a JSON file that begins as COCO's do and has their three entries."""
+    """Return the format that a recipe names; without one "voc" or "coco" for what can be nothing else.
+
+    That is a folder with Annotations/*.xml, or a JSON file that begins as COCO's do and has their three entries.
+    """
     if options.format is not None:
         return options.format
     path = Path(source).expanduser()
@@ -35,129 +42,303 @@ def format_of(source: str, options: RowsOptions) -> str | None:
         if not _BEGINS.match(file.read(256)):
             return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError:  # a line for each row, say
         return None
-    return "coco" if {"images", "annotations", "categories"} <= set(found) else None
+    return "coco" if {"images", "annotations", "categories"} <= set(content) else None
 
 
 def coco_rows(source: str, options: RowsOptions) -> Any:
-    """Rows of a COCO annotation file.
+    """Return the rows of a COCO annotation file.
 
     Of boxes: image, image_id, objects {bbox, category, area, iscrowd}, and `segmentation` (run lengths, None where an
     annotation has no mask) in files that have any. Of a panoptic file, whose annotations name a PNG of ids: image,
     image_id, mask, segments_info [{id, category_id, iscrowd, isthing}].
 
-    The pictures lie beside the file, or where `options: {images: folder}` says; a panoptic file's PNGs in the folder
-    that is named as it is, or where `options: {masks: folder}` says.
+    The images lie beside the file, or in `options: {images: folder}`; a panoptic file's PNGs in the folder of the same
+    name, or in `options: {masks: folder}`.
 
     Raises:
-        DataError: the file is no COCO annotation file, or a picture is missing; names the entry.
+        DataError: the file is no COCO annotation file, an entry is wrong, or an image is missing; names the entry.
     """
     path = Path(source).expanduser()
     if not path.is_file():
         raise UsageError(f"there is no file `{source}`", hint="`format: coco` reads an annotation file")
     if unknown := sorted(set(options.options) - set(_OPTIONS)):
         raise UsageError(f"`{unknown[0]}` is no option of `format: coco`{nearest(unknown[0], _OPTIONS)}", place=source)
+    rows = _CocoFile(path, options).rows()
+    return rows.to_iterable_dataset() if options.streaming else rows
+
+
+class _CocoFile:
+    """Content of an annotation file, checked entry by entry."""
+
+    def __init__(self, path: Path, options: RowsOptions) -> None:
+        self.path, self.options = path, options
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except ValueError as error:
+            raise self.fault(f"is no JSON ({error})") from error
+        if not isinstance(content, Mapping):
+            raise self.fault("is no COCO annotation file: it holds a list, not an object")
+        self.annotations = self._entries(content, "annotations", "annotation")
+        self.category_indices = self._categories(self._entries(content, "categories", "category"))
+        self.images = self._images(self._entries(content, "images", "image"))
+
+    def fault(self, cause: str, hint: str = _HINT) -> DataError:
+        return DataError(f"{self.path}: {cause}", hint=hint)
+
+    def _entries(self, content: Mapping[str, Any], key: str, noun: str) -> list[Mapping[str, Any]]:
+        if not isinstance(content.get(key), list):
+            raise self.fault(f"is no COCO annotation file: it has no list `{key}`")
+        for index, record in enumerate(content[key]):
+            if not isinstance(record, Mapping):
+                raise self.fault(f"{noun} at index {index} is {record!r}, no object")
+        return content[key]
+
+    def value(self, record: Mapping[str, Any], key: str, noun: str) -> Any:
+        """Return an entry's value, or raise an error that names the entry."""
+        if record.get(key) is None:
+            named = f"{noun} {record['id']}" if "id" in record else f"{noun} {json.dumps(record)[:80]}"
+            raise self.fault(f"{named} has no `{key}`")
+        if isinstance(record[key], list | dict):
+            raise self.fault(f"{noun} {record.get('id')}: its `{key}` is {str(record[key])[:60]}, no name or number")
+        return record[key]
+
+    def _categories(self, entries: list[Mapping[str, Any]]) -> dict[Any, int]:
+        """Return the index of each category id, and remember names and things."""
+        if all(type(record.get("id")) is int for record in entries):
+            entries = sorted(entries, key=lambda record: record["id"])
+        indices: dict[Any, int] = {}
+        self.names: list[str] = []
+        for record in entries:
+            identity, name = self.value(record, "id", "category"), str(self.value(record, "name", "category"))
+            if identity in indices:
+                raise self.fault(f"category {identity} stands twice: {self.names[indices[identity]]}, {name}")
+            if name in self.names:
+                twin = next(key for key, index in indices.items() if self.names[index] == name)
+                raise self.fault(f"categories {twin} and {identity} have one name, `{name}`", "give each its own name")
+            indices[identity] = len(indices)
+            self.names.append(name)
+        if not indices and self.annotations:
+            raise self.fault("its list `categories` is empty")
+        self.things = {record["id"]: int(record.get("isthing", 1) in (1, True, None)) for record in entries}
+        return indices
+
+    def _images(self, entries: list[Mapping[str, Any]]) -> dict[Any, Path]:
+        folder = Path(self.options.options.get("images", self.path.parent)).expanduser()
+        images: dict[Any, Path] = {}
+        self.sizes: dict[Any, tuple[int, int] | None] = {}
+        for record in entries:
+            identity, file = self.value(record, "id", "image"), folder / str(self.value(record, "file_name", "image"))
+            if images.get(identity, file) != file:
+                cause = f"image {identity} stands twice: {images[identity].name} and {file.name}"
+                raise self.fault(cause, "give every image an id of its own, and its annotations that `image_id`")
+            images[identity] = file
+            self.sizes[identity] = self._declared_size(record)
+        self.present(images.values(), "image", "images")
+        return images
+
+    def _declared_size(self, record: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return width and height that an image's entry declares; None without them."""
+        try:
+            width, height = int(record["width"]), int(record["height"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        return (width, height) if width > 0 and height > 0 else None
+
+    def present(self, files: Any, noun: str, option: str) -> None:
+        """Raise an error for the first file that does not exist."""
+        missing = next((str(file) for file in files if not file.is_file()), None)
+        if missing is not None:
+            raise self.fault(f"the {noun} {missing} is missing", f"set `options: {{{option}: folder}}`")
+
+    def category(self, record: Mapping[str, Any], noun: str) -> int:
+        """Return the index of an entry's category."""
+        identity = self.value(record, "category_id", noun)
+        if identity not in self.category_indices:
+            raise self.fault(
+                f"{noun} {record.get('id')}: category {identity!r} is unknown; {_known(self.category_indices)}"
+            )
+        return self.category_indices[identity]
+
+    def image(self, record: Mapping[str, Any]) -> Any:
+        """Return the id of an annotation's image."""
+        identity = self.value(record, "image_id", "annotation")
+        if identity not in self.images:
+            raise self.fault(f"annotation {record.get('id')}: image {identity!r} is unknown; {_known(self.images)}")
+        return identity
+
+    def rows(self) -> Any:
+        """Return the rows: panoptic segments where annotations have any, else boxes."""
+        return self._panoptic() if any("segments_info" in record for record in self.annotations) else self._instances()
+
+    # ------------------------------------------------------------ boxes and instances
+
+    def _instances(self) -> Any:
+        masks = any(record.get("segmentation") for record in self.annotations)
+        keys = ("bbox", "category", "area", "iscrowd", *(("segmentation",) if masks else ()))
+        objects: dict[Any, dict[str, list]] = {image: {key: [] for key in keys} for image in self.images}
+        for record in self.annotations:
+            image = self.image(record)
+            target = objects[image]
+            box = self._box(record, image)
+            target["bbox"].append(box)
+            target["category"].append(self.category(record, "annotation"))
+            target["area"].append(_number(record.get("area"), box[2] * box[3]))
+            target["iscrowd"].append(int(record.get("iscrowd") in (1, True)))
+            if masks:
+                target["segmentation"].append(self._segmentation(record, image))
+        files = [str(file) for file in self.images.values()]
+        return _dataset(files, list(self.images), [objects[image] for image in self.images], self.names, masks)
+
+    def _size(self, image: Any) -> tuple[int, int]:
+        """Return width and height of an image, from its file where its record does not declare them."""
+        size = self.sizes[image] or size_of(str(self.images[image]))
+        if size is None:
+            raise ValueError(f"image {image} declares no size, and its file cannot be read")
+        self.sizes[image] = size
+        return size
+
+    def _box(self, record: Mapping[str, Any], image: Any) -> list[float]:
+        """Return x, y, width, height of an annotation; of its mask where it has no box."""
+        written = record.get("bbox")
+        if not written and (mask := record.get("segmentation")):
+            return _box_of_mask(self._segmentation(record, image), mask)
+        try:
+            box = [float(value) for value in written or ()]
+        except (TypeError, ValueError):
+            box = []
+        if len(box) != 4:
+            cause = f"annotation {record.get('id')}: its bbox is {written!r}, not four numbers"
+            raise self.fault(cause, "write [x, y, width, height]")
+        return box
+
+    def _segmentation(self, record: Mapping[str, Any], image: Any) -> dict[str, Any] | None:
+        """Return {size, counts} of an annotation's mask, None without one; without a size the counts say what is
+        wrong with it, for a task that wants the mask."""
+        try:
+            return run_lengths(record.get("segmentation"), self._size(image))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            return {"size": [], "counts": f"annotation {record.get('id')}: {error}"}
+
+    # ------------------------------------------------------------ panoptic segments
+
+    def _panoptic(self) -> Any:
+        import datasets
+
+        folder = Path(self.options.options.get("masks", self.path.with_suffix(""))).expanduser()
+        masks = [folder / str(self.value(record, "file_name", "annotation")) for record in self.annotations]
+        self.present(masks, "map of ids", "masks")
+        images = [self.image(record) for record in self.annotations]
+        columns: dict[str, list[Any]] = {
+            "image": [str(self.images[image]) for image in images],
+            "image_id": _ids(images),
+            "mask": [str(file) for file in masks],
+            "segments_info": [self._segments(record) for record in self.annotations],
+        }
+        small, large = datasets.Value("int8"), datasets.Value("int64")
+        segment = {
+            "id": large,
+            "category_id": datasets.ClassLabel(names=self.names),
+            "iscrowd": small,
+            "isthing": small,
+        }
+        features = {"image": datasets.Image(), "image_id": _id_feature(columns["image_id"]), "mask": datasets.Image()}
+        features["segments_info"] = datasets.List(segment)
+        return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+    def _segments(self, record: Mapping[str, Any]) -> list[dict[str, int]]:
+        segments = record.get("segments_info")
+        if not isinstance(segments, list) or not all(isinstance(segment, Mapping) for segment in segments):
+            raise self.fault(f"annotation of image {record.get('image_id')} has no list `segments_info`")
+        made = []
+        for segment in segments:
+            identity = self.value(segment, "id", "segment")
+            if not isinstance(identity, int):
+                raise self.fault(f"segment {identity!r}: its id is no integer, so no colour of the map has it")
+            category = self.category(segment, "segment")
+            crowd = int(segment.get("iscrowd") in (1, True))
+            thing = self.things[segment["category_id"]]
+            made.append({"id": identity, "category_id": category, "iscrowd": crowd, "isthing": thing})
+        return made
+
+
+def _known(names: Mapping[Any, Any]) -> str:
+    return f"known: {', '.join(str(name) for name in list(names)[:12])}{', ...' if len(names) > 12 else ''}"
+
+
+def _number(value: Any, default: float) -> float:
+    """Return a value as a finite number, else the default."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        panoptic = any("segments_info" in entry for entry in found["annotations"])
-        made = (_panoptic if panoptic else _instances)(path, found, options)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise DataError(
-            f"{path}: is no COCO annotation file ({type(error).__name__}: {error})",
-            hint="it needs images, annotations and categories that name each other",
-        ) from error
-    return made.to_iterable_dataset() if options.streaming else made
+        number = float(value)
+    except (TypeError, ValueError):
+        return default
+    return number if math.isfinite(number) else default
 
 
-def _pictures(path: Path, found: Mapping[str, Any], options: RowsOptions) -> dict[Any, Path]:
-    folder = Path(options.options.get("images", path.parent)).expanduser()
-    images = {entry["id"]: folder / entry["file_name"] for entry in found["images"]}
-    _present(path, images.values(), "picture", "images")
-    return images
+def run_lengths(written: Any, size: tuple[int, int]) -> dict[str, Any] | None:
+    """Return {size, counts} of a mask, run lengths or polygons; None without one (a polygon has three points or more).
 
+    Args:
+        size: width and height of the image.
 
-def _present(path: Path, files: Any, what: str, option: str) -> None:
-    missing = next((str(file) for file in files if not file.is_file()), None)
-    if missing is not None:
-        raise DataError(f"{path}: the {what} {missing} is missing", hint=f"set `options: {{{option}: folder}}`")
-
-
-# ---------------------------------------------------------------- boxes and instances
-
-
-def _instances(path: Path, found: Mapping[str, Any], options: RowsOptions) -> Any:
-    categories = sorted(found["categories"], key=lambda entry: entry["id"])
-    places = {entry["id"]: place for place, entry in enumerate(categories)}
-    images = _pictures(path, found, options)
-    masks = any(entry.get("segmentation") for entry in found["annotations"])
-    sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in found["images"] if "height" in entry}
-    keys = ("bbox", "category", "area", "iscrowd", *(("segmentation",) if masks else ()))
-    objects: dict[Any, dict[str, list]] = {image: {key: [] for key in keys} for image in images}
-    for entry in found["annotations"]:
-        image = entry["image_id"]
-        target = objects[image]
-        target["bbox"].append([float(value) for value in entry["bbox"]])
-        target["category"].append(places[entry["category_id"]])
-        target["area"].append(float(entry.get("area", entry["bbox"][2] * entry["bbox"][3])))
-        target["iscrowd"].append(int(entry.get("iscrowd", 0)))
-        if masks:
-            if image not in sizes:
-                sizes[image] = _size(images[image])
-            target["segmentation"].append(_run_lengths(entry, *sizes[image]))
-    names = [str(entry["name"]) for entry in categories]
-    files = [str(file) for file in images.values()]
-    return _dataset(files, list(images), [objects[image] for image in images], names, masks)
-
-
-def _size(file: Path) -> tuple[int, int]:
-    """Height and width of a picture whose entry does not tell them."""
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return image.height, image.width
-
-
-def _run_lengths(entry: Mapping[str, Any], height: int, width: int) -> dict[str, Any] | None:
-    """{size, counts} of an annotation's mask; None where it has none (a polygon has three points or more)."""
+    Raises:
+        ValueError, KeyError, TypeError, IndexError: it is neither.
+    """
     from faster_coco_eval.core import mask as coco
 
-    written = entry.get("segmentation")
+    width, height = size
     if isinstance(written, Mapping):
-        size, counts = list(written["size"]), written["counts"]
+        size_of_mask, counts = [int(value) for value in written["size"]], written["counts"]
         if isinstance(counts, list):
-            counts = coco.frPyObjects({"size": size, "counts": counts}, size[0], size[1])["counts"]
+            counts = coco.frPyObjects({"size": size_of_mask, "counts": counts}, *size_of_mask)["counts"]
     else:
         polygons = [[float(value) for value in polygon] for polygon in written or ()]
         if not polygons or not all(len(polygon) >= 6 for polygon in polygons):
             return None
-        if not all(value - value == 0 for polygon in polygons for value in polygon):
-            # infinite or no number at all: the library that fills polygons would end the process
-            raise ValueError(f"annotation {entry.get('id')} has a polygon whose numbers are not finite")
-        size = [height, width]
+        if not all(math.isfinite(value) for polygon in polygons for value in polygon):
+            # the library that fills polygons would end the process
+            raise ValueError("it has a polygon whose numbers are not finite")
+        size_of_mask = [height, width]
         counts = coco.merge(coco.frPyObjects(polygons, height, width))["counts"]
-    return {"size": size, "counts": counts.decode() if isinstance(counts, bytes) else counts}
+    return {"size": size_of_mask, "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+def _box_of_mask(rle: dict[str, Any] | None, written: Any) -> list[float]:
+    """Return x, y, width, height around a mask: of polygons their corners, of run lengths their pixels."""
+    from faster_coco_eval.core import mask as coco
+
+    if rle is None or not rle["size"]:
+        return [0.0, 0.0, 0.0, 0.0]  # no area: the task refuses or drops it, with its row
+    if isinstance(written, Mapping):
+        return [float(value) for value in coco.toBbox({**rle, "counts": rle["counts"].encode()})]
+    across = [float(value) for polygon in written for value in polygon[::2]]
+    down = [float(value) for polygon in written for value in polygon[1::2]]
+    return [min(across), min(down), max(across) - min(across), max(down) - min(down)]
+
+
+# ---------------------------------------------------------------- data sets
 
 
 def detection_rows(
     files: Sequence[str],
-    numbers: Sequence[int],
+    ids: Sequence[int],
     objects: Sequence[dict[str, list]],
     names: list[str],
     options: RowsOptions,
 ) -> Any:
-    """Rows of pictures on disk with their objects {bbox, category (an integer), area, iscrowd}.
+    """Return rows of images on disk with their objects {bbox, category (an integer), area, iscrowd}.
 
     Args:
-        names: what the categories' integers stand for.
+        names: names of the categories' integers.
     """
-    made = _dataset(files, numbers, objects, names, False)
-    return made.to_iterable_dataset() if options.streaming else made
+    rows = _dataset(files, ids, objects, names, False)
+    return rows.to_iterable_dataset() if options.streaming else rows
 
 
 def _dataset(
-    files: Sequence[str], numbers: Sequence[int], objects: Sequence[dict[str, list]], names: list[str], masks: bool
+    files: Sequence[str], ids: Sequence[Any], objects: Sequence[dict[str, list]], names: list[str], masks: bool
 ) -> Any:
     import datasets
 
@@ -171,45 +352,18 @@ def _dataset(
     if masks:
         lengths = {"size": datasets.List(datasets.Value("int64")), "counts": datasets.Value("string")}
         inner["segmentation"] = datasets.List(lengths)
-    features = datasets.Features({"image": datasets.Image(), "image_id": datasets.Value("int64"), "objects": inner})
-    columns = {"image": list(files), "image_id": list(numbers), "objects": list(objects)}
-    return datasets.Dataset.from_dict(columns, features=features)
+    columns = {"image": list(files), "image_id": _ids(ids), "objects": list(objects)}
+    features = {"image": datasets.Image(), "image_id": _id_feature(columns["image_id"]), "objects": inner}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-# ---------------------------------------------------------------- panoptic segments
+def _ids(ids: Sequence[Any]) -> list[Any]:
+    """Return ids as integers where all are, else as strings."""
+    whole = all(type(identity) is int and abs(identity) < 2**63 for identity in ids)
+    return list(ids) if whole else [str(identity) for identity in ids]
 
 
-def _panoptic(path: Path, found: Mapping[str, Any], options: RowsOptions) -> Any:
+def _id_feature(ids: Sequence[Any]) -> Any:
     import datasets
 
-    categories = sorted(found["categories"], key=lambda entry: entry["id"])
-    places = {entry["id"]: place for place, entry in enumerate(categories)}
-    things = {entry["id"]: int(entry.get("isthing", 1)) for entry in categories}
-    images = _pictures(path, found, options)
-    folder = Path(options.options.get("masks", path.with_suffix(""))).expanduser()
-    masks = [folder / entry["file_name"] for entry in found["annotations"]]
-    _present(path, masks, "map of ids", "masks")
-    columns: dict[str, list[Any]] = {
-        "image": [str(images[entry["image_id"]]) for entry in found["annotations"]],
-        "image_id": [entry["image_id"] for entry in found["annotations"]],
-        "mask": [str(file) for file in masks],
-        "segments_info": [
-            [
-                {
-                    "id": int(segment["id"]),
-                    "category_id": places[segment["category_id"]],
-                    "iscrowd": int(segment.get("iscrowd", 0)),
-                    "isthing": things[segment["category_id"]],
-                }
-                for segment in entry["segments_info"]
-            ]
-            for entry in found["annotations"]
-        ],
-    }
-    small, large = datasets.Value("int8"), datasets.Value("int64")
-    names = datasets.ClassLabel(names=[str(entry["name"]) for entry in categories])
-    segment = {"id": large, "category_id": names, "iscrowd": small, "isthing": small}
-    features = {"image": datasets.Image(), "image_id": large, "mask": datasets.Image()}
-    return datasets.Dataset.from_dict(
-        columns, features=datasets.Features({**features, "segments_info": datasets.List(segment)})
-    )
+    return datasets.Value("string" if any(isinstance(identity, str) for identity in ids) else "int64")

@@ -21,11 +21,11 @@ from transformers.models.detr.modeling_detr import (
 )
 
 if TYPE_CHECKING:
-    from topwork_tasks.object_detection.detectors import DetrHeadOptions
+    from topwork_tasks.object_detection.options import DetrHeadOptions
 
 
 def detr_config(options: DetrHeadOptions, labels: int) -> DetrConfig:
-    """What DETR's layers and its loss read; the backbone that it names is never made."""
+    """Return the config of DETR's layers and loss; the backbone that it names is never made."""
     config = DetrConfig(
         backbone_config={"model_type": "resnet"},
         d_model=options.width,
@@ -49,7 +49,7 @@ class DetrHead(nn.Module):
     Args:
         backbone: from `Base.backbone(maps=(-1,))`.
         options: size of the head.
-        labels: how many; the logits have one more, for "no object".
+        labels: number of labels; the logits have one more, for "no object".
 
     Forward: pixel_values [items, channels, height, width], pixel_mask [items, height, width] (1: no padding), and
     labels as transformers' detectors want them -> `DetrObjectDetectionOutput` with logits [items, queries, labels + 1],
@@ -82,15 +82,15 @@ class DetrHead(nn.Module):
         pixel_mask: torch.Tensor | None = None,
         labels: list[dict[str, torch.Tensor]] | None = None,
     ) -> DetrObjectDetectionOutput:
-        found = self._decoded(pixel_values, pixel_mask)
-        hidden = found.last_hidden_state
+        decoded = self._decoded(pixel_values, pixel_mask)
+        hidden = decoded.last_hidden_state
         logits = self.class_labels_classifier(hidden)
         boxes = self.bbox_predictor(hidden).sigmoid()
         loss, parts, auxiliary = None, None, None
         if labels is not None:
             between: tuple[Any, Any] = (None, None)
             if self.detr_config.auxiliary_loss:
-                states = found.intermediate_hidden_states
+                states = decoded.intermediate_hidden_states
                 between = (self.class_labels_classifier(states), self.bbox_predictor(states).sigmoid())
             loss, parts, auxiliary = ForObjectDetectionLoss(
                 logits, labels, logits.device, boxes, self.detr_config, *between
@@ -105,7 +105,7 @@ class DetrHead(nn.Module):
         )
 
     def _decoded(self, pixel_values: torch.Tensor, pixel_mask: torch.Tensor | None) -> Any:
-        """What the decoder answers for every query."""
+        """Return the decoder's output for every query."""
         features = self.backbone(pixel_values=pixel_values).maps[-1]
         height, width = features.shape[-2:]
         if pixel_mask is None:
@@ -114,12 +114,14 @@ class DetrHead(nn.Module):
         tokens = self.input_projection(features).flatten(2).transpose(1, 2)
         positions = self.position_embedding(shape=features.shape, device=tokens.device, dtype=tokens.dtype, mask=mask)
         positions = positions.flatten(2).transpose(1, 2)
-        seen = self.encoder(inputs_embeds=tokens, attention_mask=mask.flatten(1), spatial_position_embeddings=positions)
+        encoded = self.encoder(
+            inputs_embeds=tokens, attention_mask=mask.flatten(1), spatial_position_embeddings=positions
+        )
         queries = self.query_position_embeddings.weight.unsqueeze(0).expand(len(tokens), -1, -1)
         return self.decoder(
             inputs_embeds=torch.zeros_like(queries),
             spatial_position_embeddings=positions,
             object_queries_position_embeddings=queries,
-            encoder_hidden_states=seen.last_hidden_state,
+            encoder_hidden_states=encoded.last_hidden_state,
             encoder_attention_mask=mask.flatten(1),
         )

@@ -1,27 +1,26 @@
-"""COCO's metric of boxes: mean average precision. It keeps a few numbers for each box, never a picture. What a detector
-predicts stands here too.
+"""Predictions of detectors, and COCO's mean average precision of boxes.
+
+The metric keeps a few numbers for each box, never an image; the averages are in `_vision.coco_metric`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from topwork import Json, Metric, Row
-from topwork_tasks._vision.boxes import Objects
-from topwork_tasks._vision.coco_metric import KEYS, averages
+from topwork import Json, Row
+from topwork_tasks._vision.coco_metric import MOST, CocoAveragePrecision
 
-_MOST = 100
-#: nobody looks at the outlines of boxes, but the library makes them where there are none
+#: outlines of boxes are never used, but the library makes them where there are none
 _NO_OUTLINE: list[Json] = []
 
 
 class Detections(list):
-    """A prediction: `[{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}, ...]`, the boxes above a threshold.
+    """Prediction: `[{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}, ...]`, the boxes above a threshold.
 
     Attributes:
         scores, labels, boxes: arrays [n], [n] and [n, 4] of all boxes, for the metric; corners in pixels.
-        size: width and height of the picture.
+        size: width and height of the image.
     """
 
     def __init__(
@@ -40,81 +39,49 @@ class Detections(list):
 
 
 def _restore(entries: list[Json], attributes: dict[str, Any]) -> Detections:
-    made = Detections.__new__(Detections)
-    made.extend(entries)
-    made.__dict__.update(attributes)
-    return made
+    detections = Detections.__new__(Detections)
+    detections.extend(entries)
+    detections.__dict__.update(attributes)
+    return detections
 
 
-class CocoMetric(Metric):
-    """Mean average precision as COCO defines it.
+class CocoMetric(CocoAveragePrecision):
+    """Mean average precision of boxes; `truth` gives a row's `Objects` and their label indices."""
 
-    Args:
-        names: label names in the order of the model's outputs.
-        truth: (row, size) -> the row's objects and their label numbers.
-
-    Keys and table: see `averages`.
-    """
-
-    keys = KEYS
-    primary = "map"
-
-    def __init__(
-        self, names: Sequence[str], truth: Callable[[Row, tuple[int, int]], tuple[Objects, list[int]]]
-    ) -> None:
-        self.names, self._truth = list(names), truth
-        self.found: list[tuple[Any, Any, Any]] = []
-        self.truths: list[tuple[Any, Any, Any, Any]] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_truth": None}  # another process merges, it does not update
+    kind = "bbox"
 
     def update(self, row: Row, prediction: Detections) -> None:
+        """Add one row and its prediction."""
         import numpy
 
         objects, labels = self._truth(row, prediction.size)
-        self.truths.append(
-            (
-                objects.boxes.astype(numpy.float32),
-                numpy.array(labels, dtype=numpy.int16),
-                objects.crowd,
-                objects.areas.astype(numpy.float32),
-            )
+        truths = (
+            objects.boxes.astype(numpy.float32),
+            numpy.array(labels, dtype=numpy.int16),
+            objects.crowd,
+            objects.areas.astype(numpy.float32),
         )
-        best = numpy.argsort(-prediction.scores, kind="stable")[:_MOST]
-        self.found.append(
-            (
-                prediction.scores[best].astype(numpy.float32),
-                prediction.labels[best].astype(numpy.int16),
-                prediction.boxes[best].astype(numpy.float32),
-            )
+        best = numpy.argsort(-prediction.scores, kind="stable")[:MOST]
+        predictions = (
+            prediction.scores[best].astype(numpy.float32),
+            prediction.labels[best].astype(numpy.int16),
+            prediction.boxes[best].astype(numpy.float32),
         )
+        self.rows.append((truths, predictions))
 
-    def merge(self, other: CocoMetric) -> None:
-        self.found += other.found
-        self.truths += other.truths
+    def labels(self) -> tuple[Iterable[int], Iterable[int]]:
+        """Return the label index of every true box and of every predicted box."""
+        true = [label for truths, _ in self.rows for label in truths[1].tolist()]
+        return true, [label for _, predictions in self.rows for label in predictions[1].tolist()]
 
-    def result(self) -> dict[str, Json]:
-        truths, guesses = self._counts(self.truths), self._counts(self.found)
-        return averages(self.names, truths, guesses, self._entries, "bbox")
-
-    def _counts(self, entries: Sequence[tuple[Any, ...]]) -> list[int]:
-        """How many there are of each label; the labels stand second in an entry."""
-        import numpy
-
-        total = numpy.zeros(len(self.names), dtype=int)
-        for entry in entries:
-            total += numpy.bincount(entry[1], minlength=len(total))
-        return total.tolist()
-
-    def _entries(self, labels: range) -> tuple[list[Json], list[Json], list[Json]]:
-        """Images, truths and predictions of these labels as COCO's files have them."""
-        images = [{"id": number, "width": 1, "height": 1} for number in range(1, len(self.truths) + 1)]
+    def entries(self, labels: range) -> tuple[list[Json], list[Json], list[Json]]:
+        """Return images, truths and predictions of these labels as COCO's files have them."""
+        images = [{"id": number, "width": 1, "height": 1} for number in range(1, len(self.rows) + 1)]
         truths: list[Json] = []
-        for image, label, (box, _, crowd, area) in _chosen(self.truths, labels):
-            told = {"bbox": _as_coco(box), "area": float(area), "iscrowd": int(crowd)}
-            truths.append({"id": len(truths) + 1, "image_id": image, "category_id": label + 1, **told})
-        found = [
+        for image, label, (box, _, crowd, area) in self._chosen(0, labels):
+            values = {"bbox": _as_coco(box), "area": float(area), "iscrowd": int(crowd)}
+            truths.append({"id": len(truths) + 1, "image_id": image, "category_id": label + 1, **values})
+        predictions = [
             {
                 "image_id": image,
                 "category_id": label + 1,
@@ -122,19 +89,18 @@ class CocoMetric(Metric):
                 "score": float(score),
                 "segmentation": _NO_OUTLINE,
             }
-            for image, label, (score, _, box) in _chosen(self.found, labels)
+            for image, label, (score, _, box) in self._chosen(1, labels)
         ]
         # a box of no overlap and no score changes nothing
         nothing = {"image_id": 1, "category_id": labels.start + 1, "bbox": [-2.0, -2.0, 1.0, 1.0], "score": 0.0}
-        return images, truths, found or [nothing]
+        return images, truths, predictions or [nothing]
 
-
-def _chosen(rows: Sequence[tuple[Any, ...]], labels: range) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
-    """(number of the picture from 1, label, values) of each box of these labels; the labels stand second."""
-    for image, arrays in enumerate(rows, 1):
-        for values in zip(*arrays):
-            if values[1] in labels:
-                yield image, int(values[1]), values
+    def _chosen(self, side: int, labels: range) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+        """Yield (image from 1, label, values) of each true (side 0) or predicted (side 1) box of these labels."""
+        for image, row in enumerate(self.rows, 1):
+            for values in zip(*row[side]):
+                if values[1] in labels:
+                    yield image, int(values[1]), values
 
 
 def _as_coco(box: Any) -> list[float]:

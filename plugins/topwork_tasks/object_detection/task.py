@@ -8,36 +8,20 @@ outputs tells which, so predictions are right whatever image processor the base 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, PositiveInt
-
-from topwork import (
-    Batch,
-    Column,
-    DataError,
-    Item,
-    Mode,
-    Picture,
-    Row,
-    RowsOptions,
-    State,
-    Task,
-    TaskOptions,
-    Units,
-    UsageError,
-    hookimpl,
-)
+import topwork as tw
 from topwork_tasks._classification.labels import label_number
+from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision import boxes as _boxes
-from topwork_tasks._vision import headers as _headers
-from topwork_tasks._vision import images as _image
-from topwork_tasks._vision.patches import patch_units
-from topwork_tasks.object_detection import detectors as _detectors
-from topwork_tasks.object_detection import processors as _detector_processors
+from topwork_tasks._vision.headers import may_be_refused
+from topwork_tasks._vision.images import magnified, model_tensors
+from topwork_tasks.object_detection import detectors, processors
 from topwork_tasks.object_detection.coco_files import coco_rows, format_of
+from topwork_tasks.object_detection.examples import example_rows
 from topwork_tasks.object_detection.metric import CocoMetric, Detections
+from topwork_tasks.object_detection.options import DetrHeadOptions, ObjectDetectionOptions
 from topwork_tasks.object_detection.voc_files import voc_rows
 
 if TYPE_CHECKING:
@@ -47,226 +31,166 @@ if TYPE_CHECKING:
 HEAD = ("AutoModelForObjectDetection",)
 
 
-class ObjectDetectionOptions(TaskOptions):
-    """Options of object-detection."""
-
-    box_format: _boxes.BoxFormat = Field("coco", description=_boxes.BOX_FORMAT_HELP)
-    bad_boxes: Literal["refuse", "drop"] = Field("refuse", description="boxes without area or outside their picture")
-    label_names: list[str] | None = Field(None, description="what the data's integers stand for, in order")
-    augment: _image.Augment = Field("none", description=_image.AUGMENT_HELP)
-    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
-    detr_head: _detectors.DetrHeadOptions | None = Field(
-        None, description="size of the task head on a base without a detector of its own; as in DETR's paper by default"
-    )
-    threshold: float = Field(0.5, ge=0, lt=1, description="least score of a box in a prediction; metrics use them all")
-
-
-class ObjectDetection(Task):
-    """Find objects in pictures.
-
-    | bad input | what happens |
-    |---|---|
-    | `image`, `objects`: missing | refused |
-    | `image`: None; a number; of floats; of no pixels; neither bytes nor a path | refused |
-    | `image`: no such file; no image; cut short | refused |
-    | `image`: grey; palette; transparent; 16-bit; CMYK | handled: converted |
-    | `image`: of one pixel; very wide | handled: resized by the image processor, the prediction back again |
-    | `objects`: None; a number; a text; a list of texts; no lists; no `category`; fewer categories | refused |
-    | `objects`: a box None; a box of texts; a box of three numbers; a box with NaN | refused |
-    | `objects`: a box of no width; a box of negative size; a box outside its picture | refused |
-    | `objects`: a bad box with `bad_boxes: drop` | handled: left out |
-    | `objects`: a box that sticks out | handled: cut at the edge |
-    | `objects`: unknown; None as category; a float as category; a list as category | refused: the known labels |
-    | `objects`: an integer as category | refused, unless the data set or `label_names` names it |
-    | `objects`: an area that is no number; fewer `iscrowd` | refused |
-    | `objects`: none; an empty list | handled: a picture of background |
-    | `objects`: crowd | handled: not learned from; boxes on it count neither as right nor as wrong |
-    """
+class ObjectDetection(tw.Task):
+    """Find objects in images. `bad_input.md` says what becomes of bad rows."""
 
     name = "object-detection"
     Options = ObjectDetectionOptions
-    columns: ClassVar[Mapping[str, Column]] = {
-        "image": Column("a picture: PIL, {bytes, path}, a path, or an uint8 array", lazy=True),
-        "objects": Column("{bbox: [[4 numbers]], category: [name or number]}, or a list of such dicts", target=True),
+    columns: ClassVar[Mapping[str, tw.Column]] = {
+        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True),
+        "objects": tw.Column("{bbox: [[4 numbers]], category: [name or number]}, or a list of such dicts", target=True),
     }
     cost_unit = "pixels"
 
     # ------------------------------------------------------------------ once
 
     @classmethod
-    def learn(cls, rows: Any, bases: Mapping[str, Any], options: ObjectDetectionOptions) -> State:
+    def learn(cls, rows: Any, bases: Mapping[str, Any], options: ObjectDetectionOptions) -> tw.State:
         base = bases["base"]
-        declared = options.label_names or _detectors.declared_names(rows)
-        names = _detectors.learn_names(rows, base, HEAD, declared)
-        native = _detector_processors.is_native(base.config)
+        declared = options.label_names or _boxes.declared_names(rows)
+        names = detectors.learn_object_names(rows, base, HEAD, declared)
+        native = processors.is_native(base.config)
         if native and options.detr_head is not None:
-            raise UsageError(
+            raise tw.UsageError(
                 f"`{base.config.model_type}` has a detector of its own",
                 place="task.detr_head",
                 hint="leave `detr_head` out; its size stands in the base's config (`base.changes`)",
             )
-        saved = _image.saved_processor if native else _detector_processors.backbone_processor
+        saved = inputs.saved_processor if native else processors.backbone_processor
         processor = saved(base, options.image_size)
         if processor is None:
-            processor = _detector_processors.learned_processor(rows, base, options.image_size)
-        _detector_processors.check_processor(base.config, processor)
+            make = partial(processors.make_processor, base.config)
+            processor = inputs.learn_processor(rows, base, options.image_size, make, multiple=32)
+        processors.check_processor(base.config, processor)
         values = {"label_names": names, "declared": declared, "all_trainable": bool(base.scratch)}
-        return State(values, {"image_processor": processor})
+        return tw.State(values, {"image_processor": processor})
+
+    def __init__(self, bases: Mapping[str, Any], options: ObjectDetectionOptions, state: tw.State) -> None:
+        super().__init__(bases, options, state)
+        self.label_names: list[str] = state.values["label_names"]
+        self.processor = state.processors["image_processor"]
+        self.inputs = inputs.ImageInputs(self.processor, self.base.config, self._process)
+        self.repeatable = options.augment == "none"
 
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.label_names))
         changes: dict[str, Any] = {
             "id2label": numbered,
-            "label2id": {name: number for number, name in numbered.items()},
+            "label2id": {name: index for index, name in numbered.items()},
         }
         model = self.base.native(*HEAD, weights=weights, **changes)
         if model is None:
             from topwork_tasks.object_detection.detr_head import DetrHead
 
-            size = self.options.detr_head or _detectors.DetrHeadOptions()
+            size = self.options.detr_head or DetrHeadOptions()
             model = DetrHead(self.base.backbone(weights=weights, maps=(-1,)), size, len(numbered))
         if self.state.values["all_trainable"]:
             # DETR's classes freeze a convolutional backbone that they expect to be pretrained: here it is random
             model.requires_grad_(True)
         return model
 
-    @property
-    def label_names(self) -> list[str]:
-        """In the order of the model's outputs."""
-        return self.state.values["label_names"]
-
-    @property
-    def processor(self) -> Any:
-        return self.state.processors["image_processor"]
-
     # ------------------------------------------------------------------ rows -> tensors
-
-    @property
-    def repeatable(self) -> bool:  # type: ignore[override]
-        return self.options.augment == "none"
-
-    @cached_property
-    def _shape(self) -> tuple[int, int] | None:
-        """Height and width of what the image processor makes, None when that depends on the picture."""
-        from PIL import Image
-
-        shapes = [self._process(Image.new("RGB", size))["pixel_values"].shape for size in ((40, 60), (60, 40))]
-        return (shapes[0][1], shapes[0][2]) if shapes[0] == shapes[1] else None
 
     @cached_property
     def _augment(self) -> Any:
-        height, width = self._shape or (224, 224)
-        return _image.augmentation(self.options.augment, height, width, boxes=True)
+        height, width = self.inputs.shape or (224, 224)
+        return augmentation.image_augmentation(self.options.augment, height, width, boxes=True)
 
     def _process(self, image: Any) -> dict[str, torch.Tensor]:
-        found = self.processor(images=image, return_tensors="pt")
-        return {name: found[name][0] for name in ("pixel_values", "pixel_mask") if name in found}
+        tensors = self.processor(images=image, return_tensors="pt")
+        return {name: tensors[name][0] for name in ("pixel_values", "pixel_mask") if name in tensors}
 
-    def _objects(self, row: Row, size: tuple[int, int], number: int | None = None) -> tuple[_boxes.Objects, list[int]]:
-        """A row's objects and the numbers of their labels."""
+    def _objects(
+        self, row: tw.Row, size: tuple[int, int], index: int | None = None
+    ) -> tuple[_boxes.Objects, list[int]]:
+        """Return a row's objects and the indices of their labels."""
         drop = self.options.bad_boxes == "drop"
-        objects = _boxes.objects_of(row, number, size, self.options.box_format, drop)
+        objects = _boxes.objects_of(row, index, size, self.options.box_format, drop)
+        return objects, self._label_indices(objects.categories, index)
+
+    def _label_indices(self, categories: Sequence[Any], index: int | None) -> list[int]:
         declared = self.state.values["declared"]
-        labels = [label_number(value, self.label_names, declared, number, "objects") for value in objects.categories]
-        return objects, labels
+        return [label_number(value, self.label_names, declared, index, "objects") for value in categories]
 
-    def precheck(self, row: Row, mode: Mode) -> bool:
-        return _headers.doubtful(row, truth=None if mode == "predict" else self._objects)
+    def precheck(self, row: tw.Row, mode: tw.Mode) -> bool:
+        return may_be_refused(row, check=None if mode == "predict" else self._objects)
 
-    def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
+    def encode(self, rows: Sequence[tw.Row], mode: tw.Mode, seed: int) -> list[tw.Item]:
         items = []
-        for number, row in enumerate(rows):
-            image = _image.open_image(row.get("image"), number, "image", _image.mode_of(self.base.config))
+        for index, row in enumerate(rows):
+            image = self.inputs.open(row, index)
             size = image.size
-            inputs: dict[str, Any] = {}
+            tensors: dict[str, Any] = {}
             if mode != "predict":
-                objects, _ = self._objects(row, size, number)
+                objects, _ = self._objects(row, size, index)
                 if mode == "train" and self._augment is not None:
-                    with _image.seeded(_image.row_seed(seed, image)):
-                        image, objects = _boxes.augmented(self._augment, image, objects)
-                inputs["labels"] = self._targets(objects, image.size)
-            try:
-                inputs |= self._process(image)
-            except ValueError as error:
-                raise DataError(
-                    f"the image processor refuses it: {error}", row=number, column="image", hint="leave the row out"
-                ) from error
-            # random crops must not change the cost, so it is told from the picture as it came
-            height, width = self._shape or (size[1], size[0])
-            items.append(Item(number, inputs, cost=height * width, extra=size))
+                    with augmentation.seeding_torch(augmentation.row_seed(seed, image)):
+                        image, objects = augmentation.augment_boxes(self._augment, image, objects)
+                tensors["labels"] = self._targets(objects, image.size)
+            tensors |= self.inputs.features(image, index)
+            items.append(tw.Item(index, tensors, cost=self.inputs.cost(size), extra=size))
         return items
 
     def _targets(self, objects: _boxes.Objects, size: tuple[int, int]) -> dict[str, torch.Tensor]:
-        """What transformers' detectors want: `class_labels` [n], `boxes` [n, 4] in shares; crowds are left out."""
+        """Return targets of transformers' detectors: `class_labels` [n], `boxes` [n, 4] in shares; without crowds."""
         import torch
 
-        declared = self.state.values["declared"]
-        labels = [
-            label_number(value, self.label_names, declared, None, "objects")
-            for value, crowd in zip(objects.categories, objects.crowd)
-            if not crowd
-        ]
+        single = [value for value, crowd in zip(objects.categories, objects.crowd) if not crowd]
         return {
-            "class_labels": torch.tensor(labels, dtype=torch.long),
+            "class_labels": torch.tensor(self._label_indices(single, None), dtype=torch.long),
             "boxes": _boxes.to_target(objects.boxes[~objects.crowd], size),
         }
 
-    def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
+    def collate(self, items: Sequence[tw.Item], mode: tw.Mode) -> tw.Batch:
         if mode == "predict":
-            return Batch(_detectors.side_by_side(items), items)
-        inputs, shares = _detectors.padded(items, _detector_processors.reads_mask(self.base.config))
-        inputs["labels"] = [
+            return tw.Batch(batches.side_by_side(items), items)
+        tensors, shares = batches.padded(items, processors.reads_mask(self.base.config))
+        tensors["labels"] = [
             {**item.inputs["labels"], "boxes": item.inputs["labels"]["boxes"] * share}
             for item, share in zip(items, shares)
         ]
-        return Batch(inputs, items)
+        return tw.Batch(tensors, items)
 
     def cost_budget(self, device: str) -> int | None:
-        return _image.cost_budget(device)
+        return self.inputs.cost_budget(device)
 
-    def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
-        if self._shape is None:
-            return None
-        return [[self._shape[0] * self._shape[1]] for _ in range(len(rows))]
+    def costs(self, rows: Sequence[tw.Row]) -> list[list[int]] | None:
+        return self.inputs.costs(rows)
 
     # ------------------------------------------------------------------ tensors -> numbers
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return model(**_image.model_tensors(batch, model)).loss
+    def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
+        return model(**model_tensors(batch, model)).loss
 
-    def loss_terms(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
-        outputs = model(**_image.model_tensors(batch, model))
+    def loss_terms(self, model: nn.Module, batch: tw.Batch) -> tuple[torch.Tensor, ...]:
+        outputs = model(**model_tensors(batch, model))
         if self._queries is None:
             return (outputs.loss,)
         entropy = sum(loss for name, loss in outputs.loss_dict.items() if name.startswith("loss_ce"))
         return entropy, outputs.loss - entropy
 
-    def target_counts(self, batch: Batch) -> tuple[float, ...]:
-        return _detectors.target_counts(batch, self._queries, self.base.config)
+    def target_counts(self, batch: tw.Batch) -> tuple[float, ...]:
+        return detectors.target_counts(batch, self._queries, self.base.config)
 
     @property
     def _queries(self) -> int | None:
         """Queries of a detector of DETR's kind, whose cross-entropy is a mean over queries; None for others."""
-        config = self.base.config
-        if not _detector_processors.is_native(config):
-            return (self.options.detr_head or _detectors.DetrHeadOptions()).queries
-        if config.model_type == "yolos":
-            return config.num_detection_tokens
-        return config.num_queries if config.model_type in ("detr", "table-transformer") else None
+        if not processors.is_native(self.base.config):
+            return (self.options.detr_head or DetrHeadOptions()).queries
+        return detectors.mean_over_queries(self.base.config)
 
-    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
-        inputs = _image.model_tensors(batch, model)
+    def predict(self, model: nn.Module, batch: tw.Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)
-        for places, tensors in _detectors.by_shape(inputs):
+        for indices, tensors in batches.by_shape(model_tensors(batch, model)):
             outputs = model(**tensors)
-            sizes = [batch.items[place].extra for place in places]
-            most = _detector_processors.most_boxes(self.processor, outputs.logits.shape[1])
-            found = _detectors.detections(outputs.logits, outputs.pred_boxes, sizes, len(self.label_names), most)
-            for place, part in zip(places, found):
-                parts[place] = part
+            sizes = [batch.items[index].extra for index in indices]
+            most = processors.most_boxes(self.processor, outputs.logits.shape[1])
+            predicted = detectors.detections(outputs.logits, outputs.pred_boxes, sizes, len(self.label_names), most)
+            for index, part in zip(indices, predicted):
+                parts[index] = part
         return parts
 
-    def merge(self, row: Row, parts: Sequence[Any]) -> Detections:
+    def merge(self, row: tw.Row, parts: Sequence[Any]) -> Detections:
         scores, labels, boxes, size = super().merge(row, parts)
         return Detections(scores, labels, boxes, size, self.label_names, self.options.threshold)
 
@@ -275,47 +199,47 @@ class ObjectDetection(Task):
     def metric(self) -> CocoMetric:
         return CocoMetric(self.label_names, self._objects)
 
-    def units(self, item: Item) -> Units:
-        units = patch_units(self.base, item.inputs["pixel_values"], self.processor)
+    def units(self, item: tw.Item) -> tw.Units:
+        units = self.inputs.units(self.base, item.inputs["pixel_values"])
         queries = getattr(self.base.config, "num_detection_tokens", 0)
         if units.grid is None or not queries:
-            return Units("patch", image=units.image)
+            return tw.Units("patch", image=units.image)
         last = len(units.special) + units.grid[0] * units.grid[1]
-        return Units(
-            "patch", special=(*units.special, *range(last, last + queries)), grid=units.grid, image=units.image
-        )
+        special = (*units.special, *range(last, last + queries))
+        return tw.Units("patch", special=special, grid=units.grid, image=units.image)
 
-    def draw(self, row: Row, prediction: Detections) -> Picture:
-        image = _image.open_image(row.get("image"), None, "image")
-        found = [(list(entry["box"].values()), entry) for entry in prediction]
-        boxes = [(box, f"{entry['label']} {entry['score']:.2f}", "orange") for box, entry in found]
-        big = _image.enlarged(image, 320)
-        factor = big.width / image.width
-        caption = f"found {len(found)}"
-        badness = 0.0
+    def draw(self, row: tw.Row, prediction: Detections) -> tw.Picture:
+        image = self.inputs.open(row, None, "RGB")
+        predicted = [(list(entry["box"].values()), entry) for entry in prediction]
+        boxes = [(box, f"{entry['label']} {entry['score']:.2f}", "orange") for box, entry in predicted]
+        caption, badness = f"found {len(predicted)}", 0.0
         if row.get("objects") is not None:
             objects, labels = self._objects(row, image.size)
             names = [self.label_names[label] for label in labels]
             boxes = [(box, name, "lime") for box, name in zip(objects.boxes.tolist(), names)] + boxes
-            badness = _detectors.mistakes(objects.boxes, names, [(box, entry["label"]) for box, entry in found])
-            caption = f"found {len(found)} (orange) of {len(names)} (green), {badness:.0f} missed or wrong"
-        return Picture(caption=caption, badness=badness, image=_boxes.draw_boxes(big, boxes, factor))
+            pairs = [(box, entry["label"]) for box, entry in predicted]
+            badness = detectors.count_mistakes(objects.boxes, names, pairs)
+            caption = f"found {len(predicted)} (orange) of {len(names)} (green), {badness:.0f} missed or wrong"
+        large = magnified(image, 320)
+        drawn = _boxes.draw_boxes(large, boxes, large.width / image.width)
+        return tw.Picture(caption=caption, badness=badness, image=drawn)
 
     @classmethod
-    def example_rows(cls) -> list[Row]:
-        return _detectors.example_rows()
+    def example_rows(cls) -> list[tw.Row]:
+        return example_rows()
 
 
-@hookimpl
-def register_tasks() -> list[type[Task]]:
+@tw.hookimpl
+def register_tasks() -> list[type[tw.Task]]:
     return [ObjectDetection]
 
 
-@hookimpl
-def load_rows(source: str, options: RowsOptions) -> Any | None:
-    """COCO files of boxes, instances or panoptic segments (`format: coco`), and Pascal VOC folders (`format: voc`)."""
+@tw.hookimpl
+def load_rows(source: str, options: tw.RowsOptions) -> Any | None:
+    """Read COCO files of boxes, instances or panoptic segments (`format: coco`), and Pascal VOC folders
+    (`format: voc`)."""
     form = format_of(source, options)
     if form == "coco" and options.split not in (None, "train"):
-        raise UsageError("a COCO file has no splits", place=source, hint="give each split's file its own `path`")
+        raise tw.UsageError("a COCO file has no splits", place=source, hint="give each split's file its own `path`")
     read = {"voc": voc_rows, "coco": coco_rows}.get(form or "")
     return None if read is None else read(source, options)
