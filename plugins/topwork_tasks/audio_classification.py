@@ -140,7 +140,7 @@ class AudioClassification(Task):
     def precheck(self, row: Row, mode: Mode) -> bool:
         if mode != "predict":
             shared.target(row, self.kind, self.names, self.declared)
-        return _audio.doubtful(row.get("audio"))
+        return _audio.may_be_unreadable(row.get("audio"))
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items: list[Item] = []
@@ -163,7 +163,7 @@ class AudioClassification(Task):
 
             start = int(numpy.random.default_rng(seed).integers(0, max(0, length - self.window) + 1))
             return [(start, min(length, start + self.window))]
-        return _audio_frontend.windows(length, self.window)
+        return _audio_frontend.clip_windows(length, self.window)
 
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
         try:
@@ -233,7 +233,7 @@ class AudioClassification(Task):
     def draw(self, row: Row, prediction: Any) -> Picture:
         rate = self.frontend.rate
         clip = _audio.open_audio(row.get("audio"), None, "audio", rate)
-        image = _audio.sound_picture(clip, rate)
+        image = _audio.spectrogram_image(clip, rate)
         shown = [(f"{len(clip) / rate:.2f} s", "")]
         return shared.draw_labels(row, prediction, self.kind, self.names, self.declared, shown, image)
 
@@ -242,7 +242,7 @@ class AudioClassification(Task):
         melodies = {"rising": (300, 600, 1200), "falling": (1200, 600, 300), "level": (600, 600, 600)}
         return [
             {
-                "audio": _audio.tone([pitch * (1 + 0.1 * number) for pitch in pitches], 0.12 + 0.03 * number),
+                "audio": _audio.tone_clip([pitch * (1 + 0.1 * number) for pitch in pitches], 0.12 + 0.03 * number),
                 "label": name,
             }
             for number in range(3)

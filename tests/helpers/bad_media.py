@@ -126,7 +126,7 @@ def depths(task: type[Task], column: str, form: Form) -> Iterator[Fault]:
 
         return made
 
-    values: dict[str, Any] = {"another size": numpy.ones((9, 7)), "a colour picture": lambda row: row["image"]}
+    values: dict[str, Any] = {"another size": numpy.ones((9, 7)), "a colour image": lambda row: row["image"]}
     values |= {"no map": {"bytes": b"no map"}, "no such file": "/nowhere/1.png", "a number": 3, "texts": [["a"]]}
     values |= {"cut short": lambda row: _half(row["image"]), "no such array": "/nowhere/1.npy"}
     values |= {"without a valid pixel": lambda row: row["depth"] * NAN, "NaN in it": with_some(NAN)}
@@ -148,7 +148,7 @@ def masks(task: type[Task], column: str, form: Form) -> Iterator[Fault]:
     values |= {"texts": [["a"]], "of floats": lambda row: array(row).astype(float)}
     if column == "mask":
         colours = Image.fromarray(numpy.random.default_rng(0).integers(0, 3, (40, 48, 3), dtype=numpy.uint8))
-        values |= {"a colour picture": colours, "a number that is no label": lambda row: array(row) + 90}
+        values |= {"a colour image": colours, "a number that is no label": lambda row: array(row) + 90}
         values |= {"a number below 0": lambda row: array(row).astype(int) - 1, "`ignore_index` in it": _ignored(4)}
         values |= {"`ignore_index` everywhere": _ignored(99), "palette": lambda row: _palette(row[column])}
         values |= {"of booleans": lambda row: array(row) > 0}
@@ -182,7 +182,7 @@ def segmented_objects(task: type[Task], column: str, form: Form) -> Iterator[Fau
     values |= {"unknown": told([square], "disk"), "None as category": told([square], None), "a list of texts": ["disc"]}
     values |= {"fewer categories": {"segmentation": [[square]], "category": []}, "NaN": told([[NAN, *square[1:]]])}
     values |= {"none": {"segmentation": [], "category": []}, "crowd": told([square], iscrowd=[1])}
-    yield from named(column, {**values, "beyond its picture": told([[-9, -9, 99, -9, 99, 20, -9, 20]])}, form)
+    yield from named(column, {**values, "beyond its image": told([[-9, -9, 99, -9, 99, 20, -9, 20]])}, form)
 
 
 def segments(task: type[Task], column: str, form: Form) -> Iterator[Fault]:
@@ -199,7 +199,7 @@ def boxes(task: type[Task], column: str, form: Form) -> Iterator[Fault]:
         return {"bbox": [box], "category": [category], **more}
 
     values: dict[str, Any] = {
-        "a box outside its picture": told([500, 500, 9, 9]),
+        "a box outside its image": told([500, 500, 9, 9]),
         "a box of no width": told([4, 4, 0, 9]),
     }
     values |= {"a box of negative size": told([20, 20, -9, -9]), "a box with NaN": told([4, NAN, 9, 9])}

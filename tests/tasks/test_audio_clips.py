@@ -11,8 +11,8 @@ from tolerance import about
 from topwork import BaseOptions, DataError, RowsOptions, UsageError
 from topwork_bases.samples import speech as spoken_rows
 from topwork_bases.transformers.base import load_base
-from topwork_tasks._audio.clips import audio_length, open_audio, sound_picture
-from topwork_tasks._audio.frontend import Frontend, find_extractor, windows
+from topwork_tasks._audio.clips import audio_length, open_audio, spectrogram_image
+from topwork_tasks._audio.frontend import Frontend, clip_windows, find_extractor
 from topwork_tasks.automatic_speech_recognition.ctc import chunk_places, kept_frames
 
 
@@ -142,10 +142,10 @@ def test_feature_extractors_fit_their_models(name) -> None:
 
 
 def test_windows_cover_a_clip_evenly() -> None:
-    assert windows(5, None) == [(0, 5)]
-    assert windows(5, 5) == [(0, 5)]
+    assert clip_windows(5, None) == [(0, 5)]
+    assert clip_windows(5, 5) == [(0, 5)]
     for length, size in ((11, 5), (1000, 300), (6, 5)):
-        found = windows(length, size)
+        found = clip_windows(length, size)
         assert {end - start for start, end in found} == {size}
         assert found[0][0] == 0 and found[-1][1] == length
         assert set(range(length)) == {place for start, end in found for place in range(start, end)}
@@ -169,10 +169,10 @@ def test_a_chunk_must_be_longer_than_its_strides() -> None:
 
 def test_a_picture_shows_the_tone() -> None:
     time = numpy.arange(16000) / 16000
-    picture = numpy.asarray(sound_picture(numpy.sin(2 * numpy.pi * 2000 * time).astype(numpy.float32), 16000))
+    picture = numpy.asarray(spectrogram_image(numpy.sin(2 * numpy.pi * 2000 * time).astype(numpy.float32), 16000))
     darkest = picture.mean(1).argmin() / picture.shape[0]
     assert darkest == pytest.approx(1 - 2000 / 8000, abs=0.03)
-    assert sound_picture(numpy.zeros(10, numpy.float32), 16000).size == (320, 96)
+    assert spectrogram_image(numpy.zeros(10, numpy.float32), 16000).size == (320, 96)
 
 
 # ---------------------------------------------------------------- spoken samples

@@ -161,9 +161,9 @@ def test_whisper_joins_the_windows_of_a_long_clip() -> None:
 
 
 def test_a_learned_tokenizer_of_whisper_writes_any_text() -> None:
-    from topwork_tasks.automatic_speech_recognition.whisper import learn_tokenizer
+    from topwork_tasks.automatic_speech_recognition.whisper import learn_byte_tokenizer
 
-    tokenizer = learn_tokenizer(["do re mi", "mi do"])
+    tokenizer = learn_byte_tokenizer(["do re mi", "mi do"])
     ids = tokenizer("Où est-ce, 東京?").input_ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "Où est-ce, 東京?"
     assert ids[0] == tokenizer.convert_tokens_to_ids("<|startoftranscript|>")

@@ -47,30 +47,30 @@ def test_the_loss_is_the_sum_over_all_alignments() -> None:
 
 
 def test_times_are_those_of_the_frames() -> None:
-    tokenizer = _ctc.learn_tokenizer(["ab c"])
+    tokenizer = _ctc.learn_letter_tokenizer(["ab c"])
     numbers = tokenizer.get_vocab()
     assert numbers == {"a": 0, "b": 1, "c": 2, "|": 3, "[UNK]": 4, "[PAD]": 5}
     frames = [numbers[name] for name in ("[PAD]", "a", "a", "[PAD]", "a", "b", "|", "|", "[PAD]", "c", "c", "[PAD]")]
-    found = _ctc.transcript(frames, tokenizer, "word", 320, 16000)
+    found = _ctc.ctc_transcript(frames, tokenizer, "word", 320, 16000)
     assert found["text"] == "aab c"
     assert [entry["text"] for entry in found["chunks"]] == ["aab", "c"]
     assert found["chunks"][0]["timestamp"] == pytest.approx((0.02, 0.12))
     assert found["chunks"][1]["timestamp"] == pytest.approx((0.18, 0.22))
-    assert _ctc.transcript([], tokenizer, "word", 320, 16000) == {"text": "", "chunks": []}
-    assert _ctc.transcript([5, 5, 5], tokenizer, None, 320, 16000) == {"text": ""}
+    assert _ctc.ctc_transcript([], tokenizer, "word", 320, 16000) == {"text": "", "chunks": []}
+    assert _ctc.ctc_transcript([5, 5, 5], tokenizer, None, 320, 16000) == {"text": ""}
 
 
 def test_the_vocabulary_survives_its_folder_without_a_trace_of_where_it_was_made(tmp_path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = _ctc.learn_tokenizer(["grün ist's", "où"])
+    tokenizer = _ctc.learn_letter_tokenizer(["grün ist's", "où"])
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again.get_vocab() == tokenizer.get_vocab() and len(again) == len(tokenizer)
     assert again.bos_token is None and again.eos_token is None
     assert "/tmp" not in (tmp_path / "tokenizer_config.json").read_text(encoding="utf-8")
     text = "où grün"
-    assert again.decode(_ctc.target_ids(text, again, "refuse", 0)) == text
+    assert again.decode(_ctc.letter_ids(text, again, "refuse", 0)) == text
 
 
 def test_texts_are_written_in_the_case_of_the_checkpoints_vocabulary(tmp_path) -> None:

@@ -202,7 +202,7 @@ def test_faults_of_panoptic_files(panoptic, tmp_path) -> None:
     found = json.loads(path.read_text())
     found["annotations"][0]["segments_info"][0]["category_id"] = 4
     path.write_text(json.dumps(found))
-    with pytest.raises(DataError, match="no COCO annotation file"):
+    with pytest.raises(DataError, match=r"segment \d+: category 4 is unknown; known: "):
         rows_of(path)
 
 
@@ -243,5 +243,5 @@ def test_instance_files_keep_their_masks(tmp_path) -> None:
         task._truth.segments(rows[0], (WIDTH, HEIGHT))
     annotations[0]["segmentation"] = [[2, 3, float("nan"), 3, 12, 13]]
     path.write_text(json.dumps(found))
-    with pytest.raises(DataError, match="annotation 1 has a polygon whose numbers are not finite"):
-        rows_of(path)
+    with pytest.raises(DataError, match="annotation 1: it has a polygon whose numbers are not finite"):
+        task._truth.segments(rows_of(path)[0], (WIDTH, HEIGHT))

@@ -112,5 +112,5 @@ def test_depth_begins_where_it_is_told_and_stays_in_its_range(most) -> None:
 
 def test_a_backbone_without_maps_is_refused() -> None:
     bert = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    with pytest.raises(CheckpointError, match="`bert` is no network for pictures"):
+    with pytest.raises(CheckpointError, match="`bert` is no network for images"):
         _dense.backbone_with_maps(base({"config": bert}), True)

@@ -177,7 +177,7 @@ def test_the_ways_to_write_depth_mean_the_same(tmp_path) -> None:
 
 BAD = {
     "none": ({"depth": None}, "column 'depth': is empty"),
-    "another size": ({"depth": np.ones((40, 40))}, "is 40 x 40 pixels, its picture 48 x 40"),
+    "another size": ({"depth": np.ones((40, 40))}, "is 40 x 40 pixels, its image 48 x 40"),
     "all NaN": ({"depth": np.full((40, 48), np.nan)}, "has no valid pixel"),
     "too deep": ({"depth": np.full((40, 48), 99.0)}, "has no valid pixel"),
     "colour picture": ({"depth": Image.new("RGB", (48, 40))}, "cannot be read as a depth map: it has 3 dimensions"),

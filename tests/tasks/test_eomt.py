@@ -133,7 +133,7 @@ def test_what_cannot_be_right_is_refused(tmp_path) -> None:
     model.save_pretrained(tmp_path)
     task.processor.do_split_image = True
     task.processor.save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match=r"divides pictures(.|\n)*`do_split_image: false`"):
+    with pytest.raises(UsageError, match=r"divides images(.|\n)*`do_split_image: false`"):
         make(tmp_path, kind="semantic")
     with pytest.raises(UsageError, match="the network takes squares of 32 pixels"):
         make(kind="semantic", image_size=64)

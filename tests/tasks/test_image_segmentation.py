@@ -390,7 +390,7 @@ def test_targets_are_resized_to_the_nearest_pixel_and_crowds_left_out() -> None:
 
 BAD = {
     "no mask": ({"mask": None}, "column 'mask': is empty"),
-    "another size": ({"mask": Image.new("L", (5, 5))}, "is 5 x 5 pixels, its picture 48 x 40"),
+    "another size": ({"mask": Image.new("L", (5, 5))}, "is 5 x 5 pixels, its image 48 x 40"),
     "unknown number": ({"mask": Image.new("L", (48, 40), 9)}, "holds 9, which is none of the 4 labels"),
     "colour mask": ({"mask": Image.effect_noise((48, 40), 90).convert("RGB").rotate(3)}, None),
     "broken mask": ({"mask": {"bytes": b"\x89PNG\r\n no", "path": None}}, "cannot be read as a mask"),
@@ -406,7 +406,7 @@ def test_bad_rows_are_refused_by_name(case) -> None:
     change, message = BAD[case]
     if case == "colour mask":
         noise = np.random.default_rng(0).integers(0, 255, (40, 48, 3)).astype(np.uint8)
-        change, message = {"mask": Image.fromarray(noise)}, "is a colour picture"
+        change, message = {"mask": Image.fromarray(noise)}, "is a colour image"
     with pytest.raises(DataError, match=message) as caught:
         task.encode([rows[0], {**rows[1], **change}], "loss", 0)
     assert caught.value.row == 1

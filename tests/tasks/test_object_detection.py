@@ -227,7 +227,7 @@ def test_all_ways_to_write_a_box_mean_the_same() -> None:
     ("objects", "message"),
     [
         ({"bbox": [[0, 0, 0, 5]], "category": ["disc"]}, "has no area"),
-        ({"bbox": [[70, 0, 5, 5]], "category": ["disc"]}, "outside its picture of 64 x 64"),
+        ({"bbox": [[70, 0, 5, 5]], "category": ["disc"]}, "outside its image of 64 x 64"),
         ({"bbox": [[0, math.nan, 5, 5]], "category": ["disc"]}, "is not finite"),
         ({"bbox": [[0, 0, 5]], "category": ["disc"]}, "is not four numbers"),
         ({"bbox": [[0, 0, 5, 5]], "category": []}, "1 boxes and 0 categories"),

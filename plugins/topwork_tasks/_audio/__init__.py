@@ -1,1 +1,5 @@
-"""Shared code of audio tasks: clips and feature extraction."""
+"""Shared code of audio tasks.
+
+- `clips`: clips from whatever a column holds, as samples at the model's rate; drawings of clips.
+- `frontend`: `Frontend`, clips as a network takes them: feature extractor, windows, padding, masks.
+"""

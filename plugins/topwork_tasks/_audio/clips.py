@@ -1,6 +1,6 @@
-"""What the audio tasks share: clips from whatever a column holds, as mono samples at the model's rate (soundfile reads,
-soxr resamples; torchcodec is never needed), and a picture of a clip. What the model hears of them is in
-`_audio_frontend.py`.
+"""Clips from whatever a column holds, as mono samples at the model's rate, and drawings of clips.
+
+Entry point: `open_audio`. soundfile reads, soxr resamples; torchcodec is never needed. Features are in `frontend`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _EXACT = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG", "AU", "CAF")
 _MP3_FRAME = 1152
 #: sizes from here on stand for a size that was not known when the file was begun
 _UNKNOWN_SIZE = 0x7FFF0000
-MEND = "mend the clip, or leave the row out"
+HINT = "mend the clip, or leave the row out"
 
 
-def need(name: str) -> Any:
-    """soundfile or soxr; an error that says how to get them when they are not installed."""
+def import_package(name: str) -> Any:
+    """Import soundfile or soxr; raise an error with the extra to install where it is missing."""
     import importlib
 
     try:
@@ -39,7 +39,7 @@ def need(name: str) -> Any:
 
 
 def open_audio(value: Any, row: int | None, column: str, rate: int) -> np.ndarray:
-    """A clip as float32 [samples], one channel, at `rate` samples a second.
+    """Open a clip as float32 [samples], one channel, at `rate` samples a second.
 
     Args:
         value: {bytes, path} as `datasets` has undecoded audio; bytes; a path; {array, sampling_rate}, the array
@@ -52,50 +52,50 @@ def open_audio(value: Any, row: int | None, column: str, rate: int) -> np.ndarra
     """
     import numpy
 
-    clip, found = _read(value, row, column)
+    clip, clip_rate = _read(value, row, column)
     if clip.size == 0:
-        raise DataError("the clip is empty", row=row, column=column, hint=MEND)
+        raise DataError("the clip is empty", row=row, column=column, hint=HINT)
     if not numpy.isfinite(clip).all():
-        raise DataError("the clip has samples that are not finite", row=row, column=column, hint=MEND)
-    wanted = resampled_length(len(clip), found, rate)
-    if found != rate:
-        clip = need("soxr").resample(clip, found, rate)
+        raise DataError("the clip has samples that are not finite", row=row, column=column, hint=HINT)
+    wanted = resampled_length(len(clip), clip_rate, rate)
+    if clip_rate != rate:
+        clip = import_package("soxr").resample(clip, clip_rate, rate)
         clip = numpy.pad(clip[:wanted], (0, max(0, wanted - len(clip))))
     if wanted == 0:
-        raise DataError("the clip is empty", row=row, column=column, hint=MEND)
+        raise DataError("the clip is empty", row=row, column=column, hint=HINT)
     return numpy.ascontiguousarray(clip, dtype=numpy.float32)
 
 
-def resampled_length(samples: int, found: int, rate: int) -> int:
-    """Samples after resampling."""
-    return samples if found == rate else round(samples * rate / found)
+def resampled_length(samples: int, clip_rate: int, rate: int) -> int:
+    """Return the number of samples after resampling."""
+    return samples if clip_rate == rate else round(samples * rate / clip_rate)
 
 
 def audio_length(value: Any, rate: int) -> int:
-    """Samples that `open_audio` will give, from the file's header alone where that tells it exactly."""
+    """Return the samples that `open_audio` will give, from the header alone where that is exact."""
     if isinstance(value, Mapping) and value.get("array") is None:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes | bytearray | str | os.PathLike):
-        soundfile = need("soundfile")
+        soundfile = import_package("soundfile")
         source = io.BytesIO(value) if isinstance(value, bytes | bytearray) else os.fspath(value)
         try:
-            told = soundfile.info(source)
+            header = soundfile.info(source)
         except (RuntimeError, OSError):
-            told = None
-        if told is not None and told.format in _EXACT and told.samplerate > 0:
-            return resampled_length(told.frames, told.samplerate, rate)
+            header = None
+        if header is not None and header.format in _EXACT and header.samplerate > 0:
+            return resampled_length(header.frames, header.samplerate, rate)
     return len(open_audio(value, None, "audio", rate))
 
 
-def doubtful(value: Any) -> bool:
-    """Whether a file's header, and a look at its last sample, leave doubt that it can be read to its end."""
+def may_be_unreadable(value: Any) -> bool:
+    """Return whether a file's header and its last sample leave doubt that it can be read to its end."""
     if isinstance(value, Mapping) and value.get("array") is None:
         value = value.get("bytes") or value.get("path")
     if not isinstance(value, bytes | bytearray | str | os.PathLike):
         return value is None
     source = io.BytesIO(value) if isinstance(value, bytes | bytearray) else os.fspath(value)
     try:
-        with need("soundfile").SoundFile(source) as file:
+        with import_package("soundfile").SoundFile(source) as file:
             file.seek(max(0, file.frames - 1))
             return len(file.read(1)) == 0 or file.samplerate <= 0 or _missing_bytes(value) > 0
     except (RuntimeError, OSError, ValueError, TypeError):
@@ -123,14 +123,14 @@ def _read(value: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
 
 
 def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
-    soundfile = need("soundfile")
+    soundfile = import_package("soundfile")
     inside = isinstance(source, bytes | bytearray)
     name = f"{len(source)} bytes" if inside else os.fspath(source)
     if not inside and not os.path.isfile(source):
         raise DataError(f"the file {name} does not exist", row=row, column=column, hint="correct the path")
     try:
         with soundfile.SoundFile(io.BytesIO(source) if inside else os.fspath(source)) as file:
-            clip, rate, told, kind = (
+            clip, rate, frame_count, kind = (
                 file.read(dtype="float32", always_2d=True),
                 file.samplerate,
                 file.frames,
@@ -138,19 +138,21 @@ def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, i
             )
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         cause = str(error).splitlines()[0].split(": ", 1)[-1]
-        raise DataError(f"cannot be read as audio ({name}): {cause}", row=row, column=column, hint=MEND) from error
+        raise DataError(f"cannot be read as audio ({name}): {cause}", row=row, column=column, hint=HINT) from error
     missing = _missing_bytes(source)
     if missing:
-        raise DataError(f"the file {name} is cut short by {missing} bytes", row=row, column=column, hint=MEND)
-    if kind == "MP3" and len(clip) + _MP3_FRAME < told:
-        cause = f"the file {name} is cut short: {len(clip)} of {told} samples"
-        raise DataError(cause, row=row, column=column, hint=MEND)
+        raise DataError(f"the file {name} is cut short by {missing} bytes", row=row, column=column, hint=HINT)
+    if kind == "MP3" and len(clip) + _MP3_FRAME < frame_count:
+        cause = f"the file {name} is cut short: {len(clip)} of {frame_count} samples"
+        raise DataError(cause, row=row, column=column, hint=HINT)
     return clip.mean(axis=1), _checked_rate(rate, row, column)
 
 
 def _missing_bytes(source: Any) -> int:
-    """Bytes that a WAV or AIFF file lacks by its own account: soundfile reads what there is without a word. Writers
-    who could not go back to the header leave a size of 0, or one near the largest."""
+    """Return the bytes that a WAV or AIFF file lacks by its own header: soundfile reads such a file without an error.
+
+    Writers who could not go back to the header leave a size of 0, or one near the largest.
+    """
     if isinstance(source, bytes | bytearray):
         head, size = bytes(source[:8]), len(source)
     else:
@@ -160,8 +162,8 @@ def _missing_bytes(source: Any) -> int:
     order: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
     if head[:4] not in order:
         return 0
-    told = int.from_bytes(head[4:8], order[head[:4]]) + 8
-    return told - size if size + 1 < told < _UNKNOWN_SIZE else 0
+    declared_size = int.from_bytes(head[4:8], order[head[:4]]) + 8
+    return declared_size - size if size + 1 < declared_size < _UNKNOWN_SIZE else 0
 
 
 def _checked_rate(rate: Any, row: int | None, column: str) -> int:
@@ -179,7 +181,7 @@ def _checked_rate(rate: Any, row: int | None, column: str) -> int:
 def _from_array(value: Any, rate: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
     import numpy
 
-    found = _checked_rate(rate, row, column)
+    checked_rate = _checked_rate(rate, row, column)
     try:
         array = numpy.asarray(value)
         if array.dtype.kind in "iu" and array.dtype.itemsize < 8:
@@ -189,7 +191,7 @@ def _from_array(value: Any, rate: Any, row: int | None, column: str) -> tuple[np
             raise ValueError("64 bits do not say how loud the loudest is: give int16, or floats from -1 to 1")
         array = array.astype(numpy.float32)
     except (TypeError, ValueError) as error:
-        raise DataError(f"its array is no array of samples: {error}", row=row, column=column, hint=MEND) from error
+        raise DataError(f"its array is no array of samples: {error}", row=row, column=column, hint=HINT) from error
     if array.ndim == 2 and min(array.shape) <= 8 and array.shape[0] != array.shape[1]:
         array = array.mean(axis=0 if array.shape[0] < array.shape[1] else 1)
     if array.ndim != 1:
@@ -199,14 +201,14 @@ def _from_array(value: Any, rate: Any, row: int | None, column: str) -> tuple[np
             column=column,
             hint="give [samples], or [channels, samples] with at most 8 channels",
         )
-    return array, found
+    return array, checked_rate
 
 
 # ---------------------------------------------------------------- people
 
 
-def sound_picture(clip: np.ndarray, rate: int, width: int = 320, height: int = 96) -> Image:
-    """A spectrogram: time from left to right, 0 Hz to half the rate upwards, 80 decibels from white to black."""
+def spectrogram_image(clip: np.ndarray, rate: int, width: int = 320, height: int = 96) -> Image:
+    """Draw a spectrogram: time to the right, 0 Hz to half the rate upwards, 80 decibels from white to black."""
     import numpy
     from PIL import Image
 
@@ -221,8 +223,8 @@ def sound_picture(clip: np.ndarray, rate: int, width: int = 320, height: int = 9
     return Image.fromarray(grey).resize((width, height))
 
 
-def tone(pitches: list[float], seconds: float, rate: int = 16000) -> dict[str, Any]:
-    """A WAV file of tones one after the other over faint noise, as {bytes, path}: an example row's clip."""
+def tone_clip(pitches: list[float], seconds: float, rate: int = 16000) -> dict[str, Any]:
+    """Make a WAV file of tones one after the other over faint noise, as {bytes, path}, for example rows."""
     import array
     import math
     import wave

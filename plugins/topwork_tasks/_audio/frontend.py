@@ -1,5 +1,6 @@
-"""From clips to what a model hears: its feature extractor (saved with it, or made for its config), windows, padding and
-masks, and which clips may share a forward.
+"""Clips as a network takes them: feature extractor, windows, padding, masks, and which clips share a forward.
+
+Entry points: `find_extractor`, `Frontend`. Reading of clips is in `clips`.
 
 Two kinds of extractors: *ragged* (waveforms, or frames of features; a batch is padded and masked) and *fixed* (AST,
 Whisper: every clip becomes a spectrogram of one size, and a longer clip is divided into windows).
@@ -12,8 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from topwork import Base, Batch, DataError, Item, TopworkError, Units, UsageError
-from topwork_tasks._audio.clips import MEND as _MEND
-from topwork_tasks._audio.clips import open_audio
+from topwork_tasks._audio.clips import HINT, open_audio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,14 +30,14 @@ _STATISTICS_CLIPS = 256
 
 
 def find_extractor(base: Base, clips: Iterable[Any] | None) -> Any:
-    """The base's own feature extractor, or one for its config.
+    """Return the base's own feature extractor, or one for its config.
 
     Args:
         clips: values of the audio column, to learn mean and deviation of spectrograms from; None when there are none.
     """
-    found = base.processor("feature_extractor")
-    if found is not None:
-        return found
+    saved = base.processor("feature_extractor")
+    if saved is not None:
+        return saved
     import transformers
 
     kind = getattr(base.config, "model_type", "")
@@ -79,7 +79,7 @@ def _whisper_extractor(config: Any) -> Any:
 
 
 def _spectrogram_extractor(config: Any, clips: Iterable[Any] | None) -> Any:
-    """Mean and deviation over the real frames of the first clips, as the AST authors take them from their data."""
+    """Make AST's extractor with mean and deviation of the first clips' real frames, as its authors do."""
     import numpy
     from transformers import ASTFeatureExtractor
 
@@ -92,10 +92,10 @@ def _spectrogram_extractor(config: Any, clips: Iterable[Any] | None) -> Any:
     plain = ASTFeatureExtractor(do_normalize=False, **size)
     frontend = Frontend(plain, config)
     total = square = count = 0.0
-    for number, value in zip(range(_STATISTICS_CLIPS), clips):
-        clip = frontend.clip(value, number)[: frontend.window]
-        found = frontend.features(clip, number, with_mask=True)
-        real = found["input_values"][found["attention_mask"].astype(bool)].astype(numpy.float64)
+    for index, value in zip(range(_STATISTICS_CLIPS), clips):
+        clip = frontend.clip(value, index)[: frontend.window]
+        features = frontend.features(clip, index, with_mask=True)
+        real = features["input_values"][features["attention_mask"].astype(bool)].astype(numpy.float64)
         total, square, count = total + real.sum(), square + numpy.square(real).sum(), count + real.size
     if not count:
         raise TopworkError("there are no clips to learn statistics from", place="data.train")
@@ -109,7 +109,7 @@ def _spectrogram_extractor(config: Any, clips: Iterable[Any] | None) -> Any:
 
 
 class Frontend:
-    """What a model hears of a clip.
+    """Clips of rows -> inputs of a network.
 
     Args:
         extractor: a feature extractor of transformers.
@@ -147,14 +147,14 @@ class Frontend:
         )
 
     def _samples_for(self, frames: int) -> int:
-        """Samples from which the convolutions make this many frames."""
+        """Return the samples of which the convolutions make this many frames."""
         for kernel, stride in reversed(self.strides):
             frames = (frames - 1) * stride + kernel
         return frames
 
     @property
     def samples_per_frame(self) -> int | None:
-        """Samples between two frames behind the convolutions, where the config tells."""
+        """Samples between two frames behind the convolutions, None where the config does not tell."""
         if not self.strides:
             return None
         adapter = self.config.adapter_stride**self.config.num_adapter_layers if self._adapts else 1
@@ -165,7 +165,7 @@ class Frontend:
         return bool(getattr(self.config, "add_adapter", False))
 
     def clip(self, value: Any, row: int | None, column: str = "audio") -> np.ndarray:
-        """The samples of a clip at the model's rate.
+        """Open a clip at the model's rate.
 
         Raises:
             DataError: also when the clip is shorter than the model's first convolutions.
@@ -181,33 +181,34 @@ class Frontend:
         return clip
 
     def features(self, clip: np.ndarray, row: int | None, with_mask: bool = False) -> dict[str, np.ndarray]:
-        """The model's first input of one clip, and the extractor's mask where it has one (of fixed sizes only when
-        asked for: their models hear the silence behind a clip).
+        """Return the model's first input of one clip, and the extractor's mask where it has one.
+
+        Of extractors of one size only `with_mask`: their models hear the silence behind a clip.
 
         Raises:
             DataError: the extractor made numbers that are not finite (some do of pure silence).
         """
         import numpy
 
-        asked = {"return_attention_mask": True} if with_mask and not self._spectrogram else {}
+        mask_option = {"return_attention_mask": True} if with_mask and not self._spectrogram else {}
         with numpy.errstate(invalid="ignore", divide="ignore"):
-            found = self.extractor(clip, sampling_rate=self.rate, return_tensors="np", **asked)
-        features: dict[str, np.ndarray] = {self.main: numpy.asarray(found[self.main][0], dtype=numpy.float32)}
+            extracted = self.extractor(clip, sampling_rate=self.rate, return_tensors="np", **mask_option)
+        features: dict[str, np.ndarray] = {self.main: numpy.asarray(extracted[self.main][0], dtype=numpy.float32)}
         if not numpy.isfinite(features[self.main]).all():
             raise DataError(
-                f"{type(self.extractor).__name__} makes no finite numbers of it", row=row, column="audio", hint=_MEND
+                f"{type(self.extractor).__name__} makes no finite numbers of it", row=row, column="audio", hint=HINT
             )
         if with_mask and self._spectrogram:
             real = min(self.extractor.max_length, 1 + (len(clip) - 400) // 160)
             features["attention_mask"] = (numpy.arange(self.extractor.max_length) < real).astype(numpy.int64)
-        elif "attention_mask" in found and (with_mask or self.window is None):
-            mask = numpy.asarray(found["attention_mask"][0], dtype=numpy.int64)
+        elif "attention_mask" in extracted and (with_mask or self.window is None):
+            mask = numpy.asarray(extracted["attention_mask"][0], dtype=numpy.int64)
             if self.window is not None or (len(mask) == len(features[self.main]) and not mask.all()):
                 features["attention_mask"] = mask
         return features
 
     def collate(self, items: Sequence[Item], training: bool = False) -> dict[str, torch.Tensor]:
-        """Features padded and stacked. The mask is left out where nothing is padded: then every position is real."""
+        """Return features padded and stacked, without a mask where nothing is padded: then every position is real."""
         import numpy
         import torch
 
@@ -232,7 +233,7 @@ class Frontend:
         return {self.main: torch.from_numpy(stacked), "attention_mask": torch.from_numpy(real)}
 
     def _augmentable(self) -> int:
-        """The least length of a batch for SpecAugment, which fails on batches shorter than one of its masks."""
+        """Return the least length of a batch for SpecAugment, which fails on batches shorter than one mask."""
         config = self.config
         if not getattr(config, "apply_spec_augment", False) or not getattr(config, "mask_time_prob", 0):
             return 0
@@ -240,8 +241,10 @@ class Frontend:
         return self._samples_for(frames) if self.strides else frames
 
     def groups(self, batch: Batch, model: nn.Module) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """Positions and inputs of each forward: one for the batch, or, for a model in evaluation whose numbers depend
-        on padding, one for each length, without padding. Floats are in the model's own precision."""
+        """Yield positions and inputs of each forward, floats in the model's precision.
+
+        One forward for the batch; where a model's numbers depend on padding, in evaluation one for each length.
+        """
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
         inputs = {name: batch.inputs[name] for name in (self.main, "attention_mask") if name in batch.inputs}
         inputs[self.main] = inputs[self.main].to(dtype)
@@ -262,13 +265,13 @@ class Frontend:
             yield positions, chosen
 
     def cost_budget(self, device: str) -> int | None:
-        """Samples of a batch for predictions: on a CPU long clips go one by one; where padding changes numbers, all."""
+        """Return the samples of a batch for predictions: clips whose numbers change by padding go alone."""
         if not self.exact:
             return 1
         return 8 * self.rate if device == "cpu" else 320 * self.rate
 
     def units(self) -> Units:
-        """What the positions of the backbone's tokens are."""
+        """Return the meaning of the positions of the backbone's tokens."""
         if self._spectrogram:
             config = self.config
             grid = [
@@ -286,10 +289,10 @@ class Frontend:
         return Units("frame", seconds=steps * self.hop / self.rate if steps else None)
 
 
-def windows(length: int, size: int | None) -> list[tuple[int, int]]:
-    """Start and end of the windows that cover a clip, of equal size and evenly spread; one for a short clip."""
+def clip_windows(length: int, size: int | None) -> list[tuple[int, int]]:
+    """Return start and end of the windows that cover a clip, of one size, evenly spread; one for a short clip."""
     if size is None or length <= size:
         return [(0, length)]
     count = -(-length // size)
-    starts = [round(number * (length - size) / (count - 1)) for number in range(count)]
+    starts = [round(index * (length - size) / (count - 1)) for index in range(count)]
     return [(start, start + size) for start in starts]

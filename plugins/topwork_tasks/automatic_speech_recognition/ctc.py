@@ -1,6 +1,4 @@
-"""Connectionist temporal classification (Graves et al. 2006): the vocabulary of letters, targets, the loss, chunks of
-long clips, and the way from frames to text with times.
-"""
+"""Connectionist temporal classification (Graves et al. 2006): vocabulary, targets, loss, chunks, text."""
 
 from __future__ import annotations
 
@@ -24,9 +22,12 @@ _DELIMITER, _UNKNOWN, _BLANK = "|", "[UNK]", "[PAD]"
 # ---------------------------------------------------------------- vocabulary and targets
 
 
-def learn_tokenizer(texts: Iterable[str]) -> Any:
-    """A `Wav2Vec2CTCTokenizer` whose vocabulary is the letters of the texts, sorted, then the word delimiter, the
-    unknown letter and the blank. It has no sentence ends: CTC needs none, and each would be one more output."""
+def learn_letter_tokenizer(texts: Iterable[str]) -> Any:
+    """Learn a `Wav2Vec2CTCTokenizer` of letters.
+
+    The vocabulary is the letters of the texts, sorted, then the word delimiter, the unknown letter and the blank.
+    It has no sentence ends: CTC needs none, and each would be one more output.
+    """
     from transformers import Wav2Vec2CTCTokenizer
 
     letters = sorted({letter for text in texts for letter in text} - {" "})
@@ -37,7 +38,7 @@ def learn_tokenizer(texts: Iterable[str]) -> Any:
     names = [*letters, _DELIMITER, _UNKNOWN, _BLANK]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"
-        file.write_text(json.dumps({name: number for number, name in enumerate(names)}), encoding="utf-8")
+        file.write_text(json.dumps({name: index for index, name in enumerate(names)}), encoding="utf-8")
         made = Wav2Vec2CTCTokenizer(
             str(file),
             bos_token=None,
@@ -51,14 +52,14 @@ def learn_tokenizer(texts: Iterable[str]) -> Any:
 
 
 def vocabulary_size(tokenizer: Any) -> int:
-    """Outputs of the task head: one more than the largest number of an entry."""
+    """Return the outputs of the task head: one more than the largest id."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def target_ids(
+def letter_ids(
     text: str, tokenizer: Any, unknown: Literal["refuse", "drop"], row: int | None, column: str = "text"
 ) -> list[int]:
-    """The numbers of a text's letters; of a tokenizer of pieces, its pieces.
+    """Return the ids of a text's letters; of a tokenizer of pieces, its pieces.
 
     Raises:
         DataError: a letter that the vocabulary does not have.
@@ -68,11 +69,11 @@ def target_ids(
         return list(tokenizer(text, add_special_tokens=False).input_ids)
     upper = getattr(tokenizer, "do_lower_case", False)
     known = tokenizer.encoder
-    found = []
+    ids = []
     for letter in text:
         name = delimiter if letter == " " else letter.upper() if upper else letter
         if name in known:
-            found.append(known[name])
+            ids.append(known[name])
         elif unknown == "refuse":
             raise DataError(
                 f"the vocabulary has no {letter!r}",
@@ -80,11 +81,11 @@ def target_ids(
                 column=column,
                 hint="correct the text, choose `case`, or set `unknown: drop` to leave such letters out",
             )
-    return found
+    return ids
 
 
 def natural_case(tokenizer: Any) -> Literal["keep", "lower", "upper"]:
-    """How texts must be written for a checkpoint's vocabulary: it often has letters of one case alone."""
+    """Return the case of texts for a checkpoint's vocabulary: it often has letters of one case alone."""
     if getattr(tokenizer, "do_lower_case", False):
         return "lower"
     letters = [name for name in getattr(tokenizer, "encoder", {}) if len(name) == 1 and name.lower() != name.upper()]
@@ -99,7 +100,7 @@ def natural_case(tokenizer: Any) -> Literal["keep", "lower", "upper"]:
 def ctc_losses(
     logits: torch.Tensor, lengths: torch.Tensor, targets: Sequence[Sequence[int]], blank: int, per_letter: bool
 ) -> torch.Tensor:
-    """[items]: -log of the probability of each target summed over its alignments, in float32.
+    """Return -log of the probability of each target, summed over its alignments, float32 [items].
 
     Args:
         logits: [items, frames, vocabulary].
@@ -122,7 +123,7 @@ def ctc_losses(
 
 
 def output_lengths(model: Any, output: Any, items: Sequence[Item], main: str, mask: torch.Tensor | None) -> Any:
-    """[items]: real frames of each item's logits."""
+    """Return the real frames of each item's logits, [items]."""
     import torch
 
     if getattr(output, "lengths", None) is not None:
@@ -131,9 +132,9 @@ def output_lengths(model: Any, output: Any, items: Sequence[Item], main: str, ma
     core = getattr(model, "module", model)
     method = next(
         (
-            found
+            method
             for name in ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-            if (found := getattr(core, name, None) or getattr(getattr(core, "base_model", None), name, None))
+            if (method := getattr(core, name, None) or getattr(getattr(core, "base_model", None), name, None))
         ),
         None,
     )
@@ -150,7 +151,7 @@ def output_lengths(model: Any, output: Any, items: Sequence[Item], main: str, ma
 
 
 def chunk_places(length: int, chunk: int, stride: int, align: int) -> list[tuple[int, int, int, int]]:
-    """(start, end, left, right) of each chunk, where `left` and `right` samples were heard for context only.
+    """Return (start, end, left, right) of each chunk; `left` and `right` samples are context only.
 
     Cuts are multiples of `align`, so frames of neighbouring chunks meet. The same cuts as the Hub's pipeline makes.
     """
@@ -173,10 +174,11 @@ def chunk_places(length: int, chunk: int, stride: int, align: int) -> list[tuple
 def chunks_of(
     length: int, frontend: Frontend, chunk_seconds: float | None, stride_seconds: float | None, frames: bool
 ) -> list[tuple[int, int, int, int]]:
-    """The chunks of a clip for what a recipe says: the whole clip, unless it is longer than `chunk_seconds` or than the
-    model's one size. `frames`: cuts lie between frames of the model."""
-    asked = None if chunk_seconds is None else round(chunk_seconds * frontend.rate)
-    size = min((entry for entry in (asked, frontend.window) if entry is not None), default=None)
+    """Return the chunks of a clip by a recipe: the whole clip, unless it is longer than `chunk_seconds` or than the
+    model's one size. `frames`: cuts lie between frames of the model.
+    """
+    chunk_size = None if chunk_seconds is None else round(chunk_seconds * frontend.rate)
+    size = min((entry for entry in (chunk_size, frontend.window) if entry is not None), default=None)
     if size is None or length <= size:
         return [(0, length, 0, 0)]
     stride = size / 6 if stride_seconds is None else stride_seconds * frontend.rate
@@ -185,14 +187,14 @@ def chunks_of(
 
 
 def kept_frames(samples: int, left: int, right: int, per_frame: float) -> slice:
-    """The frames of a chunk that are not context."""
+    """Return the frames of a chunk that are not context."""
     frames = round(samples / per_frame)
     first = round(left / samples * frames)
     return slice(first, frames - round(right / samples * frames) if right else None)
 
 
 def samples_per_frame(frontend: Frontend, item: Item, frames: int, upsample: int) -> float:
-    """Samples between two frames of the logits."""
+    """Return the samples between two frames of the logits."""
     if frontend.samples_per_frame is not None:
         return frontend.samples_per_frame / upsample
     if frontend.time_stride is not None:
@@ -206,28 +208,29 @@ def samples_per_frame(frontend: Frontend, item: Item, frames: int, upsample: int
 # ---------------------------------------------------------------- frames -> text
 
 
-def transcript(
+def ctc_transcript(
     ids: Sequence[int], tokenizer: Any, timestamps: Timestamps | None, per_frame: float, rate: int
 ) -> dict[str, Any]:
-    """Repetitions collapsed, blanks dropped; the shape of the Hub's pipeline: {"text"} and, with `timestamps`,
-    {"chunks": [{"text", "timestamp": (start, end)}]}.
+    """Return the text of frames in the shape of the Hub's pipeline: repetitions collapsed, blanks dropped.
+
+    {"text"} and, with `timestamps`, {"chunks": [{"text", "timestamp": (start, end)}]}.
 
     Args:
         per_frame: samples between two frames, at `rate` samples a second.
     """
-    found: dict[str, Any] = {"text": tokenizer.decode(ids, skip_special_tokens=False) if len(ids) else ""}
+    result: dict[str, Any] = {"text": tokenizer.decode(ids, skip_special_tokens=False) if len(ids) else ""}
     if timestamps is None:
-        return found
+        return result
     offsets: list[Any] = []
     if len(ids):
         offsets = tokenizer.decode(ids, skip_special_tokens=False, output_char_offsets=True)["char_offsets"]
         if timestamps == "word":
             offsets = tokenizer._get_word_offsets(offsets, tokenizer.replace_word_delimiter_char)
-    found["chunks"] = [
+    result["chunks"] = [
         {
             "text": entry[timestamps],
             "timestamp": tuple(float(entry[end] * per_frame / rate) for end in ("start_offset", "end_offset")),
         }
         for entry in offsets
     ]
-    return found
+    return result

@@ -1,6 +1,4 @@
-"""The generic task head of speech recognition: a connectionist temporal classification (CTC) layer on the frames of any
-audio backbone, with the number of frames that belong to each clip.
-"""
+"""Generic task head of speech recognition: a CTC layer on the frames of any audio backbone."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from torch import nn
 
 @dataclass
 class CtcOutput:
-    """Logits [items, frames, vocabulary] and how many frames of each item are real, [items]."""
+    """Logits [items, frames, vocabulary] and the real frames of each item, [items]."""
 
     logits: torch.Tensor
     lengths: torch.Tensor
@@ -63,8 +61,11 @@ class CtcHead(nn.Module):
         return CtcOutput(logits, lengths.long().clamp(1, count) * self.upsample)
 
     def _in_time(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[items, frames, width]. AST's tokens are two special ones and patches, all times of the lowest frequency
-        first: the mean over frequencies is what a frame has."""
+        """Return [items, frames, width].
+
+        AST's tokens are two special ones and patches, all times of the lowest frequency first: a frame is their mean
+        over frequencies.
+        """
         if getattr(self.config, "model_type", "") != "audio-spectrogram-transformer":
             return tokens
         bands = (self.config.num_mel_bins - self.config.patch_size) // self.config.frequency_stride + 1

@@ -1,4 +1,4 @@
-"""The choices of speech recognition: its options, and what they come to on a base: which form, whose vocabulary."""
+"""Options of automatic-speech-recognition, and their form and tokenizer on a base."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class SpeechRecognitionOptions(TaskOptions):
     generation: dict[str, Any] = Field(default_factory=dict, description="arguments of `generate` (seq2seq)")
 
 
-def form_of(base: Base, options: SpeechRecognitionOptions) -> Literal["ctc", "seq2seq"]:
-    """The form that the options say, or that suits the architecture and what the checkpoint brings."""
+def speech_form(base: Base, options: SpeechRecognitionOptions) -> Literal["ctc", "seq2seq"]:
+    """Return the form of the options, or the one that suits the architecture and the checkpoint."""
     if options.form != "auto":
         return options.form
     writes = has_class(base, "SPEECH_SEQ_2_SEQ") and not has_class(base, "CTC")
@@ -48,27 +48,27 @@ def form_of(base: Base, options: SpeechRecognitionOptions) -> Literal["ctc", "se
 
 
 def has_class(base: Base, kind: str) -> bool:
-    """Whether transformers has a class for the architecture, without making one."""
+    """Return whether transformers has a class for the architecture."""
     from transformers.models.auto import modeling_auto
 
     return getattr(base.config, "model_type", "") in getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES")
 
 
 def saved_tokenizer(base: Base, form: str, options: SpeechRecognitionOptions) -> Any | None:
-    """The checkpoint's tokenizer, where the options want it; None: learn one."""
+    """Return the checkpoint's tokenizer where the options want it; None: learn one."""
     if options.vocabulary == "data":
         return None
-    asked = options.vocabulary == "checkpoint"
+    required = options.vocabulary == "checkpoint"
     # the pieces of a decoder are no letters for a CTC head
     fits = has_class(base, "CTC" if form == "ctc" else "SPEECH_SEQ_2_SEQ")
-    found = base.processor("tokenizer") if fits and (asked or base.options.head == "keep") else None
-    if found is None and asked:
+    tokenizer = base.processor("tokenizer") if fits and (required or base.options.head == "keep") else None
+    if tokenizer is None and required:
         raise UsageError("the base has no tokenizer for this form", place="task", hint="choose `vocabulary: data`")
-    return found
+    return tokenizer
 
 
 def texts(rows: Any, case: _transcripts.Case) -> Iterable[str]:
-    """The training rows' texts, to learn a vocabulary from."""
+    """Return the training rows' texts, to learn a vocabulary from."""
     if rows is None:
         raise UsageError(
             "the base has no vocabulary and there are no training rows to learn one from",
@@ -76,4 +76,4 @@ def texts(rows: Any, case: _transcripts.Case) -> Iterable[str]:
             hint="give training rows, or `base.processor`",
         )
     narrow = rows.select_columns(["text"]) if hasattr(rows, "select_columns") else rows
-    return [_transcripts.text_of(row, number, case) for number, row in enumerate(narrow)]
+    return [_transcripts.transcript_text(row, index, case) for index, row in enumerate(narrow)]

@@ -1,6 +1,4 @@
-"""Texts of speech recognition: written alike before they are compared, word and character error rates by jiwer, and
-the difference between what was said and what was understood, for people.
-"""
+"""Texts of speech recognition: reading, word and character error rates by jiwer, drawings."""
 
 from __future__ import annotations
 
@@ -13,15 +11,15 @@ Case = Literal["keep", "lower", "upper"]
 _COUNTS = ("hits", "substitutions", "deletions", "insertions")
 
 
-def text_of(row: Row, number: int | None, case: Case, column: str = "text") -> str:
-    """A row's text with single spaces, in the given case. An empty text is silence."""
+def transcript_text(row: Row, index: int | None, case: Case, column: str = "text") -> str:
+    """Return a row's text with single spaces, in the given case. An empty text is silence."""
     if column not in row:
-        raise DataError("is missing", row=number, column=column, hint="map it in `data.columns`")
+        raise DataError("is missing", row=index, column=column, hint="map it in `data.columns`")
     value = row[column]
     if not isinstance(value, str):
         raise DataError(
             f"holds {type(value).__name__}, which is no text",
-            row=number,
+            row=index,
             column=column,
             hint="write the words, or an empty text for silence",
         )
@@ -50,22 +48,22 @@ class ErrorRates(Metric):
     def update(self, row: Row, prediction: Any) -> None:
         import jiwer
 
-        truth, said = text_of(row, None, self.case), " ".join(prediction["text"].split())
-        for counts, found in (
-            (self.words, jiwer.process_words(truth, said)),
-            (self.characters, jiwer.process_characters(truth, said)),
+        truth, predicted = transcript_text(row, None, self.case), " ".join(prediction["text"].split())
+        for counts, alignment in (
+            (self.words, jiwer.process_words(truth, predicted)),
+            (self.characters, jiwer.process_characters(truth, predicted)),
         ):
             for name in _COUNTS:
-                counts[name] += getattr(found, name)
+                counts[name] += getattr(alignment, name)
         self.rows += 1
-        self.exact += truth == said
+        self.exact += truth == predicted
 
-    def merge(self, other: ErrorRates) -> None:
-        self.rows += other.rows
-        self.exact += other.exact
+    def merge(self, metric: ErrorRates) -> None:
+        self.rows += metric.rows
+        self.exact += metric.exact
         for name in _COUNTS:
-            self.words[name] += other.words[name]
-            self.characters[name] += other.characters[name]
+            self.words[name] += metric.words[name]
+            self.characters[name] += metric.characters[name]
 
     def result(self) -> dict[str, Json]:
         if not self.rows:
@@ -85,25 +83,27 @@ def _rate(counts: dict[str, int]) -> float:
     return wrong / truth if truth else float(wrong > 0)
 
 
-def draw(row: Row, prediction: Any, case: Case, image: Any) -> Picture:
-    """Words that were understood, those that were not, and the truth beside them. Badness: the row's word errors for
-    each word of the truth."""
-    said = " ".join(prediction["text"].split())
+def draw_transcript(row: Row, prediction: Any, case: Case, image: Any) -> Picture:
+    """Draw the words that were understood, those that were not, and the truth beside them.
+
+    Badness: the row's word errors for each word of the truth.
+    """
+    predicted = " ".join(prediction["text"].split())
     if not isinstance(row.get("text"), str):
-        return Picture(f"understood `{said}`", 0.0, image, [(said, "predicted")])
+        return Picture(f"understood `{predicted}`", 0.0, image, [(predicted, "predicted")])
     import jiwer
 
-    truth = text_of(row, None, case)
-    found = jiwer.process_words(truth, said)
-    words, heard = truth.split(), said.split()
+    truth = transcript_text(row, None, case)
+    alignment = jiwer.process_words(truth, predicted)
+    words, heard = truth.split(), predicted.split()
     pieces: list[tuple[str, str]] = []
-    for part in found.alignments[0] if found.alignments else ():
-        told = " ".join(heard[part.hyp_start_idx : part.hyp_end_idx])
+    for part in alignment.alignments[0] if alignment.alignments else ():
+        heard_words = " ".join(heard[part.hyp_start_idx : part.hyp_end_idx])
         wanted = " ".join(words[part.ref_start_idx : part.ref_end_idx])
         if part.type == "equal":
-            pieces.append((told + " ", "right"))
+            pieces.append((heard_words + " ", "right"))
         else:
-            pieces += [(told + " ", "wrong")] if told else []
+            pieces += [(heard_words + " ", "wrong")] if heard_words else []
             pieces += [(wanted + " ", "truth")] if wanted else []
-    errors = found.substitutions + found.deletions + found.insertions
-    return Picture(f"understood `{said}`, said was `{truth}`", errors / max(1, len(words)), image, pieces)
+    errors = alignment.substitutions + alignment.deletions + alignment.insertions
+    return Picture(f"understood `{predicted}`, said was `{truth}`", errors / max(1, len(words)), image, pieces)

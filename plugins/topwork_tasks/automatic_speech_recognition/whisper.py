@@ -1,6 +1,4 @@
-"""The second form of speech recognition: an encoder that hears and a decoder that writes (Whisper and its like). The
-tokenizer, targets, losses, generation, and long clips put together again.
-"""
+"""Speech recognition by an encoder and a decoder (Whisper and its like): tokenizer, targets, losses, generation."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ _END, _START = "<|endoftext|>", "<|startoftranscript|>"
 _SPECIAL = (_START, "<|translate|>", "<|transcribe|>", "<|nospeech|>", "<|notimestamps|>")
 
 
-def learn_tokenizer(texts: Iterable[str], vocabulary: int = 1000) -> Any:
-    """A `WhisperTokenizer` of byte pairs learned from the texts; any other text is written in bytes."""
+def learn_byte_tokenizer(texts: Iterable[str], vocabulary: int = 1000) -> Any:
+    """Learn a `WhisperTokenizer` of byte pairs from the texts; any other text is written in bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import WhisperTokenizer
 
@@ -45,7 +43,7 @@ def learn_tokenizer(texts: Iterable[str], vocabulary: int = 1000) -> Any:
 
 
 def model_changes(tokenizer: Any) -> dict[str, Any]:
-    """Entries of the config for a model that starts with a learned tokenizer."""
+    """Return the config entries of a model that starts with a learned tokenizer."""
     end, start = tokenizer.convert_tokens_to_ids([_END, _START])
     return {
         "vocab_size": len(tokenizer),
@@ -59,7 +57,7 @@ def model_changes(tokenizer: Any) -> dict[str, Any]:
 
 
 def prepare_generation(model: Any, tokenizer: Any) -> None:
-    """What Whisper's `generate` reads, for a model that starts with a learned tokenizer."""
+    """Set what Whisper's `generate` reads, for a model that starts with a learned tokenizer."""
     settings = model.generation_config
     for name, value in model_changes(tokenizer).items():
         if name not in ("vocab_size", "suppress_tokens", "begin_suppress_tokens"):
@@ -72,8 +70,9 @@ def prepare_generation(model: Any, tokenizer: Any) -> None:
 
 
 def keep_generation(model: Any, values: dict[str, Any], options: Any, restore: bool) -> None:
-    """The checkpoint's generation config stays with the task's state: a model that is saved in topwork's own form
-    (pruned, say) has no other place for it. `restore`: the model was made from its config alone, and gets it back.
+    """Keep the checkpoint's generation config in the task's state, or with `restore` give it back to the model.
+
+    A model saved in topwork's own form (a pruned one) has no other place for it.
 
     Raises:
         UsageError: `timestamps: word`, and which attention heads follow the sound is not known.
@@ -83,14 +82,14 @@ def keep_generation(model: Any, values: dict[str, Any], options: Any, restore: b
     if restore and "generation_config" in values:
         model.generation_config = GenerationConfig.from_dict(values["generation_config"])
     else:
-        told = model.generation_config.to_diff_dict()
-        values["generation_config"] = {key: told[key] for key in told if key != "transformers_version"}
+        settings = model.generation_config.to_diff_dict()
+        values["generation_config"] = {key: settings[key] for key in settings if key != "transformers_version"}
     if options.timestamps == "word":
         word_times.check_alignment(model, options.generation)
 
 
-def target_ids(text: str, tokenizer: Any, config: Any, row: int | None) -> list[int]:
-    """Prefix, text and end as the decoder must write them; the first token is what it starts from, so it is left out.
+def decoder_ids(text: str, tokenizer: Any, config: Any, row: int | None) -> list[int]:
+    """Return prefix, text and end as the decoder must write them, without the token that it starts from.
 
     Raises:
         DataError: a text longer than the decoder can write.
@@ -110,15 +109,15 @@ def target_ids(text: str, tokenizer: Any, config: Any, row: int | None) -> list[
 
 
 def label_tensor(targets: Sequence[Sequence[int]]) -> torch.Tensor:
-    """[items, longest], padded by -100."""
+    """Return targets as [items, longest], padded by -100."""
     import torch
 
     longest = max((len(target) for target in targets), default=0)
     return torch.tensor([[*target, *[-100] * (longest - len(target))] for target in targets], dtype=torch.long)
 
 
-def token_losses(model: nn.Module, inputs: Mapping[str, Any], labels: torch.Tensor) -> tuple[Any, Any]:
-    """[items]: the sum of the cross entropies of each item's tokens, and their number."""
+def decoder_losses(model: nn.Module, inputs: Mapping[str, Any], labels: torch.Tensor) -> tuple[Any, Any]:
+    """Return the sum of the cross-entropies of each item's tokens, [items], and their number."""
     from torch.nn import functional
 
     logits = model(**inputs, labels=labels).logits.float()
@@ -126,32 +125,34 @@ def token_losses(model: nn.Module, inputs: Mapping[str, Any], labels: torch.Tens
     return losses.sum(1), (labels != -100).sum(1)
 
 
-def generate(model: Any, inputs: dict[str, Any], settings: Mapping[str, Any], timestamps: str | None) -> list[Any]:
-    """Tokens of each item; with `timestamps: word` beside them the seconds at which each token ends.
+def generate_tokens(
+    model: Any, inputs: dict[str, Any], settings: Mapping[str, Any], timestamps: str | None
+) -> list[Any]:
+    """Generate the tokens of each item; with `timestamps: word` also the seconds at which each token ends.
 
     The Hub pipeline's defaults (5 beams, 256 new tokens) hold where neither `settings` nor the checkpoint's generation
     config say otherwise.
     """
     core = getattr(model, "module", model)
-    told = core.generation_config
+    defaults = core.generation_config
     chosen = dict(settings)
-    if getattr(told, "num_beams", None) in (None, 1):
+    if getattr(defaults, "num_beams", None) in (None, 1):
         chosen.setdefault("num_beams", 5)
-    if "max_length" not in chosen and getattr(told, "max_length", None) in (None, 20):
+    if "max_length" not in chosen and getattr(defaults, "max_length", None) in (None, 20):
         chosen.setdefault("max_new_tokens", min(256, getattr(core.config, "max_target_positions", 512) // 2))
     if timestamps == "word":
-        return word_times.generate(core, inputs, chosen)
+        return word_times.generate_with_times(core, inputs, chosen)
     if timestamps:
         chosen["return_timestamps"] = True
-    found = core.generate(**inputs, **chosen)
-    tokens = found["sequences"] if isinstance(found, dict) else found
+    generated = core.generate(**inputs, **chosen)
+    tokens = generated["sequences"] if isinstance(generated, dict) else generated
     return tokens.tolist()
 
 
-def transcript(
+def decoder_transcript(
     parts: Sequence[tuple[Any, tuple[float, float, float]]], tokenizer: Any, timestamps: str | None, precision: float
 ) -> dict[str, Any]:
-    """The shape of the Hub's pipeline from the tokens of windows.
+    """Return the tokens of windows as text, in the shape of the Hub's pipeline.
 
     Args:
         parts: of each window what `generate` gave and (seconds, seconds of context on the left, on the right).
@@ -164,7 +165,7 @@ def transcript(
         texts = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens, _ in parts]
         return {"text": " ".join(text for text in texts if text)}
     if timestamps == "word":
-        outputs = word_times.outputs([part for part, _ in parts])
+        outputs = word_times.timed_outputs([part for part, _ in parts])
     else:
         outputs = [{"tokens": numpy.array([tokens])} for tokens, _ in parts]
     if len(parts) > 1:

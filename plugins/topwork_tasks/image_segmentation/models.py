@@ -247,7 +247,7 @@ def native_loss(model: Any, batch: Batch, ignored: int) -> Any:
 
 
 def averages_over_pixels(config: Any, labels: int) -> bool:
-    """Return whether the loss of a semantic segmenter is a mean over the pixels of the batch that count; else over images."""
+    """Return whether the loss of a semantic segmenter is a mean over the pixels of the batch that count."""
     return _has_loss(config) and not (config.model_type == "segformer" and labels == 1)
 
 
