@@ -1,4 +1,4 @@
-"""The Python API: the same engine as recipes, without YAML. Everything here is also at `topwork.<name>`."""
+"""Python API: the same engine as recipes, without YAML. Every function is also at `topwork.<name>`."""
 
 from __future__ import annotations
 
@@ -34,11 +34,23 @@ def run(
     """Run a recipe: a path, the name of a shipped one, a dict of the same shape, or a loaded Recipe.
 
     Args:
-        overrides: `"stages.train.epochs=1"` and the like.
+        recipe: the recipe.
+        overrides: changes of it, such as `"stages.train.epochs=1"`.
         folder: the run folder; by default `runs/<name>-<number>`.
+        plugins: the loaded plugins; by default all that are installed.
+        quiet: print nothing (the log file is still written).
 
     Returns:
-        the Run; `run.results` has every stage's result, `run.model_folder` what `save` wrote.
+        the Run; `run.results` has every stage's result, `run.model_folder` is the folder that `save` wrote.
+
+    Raises:
+        RecipeError: everything that is wrong with the recipe.
+        UsageError: no such recipe, or the folder holds a run already.
+        TopworkError: a stage failed; the run folder keeps the finished ones, `resume` goes on.
+
+    Example:
+        >>> run = topwork.run("quickstart", overrides=["stages.train.epochs=1"])  # doctest: +SKIP
+        >>> run.results[-1]["result"]  # doctest: +SKIP
     """
     from topwork.recipe.recipe import load_recipe
     from topwork.runs.execute import execute
@@ -48,7 +60,17 @@ def run(
 
 
 def resume(folder: str | Path, *, plugins: Plugins | None = None, quiet: bool = False) -> Run:
-    """Go on with an interrupted run from its last finished stage, or from the last checkpoint of its training."""
+    """Go on with an interrupted run from its last finished stage, or from the last checkpoint of its training.
+
+    Args:
+        folder: the run folder.
+        plugins: the loaded plugins; by default all that are installed.
+        quiet: print nothing (the log file is still written).
+
+    Raises:
+        UsageError: it is no run folder, or its run is still going on.
+        CheckpointError: a file in it is damaged.
+    """
     from topwork.runs.execute import resume as go_on
 
     return go_on(Path(folder), plugins or _plugins(), quiet=quiet)
@@ -76,7 +98,17 @@ def build(
         columns: the task's column -> the rows' column.
         seed: for the new weights.
         on_error: "skip" learns from the other rows when the task cannot use some.
+        plugins: the loaded plugins; by default all that are installed.
         options: the task's options, as in a recipe.
+
+    Raises:
+        UsageError: an unknown task or base, or bases that do not suit the task.
+        DataError: rows that the task cannot use.
+
+    Example:
+        >>> task, rows = "text-labels", [{"text": "good", "label": "yes"}, {"text": "bad", "label": "no"}]
+        >>> work = topwork.build(task, "bert-base-uncased", rows=rows)  # doctest: +SKIP
+        >>> work.train(rows, epochs=1)  # doctest: +SKIP
     """
     from topwork.data.roles import canonical
     from topwork.recipe.recipe import make_base_options, make_task_options
@@ -90,7 +122,7 @@ def build(
     if not task_class.fits(named):
         wanted = " or ".join(", ".join(roles) for roles in (task_class.roles, *task_class.alternatives))
         raise UsageError(f"task {task} has the roles {wanted}", place="topwork.build")
-    made = {role: make_base_options(one) for role, one in named.items()}
+    made = {role: make_base_options(value) for role, value in named.items()}
     chosen = make_task_options(task, options, plugins)
     if rows is not None:
         rows = canonical(rows, task_class, columns or {}, targets=True, place="rows")
@@ -104,13 +136,14 @@ def load(
     trust_remote_code: bool = False,
     plugins: Plugins | None = None,
 ) -> TaskModel:
-    """A model folder that topwork saved: task, model and preprocessing, without the base's original weights.
+    """Load a model folder that topwork saved: task, model and preprocessing, without the base's original weights.
 
     Args:
         folder: its path, or the id of a Hub repository that holds it.
         revision: of that repository.
         trust_remote_code: run Python code that lies beside the weights, for models that need it. Without it nothing
             that comes with a folder is executed.
+        plugins: the loaded plugins; by default all that are installed.
 
     Raises:
         CheckpointError: the folder is none of these, is damaged, or needs code that is not trusted.
@@ -119,8 +152,8 @@ def load(
     from topwork.saving.hub import local_folder
     from topwork.saving.model_folder import load_folder
 
-    place = local_folder(folder, revision)
-    return load_folder(place, plugins or _plugins(), trust_remote_code=trust_remote_code)
+    path = local_folder(folder, revision)
+    return load_folder(path, plugins or _plugins(), trust_remote_code=trust_remote_code)
 
 
 def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
@@ -139,11 +172,12 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
 def from_pretrained(
     folder: str | Path, *, revision: str | None = None, plugins: Plugins | None = None
 ) -> PreTrainedModel:
-    """The model that `topwork.save_pretrained` wrote, pruned and gated as it was; no original weights are needed.
+    """Load the model that `topwork.save_pretrained` wrote, pruned and gated as it was, without original weights.
 
     Args:
         folder: its path, or the id of a Hub repository that holds it.
         revision: of that repository.
+        plugins: the loaded plugins; by default all that are installed.
 
     Raises:
         CheckpointError: the folder is none of these, or is damaged.
@@ -155,7 +189,14 @@ def from_pretrained(
 
 
 def predict(folder: str | Path, rows: Any, *, plugins: Plugins | None = None, **settings: Any) -> list[Prediction]:
-    """Predictions of rows by a saved model."""
+    """Predict rows with a saved model.
+
+    Args:
+        folder: a model folder, or the id of a Hub repository that holds one.
+        rows: a dataset, or a list of dicts by column.
+        plugins: the loaded plugins; by default all that are installed.
+        settings: as of `TaskModel.predict`.
+    """
     return load(folder, plugins=plugins).predict(rows, **settings)
 
 
@@ -170,8 +211,9 @@ def prune_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Any:
     The replacement for `model.prune_heads` of transformers 4.
 
     Args:
-        heads: layer number -> numbers of attention heads, counted before anything was pruned; `{0: [1, 3]}`. For models
-            with several kinds of attention, the keys are module paths or (group, number).
+        model: any model with attention layers.
+        heads: layer index -> indices of attention heads, counted before anything was pruned; `{0: [1, 3]}`. For models
+            with several kinds of attention, the keys are module paths or (group, index).
         options: see the lens's `Look.prune_heads`.
     """
     return look(model).prune_heads(heads, **options)
@@ -179,7 +221,7 @@ def prune_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Any:
 
 @contextmanager
 def mask_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Iterator[Any]:
-    """Inside the block the given attention heads put out zero. The replacement for `head_mask` of transformers 4."""
+    """Set the output of attention heads to zero inside the block; replaces `head_mask` of transformers 4."""
     with look(model).mask_heads(heads, **options) as masked:
         yield masked
 

@@ -91,8 +91,13 @@ class RecipeError(UsageError):
 
 
 class DataError(TopworkError):
-    """A row that the task cannot use. `row` is its position in the list that the task was given; the loop rewrites it
-    to the position in the data set. With `data.on_error: skip` such rows are skipped and counted."""
+    """Row that the task cannot use; with `data.on_error: skip` such rows are skipped and counted.
+
+    Args:
+        row: index of the row in the list that the task was given; the loop rewrites it to the index in the data set.
+        column: the column at fault.
+        cause, hint, place, code, mend: as of `TopworkError`.
+    """
 
     def __init__(
         self,
@@ -114,8 +119,8 @@ class DataError(TopworkError):
             parts.append(f"row {self.row}")
         if self.column is not None:
             parts.append(f"column {self.column!r}")
-        place = ", ".join([*([self.place] if self.place else []), *parts])
-        text = f"{place}: {self.cause}" if place else self.cause
+        location = ", ".join([*([self.place] if self.place else []), *parts])
+        text = f"{location}: {self.cause}" if location else self.cause
         return f"{text}; {self.hint}" if self.hint else text
 
 

@@ -1,4 +1,4 @@
-"""Every hook of topwork, in the order in which a run meets them. This page is the list; there is no other.
+"""All hooks of topwork, in the order in which a run calls them.
 
 A plugin is a module (or any object) named in the entry-point group `topwork`; it marks functions with
 `@topwork.hookimpl`. An implementation may take fewer arguments than stand here; arguments are only ever added. A class
@@ -34,27 +34,27 @@ hookimpl = pluggy.HookimplMarker("topwork")
 
 @hookspec
 def register_tasks() -> list[type[Task]]:  # type: ignore[empty-body]
-    """Task classes that this plugin adds."""
+    """Return task classes, or declarations of them (`topwork.Declaration`), that this plugin adds."""
 
 
 @hookspec
 def register_stages() -> list[type[Stage]]:  # type: ignore[empty-body]
-    """Stage classes that this plugin adds."""
+    """Return stage classes, or declarations of them, that this plugin adds."""
 
 
 @hookspec
 def register_commands() -> list[Callable[..., Any]]:  # type: ignore[empty-body]
-    """Functions that become commands of the command line (typer reads their signatures), named after themselves."""
+    """Return functions, or declarations of them, that become commands; typer reads their signatures."""
 
 
 @hookspec
 def register_recipes() -> list[Path]:  # type: ignore[empty-body]
-    """Folders with recipes (`*.yaml`) that this plugin ships; they can be run by their file's name."""
+    """Return folders with recipes (`*.yaml`) that this plugin ships; they can be run by their file's name."""
 
 
 @hookspec
 def register_samples() -> Mapping[str, str]:  # type: ignore[empty-body]
-    """Names of small data sets that this plugin answers as `sample:<name>` in `load_rows`, with a line about each."""
+    """Return names of small data sets, with a line about each; `load_rows` is asked for `sample:<name>`."""
 
 
 # ---------------------------------------------------------------- questions: the first answer that is not None counts
@@ -62,28 +62,30 @@ def register_samples() -> Mapping[str, str]:  # type: ignore[empty-body]
 
 @hookspec(firstresult=True)
 def load_base(name: str, options: BaseOptions) -> Base | None:
-    """A base for a name (a Hub id, a folder, `config:<model_type>`), or None: "not mine"."""
+    """Return the base of a name (a Hub id, a folder, `config:<model_type>`), or None: "not mine"."""
 
 
 @hookspec(firstresult=True)
 def load_rows(source: str, options: RowsOptions) -> Any | None:
-    """A `datasets` dataset for a path or name, or None: "not mine"."""
+    """Return the `datasets` dataset of a path or name, or None: "not mine"."""
 
 
 @hookspec(firstresult=True)
 def build_head(task: Task, bases: Mapping[str, Base], weights: bool) -> nn.Module | None:
-    """Base and task head for this task on this architecture, or None; the task's own `build` comes last."""
+    """Return base and task head for this task on this architecture, or None; the task's `build` comes last."""
 
 
 @hookspec(firstresult=True)
 def attention_layer(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
-    """The attention layer that this module is *as it stands now*, or None. One module of a model can be taught this
-    way; the lens lays the original numbers over what was pruned before."""
+    """Describe the attention layer that this module is *as it stands now*; None: "not mine".
+
+    One module of a model can be described this way; the lens lays the original indices over what was pruned before.
+    """
 
 
 @hookspec(firstresult=True)
 def look(model: nn.Module, plugins: Any) -> Any | None:
-    """What stands behind `topwork.look`: an object that finds, captures, masks and prunes attention heads."""
+    """Return the object behind `topwork.look`, which finds, captures, masks and prunes attention heads."""
 
 
 @hookspec(firstresult=True)
@@ -93,15 +95,21 @@ def profile_page(profile: Profile, file: Path) -> bool | None:
 
 @hookspec
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
-    """A model is being loaded: put back what this plugin had altered (pruned, gated) before its weights come. A section
-    is named after its plugin; one that a base found in a checkpoint (see `DeferredModule`) has values by module
-    path, and the model is then that of the base, which may become a part of another."""
+    """Restore structural changes of a model before its weights are loaded.
+
+    `alterations` maps plugin names to the JSON section that each wrote in `model_saving`; apply your own, ignore the
+    others. For a section found in a foreign checkpoint (see `DeferredModule`) the keys are module paths and `model` is
+    the base network, not the task's model.
+    """
 
 
 @hookspec
 def model_saving(model: nn.Module) -> None:
-    """A model is about to be written, or was just built of altered parts: bring this plugin's section of its
-    alterations up to date (what was altered may have been reached through a part of the model)."""
+    """Bring this plugin's section of a model's alterations up to date.
+
+    Called before a model is written, and when one was built of altered parts: the alteration may have been made through
+    a part of the model.
+    """
 
 
 # ---------------------------------------------------------------- news
@@ -109,24 +117,24 @@ def model_saving(model: nn.Module) -> None:
 
 @hookspec
 def run_started(run: Run) -> None:
-    """A run begins (or goes on after an interruption)."""
+    """Called when a run begins, or goes on after an interruption."""
 
 
 @hookspec
 def stage_started(run: Run, stage: Stage, index: int) -> None:
-    """A stage begins."""
+    """Called when a stage begins."""
 
 
 @hookspec
 def stage_done(run: Run, stage: Stage, index: int, result: Mapping[str, Json]) -> None:
-    """A stage ended; its result is on disk."""
+    """Called when a stage has ended; its result is on disk."""
 
 
 @hookspec
 def run_failed(run: Run, error: BaseException) -> None:
-    """A run ended with an error."""
+    """Called when a run has ended with an error."""
 
 
 @hookspec
 def run_done(run: Run) -> None:
-    """A run ended well."""
+    """Called when a run has ended well."""

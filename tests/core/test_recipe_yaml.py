@@ -74,8 +74,8 @@ def test_words_and_numbers(text: str, expected: object) -> None:
 def test_places_of_keys_and_values() -> None:
     root, _ = read("a: 1\nb:\n  - x\n  - {c: 2}\n", "f")
     inner = root.get("b").get(1).get("c")
-    assert (inner.key_place, inner.place, inner.start) == ("f:4:6", "f:4:9", "f:4:6")
-    assert root.get("b").get(0).place == "f:3:5"
+    assert (inner.key_location, inner.location, inner.start) == ("f:4:6", "f:4:9", "f:4:6")
+    assert root.get("b").get(0).location == "f:3:5"
     assert root.get("b").get(7) is None
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 import topwork
 from topwork import CheckpointError, Stage, TopworkError, UsageError, hookimpl
 from topwork.cli.app import main
-from topwork.system_errors import alone_in, refused_by_the_machine
+from topwork.system_errors import alone_in, translate_system_error
 
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
 RAISED: list[BaseException] = []
@@ -65,8 +65,8 @@ def test_what_the_machine_refuses_is_said_with_its_stage(error, text, recipe):
 
 
 def test_what_a_plugin_does_wrong_is_left_alone():
-    assert refused_by_the_machine(OSError("cannot identify image file")) is None  # PIL's, of a damaged picture
-    assert refused_by_the_machine(ValueError("wrong")) is None
+    assert translate_system_error(OSError("cannot identify image file")) is None  # PIL's, of a damaged picture
+    assert translate_system_error(ValueError("wrong")) is None
 
 
 def test_a_run_folder_has_one_run_at_a_time(recipe, engine, tmp_path):
@@ -140,8 +140,15 @@ def test_exit_codes(shell):
 
 
 def test_ctrl_c_while_plugins_are_loaded(shell, tmp_path):
+    (tmp_path / "bad.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)")
+    code, err = shell("list")
+    assert (code, err.startswith("interrupted while the plugin bad (")) == (130, True)
+
+
+def test_a_plugin_that_raises_ctrl_c_itself_is_at_fault(shell, tmp_path):
     (tmp_path / "bad.py").write_text("raise KeyboardInterrupt")
-    assert shell("list") == (130, "interrupted\n")
+    code, err = shell("list")
+    assert (code, "cannot load the plugin: KeyboardInterrupt (bad.py:1)" in err) == (2, True)
 
 
 def test_what_cannot_be_written_is_named(shell, tmp_path):

@@ -18,7 +18,7 @@ import typer
 from topwork.cli.output import Session, say
 from topwork.errors import TopworkError, UsageError
 from topwork.plugins.registry import Plugins, load_plugins
-from topwork.system_errors import refused_by_the_machine
+from topwork.system_errors import translate_system_error
 
 #: what the libraries below must be told, before they are imported, to print no progress of their own
 QUIET = {
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except TopworkError as error:  # from loading the plugins; commands handle their own
         return _failed(error, debug)
-    except KeyboardInterrupt:
-        return _interrupted()
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
     return 0
 
 
@@ -139,8 +139,8 @@ def _guarded(command: Callable[..., Any], debug: bool) -> Callable[..., Any]:
             command(*arguments, **options)
         except TopworkError as error:
             raise typer.Exit(_failed(error, debug)) from error
-        except KeyboardInterrupt:
-            raise typer.Exit(_interrupted()) from None
+        except KeyboardInterrupt as error:
+            raise typer.Exit(_interrupted(error)) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):  # whoever reads our output has read enough
             raise
         except Exception as error:
@@ -149,14 +149,14 @@ def _guarded(command: Callable[..., Any], debug: bool) -> Callable[..., Any]:
     return call
 
 
-def _interrupted() -> int:
-    say("interrupted")
+def _interrupted(error: KeyboardInterrupt) -> int:
+    say(" ".join(["interrupted", *getattr(error, "__notes__", ())]))
     return 130
 
 
 def _unexpected(error: Exception, debug: bool) -> int:
     """What topwork did not raise: the machine's refusals in words; the traceback of anything else, which is a bug."""
-    if (refused := refused_by_the_machine(error)) is not None:
+    if (refused := translate_system_error(error)) is not None:
         return _failed(refused.with_traceback(error.__traceback__), debug)
     traceback.print_exception(error)
     say("this error was not foreseen: it is a fault of topwork or of a plugin; please report it with the lines above")

@@ -102,8 +102,10 @@ def _rows(path: str, split: str | None, limit: int | None, plugins: Plugins) -> 
 
 
 def _typed_rows(pairs: Iterable[str], task: type[Task]) -> list[Row]:
-    """Rows from `column=value`. The value of a lazy column (an image, a recording) is a file; `[...]` and `{...}` are
-    read as YAML, everything else is text."""
+    """Make rows of `column=value`.
+
+    The value of a lazy column (an image, audio) is a file; `[...]` and `{...}` are read as YAML, all else is text.
+    """
     rows: list[dict[str, Any]] = [{}]
     for text in pairs:
         name, value = split_pair(text, "-i")
@@ -126,13 +128,14 @@ def _plain(value: str) -> Any:
         return value
     from topwork.recipe.yaml import read
 
-    node, problems = read(value, "-i", place=f"-i {value}")
+    node, problems = read(value, "-i", location=f"-i {value}")
     if problems:
         raise UsageError(str(problems[0]))
     return node.plain()
 
 
 def split_pair(text: str, option: str) -> tuple[str, str]:
+    """Split `column=value`; `option` is named in the error."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError(f"`{text}` is not of the form column=value", place=option)

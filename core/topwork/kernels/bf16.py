@@ -90,8 +90,14 @@ def unfused_attention(
     """Compute softmax(query key' scale) value, as the library's eager attention does, in the same dtype.
 
     Args:
-        query: [items, heads, queries, width]; `key` and `value` [items, heads, keys, width].
+        query: [items, heads, queries, width].
+        key: [items, heads, keys, width].
+        value: [items, heads, keys, width].
         attn_mask: boolean, True where a query may attend; a query that may attend to no key gets zeros, as from torch.
+        dropout_p: unused, as `_can_be_unfused` allows 0 only.
+        is_causal: let a query attend to the keys up to its own position.
+        scale: of the scores; 1 / sqrt(width) when None.
+        enable_gqa: unused, as `_can_be_unfused` allows False only.
     """
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()

@@ -69,7 +69,7 @@ def wrap_hooks(manager: pluggy.PluginManager, plugin: Any, info: PluginInfo, str
 def _wrapped(
     function: Callable[..., Any], info: PluginInfo, hook: str, names: Sequence[str], strict: bool
 ) -> Callable[..., Any]:
-    place = f"plugin {info}, hook {hook}"
+    location = f"plugin {info}, hook {hook}"
     hint = f"`topwork --disable {info.name} ...` goes on without this plugin" if info.version else None
 
     @wraps(function)
@@ -79,7 +79,7 @@ def _wrapped(
         except TopworkError:
             raise
         except Exception as error:
-            failure = PluginError(safe_text(error), place=place, hint=hint)
+            failure = PluginError(safe_text(error), place=location, hint=hint)
             if hook not in NEWS or strict:
                 raise failure from error
             _warn(failure, dict(zip(names, arguments)).get("run"))
@@ -87,11 +87,13 @@ def _wrapped(
         except (SystemExit, KeyboardInterrupt) as error:
             if not raised_by_code(error):
                 raise
-            raise PluginError(f"ends the program: {safe_text(error)}", place=place, hint=hint) from error
+            raise PluginError(f"ends the program: {safe_text(error)}", place=location, hint=hint) from error
         if answer is not None and hook in PROMISES and not PROMISES[hook][1](answer):
             code = getattr(function, "__code__", None)
             file = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-            raise PluginError(f"answers {short(answer)}{file}; promised is {PROMISES[hook][0]}", place=place, hint=hint)
+            raise PluginError(
+                f"answers {short(answer)}{file}; promised is {PROMISES[hook][0]}", place=location, hint=hint
+            )
         return answer
 
     return call

@@ -60,13 +60,13 @@ class Table(Mapping[str, Any]):
         return name in self._entries  # that of Mapping would import the entry
 
     def __getitem__(self, name: str) -> Any:
-        entry, info = self._entries[name]
-        if isinstance(entry, Declaration):
-            entry = self._imported(entry, info)
-            self._entries[name] = entry, info
-        return entry
+        thing, info = self._entries[name]
+        if isinstance(thing, Declaration):
+            thing = self._imported(thing, info)
+            self._entries[name] = thing, info
+        return thing
 
-    def add(self, name: str, entry: Any, info: PluginInfo) -> None:
+    def add(self, name: str, thing: Any, info: PluginInfo) -> None:
         """Register an entry of a plugin.
 
         Raises:
@@ -76,7 +76,7 @@ class Table(Mapping[str, Any]):
             owner = self._entries[name][1]
             by = "this plugin already" if owner is info else f"plugin {owner}"
             raise PluginError(f"{info} registers the {self.kind} `{name}`, which is registered by {by}")
-        self._entries[name] = entry, info
+        self._entries[name] = thing, info
 
     def remove_all_of(self, info: PluginInfo) -> None:
         """Drop the entries of a plugin."""
@@ -88,9 +88,9 @@ class Table(Mapping[str, Any]):
 
     def about(self, name: str) -> str:
         """Return one line about an entry, without importing it if it is declared with one."""
-        entry = self._entries[name][0]
-        if isinstance(entry, Declaration) and entry.about is not None:
-            return entry.about
+        declared = self._entries[name][0]
+        if isinstance(declared, Declaration) and declared.about is not None:
+            return declared.about
         thing = self[name]
         return thing if isinstance(thing, str) else first_line(thing)
 
@@ -101,8 +101,7 @@ class Table(Mapping[str, Any]):
             if self.kind != "command" and thing.name != declaration.name:
                 raise PluginError(f"`{declaration.target}` is called `{thing.name}`, not `{declaration.name}`")
         except TopworkError as error:
-            error.place = error.place or f"plugin {info}"
-            raise
+            raise PluginError(error.cause, place=f"plugin {info}", hint=error.hint) from error
         except Exception as error:
             raise PluginError(
                 f"the {self.kind} `{declaration.name}` cannot be imported: {safe_text(error)}",

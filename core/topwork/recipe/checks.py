@@ -1,4 +1,7 @@
-"""The sections of a recipe, checked one after the other; every fault is collected, none stops the next check."""
+"""Checks of the sections of a recipe, one after the other; every fault is collected, none stops the next check.
+
+Entry point: `RecipeChecker`. The section `data` is checked in `data`, options in `validation`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class RecipeChecker:
 
     def __init__(self, root: Node, plugins: Plugins, problems: list[Problem]) -> None:
         self.root, self.plugins, self.problems = root, plugins, problems
-        self.needs: list[tuple[str, str, tuple[str, ...]]] = []  # stage, its place, the roles that it reads
+        self.needs: list[tuple[str, str, tuple[str, ...]]] = []  # stage, its location, the roles that it reads
 
     def parts(self, *, check_roles: bool) -> dict[str, Any] | None:
         """Return the attributes of the `Recipe`, or None when something is wrong.
@@ -58,29 +61,29 @@ class RecipeChecker:
             "description": description,
         }
 
-    def _fault(self, place: str, path: str, message: str) -> None:
-        self.problems.append(Problem(place, path, message))
+    def _fault(self, location: str, path: str, message: str) -> None:
+        self.problems.append(Problem(location, path, message))
 
     def _plain(self, key: str, kind: type, wanted: str, default: Any) -> Any:
         node = self.root.get(key)
         if node is None or node.value is None:
             return default
         if not isinstance(node.value, kind) or isinstance(node.value, bool):
-            self._fault(node.place, key, f"should be {wanted}, not {shown(node.plain())}")
+            self._fault(node.location, key, f"should be {wanted}, not {shown(node.plain())}")
             return default
         return node.value
 
     def _seed(self) -> int:
         seed = self._plain("seed", int, "a whole number", 0)
         if seed < 0:
-            self._fault(self.root.value["seed"].place, "seed", f"should be 0 or more, not `{seed}`")
+            self._fault(self.root.value["seed"].location, "seed", f"should be 0 or more, not `{seed}`")
         return seed
 
     def _name(self) -> str | None:
         name = self._plain("name", str, "text", None)
         if name is not None and not re.fullmatch(NAME, name):
             message = f"names the run folder, so it holds no slash and is not empty; it is {shown(name)}"
-            self._fault(self.root.value["name"].place, "name", message)
+            self._fault(self.root.value["name"].location, "name", message)
         return name
 
     # ------------------------------------------------------------------ task and base
@@ -88,7 +91,7 @@ class RecipeChecker:
     def _task(self) -> tuple[type[Task] | None, TaskOptions | None]:
         node = self.root.get("task")
         if node is None or node.value is None:
-            self._fault(self.root.place, "task", "`task` is missing: say what the model is for")
+            self._fault(self.root.location, "task", "`task` is missing: say what the model is for")
             return None, None
         named = node if not isinstance(node.value, dict) else node.get("name")
         if named is None or not isinstance(named.value, str):
@@ -97,16 +100,16 @@ class RecipeChecker:
         try:
             task = self.plugins.task(named.value)
         except UsageError as error:
-            self._fault(named.place, "task", str(error))
+            self._fault(named.location, "task", str(error))
             return None, None
         rest = node.value if isinstance(node.value, dict) else {}
-        options = Node({key: entry for key, entry in rest.items() if key != "name"}, node.place, node.key_place)
+        options = Node({key: entry for key, entry in rest.items() if key != "name"}, node.location, node.key_location)
         return task, check_options(task.Options, options, ("task",), self.problems)
 
     def _bases(self, task: type[Task] | None) -> dict[str, BaseOptions]:
         node = self.root.get("base")
         if node is None or node.value is None:
-            self._fault(self.root.place, "base", "`base` is missing: give a model's Hub id or folder")
+            self._fault(self.root.location, "base", "`base` is missing: give a model's Hub id or folder")
             return {}
         by_role = isinstance(node.value, dict) and not node.value.keys() & BaseOptions.model_fields.keys()
         roles = task.roles if task is not None else tuple(map(str, node.value)) if by_role else ("base",)
@@ -118,11 +121,11 @@ class RecipeChecker:
             self._fault(node.start, "base", f"this task needs one base for each of {', '.join(roles)}")
             return {}
         bases: dict[str, BaseOptions] = {}
-        for role, entry in node.value.items():
+        for role, base_node in node.value.items():
             if role in roles:
-                bases |= self._base(role, entry, ("base", role))
+                bases |= self._base(role, base_node, ("base", role))
             else:
-                self._fault(entry.start, f"base.{role}", unknown_key(role, roles))
+                self._fault(base_node.start, f"base.{role}", unknown_key(role, roles))
         for role in roles:
             if role not in node.value:
                 self._fault(node.start, f"base.{role}", f"`{role}` is missing: this task needs {', '.join(roles)}")
@@ -134,7 +137,7 @@ class RecipeChecker:
         if model is not None and isinstance(model.value, str) and looks_local(model.value):
             message = missing_source(model.value, self.plugins)
             if message:
-                self._fault(model.place, ".".join([*map(str, path), "model"]), message)
+                self._fault(model.location, ".".join([*map(str, path), "model"]), message)
         return {} if options is None else {role: options}
 
     # ------------------------------------------------------------------ stages
@@ -142,37 +145,37 @@ class RecipeChecker:
     def _stages(self) -> list[Stage]:
         node = self.root.get("stages")
         if node is None or not isinstance(node.value, list) or not node.value:
-            place = self.root.place if node is None else node.start
-            self._fault(place, "stages", "should be a list of stages, such as [train, evaluate, save]")
+            location = self.root.location if node is None else node.start
+            self._fault(location, "stages", "should be a list of stages, such as [train, evaluate, save]")
             return []
-        names = [stage_name(entry) for entry in node.value]
+        names = [stage_name(stage_node) for stage_node in node.value]
         stages = []
-        for index, (entry, name) in enumerate(zip(node.value, names)):
+        for index, (stage_node, name) in enumerate(zip(node.value, names)):
             path: KeyPath = ("stages", index, name or "") if names.count(name) > 1 else ("stages", name or index)
-            stage = self._stage(entry, name, path)
+            stage = self._stage(stage_node, name, path)
             if stage is not None:
                 stages.append(stage)
         return stages
 
-    def _stage(self, entry: Node, name: str | None, path: KeyPath) -> Stage | None:
+    def _stage(self, node: Node, name: str | None, path: KeyPath) -> Stage | None:
         where = ".".join(str(part) for part in path if part != "")
         if name is None:
             hint = ""
-            if isinstance(entry.value, dict) and len(entry.value) > 1:
-                known = [key for key in entry.value if key in self.plugins.stages]
+            if isinstance(node.value, dict) and len(node.value) > 1:
+                known = [key for key in node.value if key in self.plugins.stages]
                 hint = f"; are the options of `{known[0]}` indented under it?" if known else ""
-            self._fault(entry.start, where, f"should be a stage's name, or one name with its options below{hint}")
+            self._fault(node.start, where, f"should be a stage's name, or one name with its options below{hint}")
             return None
-        options = entry.get(name) or Node(None, entry.place)
+        options = node.get(name) or Node(None, node.location)
         try:
             stage_class = self.plugins.stage(name)
         except UsageError as error:
-            self._fault(options.start if isinstance(entry.value, dict) else entry.place, where, str(error))
+            self._fault(options.start if isinstance(node.value, dict) else node.location, where, str(error))
             return None
         stage = check_options(stage_class, options, path, self.problems)
         readable = stage or check_without_faults(stage_class, options)
         if readable is not None:
-            self.needs.append((name, entry.place, tuple(readable.reads())))
+            self.needs.append((name, node.location, tuple(readable.reads())))
         return stage
 
     def _roles(self) -> None:

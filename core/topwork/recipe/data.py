@@ -1,4 +1,4 @@
-"""What can be said about the data of a recipe before anything is loaded: missing roles, files and samples."""
+"""Checks of the section `data` of a recipe before anything is loaded: missing roles, files and samples."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_data(
             path = f"data.{role}" if source is section else f"data.{role}.path"
             message = missing_source(source.value, plugins)
             if message:
-                problems.append(Problem(source.place, path, message))
+                problems.append(Problem(source.location, path, message))
         if section.get("cut") is not None and not _given(node, "train"):
             problems.append(
                 Problem(section.start, f"data.{role}", "`cut` takes rows from `data.train`, which is missing")
@@ -66,11 +66,11 @@ def check_data(
 def check_roles(
     node: Node | None, needs: Iterable[tuple[str, str, Iterable[str]]], root: Node, problems: list[Problem]
 ) -> None:
-    """Every stage must get the rows that it reads.
+    """Check that every stage is given the rows that it reads.
 
     Args:
         node: the section `data`.
-        needs: for each stage its name, its place, and the roles that it reads.
+        needs: for each stage its name, its location, and the roles that it reads.
         root: the recipe, for the place of a missing section.
         problems: what is missing is appended here, once for each role.
     """
@@ -89,8 +89,8 @@ def check_roles(
         hint = f"give `data.{role}` a path"
         if role == "evaluate":
             hint += ", or cut it from the training rows: `evaluate: {cut: 0.1}`"
-        place = root.place if node is None else node.start
-        problems.append(Problem(place, f"data.{role}", f"missing: {names} {verb} these rows; {hint}"))
+        location = root.location if node is None else node.start
+        problems.append(Problem(location, f"data.{role}", f"missing: {names} {verb} these rows; {hint}"))
 
 
 def _given(node: Node | None, role: str) -> bool:
@@ -99,21 +99,21 @@ def _given(node: Node | None, role: str) -> bool:
 
 
 def missing_source(path: str, plugins: Plugins) -> str | None:
-    """What is wrong with the path of rows, as far as it can be told without loading: None when nothing is."""
+    """Return the fault of a path of rows that shows without loading it, or None."""
     kind, colon, name = path.partition(":")
     if colon and kind == "sample":
         return None if name in plugins.samples else str(plugins.unknown("sample", name, plugins.samples))
     if "://" in path or not looks_local(path):
         return None
-    found = Path(path).expanduser()
-    if found.exists() or (glob.has_magic(path) and next(glob.iglob(str(found), recursive=True), None)):
+    file = Path(path).expanduser()
+    if file.exists() or (glob.has_magic(path) and next(glob.iglob(str(file), recursive=True), None)):
         return None
     hint = "; variables of the environment are not filled in: write the path out, or begin it with ~"
-    return f"there is no file or folder `{path}`{hint if '$' in path else _neighbour(found)}"
+    return f"there is no file or folder `{path}`{hint if '$' in path else _neighbour(file)}"
 
 
 def looks_local(path: str) -> bool:
-    """True for what can only be a file or folder: it begins with ./ ../ ~ or /, or ends like a data file."""
+    """Return whether this can only be a file or folder: it begins with ./ ../ ~ or /, or ends like a data file."""
     return path.startswith(("./", "../", "~", "/")) or path in (".", "..") or path.lower().endswith(FILES)
 
 

@@ -1,4 +1,6 @@
-"""Recipes: what a YAML file (or a dict, or Python code) says, fully checked before anything heavy is imported.
+"""Recipes from a YAML file, a dict or Python code, fully checked before anything heavy is imported.
+
+Entry point: `load_recipe`. YAML is read in `yaml`, sections are checked in `checks`.
 
 A recipe holds names and values, never import paths; nothing in it is executed. Everything that is wrong is reported at
 once, each fault with file, line and column.
@@ -32,7 +34,7 @@ Made = TypeVar("Made", bound=BaseModel)
 
 @dataclass
 class Recipe:
-    """A checked recipe.
+    """Checked recipe.
 
     Attributes:
         task_class, task_options: the task and its options.
@@ -58,7 +60,7 @@ class Recipe:
 
     @property
     def task_name(self) -> str:
-        """The task's name, as in a recipe."""
+        """Return the name of the task, as in a recipe."""
         return self.task_class.name
 
     @classmethod
@@ -69,7 +71,7 @@ class Recipe:
         options: TaskOptions | Mapping[str, Any] | None = None,
         **rest: Any,
     ) -> Recipe:
-        """A recipe from Python objects, for rows in memory too.
+        """Make a recipe from Python objects, for rows in memory too.
 
         Args:
             task: the task class.
@@ -90,7 +92,7 @@ class Recipe:
         return cls(task_class=task, task_options=options, bases=bases, **rest)
 
     def to_dict(self) -> dict[str, Json]:
-        """The recipe with every default written out; `load_recipe` makes the same recipe of it."""
+        """Return the recipe with every default; `load_recipe` makes the same recipe of it."""
         bases = {role: written_out(options) for role, options in self.bases.items()}
         answer: dict[str, Json] = {key: getattr(self, key) for key in ("name", "description") if getattr(self, key)}
         answer["task"] = {"name": self.task_name, **written_out(self.task_options)}
@@ -103,12 +105,12 @@ class Recipe:
         return answer
 
     def to_yaml(self) -> str:
-        """`to_dict` as YAML."""
+        """Return `to_dict` as YAML."""
         return dump(self.to_dict())
 
 
 def written_out(options: BaseModel) -> dict[str, Json]:
-    """Options as JSON with their defaults, without the entries that are null by default."""
+    """Return options as JSON with their defaults, without the entries that are null by default."""
     written = options.model_dump(mode="json", by_alias=True)
     answer = {}
     for name, info in type(options).model_fields.items():
@@ -121,7 +123,7 @@ def written_out(options: BaseModel) -> dict[str, Json]:
 
 
 def make_stage(name: str, options: Mapping[str, Any], plugins: Plugins) -> Stage:
-    """A stage from its name and options.
+    """Make a stage from its name and options.
 
     Raises:
         UsageError: an unknown name.
@@ -131,18 +133,18 @@ def make_stage(name: str, options: Mapping[str, Any], plugins: Plugins) -> Stage
 
 
 def make_task_options(name: str, options: Mapping[str, Any], plugins: Plugins) -> TaskOptions:
-    """The options of a task; errors as in `make_stage`."""
+    """Make the options of a task; errors as in `make_stage`."""
     return _made(plugins.task(name).Options, options, f"task {name}")
 
 
 def make_base_options(value: str | Mapping[str, Any] | BaseOptions) -> BaseOptions:
-    """The options of a base, from an id or a mapping; errors as in `make_stage`."""
+    """Make the options of a base from an id or a mapping; errors as in `make_stage`."""
     return value if isinstance(value, BaseOptions) else _made(BaseOptions, value, "base", shorthand="model")
 
 
-def _made(kind: type[Made], value: Any, place: str, shorthand: str | None = None) -> Made:
+def _made(kind: type[Made], value: Any, location: str, shorthand: str | None = None) -> Made:
     problems: list[Problem] = []
-    made = check_options(kind, from_python(value, place), (), problems, shorthand=shorthand)
+    made = check_options(kind, from_python(value, location), (), problems, shorthand=shorthand)
     if made is None:
         raise RecipeError(problems)
     return made
@@ -181,7 +183,7 @@ def load_recipe(
 
 
 def find_recipe(source: str | Path, plugins: Plugins) -> Path:
-    """The file of a recipe: a path, or the name of a shipped one.
+    """Return the file of a recipe: a path, or the name of a shipped one.
 
     Raises:
         UsageError: neither a file nor a shipped recipe.
@@ -225,33 +227,33 @@ def _file_tree(path: Path, plugins: Plugins, problems: list[Problem], below: tup
         message = (
             "the recipe is empty" if root.value is None else "a recipe is a mapping: `task:`, `base:`, `data:`, ..."
         )
-        raise RecipeError([*problems, Problem(root.place, "", message)])
+        raise RecipeError([*problems, Problem(root.location, "", message)])
     return _extended(root, path.parent, plugins, problems, (*below, path.resolve()))
 
 
 def _extended(root: Node, folder: Path, plugins: Plugins, problems: list[Problem], below: tuple[Path, ...]) -> Node:
-    """The recipe laid over the one that its `extends` names."""
+    """Return the recipe laid over the one that its `extends` names."""
     extends = root.get("extends")
     if extends is None:
         return root
     root = replace(root, value={key: node for key, node in root.value.items() if key != "extends"})
     if not isinstance(extends.value, str):
         cause = "should be the path of a recipe, or the name of a shipped one"
-        raise RecipeError([*problems, Problem(extends.place, "extends", cause)])
+        raise RecipeError([*problems, Problem(extends.location, "extends", cause)])
     beside = folder / Path(extends.value).expanduser()
     try:
         path = beside if beside.is_file() else find_recipe(extends.value, plugins)
     except UsageError as error:
-        raise RecipeError([*problems, Problem(extends.place, "extends", str(error))]) from error
+        raise RecipeError([*problems, Problem(extends.location, "extends", str(error))]) from error
     if path.resolve() in below:
         circle = " -> ".join(file.name for file in (*below, path.resolve()))
         cause = f"the recipes extend each other in a circle: {circle}"
-        raise RecipeError([*problems, Problem(extends.place, "extends", cause)])
+        raise RecipeError([*problems, Problem(extends.location, "extends", cause)])
     return merge(_file_tree(path, plugins, problems, below), root)
 
 
 def _by_place(problem: Problem) -> tuple[str, int, int]:
-    """Problems in the order of the file."""
+    """Return the sort key that brings problems into the order of the file."""
     file, *numbers = problem.place.rsplit(":", 2)
     if len(numbers) == 2 and all(number.isdigit() for number in numbers):
         return file, int(numbers[0]), int(numbers[1])

@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes, made of everything that is installed: editors complete and check with it."""
+"""JSON Schema of recipes, with all installed tasks and stages: editors complete and check with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def recipe_schema(plugins: Plugins) -> dict[str, Json]:
-    """A schema in which the options of a task or stage depend on its name."""
+    """Return a schema in which the options of a task or stage depend on its name."""
     tasks: dict[str, type[BaseModel]] = {name: task.Options for name, task in plugins.tasks.items()}
     stages: dict[str, type[BaseModel]] = {**plugins.stages}
     models: list[type[BaseModel]] = list(
@@ -58,7 +58,7 @@ def recipe_schema(plugins: Plugins) -> dict[str, Json]:
 
 
 def _named(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The long form of a task: its name beside its options."""
+    """Return the schema of the long form of a task: its name beside its options."""
     properties = {"name": {"const": name}, **options.get("properties", {})}
     return {**options, "properties": properties, "required": ["name", *options.get("required", [])]}
 

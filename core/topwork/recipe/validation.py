@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with options, said as located problems of a recipe.
+"""Faults that pydantic reports in options, as located problems of a recipe. Entry point: `check_options`.
 
 pydantic knows what is wrong and at which key; the tree of the recipe knows where that key stands. Here the two are
 joined, with the allowed values and the nearest known name.
@@ -47,7 +47,7 @@ def check_options(
 
 
 def check_without_faults(model: type[Options], node: Node) -> Options | None:
-    """The options with the faulty keys left out, if that is enough to make them valid."""
+    """Return the options without the faulty keys, if they are valid then; else None."""
     value = node.plain()
     if not isinstance(value, dict):
         return None
@@ -61,7 +61,7 @@ def check_without_faults(model: type[Options], node: Node) -> Options | None:
 
 
 def unknown_key(word: Any, known: Iterable[str]) -> str:
-    """The message for a key that does not exist."""
+    """Return the message for a key that does not exist."""
     known = list(known)
     listed = f"; known: {', '.join(known) or 'none'}"
     return f"unknown key `{word}`{nearest(str(word), known) or listed}"
@@ -71,7 +71,7 @@ def unknown_key(word: Any, known: Iterable[str]) -> str:
 
 
 def _problems(model: type[BaseModel], error: ValidationError, node: Node, path: KeyPath) -> list[Problem]:
-    """One problem for each fault.
+    """Return one problem for each fault.
 
     A value that may have several types gives faults for each of them. When some of them failed inside (a mapping whose
     keys are wrong), only the one that fits best is reported; when all failed outright, their messages are joined.
@@ -84,26 +84,26 @@ def _problems(model: type[BaseModel], error: ValidationError, node: Node, path: 
                 scores.setdefault(at, {}).setdefault(branch, {})[fault.path] = fault.weight
     best = {at: min(row, key=lambda name: sum(row[name].values())) for at, row in scores.items()}
     misspelt = {fault.meant for fault in faults if fault.meant}
-    found: dict[tuple[str, str], list[str]] = {}
+    messages_at: dict[tuple[str, str], list[str]] = {}
     for fault in faults:
         if fault.missing and fault.path in misspelt:
             continue  # it is there, under a name that is reported already
         if all(best.get(at, branch) == branch for at, branch in fault.branches):
-            messages = found.setdefault((fault.place, dotted((*path, *fault.path))), [])
+            messages = messages_at.setdefault((fault.location, dotted((*path, *fault.path))), [])
             if fault.message not in messages:
                 messages.append(fault.message)
-    return [Problem(place, where, " or ".join(messages)) for (place, where), messages in found.items()]
+    return [Problem(location, where, " or ".join(messages)) for (location, where), messages in messages_at.items()]
 
 
 class _Fault:
-    """One of pydantic's errors, with the key's path in the recipe, its place and a message of our own.
+    """Error of pydantic with the path of its key in the recipe, its location and a message.
 
     pydantic's `loc` also names the members of a union that it tried; those stand in no recipe and become `branches`.
     """
 
-    def __init__(self, model: type[BaseModel], entry: Any, node: Node) -> None:
+    def __init__(self, model: type[BaseModel], error: Any, node: Node) -> None:
         self.branches: list[tuple[KeyPath, str]] = []
-        kind, location = entry["type"], entry["loc"]
+        kind, location = error["type"], error["loc"]
         models: list[type[BaseModel]] = [model]
         path: list[str | int] = []
         here = node
@@ -124,31 +124,31 @@ class _Fault:
         self.missing = missing is not None
         self.inside = kind in ("value_error", "assertion_error")  # the type fits, the values do not
         if missing is not None:
-            self.place, self.path = here.start, (*path, missing)
+            self.location, self.path = here.start, (*path, missing)
             self.message, self.weight = f"`{missing}` is missing{_about(models, missing)}", 1.0
         elif kind == "extra_forbidden":
             parents = _models_at(model, path[:-1], self.branches)
-            self.place, self.message = here.start, unknown_key(path[-1], _keys(parents))
+            self.location, self.message = here.start, unknown_key(path[-1], _keys(parents))
             hint = nearest(str(path[-1]), _keys(parents))
             self.weight = 0.5 if hint else 1.0
             self.meant = (*path[:-1], hint.split("`")[1]) if hint else None
         else:
-            self.place, self.message, self.weight = here.place, _said(entry, here), 1.0
+            self.location, self.message, self.weight = here.location, _message(error, here), 1.0
 
 
-def _said(entry: Any, node: Node) -> str:
-    """The fault in plain words: what should stand there, and what does."""
-    message = str(entry["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if entry["type"] in ("value_error", "assertion_error"):
+def _message(error: Any, node: Node) -> str:
+    """Return the message of a fault: the expected value and the given one."""
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if error["type"] in ("value_error", "assertion_error"):
         return message
     message = message.replace("Input should be", "should be").split(", unable to")[0]
-    allowed = re.findall(r"'([^']*)'", str(entry.get("ctx", {}).get("expected", "")))
+    allowed = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
     hint = nearest(str(node.value), allowed) if allowed else ""
     return f"{message}, not {shown(node.plain())}{hint}"
 
 
 def shown(value: Any) -> str:
-    """A value as it is quoted in a message."""
+    """Return a value as it is quoted in a message: short, on one line, control characters escaped."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
@@ -171,7 +171,7 @@ def _about(models: Sequence[type[BaseModel]], key: str) -> str:
 def _models_at(
     model: type[BaseModel], path: Sequence[str | int], branches: Sequence[tuple[KeyPath, str]]
 ) -> list[type[BaseModel]]:
-    """The option classes that may stand at a path; the members of unions that pydantic names choose among them."""
+    """Return the option classes that may stand at a path; the union members that pydantic names choose among them."""
     models = [model]
     for depth, part in enumerate(path, 1):
         models = _models_below(models, part)
@@ -182,9 +182,9 @@ def _models_at(
 
 
 def _models_below(models: Sequence[type[BaseModel]], key: str | int) -> list[type[BaseModel]]:
-    """The option classes inside a field, through unions, lists and dicts; the entry of a list or dict has the same."""
+    """Return the option classes inside a field, through unions, lists and dicts; an element has those of its list."""
     fields = [model.model_fields[key] for model in models if isinstance(key, str) and key in model.model_fields]
-    return [found for field in fields for found in _inside(field.annotation)] if fields else list(models)
+    return [nested for field in fields for nested in _inside(field.annotation)] if fields else list(models)
 
 
 def _inside(annotation: Any) -> list[type[BaseModel]]:

@@ -60,18 +60,18 @@ class Node:
 
     Args:
         value: a dict of nodes, a list of nodes, or a plain value.
-        place: where the value stands: `file:line:column`, or the text of an override.
-        key_place: where its key stands, for the entry of a mapping.
+        location: where the value stands: `file:line:column`, or the text of an override.
+        key_location: where its key stands, for the entry of a mapping.
     """
 
     value: Any
-    place: str
-    key_place: str = ""
+    location: str
+    key_location: str = ""
 
     @property
     def start(self) -> str:
         """The place of the key if there is one, else of the value."""
-        return self.key_place or self.place
+        return self.key_location or self.location
 
     def plain(self) -> Json:
         """The value without addresses."""
@@ -90,33 +90,33 @@ class Node:
         return None
 
 
-def read(text: str, name: str, *, place: str | None = None) -> tuple[Node, list[Problem]]:
+def read(text: str, name: str, *, location: str | None = None) -> tuple[Node, list[Problem]]:
     """Read one YAML document.
 
     Args:
         text: the document.
         name: the file's name, for places.
-        place: the place of everything in it, instead of line and column (overrides).
+        location: the place of everything in it, instead of line and column (overrides).
 
     Returns:
         the tree (an empty mapping when the text cannot be read at all), and what is wrong with it.
     """
-    reader = _Reader(name, place)
+    reader = _Reader(name, location)
     try:
         root = _Loader(text).get_single_node()
         if root is None:
-            return Node(None, place or f"{name}:1:1"), []
+            return Node(None, location or f"{name}:1:1"), []
         return reader.node(root, (), ()), reader.problems
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         context = f" ({error.context})" if error.context else ""
-        where = reader.place(mark) if mark else name
+        where = reader.location(mark) if mark else name
         problem = Problem(where, "", f"not valid YAML: {error.problem}{context}")
     except yaml.reader.ReaderError as error:
-        problem = Problem(place or name, "", f"not valid YAML: {error.reason} at position {error.position}")
+        problem = Problem(location or name, "", f"not valid YAML: {error.reason} at position {error.position}")
     except RecursionError:
-        problem = Problem(place or name, "", "not valid YAML: nested too deeply")
-    return Node({}, place or f"{name}:1:1"), [*reader.problems, problem]
+        problem = Problem(location or name, "", "not valid YAML: nested too deeply")
+    return Node({}, location or f"{name}:1:1"), [*reader.problems, problem]
 
 
 class _Reader:
@@ -127,30 +127,30 @@ class _Reader:
         self.problems: list[Problem] = []
         self.count = 0
 
-    def place(self, mark: Any) -> str:
+    def location(self, mark: Any) -> str:
         return self.fixed or f"{self.name}:{mark.line + 1}:{mark.column + 1}"
 
     def fault(self, node: yaml.Node, path: KeyPath, message: str) -> None:
-        self.problems.append(Problem(self.place(node.start_mark), dotted(path), message))
+        self.problems.append(Problem(self.location(node.start_mark), dotted(path), message))
 
     def node(self, node: yaml.Node, path: KeyPath, above: tuple[int, ...]) -> Node:
-        place = self.place(node.start_mark)
+        location = self.location(node.start_mark)
         self.count += 1
         if id(node) in above:
             self.fault(node, path, "an alias stands inside what it names")
-            return Node(None, place)
+            return Node(None, location)
         if self.count > LARGEST:
             if self.count == LARGEST + 1:
                 self.fault(node, path, f"the recipe has more than {LARGEST} values")
-            return Node(None, place)
+            return Node(None, location)
         above = (*above, id(node))
         if isinstance(node, yaml.MappingNode) and self._tag(node, path, "map"):
-            return Node(self._mapping(node, path, above), place)
+            return Node(self._mapping(node, path, above), location)
         if isinstance(node, yaml.SequenceNode) and self._tag(node, path, "seq"):
-            return Node([self.node(entry, (*path, i), above) for i, entry in enumerate(node.value)], place)
+            return Node([self.node(entry, (*path, i), above) for i, entry in enumerate(node.value)], location)
         if isinstance(node, yaml.ScalarNode):
-            return Node(self._scalar(node, path), place)
-        return Node(None, place)
+            return Node(self._scalar(node, path), location)
+        return Node(None, location)
 
     def _tag(self, node: yaml.Node, path: KeyPath, *allowed: str) -> bool:
         if node.tag.removeprefix(_TAG) in allowed or node.tag == "!":
@@ -178,24 +178,24 @@ class _Reader:
         return text
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, above: tuple[int, ...]) -> dict[Any, Node]:
-        own: dict[Any, Node] = {}
+        entries: dict[Any, Node] = {}
         merged: dict[Any, Node] = {}
         for key_node, value_node in node.value:
             if key_node.tag == _TAG + "merge":
-                for key, entry in self._merged(value_node, path, above):
-                    merged.setdefault(key, entry)
+                for key, value in self._merged(value_node, path, above):
+                    merged.setdefault(key, value)
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
                 self.fault(key_node, path, "a key must be a plain word")
                 continue
             key = self._scalar(key_node, path)
-            if key in own:
-                first = own[key].key_place.removeprefix(f"{self.name}:").split(":")[0]
+            if key in entries:
+                first = entries[key].key_location.removeprefix(f"{self.name}:").split(":")[0]
                 where = "" if self.fixed else f" (first in line {first})"
                 self.fault(key_node, (*path, key), f"`{key}` is set twice{where}")
-            entry = self.node(value_node, (*path, key), above)
-            own[key] = replace(entry, key_place=self.place(key_node.start_mark))
-        return {**{key: entry for key, entry in merged.items() if key not in own}, **own}
+            value = self.node(value_node, (*path, key), above)
+            entries[key] = replace(value, key_location=self.location(key_node.start_mark))
+        return {**{key: value for key, value in merged.items() if key not in entries}, **entries}
 
     def _merged(self, node: yaml.Node, path: KeyPath, above: tuple[int, ...]) -> Iterator[tuple[Any, Node]]:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
@@ -213,7 +213,7 @@ def from_python(value: Any, name: str = "recipe") -> Node:
         title = getattr(type(value), "name", None)  # a stage knows its name, other options do not
         value = {title: options} if isinstance(title, str) else options
     if isinstance(value, Mapping):
-        return Node({key: replace(from_python(entry, name), key_place=name) for key, entry in value.items()}, name)
+        return Node({key: replace(from_python(entry, name), key_location=name) for key, entry in value.items()}, name)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return Node([from_python(entry, name) for entry in value], name)
     return Node(str(value) if isinstance(value, Path) else value, name)

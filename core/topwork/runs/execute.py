@@ -21,7 +21,7 @@ from topwork.kernels.selection import choice as kernels
 from topwork.kernels.selection import following
 from topwork.runs.process import Process
 from topwork.runs.run import Run, read_record, stage_seed
-from topwork.system_errors import alone_in, refused_by_the_machine
+from topwork.system_errors import alone_in, translate_system_error
 from topwork.task_model import TaskModel, graft
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _go(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: b
                 _place(error, stage, index)
                 raise
             except Exception as error:
-                if (refused := refused_by_the_machine(error)) is not None:
+                if (refused := translate_system_error(error)) is not None:
                     _place(refused, stage, index)
                     raise refused from error
                 error.add_note(f"in stage {index + 1}, {stage.name}")
