@@ -1,8 +1,8 @@
 """summarization: a document becomes a short text.
 
 On sequence-to-sequence models (BART, T5 with `prefix: "summarize: "`, an EncoderDecoderModel), on two checkpoints
-warm-started as encoder and decoder, on decoders by prompt; see `_seq2seq`. Measured by ROUGE-1, -2, -L and -Lsum on the
-words of any script, and length. Predictions: [{"summary_text"}].
+warm-started as encoder and decoder, on decoders by prompt; see `sequence_to_sequence`. Measured by ROUGE-1, -2, -L and
+-Lsum on the words of any script, and length. Predictions: [{"summary_text"}].
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Summarization(SequenceToSequence):
 
     @classmethod
     def example_rows(cls) -> list[Row]:
-        said = [
+        pairs = [
             ("It rained all day in Oslo and the streets were wet.", "Rain in Oslo."),
             ("The sun shone on Rome from morning to night.", "Sun in Rome."),
             ("Snow fell on Bern, and the trains were late.", "Snow in Bern."),
@@ -41,9 +41,10 @@ class Summarization(SequenceToSequence):
             ("Umbrellas were sold out in Bern, so much it rained.", "Rain in Bern."),
             ("In Lima the sun came out at last.", "Sun in Lima."),
         ]
-        return [{"document": document, "summary": summary} for document, summary in said]
+        return [{"document": document, "summary": summary} for document, summary in pairs]
 
 
 @hookimpl
 def register_tasks() -> list[type[Task]]:
+    """Register summarization."""
     return [Summarization]

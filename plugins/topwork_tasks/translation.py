@@ -2,8 +2,9 @@
 
 Rows have `translation`, a dict of texts by language (with `source_language` and `target_language` in the options), or
 the two columns `source` and `target`. On sequence-to-sequence models (Marian, mBART and M2M100 with language codes, T5
-with a `prefix`), on two checkpoints warm-started as encoder and decoder, on decoders by prompt; see `_seq2seq`.
-Measured by sacreBLEU and chrF, with their signatures. Predictions: [{"translation_text"}].
+with a `prefix`), on two checkpoints warm-started as encoder and decoder, on decoders by prompt; see
+`sequence_to_sequence`. Measured by chrF and sacreBLEU, with their signatures, and exact match. Predictions:
+[{"translation_text"}].
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Translation(SequenceToSequence):
     name = "translation"
     Options = TranslationOptions
     answer = "translation_text"
-    metrics = ("bleu", "chrf", "exact_match", "length")
+    metrics = ("chrf", "bleu", "exact_match", "length")  # BLEU is undefined where all truths are short
     columns = {
         "translation": Column("a dict of texts by language", required=False),
         "source": Column("the text, instead of a dict", required=False),
@@ -51,23 +52,23 @@ class Translation(SequenceToSequence):
     }
 
     @classmethod
-    def source_text(cls, row: Row, number: int, options: TranslationOptions) -> str:
+    def source_text(cls, row: Row, index: int, options: TranslationOptions) -> str:
         if row.get("translation") is None and row.get("source") is None:
             hint = "map one of them in `data.columns`"
-            raise DataError("is missing, and so is `translation`", row=number, column="source", hint=hint)
+            raise DataError("is missing, and so is `translation`", row=index, column="source", hint=hint)
         if row.get("translation") is None:
-            return text_of(row, number, "source")
-        return _side(row, number, options.source_language, "source_language")
+            return text_of(row, index, "source")
+        return _side(row, index, options.source_language, "source_language")
 
     @classmethod
-    def target_text(cls, row: Row, number: int, options: TranslationOptions) -> str:
+    def target_text(cls, row: Row, index: int, options: TranslationOptions) -> str:
         if row.get("translation") is None:
-            return text_of(row, number, "target")
-        return _side(row, number, options.target_language, "target_language")
+            return text_of(row, index, "target")
+        return _side(row, index, options.target_language, "target_language")
 
     @classmethod
     def example_rows(cls) -> list[Row]:
-        said = {
+        pairs = {
             "one house": "ein Haus",
             "two houses": "zwei Häuser",
             "one tree": "ein Baum",
@@ -77,33 +78,33 @@ class Translation(SequenceToSequence):
             "one old tree": "ein alter Baum",
             "two old houses": "zwei alte Häuser",
         }
-        return [{"source": source, "target": target} for source, target in said.items()]
+        return [{"source": source, "target": target} for source, target in pairs.items()]
 
 
-def _side(row: Row, number: int, language: str | None, option: str) -> str:
-    """One text of a row's dict; the data write languages as `de` where a tokenizer says `de_DE`."""
+def _side(row: Row, index: int, language: str | None, option: str) -> str:
+    """Return the text in a language of a row's dict, which may write `de` where a tokenizer writes `de_DE`."""
     given = row["translation"]
     if not isinstance(given, Mapping):
         raise DataError(
             f"is {type(given).__name__}, no dict of texts by language",
-            row=number,
+            row=index,
             column="translation",
             hint="or map two columns: `data.columns: {source: ..., target: ...}`",
         )
     here = ", ".join(given)
     if language is None:
         raise DataError(
-            f"has the languages {here}", row=number, column="translation", hint=f"say which: the task's `{option}`"
+            f"has the languages {here}", row=index, column="translation", hint=f"set the task's option `{option}`"
         )
     name = next((key for key in (language, language.split("_")[0]) if key in given), None)
     if name is None:
         raise DataError(
-            f"has no text in `{language}`", row=number, column="translation", hint=f"its languages are {here}"
+            f"has no text in `{language}`", row=index, column="translation", hint=f"its languages are {here}"
         )
     if not isinstance(given[name], str):
         raise DataError(
             f"is {type(given[name]).__name__} in `{name}`, not text",
-            row=number,
+            row=index,
             column="translation",
             hint="correct it",
         )
@@ -112,4 +113,5 @@ def _side(row: Row, number: int, language: str | None, option: str) -> str:
 
 @hookimpl
 def register_tasks() -> list[type[Task]]:
+    """Register translation."""
     return [Translation]

@@ -15,7 +15,7 @@ from tolerance import about, close
 import topwork
 from topwork import DataError, UsageError
 from topwork.testing import check_task
-from topwork_tasks._text.inputs import TokenizerOptions, learn_tokenizer
+from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
 from topwork_tasks.fill_mask.masking import choose, corrupt, logits_at
 from topwork_tasks.fill_mask.task import FillMask
 

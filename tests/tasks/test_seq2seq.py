@@ -16,7 +16,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 import topwork
 from topwork import UsageError
 from topwork.testing import check_task
-from topwork_tasks._text.inputs import TokenizerOptions, learn_tokenizer
+from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
 from topwork_tasks.summarization import Summarization
 from topwork_tasks.translation import Translation
 

@@ -16,7 +16,7 @@ from tolerance import about, close
 from topwork import BaseOptions, DataError, State, TopworkError, UsageError, load_plugins
 from topwork_bases.transformers.base import load_base
 from topwork_tasks._classification.loss import ClassificationMetric, LabelScores, classification_loss, learn_weights
-from topwork_tasks._text.inputs import TokenizerOptions, learn_tokenizer
+from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
 
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4}
 #: wherever it is installed from: a test moves it into a package of its own

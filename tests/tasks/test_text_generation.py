@@ -13,9 +13,10 @@ from tolerance import about, close
 import topwork
 from topwork import BaseOptions, DataError, UsageError
 from topwork_bases.transformers.base import load_base
-from topwork_tasks._text.generation import Generated, LanguageMetric, rouge_l
-from topwork_tasks._text.inputs import TokenizerOptions, learn_tokenizer
-from topwork_tasks.text_generation.prompts import Encoded, blocks, pack, reference
+from topwork_tasks._text.metrics import rouge_l
+from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
+from topwork_tasks.text_generation.metric import GeneratedText, LanguageMetric
+from topwork_tasks.text_generation.prompts import EncodedRow, blocks, pack, reference
 from topwork_tasks.text_generation.task import TextGeneration
 
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
@@ -123,7 +124,7 @@ def test_a_chat_is_learned_where_the_assistant_speaks():
 def test_perplexity_counts_every_token_once_over_blocks():
     """Blocks of a model that looks one token back only would give the very same sum; here: the counts and the ends."""
     ids = list(range(10, 33))
-    found = list(blocks(Encoded(ids, ids, []), 5))
+    found = list(blocks(EncodedRow(ids, ids, []), 5))
     targets = [label for block in found for label in block.labels[1:]]
     assert targets == ids[1:]
     assert all(len(block.ids) <= 5 for block in found)
@@ -142,7 +143,11 @@ def test_perplexity_counts_every_token_once_over_blocks():
 
 
 def test_packing_loses_nothing():
-    rows = [Encoded([1, 2, 3], [1, 2, 3], []), Encoded([4, 5, 6, 7], [-100, -100, 6, 7], []), Encoded([8], [8], [])]
+    rows = [
+        EncodedRow([1, 2, 3], [1, 2, 3], []),
+        EncodedRow([4, 5, 6, 7], [-100, -100, 6, 7], []),
+        EncodedRow([8], [8], []),
+    ]
     found = list(pack(rows, 4))
     assert [(row, entry.ids) for row, entry in found] == [(0, [1, 2, 3, 4]), (1, [4, 5, 6, 7]), (1, [7, 8])]
     assert [label for _, entry in found for label in entry.labels[1:]] == [2, 3, -100, -100, 6, 7, 8]
@@ -157,7 +162,7 @@ def test_packing_loses_nothing():
 def test_long_prompts_and_completions_are_cut_at_the_right_end():
     ids = list(range(20))
     labels = [-100] * 12 + ids[12:]
-    (found,) = blocks(Encoded(ids, labels, []), 10)
+    (found,) = blocks(EncodedRow(ids, labels, []), 10)
     assert found.ids == ids[7:17]  # half of the block is left for the completion when both are long
     assert found.labels == labels[7:17]
     task, model = build(generation={"max_new_tokens": 8})
@@ -223,7 +228,7 @@ def test_metric_merges_and_compares_with_its_libraries():
     pairs = [("the cat sat on the mat", "the cat sat on a mat"), ("こんにちは 世界", "こんにちは 世界"), ("x", "y z")]
     halves = [LanguageMetric(True, reference) for _ in range(2)]
     for index, (guess, truth) in enumerate(pairs):
-        prediction = Generated([{"generated_text": guess}])
+        prediction = GeneratedText([{"generated_text": guess}])
         prediction.completion, prediction.nll, prediction.tokens, prediction.hits = guess, 2.0, 4, 1
         halves[index % 2].update({"completion": truth}, prediction)
     halves[0].merge(halves[1])

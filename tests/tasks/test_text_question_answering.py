@@ -12,8 +12,8 @@ from tolerance import about, close
 
 from topwork import BaseOptions, DataError, UsageError
 from topwork_bases.transformers.base import load_base
-from topwork_tasks._text.inputs import TokenizerOptions, learn_tokenizer
-from topwork_tasks._text.windows import span_in, windows
+from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
+from topwork_tasks._text.windows import context_windows, span_in
 from topwork_tasks.question_answering.squad import SquadMetric, best_spans, f1, normalise
 from topwork_tasks.question_answering.task import QuestionAnswering
 
@@ -41,7 +41,7 @@ def predict(task, model, rows):
 def test_windows_cover_the_context_and_share_the_stride():
     tokenizer = learn_tokenizer((row["context"] for row in ROWS), TokenizerOptions(min_frequency=1))
     context = " ".join(row["context"] for row in ROWS)
-    (found,) = windows(tokenizer, ["Where?"], [context], ["input_ids"], 24, 5)
+    (found,) = context_windows(tokenizer, ["Where?"], [context], ["input_ids"], 24, 5)
     covered = [set(range(*span)) for window in found for span in window.offsets]
     assert set().union(*covered) >= {index for index, letter in enumerate(context) if not letter.isspace()}
     assert all(len(window.inputs["input_ids"]) <= 24 for window in found)

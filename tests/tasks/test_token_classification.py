@@ -18,11 +18,17 @@ from tolerance import about, close
 import topwork
 from topwork import DataError, TopworkError, UsageError
 from topwork.testing import check_task
-from topwork_tasks._text.inputs import TokenizerOptions, learn_tokenizer
-from topwork_tasks._text.spans import find_words, pieces, speakers
-from topwork_tasks.token_classification.entities import EntityMetric, detect, entities, span_tags
-from topwork_tasks.token_classification.strict_entities import strict_entities
-from topwork_tasks.token_classification.tags import TagPrediction
+from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
+from topwork_tasks._text.windows import first_tokens, text_windows
+from topwork_tasks._text.words import find_words
+from topwork_tasks.token_classification.entities import (
+    EntityMetric,
+    detect_scheme,
+    entities,
+    span_tags,
+    strict_entities,
+)
+from topwork_tasks.token_classification.predictions import TagPrediction
 from topwork_tasks.token_classification.task import TokenClassification
 
 SEQ2SEQ = {
@@ -125,14 +131,14 @@ def test_reading_schemes():
     assert entities(str.split("B-P I-P O S-L"), "IOBES") == [("P", 0, 2), ("L", 3, 4)]
     assert entities(str.split("U-L B-P L-P"), "IOBES") == [("L", 0, 1), ("P", 1, 3)]
     assert entities(str.split("NOUN NOUN O VERB"), "plain") == [("NOUN", 0, 1), ("NOUN", 1, 2), ("VERB", 3, 4)]
-    assert detect(["O", "B-P", "I-P"], [["B-P", "I-P", "B-P"]]) == "IOB2"
-    assert detect(["O", "B-P", "I-P"], [["I-P", "B-P", "O", "I-P"]]) == "IOB1"
-    assert detect(["O", "S-P"], []) == "IOBES"
-    assert detect(["O", "NOUN", "X-RAY"], []) == "plain"
+    assert detect_scheme(["O", "B-P", "I-P"], [["B-P", "I-P", "B-P"]]) == "IOB2"
+    assert detect_scheme(["O", "B-P", "I-P"], [["I-P", "B-P", "O", "I-P"]]) == "IOB1"
+    assert detect_scheme(["O", "S-P"], []) == "IOBES"
+    assert detect_scheme(["O", "NOUN", "X-RAY"], []) == "plain"
     with pytest.raises(DataError, match="neither plainly IOB1 nor IOB2"):
-        detect(["O", "B-P", "I-P"], [["O", "I-P", "O", "B-P"]])
+        detect_scheme(["O", "B-P", "I-P"], [["O", "I-P", "O", "B-P"]])
     with pytest.raises(DataError, match="some tags have a prefix"):
-        detect(["O", "B-P", "NOUN"], [])
+        detect_scheme(["O", "B-P", "NOUN"], [])
 
 
 def test_metric_without_rows_is_nan():
@@ -182,16 +188,16 @@ def test_windows_own_every_token_once(written):
     text = " ".join(" ".join(row["words"]) for row in ROWS)
     whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     for length, stride in [(12, 0), (12, 3), (13, 4), (32, 8), (None, 0)]:
-        (found,) = pieces(tokenizer, [text], ["input_ids"], length, stride)
+        (found,) = text_windows(tokenizer, [text], ["input_ids"], length, stride)
         assert [offset for piece in found for offset in piece.offsets] == whole["offset_mapping"]
-        owned = [piece.inputs["input_ids"][place] for piece in found for place in piece.places]
+        owned = [piece.inputs["input_ids"][place] for piece in found for place in piece.positions]
         assert owned == whole["input_ids"]
         assert [piece.first for piece in found] == [
-            sum(len(earlier.places) for earlier in found[:number]) for number in range(len(found))
+            sum(len(earlier.positions) for earlier in found[:number]) for number in range(len(found))
         ]
     with pytest.raises(UsageError, match="stride"):
-        pieces(tokenizer, [text], ["input_ids"], 12, 10)
-    assert pieces(tokenizer, ["", "a"], ["input_ids"], 12, 2)[0] == []
+        text_windows(tokenizer, [text], ["input_ids"], 12, 10)
+    assert text_windows(tokenizer, ["", "a"], ["input_ids"], 12, 2)[0] == []
 
 
 def test_long_rows_have_a_tag_for_every_word(written):
@@ -208,7 +214,7 @@ def test_text_with_spans():
     text = "Ada lives in New York, since 1842."
     spans = [{"start": 0, "end": 3, "label": "PER"}, {"start": 13, "end": 21, "label": "LOC"}]
     words = find_words(text)
-    tags = span_tags(words, [(span["label"], span["start"], span["end"]) for span in spans])
+    tags, _ = span_tags(words, [(span["label"], span["start"], span["end"]) for span in spans])
     assert [text[start:end] for start, end in words] == str.split("Ada lives in New York , since 1842 .")
     assert tags == str.split("B-PER O O B-LOC I-LOC O O O O")
     rows = [{"text": text, "spans": spans}, {"text": "Ada left.", "spans": spans[:1]}, {"text": "", "spans": []}]
@@ -225,7 +231,7 @@ def test_text_with_spans():
 
 
 def test_every_word_has_its_first_token():
-    assert speakers([(0, 3), (4, 6), (7, 7), (8, 9)], [(0, 2), (2, 3), (4, 6), (8, 9)]) == [0, 2, None, 3]
+    assert first_tokens([(0, 3), (4, 6), (7, 7), (8, 9)], [(0, 2), (2, 3), (4, 6), (8, 9)]) == [0, 2, None, 3]
 
 
 def test_sub_words_all_continue_the_tag(written):

@@ -17,7 +17,7 @@ from tolerance import about, close
 
 import topwork
 from topwork import UsageError
-from topwork_tasks._text.inputs import TokenizerOptions, learn_tokenizer
+from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
 from topwork_tasks.translation import Translation
 
 ROWS = Translation.example_rows()

@@ -1,1 +1,9 @@
-"""Shared code of text tasks: tokenizers, windows, generation, metrics."""
+"""Shared by the text tasks.
+
+- `inputs`: the text front end (`TextInputs`): tokenizer, lengths, padding, units, costs.
+- `tokenizers`: tokenizers learned from rows.
+- `words`: words and signs of any script, spans of characters.
+- `windows`: texts longer than a model; which characters and words tokens cover.
+- `generation`: options of `generate`, generating, texts of new tokens.
+- `metrics`: texts against texts: ROUGE, BLEU, chrF, exact match.
+"""

@@ -1,7 +1,8 @@
-"""What text tasks share: finding or learning the tokenizer, how long a text may be, padding, names of tokens.
+"""Text front end of tasks: the tokenizer (the base's own, or learned), lengths, padding, units, costs.
 
-A base from weights brings its tokenizer; for a base from a config one is learned from the rows, with the special tokens
-that the architecture needs, and the config follows it (`token_changes`).
+Entry points: `learn_text_state` once, before a run; `TextInputs` afterwards. A base from weights brings its tokenizer;
+for a base from a config one is learned from the rows, with the special tokens that the architecture needs, and the
+config follows it (`token_changes`). Learning lies in `tokenizers`, windows over long texts in `windows`.
 """
 
 from __future__ import annotations
@@ -9,26 +10,126 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import Base, Batch, DataError, Item, Json, Mode, Row, TopworkError, Units, UsageError
+from topwork import Base, Batch, DataError, Item, Json, Mode, Row, State, TopworkError, Units, UsageError
 from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
+from topwork_tasks._text.windows import ContextWindow, TextWindow, context_windows, text_windows
 
 if TYPE_CHECKING:
     import torch
 
-#: architectures whose positions begin behind the padding token's number, so that fewer are usable
+#: architectures whose positions begin behind the padding token's id, so that fewer are usable
 _OFFSET_POSITIONS = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert", "data2vec-text", "longformer"}
     | {"esm", "ibert", "luke", "mpnet"}
 )
+#: config entries that bound the positions of a decoder, most specific first; an encoder's are the last alone
+_DECODER_POSITIONS = ("max_decoder_position_embeddings", "max_target_positions", "max_position_embeddings")
+
+
+class TextInputs:
+    """Text front end of one task: texts to padded tensors, and what their positions are.
+
+    Args:
+        tokenizer: a tokenizer of transformers, with a padding token.
+        names: outputs of the tokenizer that the model takes.
+        config: the base's config, which bounds the length.
+        max_length: tokens, at most; None for what tokenizer and model allow.
+        budget: the largest count * cost of a batch of predictions on a CPU: a small batch stays in the cache.
+
+    Raises:
+        UsageError: `max_length` is more than the model has positions.
+    """
+
+    def __init__(
+        self, tokenizer: Any, names: Sequence[str], config: Any, max_length: int | None = None, budget: int = 512
+    ) -> None:
+        self.tokenizer, self.names, self.budget = tokenizer, list(names), budget
+        self.max_length = length_limit(config, tokenizer, max_length)
+
+    @classmethod
+    def from_state(cls, state: State, base: Base, max_length: int | None = None) -> TextInputs:
+        """Make the front end from what `learn_text_state` learned."""
+        return cls(state.processors["tokenizer"], state.values["inputs"], base.config, max_length)
+
+    def open(self, row: Row, index: int, column: str = "text") -> str:
+        """Return a row's text.
+
+        Raises:
+            DataError: missing, or no string.
+        """
+        return text_of(row, index, column)
+
+    def precheck(self, row: Row, *columns: str) -> None:
+        """Raise the DataError of the first of the columns that holds no text."""
+        for column in columns:
+            text_of(row, 0, column)
+
+    def features(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[dict[str, list[int]]]:
+        """Tokenize texts, or pairs of texts, cut at `max_length` (of a pair the longer text first)."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(list(texts), pairs, truncation=self.max_length is not None, max_length=self.max_length)
+        return [{name: encoded[name][index] for name in self.names} for index in range(len(texts))]
+
+    def windows(self, texts: Sequence[str], stride: int) -> list[list[TextWindow]]:
+        """Divide each text into windows of `max_length` tokens; see `windows.text_windows`."""
+        return text_windows(self.tokenizer, texts, self.names, self.max_length, stride)
+
+    def context_windows(
+        self, questions: Sequence[str], contexts: Sequence[str], length: int, stride: int
+    ) -> list[list[ContextWindow]]:
+        """Pair each question with windows of its context; see `windows.context_windows`."""
+        return context_windows(self.tokenizer, questions, contexts, self.names, length, stride)
+
+    def costs(self, features: Sequence[Mapping[str, Sequence[int]]]) -> list[int]:
+        """Return what each input costs in a batch: its tokens."""
+        return [max(1, len(inputs["input_ids"])) for inputs in features]
+
+    def collate(self, items: Sequence[Item]) -> dict[str, torch.Tensor]:
+        """Pad and stack the items' inputs: long tensors [items, longest]."""
+        return pad_tokens(self.tokenizer, items, self.names)
+
+    def collate_labelled(self, items: Sequence[Item], mode: Mode) -> Batch:
+        """Pad items whose tokens have a target each (`labels`, -100 for none); without targets in mode "predict"."""
+        inputs = self.collate(items)
+        if mode != "predict":
+            inputs["labels"] = pad_lists([item.inputs["labels"] for item in items], -100, self.tokenizer.padding_side)
+        return Batch(inputs, items)
+
+    def padding_before(self, item: Item, length: int) -> int:
+        """Return how many padding tokens stand before an item's first token in a batch of `length` positions."""
+        return length - len(item.inputs["input_ids"]) if self.tokenizer.padding_side == "left" else 0
+
+    def units(self, item: Item) -> Units:
+        """Return the names of an item's tokens."""
+        return token_units(self.tokenizer, item.inputs["input_ids"])
+
+    def cost_budget(self, device: str) -> int:
+        """Return the largest count * cost of a batch of predictions."""
+        return self.budget if device == "cpu" else 16384
 
 
 # ---------------------------------------------------------------- the tokenizer
 
 
+def learn_text_state(
+    base: Base, texts: Iterable[str] | None, options: TokenizerOptions, values: Mapping[str, Json] | None = None
+) -> State:
+    """Find or learn the tokenizer of a task with one base, as the state that `TextInputs.from_state` reads.
+
+    Args:
+        texts: what a tokenizer is learned from, when the base has none.
+        values: what else the task learned.
+    """
+    tokenizer, changes = find_tokenizer(base, texts, options)
+    learned = {"token_changes": changes, "inputs": model_inputs(base, tokenizer)}
+    return State({**(values or {}), **learned}, {"tokenizer": tokenizer})
+
+
 def find_tokenizer(
     base: Base, texts: Iterable[str] | None, options: TokenizerOptions, template: bool = True
 ) -> tuple[Any, dict[str, Json]]:
-    """The base's tokenizer, or one learned from the texts; and the config changes that go with it.
+    """Return the base's tokenizer, or one learned from the texts; and the config changes that go with it.
 
     Returns:
         (tokenizer, changes): `changes` are for `Base.native` and `Base.backbone`. A tokenizer without a padding token
@@ -53,7 +154,7 @@ def find_tokenizer(
     return tokenizer, token_changes(base, tokenizer, learned)
 
 
-def give_padding(tokenizer: Any, place: str) -> None:
+def give_padding(tokenizer: Any, location: str) -> None:
     """Let a tokenizer without a padding token pad with its end token.
 
     Raises:
@@ -62,12 +163,15 @@ def give_padding(tokenizer: Any, place: str) -> None:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     if tokenizer.pad_token_id is None:
-        raise TopworkError("its tokenizer has no token that could pad", place=place, hint="give it a pad token")
+        raise TopworkError("its tokenizer has no token that could pad", place=location, hint="give it a pad token")
 
 
 def token_changes(base: Base, tokenizer: Any, learned: bool) -> dict[str, Json]:
-    """Config entries that follow from a tokenizer: the padding token always; vocabulary and special tokens when the
-    tokenizer was learned, or does not fit into a base without weights."""
+    """Return the config entries that follow from a tokenizer.
+
+    The padding token always; vocabulary and special tokens when the tokenizer was learned, or does not fit into a base
+    without weights.
+    """
     changes: dict[str, Json] = {"pad_token_id": tokenizer.pad_token_id}
     config = base.config.get_text_config() if hasattr(base.config, "get_text_config") else base.config
     size = getattr(config, "vocab_size", None)
@@ -75,13 +179,13 @@ def token_changes(base: Base, tokenizer: Any, learned: bool) -> dict[str, Json]:
         changes["vocab_size"] = len(tokenizer)
         if hasattr(config, "decoder_vocab_size"):
             changes["decoder_vocab_size"] = len(tokenizer)
-        numbers = {
+        token_ids = {
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "cls_token_id": tokenizer.cls_token_id,
             "sep_token_id": tokenizer.sep_token_id,
         }
-        changes.update({key: value for key, value in numbers.items() if hasattr(config, key) and value is not None})
+        changes.update({key: value for key, value in token_ids.items() if hasattr(config, key) and value is not None})
         if getattr(config, "is_encoder_decoder", False):
             changes["decoder_start_token_id"] = tokenizer.bos_token_id
     elif size is not None and size < len(tokenizer):
@@ -94,131 +198,31 @@ def token_changes(base: Base, tokenizer: Any, learned: bool) -> dict[str, Json]:
 
 
 def column_texts(rows: Any, columns: Sequence[str]) -> Iterator[str] | None:
-    """Every text of some columns, for learning a tokenizer; None without rows."""
+    """Return every text of some columns, for learning a tokenizer; None without rows."""
     if rows is None:
         return None
     return (str(row[column]) for row in rows for column in columns if row.get(column) is not None)
 
 
 def model_inputs(base: Base, tokenizer: Any, auto: str = "AutoModel") -> list[str]:
-    """Names of the tokenizer's outputs that the architecture takes: a RoBERTa tokenizer on a model without token types
-    must not hand them over."""
+    """Return the names of the tokenizer's outputs that the architecture takes.
+
+    A RoBERTa tokenizer on a model without token types must not hand them over.
+    """
     import inspect
 
     import transformers
 
-    mapping = getattr(transformers, auto)._model_mapping
-    found = mapping.get(type(base.config), None)
-    if found is None:
+    model_class = getattr(transformers, auto)._model_mapping.get(type(base.config), None)
+    if model_class is None:
         return list(tokenizer.model_input_names)
-    found = found[0] if isinstance(found, list | tuple) else found
-    taken = inspect.signature(found.forward).parameters
-    return [name for name in tokenizer.model_input_names if name in taken]
-
-
-def _name(base: Base) -> str:
-    return f"base {base.options.model or 'config:' + str(getattr(base.config, 'model_type', ''))}"
-
-
-# ---------------------------------------------------------------- lengths
-
-
-def position_limit(config: Any, pad: int) -> int | None:
-    """How many positions a model has, given its padding token; None when they are not counted (relative ones)."""
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limit = getattr(config, "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit <= 0:
-        return None
-    if config.model_type in _OFFSET_POSITIONS:
-        limit -= pad + 1
-    return limit
-
-
-def length_limit(config: Any, tokenizer: Any, asked: int | None) -> int | None:
-    """The longest text in tokens: what was asked for, within the model's positions; else what tokenizer and model
-    allow. None when nothing limits it.
-
-    Raises:
-        UsageError: more was asked for than the model has positions.
-    """
-    limit = position_limit(config, tokenizer.pad_token_id)
-    if asked is not None:
-        if limit is not None and asked > limit:
-            raise UsageError(
-                f"`max_length` is {asked}, the model has {limit} positions", hint=f"set it to {limit} or less"
-            )
-        return asked
-    told = tokenizer.model_max_length
-    bounds = [bound for bound in (limit, told if told and told < 1_000_000 else None) if bound is not None]
-    return min(bounds) if bounds else None
-
-
-# ---------------------------------------------------------------- rows and batches
-
-
-def text_of(row: Row, number: int, column: str) -> str:
-    """A row's text; what is no string is refused."""
-    if column not in row:
-        raise DataError("is missing", row=number, column=column, hint="map it in `data.columns`")
-    value = row[column]
-    if not isinstance(value, str):
-        raise DataError(f"is {type(value).__name__}, not text", row=number, column=column, hint="make it a string")
-    return value
-
-
-def pad_tokens(tokenizer: Any, items: Sequence[Item], names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """[items, longest] long tensors of the named inputs, padded on the tokenizer's side as `tokenizer.pad` does."""
-    return {
-        name: pad_lists([item.inputs[name] for item in items], _fill(tokenizer, name), tokenizer.padding_side)
-        for name in names
-    }
-
-
-def _fill(tokenizer: Any, name: str) -> int:
-    if name == "input_ids":
-        return tokenizer.pad_token_id
-    return tokenizer.pad_token_type_id if name == "token_type_ids" else 0
-
-
-def pad_lists(lists: Sequence[Sequence[int]], value: int, side: str = "right") -> torch.Tensor:
-    """Lists of integers -> [lists, longest], long."""
-    import torch
-
-    longest = max(len(entry) for entry in lists)
-    result = torch.full((len(lists), longest), value, dtype=torch.long)
-    for index, entry in enumerate(lists):
-        start = longest - len(entry) if side == "left" else 0
-        result[index, start : start + len(entry)] = torch.tensor(entry, dtype=torch.long)
-    return result
-
-
-def labelled_batch(tokenizer: Any, items: Sequence[Item], names: Sequence[str], mode: Mode) -> Batch:
-    """Items whose tokens have a target each (`labels`, -100 for none), padded; without targets in mode predict."""
-    inputs = pad_tokens(tokenizer, items, names)
-    if mode != "predict":
-        inputs["labels"] = pad_lists([item.inputs["labels"] for item in items], -100, tokenizer.padding_side)
-    return Batch(inputs, items)
-
-
-def mean_over_targets(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """The loss of a batch from the sums [items] of its targets' losses and their numbers."""
-    return sums.sum() / counts.sum().clamp(min=1)
-
-
-def row_means_over_targets(batch: Batch, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """[rows]: the same for each row, over all of its windows."""
-    return batch.mean_by_row(sums) / batch.mean_by_row(counts).clamp(min=1e-9)
-
-
-def token_units(tokenizer: Any, ids: Sequence[int]) -> Units:
-    """Names of tokens as a reader knows them, and which of them are special."""
-    special = set(tokenizer.all_special_ids)
-    names = [str(name).replace("Ġ", " ").replace("▁", " ") for name in tokenizer.convert_ids_to_tokens(list(ids))]
-    return Units("token", names, [place for place, number in enumerate(ids) if number in special])
+    model_class = model_class[0] if isinstance(model_class, list | tuple) else model_class
+    parameters = inspect.signature(model_class.forward).parameters
+    return [name for name in tokenizer.model_input_names if name in parameters]
 
 
 def is_causal(config: Any) -> bool:
-    """Whether only the last token has seen the whole text (a decoder): then that one is pooled."""
+    """Return whether only the last token has seen the whole text (a decoder): then that one is pooled."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -232,6 +236,108 @@ def is_causal(config: Any) -> bool:
     )
 
 
+def _name(base: Base) -> str:
+    return f"base {base.options.model or 'config:' + str(getattr(base.config, 'model_type', ''))}"
+
+
+# ---------------------------------------------------------------- lengths
+
+
+def position_limit(config: Any, pad: int, *, decoder: bool = False) -> int | None:
+    """Return how many positions a model has; None when they are not counted (relative ones).
+
+    Args:
+        pad: id of the padding token, behind which some models begin to count.
+        decoder: look for the bound of the decoder of an encoder-decoder.
+    """
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    names = _DECODER_POSITIONS if decoder else _DECODER_POSITIONS[-1:]
+    limit = next((getattr(config, name) for name in names if isinstance(getattr(config, name, None), int)), None)
+    if limit is None or limit <= 0:
+        return None
+    return limit - (pad + 1) if config.model_type in _OFFSET_POSITIONS else limit
+
+
+def length_limit(config: Any, tokenizer: Any, requested: int | None) -> int | None:
+    """Return the longest text in tokens; None when nothing limits it.
+
+    It is what was requested, within the model's positions; else what tokenizer and model allow.
+
+    Raises:
+        UsageError: more was requested than the model has positions.
+    """
+    limit = position_limit(config, tokenizer.pad_token_id)
+    if requested is not None:
+        if limit is not None and requested > limit:
+            raise UsageError(
+                f"`max_length` is {requested}, the model has {limit} positions", hint=f"set it to {limit} or less"
+            )
+        return requested
+    longest = tokenizer.model_max_length
+    bounds = [bound for bound in (limit, longest if longest and longest < 1_000_000 else None) if bound is not None]
+    return min(bounds) if bounds else None
+
+
+# ---------------------------------------------------------------- rows and batches
+
+
+def text_of(row: Row, index: int | None, column: str) -> str:
+    """Return a row's text.
+
+    Raises:
+        DataError: missing, or no string.
+    """
+    if column not in row:
+        raise DataError("is missing", row=index, column=column, hint="map it in `data.columns`")
+    value = row[column]
+    if not isinstance(value, str):
+        raise DataError(f"is {type(value).__name__}, not text", row=index, column=column, hint="make it a string")
+    return value
+
+
+def pad_tokens(tokenizer: Any, items: Sequence[Item], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the named inputs as long tensors [items, longest], padded on the tokenizer's side."""
+    return {
+        name: pad_lists([item.inputs[name] for item in items], _fill(tokenizer, name), tokenizer.padding_side)
+        for name in names
+    }
+
+
+def _fill(tokenizer: Any, name: str) -> int:
+    if name == "input_ids":
+        return tokenizer.pad_token_id
+    return tokenizer.pad_token_type_id if name == "token_type_ids" else 0
+
+
+def pad_lists(lists: Sequence[Sequence[int]], value: int, side: str = "right") -> torch.Tensor:
+    """Return lists of integers as a long tensor [lists, longest]."""
+    import torch
+
+    longest = max(len(values) for values in lists)
+    result = torch.full((len(lists), longest), value, dtype=torch.long)
+    for index, values in enumerate(lists):
+        start = longest - len(values) if side == "left" else 0
+        result[index, start : start + len(values)] = torch.tensor(values, dtype=torch.long)
+    return result
+
+
+def mean_over_targets(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the loss of a batch from the sums of its targets' losses and their counts, both [items]."""
+    return sums.sum() / counts.sum().clamp(min=1)
+
+
+def row_means_over_targets(batch: Batch, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the same for each row, over all of its windows: [rows]."""
+    return batch.mean_by_row(sums) / batch.mean_by_row(counts).clamp(min=1e-9)
+
+
+def token_units(tokenizer: Any, ids: Sequence[int]) -> Units:
+    """Return the names of tokens as a reader knows them, and which of them are special."""
+    special = set(tokenizer.all_special_ids)
+    names = [str(name).replace("Ġ", " ").replace("▁", " ") for name in tokenizer.convert_ids_to_tokens(list(ids))]
+    return Units("token", names, [position for position, token in enumerate(ids) if token in special])
+
+
 def plain_inputs(batch_inputs: Mapping[str, Any], *targets: str) -> dict[str, Any]:
-    """The inputs of a batch without its targets, so that the model does not compute a loss of its own."""
+    """Return the inputs of a batch without its targets, so that the model does not compute a loss of its own."""
     return {name: value for name, value in batch_inputs.items() if name not in targets}

@@ -1,17 +1,26 @@
-"""Texts against texts: ROUGE, sacreBLEU, chrF, exact match and lengths as one streaming metric."""
+"""Texts against texts: ROUGE, sacreBLEU, chrF, exact match and lengths, streaming (`TextMetric`) and for one pair.
+
+BLEU is made in `corpus_bleu` alone. Its tokenizer follows the script of the true texts, and its signature says which.
+"""
 
 from __future__ import annotations
 
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from topwork import Json, Metric, Row
+from topwork import Json, Metric, Row, UsageError
+from topwork_tasks._text.words import rouge_words, unspaced_share
 
-_ROUGE = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rougeL", "rougeLsum": "rougeLsum"}
+#: Unicode form of texts before they are compared
+UnicodeForm = Literal["none", "NFC", "NFKC"]
+#: tokenizers of sacreBLEU that work offline
+BleuTokenizer = Literal["auto", "13a", "intl", "zh", "char", "ja-mecab", "ko-mecab", "none"]
+
+_ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 KEYS = {
-    "rouge": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
+    "rouge": _ROUGE,
     "bleu": ("bleu",),
     "chrf": ("chrf",),
     "exact_match": ("exact_match",),
@@ -19,57 +28,91 @@ KEYS = {
 }
 
 
-class Words:
-    """The words of a text in any script, in lower case, for rouge-score (whose own tokenizer keeps a-z and 0-9 only).
+def in_unicode_form(text: str, form: UnicodeForm) -> str:
+    """Return the text in a Unicode form, so that composed and decomposed letters are equal; "none" changes nothing."""
+    return text if form == "none" else unicodedata.normalize(form, text)
 
-    Letters, digits and the marks that belong to them make words; a sign of a script that is written without spaces
-    (Han, kana, Thai, Lao, Khmer, Myanmar) is a word by itself. On English it gives what rouge-score's own gives.
-    """
+
+class RougeTokenizer:
+    """Words of any script for rouge-score, whose own tokenizer keeps a-z and 0-9 only; see `rouge_words`."""
 
     def tokenize(self, text: str) -> list[str]:
-        words: list[str] = []
-        word = ""
-        for sign in text.lower():
-            inside = sign.isalnum() or unicodedata.category(sign).startswith("M")
-            alone = inside and _unspaced(sign)
-            if word and (alone or not inside):
-                words.append(word)
-                word = ""
-            if alone:
-                words.append(sign)
-            elif inside:
-                word += sign
-        return [*words, word] if word else words
+        """Return the words of a text in lower case."""
+        return rouge_words(text)
 
 
-def _unspaced(sign: str) -> bool:
-    code = ord(sign)
-    return (
-        0x0E00 <= code <= 0x0EFF
-        or 0x1000 <= code <= 0x109F
-        or 0x1780 <= code <= 0x17FF
-        or 0x3040 <= code <= 0x30FF
-        or 0x3400 <= code <= 0x9FFF
-        or 0x20000 <= code <= 0x3FFFF
-    )
+def rouge_l(prediction: str, truth: str) -> float:
+    """Return F1 of the longest common subsequence of words (Lin 2004), by rouge-score."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return float(RougeScorer(["rougeL"], tokenizer=RougeTokenizer()).score(truth, prediction)["rougeL"].fmeasure)
+
+
+def choose_bleu_tokenizer(truths: Sequence[str]) -> Literal["13a", "zh", "char"]:
+    """Choose the tokenizer of sacreBLEU by script.
+
+    "13a" for scripts with spaces between words; "zh" where most words are Han signs and no other script without spaces
+    occurs; "char" for the others without spaces (Japanese, Thai, Khmer ...).
+    """
+    unspaced, han = unspaced_share(truths)
+    if unspaced < 0.5:
+        return "13a"
+    return "zh" if han == unspaced else "char"
+
+
+def corpus_bleu(
+    predictions: Sequence[str], truths: Sequence[str], tokenizer: BleuTokenizer = "auto"
+) -> tuple[float, str]:
+    """Return sacreBLEU of a corpus, 0 to 100, and its signature.
+
+    NaN when no true text has four tokens: then there is no 4-gram to match, and 0 would say nothing of the predictions.
+
+    Raises:
+        UsageError: the tokenizer needs a package that is not installed.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    name = choose_bleu_tokenizer(truths) if tokenizer == "auto" else tokenizer
+    try:
+        bleu: Any = BLEU(tokenize=name)
+    except (RuntimeError, ImportError) as error:
+        raise UsageError(
+            f"sacreBLEU's tokenizer {name!r} cannot be made: {str(error).strip().splitlines()[0]}",
+            hint="install what it needs, or set `bleu_tokenizer: char`",
+        ) from error
+    score = float(bleu.corpus_score(list(predictions), [list(truths)]).score)
+    if not any(len(bleu.tokenizer(truth).split()) >= bleu.max_ngram_order for truth in truths):
+        score = math.nan
+    return score, str(bleu.get_signature())
 
 
 class TextMetric(Metric):
     """Predicted texts against the true ones.
 
-    Args:
-        kinds: what to measure, of "rouge", "bleu", "chrf", "exact_match", "length"; the first key of the first is
-            `primary`.
-        truth: answers the true text of a row.
-        said: answers the text of a prediction.
+    Keys: rouge1, rouge2, rougeL, rougeLsum (F1, 0 to 1, mean over rows, Lin 2004; rougeLsum takes lines for sentences);
+    bleu, chrf (0 to 100, of the corpus, by sacrebleu, with their signatures; sacrebleu's chrF leaves out rows whose
+    truth is empty); exact_match (share of rows); length (mean words of a prediction) and length_ratio (all predicted
+    words by all true words).
 
-    Keys: rouge1, rouge2, rougeL, rougeLsum (F1, 0..1, mean over rows, Lin 2004; rougeLsum takes lines for sentences);
-    bleu, chrf (0..100, of the corpus, by sacrebleu, with their signatures); exact_match (share of rows); length (mean
-    words of a prediction) and length_ratio (all predicted words by all true words).
+    Args:
+        kinds: measures, of "rouge", "bleu", "chrf", "exact_match", "length"; the first key of the first is `primary`.
+        truth: returns the true text of a row.
+        prediction_text: returns the text of a prediction.
+        bleu_tokenizer: of sacreBLEU; "auto" chooses by the script of the truths.
+        form: Unicode form of both texts before they are compared.
     """
 
-    def __init__(self, kinds: Sequence[str], truth: Callable[[Row], str], said: Callable[[Any], str]) -> None:
-        self.kinds, self.truth, self.said = tuple(kinds), truth, said
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        truth: Callable[[Row], str],
+        prediction_text: Callable[[Any], str],
+        bleu_tokenizer: BleuTokenizer = "auto",
+        form: UnicodeForm = "none",
+    ) -> None:
+        self.kinds, self.truth, self.prediction_text = tuple(kinds), truth, prediction_text
+        self.bleu_tokenizer: BleuTokenizer = bleu_tokenizer
+        self.form: UnicodeForm = form
         self.keys = tuple(key for kind in self.kinds for key in KEYS[kind])
         self.primary = self.keys[0]
         self.rows = self.exact = self.words = self.true_words = 0
@@ -78,56 +121,60 @@ class TextMetric(Metric):
         self._scorer: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "truth": None, "said": None, "_scorer": None}
+        return {**self.__dict__, "truth": None, "prediction_text": None, "_scorer": None}
 
     def update(self, row: Row, prediction: Any) -> None:
-        said, true = self.said(prediction), self.truth(row).strip()
+        predicted = in_unicode_form(self.prediction_text(prediction), self.form)
+        true = in_unicode_form(self.truth(row).strip(), self.form)
         self.rows += 1
-        self.exact += said == true
+        self.exact += predicted == true
         if "length" in self.kinds:
-            self.words += len(Words().tokenize(said))
-            self.true_words += len(Words().tokenize(true))
+            self.words += len(rouge_words(predicted))
+            self.true_words += len(rouge_words(true))
         if "rouge" in self.kinds:
-            for key, score in self._rouge().score(true, said).items():
+            for key, score in self._rouge().score(true, predicted).items():
                 self.rouge[key] += float(score.fmeasure)
         if {"bleu", "chrf"} & set(self.kinds):
-            self.texts.append((said, true))
+            self.texts.append((predicted, true))
 
     def _rouge(self) -> Any:
         if self._scorer is None:
             from rouge_score.rouge_scorer import RougeScorer
 
-            self._scorer = RougeScorer(list(_ROUGE), tokenizer=Words())
+            self._scorer = RougeScorer(list(_ROUGE), tokenizer=RougeTokenizer())
         return self._scorer
 
-    def merge(self, other: TextMetric) -> None:
+    def merge(self, metric: TextMetric) -> None:
         for name in ("rows", "exact", "words", "true_words"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for key, value in other.rouge.items():
+            setattr(self, name, getattr(self, name) + getattr(metric, name))
+        for key, value in metric.rouge.items():
             self.rouge[key] += value
-        self.texts += other.texts
+        self.texts += metric.texts
 
     def result(self) -> dict[str, Json]:
         if not self.rows:
             return dict.fromkeys(self.keys, math.nan)
-        found: dict[str, Json] = {}
+        result: dict[str, Json] = {}
         for kind in self.kinds:
             if kind == "rouge":
-                found.update({key: value / self.rows for key, value in self.rouge.items()})
+                result.update({key: value / self.rows for key, value in self.rouge.items()})
             elif kind == "exact_match":
-                found["exact_match"] = self.exact / self.rows
+                result["exact_match"] = self.exact / self.rows
             elif kind == "length":
-                found["length"] = self.words / self.rows
-                found["length_ratio"] = self.words / self.true_words if self.true_words else math.nan
+                result["length"] = self.words / self.rows
+                result["length_ratio"] = self.words / self.true_words if self.true_words else math.nan
             else:
-                found.update(self._corpus(kind))
-        return found
+                result.update(self._corpus(kind))
+        return result
 
     def _corpus(self, kind: str) -> dict[str, Json]:
-        from sacrebleu.metrics.bleu import BLEU
-        from sacrebleu.metrics.chrf import CHRF
+        predictions, truths = (list(texts) for texts in zip(*self.texts))
+        if kind == "bleu":
+            score, signature = corpus_bleu(predictions, truths, self.bleu_tokenizer)
+        else:
+            from sacrebleu.metrics.chrf import CHRF
 
-        scorer: Any = BLEU() if kind == "bleu" else CHRF()
-        said, true = zip(*self.texts)
-        score = scorer.corpus_score(list(said), [list(true)])
-        return {kind: float(score.score), f"{kind}_signature": str(scorer.get_signature())}
+            chrf = CHRF()
+            score = float(chrf.corpus_score(predictions, [truths]).score)
+            signature = str(chrf.get_signature())
+        return {kind: score, f"{kind}_signature": signature}

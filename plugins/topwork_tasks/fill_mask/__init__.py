@@ -1,5 +1,10 @@
-"""Masked language modelling."""
+"""fill-mask: the words behind masks in a text; masked language modelling, from scratch too.
 
-from topwork_tasks.fill_mask.task import FillMask, FillMaskOptions, register_tasks
+- `task`: the task; `options`: its options; `examples`: example rows.
+- `masking`: which tokens are masked, predictions for masks, and the metric over them.
+"""
+
+from topwork_tasks.fill_mask.options import FillMaskOptions
+from topwork_tasks.fill_mask.task import FillMask, register_tasks
 
 __all__ = ["FillMask", "FillMaskOptions", "register_tasks"]

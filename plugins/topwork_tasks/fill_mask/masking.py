@@ -1,4 +1,4 @@
-"""Masked tokens: which are chosen and what stands in their place, predictions for masks, and the metric over them."""
+"""Masked tokens: which are chosen and what replaces them, predictions for masks, and the metric over them."""
 
 from __future__ import annotations
 
@@ -8,85 +8,91 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from topwork import Json, Metric, Row, UsageError
-from topwork_tasks._text.spans import Piece
+from topwork_tasks._text.windows import TextWindow
 
 if TYPE_CHECKING:
     import torch
 
 
 def choose(groups: Sequence[Sequence[int]], share: float, draw: Any) -> list[int]:
-    """Positions to be masked: whole groups (tokens, or words) in random order until `share` of all positions is
-    reached; at least one group. Devlin et al. 2019, section 3.1; by words as in their later release.
+    """Choose the positions to be masked: whole groups in random order until `share` of all positions is reached.
+
+    At least one group. Devlin et al. 2019, section 3.1; by words as in their later release.
 
     Args:
-        groups: positions that are masked together.
+        groups: positions that are masked together (a token, or all tokens of a word).
         draw: a numpy Generator.
     """
     wanted = max(1, round(share * sum(len(group) for group in groups)))
     chosen: list[int] = []
-    for number in draw.permutation(len(groups)):
-        if chosen and len(chosen) + len(groups[number]) > wanted:
+    for index in draw.permutation(len(groups)):
+        if chosen and len(chosen) + len(groups[index]) > wanted:
             continue
-        chosen.extend(groups[number])
+        chosen.extend(groups[index])
         if len(chosen) >= wanted:
             break
     return sorted(chosen)
 
 
 def corrupt(
-    ids: Sequence[int], places: Sequence[int], mask: int, words: Sequence[int], kept: float, random: float, draw: Any
+    ids: Sequence[int], positions: Sequence[int], mask: int, words: Sequence[int], kept: float, random: float, draw: Any
 ) -> list[int]:
-    """The tokens with the chosen places masked; of them a share `kept` stays, a share `random` becomes any token.
+    """Return the tokens with the chosen positions masked; a share `kept` stays, a share `random` becomes any token.
 
     Args:
         words: tokens to draw from, all but the special ones.
     """
     changed = list(ids)
-    for place, chance in zip(places, draw.random(len(places))):
+    for position, chance in zip(positions, draw.random(len(positions))):
         if chance < random:
-            changed[place] = int(words[draw.integers(len(words))])
+            changed[position] = int(words[draw.integers(len(words))])
         elif chance >= random + kept:
-            changed[place] = mask
+            changed[position] = mask
     return changed
 
 
 def generator(seed: int, ids: Sequence[int]) -> Any:
-    """A numpy Generator from a seed and the tokens of a row: a row is masked alike wherever it stands."""
+    """Return a numpy Generator from a seed and the tokens of a row: a row is masked alike wherever it stands."""
     import numpy as np
 
     return np.random.default_rng([seed, zlib.crc32(" ".join(map(str, ids)).encode())])
 
 
-def word_groups(tokenizer: Any, piece: Piece) -> list[list[int]]:
-    """Positions by word: a token that does not begin where the one before it ended begins a new word, and so does
-    one whose characters begin with a space."""
-    names = tokenizer.convert_ids_to_tokens([piece.inputs["input_ids"][place] for place in piece.places])
+def word_groups(tokenizer: Any, window: TextWindow) -> list[list[int]]:
+    """Group positions by word.
+
+    A token that does not begin where the one before it ended begins a new word, and so does one whose characters begin
+    with a space.
+    """
+    names = tokenizer.convert_ids_to_tokens([window.inputs["input_ids"][position] for position in window.positions])
     groups: list[list[int]] = []
     last = -1
-    for place, name, (start, end) in zip(piece.places, names, piece.offsets):
-        if groups and start == last and not name.startswith(("Ġ", "▁")) and name[:1].isalnum() | (name[:2] == "##"):
-            groups[-1].append(place)
+    for position, name, (start, end) in zip(window.positions, names, window.offsets):
+        begins_with_space = name.startswith(("Ġ", "▁"))
+        is_sign = not (name[:1].isalnum() or name[:2] == "##")
+        if groups and start == last and not begins_with_space and not is_sign:
+            groups[-1].append(position)
         else:
-            groups.append([place])
+            groups.append([position])
         last = end
     return groups
 
 
-def logits_at(model: Any, inputs: Mapping[str, Any], rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """[masks, vocabulary]: the model's logits at some positions (`rows` and `places` in the batch, in order).
+def logits_at(model: Any, inputs: Mapping[str, Any], rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return the model's logits at some positions (`rows` and `positions` in the batch, in order): [masks, vocabulary].
 
     The product with the whole vocabulary costs as much as all that comes before it (BERT-like, 6 layers of width 384),
-    so the layer that makes it is shown the hidden states of these positions alone. Where a model makes its logits
-    without that layer, or puts more than these positions together behind it, they are computed in full.
+    so the layer that makes it gets the hidden states of these positions alone. Where a model makes its logits without
+    that layer, or joins more than these positions behind it, they are computed in full.
     """
     shape = tuple(inputs["input_ids"].shape)
-    shown: list[bool] = []
+    calls: list[bool] = []
 
-    def choose_hidden(_: Any, given: tuple) -> tuple | None:
-        if not given or tuple(given[0].shape[:-1]) != shape:
+    def choose_hidden(_: Any, arguments: tuple) -> tuple | None:
+        if not arguments or tuple(arguments[0].shape[:-1]) != shape:
             return None
-        shown.append(True)
-        return (given[0][rows, places].unsqueeze(0), *given[1:])
+        calls.append(True)
+        return (arguments[0][rows, positions].unsqueeze(0), *arguments[1:])
 
     last = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if last is not None:
@@ -95,15 +101,15 @@ def logits_at(model: Any, inputs: Mapping[str, Any], rows: torch.Tensor, places:
             logits = model(**inputs).logits
         finally:
             handle.remove()
-        if shown and logits.shape[:-1] == (1, len(rows)):
+        if calls and logits.shape[:-1] == (1, len(rows)):
             return logits[0]
-        if not shown:
-            return logits[rows, places]
-    return model(**inputs).logits[rows, places]
+        if not calls:
+            return logits[rows, positions]
+    return model(**inputs).logits[rows, positions]
 
 
 def token_id(tokenizer: Any, word: str) -> int | None:
-    """The token that a word is: by its name, or as it is written (with a space before it where tokens carry one)."""
+    """Return the id of the token that a word is: by its name, or as written (with a space before it if need be)."""
     known = tokenizer.get_vocab()
     if word in known:
         return known[word]
@@ -114,49 +120,48 @@ def token_id(tokenizer: Any, word: str) -> int | None:
     return None
 
 
-def target_ids(tokenizer: Any, targets: Sequence[str] | None) -> list[int] | None:
-    """Tokens of the only words that are to be predicted; None for all.
+def restricted_ids(tokenizer: Any, targets: Sequence[str] | None) -> list[int] | None:
+    """Return the ids of the only words that are to be predicted; None for all.
 
     Raises:
         UsageError: a word is no single token.
     """
     if targets is None:
         return None
-    found = {target: token_id(tokenizer, target) for target in targets}
-    if not found or None in found.values():
-        missing = next((target for target, token in found.items() if token is None), "")
+    ids = {target: token_id(tokenizer, target) for target in targets}
+    if not ids or None in ids.values():
+        missing = next((target for target, token in ids.items() if token is None), "")
         raise UsageError(f"the target {missing!r} is no single token of the vocabulary", hint="choose other `targets`")
-    return sorted({token for token in found.values() if token is not None})
+    return sorted({token for token in ids.values() if token is not None})
 
 
-def filled(tokenizer: Any, ids: Sequence[int], place: int, token: int, score: float, single: bool) -> dict[str, Any]:
-    """One answer; with several masks the special tokens stay in the sequence, as the pipeline has it."""
-    whole = [*ids[:place], token, *ids[place + 1 :]]
+def filled_mask(
+    tokenizer: Any, ids: Sequence[int], position: int, token: int, score: float, single: bool
+) -> dict[str, Any]:
+    """Return one filled mask; with several masks the special tokens stay in the sequence, as the pipeline has it."""
+    whole = [*ids[:position], token, *ids[position + 1 :]]
     whole = [number for number in whole if number != tokenizer.pad_token_id]
     sequence = tokenizer.decode(whole, skip_special_tokens=single)
     return {"score": score, "token": token, "token_str": tokenizer.decode([token]), "sequence": sequence}
 
 
 class FilledMasks(list):
-    """A prediction in the pipeline's shape; beside it what is known of the truth of each mask: `scores` lists (negative
-    log probability in nats, whether the likeliest token is right), and `best` the likeliest token of each mask."""
+    """Prediction in the pipeline's shape, with what the metric needs.
+
+    Attributes:
+        scores: of each mask whose truth is known: negative log probability in nats, whether the likeliest is right.
+        best: the likeliest token of each mask.
+    """
 
     scores: list[tuple[float, bool]]
     best: list[str]
 
-    def __reduce__(self) -> tuple:
-        return _restore, (list(self), self.scores, self.best)
 
+class MaskedTokenMetric(Metric):
+    """Loss (nats a token), perplexity = exp(loss), accuracy of the likeliest token, and the number of masked tokens.
 
-def _restore(entries: list[Json], scores: list[tuple[float, bool]], best: list[str]) -> FilledMasks:
-    made = FilledMasks(entries)
-    made.scores, made.best = scores, best
-    return made
-
-
-class MaskMetric(Metric):
-    """Over all masked tokens whose truth is known: loss (nats a token), perplexity = exp(loss), accuracy of the
-    likeliest token, and how many there were."""
+    Over all masked tokens whose truth is known.
+    """
 
     keys = ("perplexity", "accuracy", "loss", "masked")
     primary = "perplexity"
@@ -172,11 +177,11 @@ class MaskMetric(Metric):
             self.right += right
             self.count += 1
 
-    def merge(self, other: MaskMetric) -> None:
-        self.nll += other.nll
-        self.right += other.right
-        self.count += other.count
-        self.rows += other.rows
+    def merge(self, metric: MaskedTokenMetric) -> None:
+        self.nll += metric.nll
+        self.right += metric.right
+        self.count += metric.count
+        self.rows += metric.rows
 
     def result(self) -> dict[str, Json]:
         if not self.count:

@@ -1,17 +1,15 @@
 """fill-mask: the words behind masks in a text; masked language modelling, from scratch too.
 
 The native `AutoModelForMaskedLM`. Training draws the masks anew in every epoch; evaluation draws them from the row
-itself, so they are the same in every run. A text that holds masks already is a question: it is answered in the shape of
-the Hub's pipeline (a list of tokens; with several masks a list of lists), and learned only with its `answer`. A text
-without masks is scored: the masks that were drawn are filled.
+itself, so they are the same in every run. A text with masks is answered in the shape of the Hub's pipeline (a list of
+tokens; with several masks a list of lists), and learned only with its `answer`. A text without masks is scored: the
+masks that were drawn are filled, and each says with `start` and `end` which characters it hides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from pydantic import Field, PositiveInt, model_validator
 
 from topwork import (
     Base,
@@ -25,42 +23,21 @@ from topwork import (
     Row,
     State,
     Task,
-    TaskOptions,
     Units,
     UsageError,
     hookimpl,
 )
 from topwork_tasks._text import inputs as text
-from topwork_tasks._text import spans
+from topwork_tasks._text.windows import TextWindow
 from topwork_tasks.fill_mask import masking
+from topwork_tasks.fill_mask.examples import masked_examples
+from topwork_tasks.fill_mask.options import FillMaskOptions
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 AUTO = "AutoModelForMaskedLM"
-
-
-class FillMaskOptions(TaskOptions):
-    """Options of fill-mask."""
-
-    mask: str = Field("[MASK]", description="what stands for a mask in the data, beside the tokenizer's own mask token")
-    share: float = Field(0.15, gt=0, le=1, description="of the tokens of a text that are masked")
-    kept: float = Field(0.1, ge=0, le=1, description="share of the chosen tokens that stay as they are")
-    random: float = Field(0.1, ge=0, le=1, description="share of the chosen tokens that become another token")
-    whole_words: bool = Field(False, description="mask all tokens of a word together")
-    top_k: PositiveInt = Field(5, description="tokens in a prediction, for each mask")
-    targets: list[str] | None = Field(None, description="predict these tokens only")
-    max_length: PositiveInt | None = Field(None, description="tokens of a window; by default what the model can take")
-    tokenizer: text.TokenizerOptions = Field(
-        default_factory=lambda: text.TokenizerOptions(), description="to learn one, when the base is a config"
-    )
-
-    @model_validator(mode="after")
-    def _shares(self) -> FillMaskOptions:
-        if self.kept + self.random > 1:
-            raise ValueError("`kept` and `random` are shares of the same tokens: together they are 1 at most")
-        return self
 
 
 class FillMask(Task):
@@ -80,100 +57,101 @@ class FillMask(Task):
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: FillMaskOptions) -> State:
-        base = bases["base"]
-        tokenizer, changes = text.find_tokenizer(base, _texts(rows), options.tokenizer)
+        state = text.learn_text_state(bases["base"], text.column_texts(rows, ("text",)), options.tokenizer)
+        tokenizer = state.processors["tokenizer"]
         if tokenizer.mask_token_id is None:
             raise UsageError("the tokenizer has no mask token", hint="choose a base such as bert or roberta")
-        masking.target_ids(tokenizer, options.targets)
-        return State({"token_changes": changes, "inputs": text.model_inputs(base, tokenizer)}, {"tokenizer": tokenizer})
+        masking.restricted_ids(tokenizer, options.targets)
+        return state
 
     def __init__(self, bases: Mapping[str, Base], options: FillMaskOptions, state: State) -> None:
         super().__init__(bases, options, state)
-        self.inputs: list[str] = state.values["inputs"]
-        self.tokenizer = state.processors["tokenizer"]
-        self.max_length = text.length_limit(self.base.config, self.tokenizer, options.max_length)
-        self.target_ids = masking.target_ids(self.tokenizer, options.targets)
+        self.text = text.TextInputs.from_state(state, self.base, options.max_length)
+        self.tokenizer = self.text.tokenizer
+        self.target_ids = masking.restricted_ids(self.tokenizer, options.targets)
         special = set(self.tokenizer.all_special_ids)
-        self.ordinary = [number for number in range(len(self.tokenizer)) if number not in special]
+        self.ordinary = [token for token in range(len(self.tokenizer)) if token not in special]
 
     def build(self, weights: bool = True) -> nn.Module:
-        found = self.base.native(AUTO, weights=weights, **self.state.values["token_changes"])
-        if found is None:
+        model = self.base.native(AUTO, weights=weights, **self.state.values["token_changes"])
+        if model is None:
             raise UsageError(
                 f"`{self.base.config.model_type}` has no task head for masked language modelling",
                 hint="choose a base such as bert, roberta, modernbert",
             )
-        return found
+        return model
 
     # ------------------------------------------------------------------ rows -> tensors
 
     def precheck(self, row: Row, mode: Mode) -> bool:
-        # the answers to masks have much that can be wrong; for whom they are missing, there is nothing to learn
-        return self.options.mask in text.text_of(row, 0, "text") and mode == "predict"
+        # the answers to masks have much that can be wrong; rows without them have nothing to learn
+        return self.options.mask in self.text.open(row, 0) and mode == "predict"
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
-        own = self.tokenizer.mask_token
-        texts = [text.text_of(row, number, "text").replace(self.options.mask, own) for number, row in enumerate(rows)]
+        mask = self.tokenizer.mask_token
+        texts = [self.text.open(row, index).replace(self.options.mask, mask) for index, row in enumerate(rows)]
         items: list[Item] = []
-        for number, windows in enumerate(spans.pieces(self.tokenizer, texts, self.inputs, self.max_length, 0)):
-            asked = sum(piece.inputs["input_ids"].count(self.tokenizer.mask_token_id) for piece in windows)
-            answers = self._answers(rows[number], number, asked, mode)
+        for index, windows in enumerate(self.text.windows(texts, 0)):
+            count = sum(window.inputs["input_ids"].count(self.tokenizer.mask_token_id) for window in windows)
+            answers = self._answers(rows[index], index, count, mode)
             chance = seed if mode == "train" else 0
-            items.extend(self._item(number, piece, asked, answers, chance) for piece in windows)
+            items.extend(self._item(index, window, count > 0, answers, chance) for window in windows)
         return items
 
-    def _answers(self, row: Row, number: int, asked: int, mode: Mode) -> list[int] | None:
-        """The tokens behind the masks of a text, or None when they are not known or it has none."""
+    def _answers(self, row: Row, index: int, masks: int, mode: Mode) -> list[int] | None:
+        """Return the tokens behind the masks of a text; None when they are not known or it has none."""
         given = row.get("answer")
         answers = [given] if isinstance(given, str) else given or []
         hint = "give one answer for each mask"
         if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
-            raise DataError(f"{given!r} is no text, nor a list of them", row=number, column="answer", hint=hint)
-        if asked and given is None:
+            raise DataError(f"{given!r} is no text, nor a list of them", row=index, column="answer", hint=hint)
+        if masks and given is None:
             if mode == "predict":
                 return None
-            raise DataError("is missing: the text has masks", row=number, column="answer", hint=hint)
-        if len(answers) != asked:
-            raise DataError(f"has {len(answers)} answers to {asked} masks", row=number, column="answer", hint=hint)
-        found = []
+            raise DataError("is missing: the text has masks", row=index, column="answer", hint=hint)
+        if len(answers) != masks:
+            raise DataError(f"has {len(answers)} answers to {masks} masks", row=index, column="answer", hint=hint)
+        tokens = []
         for answer in answers:
             token = masking.token_id(self.tokenizer, answer)
             if token is None:
                 raise DataError(
-                    f"{answer!r} is no single token", row=number, column="answer", hint="leave the row out or reword it"
+                    f"{answer!r} is no single token", row=index, column="answer", hint="leave the row out or reword it"
                 )
-            found.append(token)
-        return found
+            tokens.append(token)
+        return tokens
 
-    def _item(self, number: int, piece: spans.Piece, asked: int, answers: list[int] | None, seed: int) -> Item:
-        """Masks, and -100 wherever nothing is to be learned; `answers` loses those of this window."""
-        ids = piece.inputs["input_ids"]
+    def _item(self, row: int, window: TextWindow, has_masks: bool, answers: list[int] | None, seed: int) -> Item:
+        """Make an item of a window; `answers` loses those of its masks. Labels are -100 where nothing is learned."""
+        ids = window.inputs["input_ids"]
         labels = [-100] * len(ids)
         changed = ids
-        if asked:
-            places = [place for place, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
-            for place in places if answers is not None else ():
-                labels[place] = answers.pop(0) if answers else -100
+        spans = None
+        if has_masks:
+            positions = [position for position, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
+            for position in positions if answers is not None else ():
+                labels[position] = answers.pop(0) if answers else -100
         else:
             draw = masking.generator(seed, ids)
-            groups = [[place] for place in piece.places]
+            groups = [[position] for position in window.positions]
             if self.options.whole_words:
-                groups = masking.word_groups(self.tokenizer, piece)
-            places = masking.choose(groups, self.options.share, draw)
-            for place in places:
-                labels[place] = ids[place]
-            options = self.options
-            changed = masking.corrupt(
-                ids, places, self.tokenizer.mask_token_id, self.ordinary, options.kept, options.random, draw
-            )
-        inputs = {**piece.inputs, "input_ids": changed, "labels": labels}
-        return Item(number, inputs, len(ids), places)
+                groups = masking.word_groups(self.tokenizer, window)
+            positions = masking.choose(groups, self.options.share, draw)
+            offsets = dict(zip(window.positions, window.offsets))
+            spans = [offsets[position] for position in positions]
+            for position in positions:
+                labels[position] = ids[position]
+            kept, random = self.options.kept, self.options.random
+            mask = self.tokenizer.mask_token_id
+            changed = masking.corrupt(ids, positions, mask, self.ordinary, kept, random, draw)
+        inputs = {**window.inputs, "input_ids": changed, "labels": labels}
+        return Item(row, inputs, len(ids), (positions, spans))
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        return text.labelled_batch(self.tokenizer, items, self.inputs, mode)
+        return self.text.collate_labelled(items, mode)
 
     def cost_budget(self, device: str) -> int | None:
-        return 512 if device == "cpu" else 16384
+        return self.text.cost_budget(device)
 
     # ------------------------------------------------------------------ tensors -> numbers
 
@@ -187,100 +165,93 @@ class FillMask(Task):
         return text.row_means_over_targets(batch, *self._losses(model, batch))
 
     def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the cross-entropy over the masks of each item, and their number; both [items]."""
+        """Return the sum of the cross-entropy over the masks of each item, and their number; both [items]."""
         from torch.nn.functional import cross_entropy
 
         labels = batch.inputs["labels"]
-        rows, places = (labels != -100).nonzero(as_tuple=True)
-        logits = masking.logits_at(model, text.plain_inputs(batch.inputs, "labels"), rows, places).float()
-        losses = cross_entropy(logits, labels[rows, places], reduction="none")
+        rows, positions = (labels != -100).nonzero(as_tuple=True)
+        logits = masking.logits_at(model, text.plain_inputs(batch.inputs, "labels"), rows, positions).float()
+        losses = cross_entropy(logits, labels[rows, positions], reduction="none")
         sums = losses.new_zeros(len(labels)).index_add(0, rows, losses)
         return sums, (labels != -100).sum(1).to(losses.dtype)
 
-    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
-        """For each item, for each of its masks: (probabilities, tokens) of the best, the negative log probability of
-        the truth or None, and whether the best is the truth; and the item's own tokens."""
+    def predict(self, model: nn.Module, batch: Batch) -> list[tuple]:
+        """Return for each item a list with an entry for each mask, and its tokens.
+
+        An entry: probabilities and tokens of the best, (negative log probability of the truth, whether the best is the
+        truth) or None, position, (start, end) of the characters that a drawn mask hides or None.
+        """
         import torch
 
         inputs = text.plain_inputs(batch.inputs, "labels")
         length = inputs["input_ids"].shape[1]
-        shifts = [length - len(item.inputs["input_ids"]) for item in batch.items]
-        if self.tokenizer.padding_side != "left":
-            shifts = [0] * len(shifts)
-        masks = [(row, place + shifts[row]) for row, item in enumerate(batch.items) for place in item.extra]
-        rows, places = torch.tensor(masks, dtype=torch.long, device=inputs["input_ids"].device).reshape(-1, 2).unbind(1)
-        found = masking.logits_at(model, inputs, rows, places).float().log_softmax(-1)
-        chosen = found if self.target_ids is None else found[:, self.target_ids]
-        values, tokens = chosen.exp().topk(min(self.options.top_k, chosen.shape[-1]), dim=-1)
+        shifts = [self.text.padding_before(item, length) for item in batch.items]
+        masks = [(row, position + shifts[row]) for row, item in enumerate(batch.items) for position in item.extra[0]]
+        device = inputs["input_ids"].device
+        rows, positions = torch.tensor(masks, dtype=torch.long, device=device).reshape(-1, 2).unbind(1)
+        scores = masking.logits_at(model, inputs, rows, positions).float().log_softmax(-1)
+        restricted = scores if self.target_ids is None else scores[:, self.target_ids]
+        values, tokens = restricted.exp().topk(min(self.options.top_k, restricted.shape[-1]), dim=-1)
         if self.target_ids is not None:
             tokens = torch.tensor(self.target_ids, device=tokens.device)[tokens]
-        labels = [item.inputs["labels"][place] for item in batch.items for place in item.extra]
-        truths = torch.tensor(labels, dtype=torch.long, device=found.device).clamp(min=0)
-        nll, right = -found.gather(1, truths[:, None])[:, 0], found.argmax(-1) == truths
+        labels = [item.inputs["labels"][position] for item in batch.items for position in item.extra[0]]
+        truths = torch.tensor(labels, dtype=torch.long, device=device).clamp(min=0)
+        nll, right = -scores.gather(1, truths[:, None])[:, 0], scores.argmax(-1) == truths
         judged = zip(values.tolist(), tokens.tolist(), zip(nll.tolist(), right.tolist()), labels)
-        return [_part(item, [next(judged) for _ in item.extra]) for item in batch.items]
+        return [(self._entries(item, judged), item.inputs["input_ids"]) for item in batch.items]
+
+    @staticmethod
+    def _entries(item: Item, judged: Any) -> list[tuple]:
+        """Take the next results of `judged`, one for each mask of an item."""
+        positions, spans = item.extra
+        entries = []
+        for index, position in enumerate(positions):
+            values, tokens, score, label = next(judged)
+            span = None if spans is None else spans[index]
+            entries.append((values, tokens, score if label != -100 else None, position, span))
+        return entries
 
     def merge(self, row: Row, parts: Sequence[Any]) -> masking.FilledMasks:
-        made = masking.FilledMasks()
-        made.scores = [score for part in parts for score in part[2]]
-        single = sum(len(part[4]) for part in parts) == 1
-        for values, tokens, _, ids, places in parts:
-            for place, chances, choices in zip(places, values, tokens):
-                filled = [masking.filled(self.tokenizer, ids, place, *pair, single) for pair in zip(choices, chances)]
-                made.append(filled)
-        made.best = [entries[0]["token_str"] for entries in made]
+        prediction = masking.FilledMasks()
+        single = sum(len(entries) for entries, _ in parts) == 1
+        prediction.scores = []
+        for entries, ids in parts:
+            for values, tokens, score, position, span in entries:
+                hidden = {} if span is None else {"start": span[0], "end": span[1]}
+                pairs = zip(tokens, values)
+                filled = [masking.filled_mask(self.tokenizer, ids, position, *pair, single) for pair in pairs]
+                prediction.append([{**choice, **hidden} for choice in filled])
+                if score is not None:
+                    prediction.scores.append(score)
+        prediction.best = [choices[0]["token_str"] for choices in prediction]
         if single:
-            made[:] = made[0]
-        return made
+            prediction[:] = prediction[0]
+        return prediction
 
     # ------------------------------------------------------------------ numbers -> people
 
     def metric(self) -> Metric:
-        return masking.MaskMetric()
+        return masking.MaskedTokenMetric()
 
     def units(self, item: Item) -> Units:
-        return text.token_units(self.tokenizer, item.inputs["input_ids"])
+        return self.text.units(item)
 
     def draw(self, row: Row, prediction: Any) -> Picture:
         scores = prediction.scores
         wrong = sum(not right for _, right in scores) / len(scores) if scores else 0.0
         shown = [(row["text"], ""), (" -> ", ""), (", ".join(prediction.best), "wrong" if wrong else "right")]
         if row.get("answer") is not None:
-            told = row["answer"] if isinstance(row["answer"], str) else ", ".join(row["answer"])
-            shown.append((f" {told}", "truth"))
+            answer = row["answer"] if isinstance(row["answer"], str) else ", ".join(row["answer"])
+            shown.append((f" {answer}", "truth"))
         caption = f"{', '.join(prediction.best) or 'no masks'}: {row['text']}"
         return Picture(caption[:300], wrong, text=[pair for pair in shown if pair[0]])
 
     @classmethod
     def example_rows(cls) -> list[Row]:
-        asked = [
-            ("the red fox ran over the [MASK] hill", "green"),
-            ("the [MASK] fox ran over the green hill", "red"),
-            ("the blue bird sat on the green [MASK]", "hill"),
-            ("a [MASK] bird sat on the red hill", "blue"),
-        ]
-        plain = [
-            "the red fox ran over the green hill",
-            "a blue bird sat on the red hill",
-            "the green bird ran over the blue fox",
-            "a red fox sat on the green bird",
-        ]
-        return [{"text": said, "answer": answer} for said, answer in asked] + [
-            {"text": said, "answer": None} for said in plain
-        ]
-
-
-def _texts(rows: Any) -> Any:
-    return text.column_texts(rows, ("text",))
-
-
-def _part(item: Item, judged: Sequence[tuple]) -> tuple:
-    """What `FillMask.predict` answers for an item, from what is known of each of its masks."""
-    values, tokens = [entry[0] for entry in judged], [entry[1] for entry in judged]
-    scores = [score for _, _, score, label in judged if label != -100]
-    return values, tokens, scores, item.inputs["input_ids"], item.extra
+        return masked_examples()
 
 
 @hookimpl
 def register_tasks() -> list[type[Task]]:
+    """Register fill-mask."""
     return [FillMask]

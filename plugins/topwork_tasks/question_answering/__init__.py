@@ -1,5 +1,10 @@
-"""Extractive question answering."""
+"""question-answering: the span of a context that answers a question, or that there is none.
 
-from topwork_tasks.question_answering.task import QuestionAnswering, QuestionAnsweringOptions, register_tasks
+- `task`: the task; `options`: its options; `examples`: example rows.
+- `squad`: answers of rows, the best spans of a window, exact match and F1 as SQuAD counts them.
+"""
+
+from topwork_tasks.question_answering.options import QuestionAnsweringOptions
+from topwork_tasks.question_answering.task import QuestionAnswering, register_tasks
 
 __all__ = ["QuestionAnswering", "QuestionAnsweringOptions", "register_tasks"]

@@ -11,52 +11,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt
-
-from topwork import (
-    Base,
-    Batch,
-    Column,
-    DataError,
-    Item,
-    Metric,
-    Mode,
-    Picture,
-    Row,
-    State,
-    Task,
-    TaskOptions,
-    Units,
-    hookimpl,
-)
+from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units, hookimpl
 from topwork_tasks._text import inputs as text
-from topwork_tasks._text.windows import span_in, windows
-from topwork_tasks.question_answering.squad import SquadMetric, best_spans, read_answers, trim
+from topwork_tasks._text.windows import span_in
+from topwork_tasks._text.words import trim_span
+from topwork_tasks.question_answering.examples import answer_examples
+from topwork_tasks.question_answering.options import QuestionAnsweringOptions
+from topwork_tasks.question_answering.squad import SquadMetric, best_spans, read_answers
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 AUTO = "AutoModelForQuestionAnswering"
-
-
-class QuestionAnsweringOptions(TaskOptions):
-    """Options of question-answering."""
-
-    max_length: PositiveInt | None = Field(
-        None, description="tokens of a window; by default 384, or what the model takes"
-    )
-    stride: NonNegativeInt = Field(128, description="tokens of context that neighbouring windows share")
-    max_answer_length: PositiveInt = Field(30, description="tokens of an answer, at most")
-    n_best: PositiveInt = Field(20, description="spans per window that compete")
-    top_k: PositiveInt = Field(1, description="answers in a prediction")
-    no_answer: bool | None = Field(
-        None, description="may there be no answer? By default, whether training rows have that"
-    )
-    null_threshold: float = Field(0.0, description="no answer when its logits exceed the best span's by more than this")
-    tokenizer: text.TokenizerOptions = Field(
-        default_factory=lambda: text.TokenizerOptions(), description="to learn one, when the base is a config"
-    )
 
 
 class QuestionAnswering(Task):
@@ -76,27 +43,23 @@ class QuestionAnswering(Task):
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: QuestionAnsweringOptions) -> State:
-        base = bases["base"]
+        may_be_absent = options.no_answer
+        if may_be_absent is None:
+            may_be_absent = rows is not None and any(not read_answers(row, index) for index, row in enumerate(rows))
         texts = text.column_texts(rows, ("question", "context"))
-        tokenizer, changes = text.find_tokenizer(base, texts, options.tokenizer)
-        impossible = options.no_answer
-        if impossible is None:
-            impossible = rows is not None and any(not read_answers(row, number) for number, row in enumerate(rows))
-        values = {"no_answer": impossible, "token_changes": changes, "inputs": text.model_inputs(base, tokenizer)}
-        return State(values, {"tokenizer": tokenizer})
+        return text.learn_text_state(bases["base"], texts, options.tokenizer, {"no_answer": may_be_absent})
 
     def __init__(self, bases: Mapping[str, Base], options: QuestionAnsweringOptions, state: State) -> None:
         super().__init__(bases, options, state)
-        self.inputs: list[str] = state.values["inputs"]
-        self.tokenizer = state.processors["tokenizer"]
-        limit = text.length_limit(self.base.config, self.tokenizer, options.max_length)
-        self.length = options.max_length or min(384, limit or 384)
+        self.text = text.TextInputs.from_state(state, self.base, options.max_length)
+        self.tokenizer = self.text.tokenizer
+        self.length = options.max_length or min(384, self.text.max_length or 384)
 
     def build(self, weights: bool = True) -> nn.Module:
         changes = self.state.values["token_changes"]
-        found = self.base.native(AUTO, weights=weights, **changes)
-        if found is not None:
-            return found
+        model = self.base.native(AUTO, weights=weights, **changes)
+        if model is not None:
+            return model
         from topwork.task_heads import SpanHead
 
         return SpanHead(self.base.backbone(weights=weights, **changes))
@@ -104,49 +67,49 @@ class QuestionAnswering(Task):
     # ------------------------------------------------------------------ rows -> tensors
 
     def precheck(self, row: Row, mode: Mode) -> bool:
-        text.text_of(row, 0, "question")
-        return not text.text_of(row, 0, "context").strip()
+        self.text.precheck(row, "question", "context")
+        return not row["context"].strip()
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
-        questions = [text.text_of(row, number, "question") for number, row in enumerate(rows)]
-        contexts = [text.text_of(row, number, "context") for number, row in enumerate(rows)]
-        for number, context in enumerate(contexts):
+        questions = [self.text.open(row, index, "question") for index, row in enumerate(rows)]
+        contexts = [self.text.open(row, index, "context") for index, row in enumerate(rows)]
+        for index, context in enumerate(contexts):
             if not context.strip():
-                raise DataError("is empty", row=number, column="context", hint="leave the row out")
+                raise DataError("is empty", row=index, column="context", hint="leave the row out")
         if not rows:
             return []
         items = []
-        by_row = windows(self.tokenizer, questions, contexts, self.inputs, self.length, self.options.stride)
-        for number, (row, found) in enumerate(zip(rows, by_row)):
-            answers = read_answers(row, number) if mode != "predict" else []
-            for window in found:
+        by_row = self.text.context_windows(questions, contexts, self.length, self.options.stride)
+        for index, (row, row_windows) in enumerate(zip(rows, by_row)):
+            answers = read_answers(row, index) if mode != "predict" else []
+            for window in row_windows:
                 inputs: dict[str, Any] = dict(window.inputs)
                 if mode != "predict":
-                    span = span_in(window, answers[0][1], answers[0][1] + len(answers[0][0])) if answers else None
+                    span = None
+                    if answers:
+                        answer, start = answers[0]
+                        span = span_in(window, *trim_span(row["context"], start, start + len(answer)))
                     inputs["span"] = span or (window.null, window.null)
-                beside = (window.first, window.offsets, window.null)
-                items.append(Item(number, inputs, len(inputs["input_ids"]), beside))
+                extra = (window.first, window.offsets, window.null)
+                items.append(Item(index, inputs, len(inputs["input_ids"]), extra))
         return items
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         import torch
 
-        inputs = text.pad_tokens(self.tokenizer, items, self.inputs)
+        inputs = self.text.collate(items)
         if mode != "predict":
             spans = torch.tensor([item.inputs["span"] for item in items], dtype=torch.long)
-            if self.tokenizer.padding_side == "left":
-                spans = spans + torch.tensor([[self._shift(item, inputs)] for item in items])
+            spans = spans + torch.tensor([[self._shift(item, inputs)] for item in items])
             inputs["start_positions"], inputs["end_positions"] = spans.unbind(-1)
         return Batch(inputs, items)
 
     def _shift(self, item: Item, inputs: Mapping[str, torch.Tensor]) -> int:
         """Padding before an item's first token."""
-        if self.tokenizer.padding_side != "left":
-            return 0
-        return inputs["input_ids"].shape[1] - len(item.inputs["input_ids"])
+        return self.text.padding_before(item, inputs["input_ids"].shape[1])
 
     def cost_budget(self, device: str) -> int | None:
-        return 512 if device == "cpu" else 16384  # on a CPU more than that leaves the cache
+        return self.text.cost_budget(device)
 
     # ------------------------------------------------------------------ tensors -> numbers
 
@@ -164,10 +127,10 @@ class QuestionAnswering(Task):
         return self.tokenizer.padding_side == "left"
 
     def _losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """[items]: the mean of the cross-entropies of first and last token, as in Devlin et al. 2019, section 4.2.
+        """Return the mean of the cross-entropies of first and last token (Devlin et al. 2019, section 4.2): [items].
 
-        transformers' own loss counts padding among the positions where an answer could be, so it depends on what else
-        is in the batch; here padding is left out.
+        transformers' own loss counts padding among the positions where an answer could be, so it depends on the other
+        items of the batch; here padding is left out.
         """
         import torch
         from torch.nn.functional import cross_entropy
@@ -205,37 +168,37 @@ class QuestionAnswering(Task):
         scores: dict[tuple[int, int], float] = {}
         for part in parts:
             for score, start, end in part["spans"]:
-                start, end = trim(row["context"], start, end)
+                start, end = trim_span(row["context"], start, end)
                 if start < end:
                     scores[start, end] = max(score, scores.get((start, end), -math.inf))
-        ranked = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))[: self.options.n_best]
-        found = [(score, start, end, row["context"][start:end]) for (start, end), score in ranked]
-        if self.state.values["no_answer"] or not found:
+        ranked = sorted(scores.items(), key=lambda scored: (-scored[1], scored[0]))[: self.options.n_best]
+        answers = [(score, start, end, row["context"][start:end]) for (start, end), score in ranked]
+        if self.state.values["no_answer"] or not answers:
             null = (min(part["null"] for part in parts), 0, 0, "")
-            if not found or null[0] - found[0][0] > self.options.null_threshold:
-                found = [null, *found]
+            if not answers or null[0] - answers[0][0] > self.options.null_threshold:
+                answers = [null, *answers]
             else:
-                found = [found[0], *sorted([*found[1:], null], key=lambda entry: -entry[0])]
-        peak = max(entry[0] for entry in found)
-        total = sum(math.exp(entry[0] - peak) for entry in found)
-        answers = [
+                answers = [answers[0], *sorted([*answers[1:], null], key=lambda answer: -answer[0])]
+        peak = max(score for score, _, _, _ in answers)
+        total = sum(math.exp(score - peak) for score, _, _, _ in answers)
+        ranked_answers = [
             {"score": math.exp(score - peak) / total, "start": start, "end": end, "answer": answer}
-            for score, start, end, answer in found
+            for score, start, end, answer in answers
         ]
-        return answers[0] if self.options.top_k == 1 else answers[: self.options.top_k]
+        return ranked_answers[0] if self.options.top_k == 1 else ranked_answers[: self.options.top_k]
 
     # ------------------------------------------------------------------ numbers -> people
 
     def metric(self) -> Metric:
-        return SquadMetric()
+        return SquadMetric(self.options.punctuation, self.options.normalise)
 
     def units(self, item: Item) -> Units:
-        return text.token_units(self.tokenizer, item.inputs["input_ids"])
+        return self.text.units(item)
 
     def draw(self, row: Row, prediction: Any) -> Picture:
         best = prediction[0] if isinstance(prediction, list) else prediction
         truths = (row.get("answers") or {}).get("text")
-        metric = SquadMetric()
+        metric = self.metric()
         badness = 0.0
         if truths is not None:
             metric.update(row, prediction)
@@ -248,31 +211,17 @@ class QuestionAnswering(Task):
             (context[start:end], "wrong" if badness > 0.5 else "right"),
             (context[end:], ""),
         ]
-        told = "unknown" if truths is None else (truths[0] if truths else "no answer")
-        pieces += [(" ", ""), (told, "truth")] if truths is not None else []
-        caption = f"predicted {best['answer'] or 'no answer'!r}, truth {told!r}"
+        truth = "unknown" if truths is None else (truths[0] if truths else "no answer")
+        pieces += [(" ", ""), (truth, "truth")] if truths is not None else []
+        caption = f"predicted {best['answer'] or 'no answer'!r}, truth {truth!r}"
         return Picture(caption, badness, None, [piece for piece in pieces if piece[0]])
 
     @classmethod
     def example_rows(cls) -> list[Row]:
-        people = [
-            ("Ada", "Lima", "baker"),
-            ("Ben", "Oslo", "pilot"),
-            ("Cleo", "Cairo", "tailor"),
-            ("Dan", "Quito", "miner"),
-        ]
-        rows: list[Row] = []
-        for name, place, work in people:
-            context = f"{name} lives in {place}. {name} works as a {work}."
-            for question, answer in ((f"Where does {name} live?", place), (f"What is the work of {name}?", work)):
-                found = {"text": [answer], "answer_start": [context.index(answer)]}
-                rows.append({"question": question, "context": context, "answers": found})
-        rows.append(
-            {"question": "How old is Ada?", "context": rows[0]["context"], "answers": {"text": [], "answer_start": []}}
-        )
-        return rows
+        return answer_examples()
 
 
 @hookimpl
 def register_tasks() -> list[type[Task]]:
+    """Register question-answering."""
     return [QuestionAnswering]

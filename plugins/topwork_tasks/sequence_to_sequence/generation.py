@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from topwork import State
-from topwork_tasks._text.generation import causal_module
+from topwork_tasks._text.generation import bounded_length, causal_module, cut_at_stop, seeded_sampling
 from topwork_tasks.sequence_to_sequence.options import Seq2SeqOptions
 from topwork_tasks.sequence_to_sequence.tokens import Sides
 
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 _UNCHOSEN = (None, 20)
 
 
-def settle(model: Any, side: Sides, options: Seq2SeqOptions, state: State, *, fresh: bool) -> None:
+def settle_generation(model: Any, sides: Sides, options: Seq2SeqOptions, state: State, *, fresh: bool) -> None:
     """Put what generating needs into the model's generation config (nothing of it belongs on `model.config`).
 
     Args:
         fresh: the model has the checkpoint's own config; else the one that was settled before is put back.
+
+    Raises:
+        UsageError: more new tokens are requested than the model that writes has positions.
     """
     from transformers import GenerationConfig
 
     if not fresh and state.values.get("generation"):
         model.generation_config = GenerationConfig(**state.values["generation"])
-        _special_tokens(model.config, side)
+        _set_special_tokens(model.config, sides)
         return
     config = model.generation_config
     if config.do_sample and not options.generation.do_sample:
@@ -35,62 +38,68 @@ def settle(model: Any, side: Sides, options: Seq2SeqOptions, state: State, *, fr
     given = options.generation.model_dump(exclude={"stop", "seed"}, exclude_none=True)
     if "max_new_tokens" in given:
         config.max_length = None
-    elif side.form == "prompt" or (config.max_length in _UNCHOSEN and config.max_new_tokens is None):
-        given["max_new_tokens"], config.max_length = options.max_target_length, None
-    config.update(pad_token_id=side.target.pad_token_id, **given)
-    if side.form != "prompt":
-        config.decoder_start_token_id = side.start
-        forced = side.forced()
+    elif sides.form == "prompt" or (config.max_length in _UNCHOSEN and config.max_new_tokens is None):
+        given["max_new_tokens"], config.max_length = sides.target_limit, None
+    config.update(pad_token_id=sides.target.pad_token_id, **given)
+    if sides.form != "prompt":
+        config.decoder_start_token_id = sides.start
+        forced = sides.forced_language()
         if forced is not None:
             config.forced_bos_token_id = forced
-    if side.form == "pair" or config.eos_token_id is None:
-        config.update(eos_token_id=side.end, bos_token_id=side.start)
-    _special_tokens(model.config, side)
+    if sides.form == "pair" or config.eos_token_id is None:
+        config.update(eos_token_id=sides.end, bos_token_id=sides.start)
+    _bound(config, sides, options)
+    _set_special_tokens(model.config, sides)
     state.values["generation"] = {key: value for key, value in config.to_diff_dict().items() if _is_plain(value)}
+
+
+def _bound(config: Any, sides: Sides, options: Seq2SeqOptions) -> None:
+    """Keep generated texts within the positions of the model that writes; a request for more is refused."""
+    limit = sides.positions
+    if limit is None:
+        return
+    requested = options.generation.max_new_tokens
+    if requested is not None:
+        cause = f"the model that writes has {limit} positions"
+        bounded_length("generation.max_new_tokens", requested, 0, limit, cause)
+    for name in ("max_new_tokens", "max_length"):  # the checkpoint's own may be longer than its positions
+        value = getattr(config, name)
+        if value is not None and value > limit:
+            setattr(config, name, limit)
 
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool | list)
 
 
-def _special_tokens(config: Any, side: Sides) -> None:
-    """What a pair's forward needs to know, where the two configs cannot tell it."""
-    if side.form != "pair":
+def _set_special_tokens(config: Any, sides: Sides) -> None:
+    """Set what a pair's forward needs to know, where the two configs cannot tell it."""
+    if sides.form != "pair":
         return
-    config.decoder_start_token_id = side.start
-    config.pad_token_id = side.target.pad_token_id
-    config.eos_token_id = side.end
+    config.decoder_start_token_id = sides.start
+    config.pad_token_id = sides.target.pad_token_id
+    config.eos_token_id = sides.end
 
 
-def generate(
+def generate_targets(
     model: Any,
     inputs: Mapping[str, torch.Tensor],
     tokenizer: Any,
     options: Seq2SeqOptions,
     prompts: bool,
-    number: int,
+    row: int,
 ) -> list[str]:
-    """The texts that a model generates for a batch.
+    """Generate the texts of a batch.
 
     Args:
         prompts: the inputs are prompts, padded on the left; the texts are what comes behind them.
-        number: mixed into the seed of sampling: the number of the first row.
+        row: index of the first row, mixed into the seed of sampling.
     """
-    import torch
-
     stop = options.generation.stop
     stops = {"stop_strings": stop, "tokenizer": tokenizer} if stop else {}
-    devices = [inputs["input_ids"].device] if inputs["input_ids"].is_cuda else []
-    with torch.random.fork_rng(devices, enabled=options.generation.do_sample):
-        if options.generation.do_sample:
-            torch.manual_seed((int(options.generation.seed) * 1_000_003 + number) % 2**63)
-        found = causal_module(model).generate(**inputs, **stops)
+    with seeded_sampling(options.generation.seed, row, inputs["input_ids"].device):
+        sequences = causal_module(model).generate(**inputs, **stops)
     if prompts:
-        found = found[:, inputs["input_ids"].shape[1] :]
-    said = tokenizer.batch_decode(found.tolist(), skip_special_tokens=True)
-    return [_before(text, stop).strip() for text in said]
-
-
-def _before(text: str, stop: list[str]) -> str:
-    places = [text.index(entry) for entry in stop if entry in text]
-    return text[: min(places)] if places else text
+        sequences = sequences[:, inputs["input_ids"].shape[1] :]
+    texts = tokenizer.batch_decode(sequences.tolist(), skip_special_tokens=True)
+    return [cut_at_stop(text, stop).strip() for text in texts]

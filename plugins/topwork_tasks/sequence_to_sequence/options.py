@@ -6,7 +6,11 @@ from pydantic import Field, PositiveInt, model_validator
 
 from topwork import TaskOptions
 from topwork_tasks._text.generation import GenerationOptions
+from topwork_tasks._text.metrics import BleuTokenizer, UnicodeForm
 from topwork_tasks._text.tokenizers import WritingTokenizerOptions
+
+#: default of `max_target_length`, which gives way to fewer positions of the decoder
+TARGET_LENGTH = 128
 
 
 class Seq2SeqGeneration(GenerationOptions):
@@ -17,13 +21,6 @@ class Seq2SeqGeneration(GenerationOptions):
     )
     early_stopping: bool | None = Field(None, description="end a beam search when as many texts as beams are complete")
 
-    @model_validator(mode="after")
-    def _sampling(self) -> Seq2SeqGeneration:
-        given = [name for name in ("temperature", "top_k", "top_p") if getattr(self, name) is not None]
-        if given and not self.do_sample:
-            raise ValueError(f"`{given[0]}` needs `do_sample: true`")
-        return self
-
 
 class Seq2SeqOptions(TaskOptions):
     """Options that every sequence-to-sequence task has."""
@@ -31,7 +28,11 @@ class Seq2SeqOptions(TaskOptions):
     prefix: str = Field("", description="written before each source (`summarize: ` for T5)")
     prompt: str = Field("{source}\nTL;DR: ", description="for decoders: what the target continues")
     max_source_length: PositiveInt | None = Field(None, description="tokens; by default what the model can take")
-    max_target_length: PositiveInt = Field(128, description="tokens of a target, its end included; the rest is cut")
+    max_target_length: PositiveInt = Field(
+        TARGET_LENGTH,
+        description="tokens of a target, its end included; the rest is cut. The default is bounded by the model's "
+        "positions",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over the vocabulary")
     share: bool = Field(False, description="bases `encoder` and `decoder`: one copy of the weights that both have")
     bert_generation: bool = Field(False, description="bases `encoder` and `decoder`: BERT as BertGeneration")
@@ -40,6 +41,8 @@ class Seq2SeqOptions(TaskOptions):
     generation: Seq2SeqGeneration = Field(
         default_factory=lambda: Seq2SeqGeneration(), description="how texts are generated"
     )
+    bleu_tokenizer: BleuTokenizer = Field("auto", description="of sacreBLEU; auto chooses by the script of the truths")
+    normalise: UnicodeForm = Field("none", description="Unicode form of texts before the metrics compare them")
     tokenizer: WritingTokenizerOptions = Field(
         default_factory=lambda: WritingTokenizerOptions(),
         description="to learn one, when a base is a config",

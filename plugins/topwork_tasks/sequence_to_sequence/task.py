@@ -1,8 +1,7 @@
-"""The sequence-to-sequence seam: everything that tasks which turn a text into a text have in common.
+"""Base class of tasks that turn a text into a text.
 
 A task of this kind (summarization, translation; sentence fusion, splitting, grammar correction ...) is a subclass that
-names its columns, the key of its predictions and its metrics (`sequence_to_sequence` is the door for other packages);
-twelve lines make one:
+names its columns, the key of its predictions and its metrics; twelve lines make one:
 
     class GrammarCorrection(SequenceToSequence):
         "Sentences with mistakes become sentences without."
@@ -12,12 +11,12 @@ twelve lines make one:
         @classmethod
         def example_rows(cls): ...
 
-What it runs on is told by the bases:
+The bases decide the form of the model:
 
 | bases | form |
 |---|---|
 | one that is an encoder-decoder (T5, BART, mBART, Marian, a folder of EncoderDecoderModel) | "seq2seq", native |
-| `encoder` and `decoder`: any two checkpoints, warm-started (`_warm_start`), `share`d or not | "pair" |
+| `encoder` and `decoder`: any two checkpoints, warm-started (`warm_start`), `share`d or not | "pair" |
 | `source` and `base`: a new encoder in front of a finished sequence-to-sequence model | "source" |
 | one that is a decoder: the target continues a prompt | "prompt" |
 """
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from topwork import Base, Batch, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
 from topwork_tasks._text import inputs as text
-from topwork_tasks._text.metrics import TextMetric
+from topwork_tasks._text.metrics import TextMetric, rouge_l
 from topwork_tasks.sequence_to_sequence import generation, tokens
 from topwork_tasks.sequence_to_sequence.options import Seq2SeqOptions
 
@@ -41,12 +40,12 @@ AUTO = "AutoModelForSeq2SeqLM"
 
 
 class SequenceToSequence(Task):
-    """A text becomes a text; subclass it, see the module.
+    """Turn a text into a text; subclass it, see the module.
 
     Class attributes:
         columns: one source and one target, in any order.
         answer: key of the predictions: [{answer: text}].
-        metrics: what `_text_scores.TextMetric` measures; the first is what choosing goes by.
+        metrics: kinds of `TextMetric`; the first key of the first is the primary one.
     """
 
     Options = Seq2SeqOptions
@@ -58,16 +57,16 @@ class SequenceToSequence(Task):
     # ------------------------------------------------------------------ rows
 
     @classmethod
-    def source_text(cls, row: Row, number: int, options: Any) -> str:
-        """The source of a row; override both where rows hold them otherwise."""
+    def source_text(cls, row: Row, index: int, options: Any) -> str:
+        """Return the source of a row; override both methods where rows hold their texts differently."""
         name = next(name for name, column in cls.columns.items() if not column.target)
-        return text.text_of(row, number, name)
+        return text.text_of(row, index, name)
 
     @classmethod
-    def target_text(cls, row: Row, number: int, options: Any) -> str:
-        """The target of a row."""
+    def target_text(cls, row: Row, index: int, options: Any) -> str:
+        """Return the target of a row."""
         name = next(name for name, column in cls.columns.items() if column.target)
-        return text.text_of(row, number, name)
+        return text.text_of(row, index, name)
 
     # ------------------------------------------------------------------ once
 
@@ -77,15 +76,15 @@ class SequenceToSequence(Task):
             if rows is None:
                 return None
             read = {"source": cls.source_text, "target": cls.target_text}
-            return (read[side](row, number, options) for number, row in enumerate(rows) for side in sides)
+            return (read[side](row, index, options) for index, row in enumerate(rows) for side in sides)
 
         return tokens.learn_tokenizers(bases, texts, options)
 
     def __init__(self, bases: Mapping[str, Base], options: Seq2SeqOptions, state: State) -> None:
         super().__init__(bases, options, state)
         self.form = tokens.form_of(bases)
-        self.side = tokens.Sides(bases, options, state)
-        self.tokenizer, self.target_tokenizer = self.side.source, self.side.target
+        self.sides = tokens.Sides(bases, options, state)
+        self.tokenizer, self.target_tokenizer = self.sides.source, self.sides.target
 
     def build(self, weights: bool = True) -> nn.Module:
         changes = self.state.values["token_changes"]
@@ -109,12 +108,12 @@ class SequenceToSequence(Task):
             auto = "AutoModelForCausalLM" if self.form == "prompt" else AUTO
             model = self.bases["base"].native(auto, weights=weights, **changes["base"])
             if model is not None and model.config.model_type == "encoder-decoder":
-                model.encoder.pooler = None  # nobody reads it: it would be saved untrained, and never get a gradient
+                model.encoder.pooler = None  # unused: it would be saved untrained, and never get a gradient
         if self.form == "source":
             from topwork_tasks.sequence_to_sequence.warm_start import SourceEncoder
 
             model = SourceEncoder(self.bases["source"].backbone(weights=weights, **changes["source"]), model)
-        generation.settle(model, self.side, self.options, self.state, fresh=weights)
+        generation.settle_generation(model, self.sides, self.options, self.state, fresh=weights)
         return model
 
     # ------------------------------------------------------------------ rows -> tensors
@@ -126,33 +125,33 @@ class SequenceToSequence(Task):
         return False
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
-        sources = [self.source_text(row, number, self.options) for number, row in enumerate(rows)]
+        sources = [self.source_text(row, index, self.options) for index, row in enumerate(rows)]
         targets = None
         if mode != "predict":
-            targets = [self.target_text(row, number, self.options) for number, row in enumerate(rows)]
+            targets = [self.target_text(row, index, self.options) for index, row in enumerate(rows)]
         items = []
-        for number, (ids, labels) in enumerate(self.side.encode(sources, targets)):
+        for index, (ids, labels) in enumerate(self.sides.encode(sources, targets)):
             inputs = {"input_ids": ids, "attention_mask": [1] * len(ids)}
             cost = len(ids)
             if labels is not None:
                 inputs["labels"] = labels
                 cost += 0 if self.form == "prompt" else len(labels)
-            items.append(Item(number, inputs, cost))
+            items.append(Item(index, inputs, cost))
         return items
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         together = self.form == "prompt"  # source and target are one sequence
-        side = "left" if together and mode == "predict" else self.side.padding
+        side = "left" if together and mode == "predict" else self.sides.padding
         inputs = {
             "input_ids": self._padded(items, "input_ids", self.tokenizer.pad_token_id, side),
             "attention_mask": self._padded(items, "attention_mask", 0, side),
         }
         if mode != "predict":
             inputs["labels"] = self._padded(items, "labels", -100, side if together else "right")
-        if mode != "predict" and self.side.shifts:
-            shifted = [[self.side.start, *item.inputs["labels"][:-1]] for item in items]
+        if mode != "predict" and self.sides.shifts:
+            shifted = [[self.sides.start, *item.inputs["labels"][:-1]] for item in items]
             inputs["decoder_input_ids"] = text.pad_lists(shifted, self.target_tokenizer.pad_token_id)
-            inputs["decoder_attention_mask"] = text.pad_lists([[1] * len(entry) for entry in shifted], 0)
+            inputs["decoder_attention_mask"] = text.pad_lists([[1] * len(ids) for ids in shifted], 0)
         return Batch(inputs, items)
 
     def _padded(self, items: Sequence[Item], name: str, value: int, side: str) -> torch.Tensor:
@@ -178,8 +177,10 @@ class SequenceToSequence(Task):
         return text.row_means_over_targets(batch, *self._losses(model, batch))
 
     def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the cross-entropy over the target tokens of each item, and their number; both [items]. Label smoothing
-        as in Szegedy et al. 2016: a share of the target is spread over the whole vocabulary."""
+        """Return the sum of the cross-entropy over the target tokens of each item, and their number; both [items].
+
+        Label smoothing as in Szegedy et al. 2016: a share of the target is spread over the whole vocabulary.
+        """
         from torch.nn.functional import cross_entropy
 
         labels = batch.inputs["labels"]
@@ -198,10 +199,12 @@ class SequenceToSequence(Task):
         return losses.sum(1), (labels != -100).sum(1).to(losses.dtype)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[list[dict[str, str]]]:
-        number = batch.row_numbers[0]
+        first_row = batch.row_numbers[0]
         prompts = self.form == "prompt"
-        said = generation.generate(model, batch.inputs, self.target_tokenizer, self.options, prompts, number)
-        return [[{self.answer: entry}] for entry in said]
+        texts = generation.generate_targets(
+            model, batch.inputs, self.target_tokenizer, self.options, prompts, first_row
+        )
+        return [[{self.answer: string}] for string in texts]
 
     # ------------------------------------------------------------------ numbers -> people
 
@@ -209,24 +212,35 @@ class SequenceToSequence(Task):
         def truth(row: Row) -> str:
             return self.target_text(row, 0, self.options)
 
-        return TextMetric(self.metrics, truth, lambda prediction: prediction[0][self.answer].strip())
+        return TextMetric(
+            self.metrics,
+            truth,
+            lambda prediction: prediction[0][self.answer].strip(),
+            self.options.bleu_tokenizer,
+            self.options.normalise,
+        )
 
     def units(self, item: Item) -> Units:
         return text.token_units(self.tokenizer, item.inputs["input_ids"])
 
     def draw(self, row: Row, prediction: Any) -> Picture:
-        """The source, what was said and what is true; as bad as the words of the two are apart (1 - ROUGE-L)."""
-        said = prediction[0][self.answer].strip()
-        shown = [(self.source_text(row, 0, self.options)[:600], ""), (" -> ", ""), (said, "wrong")]
+        """Draw source, prediction and truth; badness is 1 - ROUGE-L."""
+        predicted = prediction[0][self.answer].strip()
+        shown = [(self.source_text(row, 0, self.options)[:600], ""), (" -> ", ""), (predicted, "wrong")]
         try:
             true = self.target_text(row, 0, self.options).strip()
         except DataError:
-            return Picture(said[:300] or "nothing was said", text=[*shown[:2], (said or "(nothing)", "right")])
-        metric = TextMetric(("rouge", "exact_match"), lambda _: true, lambda _: said)
-        metric.update({}, said)
-        badness = 0.0 if said == true else 1 - metric.result()["rougeL"]
-        shown = [*shown[:2], (said or "(nothing)", "right" if said == true else "wrong"), (" ", ""), (true, "truth")]
-        return Picture(f"{said[:140]} (true: {true[:140]})", badness, text=[pair for pair in shown if pair[0]])
+            return Picture(
+                predicted[:300] or "nothing was generated", text=[*shown[:2], (predicted or "(nothing)", "right")]
+            )
+        badness = 0.0 if predicted == true else 1 - rouge_l(predicted, true)
+        shown = [
+            *shown[:2],
+            (predicted or "(nothing)", "right" if predicted == true else "wrong"),
+            (" ", ""),
+            (true, "truth"),
+        ]
+        return Picture(f"{predicted[:140]} (true: {true[:140]})", badness, text=[pair for pair in shown if pair[0]])
 
 
 __all__ = ["Seq2SeqOptions", "SequenceToSequence"]

@@ -1,9 +1,9 @@
-"""Encoder-decoders from two checkpoints: an encoder and a decoder warm-started, their weights shared or not (Rothe et
-al. 2020, "Leveraging Pre-trained Checkpoints for Sequence Generation Tasks"), and a new encoder in front of a finished
-sequence-to-sequence model (Lewis et al. 2020, BART, section 3.4).
+"""Encoder-decoders from two checkpoints, and a new encoder in front of a finished sequence-to-sequence model.
 
-Of a decoder every weight comes from its checkpoint but the cross-attention, which no checkpoint has. Imports torch:
-import it inside functions.
+Entry points: `build_pair` (an encoder and a decoder warm-started, their weights shared or not: Rothe et al. 2020,
+"Leveraging Pre-trained Checkpoints for Sequence Generation Tasks") and `SourceEncoder` (Lewis et al. 2020, BART,
+section 3.4). Of a decoder every weight comes from its checkpoint but the cross-attention, which no checkpoint has. The
+module imports torch: import it inside functions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def build_pair(
     share: bool = False,
     generation: bool = False,
 ) -> EncoderDecoderModel:
-    """An EncoderDecoderModel from two bases.
+    """Build an EncoderDecoderModel from two bases.
 
     Args:
         weights: False makes it with random weights, to be loaded afterwards.
@@ -49,22 +49,22 @@ def build_pair(
                 hint="name it as the only base, or name an encoder or a decoder here",
             )
     first: Any
-    made: Any
+    model: Any
     if generation:
         first, second = _generation_pair(encoder, decoder, weights, changes)
     else:
         bare: Any = encoder.backbone(weights=weights, is_decoder=False, add_cross_attention=False, **changes[0])
         first = bare.backbone
         second = _decoder(decoder, weights, changes[1])
-    made = (SharedEncoderDecoder if share else EncoderDecoderModel)(encoder=first, decoder=second)
+    model = (SharedEncoderDecoder if share else EncoderDecoderModel)(encoder=first, decoder=second)
     if share:
-        made.config.tie_encoder_decoder = True  # as transformers 4 noted it: who opens the folder shares again
-    made.accepts_loss_kwargs = False
-    return made.eval()
+        model.config.tie_encoder_decoder = True  # as transformers 4 noted it: whoever opens the folder shares again
+    model.accepts_loss_kwargs = False
+    return model.eval()
 
 
 def _decoder(base: Base, weights: bool, changes: Mapping[str, Any]) -> Any:
-    """A causal model with cross-attention; everything else has the checkpoint's weights."""
+    """Build a causal model with cross-attention; everything else has the checkpoint's weights."""
     try:
         fresh: Any = base.native(CAUSAL, weights=False, **_CROSS, **changes)
     except UsageError as error:
@@ -102,7 +102,7 @@ def _generation_pair(encoder: Base, decoder: Base, weights: bool, changes: tuple
             raise UsageError(
                 f"`bert_generation` is for bert checkpoints, this is `{base.config.model_type}`", place=f"base.{role}"
             )
-    found: list[Any] = []
+    sides: list[Any] = []
     for base, change, causal in ((encoder, changes[0], False), (decoder, changes[1], True)):
         bare: Any = base.backbone(weights=weights, **change)
         bert = bare.backbone
@@ -113,34 +113,37 @@ def _generation_pair(encoder: Base, decoder: Base, weights: bool, changes: tuple
         inner = model.bert if causal else model
         tensors = {name: tensor for name, tensor in bert.state_dict().items() if "token_type" not in name}
         _take_over(inner, tensors, base)
-        found.append(model)
-    return found[0], found[1]
+        sides.append(model)
+    return sides[0], sides[1]
 
 
 # ---------------------------------------------------------------- one copy of the weights
 
 
 class SharedEncoderDecoder(EncoderDecoderModel):
-    """An EncoderDecoderModel whose decoder has the encoder's own parameters: one copy in memory, in the optimizer and
-    on disk. `tie_weights` shares again after something replaced parameters; `from_pretrained` fills the decoder's from
-    the encoder's."""
+    """An EncoderDecoderModel whose decoder has the encoder's own parameters, in memory, in the optimizer and on disk.
+
+    `tie_weights` shares again after something replaced parameters; `from_pretrained` fills the decoder's from the
+    encoder's.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        shared = {f"decoder.{theirs}": f"encoder.{name}" for theirs, name in share(self).items()}
+        shared = {f"decoder.{theirs}": f"encoder.{name}" for theirs, name in share_weights(self).items()}
         tied = {name: shared.get(source, source) for name, source in self.all_tied_weights_keys.items()}
         self.all_tied_weights_keys = {**tied, **shared}
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> Any:
-        answer = super().tie_weights(*args, **kwargs)
+        result = super().tie_weights(*args, **kwargs)
         if hasattr(self, "decoder"):
-            share(self)
-        return answer
+            share_weights(self)
+        return result
 
 
-def share(model: Any) -> dict[str, str]:
-    """Make every parameter of the encoder the decoder's too, wherever the decoder uses it (its output layer as well,
-    when that is tied to its embeddings).
+def share_weights(model: Any) -> dict[str, str]:
+    """Make every parameter of the encoder the decoder's too, wherever the decoder uses it.
+
+    Its output layer as well, when that is tied to its embeddings.
 
     Returns:
         name in the decoder -> name in the encoder, of every parameter that is one now.
@@ -149,7 +152,7 @@ def share(model: Any) -> dict[str, str]:
         UsageError: the decoder lacks a parameter of the encoder, or has it in another shape.
     """
     if hasattr(model.encoder, "pooler"):
-        model.encoder.pooler = None  # nobody reads it, and the decoder has none
+        model.encoder.pooler = None  # unused, and the decoder has none
     ours = dict(model.encoder.named_parameters())
     theirs = dict(model.decoder.base_model.named_parameters(remove_duplicate=False))
     for name, parameter in ours.items():
@@ -174,7 +177,7 @@ def share(model: Any) -> dict[str, str]:
 
 
 class SourceEncoder(nn.Module):
-    """A new encoder whose outputs take the place of a sequence-to-sequence model's embedded source tokens.
+    """New encoder whose outputs replace the embedded source tokens of a sequence-to-sequence model.
 
     Args:
         source: a backbone.
@@ -194,6 +197,7 @@ class SourceEncoder(nn.Module):
 
     @property
     def generation_config(self) -> Any:
+        """The inner model's generation config."""
         return self.model.generation_config
 
     @generation_config.setter
@@ -208,5 +212,5 @@ class SourceEncoder(nn.Module):
         return self.model(**self._embedded(input_ids, attention_mask), labels=labels)
 
     def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> torch.Tensor:
-        """Tokens of the target, as the model's own `generate` gives them."""
+        """Return the tokens of the target, as the model's own `generate` does."""
         return self.model.generate(**self._embedded(input_ids, attention_mask), **options)

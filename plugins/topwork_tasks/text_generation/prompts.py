@@ -1,4 +1,7 @@
-"""From rows of texts, prompts or chats to tokens and targets of a causal language model; blocks and packing."""
+"""Rows of texts, prompts or chats as tokens and targets of a causal language model; blocks and packing.
+
+Entry points: `encode_row`, then `blocks` or `pack`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from topwork_tasks._text.inputs import text_of
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedRow:
     """A row as tokens.
 
     Args:
@@ -28,87 +31,99 @@ class Encoded:
 
 
 def is_plain(row: Row) -> bool:
-    """Whether a row is a text to learn or score: it has no messages and no prompt, which go before a text."""
+    """Return whether a row is a text to learn or score: messages and a prompt go before a text."""
     return row.get("messages") is None and row.get("prompt") is None
 
 
-def well_formed(row: Row) -> bool:
-    """Whether what the row has is of the right types: a chat, a prompt and perhaps its completion, or a text."""
+def is_well_formed(row: Row) -> bool:
+    """Return whether the row's values have the right types: a chat, a prompt and perhaps its completion, or a text."""
     messages = row.get("messages")
     if messages is not None:
-        shaped = isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages) > 0
-        return shaped and all(_is_message(message) for message in messages)
+        is_list = isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages) > 0
+        return is_list and all(_is_message(message) for message in messages)
     if row.get("prompt") is not None:
         return isinstance(row["prompt"], str) and isinstance(row.get("completion") or "", str)
     return isinstance(row.get("text"), str) and bool(row["text"])
 
 
-def encode_row(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
-    """Tokens of a row. With `targets` (training) a row without any is refused."""
+def encode_row(tokenizer: Any, row: Row, index: int, targets: bool) -> EncodedRow:
+    """Encode a row.
+
+    Args:
+        index: of the row, for errors.
+        targets: refuse a row without targets (training).
+
+    Raises:
+        DataError: no text, prompt or messages; not of the right type; no targets.
+        UsageError: messages, and the tokenizer has no chat template.
+    """
     if row.get("messages") is not None:
-        return _chat(tokenizer, row, number, targets)
+        return _encode_chat(tokenizer, row, index, targets)
     if row.get("prompt") is not None:
-        return _pair(tokenizer, row, number, targets)
+        return _encode_pair(tokenizer, row, index, targets)
     if row.get("text") is None:
         raise DataError(
             "has no `text`, `prompt` or `messages`",
-            row=number,
+            row=index,
             column="text",
             hint="map one in `data.columns`",
         )
-    ids = list(tokenizer(text_of(row, number, "text"))["input_ids"])
+    ids = list(tokenizer(text_of(row, index, "text"))["input_ids"])
     ended = int(tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id])
     ids += [tokenizer.eos_token_id] * ended
     if not ids:
-        raise DataError("gives no token", row=number, column="text", hint="leave the row out")
-    return Encoded(ids, ids, [], ended)
+        raise DataError("gives no token", row=index, column="text", hint="leave the row out")
+    return EncodedRow(ids, ids, [], ended)
 
 
-def _pair(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
-    prompt = list(tokenizer(text_of(row, number, "prompt"))["input_ids"])
+def _encode_pair(tokenizer: Any, row: Row, index: int, targets: bool) -> EncodedRow:
+    prompt = list(tokenizer(text_of(row, index, "prompt"))["input_ids"])
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if prompt[-1:] == end and end and row["prompt"]:
         prompt = prompt[:-1]  # a template that ends every text must not end the prompt
     if row.get("completion") is None:
         if targets:
-            raise DataError("is missing", row=number, column="completion", hint="map it in `data.columns`")
-        return Encoded(prompt or end, [-100] * len(prompt or end), prompt)
+            raise DataError("is missing", row=index, column="completion", hint="map it in `data.columns`")
+        return EncodedRow(prompt or end, [-100] * len(prompt or end), prompt)
     if not prompt:
         start = tokenizer.bos_token_id
         prompt = end if start is None else [start]
-    target = list(tokenizer(text_of(row, number, "completion"), add_special_tokens=False)["input_ids"])
+    target = list(tokenizer(text_of(row, index, "completion"), add_special_tokens=False)["input_ids"])
     target += end
-    return Encoded([*prompt, *target], [*[-100] * len(prompt), *target], prompt)
+    return EncodedRow([*prompt, *target], [*[-100] * len(prompt), *target], prompt)
 
 
-def _chat(tokenizer: Any, row: Row, number: int, targets: bool) -> Encoded:
+def _encode_chat(tokenizer: Any, row: Row, index: int, targets: bool) -> EncodedRow:
     if tokenizer.chat_template is None:
-        raise UsageError("the tokenizer has no chat template", hint="give prompt and completion, or a base with one")
+        raise UsageError(
+            "the tokenizer has no chat template, and rows have `messages`",
+            hint="set the task's option `chat_template`, give prompt and completion, or take a base with a template",
+        )
     messages = row["messages"]
-    if not well_formed(row):
-        raise DataError("is no chat", row=number, column="messages", hint='write [{"role": ..., "content": ...}, ...]')
-    turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    if not is_well_formed(row):
+        raise DataError("is no chat", row=index, column="messages", hint='write [{"role": ..., "content": ...}, ...]')
+    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
     if targets and not turns:
-        raise DataError("has nothing that the assistant says", row=number, column="messages", hint="leave the row out")
-    asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
-    prompt = _template(tokenizer, asked, True) if asked else []
-    ids = _template(tokenizer, messages, False)
+        raise DataError("has nothing that the assistant says", row=index, column="messages", hint="leave the row out")
+    questions = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    prompt = _apply_template(tokenizer, questions, True) if questions else []
+    ids = _apply_template(tokenizer, messages, False)
     labels = [-100] * len(ids)
-    for place in turns:
-        before = _template(tokenizer, messages[:place], True) if place else []
-        until = _template(tokenizer, messages[: place + 1], False)
+    for turn in turns:
+        before = _apply_template(tokenizer, messages[:turn], True) if turn else []
+        until = _apply_template(tokenizer, messages[: turn + 1], False)
         if ids[: len(until)] != until or until[: len(before)] != before:
             raise UsageError(
-                "the chat template writes earlier turns differently once the chat goes on: what the assistant said "
+                "the chat template writes earlier turns differently once the chat goes on: the assistant's words "
                 "cannot be told apart",
                 hint="give rows that end with the assistant's only turn, or prompt and completion",
             )
         labels[len(before) : len(until)] = ids[len(before) : len(until)]
-    return Encoded(ids, labels, prompt)
+    return EncodedRow(ids, labels, prompt)
 
 
 def _is_message(message: Any) -> bool:
-    """A dict with role and content; who calls a tool need not say anything."""
+    """Return whether it is a dict with role and content; a message that calls a tool needs no content."""
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
         return False
     return isinstance(message["content"], str | list) or (
@@ -117,53 +132,58 @@ def _is_message(message: Any) -> bool:
 
 
 def contents(row: Row) -> list[str]:
-    """What is said in a row's messages; nothing when they are no chat, which `encode_row` tells."""
+    """Return the contents of a row's messages; nothing when they are no chat, which `encode_row` refuses."""
     messages = row.get("messages")
     if not isinstance(messages, Sequence) or isinstance(messages, str):
         return []
     return [str(message["content"]) for message in messages if _is_message(message)]
 
 
-def _template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], ask: bool) -> list[int]:
+def _apply_template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], ask: bool) -> list[int]:
     encoded = tokenizer.apply_chat_template(
         [dict(message) for message in messages], tokenize=True, add_generation_prompt=ask, return_dict=True
     )
     return list(encoded["input_ids"])
 
 
-def blocks(found: Encoded, length: int) -> Iterator[Encoded]:
-    """A row in blocks of at most `length` tokens. Blocks of a text overlap by one token, so that every token but the
-    first is predicted once; a prompt that is too long loses its first tokens, a completion its last."""
-    ids, labels = found.ids, found.labels
+def blocks(encoded: EncodedRow, length: int) -> Iterator[EncodedRow]:
+    """Yield a row in blocks of at most `length` tokens.
+
+    Blocks of a text overlap by one token, so that every token but the first is predicted once; a prompt that is too
+    long loses its first tokens, a completion its last.
+    """
+    ids, labels = encoded.ids, encoded.labels
     if len(ids) <= length:
-        yield found
+        yield encoded
         return
     if -100 not in labels:
         for start in range(0, len(ids) - 1, length - 1):
-            yield Encoded(ids[start : start + length], ids[start : start + length], [])
+            yield EncodedRow(ids[start : start + length], ids[start : start + length], [])
         return
-    first = next((place for place, label in enumerate(labels) if label != -100), len(labels))
+    first = next((position for position, label in enumerate(labels) if label != -100), len(labels))
     start = min(max(0, first - length // 2), max(0, len(ids) - length))
-    yield Encoded(ids[start : start + length], labels[start : start + length], [])
+    yield EncodedRow(ids[start : start + length], labels[start : start + length], [])
 
 
-def pack(rows: Sequence[Encoded], length: int) -> Iterator[tuple[int, Encoded]]:
-    """(row in which it starts, block): all rows joined and cut into blocks of `length`, which overlap by one token; the
-    last one is shorter. Nothing is lost, and no token is a target twice."""
+def pack(rows: Sequence[EncodedRow], length: int) -> Iterator[tuple[int, EncodedRow]]:
+    """Yield (index of the row in which it starts, block): all rows joined and cut into blocks of `length` tokens.
+
+    Blocks overlap by one token; the last one is shorter. Nothing is lost, and no token is a target twice.
+    """
     ids: list[int] = []
     labels: list[int] = []
-    owner: list[int] = []
-    for number, entry in enumerate(rows):
-        ids += entry.ids
-        labels += entry.labels
-        owner += [number] * len(entry.ids)
+    owners: list[int] = []
+    for index, encoded in enumerate(rows):
+        ids += encoded.ids
+        labels += encoded.labels
+        owners += [index] * len(encoded.ids)
     for start in range(0, max(1, len(ids) - 1), length - 1):
         part = slice(start, start + length)
-        yield owner[start], Encoded(ids[part], labels[part], [])
+        yield owners[start], EncodedRow(ids[part], labels[part], [])
 
 
 def reference(row: Row) -> str | None:
-    """What the completion should have been: the row's own, or what the assistant says last."""
+    """Return the true completion: the row's own, or the assistant's last message; None without one."""
     if row.get("messages") is None:
         return None if row.get("completion") is None else str(row["completion"])
     last = row["messages"][-1]

@@ -1,4 +1,4 @@
-"""A generated text, piece by piece while it is written: for a person who waits, not for many rows."""
+"""A generated text, piece by piece while the model writes it: for a person who waits, not for many rows."""
 
 from __future__ import annotations
 
@@ -8,37 +8,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from topwork import UsageError
-from topwork_tasks._text.generation import GenerationOptions, continuation, settings, trim
+from topwork_tasks._text.generation import (
+    GenerationOptions,
+    continuation,
+    generation_settings,
+    seeded_sampling,
+    trim_tokens,
+)
 
 
-class _Tokens:
-    """What `generate` calls a streamer: it is given the prompt first, then every new token, then the end."""
+class _TokenStreamer:
+    """Streamer for `generate`, which gives it the prompt first, then every new token, then the end."""
 
     def __init__(self) -> None:
-        self.found: queue.Queue[int | None] = queue.Queue()
-        self.prompt = True
-        self.left = False
+        self.tokens: queue.Queue[int | None] = queue.Queue()
+        self.is_prompt = True
+        self.is_closed = False
 
     def put(self, value: Any) -> None:
-        if self.left:
-            raise _Left
-        if not self.prompt:
+        if self.is_closed:
+            raise _ReaderClosed
+        if not self.is_prompt:
             for token in value.reshape(-1).tolist():
-                self.found.put(token)
-        self.prompt = False
+                self.tokens.put(token)
+        self.is_prompt = False
 
     def end(self) -> None:
-        self.found.put(None)
+        self.tokens.put(None)
 
 
-class _Left(Exception):
-    """The reader has gone: nobody wants the rest."""
+class _ReaderClosed(Exception):
+    """The reader has stopped reading: the rest need not be generated."""
 
 
 def stream(
     model: Any, tokenizer: Any, inputs: Mapping[str, Any], options: GenerationOptions, most: int
 ) -> Iterator[str]:
-    """Pieces of the text behind one prompt; joined they are what `generate` and `continuation` give.
+    """Yield pieces of the text behind one prompt; joined they are the result of `generate` and `continuation`.
 
     A piece is held back while it could still change: half of a character, or the beginning of a stop string.
 
@@ -47,43 +53,42 @@ def stream(
     """
     import torch
 
-    config, stops = settings(model, tokenizer, options, most)
+    config, stops = generation_settings(model, tokenizer, options, most)
     if (config.num_beams or 1) > 1:
         raise UsageError("beams cannot be streamed: the best is known at the end", hint="leave out `num_beams`")
-    tokens, failed = _Tokens(), []
+    streamer, failures = _TokenStreamer(), []
 
     def write() -> None:
         try:
             with torch.inference_mode():
-                model.generate(**inputs, generation_config=config, streamer=tokens, **stops)
-        except _Left:
+                model.generate(**inputs, generation_config=config, streamer=streamer, **stops)
+        except _ReaderClosed:
             pass
         except BaseException as error:
-            failed.append(error)
+            failures.append(error)
         finally:
-            tokens.end()
+            streamer.end()
 
-    with torch.random.fork_rng([inputs["input_ids"].device] if inputs["input_ids"].is_cuda else []):
-        torch.manual_seed(int(options.seed) * 1_000_003 % 2**63)
+    with seeded_sampling(options.seed, 0, inputs["input_ids"].device):
         writer = threading.Thread(target=write, daemon=True)
         writer.start()
         try:
-            yield from _pieces(tokens, tokenizer, inputs["input_ids"][0].tolist(), options.stop, config.eos_token_id)
+            yield from _pieces(streamer, tokenizer, inputs["input_ids"][0].tolist(), options.stop, config.eos_token_id)
         finally:
-            tokens.left = True
+            streamer.is_closed = True
             writer.join()
-    if failed:
-        raise failed[0]
+    if failures:
+        raise failures[0]
 
 
 def _pieces(
-    tokens: _Tokens, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str], ends: Sequence[int] | None
+    streamer: _TokenStreamer, tokenizer: Any, prompt: Sequence[int], stop: Sequence[str], ends: Sequence[int] | None
 ) -> Iterator[str]:
     ids: list[int] = []
     shown, text = 0, ""
-    while (token := tokens.found.get()) is not None:
+    while (token := streamer.tokens.get()) is not None:
         ids.append(token)
-        text = continuation(tokenizer, prompt, trim(ids, ends or (), tokenizer.pad_token_id), stop)
+        text = continuation(tokenizer, prompt, trim_tokens(ids, ends or (), tokenizer.pad_token_id), stop)
         sure = len(text) - _unsure(text, stop)
         if sure > shown:
             yield text[shown:sure]
@@ -93,8 +98,8 @@ def _pieces(
 
 
 def _unsure(text: str, stop: Sequence[str]) -> int:
-    """How many letters at the end may yet be taken back."""
+    """Return how many letters at the end may still change."""
     if text.endswith("\ufffd"):
         return len(text) - len(text.rstrip("\ufffd"))
-    lengths = (length for entry in stop for length in range(1, len(entry)) if text.endswith(entry[:length]))
+    lengths = (length for string in stop for length in range(1, len(string)) if text.endswith(string[:length]))
     return max(lengths, default=0)

@@ -1,10 +1,10 @@
 """text-generation: a causal language model, trained on texts, on completions of prompts, or on chats.
 
 A row has `text`, or `prompt` and `completion`, or `messages` (`[{"role", "content"}, ...]`, by the tokenizer's chat
-template); of several, messages go first, then prompts. The loss is on the completion and on what the assistant says
-only. Predicting, a prompt is continued by `generate`; a `text` is only scored (perplexity), unless `continue_text` is
-set. Predictions have the shape of the Hub's pipeline: [{"generated_text"}], prompt included unless `return_full_text:
-false`.
+template or the option `chat_template`); of several, messages go first, then prompts. The loss is on the completion and
+on the assistant's turns only. Predicting, a prompt is continued by `generate`; a `text` is only scored (perplexity),
+unless `continue_text` is set. Predictions have the shape of the Hub's pipeline: [{"generated_text"}], prompt included
+unless `return_full_text: false`.
 """
 
 from __future__ import annotations
@@ -12,62 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, PositiveInt
-
-from topwork import (
-    Base,
-    Batch,
-    Column,
-    Item,
-    Metric,
-    Mode,
-    Picture,
-    Row,
-    State,
-    Task,
-    TaskOptions,
-    Units,
-    UsageError,
-    hookimpl,
-)
-from topwork_tasks._text import generation as generating
+from topwork import Base, Batch, Column, Item, Metric, Mode, Picture, Row, State, Task, Units, UsageError, hookimpl
+from topwork_tasks._text import generation
 from topwork_tasks._text import inputs as text
-from topwork_tasks._text.tokenizers import WritingTokenizerOptions
-from topwork_tasks.text_generation.prompts import (
-    Encoded,
-    blocks,
-    contents,
-    encode_row,
-    is_plain,
-    pack,
-    reference,
-    well_formed,
-)
+from topwork_tasks.text_generation import prompts
+from topwork_tasks.text_generation.examples import generation_examples
+from topwork_tasks.text_generation.metric import GeneratedText, LanguageMetric, causal_token_losses
+from topwork_tasks.text_generation.options import TextGenerationOptions
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 AUTO = "AutoModelForCausalLM"
-
-
-class TextGenerationOptions(TaskOptions):
-    """Options of text-generation."""
-
-    max_length: PositiveInt | None = Field(None, description="tokens of a block; by default at most 1024")
-    packing: bool = Field(
-        False,
-        description="training: join rows, with an end token between, into full blocks; a row sees those before it",
-    )
-    continue_text: bool = Field(False, description="predicting: take `text` for a prompt")
-    return_full_text: bool = Field(True, description="the prompt is part of `generated_text`")
-    generation: generating.GenerationOptions = Field(
-        default_factory=lambda: generating.GenerationOptions(), description="how texts are generated"
-    )
-    tokenizer: WritingTokenizerOptions = Field(
-        default_factory=lambda: WritingTokenizerOptions(),
-        description="to learn one, when the base is a config",
-    )
 
 
 class TextGeneration(Task):
@@ -80,8 +37,8 @@ class TextGeneration(Task):
     Options = TextGenerationOptions
     columns = {
         "text": Column("a text to learn or score", required=False),
-        "prompt": Column("what is to be continued", required=False),
-        "completion": Column("how the prompt goes on", target=True, required=False),
+        "prompt": Column("the beginning of a text that is to be continued", required=False),
+        "completion": Column("the continuation of the prompt", target=True, required=False),
         "messages": Column('a chat: [{"role", "content"}, ...]', required=False),
     }
     cost_unit = "tokens"
@@ -90,10 +47,12 @@ class TextGeneration(Task):
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: TextGenerationOptions) -> State:
         base = bases["base"]
         tokenizer, changes = text.find_tokenizer(base, _texts(rows), options.tokenizer, template=False)
+        if options.chat_template is not None:
+            tokenizer.chat_template = options.chat_template
         if getattr(base.config, "is_decoder", None) is False:
             changes["is_decoder"] = True  # bert and its like would see the tokens that they are to predict
         first: Row = next(iter(rows), {}) if rows is not None else {}
-        compare = not is_plain(first)
+        compare = not prompts.is_plain(first)
         return State({"token_changes": changes, "compare": compare}, {"tokenizer": tokenizer})
 
     def __init__(self, bases: Mapping[str, Base], options: TextGenerationOptions, state: State) -> None:
@@ -102,60 +61,74 @@ class TextGeneration(Task):
         limit = text.length_limit(self.base.config, self.tokenizer, options.max_length)
         self.length = options.max_length or min(1024, limit or 1024)
         self.positions = text.length_limit(self.base.config, self.tokenizer, None)
-        self.new = options.generation.max_new_tokens
-        if self.positions is not None:
-            self.new = min(self.new, self.positions - self.positions // 2)
+        self.new = self._new_tokens(options.generation.max_new_tokens)
         self.group_rows = 64 if options.packing else 1
 
+    def _new_tokens(self, requested: int) -> int:
+        """Return how many tokens are generated, at most: prompt and text share the model's positions."""
+        positions = self.positions
+        if positions is None:
+            return requested
+        default = TextGenerationOptions().generation.max_new_tokens
+        limit = positions - positions // 2 if requested == default else positions - 1
+        cause = f"prompt and text share {positions} positions"
+        return generation.bounded_length("generation.max_new_tokens", requested, default, limit, cause)
+
     def build(self, weights: bool = True) -> nn.Module:
-        found = self.base.native(AUTO, weights=weights, **self.state.values["token_changes"])
-        if found is None:
+        model = self.base.native(AUTO, weights=weights, **self.state.values["token_changes"])
+        if model is None:
             raise UsageError(
                 f"`{self.base.config.model_type}` has no causal language model",
                 hint="choose a base such as gpt2 or llama",
             )
-        return found
+        return model
 
     # ------------------------------------------------------------------ rows -> tensors
 
     def precheck(self, row: Row, mode: Mode) -> bool:
-        return mode == "predict" and not well_formed(row)  # a row without a completion can be continued
+        return mode == "predict" and not prompts.is_well_formed(row)  # a row without a completion can be continued
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         """Mode "predict" keeps two encodings: the prompt alone to be continued, and prompt with target to be scored."""
-        targets = mode != "predict"
-        encoded = [encode_row(self.tokenizer, row, number, targets) for number, row in enumerate(rows)]
-        if mode == "train" and self.options.packing:
-            return [_item(row, found) for row, found in pack(encoded, self.length)]
+        encoded = [prompts.encode_row(self.tokenizer, row, index, mode != "predict") for index, row in enumerate(rows)]
+        packed = self._packed(rows, mode)
         items = []
-        for number, (row, entry) in enumerate(zip(rows, encoded)):
+        for index, block in prompts.pack([encoded[index] for index in packed], self.length) if packed else ():
+            items.append(_item(packed[index], block))
+        for index in sorted({*range(len(rows))} - {*packed}):
             prompt = None
-            if mode == "predict" and (self.options.continue_text or not is_plain(row)):
-                prompt = self._prompt(_asked(row, entry))
-            for block in blocks(entry, self.length):
-                items.append(_item(number, block, prompt, self.new))
-                prompt = None  # the first block asks for the row
+            if mode == "predict" and (self.options.continue_text or not prompts.is_plain(rows[index])):
+                prompt = self._prompt(_continued(rows[index], encoded[index]))
+            for block in prompts.blocks(encoded[index], self.length):
+                items.append(_item(index, block, prompt, self.new))
+                prompt = None  # the first block is continued for the row
         return items
 
+    def _packed(self, rows: Sequence[Row], mode: Mode) -> list[int]:
+        """Return the indices of the rows that share blocks: all in training, otherwise those that are only scored."""
+        if not self.options.packing or (mode == "predict" and self.options.continue_text):
+            return []
+        return [index for index, row in enumerate(rows) if mode == "train" or prompts.is_plain(row)]
+
     def _prompt(self, ids: Sequence[int]) -> list[int]:
-        """The last tokens of a prompt, so that there is room for the answer; never nothing."""
+        """Return the last tokens of a prompt, so that there is room for the new text; at least one token."""
         if ids:
             return list(ids if self.positions is None else ids[-(self.positions - self.new) :])
         start = self.tokenizer.bos_token_id
         return [self.tokenizer.eos_token_id if start is None else start]
 
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        ids = text.pad_lists([item.inputs["ids"] for item in items], self.tokenizer.pad_token_id)
+        pad = self.tokenizer.pad_token_id
         inputs: dict[str, Any] = {
-            "input_ids": ids,
+            "input_ids": text.pad_lists([item.inputs["ids"] for item in items], pad),
             "attention_mask": text.pad_lists([[1] * len(item.inputs["ids"]) for item in items], 0),
             "labels": text.pad_lists([item.inputs["labels"] for item in items], -100),
         }
-        prompts = [item.inputs["prompt"] for item in items if item.inputs.get("prompt")]
-        if prompts:
+        to_continue = [item.inputs["prompt"] for item in items if item.inputs.get("prompt")]
+        if to_continue:
             inputs["prompt"] = {
-                "input_ids": text.pad_lists(prompts, self.tokenizer.pad_token_id, "left"),
-                "attention_mask": text.pad_lists([[1] * len(entry) for entry in prompts], 0, "left"),
+                "input_ids": text.pad_lists(to_continue, pad, "left"),
+                "attention_mask": text.pad_lists([[1] * len(ids) for ids in to_continue], 0, "left"),
             }
         return Batch(inputs, items)
 
@@ -167,7 +140,7 @@ class TextGeneration(Task):
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Nats a token, over all targets of the batch, as transformers' own."""
         nll, count, _ = self._losses(model, batch)
-        return nll.sum() / count.sum().clamp(min=1)
+        return text.mean_over_targets(nll, count)
 
     def target_counts(self, batch: Batch) -> tuple[torch.Tensor]:
         return ((batch.inputs["labels"][:, 1:] != -100).sum(),)
@@ -179,110 +152,101 @@ class TextGeneration(Task):
 
     def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inputs = text.plain_inputs(batch.inputs, "labels", "prompt")
-        return generating.token_losses(model(**inputs).logits, batch.inputs["labels"])
+        return causal_token_losses(model(**inputs).logits, batch.inputs["labels"])
 
     def predict(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
         if bool((batch.inputs["labels"][:, 1:] != -100).any()):
-            scored = [entry.tolist() for entry in self._losses(model, batch)]
+            scored = [values.tolist() for values in self._losses(model, batch)]
         else:
             scored = [[0] * len(batch)] * 3
         parts = [{"nll": float(nll), "tokens": count, "hits": hits} for nll, count, hits in zip(*scored)]
         if "prompt" in batch.inputs:
-            options = self.options.generation
-            found = generating.generate(
-                generating.causal_module(model),
-                self.tokenizer,
-                batch.inputs["prompt"],
-                options,
-                self.new,
-                batch.items[0].row,
+            module, options = generation.causal_module(model), self.options.generation
+            first_row = batch.items[0].row
+            sequences = generation.generate(
+                module, self.tokenizer, batch.inputs["prompt"], options, self.new, first_row
             )
-            asked = [place for place, item in enumerate(batch.items) if item.inputs.get("prompt")]
-            for place, ids in zip(asked, found):
-                prompt = batch.items[place].inputs["prompt"]
-                parts[place]["completion"] = generating.continuation(self.tokenizer, prompt, ids, options.stop)
+            continued = [index for index, item in enumerate(batch.items) if item.inputs.get("prompt")]
+            for index, ids in zip(continued, sequences):
+                prompt = batch.items[index].inputs["prompt"]
+                parts[index]["completion"] = generation.continuation(self.tokenizer, prompt, ids, options.stop)
         return parts
 
     def stream(self, model: nn.Module, row: Row) -> Iterator[str]:
-        """The new text of one row, piece by piece while the model writes it; joined, the row's completion.
+        """Yield the new text of one row, piece by piece while the model writes it; joined, the row's completion.
 
         (Predictions of many rows come one by one from `TaskModel.predictions`.)
         """
         from topwork_tasks.text_generation.streaming import stream
 
-        entry = encode_row(self.tokenizer, row, 0, False)
-        ids = text.pad_lists([self._prompt(_asked(row, entry))], self.tokenizer.pad_token_id)
+        encoded = prompts.encode_row(self.tokenizer, row, 0, False)
+        ids = text.pad_lists([self._prompt(_continued(row, encoded))], self.tokenizer.pad_token_id)
         ids = ids.to(next(model.parameters()).device)
         model.eval()
         inputs = {"input_ids": ids, "attention_mask": ids.new_ones(ids.shape)}
-        return stream(generating.causal_module(model), self.tokenizer, inputs, self.options.generation, self.new)
+        return stream(generation.causal_module(model), self.tokenizer, inputs, self.options.generation, self.new)
 
-    def merge(self, row: Row, parts: Sequence[Mapping[str, Any]]) -> generating.Generated:
+    def merge(self, row: Row, parts: Sequence[Mapping[str, Any]]) -> GeneratedText:
         completion = parts[0].get("completion") if parts else None
-        before: Any = row.get("text") if is_plain(row) else row.get("prompt")
+        before: Any = row.get("text") if prompts.is_plain(row) else row.get("prompt")
         shown: Any = completion if completion is not None else ""
         if row.get("messages") is not None:
-            shown = {"role": "assistant", "content": shown}
             before = [dict(message) for message in row["messages"]]
             if before[-1]["role"] == "assistant":
                 before.pop()
-            shown = [*before, shown] if self.options.return_full_text else shown["content"]
+            shown = [*before, {"role": "assistant", "content": shown}] if self.options.return_full_text else shown
         elif self.options.return_full_text:
             shown = before + shown
-        made = generating.Generated([{"generated_text": shown}])
-        made.completion = completion
-        made.nll = sum(part["nll"] for part in parts)
-        made.tokens = sum(part["tokens"] for part in parts)
-        made.hits = sum(part["hits"] for part in parts)
-        return made
+        prediction = GeneratedText([{"generated_text": shown}])
+        prediction.completion = completion
+        prediction.nll = sum(part["nll"] for part in parts)
+        prediction.tokens = sum(part["tokens"] for part in parts)
+        prediction.hits = sum(part["hits"] for part in parts)
+        return prediction
 
     # ------------------------------------------------------------------ numbers -> people
 
     def metric(self) -> Metric:
-        return generating.LanguageMetric(self.state.values["compare"], reference)
+        options = self.options
+        return LanguageMetric(
+            self.state.values["compare"], prompts.reference, options.bleu_tokenizer, options.normalise
+        )
 
     def units(self, item: Item) -> Units:
         return text.token_units(self.tokenizer, item.inputs["ids"])
 
     def draw(self, row: Row, prediction: Any) -> Picture:
         badness = prediction.nll / prediction.tokens if prediction.tokens else 0.0
-        asked: Any = "\n".join(contents(row)) or row.get("prompt") or row.get("text")
-        pieces = [(asked, "question"), (prediction.completion or "", "predicted"), (reference(row) or "", "truth")]
+        question: Any = "\n".join(prompts.contents(row)) or row.get("prompt") or row.get("text")
+        truth = prompts.reference(row) or ""
+        pieces = [(question, "question"), (prediction.completion or "", "predicted"), (truth, "truth")]
         caption = f"{badness:.2f} nats a token" if prediction.tokens else "generated"
         return Picture(caption, badness, None, [piece for piece in pieces if piece[0]])
 
     @classmethod
     def example_rows(cls) -> list[Row]:
-        pairs = [
-            ("red", "rot"),
-            ("green", "grün"),
-            ("blue", "blau"),
-            ("one", "eins"),
-            ("two", "zwei"),
-            ("three", "drei"),
-        ]
-        pairs += [("dog", "Hund"), ("cat", "Katze"), ("house", "Haus")]
-        return [{"prompt": f"{word} =", "completion": f" {meaning}"} for word, meaning in pairs]
+        return generation_examples()
 
 
-def _asked(row: Row, entry: Encoded) -> list[int]:
-    """The tokens of a row that are to be continued."""
-    return entry.ids[: len(entry.ids) - entry.ended] if is_plain(row) else entry.prompt
+def _continued(row: Row, encoded: prompts.EncodedRow) -> list[int]:
+    """Return the tokens of a row that are to be continued."""
+    return encoded.ids[: len(encoded.ids) - encoded.ended] if prompts.is_plain(row) else encoded.prompt
 
 
-def _item(row: int, found: Encoded, prompt: list[int] | None = None, new: int = 0) -> Item:
-    cost = max(len(found.ids), len(prompt) + new if prompt else 0)
-    return Item(row, {"ids": found.ids, "labels": found.labels, "prompt": prompt}, cost)
+def _item(row: int, block: prompts.EncodedRow, prompt: list[int] | None = None, new: int = 0) -> Item:
+    cost = max(len(block.ids), len(prompt) + new if prompt else 0)
+    return Item(row, {"ids": block.ids, "labels": block.labels, "prompt": prompt}, cost)
 
 
 def _texts(rows: Any) -> Any:
     if rows is None:
         return None
     plain = text.column_texts(rows, ("text", "prompt", "completion"))
-    chats = (said for row in rows for said in contents(row))
-    return (entry for source in (plain, chats) for entry in source or ())
+    chats = (content for row in rows for content in prompts.contents(row))
+    return (string for source in (plain, chats) for string in source or ())
 
 
 @hookimpl
 def register_tasks() -> list[type[Task]]:
+    """Register text-generation."""
     return [TextGeneration]

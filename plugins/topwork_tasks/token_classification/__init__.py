@@ -1,5 +1,12 @@
-"""Token classification."""
+"""token-classification: a tag for each word of a text (entities, parts of speech, roles).
 
-from topwork_tasks.token_classification.task import TokenClassification, TokenClassificationOptions, register_tasks
+- `task`: the task; `options`: its options; `examples`: example rows.
+- `tags`: words and true tags of rows, names of tags.
+- `predictions`: tags and entities from the scores of tokens, drawn predictions.
+- `entities`: entities in sequences of tags, their schemes, the metric.
+"""
+
+from topwork_tasks.token_classification.options import TokenClassificationOptions
+from topwork_tasks.token_classification.task import TokenClassification, register_tasks
 
 __all__ = ["TokenClassification", "TokenClassificationOptions", "register_tasks"]

@@ -1,96 +1,167 @@
-"""Rows of token-classification: their words and true tags, the names of tags, and predictions read from tokens."""
+"""Rows of token-classification: their words and true tags, names of tags, targets of tokens.
+
+Predictions are read in `predictions`, entities in `entities`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from topwork import Base, DataError, Json, Picture, Row, TopworkError
+from topwork import Base, DataError, Row, TopworkError
 from topwork_tasks._classification.labels import class_names, label_number
 from topwork_tasks._text.inputs import text_of
-from topwork_tasks._text.spans import Span, find_words, join_words, speakers
-from topwork_tasks.token_classification.entities import OUTSIDE, Entity, Scheme, groups, span_tags, split_tag
+from topwork_tasks._text.windows import tokens_of_words, words_of_tokens
+from topwork_tasks._text.words import Span, find_signs, find_words, include_marks, join_words, trim_span
+from topwork_tasks.token_classification.entities import OUTSIDE, Entity, is_outside, span_tags, split_tag
 
-#: tokens as the model judged them: (number of the tag, its probability, the token's number, its characters)
-Judged = list[tuple[int, float, int, Span]]
+#: units that are tagged in rows with spans
+SpanWords = Literal["words", "signs"]
 
 
-def text_and_words(row: Row, number: int | None) -> tuple[str, list[Span]]:
-    """The text of a row, and where its words stand in it."""
+class RowReader:
+    """Reads the words of rows and their true tags.
+
+    Args:
+        names: names of all tags, in the order of the model's outputs.
+        declared: what the data's integers stand for, or None.
+        span_words: what is tagged in rows with spans: words, or every sign.
+    """
+
+    def __init__(self, names: Sequence[str], declared: Sequence[str] | None, span_words: SpanWords = "words") -> None:
+        self.names, self.declared, self.span_words = names, declared, span_words
+        self.outside = next((name for name in names if is_outside(name)), OUTSIDE)
+
+    def words(self, row: Row, index: int | None) -> tuple[str, list[Span]]:
+        """Return the text of a row, and where its words stand in it."""
+        return text_and_words(row, index, self.span_words)
+
+    def tags(self, row: Row, index: int | None, words: Sequence[Span]) -> list[int]:
+        """Return the tag of each word, as an index into the names. Spans that tags cannot express are left out.
+
+        Raises:
+            DataError: no targets, another number of tags than words, an unknown tag.
+        """
+        if row.get("words") is None:
+            marks: Sequence[Any] = span_tags(words, true_spans(row, index))[0]
+            return [label_number(mark, self.names, None, index, "spans") for mark in marks]
+        marks = _listed(row, "tags", index)
+        if len(marks) != len(words):
+            raise DataError(
+                f"has {len(marks)} tags for {len(words)} words", row=index, column="tags", hint="correct the row"
+            )
+        return [label_number(mark, self.names, self.declared, index, "tags") for mark in marks]
+
+    def check_spans(self, row: Row, index: int | None, words: Sequence[Span]) -> None:
+        """Refuse a row with spans that tags of its words cannot express: they could not be learned.
+
+        Raises:
+            DataError: with the first of these spans.
+        """
+        if row.get("words") is not None:
+            return
+        _, inexpressible = span_tags(words, true_spans(row, index))
+        if inexpressible:
+            shown = _shown(row["text"], inexpressible[0])
+            more = f" (and {len(inexpressible) - 1} more)" if len(inexpressible) > 1 else ""
+            hint = "correct the row or leave it out"
+            if self.span_words == "words":
+                hint = f"set `span_words: signs` if spans end inside words, or {hint}"
+            raise DataError(
+                f"the span {shown}{more} overlaps another one, or does not begin and end where words do",
+                row=index,
+                column="spans",
+                hint=hint,
+            )
+
+    def __call__(self, row: Row) -> tuple[list[str] | None, list[Entity]]:
+        """Return the truth of a row: the tags of its words or None, and the spans of its text."""
+        _, words = self.words(row, None)
+        tags = self.tags(row, None, words)  # refuses unknown labels, of spans too
+        if row.get("words") is None:
+            spans = true_spans(row, None)
+            for kind, _, _ in spans:
+                label_number(f"B-{kind}", self.names, None, None, "spans")
+            return None, spans
+        return [self.names[tag] for tag in tags], []
+
+
+def text_and_words(row: Row, index: int | None, span_words: SpanWords = "words") -> tuple[str, list[Span]]:
+    """Return the text of a row, and where its words stand in it.
+
+    Raises:
+        DataError: neither a list of words nor a text.
+    """
     words = row.get("words")
     if words is None:
         if row.get("text") is None:
-            raise DataError("is missing", row=number, column="words", hint="give `words`, or `text`: `data.columns`")
-        text = text_of(row, number or 0, "text")
-        return text, find_words(text)
+            raise DataError("is missing", row=index, column="words", hint="give `words`, or `text`: `data.columns`")
+        text = text_of(row, index, "text")
+        return text, find_words(text) if span_words == "words" else find_signs(text)
     if isinstance(words, str) or not isinstance(words, Iterable) or not all(isinstance(word, str) for word in words):
-        raise DataError("is no list of strings", row=number, column="words", hint="split the text, or use `text`")
+        raise DataError("is no list of strings", row=index, column="words", hint="split the text, or use `text`")
     return join_words(list(words))
 
 
-def true_tags(
-    row: Row, number: int | None, words: Sequence[Span], names: Sequence[str], declared: Sequence[str] | None
-) -> list[int]:
-    """The tag of each word, by its number among the names.
+def true_spans(row: Row, index: int | None) -> list[Entity]:
+    """Return the spans of a text: (label, start, end), each within the text, without white space at its ends.
 
-    Raises:
-        DataError: no targets, another number of tags than words, an unknown tag.
+    Marks that belong to the last letter are part of a span.
     """
-    if row.get("words") is None:
-        marks: Sequence[Any] = span_tags(words, true_spans(row, number))
-        declared = None
-    else:
-        marks = _listed(row, "tags", number)
-        if len(marks) != len(words):
-            raise DataError(
-                f"has {len(marks)} tags for {len(words)} words", row=number, column="tags", hint="correct the row"
-            )
-    column = "spans" if row.get("words") is None else "tags"
-    return [label_number(mark, names, declared, number, column) for mark in marks]
-
-
-def true_spans(row: Row, number: int | None) -> list[Entity]:
-    """The spans of a text: (label, start, end), each within the text."""
-    text = text_of(row, number or 0, "text")
-    found = []
-    for entry in _listed(row, "spans", number):
+    text = text_of(row, index, "text")
+    spans = []
+    for span in _listed(row, "spans", index):
         try:
-            label, start, end = str(entry["label"]), int(entry["start"]), int(entry["end"])
-            if entry["label"] is None:
+            label, start, end = str(span["label"]), int(span["start"]), int(span["end"])
+            if span["label"] is None:
                 raise TypeError("no label")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{entry!r} is no span", row=number, column="spans", hint="write {start, end, label}"
+                f"{span!r} is no span", row=index, column="spans", hint="write {start, end, label}"
             ) from error
         if not 0 <= start < end <= len(text):
             raise DataError(
                 f"the span {start} to {end} does not lie in the text of {len(text)} characters",
-                row=number,
+                row=index,
                 column="spans",
                 hint="count characters from 0; `end` is the one behind the last",
             )
-        found.append((label, start, end))
-    return sorted(found, key=lambda span: (span[1], span[2]))
+        start, end = trim_span(text, start, end)
+        if start == end:
+            raise DataError(
+                f"the span {span['start']} to {span['end']} holds white space alone",
+                row=index,
+                column="spans",
+                hint="correct the row or leave the span out",
+            )
+        spans.append((label, start, include_marks(text, end)))
+    return sorted(spans, key=lambda span: (span[1], span[2]))
 
 
-def _listed(row: Row, column: str, number: int | None) -> list[Any]:
+def _shown(text: str, span: Entity) -> str:
+    kind, start, end = span
+    words = text[start:end] if end - start <= 40 else text[start : start + 37] + "..."
+    return f"{start} to {end} ({words!r}, {kind})"
+
+
+def _listed(row: Row, column: str, index: int | None) -> list[Any]:
     value = row.get(column)
     if value is None or isinstance(value, str | dict) or not isinstance(value, Iterable):
         cause = "is missing" if value is None else "is no list"
-        raise DataError(cause, row=number, column=column, hint="map it in `data.columns`; an empty list for none")
+        raise DataError(cause, row=index, column=column, hint="map it in `data.columns`; an empty list for none")
     return list(value)
 
 
 # ---------------------------------------------------------------- names of tags
 
 
-def learn_names(
+def learn_tag_names(
     rows: Any, base: Base, auto: Sequence[str], names: Sequence[str] | None
 ) -> tuple[list[str], list[str] | None]:
-    """Names of all tags in the order of the model's outputs, and what the data's integers stand for.
+    """Return the names of all tags in the order of the model's outputs, and what the data's integers stand for.
 
     The checkpoint's trained task head wins, then the option, then what the data set declares, then what occurs: `O`
-    first, the others sorted by type and prefix.
+    first, the others sorted by type and chunk letter.
     """
     declared = list(names) if names else class_names(rows, "tags")
     trained = base.trained_labels(*auto)
@@ -103,155 +174,60 @@ def learn_names(
             "the tags are not known",
             hint="give training rows, the option `label_names`, or a base with a trained task head",
         )
-    found: set[str] = set()
-    for number, row in enumerate(rows):
+    occurring: set[str] = set()
+    for index, row in enumerate(rows):
         if row.get("words") is None:
-            kinds = {kind for kind, _, _ in true_spans(row, number)}
-            found |= {OUTSIDE} | {f"{prefix}-{kind}" for kind in kinds for prefix in "BI"}
+            kinds = {kind for kind, _, _ in true_spans(row, index)}
+            occurring |= {OUTSIDE} | {f"{letter}-{kind}" for kind in kinds for letter in "BI"}
         else:
-            found |= {_named(mark, number) for mark in _listed(row, "tags", number)}
-    if len(found) < 2:
-        raise DataError(f"has only the tags {sorted(found)}", column="tags", hint="give rows with two tags or more")
-    return sorted(found, key=lambda name: (name != OUTSIDE, split_tag(name)[1], name)), None
+            occurring |= {_named(mark, index) for mark in _listed(row, "tags", index)}
+    if len(occurring) < 2:
+        raise DataError(f"has only the tags {sorted(occurring)}", column="tags", hint="give rows with two tags or more")
+    return sorted(occurring, key=lambda name: (not is_outside(name), split_tag(name)[1], name)), None
 
 
-def _named(mark: Any, number: int) -> str:
+def _named(mark: Any, index: int) -> str:
     if isinstance(mark, bool | float) or not isinstance(mark, str | int):
-        raise DataError(f"{mark!r} is no tag", row=number, column="tags", hint="tags are strings or integers")
+        raise DataError(f"{mark!r} is no tag", row=index, column="tags", hint="tags are strings or integers")
     return str(mark)
 
 
-def sequences(rows: Any, names: Sequence[str], declared: Sequence[str] | None) -> Iterator[list[str]]:
-    """The tags of each row by name, for telling the scheme; nothing without rows."""
-    for number, row in enumerate(rows if rows is not None else ()):
-        _, words = text_and_words(row, number)
-        yield [names[tag] for tag in true_tags(row, number, words, names, declared)]
+def tag_sequences(rows: Any, reader: RowReader) -> Iterator[list[str]]:
+    """Yield the tags of each row by name, for recognising the scheme; nothing without rows."""
+    for index, row in enumerate(rows if rows is not None else ()):
+        _, words = reader.words(row, index)
+        yield [reader.names[tag] for tag in reader.tags(row, index, words)]
 
 
-def continuing(names: Sequence[str]) -> list[int]:
-    """For each tag the one that later tokens of its word learn: I-X for B-X where there is one, else the same."""
-    return [
-        names.index(f"I-{name[2:]}") if name.startswith("B-") and f"I-{name[2:]}" in names else number
-        for number, name in enumerate(names)
-    ]
+# ---------------------------------------------------------------- targets of tokens
 
 
-class Truth:
-    """Reads what is true of a row: the tags of its words, or the spans of its text."""
+def token_targets(
+    wanted: Sequence[int], words: Sequence[Span], offsets: Sequence[Span], continuing: Sequence[int], all_tokens: bool
+) -> tuple[list[int], list[int]]:
+    """Return the target of each token (-100 where nothing is learned), and the words whose tags no token can carry.
 
-    def __init__(self, names: Sequence[str], declared: Sequence[str] | None) -> None:
-        self.names, self.declared = names, declared
+    A word's first token carries its tag. A token that reaches over several words carries that of the first; the others
+    are then read as its continuation.
 
-    def __call__(self, row: Row) -> tuple[list[str] | None, list[Entity]]:
-        _, words = text_and_words(row, None)
-        if row.get("words") is None:
-            true_tags(row, None, words, self.names, self.declared)  # refuses labels that nobody knows
-            return None, true_spans(row, None)
-        return [self.names[tag] for tag in true_tags(row, None, words, self.names, self.declared)], []
-
-
-# ---------------------------------------------------------------- predictions
-
-
-class TagPrediction(list):
-    """A prediction in the pipeline's shape; beside it the tag of each word and the entities as spans of characters."""
-
-    tags: list[str]
-    spans: list[Entity]
-
-    def __reduce__(self) -> tuple:
-        return _restore, (list(self), self.tags, self.spans)
-
-
-def _restore(entries: list[Json], tags: list[str], spans: list[Entity]) -> TagPrediction:
-    made = TagPrediction(entries)
-    made.tags, made.spans = tags, spans
-    return made
-
-
-def read_tokens(
-    tokenizer: Any,
-    judged: Judged,
-    text: str,
-    words: Sequence[Span],
-    names: Sequence[str],
-    scheme: Scheme,
-    aggregation: str,
-) -> TagPrediction:
-    """What the tokens of a whole text say: entities or tokens as the Hub's pipeline gives them (a token that the
-    vocabulary lacks by the characters that it covers), and the tag of each word, which is that of its first token."""
-    marks = [names[number] for number, _, _, _ in judged]
-    offsets = [offset for _, _, _, offset in judged]
-    pieces = tokenizer.convert_ids_to_tokens([token for _, _, token, _ in judged])
-    for place, (_, _, token, (start, end)) in enumerate(judged):
-        if token == tokenizer.unk_token_id:
-            pieces[place] = text[start:end]
-    made = TagPrediction()
-    if aggregation == "none":
-        for place, (mark, (start, end)) in enumerate(zip(marks, offsets)):
-            if mark != OUTSIDE:
-                score, piece = judged[place][1], pieces[place]
-                said = {"entity": mark, "score": score, "index": place + 1, "word": piece, "start": start, "end": end}
-                made.append(said)
-    else:
-        for kind, first, behind in groups(marks, scheme):
-            scores = [score for _, score, _, _ in judged[first:behind]]
-            made.append(
-                {
-                    "entity_group": kind,
-                    "score": sum(scores) / len(scores),
-                    "word": tokenizer.convert_tokens_to_string(pieces[first:behind]),
-                    "start": offsets[first][0],
-                    "end": offsets[behind - 1][1],
-                }
-            )
-    made.tags = [marks[token] if token is not None else OUTSIDE for token in speakers(words, offsets)]
-    made.spans = [(kind, words[first][0], words[last - 1][1]) for kind, first, last in groups(made.tags, scheme)]
-    return made
-
-
-def draw(row: Row, prediction: Any, truth: Truth, scheme: Scheme) -> Picture:
-    """The text with predicted entities marked; "truth" marks what was missed, "wrong" what is not there."""
-    text, words = text_and_words(row, None)
-    said = set(prediction.spans)
-    known = row.get("tags") is not None or row.get("spans") is not None
-    true = said
-    if known:
-        tags, given = truth(row)
-        found = groups(tags, scheme) if tags is not None else []
-        true = {(kind, words[first][0], words[last - 1][1]) for kind, first, last in found} | set(given)
-    marks = sorted((span[1], span[2], span[0], _mark(span, said, true)) for span in said | true)
-    shown: list[tuple[str, str]] = []
-    at = 0
-    for start, end, kind, mark in marks:
-        shown += [(text[at:start], ""), (f"{text[max(at, start) : end]} [{kind}]", mark)]
-        at = max(at, end)
-    shown.append((text[at:], ""))
-    missed = len(said ^ true)
-    caption = ", ".join(f"{text[start:end]}: {kind}" for kind, start, end in sorted(said, key=lambda span: span[1]))
-    return Picture(
-        (caption or "no entities")[:300],
-        missed / max(1, len(said | true)) if known else 0.0,
-        text=[pair for pair in shown if pair[0]],
-    )
-
-
-def _mark(span: Entity, said: set[Entity], true: set[Entity]) -> str:
-    if span in said and span in true:
-        return "right"
-    return "wrong" if span in said else "truth"
-
-
-__all__ = [
-    "Judged",
-    "TagPrediction",
-    "Truth",
-    "continuing",
-    "draw",
-    "learn_names",
-    "read_tokens",
-    "sequences",
-    "text_and_words",
-    "true_spans",
-    "true_tags",
-]
+    Args:
+        wanted: tag of each word.
+        continuing: for each tag the one that continues it.
+        all_tokens: later tokens of a word learn the continuing tag.
+    """
+    targets = [-100] * len(offsets)
+    if all_tokens:
+        for token, word in enumerate(words_of_tokens(words, offsets)):
+            if word is not None:
+                targets[token] = continuing[wanted[word]]
+    lost = []
+    carried = -1
+    for word, tokens in enumerate(tokens_of_words(words, offsets)):
+        if not tokens:
+            lost.append(word)
+        elif tokens[0] > carried:
+            targets[tokens[0]] = wanted[word]
+            carried = tokens[-1]
+        elif continuing[targets[tokens[0]]] != wanted[word]:
+            lost.append(word)
+    return targets, lost
