@@ -135,7 +135,7 @@ def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = Fal
     # a plain model of one base is loaded by transformers; of several bases only the configs are kept, each for itself
     plainly = found["weights"] == PLAIN_WEIGHTS and len(found["bases"]) == 1
     bases = _bases(found, folder, plugins, plainly, trust_remote_code)
-    processors = _processors(found, folder, bases)
+    processors = _processors(found, folder, bases, plugins)
     chosen = _options(task_class, found, folder)
     check_whole(found, folder)
     try:
@@ -176,13 +176,19 @@ def _bases(found: Mapping[str, Json], folder: Path, plugins: Plugins, weights: b
     return bases
 
 
-def _processors(found: Mapping[str, Json], folder: Path, bases: Mapping[str, Base]) -> dict[str, Any]:
+def _processors(found: Mapping[str, Json], folder: Path, bases: Mapping[str, Base], plugins: Plugins) -> dict[str, Any]:
     processors = {}
     for kind in found["processors"]:
         role, _, name = kind.rpartition("/")
-        # of a model of one base with two tokenizers the folder is part of the kind, no name of a base
-        owner = bases.get(role)
-        processors[kind] = next(iter(bases.values())).processor(kind) if owner is None else owner.processor(name)
+        first = next(iter(bases.values()))
+        if role in bases:
+            processors[kind] = bases[role].processor(name)
+        elif len(bases) == 1:
+            # of a model with two tokenizers the folder is part of the kind, no name of a base
+            processors[kind] = first.processor(kind)
+        else:  # one processor of all bases lies beside the manifest
+            shared = plugins.load_base(first.options.model_copy(update={"processor": str(folder)}))
+            processors[kind] = shared.processor(kind)
         if processors[kind] is None:
             raise CheckpointError(f"the {kind} is missing", place=str(folder))
     return processors

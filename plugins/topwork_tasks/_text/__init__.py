@@ -1,4 +1,4 @@
-"""Shared by the text tasks.
+"""Shared code of the text tasks: tokenizers, words and windows, generation, metrics.
 
 - `inputs`: the text front end (`TextInputs`): tokenizer, lengths, padding, units, costs.
 - `tokenizers`: tokenizers learned from rows.

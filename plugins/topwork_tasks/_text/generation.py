@@ -66,7 +66,7 @@ def bounded_length(option: str, requested: int, default: int, limit: int | None,
     return limit
 
 
-def generate(
+def generate_continuations(
     model: Any, tokenizer: Any, inputs: Mapping[str, torch.Tensor], options: GenerationOptions, most: int, row: int
 ) -> list[list[int]]:
     """Generate the tokens behind each prompt, without padding.

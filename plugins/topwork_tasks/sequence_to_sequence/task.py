@@ -82,7 +82,7 @@ class SequenceToSequence(Task):
 
     def __init__(self, bases: Mapping[str, Base], options: Seq2SeqOptions, state: State) -> None:
         super().__init__(bases, options, state)
-        self.form = tokens.form_of(bases)
+        self.form = tokens.form_of_bases(bases)
         self.sides = tokens.Sides(bases, options, state)
         self.tokenizer, self.target_tokenizer = self.sides.source, self.sides.target
 

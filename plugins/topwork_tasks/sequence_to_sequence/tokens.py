@@ -13,7 +13,7 @@ from topwork_tasks.sequence_to_sequence.options import TARGET_LENGTH, Seq2SeqOpt
 Form = Literal["seq2seq", "pair", "source", "prompt"]
 
 
-def form_of(bases: Mapping[str, Base]) -> Form:
+def form_of_bases(bases: Mapping[str, Base]) -> Form:
     """Return what the bases make; see the table in `task`.
 
     Raises:
@@ -52,7 +52,7 @@ def learn_tokenizers(bases: Mapping[str, Base], texts: Callable[..., Any], optio
     One for both where there is one base, the weights are shared, or both bases have the same tokenizer: it then lies
     at the top of a model folder, where `AutoTokenizer` looks.
     """
-    form = form_of(bases)
+    form = form_of_bases(bases)
     if options.share and form != "pair" and not is_shared(next(iter(bases.values())).config):
         raise UsageError("`share` is for the bases `encoder` and `decoder`", hint="leave it out")
     two = _two_tokenizers(bases["base"]) if form == "seq2seq" else None
@@ -130,7 +130,7 @@ class Sides:
     """
 
     def __init__(self, bases: Mapping[str, Base], options: Seq2SeqOptions, state: State) -> None:
-        self.form, self.options = form_of(bases), options
+        self.form, self.options = form_of_bases(bases), options
         names = {"pair": ("encoder", "decoder"), "source": ("source", "base")}.get(self.form, ("base", "base"))
         two = ("encoder", "decoder") if self.form == "seq2seq" else names
         whole = state.processors.get("tokenizer")

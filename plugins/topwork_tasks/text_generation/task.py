@@ -105,8 +105,11 @@ class TextGeneration(Task):
         return items
 
     def _packed(self, rows: Sequence[Row], mode: Mode) -> list[int]:
-        """Return the indices of the rows that share blocks: all in training, otherwise those that are only scored."""
-        if not self.options.packing or (mode == "predict" and self.options.continue_text):
+        """Return the indices of the rows that share blocks: all in training, in predictions those that are only scored.
+
+        In mode "loss" each row has a loss of its own.
+        """
+        if not self.options.packing or mode == "loss" or (mode == "predict" and self.options.continue_text):
             return []
         return [index for index, row in enumerate(rows) if mode == "train" or prompts.is_plain(row)]
 
@@ -163,7 +166,7 @@ class TextGeneration(Task):
         if "prompt" in batch.inputs:
             module, options = generation.causal_module(model), self.options.generation
             first_row = batch.items[0].row
-            sequences = generation.generate(
+            sequences = generation.generate_continuations(
                 module, self.tokenizer, batch.inputs["prompt"], options, self.new, first_row
             )
             continued = [index for index, item in enumerate(batch.items) if item.inputs.get("prompt")]

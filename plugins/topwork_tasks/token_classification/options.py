@@ -25,8 +25,8 @@ class TokenClassificationOptions(TaskOptions):
     aggregation: Aggregation = Field(
         "first",
         description="predictions and metrics: a word's tag is that of its first token, of the average of its tokens' "
-        "scores or of the token with the largest score (max); simple: entities of neighbouring tokens, in texts; "
-        "none: single tokens",
+        "scores or of the token with the largest score (max); predictions alone: entities of neighbouring tokens "
+        "(simple), or single tokens (none)",
     )
     span_words: Literal["words", "signs"] = Field(
         "words", description="rows with spans: tag words, or every sign, so that spans may end inside words"

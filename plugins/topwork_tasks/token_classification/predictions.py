@@ -59,9 +59,9 @@ class TokenReader:
     def read(self, row: Row, judged: Sequence[JudgedToken]) -> TagPrediction:
         """Return a row's prediction.
 
-        Rows with `words` are answered with one entry a word, rows with `text` with entities as the Hub's pipeline
-        gives them; aggregation "none" gives single tokens, "simple" entities of neighbouring tokens, both as the
-        pipeline. Metrics see the same tags and entities.
+        Rows with `words` are answered with one entry a word, rows with `text` with entities; metrics compare the same
+        tags and entities. Aggregation "none" gives single tokens and "simple" entities of neighbouring tokens, both as
+        the Hub's pipeline does.
         """
         text, words = self.reader.words(row, None)
         has_words = row.get("words") is not None
@@ -72,16 +72,18 @@ class TokenReader:
         prediction.spans = [(kind, words[first][0], words[last - 1][1]) for kind, first, last in entities]
         if self.aggregation == "none":
             prediction[:] = self._tokens(text, judged)
+        elif self.aggregation == "simple":
+            prediction[:] = self._token_groups(text, judged)
+            if has_words:
+                return prediction  # metrics compare one tag a word
+            kinds = [group["entity_group"] for group in prediction]
+            spans = [trim_span(text, group["start"], group["end"]) for group in prediction]
+            prediction.spans = [(kind, start, end) for kind, (start, end) in zip(kinds, spans)]
         elif has_words:
             prediction[:] = [
                 {"entity": tag, "score": score, "index": index, "word": text[start:end], "start": start, "end": end}
                 for index, (tag, score, (start, end)) in enumerate(zip(tags, scores, words))
             ]
-        elif self.aggregation == "simple":
-            prediction[:] = self._token_groups(text, judged)
-            kinds = [group["entity_group"] for group in prediction]
-            spans = [trim_span(text, group["start"], group["end"]) for group in prediction]
-            prediction.spans = [(kind, start, end) for kind, (start, end) in zip(kinds, spans)]
         else:
             prediction[:] = [
                 {
