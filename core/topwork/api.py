@@ -30,6 +30,7 @@ def run(
     folder: str | Path | None = None,
     plugins: Plugins | None = None,
     quiet: bool = False,
+    save_outside: bool = False,
 ) -> Run:
     """Run a recipe: a path, the name of a shipped one, a dict of the same shape, or a loaded Recipe.
 
@@ -37,8 +38,9 @@ def run(
         recipe: the recipe.
         overrides: changes of it, such as `"stages.train.epochs=1"`.
         folder: the run folder; by default `runs/<name>-<number>`.
-        plugins: the loaded plugins; by default all that are installed.
-        quiet: print nothing (the log file is still written).
+        plugins: what is installed; by default everything.
+        quiet: print nothing.
+        save_outside: the stage `save` may write to a folder outside the run folder.
 
     Returns:
         the Run; `run.results` has every stage's result, `run.model_folder` is the folder that `save` wrote.
@@ -56,7 +58,9 @@ def run(
     from topwork.runs.execute import execute
 
     plugins = plugins or _plugins()
-    return execute(load_recipe(recipe, overrides, plugins), plugins, folder=folder, quiet=quiet)
+    return execute(
+        load_recipe(recipe, overrides, plugins), plugins, folder=folder, quiet=quiet, save_outside=save_outside
+    )
 
 
 def resume(folder: str | Path, *, plugins: Plugins | None = None, quiet: bool = False) -> Run:
@@ -112,7 +116,7 @@ def build(
     """
     from topwork.data.roles import canonical
     from topwork.recipe.recipe import make_base_options, make_task_options
-    from topwork.runs.execute import make_task_model
+    from topwork.runs.build import make_task_model
 
     plugins = plugins or _plugins()
     task_class = plugins.task(task)
@@ -149,11 +153,11 @@ def load(
         CheckpointError: the folder is none of these, is damaged, or needs code that is not trusted.
         PluginError: the task, or what was altered in the model, belongs to a plugin that is not loaded.
     """
-    from topwork.saving.hub import local_folder
-    from topwork.saving.model_folder import load_folder
+    from topwork.saving.model_folder import load_folder, local_folder
+    from topwork.task_model import TaskModel
 
-    path = local_folder(folder, revision)
-    return load_folder(path, plugins or _plugins(), trust_remote_code=trust_remote_code)
+    parts = load_folder(local_folder(folder, revision), plugins or _plugins(), trust_remote_code=trust_remote_code)
+    return TaskModel(*parts)
 
 
 def save_pretrained(model: nn.Module, folder: str | Path) -> Path:
@@ -182,7 +186,7 @@ def from_pretrained(
     Raises:
         CheckpointError: the folder is none of these, or is damaged.
     """
-    from topwork.saving.hub import local_folder
+    from topwork.saving.model_folder import local_folder
     from topwork.saving.transformers_models import load_plain
 
     return load_plain(local_folder(folder, revision), plugins or _plugins())

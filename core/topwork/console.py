@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from topwork.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from topwork.runs.run import Run
+    from topwork import Run  # the public name: a contract stands below the run that keeps it
     from topwork.stage import Stage
 
 
@@ -180,7 +180,7 @@ def run_failed(run: Run, error: BaseException) -> None:
     """Log the error, and print how to go on."""
     # whoever started the run gets the error itself, and prints it
     run.console.note(f"failed: {type(error).__name__}: {error}")
-    if not isinstance(error, KeyboardInterrupt):
+    if not isinstance(error, KeyboardInterrupt) and (run.root / "stages").is_dir():
         run.say(f"`topwork resume {run.root}` goes on from the last finished stage")
 
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from topwork import Run  # the public name: a contract stands below the run that keeps it
     from topwork.attention_layer import AttentionLayer
     from topwork.base import Base, BaseOptions
     from topwork.data.options import RowsOptions
     from topwork.data.profile import Profile
     from topwork.items import Json
-    from topwork.runs.run import Run
     from topwork.stage import Stage
     from topwork.task import Task
 

@@ -7,12 +7,8 @@ cause and a hint, and no traceback. Entry point: `translate_system_error`.
 from __future__ import annotations
 
 import errno
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from topwork.errors import TopworkError, UsageError
+from topwork.errors import TopworkError
 
 _HINTS = {
     errno.ENOSPC: "free some space, or put the run elsewhere with --folder",
@@ -26,47 +22,15 @@ _MEMORY = "take a smaller `batch_size` (or a `batch_cost`) in the stage, `precis
 
 
 def translate_system_error(error: BaseException) -> TopworkError | None:
-    """Return the error as one of topwork, or None when the machine is not the cause."""
+    """Return the error in topwork's words, or None when the machine is not the cause."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
         text = " ".join(str(error).split())[:200]
         return TopworkError(f"out of memory{f' ({text})' if text else ''}", hint=_MEMORY)
     if isinstance(error, OSError) and error.errno is not None:  # else a library's own: PIL's of a damaged picture
         file = str(error.filename) if error.filename is not None else None
         return TopworkError(error.strerror or str(error), place=file, hint=_HINTS.get(error.errno))
-    # safetensors and tokenizers raise errors of their own, with the system's message in the text
-    if "No space left on device" in str(error):
+    # safetensors, tokenizers and torch report the system's errors in words of their own, without a number: torch, when
+    # a write to a checkpoint was cut short, its place in the archive alone
+    if any(text in str(error) for text in ("No space left on device", "PytorchStreamWriter", "inline_container")):
         return TopworkError("No space left on device", hint=_HINTS[errno.ENOSPC])
     return None
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Nobody else works in the folder during the block; the system gives it free when the process dies.
-
-    On Windows, and on a file system that knows no locks, nothing is held.
-
-    Raises:
-        UsageError: somebody works in it already.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-    import os
-
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        raise UsageError(
-            "another process is at work in this run folder", place=str(folder), hint="wait for it"
-        ) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-            os.close(held)
-            raise
-    try:
-        yield
-    finally:
-        os.close(held)

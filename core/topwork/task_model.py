@@ -119,8 +119,8 @@ class TaskModel:
         from topwork.data.checks import check_run
         from topwork.data.options import DataOptions
         from topwork.data.roles import Roles
+        from topwork.process import Process
         from topwork.recipe.recipe import make_stage
-        from topwork.runs.process import Process
         from topwork.runs.run import Run
 
         made = make_stage(stage, options, self.plugins)
@@ -129,10 +129,12 @@ class TaskModel:
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(run_folder) if run_folder is not None else Path(temporary)
             console, kept = Console(quiet=quiet), run_folder is not None
-            run = Run(self, roles, root, Process(), console, seed=seed, on_error=on_error, keep_models=kept)
+            run = Run(
+                self, roles, root, Process(), console, seed=seed, on_error=on_error, keep_models=kept, save_outside=True
+            )
             if made.changes_model:
                 check_run(run, made.reads(), data.check)
-            return run.do(made, 0)
+            return dict(run.run_stage(made, 0))
 
     def predict(
         self, rows: Iterable[Row] | Any, *, columns: Mapping[str, str] | None = None, **settings: Any
@@ -160,7 +162,7 @@ class TaskModel:
         from topwork.data.loop_settings import Settings
         from topwork.data.roles import canonical
         from topwork.data.streams import RowStream, endless
-        from topwork.runs.process import Process
+        from topwork.process import Process
 
         rows = [rows] if isinstance(rows, Mapping) else rows
         if endless(rows):

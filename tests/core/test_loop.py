@@ -17,7 +17,7 @@ from topwork import DataError, TopworkError, UsageError
 from topwork.data import loop
 from topwork.data.loop import evaluate_rows, loss_batches, predict_rows
 from topwork.data.loop_settings import Settings
-from topwork.runs.process import Process
+from topwork.process import Process
 
 ROWS = engine_plugin.window_rows(37)
 CONFIG = {

@@ -16,7 +16,7 @@ from tiny_bases import BASES
 import topwork
 from topwork import DataError
 from topwork.data.checks import bad_rows
-from topwork.runs.process import Process
+from topwork.process import Process
 
 TASKS = topwork.load_plugins().tasks
 

@@ -15,7 +15,7 @@ import torch
 import topwork
 from topwork import DataError, TopworkError, UsageError, hookimpl
 from topwork.console import numbers_in
-from topwork.runs.run import stage_seed
+from topwork.runs.records import stage_seed
 
 ROWS = engine_plugin.point_rows(60)
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
@@ -72,7 +72,7 @@ def test_what_a_run_leaves_behind(recipe, engine):
     names = ["01-train", "02-evaluate", "03-predict", "04-train", "05-draw", "06-save", "07-evaluate"]
     assert listing(root / "stages") == names
     assert listing(root / "stages/01-train") == ["result.json"]  # neither checkpoints nor the model of an earlier stage
-    assert listing(root / "stages/04-train") == ["model", "result.json"]
+    assert listing(root / "stages/04-train") == ["result.json"]  # what `save` wrote is the same model
     assert listing(root / "stages/02-evaluate") == ["pictures.json", "result.json"]
     assert listing(root / "stages/03-predict") == ["predictions.jsonl", "result.json"]
     first = json.loads((root / "stages/01-train/result.json").read_text())
@@ -162,9 +162,10 @@ def test_a_kill_while_a_stage_is_recorded_loses_nothing(recipe, engine, monkeypa
 
 
 def test_a_model_that_is_gone_is_not_made_up(recipe, engine):
+    recipe["stages"] = [stage for stage in recipe["stages"] if stage != "save"]
     root = started(recipe, engine).root
     shutil.rmtree(root / "stages/03-train/model")
-    shutil.rmtree(root / "stages/06-evaluate")
+    shutil.rmtree(root / "stages/05-evaluate")
     with pytest.raises(UsageError, match="the model that the finished stages left is gone"):
         topwork.resume(root, plugins=engine, quiet=True)
 
@@ -312,7 +313,7 @@ def test_shares_of_several_processes_are_merged_in_order(tmp_path):
 
 def test_save_where_the_recipe_says(recipe, engine, tmp_path):
     recipe["stages"] = ["evaluate", {"save": {"folder": str(tmp_path / "kept/model")}}]
-    run = started(recipe, engine)
+    run = started(recipe, engine, save_outside=True)
     assert run.model_folder == tmp_path / "kept/model" and (run.model_folder / "topwork.json").is_file()
     assert f"{results(run)[0]['metrics']['accuracy']:.4f}" in (run.model_folder / "README.md").read_text()
     assert topwork.resume(run.root, plugins=engine, quiet=True).model_folder == tmp_path / "kept/model"

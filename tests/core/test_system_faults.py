@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 import topwork
 from topwork import CheckpointError, Stage, TopworkError, UsageError, hookimpl
 from topwork.cli.app import main
-from topwork.system_errors import alone_in, translate_system_error
+from topwork.runs.lock import locking
+from topwork.system_errors import translate_system_error
 
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
 RAISED: list[BaseException] = []
@@ -71,13 +72,13 @@ def test_what_a_plugin_does_wrong_is_left_alone():
 
 def test_a_run_folder_has_one_run_at_a_time(recipe, engine, tmp_path):
     run = topwork.run(recipe, plugins=engine, quiet=True, folder="one")
-    with alone_in(run.root), pytest.raises(UsageError, match="another process is at work"):
+    with locking(run.root), pytest.raises(UsageError, match="another process is at work"):
         topwork.resume(run.root, plugins=engine, quiet=True)
     assert topwork.resume(run.root, plugins=engine, quiet=True).results == run.results
     with pytest.raises(UsageError, match="holds a run already"):
         topwork.run(recipe, plugins=engine, quiet=True, folder="one")
     (tmp_path / "two").mkdir()
-    with alone_in(tmp_path / "two"), pytest.raises(UsageError, match="another process is at work"):
+    with locking(tmp_path / "two"), pytest.raises(UsageError, match="another process is at work"):
         topwork.run(recipe, plugins=engine, quiet=True, folder="two")
     with pytest.raises(UsageError, match="file of that name"):
         topwork.run(recipe, plugins=engine, quiet=True, folder="rows.jsonl")

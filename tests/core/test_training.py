@@ -15,7 +15,7 @@ from tolerance import about
 import topwork
 from topwork import DataError, TopworkError, UsageError
 from topwork.data.batching import Budget, TrainBatches
-from topwork.runs.run import stage_seed
+from topwork.runs.records import stage_seed
 from topwork.training.freezing import Freezing, matching
 
 ROWS = engine_plugin.point_rows(41)

@@ -48,9 +48,9 @@ def predict(
         raise UsageError(f"there is no model folder `{model}`")
     columns = dict(split_pair(text, "-c") for text in column or ())
     from topwork.api import load
-    from topwork.runs.execute import hush_libraries
+    from topwork.runs.execute import silence_libraries
 
-    hush_libraries()
+    silence_libraries()
     loaded = load(model, trust_remote_code=trust, plugins=session.plugins)
     sources: list[Any] = [_typed_rows(row, type(loaded.task))] if row else []
     sources += [_rows(path, split, limit, session.plugins) for path in rows or ()]

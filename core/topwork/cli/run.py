@@ -27,6 +27,9 @@ def run(
     override: Overrides = None,
     folder: Annotated[Path | None, typer.Option(help="The run folder; by default runs/<name>-<number>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it, print it resolved, and stop.")] = False,
+    save_outside: Annotated[
+        bool, typer.Option("--save-outside", help="Let the stage `save` write to a folder outside the run folder.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe."""
@@ -44,7 +47,9 @@ def run(
     from topwork.api import run as start
 
     with _Interruptible(session.plugins):
-        done = start(checked, folder=folder, plugins=session.plugins, quiet=session.quiet or as_json)
+        quiet = session.quiet or as_json
+        more: dict[str, Any] = {"save_outside": True} if save_outside else {}
+        done = start(checked, folder=folder, plugins=session.plugins, quiet=quiet, **more)
     _print_run(done, as_json)
 
 

@@ -14,8 +14,8 @@ from topwork.errors import DataError
 from topwork.items import Json, Mode
 
 if TYPE_CHECKING:
-    from topwork.runs.process import Process
-    from topwork.runs.run import Run
+    from topwork import Run  # the public name: a contract stands below the run that keeps it
+    from topwork.process import Process
     from topwork.task import Task
 
 Level = Literal["quick", "full", "none"]

@@ -19,7 +19,7 @@ from topwork.metric import Metric
 if TYPE_CHECKING:
     from torch import nn
 
-    from topwork.runs.process import Process
+    from topwork.process import Process
     from topwork.task import Task
 
 #: rows encoded at a time, and what a bucket may hold (rows and items together) before it is predicted

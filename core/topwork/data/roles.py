@@ -15,7 +15,7 @@ from topwork.errors import TopworkError, nearest
 from topwork.items import Row
 
 if TYPE_CHECKING:
-    from topwork.plugins.registry import Plugins
+    from topwork import Plugins
     from topwork.task import Task
 
 # ---------------------------------------------------------------- canonical columns
@@ -171,6 +171,14 @@ class Roles:
             if row_count(self._named[role]) == 0:
                 raise TopworkError("there are no rows", place=f"data.{role}")
         return self._named[role]
+
+    def loaded(self, roles: Sequence[str], most: int) -> list[Row]:
+        """Return the first rows of the first of these roles that was read already; none of streaming rows."""
+        for role in roles:
+            rows = self._named.get(role)
+            if rows is not None and row_count(rows) is not None:
+                return [rows[index] for index in range(min(most, len(rows)))]
+        return []
 
     def _load(self, role: str) -> Any:
         if role in self._raw and role != "train":

@@ -1,4 +1,13 @@
-"""Runs: `run` holds the run folder and its records, `execute` runs stages, `process` knows the ranks."""
+"""Runs of recipes, in the order in which a recipe meets them.
+
+- `execute`: from a recipe to a finished run, and how an interrupted run goes on.
+- `build`: the task and its model, from bases and training rows.
+- `run`: `Run`, what a stage is given.
+- `records`: what a run writes about itself in its folder, and what `resume` compares with the recipe.
+- `lock`: one process at a time in a folder.
+
+Stages lie in `topwork.stages`, the training in `topwork.training`, model folders in `topwork.saving`.
+"""
 
 from topwork.runs.run import Run
 

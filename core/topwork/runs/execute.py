@@ -1,71 +1,99 @@
-"""From a recipe to a finished run: bases, rows, task, model, then stage by stage; and how it goes on later."""
+"""From a recipe to a finished run: `execute`; and how an interrupted run goes on: `resume`.
+
+The task and its model are made in `build`; what a stage is given is `run.Run`.
+"""
 
 from __future__ import annotations
 
 import platform
+import shutil
 import time
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from topwork.console import Console
 from topwork.data.checks import check_run
-from topwork.data.roles import Roles, row_count
-from topwork.errors import DataError, TopworkError, UsageError
+from topwork.data.roles import Roles
+from topwork.errors import TopworkError, UsageError
 from topwork.files import write_json, write_text
 from topwork.items import Json
 from topwork.kernels.selection import choice as kernels
 from topwork.kernels.selection import following
-from topwork.runs.process import Process
-from topwork.runs.run import Run, read_record, stage_seed
-from topwork.system_errors import alone_in, translate_system_error
-from topwork.task_model import TaskModel, graft
+from topwork.process import Process
+from topwork.runs.build import make_task_model
+from topwork.runs.lock import locking
+from topwork.runs.records import RECIPE, RESULT, RUN, check_inputs, read_record, stage_folder, stage_inputs
+from topwork.runs.run import Run
+from topwork.saving.model_folder import load_folder
+from topwork.system_errors import translate_system_error
+from topwork.task_model import TaskModel
 
 if TYPE_CHECKING:
-    from topwork.base import BaseOptions
     from topwork.plugins.registry import Plugins
     from topwork.recipe.recipe import Recipe
     from topwork.stage import Stage
-    from topwork.task import State, Task
 
 RECORDED = ("topwork", "torch", "torchvision", "transformers", "accelerate", "timm", "datasets", "numpy", "safetensors")
+_LOG = "log.txt"
 
 
-def execute(recipe: Recipe, plugins: Plugins, *, folder: str | Path | None = None, quiet: bool = False) -> Run:
+def execute(
+    recipe: Recipe,
+    plugins: Plugins,
+    *,
+    folder: str | Path | None = None,
+    quiet: bool = False,
+    save_outside: bool = False,
+) -> Run:
     """Run a recipe from its beginning in a new run folder.
+
+    Args:
+        recipe: a checked recipe.
+        plugins: who brings its task, stages, bases and rows.
+        folder: the run folder; by default the next free `runs/<name>-<number>`.
+        quiet: print nothing.
+        save_outside: `save` may write to a folder outside the run folder.
+
+    Returns:
+        the finished run.
 
     Raises:
         UsageError: the folder holds a run already.
-        TopworkError: a stage failed; the run folder keeps what was done, `topwork resume` goes on.
+        TopworkError: a stage failed; the run folder keeps what was done, and `resume` goes on. A run that fails before
+            its first stage leaves no folder.
     """
     process = Process()
     root = _new_folder(recipe, process, folder)
-    with _held(root, process):
-        if process.main:
-            if (root / "run.json").exists():
-                hint = f"`topwork resume {root}`, or another folder"
-                raise UsageError("the folder holds a run already", place=str(root), hint=hint)
-            write_text(root / "recipe.yaml", recipe.to_yaml())
-            write_json(root / "run.json", _facts(recipe, plugins, process))
+    with _locked(root, process):
+        if process.main and (root / RUN).exists():
+            hint = f"`topwork resume {root}`, or another folder"
+            raise UsageError("the folder holds a run already", place=str(root), hint=hint)
         process.barrier()
-        return _go(recipe, plugins, process, root, quiet)
+        with _removed_unless_begun(root, process):
+            if process.main:
+                write_text(root / RECIPE, recipe.to_yaml())
+                write_json(root / RUN, _facts(recipe, plugins, process, save_outside))
+            process.barrier()
+            return _run_stages(recipe, plugins, process, root, quiet)
 
 
 def resume(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
     """Go on in a run folder: finished stages are kept, the model is the last stored one.
 
     Raises:
-        UsageError: the folder is no run folder, its plugins are not loaded, or its run is still going on.
+        UsageError: the folder is no run folder, its plugins are not loaded, its run is still going on, or its recipe
+            was changed in what finished stages depend on.
         CheckpointError: what the run has written there is damaged.
     """
     from topwork.recipe.recipe import load_recipe
 
-    if not (root / "run.json").is_file() or not (root / "recipe.yaml").is_file():
+    if not (root / RUN).is_file() or not (root / RECIPE).is_file():
         raise UsageError("this is no run folder", place=str(root), hint="give a folder with run.json and recipe.yaml")
-    facts = read_record(root / "run.json", "plugin_files")
+    facts = read_record(root / RUN, "plugin_files")
     files = facts["plugin_files"]
     if missing := [name for name in files if name not in {str(file) for file in plugins.files}]:
         raise UsageError(
@@ -73,20 +101,30 @@ def resume(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
             place=str(root),
             hint=f"say `--plugin {missing[0]}` again",
         )
-    recipe, process = load_recipe(root / "recipe.yaml", (), plugins), Process()
-    with _held(root, process), following(facts.get("kernels")):
-        return _go(recipe, plugins, process, root, quiet)
+    recipe, process = load_recipe(root / RECIPE, (), plugins), Process()
+    with _locked(root, process), following(facts.get("kernels")):
+        check_inputs(recipe, root)
+        return _run_stages(recipe, plugins, process, root, quiet)
 
 
-def _held(root: Path, process: Process) -> AbstractContextManager[None]:
-    return alone_in(root) if process.main else nullcontext()
+def silence_libraries() -> None:
+    """Turn off the progress bars of libraries: the run shows one of its own."""
+    import datasets
+    from transformers.utils import logging
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of its own inner calls
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
-def _go(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: bool) -> Run:
-    """Do the stages that are not done yet; tell the observers."""
-    hush_libraries()
-    console = Console(quiet=quiet or not process.main, log=root / "log.txt" if process.main else None)
-    done = _finished(recipe, root)
+# ---------------------------------------------------------------- stages
+
+
+def _run_stages(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: bool) -> Run:
+    """Run the stages that are not done yet, and tell the observers."""
+    silence_libraries()
+    console = Console(quiet=quiet or not process.main, log=root / _LOG if process.main else None)
+    done = _count_finished(recipe, root)
     if done == len(recipe.stages) and done:
         console.say("every stage of this run is done")
     run = _prepare(recipe, plugins, process, root, console, done)
@@ -95,19 +133,10 @@ def _go(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: b
         check_run(run, {role for stage in recipe.stages[done:] for role in stage.reads()}, recipe.data.check)
         for index, stage in enumerate(recipe.stages):
             if index < done:
-                run.recall(stage, index)
-                continue
-            try:
-                run.do(stage, index)
-            except TopworkError as error:
-                _place(error, stage, index)
-                raise
-            except Exception as error:
-                if (refused := translate_system_error(error)) is not None:
-                    _place(refused, stage, index)
-                    raise refused from error
-                error.add_note(f"in stage {index + 1}, {stage.name}")
-                raise
+                run.restore_record(stage, index)
+            else:
+                _run_stage(run, recipe, stage, index)
+        run.drop_spare_models(recipe.stages)
     except BaseException as error:
         try:
             plugins.hook.run_failed(run=run, error=error)
@@ -118,46 +147,44 @@ def _go(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: b
     return run
 
 
-def _place(error: TopworkError, stage: Stage, index: int) -> None:
+def _run_stage(run: Run, recipe: Recipe, stage: Stage, index: int) -> None:
+    """Run one stage; its errors name it."""
+    try:
+        run.run_stage(stage, index, inputs=stage_inputs(recipe, stage))
+    except TopworkError as error:
+        _locate(error, stage, index)
+        raise
+    except Exception as error:
+        if (translated := translate_system_error(error)) is not None:
+            _locate(translated, stage, index)
+            raise translated from error
+        error.add_note(f"in stage {index + 1}, {stage.name}")
+        raise
+
+
+def _locate(error: TopworkError, stage: Stage, index: int) -> None:
     error.place = f"stage {index + 1}, {stage.name}" + (f", {error.place}" if error.place else "")
 
 
-def hush_libraries() -> None:
-    """One progress bar at a time is enough, and it is the run's."""
-    import datasets
-    from transformers.utils import logging
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of its own inner calls
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-
-
-def _finished(recipe: Recipe, root: Path) -> int:
-    """How many stages are done, in order."""
+def _count_finished(recipe: Recipe, root: Path) -> int:
+    """Return how many stages are done, in order."""
     count = 0
     for index, stage in enumerate(recipe.stages):
-        if not (root / "stages" / f"{index + 1:02d}-{stage.name}" / "result.json").is_file():
+        if not (stage_folder(root, stage, index) / RESULT).is_file():
             break
         count += 1
     return count
 
 
 def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, console: Console, done: int) -> Run:
-    """The model of the last finished stage that changed it, or a fresh one."""
+    """Make the run, with the model that the finished stages left, or a fresh one."""
     wanted = {role for stage in recipe.stages for role in stage.reads()}
     roles = Roles(recipe.task_class, plugins, recipe.data, seed=recipe.seed, wanted=wanted)
-    changed = [index for index in range(done) if recipe.stages[index].changes_model]
-    stored = None
-    if changed:  # the model as the last finished stage left it: without it nothing can go on
-        stored = root / "stages" / f"{changed[-1] + 1:02d}-{recipe.stages[changed[-1]].name}" / "model"
-        if not stored.is_dir():
-            raise UsageError("the model that the finished stages left is gone", place=str(stored), hint="run again")
+    stored = _stored_model(recipe, root, done)
     if stored is not None:
-        from topwork.saving.model_folder import load_folder
-
         console.say(f"going on from {stored.relative_to(root).as_posix()}")
         trusted = any(options.trust_remote_code for options in recipe.bases.values())
-        work = load_folder(stored, plugins, trust_remote_code=trusted)
+        work = TaskModel(*load_folder(stored, plugins, trust_remote_code=trusted))
     else:
         with process.main_first():  # caches of prepared rows are written once
             rows = roles("train") if roles.has("train") else None
@@ -179,53 +206,54 @@ def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, con
         seed=recipe.seed,
         on_error=recipe.data.on_error,
         name=recipe.name or recipe.task_name,
+        save_outside=bool(read_record(root / RUN).get("save_outside")),
     )
 
 
-def make_task_model(
-    task_class: type[Task],
-    bases: Mapping[str, BaseOptions],
-    options: Any,
-    rows: Any,
-    plugins: Plugins,
-    seed: int,
-    on_error: Literal["raise", "skip"] = "raise",
-) -> TaskModel:
-    """Load the bases, let the task learn from the rows, and graft the task head."""
-    from transformers import set_seed
+def _stored_model(recipe: Recipe, root: Path, done: int) -> Path | None:
+    """Return the folder of the model as the finished stages left it; None when none of them changed it.
 
-    loaded = {role: plugins.load_base(options) for role, options in bases.items()}
-    state = _learned(task_class, rows, loaded, options, on_error)
-    task = task_class(loaded, options, state)
-    set_seed(stage_seed(seed, 10**6))  # of the new weights: apart from every stage's seed
-    model, form = graft(task, plugins, weights=True)
-    model.eval()
-    return TaskModel(task, model, plugins, form)
-
-
-def _learned(task_class: type[Task], rows: Any, bases: Mapping[str, Any], options: Any, on_error: str) -> State:
-    """What the task learns from the rows. With `on_error: skip` without those that it refuses: they are counted by the
-    stages, which meet them again."""
-    while True:
-        try:
-            return task_class.learn(rows, bases, options)
-        except DataError as error:
-            if on_error != "skip" or error.row is None:
-                raise
-            rows = _without(rows, error.row)
+    Raises:
+        UsageError: there is no such folder any more.
+    """
+    changed = [index for index in range(done) if recipe.stages[index].changes_model]
+    if not changed:
+        return None
+    last = changed[-1]
+    kept = stage_folder(root, recipe.stages[last], last) / "model"
+    if kept.is_dir():
+        return kept
+    for index in range(last + 1, done):  # a finished run keeps what `save` wrote, and no second copy
+        result = read_record(stage_folder(root, recipe.stages[index], index) / RESULT, "result")["result"]
+        saved = result.get("model_folder") if isinstance(result, dict) else None
+        if isinstance(saved, str) and not Path(saved).is_absolute() and (root / saved).is_dir():
+            return root / saved
+    raise UsageError("the model that the finished stages left is gone", place=str(kept), hint="run again")
 
 
-def _without(rows: Any, number: int) -> Any:
-    """The rows but one."""
-    length = row_count(rows)
-    if length is None:
-        return rows.filter(lambda _, place: place != number, with_indices=True)
-    kept = [place for place in range(length) if place != number]
-    return rows.select(kept) if hasattr(rows, "select") else [rows[place] for place in kept]
+# ---------------------------------------------------------------- the run folder
+
+
+def _locked(root: Path, process: Process) -> AbstractContextManager[None]:
+    return locking(root) if process.main else nullcontext()
+
+
+@contextmanager
+def _removed_unless_begun(root: Path, process: Process) -> Iterator[None]:
+    """Remove the run folder again when the block fails before the first stage has begun."""
+    try:
+        yield
+    except BaseException:
+        if process.main and root.is_dir() and not (root / "stages").exists():
+            for name in (RUN, RECIPE, _LOG):
+                (root / name).unlink(missing_ok=True)
+            if not any(root.iterdir()):
+                shutil.rmtree(root, ignore_errors=True)
+        raise
 
 
 def _new_folder(recipe: Recipe, process: Process, folder: str | Path | None) -> Path:
-    """The run folder: the one asked for, or the next free `runs/<name>-<number>`; the same on every process."""
+    """Make the run folder: the given one, or the next free `runs/<name>-<number>`; the same on every process."""
     root = Path()
     if process.main:
         root = Path(folder) if folder is not None else _free_folder(Path("runs"), recipe.name or recipe.task_name)
@@ -238,19 +266,19 @@ def _new_folder(recipe: Recipe, process: Process, folder: str | Path | None) -> 
 def _free_folder(parent: Path, name: str) -> Path:
     """Make the next free folder: two runs that start at the same time get two."""
     parent.mkdir(parents=True, exist_ok=True)
-    number = 1
+    count = 1
     while True:
-        folder = parent / f"{name}-{number}"
+        folder = parent / f"{name}-{count}"
         try:
             folder.mkdir()
         except FileExistsError:
-            number += 1
+            count += 1
         else:
             return folder
 
 
-def _facts(recipe: Recipe, plugins: Plugins, process: Process) -> dict[str, Json]:
-    return {
+def _facts(recipe: Recipe, plugins: Plugins, process: Process, save_outside: bool) -> dict[str, Json]:
+    facts: dict[str, Json] = {
         "name": recipe.name or recipe.task_name,
         "task": recipe.task_name,
         "seed": recipe.seed,
@@ -262,13 +290,14 @@ def _facts(recipe: Recipe, plugins: Plugins, process: Process) -> dict[str, Json
         "plugins": {info.name: f"{info.package} {info.version}" for info in plugins.loaded},
         "plugin_files": [str(file) for file in plugins.files],
     }
+    return {**facts, "save_outside": True} if save_outside else facts
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in RECORDED:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions

@@ -1,33 +1,35 @@
-"""A run: one model, its rows, and the folder in which its stages leave their results."""
+"""`Run`: what a stage is given, namely one model, its rows, and the folder in which stages leave their results."""
 
 from __future__ import annotations
 
-import json
+import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.data.loop import evaluate_rows, loss_batches
 from topwork.data.loop_settings import Settings
-from topwork.errors import CheckpointError, UsageError
+from topwork.deprecation import warn_renamed
+from topwork.errors import CheckpointError
 from topwork.files import plain, write_json
-from topwork.items import Batch, Json
+from topwork.items import Batch, Json, Row
+from topwork.runs.records import RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed
 
 if TYPE_CHECKING:
     from torch import nn
 
     from topwork.console import Console
     from topwork.data.roles import Roles
-    from topwork.runs.process import Process
-    from topwork.stage import Stage
+    from topwork.process import Process
+    from topwork.stage import Stage, StageResult
     from topwork.task import Task
     from topwork.task_model import TaskModel
 
 
 #: a folder of this name in a stage's own is dropped as soon as the stage's result is on disk
 CHECKPOINTS = "checkpoints"
-_DAMAGED = "put it back from a copy, or start the run again"
 
 
 class Run:
@@ -41,6 +43,7 @@ class Run:
         results: records of the stages that are done: {"stage", "index", "folder", "seconds", "result"}.
         model_folder: what the last `save` stage wrote, or None.
         keep_models: store the model after each stage that changes it, for `resume`.
+        save_outside: `save` may write to a folder outside the run folder.
     """
 
     def __init__(
@@ -55,10 +58,12 @@ class Run:
         on_error: Any = "raise",
         name: str = "",
         keep_models: bool = True,
+        save_outside: bool = False,
     ) -> None:
         self.work, self.roles, self.root, self.process, self.console = work, roles, root, process, console
         self.base_seed, self.on_error, self.name = seed, on_error, name
-        self.keep_models = keep_models
+        self.keep_models, self.save_outside = keep_models, save_outside
+        self._has_records = (root / RUN).is_file()
         self.plugins = work.plugins
         self.results: list[dict[str, Json]] = []
         self.seed = seed
@@ -93,6 +98,10 @@ class Run:
         self.roles.notes.clear()
         return rows
 
+    def loaded_rows(self, most: int = 2) -> list[Row]:
+        """Return a few rows with targets of a role that was read already; none when there is no such role."""
+        return self.roles.loaded(("train", "calibrate", "evaluate"), most)
+
     def settings(self, **changes: Any) -> Settings:
         """Settings of the loop with the recipe's `on_error` and this stage's seed."""
         return Settings(**{"on_error": self.on_error, "seed": self.seed, **changes})
@@ -117,17 +126,31 @@ class Run:
         return self.console.progress(values, total, label)
 
     def stage_folder(self, stage: Stage, index: int) -> Path:
-        """`stages/01-train` and so on."""
-        return self.root / "stages" / f"{index + 1:02d}-{stage.name}"
+        """Return the folder of a stage: `stages/01-train` and so on."""
+        return stage_folder(self.root, stage, index)
 
-    def do(self, stage: Stage, index: int) -> dict[str, Json]:
-        """Run one stage: its own seed and folder; its result goes to disk and into `results`."""
+    # ------------------------------------------------------------------ stages
+
+    def run_stage(self, stage: Stage, index: int, inputs: Json = None) -> StageResult:
+        """Run one stage with its own seed and folder; its result goes to disk and into `results`.
+
+        Args:
+            stage: the stage with its options.
+            index: its position in the run, from 0.
+            inputs: what its result depends on; `resume` compares it with the recipe.
+
+        Raises:
+            CheckpointError: the run folder was removed in the meantime.
+        """
         from transformers import set_seed
 
         self.seed = stage_seed(self.base_seed, index)
         self.folder = self.stage_folder(stage, index)
+        self._check_folder()
         if self.process.main:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if inputs is not None:
+                note_inputs(self.root, self.folder, inputs)
         self.process.barrier()
         set_seed(self.seed)
         self.model.eval()
@@ -136,18 +159,55 @@ class Run:
         result = plain(stage(self))
         self.model.eval()
         seconds = round(time.perf_counter() - start, 3)
+        self._check_folder()
         self._record(stage, index, result, seconds)
         self.plugins.hook.stage_done(run=self, stage=stage, index=index, result=result)
         return result
 
-    def _record(self, stage: Stage, index: int, result: dict[str, Json], seconds: float) -> None:
+    @contextmanager
+    def nested(self, name: str) -> Iterator[Path]:
+        """Run other stages inside the running one, in a folder of their own, which is removed afterwards.
+
+        Args:
+            name: of the folder, inside that of the running stage.
+
+        Example:
+            with run.nested("recover"):
+                result = Train(epochs=1)(run)
+        """
+        outer = self.folder
+        inner = outer / name
+        if self.process.main:
+            shutil.rmtree(inner, ignore_errors=True)
+            inner.mkdir(parents=True, exist_ok=True)
+        self.process.barrier()
+        self.folder = inner
+        try:
+            yield inner
+        finally:
+            self.folder = outer
+            self.model.eval()
+            self.process.barrier()
+            if self.process.main:
+                shutil.rmtree(inner, ignore_errors=True)
+
+    def _check_folder(self) -> None:
+        """Refuse to go on in a run folder that somebody has removed: the results would have no recipe."""
+        if self._has_records and not (self.root / RUN).is_file():
+            raise CheckpointError(
+                "the run folder was removed or moved while the run was going on",
+                place=str(self.root),
+                hint="start the run again, and leave its folder alone until it ends",
+            )
+
+    def _record(self, stage: Stage, index: int, result: StageResult, seconds: float) -> None:
         folder = self.folder.relative_to(self.root).as_posix()
         record = {"stage": stage.name, "index": index, "folder": folder, "seconds": seconds, "result": result}
         if self.process.main:
             stores = stage.changes_model and self.keep_models
             if stores:
                 self._store_model()
-            write_json(self.folder / "result.json", {**record, "options": stage.model_dump(mode="json")})
+            write_json(self.folder / RESULT, {**record, "options": stage.model_dump(mode="json")})
             self._tidy(stores)
         self.process.barrier()
         self.results.append(record)
@@ -156,20 +216,28 @@ class Run:
         """Keep the model as it is now for `resume`."""
         from topwork.saving.model_folder import save_folder
 
-        save_folder(self.work, self.folder / "model")
+        save_folder(self.work, self.folder / "model", rows=self.loaded_rows())
 
     def _tidy(self, stored: bool) -> None:
-        """The stage's result is on disk: its checkpoints are not needed any more, nor, if it stored the model, the
-        copies of earlier stages. Not before: a run that is killed here must find one or the other."""
-        import shutil
+        """Remove what the result on disk makes superfluous: checkpoints, and the models that earlier stages stored.
 
+        Not before: a run that is killed here must find one or the other.
+        """
         shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
         for earlier in self.results if stored else ():
             shutil.rmtree(self.root / earlier["folder"] / "model", ignore_errors=True)
 
-    def recall(self, stage: Stage, index: int) -> bool:
+    def drop_spare_models(self, stages: Sequence[Stage]) -> None:
+        """Remove models stored for `resume` where a `save` stage wrote the same model into the run folder."""
+        changed = [index for index, stage in enumerate(stages) if stage.changes_model]
+        saved = [record["index"] for record in self.results if _is_inside(record["result"].get("model_folder"))]
+        if self.process.main and changed and saved and max(saved) > changed[-1]:
+            for record in self.results:
+                shutil.rmtree(self.root / record["folder"] / "model", ignore_errors=True)
+
+    def restore_record(self, stage: Stage, index: int) -> bool:
         """Take over the record of a stage that an earlier process finished; False when it did not."""
-        file = self.stage_folder(stage, index) / "result.json"
+        file = self.stage_folder(stage, index) / RESULT
         if not file.is_file():
             return False
         record = read_record(file, "stage", "index", "folder", "seconds", "result")
@@ -179,32 +247,17 @@ class Run:
             self.model_folder = self.root / saved
         return True
 
+    def do(self, stage: Stage, index: int) -> StageResult:
+        """Deprecated name of `run_stage`."""
+        warn_renamed("Run.do", "Run.run_stage")
+        return self.run_stage(stage, index)
 
-def read_record(file: Path, *needed: str) -> dict[str, Json]:
-    """What a run has written about itself or a stage.
-
-    Raises:
-        CheckpointError: it is not as topwork writes it.
-    """
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        missing = [key for key in needed if key not in found]
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"the file is damaged ({error})", place=str(file), hint=_DAMAGED) from error
-    if missing:
-        raise CheckpointError(f"the file is damaged (it lacks `{missing[0]}`)", place=str(file), hint=_DAMAGED)
-    return found
+    def recall(self, stage: Stage, index: int) -> bool:
+        """Deprecated name of `restore_record`."""
+        warn_renamed("Run.recall", "Run.restore_record")
+        return self.restore_record(stage, index)
 
 
-def stage_seed(seed: int, index: int) -> int:
-    """The seed of a stage: the same whether the run was interrupted before it or not.
-
-    Raises:
-        UsageError: the seed is negative.
-    """
-    import numpy as np
-
-    if seed < 0:
-        raise UsageError(f"a seed is 0 or more, not {seed}", place="seed")
-
-    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] % (2**31))
+def _is_inside(folder: Json) -> bool:
+    """Whether a result's `model_folder` lies in the run folder: it is written relative to it then."""
+    return isinstance(folder, str) and not Path(folder).is_absolute()

@@ -1,1 +1,11 @@
-"""Model folders: `model_folder` writes and loads them, `manifest` describes them, `weights` holds tensors."""
+"""Model folders, in the order in which saving meets their parts.
+
+- `model_folder`: writes and loads the folder of a task and its model; finds one on the Hub.
+- `transformers_models`: the same for a model of transformers without a task.
+- `manifest`: what a folder says about itself, and how it is checked before anything of it is used.
+- `weights`: tensors to and from safetensors files, strictly.
+- `verification`: proves that a folder that was just written loads, and gives the same model.
+- `alterations`: what plugins changed in a model's structure; saved with it.
+- `deferred`: modules that a plugin gives their shape before their weights come.
+- `model_card`: the README.md of a folder.
+"""

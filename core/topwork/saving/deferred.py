@@ -1,10 +1,11 @@
 """Modules that a base makes in another shape than that of their weights: a plugin gives them that shape first.
 
-A base that finds in a checkpoint what only a plugin can put back (attention heads that are gone, say) makes the module
-with random weights and appends it, as `DeferredModule`, to its list `unfinished`. There `model_rebuilt` is asked
-at once to put it back, and the weights are loaded: what the base then answers is finished, and a task may take it
-apart. The list is there only while a task builds: at other times a base must refuse to make such a module, because
-nobody would finish it.
+Entry points: `DeferredModule` for bases, `finishing` for whoever builds.
+
+A base that finds in a checkpoint what only a plugin can restore (removed attention heads, say) makes the module with
+random weights and appends it, as `DeferredModule`, to its list `unfinished`. The hook `model_rebuilt` restores it at
+once, and the weights are loaded: what the base then returns is finished, and a task may take it apart. The list exists
+only while a task builds: at other times a base must refuse to make such a module, because nobody would finish it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class DeferredModule:
-    """A module whose shape has to be put back before its weights can come.
+    """Module whose shape has to be restored before its weights can be loaded.
 
     Args:
         module: with random weights, in the shape that its config alone gives.
@@ -46,7 +47,7 @@ class DeferredModule:
     hint: str | None = None
 
     def finish(self, plugins: Plugins) -> None:
-        """Put back its shape, then load its weights.
+        """Restore the shape, then load the weights.
 
         Raises:
             PluginError: no plugin knows the section.
@@ -65,41 +66,49 @@ class DeferredModule:
             self.load()
 
 
-class Finishing(list[DeferredModule]):
+class FinishingList(list[DeferredModule]):
     """A list that finishes what is appended to it."""
 
     def __init__(self, plugins: Plugins) -> None:
         super().__init__()
         self.plugins = plugins
 
-    def append(self, one: DeferredModule) -> None:
+    def append(self, module: DeferredModule) -> None:
         """Finish a module; see `DeferredModule.finish`."""
-        one.finish(self.plugins)
-        super().append(one)
+        module.finish(self.plugins)
+        super().append(module)
 
 
 @contextmanager
-def finishing(bases: Iterable[Any], plugins: Plugins) -> Iterator[Finishing]:
-    """While a task builds: what its bases leave unfinished is finished as it comes.
+def finishing(bases: Iterable[Any], plugins: Plugins) -> Iterator[FinishingList]:
+    """Finish what bases defer while a task builds.
 
     Raises:
         CheckpointError: the task puts the weights of such a module into another one, which has not its shape.
     """
-    found = Finishing(plugins)
-    able = [base for base in bases if hasattr(base, "unfinished")]
-    for base in able:
-        base.unfinished = found
+    finished = FinishingList(plugins)
+    deferring = [base for base in bases if hasattr(base, "unfinished")]
+    for base in deferring:
+        base.unfinished = finished
     try:
-        yield found
+        yield finished
     except RuntimeError as error:
-        if not found or "size mismatch" not in str(error):
+        if not finished or not _raised_in(error, "load_state_dict"):
             raise
         raise CheckpointError(
-            f"its config has `{found[0].section}`, and the task takes the model apart: its weights do not fit what the "
-            f"task makes of them ({' '.join(str(error).split())[:200]})",
-            place=found[0].place,
+            f"its config has `{finished[0].section}`, and the task takes the model apart: its weights do not fit what "
+            f"the task makes of them ({' '.join(str(error).split())[:200]})",
+            place=finished[0].place,
             hint="open it under a task that uses it whole, save that, and go on from the saved model",
         ) from error
     finally:
-        for base in able:
+        for base in deferring:
             base.unfinished = None
+
+
+def _raised_in(error: BaseException, function: str) -> bool:
+    """Whether a function of this name raised an error: torch has no class of its own for weights that do not fit."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_name == function

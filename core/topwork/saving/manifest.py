@@ -136,11 +136,18 @@ def check_manifest(found: Mapping[str, Json], file: Path) -> None:
     texts = [*found["aliases"].values(), *found.get("processors", ())]
     if not all(isinstance(text, str) for text in texts):
         raise _damaged(file, "names of tensors and processors are texts")
+    for name, known in found.get("files", {}).items() if isinstance(found.get("files", {}), dict) else [("", None)]:
+        if name != Path(name).name or not isinstance(known, dict) or not _describes_file(known):
+            raise _damaged(file, "`files` describes no files of weights")
     if any(part in ("", ".", "..") for kind in found.get("processors", ()) for part in kind.split("/")):
         raise _damaged(file, "a processor lies outside the folder")
     for role, base in found.get("bases", {}).items():
         if not isinstance(base, dict) or not isinstance(base.get("options"), dict):
             raise _damaged(file, f"the base `{role}` has no options")
+
+
+def _describes_file(known: Mapping[str, Json]) -> bool:
+    return isinstance(known.get("sha256"), str) and isinstance(known.get("dtypes"), list)
 
 
 def task_of(found: Mapping[str, Json], plugins: Plugins, folder: Path, *, trusted: bool) -> Any:

@@ -1,40 +1,71 @@
 """A model folder: a Hub-style folder with topwork's manifest beside the weights.
 
+Entry points: `save_folder`, `load_folder`, and `local_folder`, which finds a folder on the Hub.
+
 A native, unaltered model lies in `model.safetensors` and loads in plain transformers. Everything else (a generic task
 head, a pruned or gated model) lies in `topwork.safetensors`, so that nothing else can load it wrong. No pickle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from topwork.base import BaseOptions
-from topwork.errors import CheckpointError, PluginError, UsageError
+from topwork.errors import CheckpointError, PluginError, TopworkError, UsageError
 from topwork.files import write_json, write_text, write_whole
-from topwork.items import Json
+from topwork.items import Json, Row
 from topwork.saving.alterations import alterations
 from topwork.saving.manifest import MANIFEST, PLAIN_WEIGHTS, WEIGHTS, manifest, read_manifest, saved_by, task_of
 from topwork.saving.model_card import model_card
-from topwork.saving.weights import load_weights, save_weights
+from topwork.saving.verification import unloadable, verify_losses, verify_model
+from topwork.saving.weights import check_file, check_numbers, describe_file, load_weights, save_weights
+from topwork.task import State
+from topwork.task_model import graft
 
 if TYPE_CHECKING:
     from torch import nn
 
     from topwork.base import Base
     from topwork.plugins.registry import Plugins
+    from topwork.task import Task
     from topwork.task_model import TaskModel
 
+#: what a model folder on the Hub is made of; a repository may hold more
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
-def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None = None) -> Path:
-    """Write a model folder, whole or not at all (a folder that was there is replaced).
+
+class LoadedParts(NamedTuple):
+    """What a model folder holds, in the order of the arguments of `TaskModel`."""
+
+    task: Task
+    model: nn.Module
+    plugins: Plugins
+    form: str
+    origins: Mapping[str, Json]
+
+
+def save_folder(
+    work: TaskModel, folder: Path, card: Mapping[str, Json] | None = None, rows: Sequence[Row] = ()
+) -> Path:
+    """Write a model folder, whole or not at all (a folder that was there is replaced), and prove that it loads.
 
     Args:
+        work: the task and its model.
+        folder: where to.
         card: numbers for the model card (metric name -> value).
+        rows: a few rows with targets; their losses are compared with those of the model that was loaded.
+
+    Returns:
+        the folder.
 
     Raises:
         UsageError: the folder holds something else than a model of topwork; it is not replaced.
+        CheckpointError: what was written does not give the same model when it is loaded; the error names what is
+            missing, and nothing is left.
     """
     writable(folder)
     work.plugins.hook.model_saving(model=work.model)
@@ -53,9 +84,23 @@ def save_folder(work: TaskModel, folder: Path, card: Mapping[str, Json] | None =
                 generation.save_pretrained(temporary)
         for kind, processor in work.task.state.processors.items():
             processor.save_pretrained(temporary / Path(kind).parent)
-        write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), "tensors": count_tensors(temporary)})
+        files = {file.name: describe_file(file) for file in sorted(temporary.glob("*.safetensors"))}
+        counted = {"tensors": count_tensors(temporary), "files": files}
+        write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), **counted})
         write_text(temporary / "README.md", model_card(work, plainly, card or {}))
+        _verify(work, temporary, rows)
     return folder
+
+
+def _verify(work: TaskModel, folder: Path, rows: Sequence[Row]) -> None:
+    """Load what was just written, and compare it with the model."""
+    trusted = any(base.options.trust_remote_code for base in work.task.bases.values())
+    try:
+        parts = load_folder(folder, work.plugins, trust_remote_code=trusted)
+    except TopworkError as error:
+        raise unloadable(error.cause, work.model, error) from error
+    verify_model(work.model, parts.model)
+    verify_losses(work.task, work.model, parts.task, parts.model, rows)
 
 
 def writable(folder: Path) -> None:
@@ -117,15 +162,42 @@ def _save_configs(work: TaskModel, folder: Path) -> None:
         work.model.config.save_pretrained(folder)  # a model of several bases that is one model of transformers
 
 
-def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = False) -> TaskModel:
-    """The task and its model as they were saved; the original weights of the base are not needed.
+def local_folder(folder: str | Path, revision: str | None = None) -> Path:
+    """Return a folder as it is; for the id of a Hub repository, its copy in the local cache, fetched if need be.
 
     Args:
-        trust_remote_code: run Python code that lies in the folder, if the model needs it.
-    """
-    from topwork.task import State
-    from topwork.task_model import TaskModel, graft
+        folder: a path or an id.
+        revision: branch, tag or commit of the repository.
 
+    Raises:
+        CheckpointError: it is neither a folder nor a repository that can be had.
+    """
+    if Path(folder).expanduser().exists() or not _REPOSITORY.fullmatch(str(folder)):
+        return Path(folder).expanduser()
+    from huggingface_hub import constants, snapshot_download
+
+    try:
+        return Path(snapshot_download(str(folder), revision=revision, allow_patterns=list(_FILES)))
+    except Exception as error:
+        hint = "correct the path or the id; log in if the repository is private (`hf auth login`)"
+        if constants.HF_HUB_OFFLINE:
+            hint = f"correct the path, or fetch the repository once online (`hf download {folder}`)"
+        cause = f"there is no such folder, and it cannot be had from the Hub ({type(error).__name__})"
+        raise CheckpointError(cause, place=f"{folder}" + (f" at {revision}" if revision else ""), hint=hint) from error
+
+
+def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = False) -> LoadedParts:
+    """Load the task and its model as they were saved; the original weights of the base are not needed.
+
+    Args:
+        folder: what `save_folder` wrote.
+        plugins: who brings the task and puts back what was altered.
+        trust_remote_code: run Python code that lies in the folder, if the model needs it.
+
+    Raises:
+        CheckpointError: the folder is damaged, or needs code that is not trusted.
+        PluginError: the task, or what was altered in the model, belongs to a plugin that is not loaded.
+    """
     found = read_manifest(folder)
     if found["task"] is None:
         raise CheckpointError(
@@ -157,8 +229,9 @@ def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = Fal
         if (folder / "generation_config.json").is_file() and hasattr(model, "generation_config"):
             generation: Any = model.generation_config
             model.generation_config = type(generation).from_pretrained(folder)
+    check_numbers(model, folder)
     model.eval()
-    return TaskModel(task, model, plugins, form, found["bases"])
+    return LoadedParts(task, model, plugins, form, found["bases"])
 
 
 def _bases(found: Mapping[str, Json], folder: Path, plugins: Plugins, weights: bool, trusted: bool) -> dict[str, Base]:
@@ -195,10 +268,10 @@ def _processors(found: Mapping[str, Json], folder: Path, bases: Mapping[str, Bas
 
 
 def check_whole(found: Mapping[str, Json], folder: Path) -> None:
-    """The weights are those that were saved: transformers would make up a task head whose weights are missing.
+    """Compare the weights with what was saved: transformers would make up a task head whose weights are missing.
 
     Raises:
-        CheckpointError: the weights are missing or cannot be read, or tensors are missing.
+        CheckpointError: the weights are missing or cannot be read, were changed, or tensors are missing.
     """
     from safetensors import SafetensorError
 
@@ -208,6 +281,10 @@ def check_whole(found: Mapping[str, Json], folder: Path) -> None:
         raise CheckpointError(f"cannot read the weights: {error}", place=str(folder)) from error
     if there != found["tensors"]:
         raise CheckpointError(f"there are {there} tensors, {found['tensors']} were saved", place=str(folder))
+    for name, known in found.get("files", {}).items():
+        if not (folder / name).is_file():
+            raise CheckpointError("the weights are missing", place=str(folder / name))
+        check_file(folder / name, known)
 
 
 def _options(task_class: Any, found: Mapping[str, Json], folder: Path) -> Any:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork.errors import CheckpointError, UsageError
+from topwork.errors import CheckpointError, TopworkError, UsageError
 from topwork.files import plain, write_json, write_whole
 from topwork.saving.alterations import alterations
 from topwork.saving.manifest import FORMAT, MANIFEST, WEIGHTS, read_manifest, written_by
 from topwork.saving.model_folder import check_whole, count_tensors, put_back, writable
-from topwork.saving.weights import load_weights, save_weights
+from topwork.saving.verification import unloadable, verify_model
+from topwork.saving.weights import check_numbers, describe_file, load_weights, save_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 
 def save_plain(model: nn.Module, folder: Path, plugins: Plugins) -> Path:
-    """Write a folder, whole or not at all; one that was written by topwork is replaced.
+    """Write a folder, whole or not at all (one that was written by topwork is replaced), and prove that it loads.
 
     Raises:
         UsageError: this is no model of transformers' own classes, or the folder holds something else.
+        CheckpointError: what was written does not give the same model when it is loaded.
     """
     found: Any = model
     _own_class(type(model).__name__, type(model))
@@ -49,8 +51,14 @@ def save_plain(model: nn.Module, folder: Path, plugins: Plugins) -> Path:
             "aliases": save_weights(model, temporary / WEIGHTS),
             "alterations": plain(alterations(model)),
             "tensors": count_tensors(temporary),
+            "files": {WEIGHTS: describe_file(temporary / WEIGHTS)},
         }
         write_json(temporary / MANIFEST, manifest)
+        try:
+            again = load_plain(temporary, plugins)
+        except TopworkError as error:
+            raise unloadable(error.cause, model, error) from error
+        verify_model(model, again)
     return folder
 
 
@@ -75,6 +83,7 @@ def load_plain(folder: Path, plugins: Plugins) -> PreTrainedModel:
     load_weights(model, folder / found["weights"], found["aliases"])
     if (folder / "generation_config.json").is_file() and model.can_generate():
         model.generation_config = type(model.generation_config).from_pretrained(folder)
+    check_numbers(model, folder)
     return model.eval()
 
 

@@ -1,12 +1,18 @@
-"""Tensors of a model to and from one safetensors file: each once, strictly, shared ones shared again."""
+"""Tensors of a model to and from one safetensors file: each once, strictly, shared ones shared again.
+
+`save_weights` and `load_weights` are the entry points; `describe_file` and `check_file` prove that a file is the one
+that was written.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.errors import CheckpointError
+from topwork.items import Json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,21 +22,35 @@ def save_weights(model: nn.Module, file: Path, state: Mapping[str, Any] | None =
     """Write every tensor of the state dict once.
 
     Args:
+        model: whose state dict is written.
+        file: where to.
         state: a state dict to write instead of the model's own (gathered from several processes).
 
     Returns:
         aliases: names of shared tensors -> the name under which the tensor is stored.
+
+    Raises:
+        CheckpointError: an entry of the state dict is no plain tensor, as in quantised modules.
     """
+    import torch
     from safetensors.torch import save_file
 
-    tensors, aliases = distinct(model.state_dict() if state is None else state)
+    state = model.state_dict() if state is None else state
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.is_quantized or tensor.layout != torch.strided:
+            raise CheckpointError(
+                f"`{name}` is no plain tensor ({type(tensor).__name__}): a quantised or sparse module cannot be saved",
+                code="no_tensor",
+                hint="save the model before it is quantised, and quantise what was loaded",
+            )
+    tensors, aliases = distinct(state)
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(whole, file, metadata={"format": "pt", "producer": "topwork"})
     return aliases
 
 
 def distinct(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tensors of a state dict without repetitions, and for each repeated name the one that stands for it."""
+    """Return the tensors of a state dict without repetitions, and for each repeated name the one that stands for it."""
     stored: dict[tuple, str] = {}
     aliases: dict[str, str] = {}
     tensors: dict[str, Any] = {}
@@ -45,11 +65,18 @@ def distinct(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def load_weights(model: nn.Module, file: Path, aliases: Mapping[str, str] | None = None) -> None:
-    """Put stored tensors into a model of the same shape, strictly: every tensor of the model must be there, of the
-    same shape, and none may be left over. The model takes over the stored dtype.
+    """Put stored tensors into a model of the same shape, strictly.
+
+    Every tensor of the model must be there, of the same shape, and none may be left over. The model takes over the
+    stored dtype, which must be of the same kind: floating for floating, integer for integer.
+
+    Args:
+        model: takes the tensors.
+        file: a safetensors file.
+        aliases: names of shared tensors -> the name under which the tensor is stored.
 
     Raises:
-        CheckpointError: names the tensors that are missing, left over or of another shape.
+        CheckpointError: names the tensors that are missing, left over, of another shape or another kind of dtype.
     """
     import torch
     from safetensors import SafetensorError
@@ -63,13 +90,11 @@ def load_weights(model: nn.Module, file: Path, aliases: Mapping[str, str] | None
     state = model.state_dict(keep_vars=True)
     faults = [f"missing {name}" for name in state if name not in stored]
     faults += [f"left over {name}" for name in stored if name not in state]
-    faults += [
-        f"{name} is {tuple(stored[name].shape)}, the model wants {tuple(tensor.shape)}"
-        for name, tensor in state.items()
-        if name in stored and stored[name].shape != tensor.shape
-    ]
+    faults += [fault for name, tensor in state.items() if name in stored and (fault := _misfit(name, stored, tensor))]
     if faults:
-        raise CheckpointError(f"the weights do not fit the model: {'; '.join(faults[:5])}", place=str(file))
+        raise CheckpointError(
+            f"the weights do not fit the model: {'; '.join(faults[:5])}", place=str(file), code="misfit"
+        )
     moved: dict[int, Any] = {}  # a shared tensor stays shared on whatever device
     with torch.no_grad():
         for name, tensor in state.items():
@@ -78,10 +103,80 @@ def load_weights(model: nn.Module, file: Path, aliases: Mapping[str, str] | None
     _forget(model)
 
 
+def _misfit(name: str, stored: Mapping[str, Any], tensor: Any) -> str | None:
+    """Say how a stored tensor differs from that of the model in shape or kind of dtype; None when it fits."""
+    source = stored[name]
+    if source.shape != tensor.shape:
+        return f"{name} is {tuple(source.shape)}, the model wants {tuple(tensor.shape)}"
+    floats, wanted = source.is_floating_point(), tensor.is_floating_point()
+    other_kind = floats != wanted or source.is_complex() != tensor.is_complex()
+    if other_kind or (not floats and source.dtype != tensor.dtype):
+        return f"{name} is {source.dtype}, the model wants {tensor.dtype}".replace("torch.", "")
+    return None
+
+
 def _forget(model: nn.Module) -> None:
-    """Let modules drop what they keep of their old weights outside training, such as LeViT's attention biases: they do
-    when training begins."""
+    """Let modules drop what they keep of their old weights outside training, such as LeViT's attention biases.
+
+    They do when training begins.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     for module, mode in modes:
         module.training = mode
+
+
+# ---------------------------------------------------------------- proofs
+
+
+def describe_file(file: Path) -> dict[str, Json]:
+    """Return the hash of a safetensors file, and the dtypes of its tensors as the format calls them (`F32`)."""
+    return {"sha256": digest(file), "dtypes": sorted(set(_dtypes(file).values()))}
+
+
+def check_file(file: Path, known: Mapping[str, Json]) -> None:
+    """Compare a safetensors file with what `describe_file` said of it when it was written.
+
+    Raises:
+        CheckpointError: names a tensor whose dtype the file did not have, or says that the content was changed.
+    """
+    for name, dtype in _dtypes(file).items():
+        if dtype not in known["dtypes"]:
+            saved = ", ".join(map(str, known["dtypes"]))
+            raise CheckpointError(
+                f"the tensor `{name}` is {dtype}, the tensors that were saved are {saved}", place=str(file)
+            )
+    if digest(file) != known["sha256"]:
+        raise CheckpointError(
+            "the weights are not those that were saved: the hash of the file differs from that in the manifest",
+            place=str(file),
+            hint="copy the folder again; whoever changes weights on purpose saves the model again",
+        )
+
+
+def check_numbers(model: nn.Module, location: Path) -> None:
+    """Refuse parameters that are no numbers.
+
+    Raises:
+        CheckpointError: names the parameter.
+    """
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and bool(torch.isnan(parameter.detach()).any()):
+            raise CheckpointError(
+                f"the weights `{name}` hold NaN", place=str(location), hint="train again with a lower `learning_rate`"
+            )
+
+
+def digest(file: Path) -> str:
+    """Return the SHA-256 hash of a file as hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _dtypes(file: Path) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as stored:
+        return {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118  # no mapping

@@ -2,41 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from topwork.errors import UsageError
+from topwork.files import write_json
 from topwork.items import Json
+from topwork.runs.lock import locking
+from topwork.runs.records import read_record
 from topwork.saving.model_folder import is_plain, save_folder
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
 
+#: in the stage's folder: the folder outside the run folder that this run writes to
+_CLAIM = "claim.json"
+
 
 class Save(Stage):
-    """Write the model folder."""
+    """Write the model folder, and prove that it loads."""
 
     name: ClassVar[str] = "save"
 
-    folder: str | None = Field(None, description="where; by default `model` in the run folder")
+    folder: str | None = Field(None, description="where in the run folder; by default `model`")
 
     def __call__(self, run: Run) -> dict[str, Json]:
-        target = Path(self.folder) if self.folder is not None else run.root / "model"
+        target, inside = self._target(run)
         if run.process.main:
-            save_folder(run.work, target, last_metrics(run))
+            with _claimed(run, target, inside):
+                save_folder(run.work, target, last_metrics(run), rows=run.loaded_rows())
         run.process.barrier()
         run.model_folder = target
         file = "model.safetensors" if is_plain(run.work) else "topwork.safetensors"
         size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
         # relative to the run folder, which may be moved; what was asked for elsewhere stays there
-        said = "model" if self.folder is None else str(target.absolute())
-        return {"model_folder": said, "weights": file, "megabytes": round(size / 1e6, 3)}
+        location = target.relative_to(run.root).as_posix() if inside else str(target.absolute())
+        return {"model_folder": location, "weights": file, "megabytes": round(size / 1e6, 3)}
+
+    def _target(self, run: Run) -> tuple[Path, bool]:
+        """Return the folder to write to, and whether it lies in the run folder."""
+        target = run.root / Path(self.folder or "model").expanduser()
+        root = run.root.resolve()
+        resolved = target.resolve()
+        if resolved != root and resolved.is_relative_to(root):
+            inside = resolved.relative_to(root)
+            if inside.parts[0] == "stages":
+                raise UsageError("`stages` holds the results of the run", place="folder", hint="name another folder")
+            return run.root / inside, True
+        if not run.save_outside:
+            raise UsageError(
+                f"`{self.folder}` lies outside the run folder",
+                place="folder",
+                hint="name a folder inside it, or allow it: `topwork run --save-outside`",
+            )
+        return target, False
+
+
+@contextmanager
+def _claimed(run: Run, target: Path, inside: bool) -> Iterator[None]:
+    """Keep a folder outside the run folder for this run: two runs never write to the same one.
+
+    Raises:
+        UsageError: another run wrote to it, or writes to it now.
+    """
+    if inside:
+        yield
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with locking(target):
+            claims = [read_record(file, "folder")["folder"] for file in run.root.glob(f"stages/*/{_CLAIM}")]
+            if str(target.absolute()) not in claims and any(target.iterdir()):
+                raise UsageError(
+                    "the folder holds something that this run did not write",
+                    place=str(target),
+                    hint="name another folder, or delete this one",
+                )
+            write_json(run.folder / _CLAIM, {"folder": str(target.absolute())})
+            yield
+    finally:
+        if target.is_dir() and not any(target.iterdir()):
+            target.rmdir()
 
 
 def last_metrics(run: Run) -> dict[str, float]:
-    """The metrics of the last evaluation of the run, for the model card."""
+    """Return the metrics of the last evaluation of the run, for the model card."""
     for record in reversed(run.results):
         metrics = record["result"].get("metrics")
         if metrics:

@@ -20,15 +20,15 @@ class Train(Stage):
     changes_model: ClassVar[bool] = True
     columns_shown: ClassVar[tuple[str, ...]] = ("loss", "steps", "epochs", "items_per_second")
 
-    epochs: PositiveFloat = Field(3.0, description="passes over the rows")
+    epochs: PositiveFloat = Field(3.0, le=1e6, description="passes over the rows")
     steps: PositiveInt | None = Field(
-        None, description="stop after this many steps instead (needed for streaming rows)"
+        None, le=10**9, description="stop after this many steps instead (needed for streaming rows)"
     )
-    batch_size: PositiveInt = Field(32, description="items in a batch of one process")
+    batch_size: PositiveInt = Field(32, le=2**20, description="items in a batch of one process")
     batch_cost: PositiveInt | None = Field(
         None, description="tokens, pixels or samples in a batch, padding counted, instead of a number of items"
     )
-    accumulate: PositiveInt = Field(1, description="batches whose gradients make one step")
+    accumulate: PositiveInt = Field(1, le=2**20, description="batches whose gradients make one step")
     learning_rate: PositiveFloat = Field(5e-5, description="at its highest")
     schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "cosine_with_min_lr"] = "linear"
     warmup: NonNegativeFloat = Field(0.0, description="steps until the full rate; below 1 a share of all steps")
@@ -55,7 +55,7 @@ class Train(Stage):
     checkpoint_every: PositiveInt | Literal["epoch", "never"] = Field(
         "epoch", description="steps, or `epoch`: from where `resume` goes on"
     )
-    workers: NonNegativeInt = Field(0, description="processes that prepare rows")
+    workers: NonNegativeInt = Field(0, le=256, description="processes that prepare rows")
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:

@@ -17,7 +17,7 @@ from topwork.errors import DataError, TopworkError
 from topwork.items import Batch, Item, Row, size_of
 
 if TYPE_CHECKING:
-    from topwork.runs.process import Process
+    from topwork.process import Process
     from topwork.runs.run import Run
     from topwork.task import Task
 

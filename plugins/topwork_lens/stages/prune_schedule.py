@@ -6,7 +6,6 @@ Entry point: `PruneSchedule`, its options; `ScheduleRun` is one run of it. The s
 from __future__ import annotations
 
 import copy
-import shutil
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -231,17 +230,8 @@ class ScheduleRun:
         self.previous = (copy.deepcopy(self.run.model), self.pruned, list(self.prunings))
         self.prunings.append(self.look().prune_heads(masks, check=check_call(self.run)))
         self.pruned = masks
-        folder, name = self.run.folder, f"recover-{point.removed:03d}"
-        shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        self.run.folder = folder / name
-        try:
+        with self.run.nested(f"recover-{point.removed:03d}"):
             trained = self.trainer(self.run)
-        finally:
-            self.run.folder = folder
-            self.run.model.eval()
-            self.run.process.barrier()
-            shutil.rmtree(folder / name, ignore_errors=True)
         metric = float(self.run.evaluate("calibrate", limit=self.stage.limit)[self.primary])
         point.more |= {"recovered": metric, "recovery_loss": trained.get("loss")}
         self.run.say(f"  trained on: {self.primary} {metric:.4g}")

@@ -1,0 +1,134 @@
+"""Files in which a run describes itself: `read_record`, and the inputs of a stage, which `resume` compares.
+
+A stage depends on its options, the seed, the task with its options, the bases and the rows that it reads. They are
+written into run.json when the stage begins, so that a recipe that was changed since then is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork.errors import CheckpointError, UsageError
+from topwork.files import write_json
+from topwork.items import Json
+
+if TYPE_CHECKING:
+    from topwork.recipe.recipe import Recipe
+    from topwork.stage import Stage
+
+RUN, RECIPE, RESULT = "run.json", "recipe.yaml", "result.json"
+#: in run.json: folder of a stage -> what its result depends on
+_BEGUN = "begun"
+_DAMAGED = "put it back from a copy, or start the run again"
+#: roles whose rows are cut from the training rows, which then depend on the cut
+_CUT_ROLES = ("calibrate", "evaluate")
+
+
+def read_record(file: Path, *needed: str) -> dict[str, Json]:
+    """Read what a run has written about itself or a stage.
+
+    Args:
+        file: its JSON file.
+        needed: keys that it must have.
+
+    Raises:
+        CheckpointError: the file is not as topwork writes it.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in needed if key not in record]
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"the file is damaged ({error})", place=str(file), hint=_DAMAGED) from error
+    if missing:
+        raise CheckpointError(f"the file is damaged (it lacks `{missing[0]}`)", place=str(file), hint=_DAMAGED)
+    return record
+
+
+def stage_folder(root: Path, stage: Stage, index: int) -> Path:
+    """Return the folder of a stage: `stages/01-train` and so on."""
+    return root / "stages" / f"{index + 1:02d}-{stage.name}"
+
+
+def stage_seed(seed: int, index: int) -> int:
+    """Return the seed of a stage: the same whether the run was interrupted before it or not.
+
+    Raises:
+        UsageError: the seed is negative.
+    """
+    import numpy as np
+
+    if seed < 0:
+        raise UsageError(f"a seed is 0 or more, not {seed}", place="seed")
+
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0] % (2**31))
+
+
+def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Json]:
+    """Return everything in a recipe that the result of a stage depends on, as JSON."""
+    whole = recipe.to_dict()
+    roles = {"train", *stage.reads()}
+    data = {key: value for key, value in whole["data"].items() if key not in ("predict", "check") or key in roles}
+    for role in _CUT_ROLES:
+        rows = data.get(role)
+        if role not in roles and not (isinstance(rows, dict) and "cut" in rows):
+            data.pop(role, None)
+    return {
+        "stage": stage.name,
+        "options": stage.model_dump(mode="json"),
+        "seed": whole["seed"],
+        "task": whole["task"],
+        "base": whole["base"],
+        "data": data,
+    }
+
+
+def note_inputs(root: Path, folder: Path, inputs: Json) -> None:
+    """Write into run.json what the stage that begins in `folder` depends on."""
+    record = read_record(root / RUN)
+    record.setdefault(_BEGUN, {})[folder.name] = inputs
+    write_json(root / RUN, record)
+
+
+def check_inputs(recipe: Recipe, root: Path) -> None:
+    """Compare a recipe with the inputs of the stages that have begun.
+
+    Raises:
+        UsageError: a value on which a begun or finished stage depends was changed.
+    """
+    begun = read_record(root / RUN).get(_BEGUN, {})
+    for index, stage in enumerate(recipe.stages):
+        folder = stage_folder(root, stage, index)
+        if folder.name in begun:
+            before = begun[folder.name]
+        elif (folder / RESULT).is_file():  # written by an earlier version
+            before = {"options": read_record(folder / RESULT, "stage").get("options")}
+        else:
+            continue
+        now = json.loads(json.dumps(stage_inputs(recipe, stage)))
+        for key in before:
+            change = _difference(before[key], now.get(key), f"stages.{stage.name}" if key == "options" else key)
+            if before[key] is not None and change is not None:
+                state = "was finished" if (folder / RESULT).is_file() else "began"
+                raise UsageError(
+                    f"the recipe was changed since stage {index + 1}, {stage.name}, {state}: {change}",
+                    place=str(root / RECIPE),
+                    hint="put the value back, or start a run of its own with the changed recipe",
+                )
+
+
+def _difference(before: Json, now: Json, path: str) -> str | None:
+    """Describe the first difference of two JSON values; None when they are equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(key for key in now if key not in before)]:
+            change = _difference(before.get(key), now.get(key), f"{path}.{key}")
+            if change is not None:
+                return change
+        return None
+    return None if before == now else f"`{path}` was {_brief(before)} and is {_brief(now)}"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

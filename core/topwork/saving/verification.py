@@ -1,0 +1,117 @@
+"""Proof that a model folder loads: `verify_folder` opens what was just written and compares it with the model.
+
+A model may be something that no folder can hold: wrapped (adapters of peft, `torch.compile`, data parallel), quantised,
+or changed in a way that no plugin writes down as `alterations`. Then saving fails, and not the loading weeks later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from topwork.data.loop import fitted
+from topwork.errors import CheckpointError, DataError, TopworkError
+from topwork.items import Row
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from topwork.task import Task
+
+#: marks in the names of a state dict -> what wraps the model, and what to do
+_WRAPPERS = {
+    "_orig_mod.": ("torch.compile", "save the module inside it: `run.model = run.model._orig_mod`"),
+    "lora_": ("adapters", "merge them first: `run.model = run.model.merge_and_unload()`"),
+    "base_layer.": ("adapters", "merge them first: `run.model = run.model.merge_and_unload()`"),
+    "base_model.model.": ("adapters", "merge them first: `run.model = run.model.merge_and_unload()`"),
+    "module.": ("data parallel", "save the module inside it: `run.model = run.model.module`"),
+}
+_ALTERED = "undo the change, or write it down with `alterations` and put it back in the hook `model_rebuilt`"
+#: largest difference of row losses, relative to the larger of 1 and the loss, by dtype
+_TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
+_COARSE = 5e-2
+
+
+def verify_model(live: nn.Module, stored: nn.Module) -> None:
+    """Compare a model with what was loaded from its folder: names, shapes and values of all tensors.
+
+    Raises:
+        CheckpointError: names what differs.
+    """
+    import torch
+
+    before, after = live.state_dict(), stored.state_dict()
+    missing = [name for name in before if name not in after]
+    added = [name for name in after if name not in before]
+    if missing or added:
+        what = f"nothing puts back `{missing[0]}`" if missing else f"`{added[0]}` would be made up"
+        raise unloadable(what, live)
+    for name, tensor in before.items():
+        other = after[name]
+        if tensor.shape != other.shape:
+            raise unloadable(f"`{name}` is {tuple(tensor.shape)}, and {tuple(other.shape)} when it is loaded", live)
+        here = tensor.detach().to(device="cpu", dtype=other.dtype)
+        there = other.detach().cpu()
+        if not torch.equal(here, there) and not bool(((here == there) | ((here != here) & (there != there))).all()):
+            raise unloadable(f"`{name}` has other values when it is loaded", live)
+
+
+def verify_losses(task: Task, live: nn.Module, again: Task, stored: nn.Module, rows: Sequence[Row]) -> None:
+    """Compare the losses of a few rows, computed by a model and by what was loaded from its folder.
+
+    Args:
+        task: of the model.
+        live: the model.
+        again: the task that was loaded.
+        stored: the model that was loaded.
+        rows: rows with targets; rows that the task refuses are left out.
+
+    Raises:
+        CheckpointError: the losses differ, so something of the model is not in its tensors.
+    """
+    import torch
+
+    first = next(live.parameters(), None)
+    if not rows or first is None:
+        return
+    stored.to(first.device)
+    modes = [(module, module.training) for module in live.modules()]
+    live.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            losses = []
+            for owner, model in ((task, live), (again, stored)):
+                batch = owner.collate(owner.encode(rows, "loss", 0), "loss").to(first.device)
+                torch.manual_seed(0)
+                losses.append(owner.row_losses(model, fitted(batch, model)).double().cpu())
+    except DataError:
+        return
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    difference = float(((losses[0] - losses[1]).abs() / losses[0].abs().clamp(min=1)).max())
+    if difference > _TOLERANCES.get(str(first.dtype).removeprefix("torch."), _COARSE):
+        raise unloadable(f"the losses of the same rows differ by {difference:.2g} when it is loaded", live)
+
+
+def unloadable(what: str, model: nn.Module, error: TopworkError | None = None) -> CheckpointError:
+    """Return the error for a model whose folder does not give the same model again."""
+    names = list(_names(model))
+    wrapper = next(
+        (found for mark, found in _WRAPPERS.items() if any(_has_mark(name, mark) for name in names)), ("", "")
+    )
+    wrapped = f" (it is wrapped: {wrapper[0]})" if wrapper[0] else ""
+    hint = wrapper[1] or (error.hint if error is not None and error.code != "misfit" else None) or _ALTERED
+    return CheckpointError(
+        f"the {type(model).__name__} cannot be saved so that it loads again{wrapped}: {what}",
+        code="unloadable",
+        hint=hint,
+    )
+
+
+def _names(model: nn.Module) -> Mapping[str, Any]:
+    return model.state_dict()
+
+
+def _has_mark(name: str, mark: str) -> bool:
+    return name.startswith(mark) or (f".{mark}" in f".{name}" and mark != "module.")
