@@ -19,6 +19,8 @@ from fences import altered, rows, saved
 from fences.models import CASES
 
 MASKED = {
+    "sha256",
+    "begun",
     "seconds",
     "items_per_second",
     "rows_per_second",

@@ -267,7 +267,7 @@ def test_the_plugin_is_light_and_registers_the_stage_and_the_command() -> None:
     code = (
         "import sys; from topwork_report import plugin;"
         "assert not {'jinja2', 'PIL', 'torch', 'numpy'} & set(sys.modules);"
-        "print(plugin.register_stages()[0].name, plugin.register_commands()[0].__name__)"
+        "print(plugin.register_stages()[0].name, plugin.register_commands()[0].name)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -42,10 +42,10 @@ def data(
     """
     from topwork.cli.predict import split_pair
     from topwork.recipe.recipe import load_recipe
-    from topwork.runs.execute import hush_libraries
+    from topwork.runs.execute import silence_libraries
 
     session: Session = context.obj
-    hush_libraries()
+    silence_libraries()
     if task is None:
         if column:
             raise UsageError("`-c` goes with --task; a recipe has `data.columns`", place="topwork data")

@@ -57,9 +57,9 @@ def validate(
 def _doubts(session: Session, recipe: Any) -> list[str]:
     """Read the rows of a recipe and return what looks wrong in them."""
     from topwork.cli.data import profile_recipe
-    from topwork.runs.execute import hush_libraries
+    from topwork.runs.execute import silence_libraries
 
-    hush_libraries()
+    silence_libraries()
     return profile_recipe(session.plugins, recipe, examples=0).doubts
 
 

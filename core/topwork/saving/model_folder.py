@@ -20,7 +20,7 @@ from topwork.items import Json, Row
 from topwork.saving.alterations import alterations
 from topwork.saving.manifest import MANIFEST, PLAIN_WEIGHTS, WEIGHTS, manifest, read_manifest, saved_by, task_of
 from topwork.saving.model_card import model_card
-from topwork.saving.verification import unloadable, verify_losses, verify_model
+from topwork.saving.verification import silenced, unloadable, verify_losses, verify_model
 from topwork.saving.weights import check_file, check_numbers, describe_file, load_weights, save_weights
 from topwork.task import State
 from topwork.task_model import graft
@@ -96,7 +96,8 @@ def _verify(work: TaskModel, folder: Path, rows: Sequence[Row]) -> None:
     """Load what was just written, and compare it with the model."""
     trusted = any(base.options.trust_remote_code for base in work.task.bases.values())
     try:
-        parts = load_folder(folder, work.plugins, trust_remote_code=trusted)
+        with silenced():
+            parts = load_folder(folder, work.plugins, trust_remote_code=trusted)
     except TopworkError as error:
         raise unloadable(error.cause, work.model, error) from error
     verify_model(work.model, parts.model)

@@ -15,7 +15,7 @@ from topwork.files import plain, write_json, write_whole
 from topwork.saving.alterations import alterations
 from topwork.saving.manifest import FORMAT, MANIFEST, WEIGHTS, read_manifest, written_by
 from topwork.saving.model_folder import check_whole, count_tensors, put_back, writable
-from topwork.saving.verification import unloadable, verify_model
+from topwork.saving.verification import silenced, unloadable, verify_model
 from topwork.saving.weights import check_numbers, describe_file, load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def save_plain(model: nn.Module, folder: Path, plugins: Plugins) -> Path:
         }
         write_json(temporary / MANIFEST, manifest)
         try:
-            again = load_plain(temporary, plugins)
+            with silenced():
+                again = load_plain(temporary, plugins)
         except TopworkError as error:
             raise unloadable(error.cause, model, error) from error
         verify_model(model, again)

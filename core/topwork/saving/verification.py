@@ -6,7 +6,8 @@ or changed in a way that no plugin writes down as `alterations`. Then saving fai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from topwork.data.loop import fitted
@@ -92,6 +93,20 @@ def verify_losses(task: Task, live: nn.Module, again: Task, stored: nn.Module, r
     difference = float(((losses[0] - losses[1]).abs() / losses[0].abs().clamp(min=1)).max())
     if difference > _TOLERANCES.get(str(first.dtype).removeprefix("torch."), _COARSE):
         raise unloadable(f"the losses of the same rows differ by {difference:.2g} when it is loaded", live)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Turn off transformers' progress bars during the block: who saves does not ask for loading."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def unloadable(what: str, model: nn.Module, error: TopworkError | None = None) -> CheckpointError:
