@@ -150,6 +150,9 @@ from topwork.recipe.recipe import (
 from topwork.recipe.recipe import (
     load_recipe as load_recipe,
 )
+from topwork.rows_view import (
+    RowsView as RowsView,
+)
 from topwork.runs.run import (
     Run as Run,
 )

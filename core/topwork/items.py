@@ -178,9 +178,11 @@ class Picture:
         badness: the larger, the worse the prediction: the worst are shown first.
         image: a picture, when the row has one.
         text: marked-up text as pieces (text, mark); mark is "" for plain text, else a short class such as "truth".
+        audio: a WAV file to play, when the row has a clip.
     """
 
     caption: str
     badness: float = 0.0
     image: Image | None = None
     text: Sequence[tuple[str, str]] = ()
+    audio: bytes | None = None

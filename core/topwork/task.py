@@ -7,7 +7,6 @@ be written; the others have a default that is right, if not always the fastest.
 
 from __future__ import annotations
 
-import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from topwork.deprecation import warn_renamed
 from topwork.errors import TopworkError
 from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, Units
 from topwork.metric import Metric
+from topwork.rows_view import RowsView, brief
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +80,7 @@ class Task(ABC):
         roles: names of the bases that the task needs: ("base",) or, say, ("encoder", "decoder").
         alternatives: other sets of roles that do instead of `roles`: a recipe chooses by the names that it gives.
         cost_unit: what `Item.cost` counts ("tokens", "pixels", "samples"), for messages.
+        rows_view: what `topwork data` shows of rows before any model exists.
 
     A task object owns its preprocessing: after loading it predicts without anything but its model folder.
     """
@@ -90,6 +91,7 @@ class Task(ABC):
     roles: ClassVar[tuple[str, ...]] = ("base",)
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
     cost_unit: ClassVar[str] = "items"
+    rows_view: ClassVar[RowsView] = RowsView()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -280,32 +282,7 @@ class Task(ABC):
     def draw(self, row: Row, prediction: Prediction) -> Picture:
         """A picture of a prediction beside the truth. Default: both as text."""
         truth = {name: row.get(name) for name, column in self.columns.items() if column.target}
-        brief = _Brief().repr
         return Picture(caption=f"predicted {brief(prediction)}" + (f", truth {brief(truth)}" if truth else ""))
-
-    # ------------------------------------------------------------------ rows before any model exists
-
-    @classmethod
-    def measure(cls, row: Row, options: Any) -> Mapping[str, float]:
-        """Return what is worth a distribution of one row: {"width": 640.0, "height": 480.0, "boxes": 3.0}.
-
-        `topwork data` reports quantiles of each. Read headers, decode nothing. Default: nothing.
-        """
-        return {}
-
-    @classmethod
-    def preview(cls, row: Row, options: Any) -> Picture:
-        """Render one row as the task reads it, before any model exists. Default: its columns as text."""
-        brief = _Brief().repr
-        return Picture(", ".join(f"{name}: {brief(row[name])}" for name in cls.columns if row.get(name) is not None))
-
-    @classmethod
-    def doubts(cls, rows: Sequence[Row], options: Any) -> list[str]:
-        """Return what looks wrong in rows of one role without being an error, one sentence each. Default: nothing.
-
-        Examples: depth in the thousands (millimetres?), masks whose value 255 is both a class and ignored.
-        """
-        return []
 
     @classmethod
     @abstractmethod
@@ -330,14 +307,3 @@ def _noting_mode(collate: Callable[..., Batch]) -> Callable[..., Batch]:
         return batch
 
     return collate_in_mode
-
-
-class _Brief(reprlib.Repr):
-    """Values in a caption: the first entries of long ones, numbers with four digits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring, self.maxother, self.maxlevel = 160, 60, 4
-
-    def repr_float(self, value: float, level: int) -> str:
-        return f"{value:.4g}"

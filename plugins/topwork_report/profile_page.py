@@ -33,6 +33,6 @@ def write_profile(profile: Any, file: Path) -> None:
 def _example(picture: Any) -> dict[str, Any]:
     """Return one rendered row as the template wants it; images and sounds become data addresses."""
     image = encoded(picture.image) if picture.image is not None else None
-    audio = getattr(picture, "audio", None)
+    audio = picture.audio
     uri = f"data:audio/wav;base64,{base64.b64encode(audio).decode('ascii')}" if audio else None
     return {"caption": picture.caption, "image": image, "text": picture.text or (), "audio": uri}

@@ -105,3 +105,84 @@ def test_validate_with_data_is_a_check(tmp_path, capsys):
     assert code == (1 if doubts else 0) and all(doubt in shown for doubt in doubts)
     (tmp_path / "reviews.csv").write_text("review,stars\n")
     assert main(["validate", str(recipe), "--data"]) == 2
+
+
+# ---------------------------------------------------------------- what only a task can see
+
+
+def square(size=(32, 24), colour=(90, 90, 90)):
+    from PIL import Image
+
+    return Image.new("RGB", size, colour)
+
+
+def test_images_are_measured_and_rendered_with_their_truth():
+    import numpy
+
+    box = {"bbox": [[2, 2, 10, 10]], "category": ["cat"]}
+    mask = numpy.zeros((24, 32), dtype=numpy.uint8)
+    mask[4:9] = 1
+    depth = numpy.full((24, 32), 2.5)
+    rows = {
+        "object-detection": {"image": square(), "objects": box},
+        "image-segmentation": {"image": square(), "mask": mask},
+        "depth-estimation": {"image": square(), "depth": depth},
+    }
+    for task, row in rows.items():
+        (role,) = profile(task, train=[row] * 4).roles
+        assert role.measures["width"]["median"] == 32 and role.measures["height"]["median"] == 24
+        picture = role.examples[0]
+        assert picture.image.width >= 240
+        plain = square().resize(picture.image.size)
+        assert numpy.asarray(picture.image.convert("RGB")).tobytes() != plain.tobytes(), f"{task} draws no truth"
+
+
+def test_clips_have_a_length_a_waveform_and_a_player():
+    rows = PLUGINS.task("automatic-speech-recognition").example_rows()
+    (role,) = profile("automatic-speech-recognition", train=rows).roles
+    assert 0 < role.measures["seconds"]["median"] < 60
+    assert role.examples[0].image is not None and role.examples[0].audio.startswith(b"RIFF")
+
+
+def doubts_of(task, rows):
+    return " | ".join(profile(task, train=rows).doubts)
+
+
+def test_boxes_that_leave_their_image_are_doubts():
+    rows = [{"image": square(), "objects": {"bbox": [[-9, 2, 20, 10]], "category": ["cat"]}}] * 3
+    assert "3 of 3 boxes reach out of their image" in doubts_of("object-detection", rows)
+    assert "boxes" not in doubts_of(
+        "object-detection", [{**rows[0], "objects": {"bbox": [[1, 1, 4, 4]], "category": ["a"]}}]
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([0, 255], "which does not count"),
+        (list(range(100)), "100 distinct values"),
+        ([0, 5, 200], "labels without pixels"),
+    ],
+)
+def test_masks_that_hold_no_labels_are_doubts(values, says):
+    import numpy
+
+    mask = numpy.resize(numpy.array(values, dtype=numpy.uint8), (24, 32))
+    assert says in doubts_of("image-segmentation", [{"image": square(), "mask": mask}])
+    labels = numpy.resize(numpy.array([0, 1, 2], dtype=numpy.uint8), (24, 32))
+    assert not [
+        text
+        for text in ("distinct", "does not count")
+        if text in doubts_of("image-segmentation", [{"image": square(), "mask": labels}])
+    ]
+
+
+def test_millimetres_and_marks_of_holes_are_doubts():
+    import numpy
+
+    depth = numpy.linspace(700, 8000, 24 * 32).reshape(24, 32).astype(numpy.uint16)
+    assert "millimetres" in doubts_of("depth-estimation", [{"image": square(), "depth": depth}])
+    holes = numpy.linspace(1, 8, 24 * 32).reshape(24, 32)
+    assert "holes" not in doubts_of("depth-estimation", [{"image": square(), "depth": holes}])
+    holes[:6] = 65.535
+    assert "holes" in doubts_of("depth-estimation", [{"image": square(), "depth": holes}])

@@ -1,7 +1,7 @@
 """Profile of a recipe's rows before training: counts, distributions and doubts, role by role.
 
 `profile_rows` is the entry point; the command `topwork data` prints its result and plugins draw it. Rows are read as a
-run would read them (`Roles`); what only a task can see comes from `Task.measure`, `Task.preview` and `Task.doubts`.
+run would read them (`Roles`); what only a task can see comes from `Task.rows_view`.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class RoleProfile:
         profiled: number of rows that were read for this profile.
         columns: one profile for each column of the task that the rows have.
         unused: columns of the rows that the task does not read.
-        measures: what the task measures of a row (`Task.measure`) -> quantiles.
-        examples: first rows, as `Task.preview` renders them.
+        measures: what the task measures of a row (`RowsView.measure`) -> quantiles.
+        examples: first rows, as `RowsView.preview` renders them.
     """
 
     role: str
@@ -131,7 +131,7 @@ def profile_rows(
         profiles.append(_role_profile(task, options, roles, role, rows, sample, examples))
         inputs = [name for name, column in task.columns.items() if not column.target]
         digests[role] = [_digest(row, inputs) for row in sample]
-        doubts += [f"{role}: {doubt}" for doubt in task.doubts(sample, options)]
+        doubts += [f"{role}: {doubt}" for doubt in task.rows_view.doubts(sample, options)]
     doubts += [*_label_doubts(profiles), *_duplicate_doubts(digests)]
     return Profile(task.name, profiles, list(roles.notes), doubts)
 
@@ -148,7 +148,7 @@ def _role_profile(
     ]
     measures: dict[str, list[float]] = {}
     for row in sample:
-        for name, value in task.measure(row, options).items():
+        for name, value in task.rows_view.measure(row, options).items():
             measures.setdefault(name, []).append(float(value))
     return RoleProfile(
         role,
@@ -156,7 +156,7 @@ def _role_profile(
         len(sample),
         columns,
         measures={name: quantiles(values) for name, values in measures.items()},
-        examples=[task.preview(row, options) for row in sample[:examples]],
+        examples=[task.rows_view.preview(row, options) for row in sample[:examples]],
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import topwork as tw
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
+from topwork_tasks._audio.preview import AudioView
 from topwork_tasks.automatic_speech_recognition import ctc as _ctc
 from topwork_tasks.automatic_speech_recognition import options as choices
 from topwork_tasks.automatic_speech_recognition import transcripts as _transcripts
@@ -35,6 +36,7 @@ class SpeechRecognition(tw.Task):
         "text": tw.Column("the words that are said", target=True),
     }
     cost_unit = "samples"
+    rows_view = AudioView()
 
     # ------------------------------------------------------------------ once
 

@@ -20,6 +20,7 @@ from topwork_tasks.depth_estimation.examples import example_rows
 from topwork_tasks.depth_estimation.exr import is_exr
 from topwork_tasks.depth_estimation.metric import DepthMetric, depth_figures
 from topwork_tasks.depth_estimation.options import DepthEstimationOptions
+from topwork_tasks.depth_estimation.preview import DepthView
 
 if TYPE_CHECKING:
     import numpy
@@ -43,6 +44,7 @@ class DepthEstimation(tw.Task):
         ),
     }
     cost_unit = "pixels"
+    rows_view = DepthView()
 
     # ------------------------------------------------------------------ once
 

@@ -23,6 +23,7 @@ from topwork_tasks.image_segmentation.examples import example_rows
 from topwork_tasks.image_segmentation.labels import learn_state
 from topwork_tasks.image_segmentation.metrics import InstanceMetric, PanopticMetric, SemanticMetric
 from topwork_tasks.image_segmentation.options import ImageSegmentationOptions, MaskHeadOptions
+from topwork_tasks.image_segmentation.preview import SegmentationView
 from topwork_tasks.image_segmentation.truth import SegmentationTruth
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class ImageSegmentation(tw.Task):
         ),
     }
     cost_unit = "pixels"
+    rows_view = SegmentationView()
     _dense = False
 
     # ------------------------------------------------------------------ once

@@ -22,6 +22,7 @@ from topwork_tasks.object_detection.coco_files import coco_rows, format_of
 from topwork_tasks.object_detection.examples import example_rows
 from topwork_tasks.object_detection.metric import CocoMetric, Detections
 from topwork_tasks.object_detection.options import DetrHeadOptions, ObjectDetectionOptions
+from topwork_tasks.object_detection.preview import DetectionView
 from topwork_tasks.object_detection.voc_files import voc_rows
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class ObjectDetection(tw.Task):
         "objects": tw.Column("{bbox: [[4 numbers]], category: [name or number]}, or a list of such dicts", target=True),
     }
     cost_unit = "pixels"
+    rows_view = DetectionView()
 
     # ------------------------------------------------------------------ once
 

@@ -1,0 +1,83 @@
+"""Rows of audio tasks before any model exists: length, a waveform to see and a clip to hear."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from topwork import DataError, Picture, Row, RowsView, UsageError
+from topwork_tasks._audio.clips import audio_length, open_audio
+
+if TYPE_CHECKING:
+    import numpy
+    from PIL.Image import Image
+
+RATE = 16_000  # samples a second of what people hear on a page
+MOST_SECONDS = 10
+#: lengths in seconds that are worth a doubt
+SHORT, LONG = 0.5, 60.0
+
+
+class AudioView(RowsView):
+    """Length of clips, a waveform and a player."""
+
+    def measure(self, row: Row, options: Any) -> Mapping[str, float]:
+        """Return the length of the row's clip in seconds from its header; nothing where the file cannot be read."""
+        try:
+            return {"seconds": audio_length(row.get("audio"), RATE) / RATE}
+        except (DataError, UsageError):
+            return {}
+
+    def preview(self, row: Row, options: Any) -> Picture:
+        """Render the waveform of the row's clip, and its first ten seconds to play."""
+        rest = {name: value for name, value in row.items() if name != "audio"}
+        caption = super().preview(rest, options).caption
+        try:
+            clip = open_audio(row.get("audio"), None, "audio", RATE)
+        except (DataError, UsageError) as error:
+            return Picture(f"cannot be read: {error.cause}")
+        return Picture(caption, image=draw_waveform(clip), audio=wav_bytes(clip[: MOST_SECONDS * RATE]))
+
+    def doubts(self, rows: Sequence[Row], options: Any) -> list[str]:
+        """Name clips without sound and clips that are very short or very long."""
+        seconds = [measures["seconds"] for row in rows if (measures := self.measure(row, options))]
+        doubts = []
+        if short := sum(length < SHORT for length in seconds):
+            doubts.append(
+                f"{short} of {len(seconds)} clips are shorter than {SHORT} s: SpecAugment may mask them whole"
+            )
+        if long := sum(length > LONG for length in seconds):
+            doubts.append(f"{long} of {len(seconds)} clips are longer than {LONG:.0f} s")
+        return doubts
+
+
+def draw_waveform(clip: numpy.ndarray, width: int = 320, height: int = 80) -> Image:
+    """Draw the extremes of the samples that fall into each column of pixels."""
+    import numpy
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(image)
+    scale = float(numpy.abs(clip).max(initial=0)) or 1.0
+    for column, samples in enumerate(numpy.array_split(clip, width)):
+        low, high = (float(samples.min()), float(samples.max())) if len(samples) else (0.0, 0.0)
+        middle = (height - 1) / 2
+        pen.line((column, middle - high / scale * middle, column, middle - low / scale * middle), fill=(43, 95, 168))
+    return image
+
+
+def wav_bytes(clip: Any) -> bytes:
+    """Return samples in -1 .. 1 as a 16-bit mono WAV file of 16 kHz."""
+    import wave
+
+    import numpy
+
+    samples = (numpy.clip(clip, -1, 1) * 32767).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(samples.tobytes())
+    return buffer.getvalue()

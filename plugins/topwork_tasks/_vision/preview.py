@@ -1,0 +1,57 @@
+"""Views of image rows before any model exists: sizes from headers, the image with its truth, doubts.
+
+`ImageView` serves every image task; detection, segmentation and depth estimation derive their own from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from topwork import DataError, Picture, Row, RowsView
+from topwork_tasks._vision.headers import size_of
+from topwork_tasks._vision.images import magnified, open_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: images smaller than this are enlarged for people
+LEAST_SIDE = 240
+#: rows whose truth is decoded to look for doubts
+MOST_DECODED = 100
+
+
+class ImageView(RowsView):
+    """Width and height of images, and images enlarged for people."""
+
+    def measure(self, row: Row, options: Any) -> Mapping[str, float]:
+        """Return width and height of the row's image from its header; nothing where the header does not tell them."""
+        size = size_of(row.get("image"))
+        return {} if size is None else {"width": float(size[0]), "height": float(size[1])}
+
+    def preview(self, row: Row, options: Any) -> Picture:
+        """Render the row's image, with what `draw` lays over it, under its other columns as text."""
+        rest = {name: value for name, value in row.items() if name != "image"}
+        try:
+            image = open_image(row.get("image"), None)
+            drawn, caption = self.draw(image, row, options)
+        except DataError as error:  # the checks before a run name it with its row
+            return Picture(f"cannot be read: {error.cause}")
+        return Picture(caption or super().preview(rest, options).caption, image=drawn)
+
+    def draw(self, image: Image, row: Row, options: Any) -> tuple[Image, str]:
+        """Return the image as people see it and a caption; an empty caption stands for the row's columns as text."""
+        return magnified(image, LEAST_SIDE), ""
+
+
+def decoded(rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
+    """Yield at most `MOST_DECODED` rows, spread evenly, with their indices."""
+    step = max(1, len(rows) // MOST_DECODED)
+    return ((index, rows[index]) for index in range(0, len(rows), step))
+
+
+def counted(names: Sequence[Any]) -> str:
+    """Return names with their counts for a caption: `cat 2, dog`."""
+    counts = Counter(str(name) for name in names)
+    return ", ".join(f"{name} {count}" if count > 1 else name for name, count in counts.items())
