@@ -134,7 +134,8 @@ class TaskModel:
             )
             if made.changes_model:
                 check_run(run, made.reads(), data.check)
-            return dict(run.run_stage(made, 0))
+            with self.plugins.blaming():
+                return dict(run.run_stage(made, 0))
 
     def predict(
         self, rows: Iterable[Row] | Any, *, columns: Mapping[str, str] | None = None, **settings: Any
@@ -150,7 +151,10 @@ class TaskModel:
             `skipped` says why: [{"row", "column", "cause"}].
         """
         notes = settings.setdefault("skipped", [])
-        found = {number: prediction for number, _, prediction in self.predictions(rows, columns=columns, **settings)}
+        with self.plugins.blaming():
+            found = {
+                number: prediction for number, _, prediction in self.predictions(rows, columns=columns, **settings)
+            }
         count = max([*found, *(note["row"] for note in notes)], default=-1) + 1
         return Predictions([found.get(number) for number in range(count)], notes)
 

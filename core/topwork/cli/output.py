@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,16 @@ def print_json(value: Any) -> None:
     from topwork.files import plain
 
     print(json.dumps(plain(value), indent=1, ensure_ascii=False))
+
+
+@contextmanager
+def stdout_for_json(as_json: bool) -> Iterator[None]:
+    """Send to stderr what code in the block prints, if stdout is to hold JSON alone."""
+    if not as_json:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def print_table(title: str, lines: Iterable[Sequence[str]]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from topwork.cli.output import Session, print_json, say
+from topwork.cli.output import Session, print_json, say, stdout_for_json
 from topwork.errors import UsageError
 from topwork.hookspecs import hookimpl
 
@@ -46,7 +46,7 @@ def run(
         return
     from topwork.api import run as start
 
-    with _Interruptible(session.plugins):
+    with _Interruptible(session.plugins), stdout_for_json(as_json):
         quiet = session.quiet or as_json
         more: dict[str, Any] = {"save_outside": True} if save_outside else {}
         done = start(checked, folder=folder, plugins=session.plugins, quiet=quiet, **more)
@@ -65,7 +65,7 @@ def resume(
         raise UsageError(f"there is no run folder `{folder}`", hint="see the folder `runs`")
     from topwork.api import resume as go_on
 
-    with _Interruptible(session.plugins):
+    with _Interruptible(session.plugins), stdout_for_json(as_json):
         done = go_on(folder, plugins=session.plugins, quiet=session.quiet or as_json)
     _print_run(done, as_json)
 

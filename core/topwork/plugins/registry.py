@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from topwork.plugins.loading import (
     from_file,
     from_object,
     installed_plugins,
+    safe_text,
 )
 
 if TYPE_CHECKING:
@@ -161,6 +162,24 @@ class Plugins:
             f"no plugin knows the {kind} `{name}`", hint=f"asked (hook `{hook}`): {names}{self._failed_text()}"
         )
 
+    @contextmanager
+    def blaming(self) -> Iterator[None]:
+        """Turn the end of the program that code in the block asks for into an error that names the plugin.
+
+        `sys.exit()` in a task, a metric or a stage would else end a run as if all were well. Ctrl-C passes.
+
+        Raises:
+            PluginError: code in the block has raised SystemExit or KeyboardInterrupt.
+        """
+        try:
+            yield
+        except (SystemExit, KeyboardInterrupt) as error:
+            if not raised_by_code(error):
+                raise
+            info = self.culprit(error)
+            place = f"plugin {info}" if info is not None else None
+            raise PluginError(f"ends the program: {safe_text(error)}", place=place, hint="see --debug") from error
+
     def culprit(self, error: BaseException) -> PluginInfo | None:
         """Return the plugin whose code raised an error: that of the innermost frame that belongs to a plugin."""
         names = []
@@ -226,8 +245,8 @@ class Plugins:
                     thing.__name__.replace("_", "-") if hasattr(thing, "__name__") and kind == "command" else thing.name
                 )
                 table.add(name, thing, info)
-                if isinstance(thing, type):
-                    self._modules.setdefault(thing.__module__, info)
+                module = thing.target.partition(":")[0] if isinstance(thing, Declaration) else thing.__module__
+                self._modules.setdefault(module, info)
         samples = self._answer("register_samples", plugin) or {}
         if not hasattr(samples, "items"):
             raise PluginError(f"`register_samples` must give a dict, and gave {type(samples).__name__}")

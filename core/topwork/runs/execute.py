@@ -127,10 +127,12 @@ def _run_stages(recipe: Recipe, plugins: Plugins, process: Process, root: Path, 
     done = _count_finished(recipe, root)
     if done == len(recipe.stages) and done:
         console.say("every stage of this run is done")
-    run = _prepare(recipe, plugins, process, root, console, done)
+    with plugins.blaming():
+        run = _prepare(recipe, plugins, process, root, console, done)
     plugins.hook.run_started(run=run)
     try:
-        check_run(run, {role for stage in recipe.stages[done:] for role in stage.reads()}, recipe.data.check)
+        with plugins.blaming():
+            check_run(run, {role for stage in recipe.stages[done:] for role in stage.reads()}, recipe.data.check)
         for index, stage in enumerate(recipe.stages):
             if index < done:
                 run.restore_record(stage, index)
@@ -150,7 +152,8 @@ def _run_stages(recipe: Recipe, plugins: Plugins, process: Process, root: Path, 
 def _run_stage(run: Run, recipe: Recipe, stage: Stage, index: int) -> None:
     """Run one stage; its errors name it."""
     try:
-        run.run_stage(stage, index, inputs=stage_inputs(recipe, stage))
+        with run.plugins.blaming():
+            run.run_stage(stage, index, inputs=stage_inputs(recipe, stage))
     except TopworkError as error:
         _locate(error, stage, index)
         raise
