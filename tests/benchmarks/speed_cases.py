@@ -157,6 +157,7 @@ CASES = {
         same_tags,
         head="classifier",
         settings={"aggregation_strategy": "simple"},
+        options={"aggregation": "simple"},
     ),
     "question-answering": Case(
         "text",

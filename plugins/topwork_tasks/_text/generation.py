@@ -66,6 +66,18 @@ def bounded_length(option: str, requested: int, default: int, limit: int | None,
     return limit
 
 
+def length_behind_prompt(option: str, requested: int, default: int, positions: int | None) -> int:
+    """Return how many tokens may follow a prompt in the same sequence; the default takes half of it at most.
+
+    Raises:
+        UsageError: the request leaves no position for the prompt.
+    """
+    if positions is None:
+        return requested
+    limit = positions - positions // 2 if requested == default else positions - 1
+    return bounded_length(option, requested, default, limit, f"prompt and text share {positions} positions")
+
+
 def generate_continuations(
     model: Any, tokenizer: Any, inputs: Mapping[str, torch.Tensor], options: GenerationOptions, most: int, row: int
 ) -> list[list[int]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import Json, Metric, Row, UsageError
+from topwork import DataError, Item, Json, Metric, Mode, Picture, Row, UsageError
 from topwork_tasks._text.windows import TextWindow
 
 if TYPE_CHECKING:
@@ -135,6 +135,34 @@ def restricted_ids(tokenizer: Any, targets: Sequence[str] | None) -> list[int] |
     return sorted({token for token in ids.values() if token is not None})
 
 
+def answer_tokens(tokenizer: Any, row: Row, index: int, masks: int, mode: Mode) -> list[int] | None:
+    """Return the tokens behind the `masks` masks of a row's text; None when they are not known or it has none.
+
+    Raises:
+        DataError: missing where they are needed; not as many as masks; no single token.
+    """
+    given = row.get("answer")
+    answers = [given] if isinstance(given, str) else given or []
+    hint = "give one answer for each mask"
+    if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
+        raise DataError(f"{given!r} is no text, nor a list of them", row=index, column="answer", hint=hint)
+    if masks and given is None:
+        if mode == "predict":
+            return None
+        raise DataError("is missing: the text has masks", row=index, column="answer", hint=hint)
+    if len(answers) != masks:
+        raise DataError(f"has {len(answers)} answers to {masks} masks", row=index, column="answer", hint=hint)
+    tokens = []
+    for answer in answers:
+        token = token_id(tokenizer, answer)
+        if token is None:
+            raise DataError(
+                f"{answer!r} is no single token", row=index, column="answer", hint="leave the row out or reword it"
+            )
+        tokens.append(token)
+    return tokens
+
+
 def filled_mask(
     tokenizer: Any, ids: Sequence[int], position: int, token: int, score: float, single: bool
 ) -> dict[str, Any]:
@@ -155,6 +183,52 @@ class FilledMasks(list):
 
     scores: list[tuple[float, bool]]
     best: list[str]
+
+
+def mask_entries(item: Item, judged: Iterator[tuple]) -> list[tuple]:
+    """Take the next results of `judged`, one for each mask of an item.
+
+    An entry: probabilities and tokens of the best, (negative log probability of the truth, whether the best is the
+    truth) or None, position, (start, end) of the characters that a drawn mask hides or None.
+    """
+    positions, spans = item.extra
+    entries = []
+    for index, position in enumerate(positions):
+        values, tokens, score, label = next(judged)
+        span = None if spans is None else spans[index]
+        entries.append((values, tokens, score if label != -100 else None, position, span))
+    return entries
+
+
+def filled_masks(tokenizer: Any, parts: Sequence[tuple[list[tuple], list[int]]]) -> FilledMasks:
+    """Return the prediction of a row from (entries of `mask_entries`, token ids) of its windows."""
+    prediction = FilledMasks()
+    single = sum(len(entries) for entries, _ in parts) == 1
+    prediction.scores = []
+    for entries, ids in parts:
+        for values, tokens, score, position, span in entries:
+            hidden = {} if span is None else {"start": span[0], "end": span[1]}
+            filled = [filled_mask(tokenizer, ids, position, *pair, single) for pair in zip(tokens, values)]
+            prediction.append([{**choice, **hidden} for choice in filled])
+            if score is not None:
+                prediction.scores.append(score)
+    prediction.best = [choices[0]["token_str"] for choices in prediction]
+    if single:
+        prediction[:] = prediction[0]
+    return prediction
+
+
+def draw_masks(row: Row, prediction: FilledMasks) -> Picture:
+    """Draw the text, the likeliest tokens and the truth; badness is the share of masks that are wrong."""
+    scores = prediction.scores
+    wrong = sum(not right for _, right in scores) / len(scores) if scores else 0.0
+    best = ", ".join(prediction.best)
+    shown = [(row["text"], ""), (" -> ", ""), (best, "wrong" if wrong else "right")]
+    if row.get("answer") is not None:
+        answer = row["answer"] if isinstance(row["answer"], str) else ", ".join(row["answer"])
+        shown.append((f" {answer}", "truth"))
+    caption = f"{best or 'no masks'}: {row['text']}"
+    return Picture(caption[:300], wrong, text=[pair for pair in shown if pair[0]])
 
 
 class MaskedTokenMetric(Metric):

@@ -15,7 +15,6 @@ from topwork import (
     Base,
     Batch,
     Column,
-    DataError,
     Item,
     Metric,
     Mode,
@@ -93,33 +92,10 @@ class FillMask(Task):
         items: list[Item] = []
         for index, windows in enumerate(self.text.windows(texts, 0)):
             count = sum(window.inputs["input_ids"].count(self.tokenizer.mask_token_id) for window in windows)
-            answers = self._answers(rows[index], index, count, mode)
+            answers = masking.answer_tokens(self.tokenizer, rows[index], index, count, mode)
             chance = seed if mode == "train" else 0
             items.extend(self._item(index, window, count > 0, answers, chance) for window in windows)
         return items
-
-    def _answers(self, row: Row, index: int, masks: int, mode: Mode) -> list[int] | None:
-        """Return the tokens behind the masks of a text; None when they are not known or it has none."""
-        given = row.get("answer")
-        answers = [given] if isinstance(given, str) else given or []
-        hint = "give one answer for each mask"
-        if not isinstance(answers, list | tuple) or not all(isinstance(answer, str) for answer in answers):
-            raise DataError(f"{given!r} is no text, nor a list of them", row=index, column="answer", hint=hint)
-        if masks and given is None:
-            if mode == "predict":
-                return None
-            raise DataError("is missing: the text has masks", row=index, column="answer", hint=hint)
-        if len(answers) != masks:
-            raise DataError(f"has {len(answers)} answers to {masks} masks", row=index, column="answer", hint=hint)
-        tokens = []
-        for answer in answers:
-            token = masking.token_id(self.tokenizer, answer)
-            if token is None:
-                raise DataError(
-                    f"{answer!r} is no single token", row=index, column="answer", hint="leave the row out or reword it"
-                )
-            tokens.append(token)
-        return tokens
 
     def _item(self, row: int, window: TextWindow, has_masks: bool, answers: list[int] | None, seed: int) -> Item:
         """Make an item of a window; `answers` loses those of its masks. Labels are -100 where nothing is learned."""
@@ -176,11 +152,7 @@ class FillMask(Task):
         return sums, (labels != -100).sum(1).to(losses.dtype)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[tuple]:
-        """Return for each item a list with an entry for each mask, and its tokens.
-
-        An entry: probabilities and tokens of the best, (negative log probability of the truth, whether the best is the
-        truth) or None, position, (start, end) of the characters that a drawn mask hides or None.
-        """
+        """Return for each item the entries of its masks (see `masking.mask_entries`) and its tokens."""
         import torch
 
         inputs = text.plain_inputs(batch.inputs, "labels")
@@ -198,35 +170,10 @@ class FillMask(Task):
         truths = torch.tensor(labels, dtype=torch.long, device=device).clamp(min=0)
         nll, right = -scores.gather(1, truths[:, None])[:, 0], scores.argmax(-1) == truths
         judged = zip(values.tolist(), tokens.tolist(), zip(nll.tolist(), right.tolist()), labels)
-        return [(self._entries(item, judged), item.inputs["input_ids"]) for item in batch.items]
-
-    @staticmethod
-    def _entries(item: Item, judged: Any) -> list[tuple]:
-        """Take the next results of `judged`, one for each mask of an item."""
-        positions, spans = item.extra
-        entries = []
-        for index, position in enumerate(positions):
-            values, tokens, score, label = next(judged)
-            span = None if spans is None else spans[index]
-            entries.append((values, tokens, score if label != -100 else None, position, span))
-        return entries
+        return [(masking.mask_entries(item, judged), item.inputs["input_ids"]) for item in batch.items]
 
     def merge(self, row: Row, parts: Sequence[Any]) -> masking.FilledMasks:
-        prediction = masking.FilledMasks()
-        single = sum(len(entries) for entries, _ in parts) == 1
-        prediction.scores = []
-        for entries, ids in parts:
-            for values, tokens, score, position, span in entries:
-                hidden = {} if span is None else {"start": span[0], "end": span[1]}
-                pairs = zip(tokens, values)
-                filled = [masking.filled_mask(self.tokenizer, ids, position, *pair, single) for pair in pairs]
-                prediction.append([{**choice, **hidden} for choice in filled])
-                if score is not None:
-                    prediction.scores.append(score)
-        prediction.best = [choices[0]["token_str"] for choices in prediction]
-        if single:
-            prediction[:] = prediction[0]
-        return prediction
+        return masking.filled_masks(self.tokenizer, parts)
 
     # ------------------------------------------------------------------ numbers -> people
 
@@ -237,14 +184,7 @@ class FillMask(Task):
         return self.text.units(item)
 
     def draw(self, row: Row, prediction: Any) -> Picture:
-        scores = prediction.scores
-        wrong = sum(not right for _, right in scores) / len(scores) if scores else 0.0
-        shown = [(row["text"], ""), (" -> ", ""), (", ".join(prediction.best), "wrong" if wrong else "right")]
-        if row.get("answer") is not None:
-            answer = row["answer"] if isinstance(row["answer"], str) else ", ".join(row["answer"])
-            shown.append((f" {answer}", "truth"))
-        caption = f"{', '.join(prediction.best) or 'no masks'}: {row['text']}"
-        return Picture(caption[:300], wrong, text=[pair for pair in shown if pair[0]])
+        return masking.draw_masks(row, prediction)
 
     @classmethod
     def example_rows(cls) -> list[Row]:

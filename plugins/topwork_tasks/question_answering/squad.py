@@ -10,12 +10,13 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork import DataError, Json, Metric, Row
 from topwork_tasks._text.metrics import UnicodeForm, in_unicode_form
+from topwork_tasks._text.words import trim_span
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,38 @@ def best_spans(start: torch.Tensor, end: torch.Tensor, count: int, longest: int)
     spans = [(value, *divmod(index, longest)) for value, index in zip(values.tolist(), indices.tolist())]
     within = [(value, first, first + further) for value, first, further in spans if value > -math.inf]
     return sorted(within, key=lambda span: (-span[0], span[1:]))
+
+
+def rank_answers(
+    context: str, spans: Sequence[tuple[float, int, int]], null: float | None, count: int, threshold: float
+) -> list[dict[str, Any]]:
+    """Return {score, start, end, answer} of the best answers, best first; `score` is a softmax over them.
+
+    Args:
+        spans: (start + end logits, first character, end) from all windows.
+        null: logits of "no answer", or None where there must be one.
+        count: answers that compete.
+        threshold: "no answer" is the first when its logits exceed those of the best span by more than this.
+    """
+    scores: dict[tuple[int, int], float] = {}
+    for score, start, end in spans:
+        start, end = trim_span(context, start, end)
+        if start < end:
+            scores[start, end] = max(score, scores.get((start, end), -math.inf))
+    ranked = sorted(scores.items(), key=lambda scored: (-scored[1], scored[0]))[:count]
+    answers = [(score, start, end, context[start:end]) for (start, end), score in ranked]
+    if null is not None or not answers:
+        absent = (0.0 if null is None else null, 0, 0, "")
+        if not answers or absent[0] - answers[0][0] > threshold:
+            answers = [absent, *answers]
+        else:
+            answers = [answers[0], *sorted([*answers[1:], absent], key=lambda answer: -answer[0])]
+    peak = max(score for score, _, _, _ in answers)
+    total = sum(math.exp(score - peak) for score, _, _, _ in answers)
+    return [
+        {"score": math.exp(score - peak) / total, "start": start, "end": end, "answer": answer}
+        for score, start, end, answer in answers
+    ]
 
 
 def answer_texts(row: Row, index: int | None) -> list[str]:

@@ -7,7 +7,6 @@ with `top_k` above 1. `score` is the softmax over the `n_best` spans (and "no an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from topwork_tasks._text.windows import span_in
 from topwork_tasks._text.words import trim_span
 from topwork_tasks.question_answering.examples import answer_examples
 from topwork_tasks.question_answering.options import QuestionAnsweringOptions
-from topwork_tasks.question_answering.squad import SquadMetric, best_spans, read_answers
+from topwork_tasks.question_answering.squad import SquadMetric, best_spans, rank_answers, read_answers
 
 if TYPE_CHECKING:
     import torch
@@ -165,27 +164,10 @@ class QuestionAnswering(Task):
         return parts
 
     def merge(self, row: Row, parts: Sequence[Mapping[str, Any]]) -> Any:
-        scores: dict[tuple[int, int], float] = {}
-        for part in parts:
-            for score, start, end in part["spans"]:
-                start, end = trim_span(row["context"], start, end)
-                if start < end:
-                    scores[start, end] = max(score, scores.get((start, end), -math.inf))
-        ranked = sorted(scores.items(), key=lambda scored: (-scored[1], scored[0]))[: self.options.n_best]
-        answers = [(score, start, end, row["context"][start:end]) for (start, end), score in ranked]
-        if self.state.values["no_answer"] or not answers:
-            null = (min(part["null"] for part in parts), 0, 0, "")
-            if not answers or null[0] - answers[0][0] > self.options.null_threshold:
-                answers = [null, *answers]
-            else:
-                answers = [answers[0], *sorted([*answers[1:], null], key=lambda answer: -answer[0])]
-        peak = max(score for score, _, _, _ in answers)
-        total = sum(math.exp(score - peak) for score, _, _, _ in answers)
-        ranked_answers = [
-            {"score": math.exp(score - peak) / total, "start": start, "end": end, "answer": answer}
-            for score, start, end, answer in answers
-        ]
-        return ranked_answers[0] if self.options.top_k == 1 else ranked_answers[: self.options.top_k]
+        null = min(part["null"] for part in parts) if self.state.values["no_answer"] else None
+        spans = [span for part in parts for span in part["spans"]]
+        answers = rank_answers(row["context"], spans, null, self.options.n_best, self.options.null_threshold)
+        return answers[0] if self.options.top_k == 1 else answers[: self.options.top_k]
 
     # ------------------------------------------------------------------ numbers -> people
 

@@ -55,9 +55,9 @@ def settle_generation(model: Any, sides: Sides, options: Seq2SeqOptions, state: 
 
 def _bound(config: Any, sides: Sides, options: Seq2SeqOptions) -> None:
     """Keep generated texts within the positions of the model that writes; a request for more is refused."""
-    limit = sides.positions
-    if limit is None:
+    if sides.positions is None:
         return
+    limit = sides.positions - 1 if sides.form == "prompt" else sides.positions
     requested = options.generation.max_new_tokens
     if requested is not None:
         cause = f"the model that writes has {limit} positions"

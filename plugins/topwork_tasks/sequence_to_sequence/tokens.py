@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from topwork import Base, Json, State, UsageError
 from topwork_tasks._text import inputs as text
-from topwork_tasks._text.generation import bounded_length
+from topwork_tasks._text.generation import bounded_length, length_behind_prompt
 from topwork_tasks.sequence_to_sequence.options import TARGET_LENGTH, Seq2SeqOptions
 
 Form = Literal["seq2seq", "pair", "source", "prompt"]
@@ -163,13 +163,13 @@ class Sides:
         part = getattr(config, "decoder", None)
         config = part if part is not None and hasattr(part, "model_type") else config
         positions = text.position_limit(config, self.target.pad_token_id, decoder=True)
-        limit, cause = positions, f"the model that writes has {positions} positions"
-        if self.form == "prompt" and positions is not None:
-            limit, cause = positions - 1, f"prompt and target share {positions} positions"
         requested = self.options.max_target_length
-        if self.form == "prompt" and positions is not None and requested == TARGET_LENGTH:
-            limit = positions - positions // 2  # the default leaves room for the prompt
-        return positions, bounded_length("max_target_length", requested, TARGET_LENGTH, limit, cause)
+        if self.form == "prompt":
+            limit = length_behind_prompt("max_target_length", requested, TARGET_LENGTH, positions)
+        else:
+            cause = f"the model that writes has {positions} positions"
+            limit = bounded_length("max_target_length", requested, TARGET_LENGTH, positions, cause)
+        return positions, limit
 
     def _languages(self) -> int | None:
         """Set the tokenizer's languages, when it knows any, and return the token of the target's."""
@@ -233,7 +233,8 @@ class Sides:
 
         ids = written(source)
         new = max(self.target_limit, self.options.generation.max_new_tokens or 0)
-        room = None if self.limit is None else max(1, self.limit - new)
+        bounds = [self.options.max_source_length, None if self.positions is None else self.positions - new]
+        room = min((max(1, bound) for bound in bounds if bound is not None), default=None)
         if room is not None and len(ids) > room:
             inner = self.source(source, add_special_tokens=False)["input_ids"]
             ids = written(self.source.decode(inner[: max(0, len(inner) - (len(ids) - room) - 2)]))[-room:]

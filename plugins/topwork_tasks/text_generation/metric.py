@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from topwork import Json, Metric, Row
+from topwork import Json, Metric, Picture, Row
 from topwork_tasks._text.metrics import BleuTokenizer, UnicodeForm, corpus_bleu, in_unicode_form, rouge_l
 
 if TYPE_CHECKING:
@@ -27,6 +27,24 @@ class GeneratedText(list):
     nll: float = 0.0
     tokens: int = 0
     hits: int = 0
+
+    @classmethod
+    def of_parts(cls, shown: Any, completion: str | None, parts: Sequence[Mapping[str, Any]]) -> GeneratedText:
+        """Make a prediction of what is shown of it, and of the parts of a row's items."""
+        prediction = cls([{"generated_text": shown}])
+        prediction.completion = completion
+        prediction.nll = sum(part["nll"] for part in parts)
+        prediction.tokens = sum(part["tokens"] for part in parts)
+        prediction.hits = sum(part["hits"] for part in parts)
+        return prediction
+
+
+def draw_text(question: str | None, prediction: GeneratedText, truth: str | None) -> Picture:
+    """Draw what was to be continued, the new text and the truth; badness is the loss in nats a token."""
+    badness = prediction.nll / prediction.tokens if prediction.tokens else 0.0
+    pieces = [(question or "", "question"), (prediction.completion or "", "predicted"), (truth or "", "truth")]
+    caption = f"{badness:.2f} nats a token" if prediction.tokens else "generated"
+    return Picture(caption, badness, None, [piece for piece in pieces if piece[0]])
 
 
 def causal_token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

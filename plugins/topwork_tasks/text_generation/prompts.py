@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from topwork import DataError, Row, UsageError
-from topwork_tasks._text.inputs import text_of
+from topwork_tasks._text.inputs import column_texts, text_of
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,31 @@ def pack(rows: Sequence[EncodedRow], length: int) -> Iterator[tuple[int, Encoded
     for start in range(0, max(1, len(ids) - 1), length - 1):
         part = slice(start, start + length)
         yield owners[start], EncodedRow(ids[part], labels[part], [])
+
+
+def continued_tokens(row: Row, encoded: EncodedRow) -> list[int]:
+    """Return the tokens of a row that are to be continued."""
+    return encoded.ids[: len(encoded.ids) - encoded.ended] if is_plain(row) else encoded.prompt
+
+
+def full_text(row: Row, completion: str) -> Any:
+    """Return the row's text or prompt with its completion; of a chat the messages with the assistant's new one."""
+    if row.get("messages") is None:
+        before: Any = row.get("text") if is_plain(row) else row.get("prompt")
+        return before + completion
+    messages = [dict(message) for message in row["messages"]]
+    if messages[-1]["role"] == "assistant":
+        messages.pop()
+    return [*messages, {"role": "assistant", "content": completion}]
+
+
+def row_texts(rows: Any) -> Iterator[str] | None:
+    """Return every text of rows, for learning a tokenizer; None without rows."""
+    if rows is None:
+        return None
+    plain = column_texts(rows, ("text", "prompt", "completion")) or ()
+    chats = (content for row in rows for content in contents(row))
+    return chain(plain, chats)
 
 
 def reference(row: Row) -> str | None:

@@ -17,7 +17,7 @@ from topwork_tasks._text import generation
 from topwork_tasks._text import inputs as text
 from topwork_tasks.text_generation import prompts
 from topwork_tasks.text_generation.examples import generation_examples
-from topwork_tasks.text_generation.metric import GeneratedText, LanguageMetric, causal_token_losses
+from topwork_tasks.text_generation.metric import GeneratedText, LanguageMetric, causal_token_losses, draw_text
 from topwork_tasks.text_generation.options import TextGenerationOptions
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class TextGeneration(Task):
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: TextGenerationOptions) -> State:
         base = bases["base"]
-        tokenizer, changes = text.find_tokenizer(base, _texts(rows), options.tokenizer, template=False)
+        tokenizer, changes = text.find_tokenizer(base, prompts.row_texts(rows), options.tokenizer, template=False)
         if options.chat_template is not None:
             tokenizer.chat_template = options.chat_template
         if getattr(base.config, "is_decoder", None) is False:
@@ -61,18 +61,9 @@ class TextGeneration(Task):
         limit = text.length_limit(self.base.config, self.tokenizer, options.max_length)
         self.length = options.max_length or min(1024, limit or 1024)
         self.positions = text.length_limit(self.base.config, self.tokenizer, None)
-        self.new = self._new_tokens(options.generation.max_new_tokens)
+        new, default = options.generation.max_new_tokens, generation.GenerationOptions().max_new_tokens
+        self.new = generation.length_behind_prompt("generation.max_new_tokens", new, default, self.positions)
         self.group_rows = 64 if options.packing else 1
-
-    def _new_tokens(self, requested: int) -> int:
-        """Return how many tokens are generated, at most: prompt and text share the model's positions."""
-        positions = self.positions
-        if positions is None:
-            return requested
-        default = TextGenerationOptions().generation.max_new_tokens
-        limit = positions - positions // 2 if requested == default else positions - 1
-        cause = f"prompt and text share {positions} positions"
-        return generation.bounded_length("generation.max_new_tokens", requested, default, limit, cause)
 
     def build(self, weights: bool = True) -> nn.Module:
         model = self.base.native(AUTO, weights=weights, **self.state.values["token_changes"])
@@ -98,7 +89,7 @@ class TextGeneration(Task):
         for index in sorted({*range(len(rows))} - {*packed}):
             prompt = None
             if mode == "predict" and (self.options.continue_text or not prompts.is_plain(rows[index])):
-                prompt = self._prompt(_continued(rows[index], encoded[index]))
+                prompt = self._prompt(prompts.continued_tokens(rows[index], encoded[index]))
             for block in prompts.blocks(encoded[index], self.length):
                 items.append(_item(index, block, prompt, self.new))
                 prompt = None  # the first block is continued for the row
@@ -183,7 +174,7 @@ class TextGeneration(Task):
         from topwork_tasks.text_generation.streaming import stream
 
         encoded = prompts.encode_row(self.tokenizer, row, 0, False)
-        ids = text.pad_lists([self._prompt(_continued(row, encoded))], self.tokenizer.pad_token_id)
+        ids = text.pad_lists([self._prompt(prompts.continued_tokens(row, encoded))], self.tokenizer.pad_token_id)
         ids = ids.to(next(model.parameters()).device)
         model.eval()
         inputs = {"input_ids": ids, "attention_mask": ids.new_ones(ids.shape)}
@@ -191,21 +182,8 @@ class TextGeneration(Task):
 
     def merge(self, row: Row, parts: Sequence[Mapping[str, Any]]) -> GeneratedText:
         completion = parts[0].get("completion") if parts else None
-        before: Any = row.get("text") if prompts.is_plain(row) else row.get("prompt")
-        shown: Any = completion if completion is not None else ""
-        if row.get("messages") is not None:
-            before = [dict(message) for message in row["messages"]]
-            if before[-1]["role"] == "assistant":
-                before.pop()
-            shown = [*before, {"role": "assistant", "content": shown}] if self.options.return_full_text else shown
-        elif self.options.return_full_text:
-            shown = before + shown
-        prediction = GeneratedText([{"generated_text": shown}])
-        prediction.completion = completion
-        prediction.nll = sum(part["nll"] for part in parts)
-        prediction.tokens = sum(part["tokens"] for part in parts)
-        prediction.hits = sum(part["hits"] for part in parts)
-        return prediction
+        shown = prompts.full_text(row, completion or "") if self.options.return_full_text else completion or ""
+        return GeneratedText.of_parts(shown, completion, parts)
 
     # ------------------------------------------------------------------ numbers -> people
 
@@ -219,34 +197,17 @@ class TextGeneration(Task):
         return text.token_units(self.tokenizer, item.inputs["ids"])
 
     def draw(self, row: Row, prediction: Any) -> Picture:
-        badness = prediction.nll / prediction.tokens if prediction.tokens else 0.0
         question: Any = "\n".join(prompts.contents(row)) or row.get("prompt") or row.get("text")
-        truth = prompts.reference(row) or ""
-        pieces = [(question, "question"), (prediction.completion or "", "predicted"), (truth, "truth")]
-        caption = f"{badness:.2f} nats a token" if prediction.tokens else "generated"
-        return Picture(caption, badness, None, [piece for piece in pieces if piece[0]])
+        return draw_text(question, prediction, prompts.reference(row))
 
     @classmethod
     def example_rows(cls) -> list[Row]:
         return generation_examples()
 
 
-def _continued(row: Row, encoded: prompts.EncodedRow) -> list[int]:
-    """Return the tokens of a row that are to be continued."""
-    return encoded.ids[: len(encoded.ids) - encoded.ended] if prompts.is_plain(row) else encoded.prompt
-
-
 def _item(row: int, block: prompts.EncodedRow, prompt: list[int] | None = None, new: int = 0) -> Item:
     cost = max(len(block.ids), len(prompt) + new if prompt else 0)
     return Item(row, {"ids": block.ids, "labels": block.labels, "prompt": prompt}, cost)
-
-
-def _texts(rows: Any) -> Any:
-    if rows is None:
-        return None
-    plain = text.column_texts(rows, ("text", "prompt", "completion"))
-    chats = (content for row in rows for content in prompts.contents(row))
-    return (string for source in (plain, chats) for string in source or ())
 
 
 @hookimpl
