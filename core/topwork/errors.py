@@ -5,7 +5,7 @@ The command line prints these without a traceback; anything else that escapes is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -18,7 +18,7 @@ class TopworkError(Exception):
     Args:
         cause: what is wrong, in one sentence without a full stop.
         place: location: a file position, a stage, a row and column, a module path.
-        hint: what to do about it.
+        hint: what to do about it; a function that returns it is called when the hint is read, for hints that cost time.
         code: stable identifier of the error, for code that reacts to it; messages may change, codes do not.
         mend: deprecated name of `hint`.
     """
@@ -30,14 +30,26 @@ class TopworkError(Exception):
         cause: str,
         *,
         place: str | None = None,
-        hint: str | None = None,
+        hint: str | Callable[[], str] | None = None,
         code: str | None = None,
         mend: str | None = None,
     ) -> None:
         if mend is not None:
             warn_renamed("mend", "hint")
-        self.cause, self.place, self.hint, self.code = cause, place, hint if hint is not None else mend, code
+        self.cause, self.place, self.code = cause, place, code
+        self._hint = hint if hint is not None else mend
         super().__init__(cause)
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about the error."""
+        if callable(self._hint):
+            self._hint = self._hint()
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str | None) -> None:
+        self._hint = hint
 
     @property
     def mend(self) -> str | None:
@@ -91,12 +103,17 @@ class RecipeError(UsageError):
 
 
 class DataError(TopworkError):
-    """Row that the task cannot use; with `data.on_error: skip` such rows are skipped and counted.
+    """Row that the task cannot use. With `data.on_error: skip` such rows are skipped and counted.
 
     Args:
-        row: index of the row in the list that the task was given; the loop rewrites it to the index in the data set.
-        column: the column at fault.
-        cause, hint, place, code, mend: as of `TopworkError`.
+        row: index of the row in the list that the task was given; the row's number in its file once it is known.
+        column: the task's column.
+        rows: indices of all rows with this fault, where a whole column was looked at.
+
+    Attributes:
+        index: index of the row among the rows of its role, once known.
+        file, line: file and line (from 1) that the row was read from, where known.
+        quotation: the beginning of the row's first text.
     """
 
     def __init__(
@@ -105,12 +122,17 @@ class DataError(TopworkError):
         *,
         row: int | None = None,
         column: str | None = None,
-        hint: str | None = None,
+        hint: str | Callable[[], str] | None = None,
         place: str | None = None,
         code: str | None = None,
         mend: str | None = None,
+        rows: Sequence[int] = (),
     ) -> None:
-        self.row, self.column = row, column
+        self.row, self.column, self.rows = row, column, list(rows)
+        self.index: int | None = None
+        self.file: str | None = None
+        self.line: int | None = None
+        self.quotation: str | None = None
         super().__init__(cause, hint=hint, place=place, code=code, mend=mend)
 
     def __str__(self) -> str:
@@ -121,7 +143,14 @@ class DataError(TopworkError):
             parts.append(f"column {self.column!r}")
         location = ", ".join([*([self.place] if self.place else []), *parts])
         text = f"{location}: {self.cause}" if location else self.cause
-        return f"{text}; {self.hint}" if self.hint else text
+        text = f"{text}; {self.hint}" if self.hint else text
+        return f'{text} (the row begins "{self.quotation}")' if self.quotation else text
+
+    def note(self) -> dict[str, object]:
+        """Return what is known of a row that is left out: row, column and cause; file and line where known."""
+        origin = {"file": self.file, "line": self.line}
+        known = {key: value for key, value in origin.items() if value is not None}
+        return {"row": self.row, "column": self.column, "cause": self.cause, **known}
 
 
 class CheckpointError(TopworkError):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,6 +34,27 @@ class TaskOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+#: what a column holds; cells that are text (csv, tsv) are converted by it, see `topwork.data.cells`
+ColumnKind = Literal[
+    "any",  # numbers where all cells of the column are numbers, else text
+    "text",  # text, character for character
+    "label",  # the name of a label, or an integer where all cells are integers; lists of them with several labels
+    "number",
+    "words",  # a list of strings: JSON, or words with spaces between them
+    "tags",  # the same
+    "spans",  # the following: JSON
+    "boxes",
+    "segments",
+    "messages",
+    "texts",  # a dict of texts
+    "answers",  # JSON, or the text of the answer
+    "image",  # the following: a path, relative to the table
+    "audio",
+    "mask",
+    "depth",
+]
+
+
 @dataclass(frozen=True)
 class Column:
     """A column that a task reads from its rows.
@@ -42,14 +63,20 @@ class Column:
         description: what it holds, for documentation and error messages.
         target: True when it is the truth: needed to train and evaluate, not to predict.
         required: False when rows may do without it.
-        lazy: True for files (pictures, sound): a data set gives them undecoded, as {"bytes", "path"} of which one may
+        lazy: True for files (images, audio): a data set gives them undecoded, as {"bytes", "path"} of which one may
             be None, and the task opens them in `encode` and `draw`; rows in memory may hold whatever the task says.
+        kind: what its cells are, which says how a cell of text becomes a value.
+
+    Example:
+        >>> Column("the label of the text", target=True, kind="label").required
+        True
     """
 
     description: str
     target: bool = False
     required: bool = True
     lazy: bool = False
+    kind: ColumnKind = "any"
 
 
 @dataclass
@@ -60,10 +87,12 @@ class State:
         values: JSON: label names, statistics, weights of classes ...
         processors: by kind ("tokenizer", "image_processor", ...; with several bases "role/kind"): saved in the model
             folder by their own `save_pretrained`, and handed back on loading.
+        notes: lines for the log about how the rows were read; not saved.
     """
 
     values: dict[str, Json] = field(default_factory=dict)
     processors: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 #: deprecated names of methods that plugins override -> today's names

@@ -162,14 +162,12 @@ class TaskModel:
         """The same, one by one as (number, row, prediction): nothing is kept, and `rows` may have no end. Of rows
         without a length (a generator, a streaming data set) as many as `ahead` are read before the first is
         answered, to put texts of like length together."""
-        from topwork.data.loop import predict_rows
-        from topwork.data.loop_settings import Settings
-        from topwork.data.roles import canonical
-        from topwork.data.streams import RowStream, endless
+        from topwork.data.loop import Settings, predict_rows
+        from topwork.data.roles import RowStream, canonical, is_endless
         from topwork.process import Process
 
         rows = [rows] if isinstance(rows, Mapping) else rows
-        if endless(rows):
+        if is_endless(rows):
             named: Any = RowStream(rows, type(self.task), columns or {})
         else:
             named = canonical(rows, type(self.task), columns or {}, targets=False, place="rows")

@@ -27,7 +27,10 @@ class Summarization(SequenceToSequence):
     name = "summarization"
     answer = "summary_text"
     metrics = ("rouge", "length")
-    columns = {"document": Column("the text"), "summary": Column("its summary", target=True)}
+    columns = {
+        "document": Column("the text", kind="text"),
+        "summary": Column("its summary", target=True, kind="text"),
+    }
 
     @classmethod
     def example_rows(cls) -> list[Row]:

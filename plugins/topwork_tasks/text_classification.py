@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from topwork import Base, Batch, Column, Item, Metric, Mode, Picture, Row, State, Task, TaskOptions, Units, hookimpl
-from topwork_tasks._classification import loss as classification
+from topwork import Base, Batch, Column, Item, Mode, Picture, Row, State, Task, Units, hookimpl
+from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._text import inputs as text
 
 if TYPE_CHECKING:
@@ -20,27 +20,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 AUTO = "AutoModelForSequenceClassification"
-_PROBLEMS = {
-    "single": "single_label_classification",
-    "multi": "multi_label_classification",
-    "regression": "regression",
-}
 
 
-class TextClassificationOptions(TaskOptions):
+class TextClassificationOptions(ClassifierOptions):
     """Options of text-classification."""
 
-    multi_label: bool = Field(False, description="any number of labels a row: the column holds lists")
     regression: bool = Field(False, description="the label is a number")
-    label_names: list[str] | None = Field(None, description="what the data's integers 0, 1, ... stand for")
-    class_weights: Literal["balanced"] | dict[str, NonNegativeFloat] | None = Field(
-        None, description="weights of the labels in the loss: `balanced`, or by name"
-    )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels")
     max_length: PositiveInt | None = Field(None, description="tokens; by default what the model can take")
-    top_k: PositiveInt | None = Field(None, description="labels in a prediction; by default 1, of multi-label all")
+    # decoders have no pooled token of their own: "auto" takes their last one
     pooling: Literal["auto", "mean", "first", "last"] = Field("auto", description="of the generic task head")
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the generic task head")
     tokenizer: text.TokenizerOptions = Field(
         default_factory=lambda: text.TokenizerOptions(), description="to learn one, when the base is a config"
     )
@@ -54,7 +42,7 @@ class TextClassificationOptions(TaskOptions):
         return self
 
 
-class TextClassification(Task):
+class TextClassification(Classifier):
     """Put labels on texts and pairs of texts, or a number (regression).
 
     | bad input | what happens |
@@ -78,52 +66,34 @@ class TextClassification(Task):
     name = "text-classification"
     Options = TextClassificationOptions
     columns = {
-        "text": Column("the text"),
-        "text_pair": Column("a second text, for pairs", required=False),
-        "label": Column("the label; a list of labels (multi_label); a number (regression)", target=True),
+        "text": Column("the text", kind="text"),
+        "text_pair": Column("a second text, for pairs", required=False, kind="text"),
+        "label": Column("the label; a list of labels (multi_label); a number (regression)", target=True, kind="label"),
     }
     cost_unit = "tokens"
+    HEAD = (AUTO,)
+    usual_top = 1  # as the Hub's pipeline; all labels with multi_label
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: TextClassificationOptions) -> State:
         base = bases["base"]
-        kind = _kind(base, options)
-        names = classification.learn_labels(rows, "label", kind, base, (AUTO,), options.label_names)
-        declared = options.label_names or classification.class_names(rows, "label")
-        weights = classification.learn_weights(options.class_weights, rows, kind, names, declared)
+        labels, notes = cls.learn_labels(rows, base, options)
         texts = text.column_texts(rows, ("text", "text_pair"))
         tokenizer, changes = text.find_tokenizer(base, texts, options.tokenizer)
-        values = {
-            "kind": kind,
-            "label_names": names,
-            "declared": declared,
-            "class_weights": weights,
-            "token_changes": changes,
-            "inputs": text.model_inputs(base, tokenizer),
-        }
-        return State(values, {"tokenizer": tokenizer})
+        values = {**labels, "token_changes": changes, "inputs": text.model_inputs(base, tokenizer)}
+        return State(values, {"tokenizer": tokenizer}, notes)
 
     def __init__(self, bases: Mapping[str, Base], options: TextClassificationOptions, state: State) -> None:
         super().__init__(bases, options, state)
-        values = state.values
-        self.kind: classification.Kind = values["kind"]
-        self.names: list[str] = values["label_names"]
-        self.declared: list[str] | None = values["declared"]
-        self.inputs: list[str] = values["inputs"]
+        self.inputs: list[str] = state.values["inputs"]
         self.tokenizer = state.processors["tokenizer"]
         self.max_length = text.length_limit(self.base.config, self.tokenizer, options.max_length)
 
     def build(self, weights: bool = True) -> nn.Module:
         changes = dict(self.state.values["token_changes"])
-        found = self.base.native(
-            AUTO,
-            weights=weights,
-            id2label=dict(enumerate(self.names)),
-            problem_type=_PROBLEMS[self.kind],
-            **changes,
-        )
-        if found is not None:
-            return found
+        native = self.base.native(AUTO, weights=weights, **self.head_config(), **changes)
+        if native is not None:
+            return native
         from topwork.task_heads import PooledHead, Pooling
 
         pooling: Pooling = "last" if text.is_causal(self.base.config) else "mean"
@@ -138,34 +108,35 @@ class TextClassification(Task):
         for column in ("text", *(("text_pair",) if row.get("text_pair") is not None else ())):
             text.text_of(row, 0, column)
         if mode != "predict":
-            classification.target(row, self.kind, self.names, self.declared)
+            self.targets.of(row)
         return False
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
-        texts = [text.text_of(row, number, "text") for number, row in enumerate(rows)]
+        texts = [text.text_of(row, index, "text") for index, row in enumerate(rows)]
         pairs = [
-            None if row.get("text_pair") is None else text.text_of(row, n, "text_pair") for n, row in enumerate(rows)
+            None if row.get("text_pair") is None else text.text_of(row, index, "text_pair")
+            for index, row in enumerate(rows)
         ]
         items: list[Item | None] = [None] * len(rows)
         for paired in (False, True):
-            numbers = [number for number, pair in enumerate(pairs) if (pair is not None) == paired]
-            if not numbers:
+            indices = [index for index, pair in enumerate(pairs) if (pair is not None) == paired]
+            if not indices:
                 continue
-            second = [pairs[number] for number in numbers] if paired else None
+            second = [pairs[index] for index in indices] if paired else None
             encoded = self.tokenizer(
-                [texts[number] for number in numbers],
+                [texts[index] for index in indices],
                 second,
                 truncation=self.max_length is not None,
                 max_length=self.max_length,
             )
-            for place, number in enumerate(numbers):
-                inputs = {name: encoded[name][place] for name in self.inputs}
-                items[number] = Item(number, self._not_empty(inputs), len(inputs["input_ids"]) or 1)
-        found = [item for item in items if item is not None]
+            for position, index in enumerate(indices):
+                inputs = {name: encoded[name][position] for name in self.inputs}
+                items[index] = Item(index, self._not_empty(inputs), len(inputs["input_ids"]) or 1)
+        made = [item for item in items if item is not None]
         if mode != "predict":
-            for number, (row, item) in enumerate(zip(rows, found)):
-                item.extra = classification.target(row, self.kind, self.names, self.declared, number)
-        return found
+            for index, (row, item) in enumerate(zip(rows, made)):
+                item.extra = self.targets.of(row, index)
+        return made
 
     def _not_empty(self, inputs: dict[str, list[int]]) -> dict[str, list[int]]:
         if inputs["input_ids"]:
@@ -177,7 +148,7 @@ class TextClassification(Task):
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         inputs = text.pad_tokens(self.tokenizer, items, self.inputs)
         if mode != "predict":
-            inputs["labels"] = classification.target_tensor([item.extra for item in items], self.kind, len(self.names))
+            inputs["labels"] = self.targets.tensor([item.extra for item in items])
         return Batch(inputs, items)
 
     def cost_budget(self, device: str) -> int | None:
@@ -186,25 +157,12 @@ class TextClassification(Task):
 
     # ------------------------------------------------------------------ tensors -> numbers
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return self._losses(model, batch).mean()
+    def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the logits of a batch, [items, labels].
 
-    def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return batch.mean_by_row(self._losses(model, batch))
-
-    def _losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return classification.classification_loss(
-            self._logits(model, batch),
-            batch.inputs["labels"],
-            self.kind,
-            self.state.values["class_weights"],
-            reduction="none",
-            smoothing=self.options.label_smoothing if batch.mode == "train" else 0.0,
-        )
-
-    def _logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """[items, labels]. BART and its like pool the last end token and refuse a batch whose texts have different
-        numbers of them, as single texts beside pairs do: each number then goes by itself."""
+        BART and its like pool the last end token and refuse a batch whose texts have different numbers of them, as
+        single texts beside pairs do: texts with the same number then go together.
+        """
         inputs = text.plain_inputs(batch.inputs, "labels")
         end = self.tokenizer.eos_token_id
         if end is None or not getattr(self.base.config, "is_encoder_decoder", False):
@@ -216,19 +174,10 @@ class TextClassification(Task):
         import torch
 
         groups = [(counts == kind).nonzero()[:, 0] for kind in kinds]
-        found = [model(**{name: value[group] for name, value in inputs.items()}).logits for group in groups]
-        return torch.cat(found)[torch.cat(groups).argsort()]
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[classification.LabelScores]:
-        logits = self._logits(model, batch)
-        top = self.options.top_k or (None if self.kind == "multi" else 1)
-        scores = classification.logits_to_scores(logits, self.kind)
-        return [classification.LabelScores(row, self.names, top) for row in scores]
+        parts = [model(**{name: value[group] for name, value in inputs.items()}).logits for group in groups]
+        return torch.cat(parts)[torch.cat(groups).argsort()]
 
     # ------------------------------------------------------------------ numbers -> people
-
-    def metric(self) -> Metric:
-        return classification.ClassificationMetric(self.names, self.kind, declared=self.declared)
 
     def units(self, item: Item) -> Units:
         return text.token_units(self.tokenizer, item.inputs["input_ids"])
@@ -237,31 +186,18 @@ class TextClassification(Task):
         shown = [(row["text"], "")]
         if row.get("text_pair") is not None:
             shown += [(" / ", ""), (row["text_pair"], "")]
-        return classification.draw_labels(row, prediction, self.kind, self.names, self.declared, shown)
+        return self.drawn(row, prediction, shown)
 
     @classmethod
     def example_rows(cls) -> list[Row]:
-        said = {
+        sentences_of = {
             "good": ["a warm and generous film", "we loved every minute", "a wonderful, moving story"],
             "bad": ["dull from the first scene", "a clumsy, lifeless mess", "we wanted our money back"],
             "mixed": ["fine actors, weak plot", "half of it is worth seeing", "long, but never dull"],
         }
-        return [{"text": sentence, "label": label} for label, sentences in said.items() for sentence in sentences]
-
-
-def _kind(base: Base, options: TextClassificationOptions) -> classification.Kind:
-    """What the options say; if they say nothing, what the checkpoint's own task head was trained for."""
-    if options.multi_label or options.regression:
-        return "multi" if options.multi_label else "regression"
-    trained = base.trained_labels(AUTO)
-    if trained is None:
-        return "single"
-    problem = getattr(base.config, "problem_type", None)
-    saved: dict[str, classification.Kind] = {
-        "multi_label_classification": "multi",
-        "regression": "regression",
-    }
-    return saved.get(problem or "", "regression" if len(trained) == 1 else "single")
+        return [
+            {"text": sentence, "label": label} for label, sentences in sentences_of.items() for sentence in sentences
+        ]
 
 
 @hookimpl

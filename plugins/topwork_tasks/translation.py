@@ -46,9 +46,9 @@ class Translation(SequenceToSequence):
     answer = "translation_text"
     metrics = ("chrf", "bleu", "exact_match", "length")  # BLEU is undefined where all truths are short
     columns = {
-        "translation": Column("a dict of texts by language", required=False),
-        "source": Column("the text, instead of a dict", required=False),
-        "target": Column("its translation", target=True, required=False),
+        "translation": Column("a dict of texts by language", required=False, kind="texts"),
+        "source": Column("the text, instead of a dict", required=False, kind="text"),
+        "target": Column("its translation", target=True, required=False, kind="text"),
     }
 
     @classmethod

@@ -83,7 +83,7 @@ def floor(work: Any, rows: list[dict]) -> Callable[[], None]:
 
     from topwork import accelerated
     from topwork.data.batching import plan
-    from topwork.data.loop_settings import Settings
+    from topwork.data.loop import Settings
 
     task, device = work.task, torch.device("cpu")
     items = task.encode(rows, "predict", 0)

@@ -15,8 +15,7 @@ from tolerance import about, close
 import topwork
 from topwork import DataError, TopworkError, UsageError
 from topwork.data import loop
-from topwork.data.loop import evaluate_rows, loss_batches, predict_rows
-from topwork.data.loop_settings import Settings
+from topwork.data.loop import Settings, evaluate_rows, loss_batches, predict_rows
 from topwork.process import Process
 
 ROWS = engine_plugin.window_rows(37)

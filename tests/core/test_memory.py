@@ -87,9 +87,9 @@ def test_loading_rows_does_not_copy_them(tmp_path):
     roles = Roles(PLUGINS.tasks["text-classification"], PLUGINS, options, seed=3)
     train, held = roles("train"), roles("evaluate")
     assert (len(train), len(held), train.column_names) == (4000, 1000, ["text", "label"])
-    assert train.cache_files and pyarrow.total_allocated_bytes() - before < 1_000_000
+    assert train.rows.cache_files and pyarrow.total_allocated_bytes() - before < 1_000_000
     again = Roles(PLUGINS.tasks["text-classification"], PLUGINS, options, seed=3)
-    assert again("train")._fingerprint == train._fingerprint
+    assert again("train").rows._fingerprint == train.rows._fingerprint
 
     given = [{"text": "a" * 1000, "label": "x"}, {"text": "b" * 1000, "label": "y"}]
     roles = Roles(PLUGINS.tasks["text-classification"], PLUGINS, given={"train": given})

@@ -103,9 +103,8 @@ def test_a_quick_look_finds_it_and_says_what_a_stage_would_say(name, column, cha
     rows[3] = {**rows[3], **change}
     with pytest.raises(DataError) as told:
         task.encode([rows[3]], "loss", 0)
-    assert bad_rows(task, rows, "evaluate", "quick", Process()) == [
-        {"row": 3, "column": column, "cause": told.value.cause, "mend": told.value.hint}
-    ]
+    (error,) = bad_rows(task, rows, "evaluate", "quick", Process())
+    assert (error.row, error.column, error.cause, error.hint) == (3, column, told.value.cause, told.value.hint)
 
 
 @pytest.mark.parametrize(("name", "change"), GOOD)
@@ -143,7 +142,7 @@ def test_damage_inside_a_file_is_found_by_reading_all_of_it():
     data[len(data) // 2] ^= 255
     rows[5] = {**rows[5], "image": {"bytes": bytes(data)}}
     assert bad_rows(task, rows, "train", "quick", Process()) == []
-    assert [entry["row"] for entry in bad_rows(task, rows, "train", "full", Process())] == [5]
+    assert [error.row for error in bad_rows(task, rows, "train", "full", Process())] == [5]
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ def test_what_a_run_leaves_behind(recipe, engine):
     assert (first["stage"], first["index"], first["folder"]) == ("train", 0, "stages/01-train")
     assert first["options"]["epochs"] == 2 and first["result"]["steps"] == 12
     lines = [json.loads(line) for line in (root / "stages/03-predict/predictions.jsonl").read_text().splitlines()]
-    assert [line["row"] for line in lines] == list(range(18))
+    numbers = [line["row"] for line in lines]  # in the file that the rows were cut from
+    assert len(numbers) == 18 and numbers == sorted(set(numbers)) and numbers[-1] > 18
     pictures = json.loads((root / "stages/02-evaluate/pictures.json").read_text())
     assert len(pictures) == 12 and set(pictures[0]) == {"row", "caption", "badness", "image", "text"}
     assert "evaluate: 18 of 60 training rows" in (root / "log.txt").read_text()
@@ -270,7 +271,7 @@ def test_skipped_rows_are_counted_in_every_result(recipe, engine, tmp_path):
     lines = (run.root / "stages/02-predict/predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["row"] for line in lines] == [number for number in range(60) if number % 20 != 3]
     recipe["data"]["on_error"] = "raise"
-    with pytest.raises(DataError, match=r"stage 1, evaluate, row 3, column 'x': no coordinates"):
+    with pytest.raises(DataError, match=r"stage 1, evaluate, data.evaluate, row 3, column 'x': no coordinates"):
         started(recipe, engine)
 
 

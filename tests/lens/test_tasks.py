@@ -16,8 +16,7 @@ from tolerance import close
 
 import topwork
 from topwork import Batch, load_plugins
-from topwork.data.loop import loss_batches
-from topwork.data.loop_settings import Settings
+from topwork.data.loop import Settings, loss_batches
 from topwork_lens.look import Look
 
 PLUGINS = load_plugins()

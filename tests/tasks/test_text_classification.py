@@ -15,7 +15,10 @@ from tolerance import about, close
 
 from topwork import BaseOptions, DataError, State, TopworkError, UsageError, load_plugins
 from topwork_bases.transformers.base import load_base
-from topwork_tasks._classification.loss import ClassificationMetric, LabelScores, classification_loss, learn_weights
+from topwork_tasks._classification.loss import classification_loss, learn_weights
+from topwork_tasks._classification.metric import ClassificationMetric
+from topwork_tasks._classification.scores import LabelScores
+from topwork_tasks._classification.targets import Targets
 from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
 
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4}
@@ -233,11 +236,11 @@ def test_balanced_weights_equal_scikit_learn():
     from sklearn.utils.class_weight import compute_class_weight
 
     labels = ["a"] * 5 + ["b"] * 2 + ["c"]
-    found = learn_weights("balanced", [{"label": label} for label in labels], "single", ["a", "b", "c"], None)
+    found = learn_weights("balanced", [{"label": label} for label in labels], Targets("single", ["a", "b", "c"]))
     assert found == pytest.approx(compute_class_weight("balanced", classes=numpy.array(["a", "b", "c"]), y=labels))
-    assert learn_weights({"b": 2}, None, "single", ["a", "b", "c"], None) == [1, 2, 1]
+    assert learn_weights({"b": 2}, None, Targets("single", ["a", "b", "c"])) == [1, 2, 1]
     with pytest.raises(DataError, match="did you mean `good`"):
-        learn_weights({"goood": 2}, None, "single", ["good", "bad"], None)
+        learn_weights({"goood": 2}, None, Targets("single", ["good", "bad"]))
 
 
 def test_loss_in_closed_form():
@@ -319,7 +322,7 @@ BAD = {
     "missing label": ({"text": "a"}, "label", "missing"),
     "unknown label": ({"text": "a", "label": "god"}, "label", "did you mean `good`"),
     "label is None": ({"text": "a", "label": None}, "label", "no label"),
-    "label is a float": ({"text": "a", "label": 1.0}, "label", "no label"),
+    "label is a float": ({"text": "a", "label": 1.5}, "label", "no label"),
 }
 
 

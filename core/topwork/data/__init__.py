@@ -1,1 +1,15 @@
-"""Rows: roles and cuts (`roles`), checks before a run (`checks`), batches (`batching`), the loop (`loop`)."""
+"""Rows of data: where they come from, what their cells are, and how they become batches.
+
+In the order in which rows meet them:
+
+- `options`: what a recipe says about data
+- `roles`: rows of each role, read, cut and brought into the task's columns
+- `table`: rows with random access, which know where each was written
+- `streams`: rows that come one by one
+- `cells`: from text as it was written to values, by the kind of a column
+- `cuts`: which rows a cut takes: in proportion to labels, or whole groups
+- `checks`: all rows before the first stage
+- `profile`: counts, distributions and doubts before training
+- `batching`: how items become batches
+- `loop`: encode, predict, merge: the loop behind evaluation, prediction and importance
+"""

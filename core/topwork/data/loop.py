@@ -1,19 +1,21 @@
-"""The one loop over rows: buckets of rows are encoded, items sorted by cost, predicted, merged, and given back in the
-order of the rows. Evaluation, prediction and importance all go through it, so windows, streaming, memory, order and
-bad rows are handled in one place.
+"""The loop over rows: buckets are encoded, items sorted by cost, predicted and merged, in the order of the rows.
+
+Entry points: `predict_rows`, `evaluate_rows`, `loss_batches`, each with `Settings`. Evaluation, prediction and
+importance all use it, so windows, streaming, memory, order and bad rows are handled here. Batches are planned in
+`batching`; training has a loop of its own in `topwork.training`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.data.batching import Budget, plan
-from topwork.data.loop_settings import Settings
 from topwork.data.roles import chunks, row_count
-from topwork.errors import DataError, TopworkError
-from topwork.items import Batch, Item, Mode, Part, Prediction, Row, size_of
+from topwork.data.table import located
+from topwork.errors import DataError, TopworkError, UsageError, unknown
+from topwork.items import Batch, Item, Json, Mode, Part, Prediction, Row, size_of
 from topwork.metric import Metric
 
 if TYPE_CHECKING:
@@ -30,6 +32,44 @@ BUCKET_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20}
 
 
 @dataclass
+class Settings:
+    """Options of the loop: batches, precision, bad rows, how far it reads ahead.
+
+    Args:
+        items: most items in a batch.
+        cost: budget of cost; None takes the task's own for the device; 0 means none.
+        on_error: what to do with rows that the task cannot use.
+        precision: "float32" leaves the model as it is; "bf16" and "fp16" run it under autocast.
+        seed: for tasks that draw at random while predicting.
+        ahead: most rows that are read before the first is predicted: many make batches with little padding. By default
+            2048, and 256 of rows without a length, which may come slowly.
+        skipped: notes of the rows that were left out.
+    """
+
+    items: int = 32
+    cost: int | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    seed: int = 0
+    ahead: int | None = None
+    skipped: list[dict[str, Json]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, known in (("on_error", ("raise", "skip")), ("precision", ("float32", "bf16", "fp16"))):
+            if getattr(self, name) not in known:
+                raise unknown(f"value of `{name}`", str(getattr(self, name)), known)
+        for name, least in (("items", 1), ("cost", 0), ("ahead", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"`{name}` is {least} or more, not {value}")
+
+    def budget(self, task: Task, device: Any) -> Budget:
+        """Return the budget of a batch on a device."""
+        cost = task.cost_budget(getattr(device, "type", str(device))) if self.cost is None else self.cost
+        return Budget(self.items, cost or None)
+
+
+@dataclass
 class _Bucket:
     """Rows with their encoded items, as read."""
 
@@ -37,8 +77,8 @@ class _Bucket:
     items: list[Item] = field(default_factory=list)
     size: int = 0
 
-    def add(self, numbers: Sequence[int], rows: Sequence[Row], items: Sequence[Item]) -> None:
-        self.rows.update(zip(numbers, rows))
+    def add(self, indices: Sequence[int], rows: Sequence[Row], items: Sequence[Item]) -> None:
+        self.rows.update(zip(indices, rows))
         self.items.extend(items)
         self.size += sum(size_of(row) for row in rows) + sum(
             size_of(item.inputs) + size_of(item.extra) for item in items
@@ -46,35 +86,35 @@ class _Bucket:
 
 
 def encode_rows(
-    task: Task, numbers: Sequence[int], rows: Sequence[Row], mode: Mode, settings: Settings
+    task: Task, indices: Sequence[int], rows: Sequence[Row], mode: Mode, settings: Settings, source: Any = None
 ) -> tuple[list[int], list[Row], list[Item]]:
-    """Encode rows; the items carry the rows' numbers. With `on_error: skip` bad rows are left out and noted.
+    """Encode rows; the items carry the rows' indices. With `on_error: skip` bad rows are left out and noted.
+
+    Args:
+        indices: of the rows among those of their role.
+        source: the rows of the role, which know where each was written.
 
     Raises:
-        DataError: a row cannot be used; its number is the one in the data set.
+        DataError: a row cannot be used; the error says where it was written.
     """
     try:
-        return (
-            list(numbers),
-            list(rows),
-            [item.at(numbers[item.row]) for item in task.encode(rows, mode, settings.seed)],
-        )
+        items = [item.at(indices[item.row]) for item in task.encode(rows, mode, settings.seed)]
+        return list(indices), list(rows), items
     except DataError as error:
         if settings.on_error != "skip":
             if error.row is not None:
-                error.row = numbers[error.row]
+                located(source, error, indices[error.row])
             raise
     good: list[int] = []
-    found: list[Item] = []
-    for number, row in zip(numbers, rows):
+    encoded: list[Item] = []
+    for index, row in zip(indices, rows):
         try:
-            found.extend(item.at(number) for item in task.encode([row], mode, settings.seed))
-            good.append(number)
+            encoded.extend(item.at(index) for item in task.encode([row], mode, settings.seed))
+            good.append(index)
         except DataError as error:
-            error.row = number
-            settings.skipped.append({"row": number, "column": error.column, "cause": error.cause})
-    kept = dict(zip(numbers, rows))
-    return good, [kept[number] for number in good], found
+            settings.skipped.append(located(source, error, index).note())
+    by_index = dict(zip(indices, rows))
+    return good, [by_index[index] for index in good], encoded
 
 
 def _buckets(
@@ -85,13 +125,32 @@ def _buckets(
     usual = STREAM_ROWS if row_count(rows) is None else BUCKET_ROWS
     ahead = max(1, min(usual if settings.ahead is None else settings.ahead, BUCKET_ROWS))
     bucket = _Bucket()
-    for numbers, found in chunks(first(rows, limit), min(chunk, ahead), process.index, process.count):
-        bucket.add(*encode_rows(task, numbers, found, mode, settings))
+    source = head_rows(rows, limit)
+    for indices, group in _read(source, min(chunk, ahead), process, settings):
+        bucket.add(*encode_rows(task, indices, group, mode, settings, source))
         if len(bucket.rows) >= ahead or bucket.size >= limit_bytes:
             yield bucket
             bucket = _Bucket()
     if bucket.rows:
         yield bucket
+
+
+def _read(rows: Any, size: int, process: Process, settings: Settings) -> Iterator[tuple[Sequence[int], Sequence[Row]]]:
+    """Chunks of rows; with `on_error: skip` cells that cannot be read are noted like rows that cannot be encoded."""
+    if settings.on_error != "skip" or row_count(rows) is None:
+        yield from chunks(rows, size, process.index, process.count)
+        return
+    for indices, _ in chunks(range(len(rows)), size, process.index, process.count):
+        readable: list[int] = []
+        group: list[Row] = []
+        for index in indices:
+            try:
+                group.append(rows[index])
+                readable.append(index)
+            except DataError as error:
+                settings.skipped.append(located(rows, error, index).note())
+        if group:
+            yield readable, group
 
 
 def predict_rows(
@@ -103,7 +162,7 @@ def predict_rows(
     *,
     limit: int | None = None,
 ) -> Iterator[tuple[int, Row, Prediction]]:
-    """(number, row, prediction) of this process's share of the rows, in the order of the rows.
+    """Yield (index, row, prediction) of this process's share of the rows, in the order of the rows.
 
     The model is put into evaluation mode and back; nothing is recorded for gradients. No tensor outlives its batch but
     what `Task.predict` returns.
@@ -113,26 +172,29 @@ def predict_rows(
     model.eval()
     try:
         for bucket in _buckets(task, rows, "predict", settings, process, device, limit):
-            for number, row, parts in _answered(task, model, bucket, settings, device):
-                yield number, row, task.merge(row, parts)
+            for index, row, parts in _predict_bucket(task, model, bucket, settings, device):
+                yield index, row, task.merge(row, parts)
     finally:
         for module in training:  # each as it was: some parts of a model in training may be kept in evaluation mode
             module.training = True
 
 
-def _answered(
+def _predict_bucket(
     task: Task, model: nn.Module, bucket: _Bucket, settings: Settings, device: Any
 ) -> Iterator[tuple[int, Row, list[Part]]]:
-    """The rows of a bucket in order, each with its items' parts. Items are dropped after their batch, and when many
-    bytes of parts have come together (pictures of the same size are predicted in their order) rows are given out."""
+    """The rows of a bucket in order, each with its items' parts.
+
+    Items are dropped after their batch, and when many bytes of parts have come together (images of the same size are
+    predicted in their order) the rows that are complete are given out.
+    """
     import torch
 
     from topwork.kernels.selection import accelerated
 
     items, rows = bucket.items, list(bucket.rows.items())
-    places: dict[int, list[int]] = {number: [] for number in bucket.rows}
+    items_of: dict[int, list[int]] = {index: [] for index in bucket.rows}
     for position, item in enumerate(items):
-        places[item.row].append(position)
+        items_of[item.row].append(position)
     batches = plan([item.cost for item in items], settings.budget(task, device))
     bucket.items, bucket.rows = [], {}
     batches.reverse()
@@ -144,44 +206,44 @@ def _answered(
         with torch.inference_mode(), autocast(device, settings.precision), accelerated(device, settings.precision):
             while batches and held <= most:
                 positions = batches.pop()
-                found = _predicted(task, model, [items[position] for position in positions], device)
-                parts.update(zip(positions, found))
-                held += sum(map(size_of, found))
+                predicted = _predict_batch(task, model, [items[position] for position in positions], device)
+                parts.update(zip(positions, predicted))
+                held += sum(map(size_of, predicted))
                 for position in positions:
                     items[position] = None  # type: ignore[call-overload]
-        while rows and all(position in parts for position in places[rows[-1][0]]):
-            number, row = rows.pop()
-            yield number, row, [parts.pop(position) for position in places[number]]
+        while rows and all(position in parts for position in items_of[rows[-1][0]]):
+            index, row = rows.pop()
+            yield index, row, [parts.pop(position) for position in items_of[index]]
 
 
-def _predicted(task: Task, model: nn.Module, items: Sequence[Item], device: Any) -> list[Part]:
+def _predict_batch(task: Task, model: nn.Module, items: Sequence[Item], device: Any) -> list[Part]:
     """The part of each item of a batch."""
-    found = task.predict(model, fitted(task.collate(items, "predict").to(device), model))
-    if len(found) != len(items):
-        raise TopworkError(f"`predict` gave {len(found)} parts for {len(items)} items", place=f"task {task.name}")
-    return found
+    parts = task.predict(model, cast_to_model_dtype(task.collate(items, "predict").to(device), model))
+    if len(parts) != len(items):
+        raise TopworkError(f"`predict` gave {len(parts)} parts for {len(items)} items", place=f"task {task.name}")
+    return parts
 
 
 def loss_batches(
     task: Task, model: nn.Module, rows: Any, settings: Settings, process: Process, *, limit: int | None = None
 ) -> Iterator[Batch]:
-    """Batches of whole rows in mode "loss", on the model's device, of this process's share of the rows.
+    """Yield batches of whole rows in mode "loss", on the model's device, of this process's share of the rows.
 
     `batch.row_numbers` says which rows they are, in the order of `Task.row_losses`. When the task computes its row
     losses one by one, a batch holds one row.
     """
     device = device_of(model)
-    alone = task.single_row_losses
-    budget = Budget(1) if alone else settings.budget(task, device)
+    single = task.single_row_losses
+    budget = Budget(1) if single else settings.budget(task, device)
     for bucket in _buckets(task, rows, "loss", settings, process, device, limit):
         by_row: dict[int, list[Item]] = {}
         for item in bucket.items:
             by_row.setdefault(item.row, []).append(item)
         groups = list(by_row.values())
         costs = [max(item.cost for item in group) for group in groups]
-        for positions in plan(costs, budget, counts=[1 if alone else len(group) for group in groups]):
+        for positions in plan(costs, budget, counts=[1 if single else len(group) for group in groups]):
             items = [item for position in positions for item in groups[position]]
-            yield fitted(task.collate(items, "loss").to(device), model)
+            yield cast_to_model_dtype(task.collate(items, "loss").to(device), model)
 
 
 def evaluate_rows(
@@ -195,41 +257,42 @@ def evaluate_rows(
     watch: Any = None,
     progress: Any = None,
 ) -> Metric:
-    """The task's metric over the rows; on several processes every one gets the metric over all of them.
+    """Return the task's metric over the rows; on several processes every one gets the metric over all of them.
 
-    `watch(number, row, prediction)` is called for every row of this process; `progress(iterable, total)` may wrap them.
+    Args:
+        watch: called as `watch(index, row, prediction)` for every row of this process.
+        progress: may wrap the predictions, as `progress(iterable, total)`.
     """
     metric = task.metric()
-    found = predict_rows(task, model, rows, settings, process, limit=limit)
+    predictions = predict_rows(task, model, rows, settings, process, limit=limit)
     if progress is not None:
-        found = progress(found, share_of(rows, limit, process))
-    for number, row, prediction in found:
+        predictions = progress(predictions, share_of(rows, limit, process))
+    for index, row, prediction in predictions:
         try:
             metric.update(row, prediction)
         except DataError as error:  # a target that only the metric looks at
-            error.row = number
+            located(rows, error, index)
             if settings.on_error != "skip":
                 raise
-            settings.skipped.append({"row": number, "column": error.column, "cause": error.cause})
+            settings.skipped.append(error.note())
             continue
         if watch is not None:
-            watch(number, row, prediction)
+            watch(index, row, prediction)
     gathered = process.gather(metric)
     settings.skipped = [note for notes in process.gather(settings.skipped) for note in notes]
-    whole = gathered[0]
-    for other in gathered[1:]:
-        whole.merge(other)
-    return whole
+    for part in gathered[1:]:
+        gathered[0].merge(part)
+    return gathered[0]
 
 
 def share_of(rows: Any, limit: int | None, process: Process) -> int | None:
-    """How many of the rows are this process's, or None for a stream without a limit."""
-    known = [number for number in (len(rows) if hasattr(rows, "__len__") else None, limit) if number is not None]
+    """Return how many of the rows are this process's, or None for a stream without a limit."""
+    known = [count for count in (row_count(rows), limit) if count is not None]
     return len(range(process.index, min(known), process.count)) if known else None
 
 
-def first(rows: Any, limit: int | None) -> Any:
-    """The first `limit` rows."""
+def head_rows(rows: Any, limit: int | None) -> Any:
+    """Return the first `limit` rows."""
     if limit is None or (hasattr(rows, "__len__") and len(rows) <= limit):
         return rows
     if not hasattr(rows, "__len__"):
@@ -238,15 +301,15 @@ def first(rows: Any, limit: int | None) -> Any:
 
 
 def device_of(model: nn.Module) -> Any:
-    """The device of a model's first parameter (the CPU for a model without any)."""
+    """Return the device of a model's first parameter (the CPU for a model without any)."""
     import torch
 
     parameter = next(model.parameters(), None)
     return parameter.device if parameter is not None else torch.device("cpu")
 
 
-def fitted(batch: Batch, model: nn.Module) -> Batch:
-    """The batch with its floating inputs in the model's own dtype, if that is a narrow one; labels stay as they are."""
+def cast_to_model_dtype(batch: Batch, model: nn.Module) -> Batch:
+    """Return the batch with floating inputs in the model's dtype, if that is a narrow one; labels stay as they are."""
     import torch
 
     dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
@@ -262,7 +325,7 @@ def fitted(batch: Batch, model: nn.Module) -> Batch:
 
 
 def autocast(device: Any, precision: str) -> Any:
-    """Autocast for "bf16" and "fp16"; a context that does nothing for "float32"."""
+    """Return autocast for "bf16" and "fp16"; a context that does nothing for "float32"."""
     import torch
 
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

@@ -33,18 +33,51 @@ class RowsOptions(BaseModel):
         return {"path": value} if isinstance(value, str) else value
 
 
-class CutOptions(BaseModel):
-    """Rows cut from another role: `evaluate: {cut: 0.1}` takes a tenth of the training rows away from them."""
+class GroupedCut(BaseModel):
+    """A share of the training rows, whole groups together: `cut: {share: 0.2, by: speaker}`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    cut: float | PositiveInt = Field(description="a share (0 < share < 1) or a number of the training rows")
+    share: float | PositiveInt = Field(description="a share (0 < share < 1) or a number of the training rows")
+    by: str | None = Field(None, description="a column of the rows: those with the same value stay together")
+
+    @model_validator(mode="after")
+    def _is_share(self) -> GroupedCut:
+        _check_share(self.share)
+        return self
+
+
+class CutOptions(BaseModel):
+    """Rows cut from another role: `evaluate: {cut: 0.1}` takes a tenth of the training rows away from them.
+
+    Where rows have labels, each label gives its share.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    cut: float | PositiveInt | GroupedCut = Field(
+        description="a share (0 < share < 1) or a number of the training rows; or {share, by: column}"
+    )
 
     @model_validator(mode="after")
     def _is_share(self) -> CutOptions:
-        if isinstance(self.cut, float) and not 0 < self.cut < 1:
-            raise ValueError("`cut` is a share between 0 and 1, or a whole number of rows")
+        _check_share(self.size)
         return self
+
+    @property
+    def size(self) -> float | int:
+        """The share or the number of rows."""
+        return self.cut.share if isinstance(self.cut, GroupedCut) else self.cut
+
+    @property
+    def by(self) -> str | None:
+        """The column whose groups stay together."""
+        return self.cut.by if isinstance(self.cut, GroupedCut) else None
+
+
+def _check_share(size: float | int) -> None:
+    if isinstance(size, float) and not 0 < size < 1:
+        raise ValueError("`cut` is a share between 0 and 1, or a whole number of rows")
 
 
 class DataOptions(BaseModel):
@@ -60,7 +93,10 @@ class DataOptions(BaseModel):
     calibrate: RowsOptions | CutOptions | None = None
     evaluate: RowsOptions | CutOptions | None = None
     predict: RowsOptions | None = None
-    columns: dict[str, str] = Field(default_factory=dict, description="the task's column -> the data set's column")
+    columns: dict[str, str | list[str]] = Field(
+        default_factory=dict,
+        description="the task's column -> the data set's column; for labels also a list of columns of zeros and ones",
+    )
     on_error: Literal["raise", "skip"] = Field(
         "raise", description="skip: leave out rows that cannot be used, and count"
     )

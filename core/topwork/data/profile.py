@@ -142,7 +142,7 @@ def _role_profile(
     mapping = roles.data.columns
     present = column_names(rows)
     columns = [
-        _column_profile(name, mapping.get(name, name), column, [row.get(name) for row in sample])
+        _column_profile(name, _source(mapping.get(name, name)), column, [row.get(name) for row in sample])
         for name, column in task.columns.items()
         if name in present
     ]
@@ -185,6 +185,10 @@ def _column_profile(name: str, source: str, column: Column, values: Sequence[Any
         if len(entries) <= MOST_LABELS and column.target:
             profile.labels = dict(entries.most_common())
     return profile
+
+
+def _source(origin: str | Sequence[str]) -> str:
+    return origin if isinstance(origin, str) else ", ".join(origin)
 
 
 def _repeats(values: Sequence[Any]) -> bool:

@@ -1,47 +1,72 @@
-"""Rows that come one by one from any iterable (a generator, a queue): nothing is known of them but the next, and they
-may have no end. They are read once, while they are predicted."""
+"""Rows of streaming data sets, which come one by one.
+
+Entry point: `Stream`. Rows with random access are `table.Table`; rows of any iterable are `roles.RowStream`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from topwork.errors import TopworkError
 from topwork.items import Row
 
-if TYPE_CHECKING:
-    from topwork.task import Task
 
-
-class RowStream:
-    """Rows of an iterable, for prediction, with the task's column names and nothing else.
+class Stream:
+    """A streaming data set whose labels come by name.
 
     Args:
-        rows: dicts.
-        columns: the task's column -> the rows' column; columns that are not named keep their name.
-
-    Raises:
-        TopworkError: while iterating, when a row is no dict, or the first one lacks a column that is needed.
+        rows: a `datasets.IterableDataset`.
+        readers: by column, what turns a cell into its value.
+        names: by column, the names that the source declares for integers.
     """
 
-    def __init__(self, rows: Iterable[Row], task: type[Task], columns: Mapping[str, str]) -> None:
-        self.rows, self.task, self.columns = rows, task, columns
+    def __init__(
+        self,
+        rows: Any,
+        readers: Mapping[str, Callable[[Any], Any]] | None = None,
+        names: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.rows, self.readers, self.names = rows, dict(readers or {}), dict(names or {})
 
     def __iter__(self) -> Iterator[Row]:
-        from topwork.data.roles import canonical
+        for row in self.rows:
+            values = dict(row)
+            for name, convert in self.readers.items():
+                if values.get(name) is not None:
+                    values[name] = convert(values[name])
+            yield values
 
-        names = {name: self.columns.get(name, name) for name in self.task.columns}
-        seen: list[str] = []
-        for number, row in enumerate(self.rows):
-            if not isinstance(row, Mapping):
-                raise TopworkError(f"row {number} is {type(row).__name__}, not a dict", place="rows")
-            if not number:
-                canonical([row], self.task, self.columns, targets=False, place="rows")
-            seen += [name for name, column in names.items() if column in row and name not in seen]
-            yield {name: row.get(names[name]) for name in seen}  # what another row has and this one lacks is None
+    @property
+    def column_names(self) -> list[str] | None:
+        """Names of the columns; None when they are not known before the first row."""
+        return self.rows.column_names
 
+    @property
+    def features(self) -> Any:
+        """Features of the data set as it is read."""
+        return self.rows.features
 
-def endless(rows: Any) -> bool:
-    """Whether rows are an iterable that is neither a data set nor a sequence."""
-    dataset = hasattr(rows, "column_names") or hasattr(rows, "select_columns")
-    return isinstance(rows, Iterable) and not dataset and not hasattr(rows, "__len__")
+    def _with(self, rows: Any) -> Stream:
+        return Stream(rows, self.readers, self.names)
+
+    def select_columns(self, names: Sequence[str]) -> Stream:
+        """Return the same rows with these columns only."""
+        made = self._with(self.rows.select_columns(names))
+        made.readers = {name: convert for name, convert in self.readers.items() if name in names}
+        return made
+
+    def take(self, count: int) -> Stream:
+        """Return the first `count` rows."""
+        return self._with(self.rows.take(count))
+
+    def skip(self, count: int) -> Stream:
+        """Return all rows but the first `count`."""
+        return self._with(self.rows.skip(count))
+
+    def shuffle(self, seed: int | None = None, buffer_size: int = 1000) -> Stream:
+        """Return the rows in a random order, as far as a buffer of them reaches."""
+        return self._with(self.rows.shuffle(seed=seed, buffer_size=buffer_size))
+
+    def filter(self, keep: Callable[..., bool], with_indices: bool = False) -> Stream:
+        """Return the rows that a function keeps."""
+        return self._with(self.rows.filter(keep, with_indices=with_indices))

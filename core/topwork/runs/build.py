@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.data.roles import row_count
+from topwork.data.table import located
 from topwork.errors import DataError
 from topwork.runs.records import stage_seed
 from topwork.task_model import TaskModel, graft
@@ -51,19 +52,35 @@ def make_task_model(
 
 
 def _learn(task_class: type[Task], rows: Any, bases: Mapping[str, Any], options: Any, on_error: str) -> State:
-    """Let the task learn; with `on_error: skip` without the rows that it refuses, which the stages count."""
+    """Let the task learn; with `on_error: skip` without the rows that it refuses, which the stages count.
+
+    Raises:
+        DataError: a row that the task refuses; the error says where the row was written.
+    """
+    kept = rows
+    dropped: set[int] = set()
     while True:
         try:
-            return task_class.learn(rows, bases, options)
+            return task_class.learn(kept, bases, options)
         except DataError as error:
-            if on_error != "skip" or error.row is None:
+            bad = sorted({*error.rows, *([error.row] if error.row is not None else [])})
+            if not bad or rows is None:
                 raise
-            rows = _without(rows, error.row)
+            indices = _remaining(rows, dropped)
+            if on_error != "skip":
+                raise located(rows, error, bad[0] if indices is None else indices[error.row or bad[0]]) from error
+            dropped |= {index if indices is None else indices[index] for index in bad}
+            kept = _without(rows, dropped)
 
 
-def _without(rows: Any, index: int) -> Any:
+def _remaining(rows: Any, dropped: set[int]) -> list[int] | None:
+    """Return the indices of the rows that are left; None for a stream."""
     length = row_count(rows)
-    if length is None:
-        return rows.filter(lambda _, position: position != index, with_indices=True)
-    kept = [position for position in range(length) if position != index]
-    return rows.select(kept) if hasattr(rows, "select") else [rows[position] for position in kept]
+    return None if length is None else [index for index in range(length) if index not in dropped]
+
+
+def _without(rows: Any, dropped: set[int]) -> Any:
+    kept = _remaining(rows, dropped)
+    if kept is None:
+        return rows.filter(lambda _, index: index not in dropped, with_indices=True)
+    return rows.select(kept) if hasattr(rows, "select") else [rows[index] for index in kept]

@@ -200,6 +200,8 @@ def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, con
                 recipe.seed,
                 on_error=recipe.data.on_error,
             )
+            for note in work.task.state.notes:
+                console.say(note)
     return Run(
         work,
         roles,

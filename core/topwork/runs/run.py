@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork.data.loop import evaluate_rows, loss_batches
-from topwork.data.loop_settings import Settings
+from topwork.data.loop import Settings, evaluate_rows, loss_batches
 from topwork.deprecation import warn_renamed
 from topwork.errors import CheckpointError
 from topwork.files import plain, write_json

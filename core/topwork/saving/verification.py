@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from topwork.data.loop import fitted
+from topwork.data.loop import cast_to_model_dtype
 from topwork.errors import CheckpointError, DataError, TopworkError
 from topwork.items import Row
 
@@ -84,7 +84,7 @@ def verify_losses(task: Task, live: nn.Module, again: Task, stored: nn.Module, r
             for owner, model in ((task, live), (again, stored)):
                 batch = owner.collate(owner.encode(rows, "loss", 0), "loss").to(first.device)
                 torch.manual_seed(0)
-                losses.append(owner.row_losses(model, fitted(batch, model)).double().cpu())
+                losses.append(owner.row_losses(model, cast_to_model_dtype(batch, model)).double().cpu())
     except DataError:
         return
     finally:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork.data.loop import evaluate_rows, loss_batches
+from topwork.data.table import row_number
 from topwork.files import write_json
 from topwork.items import Json, Picture
 from topwork.stage import Stage
@@ -60,7 +61,7 @@ class Evaluate(Stage):
         if self.loss:
             metrics["loss"] = self._mean_loss(run)
         count = sum(run.process.gather(watched.count))
-        gallery.write(run)
+        gallery.write(run, rows)
         return {
             "metrics": metrics,
             "tables": {key: value for key, value in found.items() if key not in metrics},
@@ -116,7 +117,7 @@ class Gallery:
         elif entry[:2] > self._kept[0][:2]:
             heapq.heapreplace(self._kept, entry)
 
-    def write(self, run: Run) -> None:
+    def write(self, run: Run, rows: Any) -> None:
         """pictures.json and pictures/0001.png ...: the worst of all processes."""
         gathered = [entry for kept in run.process.gather(self._kept) for entry in kept]
         worst = sorted(gathered, key=lambda entry: entry[:2], reverse=True)[: self.most]
@@ -132,7 +133,7 @@ class Gallery:
                 picture.image.save(file)
             lines.append(
                 {
-                    "row": -number,
+                    "row": row_number(rows, -number),
                     "caption": picture.caption,
                     "badness": badness,
                     "image": image,

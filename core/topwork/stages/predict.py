@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork.data.loop import predict_rows, share_of
+from topwork.data.table import row_number
 from topwork.files import plain, write_whole
 from topwork.items import Json
 from topwork.stage import Stage
@@ -46,7 +47,8 @@ class Predict(Stage):
             for number, _, prediction in run.progress(found, total, "predicting"):
                 files.mkdir(exist_ok=True)
                 written = plain(run.task.write(prediction, files, f"{number:08d}"))
-                out.write(json.dumps({"row": number, "prediction": written}, ensure_ascii=False) + "\n")
+                line = {"row": row_number(rows, number), "prediction": written}
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
                 count += 1
         counts = run.process.gather(count)
         target = Path(run.folder) / "predictions.jsonl"

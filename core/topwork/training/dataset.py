@@ -10,8 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
 from topwork.data.batching import Budget, plan
-from topwork.data.loop import CHUNK, encode_rows
-from topwork.data.loop_settings import Settings
+from topwork.data.loop import CHUNK, Settings, encode_rows
 from topwork.data.roles import chunks
 from topwork.errors import DataError, TopworkError
 from topwork.items import Batch, Item, Row, size_of
@@ -103,7 +102,7 @@ class TrainingItems(Dataset):
     def _encode_together(self, groups: list[int]) -> dict[int, list[Item]]:
         settings = Settings(on_error=self.settings.on_error, seed=self.seed, skipped=self._notes)
         rows = [self.rows[group] for group in groups]
-        _, _, items = encode_rows(self.task, groups, rows, "train", settings)
+        _, _, items = encode_rows(self.task, groups, rows, "train", settings, self.rows)
         found: dict[int, list[Item]] = {group: [] for group in groups}
         for item in items:
             found[item.row].append(item)
@@ -113,7 +112,8 @@ class TrainingItems(Dataset):
         seed = int(np.random.SeedSequence([self.seed, epoch, group]).generate_state(1)[0])
         settings = Settings(on_error=self.settings.on_error, seed=seed, skipped=self._notes)
         numbers = self._row_numbers([group])
-        return encode_rows(self.task, numbers, [self.rows[number] for number in numbers], "train", settings)[2]
+        rows = [self.rows[number] for number in numbers]
+        return encode_rows(self.task, numbers, rows, "train", settings, self.rows)[2]
 
     def _keep(self, fresh: dict[int, list[Item]]) -> None:
         for group, items in fresh.items():

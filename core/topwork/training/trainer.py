@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 
 from topwork.console import Bar
 from topwork.data.batching import Budget, TrainBatches
-from topwork.data.loop import fitted
+from topwork.data.loop import cast_to_model_dtype
 from topwork.data.roles import row_count
 from topwork.errors import TopworkError, UsageError
 from topwork.items import Batch, Json
@@ -191,7 +191,7 @@ class TaskTrainer(Trainer):
         # what is computed again in the backward pass would be computed outside of this mode
         precision = "float32" if self.precision == "float32" and not self.stage.gradient_checkpointing else "other"
         with accelerated(self.run.device, precision):
-            batch = fitted(inputs, self.run.model)
+            batch = cast_to_model_dtype(inputs, self.run.model)
             if weights is None:
                 return self.task.loss(model, batch)
             terms = self.task.loss_terms(model, batch)

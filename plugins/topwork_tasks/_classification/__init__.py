@@ -1,1 +1,9 @@
-"""Shared code of tasks with labels: reading of labels, losses, metrics."""
+"""Shared code of tasks with labels.
+
+- `labels`: names of labels, and what a value of a row means among them (all tasks with numbered classes)
+- `targets`: targets of rows that have one label, several, or a number
+- `loss`: class weights and the loss
+- `scores`: predictions, and pictures of them
+- `metric`: accuracy, F1, correlations
+- `classifier`: the base class of text-, image- and audio-classification
+"""

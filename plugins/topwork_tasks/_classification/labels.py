@@ -1,167 +1,301 @@
-"""Labels of classification rows: their names, and the targets that rows become.
+"""Names of labels, and what a value in a row means among them: one set of rules for all tasks with numbered classes.
 
-Three kinds: "single" (one label of several), "multi" (any number of labels) and "regression" (one number). Labels in
-the data are mapped by *name*: a string is a name, an integer is the number of a name that the data set's `ClassLabel`
-feature (or the option `label_names`) lists. Label names that a checkpoint carries win.
+Entry points: `label_index`, `given_names`, `check_alike`, `check_spellings`. Rules:
+
+- A string is a name. A name that differs from a known one in case alone means that one, if only one does.
+- An integer means what its own source declares (core hands such integers over as names); else the position of a name
+  in the option `label_names`, or the key of its mapping; else it is a name itself. That is decided once for a column
+  (`integer_names`) and kept with the model.
+- Negative integers, None and fractions are no labels. Truth values are the names `true` and `false`; whole floats are
+  integers.
+
+Targets of classification rows are made in `targets`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Sequence
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from numbers import Integral, Real
+from typing import Any
 
-from topwork import Base, DataError, Row, TopworkError, nearest
+from topwork import DataError, UsageError, nearest
 
-if TYPE_CHECKING:
-    import torch
-
-Kind = Literal["single", "multi", "regression"]
-TEXT_HEAD = ("AutoModelForSequenceClassification",)
-
-
-# ---------------------------------------------------------------- label names
-
-
-def class_names(rows: Any, column: str) -> list[str] | None:
-    """The names of a `ClassLabel` column (or of a list of them), in the order of its integers; None without one."""
-    feature = (getattr(rows, "features", None) or {}).get(column)
-    inner = getattr(feature, "feature", feature)
-    if isinstance(inner, list) and inner:
-        inner = inner[0]
-    names = getattr(inner, "names", None)
-    return [str(name) for name in names] if names else None
+#: the option `label_names`: names in the order of the data's integers, or a mapping from what is written to names
+LabelNames = list[str] | dict[int | str, str] | None
+LABEL_NAMES_HELP = (
+    "what the data's integers stand for, in order; or a mapping from what is written to the label: {1: bad, 2: good}"
+)
+#: what integers stand for: names by position, or by what is written; None where integers are names themselves
+Declared = Sequence[str] | Mapping[str, str] | None
 
 
-def learn_labels(
-    rows: Any, column: str, kind: Kind, base: Base, auto: Sequence[str] = TEXT_HEAD, names: Sequence[str] | None = None
-) -> list[str]:
-    """Label names in the order of the model's outputs.
+# ---------------------------------------------------------------- reading one value
 
-    Those of the checkpoint's trained task head win; else the names that the data set declares (or `names`, the
-    option); else the distinct values of the column, sorted. A regression has the one name "LABEL_0", as transformers
-    calls it.
+
+def as_label(value: Any, row: int | None = None, column: str = "label", further: str = "") -> str | int:
+    """Return a value of a row as a name or an integer.
+
+    Raises:
+        DataError: None, an empty string, a fraction, a negative integer, a container: no label.
     """
-    if kind == "regression":
-        return ["LABEL_0"]
-    trained = base.trained_labels(*auto)
-    if trained is not None:
-        return list(trained)
-    found = list(names or ()) or class_names(rows, column) or _distinct(rows, column, kind)
-    if len(set(found)) < (2 if kind == "single" else 1):
-        raise DataError(f"has only the label {found}", column=column, hint="give rows with two labels or more")
-    if len(set(found)) != len(found):
-        raise DataError(f"declares a label name twice: {found}", column=column, hint="give every label its own name")
-    return found
-
-
-def _distinct(rows: Any, column: str, kind: Kind) -> list[str]:
-    if rows is None:
-        raise TopworkError(
-            "the label names are not known",
-            hint="give training rows, the option `label_names`, or a base with a trained task head",
+    if value is None:
+        raise DataError(
+            "is empty, which is no label", row=row, column=column, hint=f"fill it in or leave the row out{further}"
         )
-    values: set[Any] = set()
-    for number, value in enumerate(_column(rows, column)):
-        entries = _entries(value, number, column) if kind == "multi" else [value]
-        for entry in entries:
-            check_alike(entry, values, number, column, "; for numbers set `regression: true`")
-            values.add(entry)
-    return [str(value) for value in sorted(values)]
+    if isinstance(value, str):
+        if value == "":
+            raise DataError("'' is no label", row=row, column=column, hint=f"labels are strings or integers{further}")
+        return value
+    if isinstance(value, bool) or type(value).__name__ == "bool_":
+        return "true" if value else "false"
+    if isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer():
+        value = int(float(value))
+    if not isinstance(value, Integral):
+        raise DataError(
+            f"{value!r} is no label", row=row, column=column, hint=f"labels are strings or integers{further}"
+        )
+    if value < 0:
+        raise DataError(
+            f"{int(value)} is no label: negative integers mark what does not count",
+            row=row,
+            column=column,
+            hint="leave such rows out, or write the label as text",
+        )
+    return int(value)
+
+
+def label_index(
+    value: Any, names: Sequence[str], declared: Declared, row: int | None = None, column: str = "label"
+) -> int:
+    """Return the index of the model's output that a label of a row stands for.
+
+    Args:
+        names: label names in the order of the outputs.
+        declared: what the data's integers stand for.
+
+    Example:
+        >>> label_index("no", ["yes", "no"], None), label_index(0, ["yes", "no"], ["no", "yes"])
+        (1, 1)
+    """
+    label = as_label(value, row, column)
+    name = _declared_name(label, declared)
+    indices, folded = _lookup(tuple(names))
+    candidates = [name, str(label)] if name is not None else [str(label)]
+    if not isinstance(label, str) and declared is None:
+        candidates.append(f"LABEL_{label}")
+    for candidate in candidates:
+        if candidate in indices:
+            return indices[candidate]
+    for candidate in candidates:
+        if (index := folded.get(candidate.casefold())) is not None:
+            return index
+    raise DataError(
+        f"unknown label {value!r}",
+        row=row,
+        column=column,
+        hint=partial(unknown_hint, candidates[0], names, isinstance(label, int) and declared is None),
+    )
+
+
+def _declared_name(label: str | int, declared: Declared) -> str | None:
+    if isinstance(declared, Mapping):
+        return declared.get(str(label))
+    if declared is not None and isinstance(label, int) and label < len(declared):
+        return declared[label]
+    return None
+
+
+@lru_cache(maxsize=32)
+def _lookup(names: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int]]:
+    """Indices by name, and by name without case where that is one to one."""
+    indices = {name: index for index, name in reversed(list(enumerate(names)))}
+    folded: dict[str, int] = {}
+    for name, index in indices.items():
+        folded[name.casefold()] = -1 if name.casefold() in folded else index
+    return indices, {name: index for name, index in folded.items() if index >= 0}
+
+
+def unknown_hint(word: str, names: Sequence[str], bare_integer: bool) -> str:
+    """Return the hint for a label that is not known: the nearest name, the known ones, what else might be meant."""
+    hint = nearest(word, names).removeprefix("; ")
+    hint += f"{'; ' * bool(hint)}known labels: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+    if bare_integer:
+        if word.isdigit() and int(word) < len(names):
+            hint += f"; if {word} stands for `{names[int(word)]}`,"
+            hint += " say so: `label_names` of the task says what the data's integers stand for"
+        else:
+            hint += "; `label_names` of the task says what the data's integers stand for"
+    return f"{hint}; a base that was trained with other labels takes these with `head: new`"
+
+
+# ---------------------------------------------------------------- reading a column
+
+
+def declared_by(rows: Any, column: str) -> list[str] | None:
+    """Return the names that the source of rows declares for a column (`label`, `objects.category`), or None."""
+    names = getattr(rows, "names", None)
+    if isinstance(names, Mapping):
+        return list(names[column]) if column in names else None
+    feature: Any = getattr(rows, "features", None) or {}
+    for part in column.split("."):
+        while not isinstance(feature, Mapping) and (hasattr(feature, "feature") or isinstance(feature, list)):
+            feature = feature[0] if isinstance(feature, list) else feature.feature
+        feature = feature.get(part) if isinstance(feature, Mapping) else None
+    while hasattr(feature, "feature") or (isinstance(feature, list) and feature):
+        feature = feature[0] if isinstance(feature, list) else feature.feature
+    inner = getattr(feature, "names", None)
+    return [str(name) for name in inner] if inner else None
+
+
+def given_names(option: Any) -> tuple[list[str] | None, list[str] | dict[str, str] | None]:
+    """Return the names that the option `label_names` lists, and what written values stand for by it.
+
+    Raises:
+        UsageError: a name stands twice in the list.
+    """
+    if not option:
+        return None, None
+    if isinstance(option, Mapping):
+        return list(dict.fromkeys(option.values())), {str(key): name for key, name in option.items()}
+    names = list(option)
+    if len(set(names)) != len(names):
+        raise UsageError(f"`label_names` has a name twice: {names}", place="task.label_names")
+    return names, names
+
+
+def integer_names(
+    values: Iterable[Any], option: Any, source: Sequence[str] | None, notes: list[str], column: str = "label"
+) -> list[str] | dict[str, str] | None:
+    """Decide once what the integers of a column stand for.
+
+    Args:
+        values: labels of all rows, flat.
+        option: the option `label_names`.
+        source: names that the rows' source declares; the values are names then.
+        notes: takes a line where both readings fit and differ.
+
+    Returns:
+        names by position or by written value, or None when integers are names themselves.
+
+    Raises:
+        DataError: some integers fit only as positions, others only as names.
+    """
+    names, declared = given_names(option)
+    if names is None or declared is None or isinstance(declared, dict):
+        return list(source) if source and declared is None else declared
+    if source is not None:
+        return _renamed(list(source), names)
+    integers = {label for value in values if isinstance(label := _tolerant(value), int)}
+    as_names = {label for label in integers if str(label) in names}
+    if not as_names:
+        return declared
+    if as_names == integers:
+        if any(names.index(str(label)) != label for label in integers):
+            notes.append(
+                f"{column}: the integers {_listed(integers)} are read as the names in `label_names`, not as positions"
+            )
+        return None
+    beyond = sorted(label for label in integers if label >= len(names))
+    if beyond:
+        only = min(as_names - set(range(len(names))), default=min(as_names))
+        raise DataError(
+            f"{only} is a name in `label_names` and {min(integers - as_names)} is none",
+            column=column,
+            hint="give all names, or a mapping `label_names: {written: name}`",
+        )
+    notes.append(
+        f"{column}: the integers {_listed(integers)} are read as positions in `label_names`, though some are names"
+    )
+    return declared
+
+
+def _tolerant(value: Any) -> Any:
+    try:
+        return as_label(value)
+    except DataError:
+        return None
+
+
+def _listed(values: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(values)[:6])) + (", ..." if len(values) > 6 else "")
+
+
+def _renamed(source: list[str], names: list[str]) -> list[str] | dict[str, str]:
+    """What the source calls its labels -> what the option calls them, by position where the names differ."""
+    if set(source) <= set(names):
+        return names
+    by_integer = {str(index): name for index, name in enumerate(names)}
+    return {**by_integer, **{old: new for old, new in zip(source, names) if old not in names}}
 
 
 def check_alike(value: Any, known: Collection[Any], row: int, column: str, further: str = "") -> None:
-    """Refuse what is no label, and integers among names, or names among integers, that rows before had."""
-    if isinstance(value, bool) or not isinstance(value, str | Integral) or value == "":
-        hint = f"labels are strings or integers{further}"
-        raise DataError(f"{value!r} is no label", row=row, column=column, hint=hint)
-    other = next(iter(known), value)
-    if isinstance(other, str) != isinstance(value, str):
-        cause = f"{value!r} beside {other!r}: labels are either names or numbers"
-        raise DataError(cause, row=row, column=column, hint="write all labels alike")
+    """Refuse what is no label, and integers among names or names among integers that rows before had.
 
-
-def _column(rows: Any, column: str) -> Iterable[Any]:
-    if hasattr(rows, "column_names"):
-        if column not in (rows.column_names or [column]):
-            raise DataError("is missing", column=column, hint="map it in `data.columns`")
-        return rows[column] if hasattr(rows, "__len__") else (row.get(column) for row in rows)
-    return (row.get(column) for row in rows)
-
-
-def _entries(value: Any, row: int | None, column: str) -> list[Any]:
-    if value is None or isinstance(value, str | int | float) or not isinstance(value, Iterable):
+    Raises:
+        DataError: with the row.
+    """
+    label = as_label(value, row, column, further)
+    earlier = next(iter(known), label)
+    if isinstance(earlier, str) != isinstance(label, str):
         raise DataError(
-            f"{value!r} is no list of labels", row=row, column=column, hint="write a list, empty for no label"
+            f"{value!r} beside {earlier!r}: labels are either names or numbers",
+            row=row,
+            column=column,
+            hint="write all labels alike",
         )
-    return list(value)
 
 
-def label_number(
-    value: Any, names: Sequence[str], declared: Sequence[str] | None, row: int | None = None, column: str = "label"
-) -> int:
-    """The model's output that a label of the data stands for; `declared` names the data's integers."""
-    name = value
-    if isinstance(value, bool) or not isinstance(value, str | Integral):
-        raise DataError(f"{value!r} is no label", row=row, column=column, hint="labels are strings or integers")
-    if not isinstance(value, str):
-        if declared is not None and 0 <= int(value) < len(declared):
-            name = declared[int(value)]
-        elif declared is None and f"LABEL_{value}" in names:
-            name = f"LABEL_{value}"
+def check_spellings(first_rows: Mapping[str, int], column: str) -> None:
+    """Refuse two labels that differ by white space or by Unicode form alone.
+
+    Args:
+        first_rows: label -> index of the first row that has it.
+
+    Raises:
+        DataError: with both spellings and the row of the later one.
+    """
+    known: dict[str, str] = {}
+    for name, row in first_rows.items():
+        plain = " ".join(unicodedata.normalize("NFKC", name).split())
+        earlier = known.setdefault(plain, name)
+        if earlier != name:
+            how = "white space" if "".join(earlier.split()) == "".join(name.split()) else "Unicode form"
+            raise DataError(
+                f"the labels {earlier!a} and {name!a} differ by {how} alone",
+                row=row,
+                column=column,
+                hint="write one of them everywhere, or name both: `label_names: {written: label}`",
+            )
+
+
+def distinct_labels(values: Iterable[tuple[int, Any]], column: str, further: str = "") -> list[str]:
+    """Return the distinct labels of (row, value), sorted: integers by size, names by alphabet.
+
+    Raises:
+        DataError: a value is no label, names and integers are mixed, or two spellings of one name occur.
+    """
+    first_rows: dict[str | int, int] = {}
+    faults: list[DataError] = []
+    for row, value in values:
+        try:
+            check_alike(value, first_rows, row, column, further)
+        except DataError as error:
+            faults.append(error)
+            continue
+        first_rows.setdefault(as_label(value), row)
+    if faults:
+        faults[0].rows = [error.row for error in faults if error.row is not None]
+        raise faults[0]
+    check_spellings({str(label): row for label, row in first_rows.items()}, column)
+    return [str(label) for label in sorted(first_rows)]
+
+
+def flat(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the entries of lists, and what is no list as it is."""
+    for value in values:
+        if isinstance(value, list | tuple) or type(value).__name__ == "ndarray":
+            yield from value
         else:
-            name = str(value)
-    try:
-        return names.index(name)
-    except ValueError:
-        hint = f"known labels: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
-        if not isinstance(value, str) and declared is None:
-            hint += "; `label_names` of the task says what the data's integers stand for"
-        hint += "; a base that was trained with other labels takes these with `head: new`"
-        raise DataError(
-            f"unknown label {value!r}{nearest(str(name), names)}", row=row, column=column, hint=hint
-        ) from None
-
-
-def target(
-    row: Row,
-    kind: Kind,
-    names: Sequence[str],
-    declared: Sequence[str] | None,
-    number: int | None = None,
-    column: str = "label",
-) -> int | list[int] | float:
-    """A row's target: the label's number, a list of numbers ("multi") or a float ("regression")."""
-    if column not in row:
-        raise DataError("is missing", row=number, column=column, hint="map it in `data.columns`")
-    value = row[column]
-    if kind == "multi":
-        return sorted(
-            {label_number(entry, names, declared, number, column) for entry in _entries(value, number, column)}
-        )
-    if kind == "single":
-        return label_number(value, names, declared, number, column)
-    try:
-        result = float(value)
-    except (TypeError, ValueError):
-        result = math.nan
-    if not math.isfinite(result):
-        raise DataError(
-            f"{value!r} is no finite number", row=number, column=column, hint="correct it or leave the row out"
-        )
-    return result
-
-
-def target_tensor(targets: Sequence[Any], kind: Kind, count: int) -> torch.Tensor:
-    """Targets of a batch: long [rows], or float [rows, labels] of zeros and ones, or float [rows]."""
-    import torch
-
-    if kind == "single":
-        return torch.tensor(targets, dtype=torch.long)
-    if kind == "regression":
-        return torch.tensor(targets, dtype=torch.float32)
-    result = torch.zeros(len(targets), count)
-    for row, labels in enumerate(targets):
-        result[row, labels] = 1.0
-    return result
+            yield value

@@ -6,30 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from topwork import Json, Metric, Row, TopworkError
-from topwork_tasks._classification.labels import Kind, target
-
-
-def all_scores(prediction: Any, names: Sequence[str]) -> list[float]:
-    """The score of every label of a prediction, also of one that was read back from JSON."""
-    scores = getattr(prediction, "scores", None)
-    if scores is not None:
-        return list(scores)
-    by_name = {entry["label"]: float(entry["score"]) for entry in prediction}
-    if set(by_name) != set(names):
-        raise TopworkError(
-            "a prediction that was cut to its best labels has no score for the others", hint="set `top_k` to all"
-        )
-    return [by_name[name] for name in names]
+from topwork import Json, Metric, Row
+from topwork_tasks._classification.labels import Declared
+from topwork_tasks._classification.scores import all_scores
+from topwork_tasks._classification.targets import Kind, Targets
 
 
 class ClassificationMetric(Metric):
-    """Accuracy, F1, correlation: what the kind asks for, by scikit-learn and scipy.
+    """Accuracy, F1 or correlations, by scikit-learn and scipy.
 
     Args:
-        label_names: in the order of the model's outputs.
+        targets: reader of the rows' targets; or label names in the order of the model's outputs, with the rest.
         kind: "single", "multi" or "regression".
-        declared: names of the data's integers (`class_names`), None when they are names themselves.
+        declared: what the data's integers stand for.
         top: also count a row as right when its label is among this many best ("single").
         column: of the target.
 
@@ -40,27 +29,29 @@ class ClassificationMetric(Metric):
 
     def __init__(
         self,
-        label_names: Sequence[str],
+        targets: Targets | Sequence[str],
         kind: Kind = "single",
         *,
-        declared: Sequence[str] | None = None,
+        declared: Declared = None,
         top: int | None = None,
         column: str = "label",
     ) -> None:
-        self.names, self.kind, self.declared, self.top, self.column = list(label_names), kind, declared, top, column
+        if not isinstance(targets, Targets):
+            targets = Targets(kind, list(targets), declared, column=column)
+        self.targets, self.names, self.kind, self.top = targets, targets.names, targets.kind, top
         self.truths: list[Any] = []
         self.guesses: list[Any] = []
         self.among_top = 0
-        if kind == "single":
+        if self.kind == "single":
             self.keys = ("accuracy", "macro_f1", "micro_f1", "mcc", *([f"top{top}_accuracy"] if top else []))
-        elif kind == "multi":
+        elif self.kind == "multi":
             self.keys = ("subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision")
         else:
             self.keys = ("r2", "pearson", "spearman", "mse")
-        self.primary = "micro_f1" if kind == "multi" else self.keys[0]
+        self.primary = "micro_f1" if self.kind == "multi" else self.keys[0]
 
     def update(self, row: Row, prediction: Any) -> None:
-        truth = target(row, self.kind, self.names, self.declared, column=self.column)
+        truth = self.targets.of(row)
         self.truths.append(truth)
         if self.kind == "single":
             self.guesses.append(self.names.index(prediction[0]["label"]))
@@ -81,8 +72,8 @@ class ClassificationMetric(Metric):
     def result(self) -> dict[str, Json]:
         if not self.truths:
             return dict.fromkeys(self.keys, math.nan)
-        found = {"single": self._single, "multi": self._multi, "regression": self._regression}[self.kind]()
-        return {key: value if isinstance(value, list | dict) else float(value) for key, value in found.items()}
+        values = {"single": self._single, "multi": self._multi, "regression": self._regression}[self.kind]()
+        return {key: value if isinstance(value, list | dict) else float(value) for key, value in values.items()}
 
     def _single(self) -> dict[str, Json]:
         from sklearn import metrics

@@ -32,8 +32,8 @@ class SpeechRecognition(tw.Task):
     name = "automatic-speech-recognition"
     Options = choices.SpeechRecognitionOptions
     columns: ClassVar[Mapping[str, tw.Column]] = {
-        "audio": tw.Column("a clip: {bytes, path}, bytes, a path, or {array, sampling_rate}", lazy=True),
-        "text": tw.Column("the words that are said", target=True),
+        "audio": tw.Column("a clip: {bytes, path}, bytes, a path, or {array, sampling_rate}", lazy=True, kind="audio"),
+        "text": tw.Column("the words that are said", target=True, kind="text"),
     }
     cost_unit = "samples"
     rows_view = AudioView()

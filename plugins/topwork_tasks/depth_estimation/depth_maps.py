@@ -177,9 +177,6 @@ class Depth(dict):
         figures = f"{depth.min():.4g} to {depth.max():.4g}, mean {depth.mean():.4g}"
         return f"{{'predicted_depth': <{depth.shape[1]}x{depth.shape[0]}, {figures}>}}"
 
-    def __reduce__(self) -> tuple:
-        return Depth, (self["predicted_depth"],)
-
 
 def _grey(depth: numpy.ndarray) -> Image:
     from PIL import Image

@@ -36,11 +36,12 @@ class DepthEstimation(tw.Task):
     name = "depth-estimation"
     Options = DepthEstimationOptions
     columns: ClassVar[Mapping[str, tw.Column]] = {
-        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True),
+        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True, kind="image"),
         "depth": tw.Column(
             "depth of each pixel: an image of mode I;16, I or F, a path (.npy, .exr too), an array or nested lists",
             target=True,
             lazy=True,
+            kind="depth",
         ),
     }
     cost_unit = "pixels"

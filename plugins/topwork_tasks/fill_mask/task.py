@@ -48,8 +48,10 @@ class FillMask(Task):
     name = "fill-mask"
     Options = FillMaskOptions
     columns = {
-        "text": Column("a text, with or without masks"),
-        "answer": Column("what belongs in the text's masks: a token, or one for each", target=True, required=False),
+        "text": Column("a text, with or without masks", kind="text"),
+        "answer": Column(
+            "what belongs in the text's masks: a token, or one for each", target=True, required=False, kind="text"
+        ),
     }
     cost_unit = "tokens"
     repeatable = False

@@ -12,21 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from topwork import (
-    Batch,
-    Column,
-    Item,
-    Mode,
-    Picture,
-    Row,
-    State,
-    Task,
-    TaskOptions,
-    Units,
-    UsageError,
-    hookimpl,
-)
-from topwork_tasks._classification import loss as shared
+from topwork import Batch, Column, Item, Mode, Picture, Row, State, Task, Units, UsageError, hookimpl
+from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._vision import augmentation, inputs
 from topwork_tasks._vision.batches import stack
 from topwork_tasks._vision.headers import may_be_refused
@@ -37,27 +24,18 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-HEAD = ("AutoModelForImageClassification",)
 
-
-class ImageClassificationOptions(TaskOptions):
+class ImageClassificationOptions(ClassifierOptions):
     """Options of image-classification."""
 
-    multi_label: bool | None = Field(None, description="rows have lists of labels; by default as the base was trained")
-    label_names: list[str] | None = Field(None, description="what the data's integers stand for, in order")
-    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
-        None, description="weight of each label's loss"
-    )
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
     mixup: float = Field(0.0, ge=0, description="alpha of mixup (Zhang et al. 2017, arXiv 1710.09412); 0: none")
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix (Yun et al. 2019, arXiv 1905.04899); 0: none")
     augment: augmentation.Augment = Field("none", description=augmentation.AUGMENT_HELP)
     image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
-    pooling: Literal["mean", "first", "own"] = Field("mean", description="for a generic task head")
-    top_k: PositiveInt | None = Field(5, description="labels in a prediction; null: all")
+    pooling: Literal["mean", "first", "own"] = Field("mean", description="of the generic task head")
 
 
-class ImageClassification(Task):
+class ImageClassification(Classifier):
     """Put labels on pictures.
 
     | bad input | what happens |
@@ -79,37 +57,28 @@ class ImageClassification(Task):
     name = "image-classification"
     Options = ImageClassificationOptions
     columns: ClassVar[Mapping[str, Column]] = {
-        "image": Column("a picture: PIL, {bytes, path}, a path, or an uint8 array", lazy=True),
-        "label": Column("a label's name or number; with multi_label a list of them", target=True),
+        "image": Column("a picture: PIL, {bytes, path}, a path, or an uint8 array", lazy=True, kind="image"),
+        "label": Column("a label's name or number; with multi_label a list of them", target=True, kind="label"),
     }
     cost_unit = "pixels"
+    HEAD = ("AutoModelForImageClassification",)
+    usual_top = 5  # as the Hub's pipeline
 
     # ------------------------------------------------------------------ once
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: ImageClassificationOptions) -> State:
         base = bases["base"]
-        kind: shared.Kind = "multi" if cls._is_multi(base, options) else "single"
-        labels = rows.select_columns(["label"]) if hasattr(rows, "select_columns") else rows
-        names = shared.learn_labels(labels, "label", kind, base, HEAD, options.label_names)
-        declared = options.label_names or shared.class_names(rows, "label")
-        weights = shared.learn_weights(options.class_weights, labels, kind, names, declared)
-        if kind == "multi" and (options.mixup or options.cutmix or options.label_smoothing):
+        if cls.target_kind(base, options) == "multi" and (options.mixup or options.cutmix or options.label_smoothing):
             raise UsageError(
                 "mixup, cutmix and label_smoothing are for one label a row", place="task", hint="leave them out"
             )
+        labels, notes = cls.learn_labels(rows, base, options)
         processor = inputs.saved_processor(base, options.image_size)
         if processor is None:
             make = partial(_make_processor, base.config)
             processor = inputs.learn_processor(rows, base, options.image_size, make)
-        values = {"label_names": names, "kind": kind, "declared": declared, "class_weights": weights}
-        return State(values, {"image_processor": processor})
-
-    @staticmethod
-    def _is_multi(base: Any, options: ImageClassificationOptions) -> bool:
-        if options.multi_label is not None:
-            return options.multi_label
-        return getattr(base.config, "problem_type", None) == "multi_label_classification"
+        return State(labels, {"image_processor": processor}, notes)
 
     def __init__(self, bases: Mapping[str, Any], options: ImageClassificationOptions, state: State) -> None:
         super().__init__(bases, options, state)
@@ -120,28 +89,14 @@ class ImageClassification(Task):
     def build(self, weights: bool = True) -> nn.Module:
         from topwork.task_heads import PooledHead
 
-        numbered = dict(enumerate(self.label_names))
-        problem = "multi_label_classification" if self.kind == "multi" else "single_label_classification"
-        changes: dict[str, Any] = {
-            "id2label": numbered,
-            "label2id": {name: number for number, name in numbered.items()},
-        }
-        changes |= inputs.config_entries(self.base.config, self.processor)
-        native = self.base.native(*HEAD, weights=weights, problem_type=problem, **changes)
+        changes = {**self.head_config(), **inputs.config_entries(self.base.config, self.processor)}
+        native = self.base.native(*self.HEAD, weights=weights, **changes)
         if native is not None:
             return native
         # a masked autoencoder would hide most of the picture from its task head
         sees_all: dict[str, Any] = {"mask_ratio": 0.0} if hasattr(self.base.config, "mask_ratio") else {}
-        return PooledHead(self.base.backbone(weights=weights, **sees_all), len(numbered), self.options.pooling)
-
-    @property
-    def label_names(self) -> list[str]:
-        """In the order of the model's outputs."""
-        return self.state.values["label_names"]
-
-    @property
-    def kind(self) -> Literal["single", "multi"]:
-        return self.state.values["kind"]
+        backbone = self.base.backbone(weights=weights, **sees_all)
+        return PooledHead(backbone, len(self.names), self.options.pooling, self.options.dropout)
 
     @property
     def processor(self) -> Any:
@@ -155,15 +110,12 @@ class ImageClassification(Task):
         return augmentation.image_augmentation(self.options.augment, height, width)
 
     def precheck(self, row: Row, mode: Mode) -> bool:
-        return may_be_refused(row, check=None if mode == "predict" else lambda row, _: self._target(row, None))
-
-    def _target(self, row: Row, number: int | None) -> Any:
-        return shared.target(row, self.kind, self.label_names, self.state.values["declared"], number)
+        return may_be_refused(row, check=None if mode == "predict" else lambda row, _: self.targets.of(row))
 
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items = []
         for index, row in enumerate(rows):
-            target = {} if mode == "predict" else {"label": self._target(row, index)}
+            target = {} if mode == "predict" else {"label": self.targets.of(row, index)}
             image = self.inputs.open(row, index)
             row_seed = augmentation.row_seed(seed, image) if mode == "train" and not self.repeatable else 0
             if mode == "train" and self._augment is not None:
@@ -177,8 +129,7 @@ class ImageClassification(Task):
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         tensors: dict[str, Any] = {"pixel_values": stack([item.inputs["pixel_values"] for item in items])}
         if mode != "predict":
-            targets = [item.inputs["label"] for item in items]
-            tensors["labels"] = shared.target_tensor(targets, self.kind, len(self.label_names))
+            tensors["labels"] = self.targets.tensor([item.inputs["label"] for item in items])
         if mode == "train" and self._mixes and len(items) > 1:
             options, seed = self.options, sum(item.extra for item in items)
             mix(tensors, len(self.label_names), options.mixup, options.cutmix, seed)
@@ -192,46 +143,26 @@ class ImageClassification(Task):
 
     # ------------------------------------------------------------------ tensors -> numbers
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return self._losses(model, batch).mean()
-
-    def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return batch.mean_by_row(self._losses(model, batch))
-
-    def _losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        smoothing = self.options.label_smoothing if batch.mode == "train" else 0.0
-        logits = model(**model_tensors(batch, model, "labels")).logits
-        weights = self.state.values["class_weights"]
-        return shared.classification_loss(logits, batch.inputs["labels"], self.kind, weights, "none", smoothing)
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
-        logits = model(**model_tensors(batch, model, "labels")).logits
-        scores = shared.logits_to_scores(logits, self.kind)
-        return [shared.LabelScores(entry, self.label_names, self.options.top_k) for entry in scores]
+    def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        return model(**model_tensors(batch, model, "labels")).logits
 
     # ------------------------------------------------------------------ numbers -> people
-
-    def metric(self) -> shared.ClassificationMetric:
-        top = 5 if self.kind == "single" and len(self.label_names) > 5 else None
-        return shared.ClassificationMetric(self.label_names, self.kind, declared=self.state.values["declared"], top=top)
 
     def units(self, item: Item) -> Units:
         return self.inputs.units(self.base, item.inputs["pixel_values"])
 
     def draw(self, row: Row, prediction: Any) -> Picture:
-        image = magnified(self.inputs.open(row, None, "RGB"))
-        declared = self.state.values["declared"]
-        return shared.draw_labels(row, prediction, self.kind, self.label_names, declared, image=image)
+        return self.drawn(row, prediction, image=magnified(self.inputs.open(row, None, "RGB")))
 
     @classmethod
     def example_rows(cls) -> list[Row]:
         from PIL import Image, ImageDraw
 
         rows: list[Row] = []
-        for number in range(9):
-            label = ("circle", "square", "cross")[number % 3]
-            image = Image.new("RGB", (32, 32), (20 * (number % 4), 30, 60))
-            pen, box = ImageDraw.Draw(image), (6 + number % 3, 6, 22 + number % 4, 22 + number % 3)
+        for index in range(9):
+            label = ("circle", "square", "cross")[index % 3]
+            image = Image.new("RGB", (32, 32), (20 * (index % 4), 30, 60))
+            pen, box = ImageDraw.Draw(image), (6 + index % 3, 6, 22 + index % 4, 22 + index % 3)
             if label == "circle":
                 pen.ellipse(box, fill="white")
             elif label == "square":

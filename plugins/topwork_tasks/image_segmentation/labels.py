@@ -5,11 +5,11 @@ Entry points: `learn_state` for `Task.learn`, `LabelNumbers` for reading rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from topwork import Base, DataError, Row, State, TopworkError, UsageError, nearest
-from topwork_tasks._classification.labels import check_alike
+from topwork_tasks._classification.labels import Declared, LabelNames, check_alike, given_names
 from topwork_tasks._vision.boxes import categories_of, columns_of, declared_names
 from topwork_tasks.image_segmentation import models
 from topwork_tasks.image_segmentation.masks import flat, open_mask, segment_categories, tells_segments
@@ -54,7 +54,7 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions) -> Sta
     return State(values, {"image_processor": processor})
 
 
-def _declared_stuff(rows: Any, names: Sequence[str], declared: Sequence[str] | None) -> list[str]:
+def _declared_stuff(rows: Any, names: Sequence[str], declared: Declared) -> list[str]:
     """Return the labels of segments whose `isthing` is 0, as COCO's panoptic files have it; none where it is absent."""
     if rows is None or "segments_info" not in _columns_in(rows):
         return []
@@ -72,21 +72,19 @@ def _declared_stuff(rows: Any, names: Sequence[str], declared: Sequence[str] | N
 
 
 def learn_mask_labels(
-    rows: Any, base: Base, auto: Sequence[str], kind: str, given: Sequence[str] | None, ignored: int, reduce: bool
-) -> tuple[list[str], list[str] | None]:
+    rows: Any, base: Base, auto: Sequence[str], kind: str, option: LabelNames, ignored: int, reduce: bool
+) -> tuple[list[str], Declared]:
     """Return label names in the order of the outputs, and the names of the data's numbers where they are declared.
 
-    Those of a trained checkpoint win; else `given`, else those that `objects` or `segments_info` declares, else the
+    Those of a trained checkpoint win; else the option, else those that `objects` or `segments_info` declares, else the
     numbers that occur.
     """
     trained = base.trained_labels(*auto)
-    declared = list(given) if given else None
+    declared, by_number = given_names(option)
     if declared is None and kind != "semantic" and rows is not None and uses_objects(next(iter(rows), {})):
         declared = declared_names(rows)
     if declared is None and (kind == "panoptic" or _has_segment_masks(rows)):
         declared = declared_names(rows, "segments_info")
-    if declared is not None and len(set(declared)) != len(declared):
-        raise UsageError(f"`label_names` has a name twice: {declared}", place="task.label_names")
     if trained is not None:
         for name in declared or ():
             if name not in trained:
@@ -95,11 +93,11 @@ def learn_mask_labels(
                     place="task.label_names",
                     hint="name the data's labels as the checkpoint does, or set `head: new`",
                 )
-        return list(trained), declared
+        return list(trained), by_number or declared
     names = declared or _occurring(rows, kind, ignored, reduce)
     if len(names) < (2 if kind == "semantic" else 1):
         raise DataError(f"has only the label {names}", column="mask", hint="give rows with two labels or more")
-    return list(names), declared
+    return list(names), by_number or declared
 
 
 def uses_objects(row: Row, index: int | None = None) -> bool:
@@ -174,12 +172,21 @@ class LabelNumbers:
 
     Args:
         names: label names in the order of the outputs.
-        declared: names of the data's numbers; None when these are the outputs' own.
+        declared: names of the data's numbers, by position or by number; None when these are the outputs' own.
+
+    Raises:
+        UsageError: a mapping whose keys are no numbers of masks.
     """
 
-    def __init__(self, names: Sequence[str], declared: Sequence[str] | None) -> None:
+    def __init__(self, names: Sequence[str], declared: Declared) -> None:
         self.names = list(names)
-        self.table = [self.names.index(name) for name in declared] if declared else list(range(len(self.names)))
+        if isinstance(declared, Mapping):
+            if wrong := [key for key in declared if not key.isdigit() or int(key) > _MOST]:
+                raise UsageError(f"`{wrong[0]}` is no number of a mask", place="task.label_names")
+            by_number = {int(key): name for key, name in declared.items()}
+        else:
+            by_number = dict(enumerate(declared or self.names))
+        self.table = {number: self.names.index(name) for number, name in by_number.items()}
 
     def __call__(self, value: Any, index: int | None, column: str) -> int:
         """Return the label of one value; `index` is that of the row, for messages."""
@@ -189,7 +196,7 @@ class LabelNumbers:
             return self.names.index(value)
         if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "__index__")):
             raise self._unknown(repr(value), index, column)
-        if not 0 <= value < len(self.table):
+        if value not in self.table:
             raise self._unknown(str(value), index, column)
         return self.table[int(value)]
 
@@ -205,10 +212,12 @@ class LabelNumbers:
         if reduce:
             labels = numpy.where((labels == 0) | (labels == ignored), ignored, labels - 1)
         valid = labels != ignored
-        wrong = valid & ((labels < 0) | (labels >= len(self.table)))
+        table = numpy.full(max(self.table) + 1, -1, dtype=numpy.int32)
+        table[list(self.table)] = list(self.table.values())
+        outside = (labels < 0) | (labels >= len(table))
+        wrong = valid & (outside | (table[numpy.where(outside, 0, labels)] < 0))
         if wrong.any():
             raise self._unknown(str(int(labels[wrong][0])), index, "mask")
-        table = numpy.array(self.table, dtype=numpy.int32)
         return numpy.where(valid, table[numpy.where(valid, labels, 0)], ignored).astype(numpy.int32)
 
     def _unknown(self, value: str, index: int | None, column: str, suggestion: str = "") -> DataError:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from topwork import TaskOptions
+from topwork_tasks._classification.labels import LabelNames
 from topwork_tasks._vision.augmentation import AUGMENT_HELP, Augment
 
 
@@ -35,7 +36,9 @@ class ImageSegmentationOptions(TaskOptions):
     """Options of image-segmentation."""
 
     kind: Literal["semantic", "instance", "panoptic"] = Field("semantic", description="what is told apart")
-    label_names: list[str] | None = Field(None, description="what the masks' numbers stand for, in order")
+    label_names: LabelNames = Field(
+        None, description="what the masks' numbers stand for, in order; or a mapping: {0: background, 255: cat}"
+    )
     ignore_index: NonNegativeInt = Field(255, description="number in a mask that does not count")
     reduce_labels: bool | None = Field(
         None, description="0 does not count and the other numbers move down by one; by default as the image processor"

@@ -199,9 +199,6 @@ class Segmentation(list):
         )
         return f"[{', '.join(parts)}]"
 
-    def __reduce__(self) -> tuple:
-        return Segmentation, (list(self), self.map, self.labels, self.scores, self.rles)
-
 
 def _described(mask: Image) -> str:
     return f"<L {mask.width}x{mask.height} {zlib.crc32(mask.tobytes()):08x}>"

@@ -41,21 +41,25 @@ class ImageSegmentation(tw.Task):
     name = "image-segmentation"
     Options = ImageSegmentationOptions
     columns: ClassVar[Mapping[str, tw.Column]] = {
-        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True),
+        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True, kind="image"),
         "mask": tw.Column(
             "numbers of labels: an image of mode L, P or I, a path or an array; panoptic: COCO's segment ids",
             target=True,
             required=False,
             lazy=True,
+            kind="mask",
         ),
         "instances": tw.Column(
-            "numbers of instances, 0 for none, beside `mask`", target=True, required=False, lazy=True
+            "numbers of instances, 0 for none, beside `mask`", target=True, required=False, lazy=True, kind="mask"
         ),
         "objects": tw.Column(
-            "{segmentation: [polygons or run lengths], category: [name or number]}", target=True, required=False
+            "{segmentation: [polygons or run lengths], category: [name or number]}",
+            target=True,
+            required=False,
+            kind="boxes",
         ),
         "segments_info": tw.Column(
-            "panoptic: [{id, category_id, iscrowd, isthing}], as in COCO", target=True, required=False
+            "panoptic: [{id, category_id, iscrowd, isthing}], as in COCO", target=True, required=False, kind="segments"
         ),
     }
     cost_unit = "pixels"

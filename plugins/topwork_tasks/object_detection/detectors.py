@@ -2,40 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from topwork import Base, Batch, DataError, TopworkError
-from topwork_tasks._classification.labels import check_alike
-from topwork_tasks._vision.boxes import categories_of, overlaps, to_corners
+from topwork_tasks._classification.labels import Declared, LabelNames, distinct_labels, given_names, integer_names
+from topwork_tasks._vision.boxes import categories_of, declared_names, overlaps, to_corners
 from topwork_tasks.object_detection.processors import MOST_BOXES
 
 #: model types whose loss counts the boxes of its own process only
 _COUNTING_ALONE = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
 
 
-def learn_object_names(rows: Any, base: Base, auto: Sequence[str], declared: Sequence[str] | None) -> list[str]:
-    """Return label names in the order of the outputs: of the trained checkpoint, else the declared ones, else the
-    distinct categories, sorted."""
+def learn_object_names(
+    rows: Any, base: Base, auto: Sequence[str], option: LabelNames, notes: list[str]
+) -> tuple[list[str], Declared]:
+    """Return label names in the order of the outputs, and what the data's integers stand for.
+
+    Names are those of the trained checkpoint, else of the option, else of the rows' source, else the distinct
+    categories, sorted.
+
+    Args:
+        option: `label_names`.
+        notes: takes lines for the log.
+    """
+    source = None if rows is None else declared_names(rows)
+    given, _ = given_names(option)
     trained = base.trained_labels(*auto)
-    if trained is not None:
-        return list(trained)
-    if declared is not None:
-        return list(declared)
+    values = list(_categories(rows)) if rows is not None and source is None and (given or not trained) else []
+    declared = integer_names([value for _, value in values], option, source, notes, "objects")
+    if names := trained or given or source:
+        return list(names), declared
     if rows is None:
         raise TopworkError(
             "the label names are not known",
             hint="give training rows, `label_names`, or a base with a trained task head",
         )
-    values: set[Any] = set()
+    if not values:
+        raise DataError("no row has an object", column="objects", hint="give rows with objects, or `label_names`")
+    return distinct_labels(values, "objects"), declared
+
+
+def _categories(rows: Any) -> Iterator[tuple[int, Any]]:
+    """Yield (index of the row, category) of all objects."""
     narrow = rows.select_columns(["objects"]) if hasattr(rows, "select_columns") else rows
     for index, row in enumerate(narrow):
         for value in categories_of(row.get("objects"), index):
-            check_alike(value, values, index, "objects")
-            values.add(value)
-    if not values:
-        raise DataError("no row has an object", column="objects", hint="give rows with objects, or `label_names`")
-    return [str(value) for value in sorted(values)]
+            yield index, value
 
 
 # ---------------------------------------------------------------- numbers of targets

@@ -34,16 +34,6 @@ class Detections(list):
             if score > threshold
         )
 
-    def __reduce__(self) -> tuple:
-        return _restore, (list(self), self.__dict__)
-
-
-def _restore(entries: list[Json], attributes: dict[str, Any]) -> Detections:
-    detections = Detections.__new__(Detections)
-    detections.extend(entries)
-    detections.__dict__.update(attributes)
-    return detections
-
 
 class CocoMetric(CocoAveragePrecision):
     """Mean average precision of boxes; `truth` gives a row's `Objects` and their label indices."""

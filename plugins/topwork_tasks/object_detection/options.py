@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from topwork import TaskOptions
+from topwork_tasks._classification.labels import LABEL_NAMES_HELP, LabelNames
 from topwork_tasks._vision.augmentation import AUGMENT_HELP, Augment
 from topwork_tasks._vision.boxes import BOX_FORMAT_HELP, BoxFormat
 
@@ -37,7 +38,7 @@ class ObjectDetectionOptions(TaskOptions):
 
     box_format: BoxFormat = Field("coco", description=BOX_FORMAT_HELP)
     bad_boxes: Literal["refuse", "drop"] = Field("refuse", description="boxes without area or outside their image")
-    label_names: list[str] | None = Field(None, description="what the data's integers stand for, in order")
+    label_names: LabelNames = Field(None, description=LABEL_NAMES_HELP)
     augment: Augment = Field("none", description=AUGMENT_HELP)
     image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
     detr_head: DetrHeadOptions | None = Field(

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import topwork as tw
-from topwork_tasks._classification.labels import label_number
+from topwork_tasks._classification.labels import label_index
 from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision import boxes as _boxes
 from topwork_tasks._vision.headers import may_be_refused
@@ -38,8 +38,10 @@ class ObjectDetection(tw.Task):
     name = "object-detection"
     Options = ObjectDetectionOptions
     columns: ClassVar[Mapping[str, tw.Column]] = {
-        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True),
-        "objects": tw.Column("{bbox: [[4 numbers]], category: [name or number]}, or a list of such dicts", target=True),
+        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True, kind="image"),
+        "objects": tw.Column(
+            "{bbox: [[4 numbers]], category: [name or number]}, or a list of such dicts", target=True, kind="boxes"
+        ),
     }
     cost_unit = "pixels"
     rows_view = DetectionView()
@@ -49,8 +51,8 @@ class ObjectDetection(tw.Task):
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: ObjectDetectionOptions) -> tw.State:
         base = bases["base"]
-        declared = options.label_names or _boxes.declared_names(rows)
-        names = detectors.learn_object_names(rows, base, HEAD, declared)
+        notes: list[str] = []
+        names, declared = detectors.learn_object_names(rows, base, HEAD, options.label_names, notes)
         native = processors.is_native(base.config)
         if native and options.detr_head is not None:
             raise tw.UsageError(
@@ -65,7 +67,7 @@ class ObjectDetection(tw.Task):
             processor = inputs.learn_processor(rows, base, options.image_size, make, multiple=32)
         processors.check_processor(base.config, processor)
         values = {"label_names": names, "declared": declared, "all_trainable": bool(base.scratch)}
-        return tw.State(values, {"image_processor": processor})
+        return tw.State(values, {"image_processor": processor}, notes)
 
     def __init__(self, bases: Mapping[str, Any], options: ObjectDetectionOptions, state: tw.State) -> None:
         super().__init__(bases, options, state)
@@ -112,7 +114,7 @@ class ObjectDetection(tw.Task):
 
     def _label_indices(self, categories: Sequence[Any], index: int | None) -> list[int]:
         declared = self.state.values["declared"]
-        return [label_number(value, self.label_names, declared, index, "objects") for value in categories]
+        return [label_index(value, self.label_names, declared, index, "objects") for value in categories]
 
     def precheck(self, row: tw.Row, mode: tw.Mode) -> bool:
         return may_be_refused(row, check=None if mode == "predict" else self._objects)

@@ -34,9 +34,11 @@ class QuestionAnswering(Task):
     name = "question-answering"
     Options = QuestionAnsweringOptions
     columns = {
-        "question": Column("the question"),
-        "context": Column("the text that the answer is a part of"),
-        "answers": Column('{"text": [...], "answer_start": [...]}, both empty when there is no answer', target=True),
+        "question": Column("the question", kind="text"),
+        "context": Column("the text that the answer is a part of", kind="text"),
+        "answers": Column(
+            '{"text": [...], "answer_start": [...]}, both empty when there is no answer', target=True, kind="answers"
+        ),
     }
     cost_unit = "tokens"
 

@@ -36,10 +36,10 @@ class TextGeneration(Task):
     name = "text-generation"
     Options = TextGenerationOptions
     columns = {
-        "text": Column("a text to learn or score", required=False),
-        "prompt": Column("the beginning of a text that is to be continued", required=False),
-        "completion": Column("the continuation of the prompt", target=True, required=False),
-        "messages": Column('a chat: [{"role", "content"}, ...]', required=False),
+        "text": Column("a text to learn or score", required=False, kind="text"),
+        "prompt": Column("the beginning of a text that is to be continued", required=False, kind="text"),
+        "completion": Column("the continuation of the prompt", target=True, required=False, kind="text"),
+        "messages": Column('a chat: [{"role", "content"}, ...]', required=False, kind="messages"),
     }
     cost_unit = "tokens"
 

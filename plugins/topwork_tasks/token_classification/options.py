@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork import TaskOptions
+from topwork_tasks._classification.labels import LABEL_NAMES_HELP, LabelNames
 from topwork_tasks._text.tokenizers import TokenizerOptions
 
 #: how the scores of tokens become tags of words
@@ -20,7 +21,7 @@ class TokenClassificationOptions(TaskOptions):
         "auto", description="how tags mark entities; auto looks at the training rows"
     )
     strict: bool = Field(False, description="metrics: entities that break the rules of their scheme are none")
-    label_names: list[str] | None = Field(None, description="what the data's integers 0, 1, ... stand for")
+    label_names: LabelNames = Field(None, description=LABEL_NAMES_HELP)
     sub_words: Literal["first", "all"] = Field("first", description="tokens of a word that learn its tag")
     aggregation: Aggregation = Field(
         "first",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from topwork import Base, DataError, Row, TopworkError
-from topwork_tasks._classification.labels import class_names, label_number
+from topwork_tasks._classification import labels
 from topwork_tasks._text.inputs import text_of
 from topwork_tasks._text.windows import tokens_of_words, words_of_tokens
 from topwork_tasks._text.words import Span, find_signs, find_words, include_marks, join_words, trim_span
@@ -28,7 +28,7 @@ class RowReader:
         span_words: what is tagged in rows with spans: words, or every sign.
     """
 
-    def __init__(self, names: Sequence[str], declared: Sequence[str] | None, span_words: SpanWords = "words") -> None:
+    def __init__(self, names: Sequence[str], declared: labels.Declared, span_words: SpanWords = "words") -> None:
         self.names, self.declared, self.span_words = names, declared, span_words
         self.outside = next((name for name in names if is_outside(name)), OUTSIDE)
 
@@ -44,13 +44,13 @@ class RowReader:
         """
         if row.get("words") is None:
             marks: Sequence[Any] = span_tags(words, true_spans(row, index))[0]
-            return [label_number(mark, self.names, None, index, "spans") for mark in marks]
+            return [labels.label_index(mark, self.names, None, index, "spans") for mark in marks]
         marks = _listed(row, "tags", index)
         if len(marks) != len(words):
             raise DataError(
                 f"has {len(marks)} tags for {len(words)} words", row=index, column="tags", hint="correct the row"
             )
-        return [label_number(mark, self.names, self.declared, index, "tags") for mark in marks]
+        return [labels.label_index(mark, self.names, self.declared, index, "tags") for mark in marks]
 
     def check_spans(self, row: Row, index: int | None, words: Sequence[Span]) -> None:
         """Refuse a row with spans that tags of its words cannot express: they could not be learned.
@@ -81,7 +81,7 @@ class RowReader:
         if row.get("words") is None:
             spans = true_spans(row, None)
             for kind, _, _ in spans:
-                label_number(f"B-{kind}", self.names, None, None, "spans")
+                labels.label_index(f"B-{kind}", self.names, None, None, "spans")
             return None, spans
         return [self.names[tag] for tag in tags], []
 
@@ -156,40 +156,51 @@ def _listed(row: Row, column: str, index: int | None) -> list[Any]:
 
 
 def learn_tag_names(
-    rows: Any, base: Base, auto: Sequence[str], names: Sequence[str] | None
-) -> tuple[list[str], list[str] | None]:
+    rows: Any, base: Base, auto: Sequence[str], option: labels.LabelNames, notes: list[str] | None = None
+) -> tuple[list[str], labels.Declared]:
     """Return the names of all tags in the order of the model's outputs, and what the data's integers stand for.
 
     The checkpoint's trained task head wins, then the option, then what the data set declares, then what occurs: `O`
     first, the others sorted by type and chunk letter.
     """
-    declared = list(names) if names else class_names(rows, "tags")
+    source = labels.declared_by(rows, "tags")
+    given, _ = labels.given_names(option)
+    integers = _integers(rows) if given and source is None else ()
+    declared = labels.integer_names(integers, option, source, [] if notes is None else notes, "tags")
     trained = base.trained_labels(*auto)
-    if trained is not None:
-        return list(trained), declared
-    if declared:
-        return list(declared), declared
+    names = trained or given or source
+    if names:
+        return list(names), declared
     if rows is None:
         raise TopworkError(
             "the tags are not known",
             hint="give training rows, the option `label_names`, or a base with a trained task head",
         )
-    occurring: set[str] = set()
-    for index, row in enumerate(rows):
-        if row.get("words") is None:
-            kinds = {kind for kind, _, _ in true_spans(row, index)}
-            occurring |= {OUTSIDE} | {f"{letter}-{kind}" for kind in kinds for letter in "BI"}
-        else:
-            occurring |= {_named(mark, index) for mark in _listed(row, "tags", index)}
+    occurring = labels.distinct_labels(_marks(rows), "tags")
+    if any(row.get("words") is None for row in rows):
+        occurring = list({OUTSIDE, *occurring})
     if len(occurring) < 2:
         raise DataError(f"has only the tags {sorted(occurring)}", column="tags", hint="give rows with two tags or more")
     return sorted(occurring, key=lambda name: (not is_outside(name), split_tag(name)[1], name)), None
 
 
-def _named(mark: Any, index: int) -> str:
-    if isinstance(mark, bool | float) or not isinstance(mark, str | int):
-        raise DataError(f"{mark!r} is no tag", row=index, column="tags", hint="tags are strings or integers")
-    return str(mark)
+def _marks(rows: Any) -> Iterator[tuple[int, Any]]:
+    """Yield (index of the row, tag) of all tags, those of spans among them."""
+    for index, row in enumerate(rows):
+        if row.get("words") is None:
+            for kind in sorted({kind for kind, _, _ in true_spans(row, index)}):
+                yield from ((index, f"{letter}-{kind}") for letter in "BI")
+        else:
+            yield from ((index, mark) for mark in _listed(row, "tags", index))
+
+
+def _integers(rows: Any) -> list[Any]:
+    """Return the tags of all rows with words, as they are written; rows without any are refused later."""
+    if rows is None or (hasattr(rows, "column_names") and "tags" not in (rows.column_names or ())):
+        return []
+    narrow = rows.select_columns(["tags"]) if hasattr(rows, "select_columns") else rows
+    lists = (row.get("tags") for row in narrow)
+    return [mark for marks in lists if isinstance(marks, list | tuple) for mark in marks]
 
 
 def tag_sequences(rows: Any, reader: RowReader) -> Iterator[list[str]]:

@@ -35,24 +35,29 @@ class TokenClassification(Task):
     name = "token-classification"
     Options = TokenClassificationOptions
     columns = {
-        "words": Column("the words, a list", required=False),
-        "tags": Column("a tag for each of the words", target=True, required=False),
-        "text": Column("a text, instead of words", required=False),
-        "spans": Column("entities of the text: a list of {start, end, label}, in characters", True, False),
+        "words": Column("the words, a list", required=False, kind="words"),
+        "tags": Column("a tag for each of the words", target=True, required=False, kind="tags"),
+        "text": Column("a text, instead of words", required=False, kind="text"),
+        "spans": Column(
+            "entities of the text: a list of {start, end, label}, in characters", True, False, kind="spans"
+        ),
     }
     cost_unit = "tokens"
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: TokenClassificationOptions) -> State:
         base = bases["base"]
-        names, declared = tags.learn_tag_names(rows, base, (AUTO,), options.label_names)
+        notes: list[str] = []
+        names, declared = tags.learn_tag_names(rows, base, (AUTO,), options.label_names, notes)
         scheme = options.scheme
         if scheme == "auto":
             reader = tags.RowReader(names, declared, options.span_words)
             scheme = entities.detect_scheme(names, tags.tag_sequences(rows, reader))
         texts = None if rows is None else (tags.text_and_words(row, index)[0] for index, row in enumerate(rows))
         values = {"label_names": names, "declared": declared, "scheme": scheme}
-        return text.learn_text_state(base, texts, options.tokenizer, values)
+        state = text.learn_text_state(base, texts, options.tokenizer, values)
+        state.notes += notes
+        return state
 
     def __init__(self, bases: Mapping[str, Base], options: TokenClassificationOptions, state: State) -> None:
         super().__init__(bases, options, state)

@@ -1,0 +1,155 @@
+"""Cells of tables: from text as it was written to the values that the kind of a column asks for.
+
+Entry point: `reader`. Tables whose cells are text (csv, tsv) keep every character until a column of a task says what it
+wants; typed sources (json, parquet, Python) are only touched where their type is a container's accident. Names of
+labels and their order are the business of tasks.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from topwork.errors import DataError
+
+if TYPE_CHECKING:
+    from topwork.task import Column
+
+#: kinds whose cells are JSON when a table holds text
+STRUCTURES = ("spans", "boxes", "messages", "answers", "segments", "texts")
+#: kinds whose cells name files
+FILES = ("image", "audio", "mask", "depth")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+
+
+def is_integer(text: str) -> bool:
+    """Return True if the text is an integer as a program would write it: `7` and `-1`, not `007`, `1.0` or `+1`."""
+    return _INTEGER.fullmatch(text) is not None
+
+
+def reader(column: Column, name: str, cells: Iterable[Any] | None) -> Callable[[Any], Any] | None:
+    """Return the function that turns a cell of text into a value of the column's kind; None if text is right.
+
+    Args:
+        column: what the task reads.
+        name: of the column, for errors.
+        cells: all cells of the column, for kinds that are decided once for a column; None when they are not known.
+
+    Example:
+        >>> from topwork.task import Column
+        >>> reader(Column("words of a text", kind="words"), "words", None)('["a", "b"]')
+        ['a', 'b']
+    """
+    kind = column.kind
+    if kind in ("label", "labels"):
+        return int_or_none if _all_integers(cells) else None
+    if kind == "any":
+        return _guessed(cells)
+    if kind == "number":
+        return partial(_number, name)
+    if kind in ("words", "tags"):
+        return partial(_listed, name)
+    if kind in STRUCTURES:
+        return partial(_structure, name, kind == "answers")
+    return None
+
+
+def int_or_none(text: Any) -> Any:
+    """Return the integer of a canonical text; anything else as it is."""
+    return int(text) if isinstance(text, str) and is_integer(text) and len(text) < 4000 else text
+
+
+def float_or_none(text: Any) -> Any:
+    """Return the number that a text writes; anything else as it is."""
+    return float(text) if isinstance(text, str) else text
+
+
+def _all_integers(cells: Iterable[Any] | None) -> bool:
+    if cells is None:
+        return False
+    present = {cell for cell in cells if cell is not None}
+    return bool(present) and all(is_integer(cell) for cell in present)
+
+
+def _guessed(cells: Iterable[Any] | None) -> Callable[[Any], Any] | None:
+    """The reader of a column without a kind: numbers where every cell is the plain writing of one."""
+    if cells is None:
+        return None
+    present = [cell for cell in cells if cell is not None]
+    if not present:
+        return None
+    if all(map(is_integer, present)):
+        return int_or_none
+    return float_or_none if all(is_integer(cell) or _is_plain_float(cell) for cell in present) else None
+
+
+def _is_plain_float(text: str) -> bool:
+    if not re.fullmatch(r"-?[0-9]+\.[0-9]+(e-?[0-9]+)?", text):
+        return False
+    return math.isfinite(float(text))
+
+
+def _number(name: str, text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        hint = "write a point for the decimals" if re.fullmatch(r"\s*-?\d+,\d+\s*", text) else "correct the cell"
+        raise DataError(f"{text!r} is no number", column=name, hint=hint) from None
+
+
+def _listed(name: str, text: Any) -> Any:
+    """A list of strings: JSON, Python's writing of a list, or words with spaces between them."""
+    if not isinstance(text, str):
+        return text
+    if text.lstrip().startswith("["):
+        value = _literal(name, text)
+        if not isinstance(value, list):
+            raise DataError(f"{text[:60]!r} is no list", column=name, hint='write it as ["a", "b"]')
+        return value
+    return text.split()
+
+
+def _structure(name: str, plain_text: bool, text: Any) -> Any:
+    """Lists and dicts from JSON, or from Python's writing of them."""
+    if not isinstance(text, str):
+        return text
+    if text.lstrip()[:1] not in ("[", "{"):
+        if plain_text:
+            return text
+        raise DataError(f"{text[:60]!r} is no JSON", column=name, hint="write a list or an object as JSON")
+    return _literal(name, text)
+
+
+def _literal(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise DataError(f"{text[:60]!r} is no JSON", column=name, hint='write lists as ["a", "b"]') from None
+
+
+def resolved(folder: str, value: Any) -> Any:
+    """Return a cell that names a file with the path relative to its table's folder, where the file lies there.
+
+    A relative path that exists only from the working folder stays as it is; of one that exists nowhere the path beside
+    the table is kept, so that the error names it in full.
+    """
+    text = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else value
+    if not isinstance(text, str) or not text or "://" in text:
+        return value
+    path = os.path.expanduser(text)
+    if not os.path.isabs(path):
+        beside = os.path.join(folder, path)
+        path = path if not os.path.exists(beside) and os.path.exists(path) else os.path.abspath(beside)
+    return {**value, "path": path} if isinstance(value, dict) else path
