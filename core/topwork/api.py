@@ -114,7 +114,7 @@ def build(
         >>> work = topwork.build(task, "bert-base-uncased", rows=rows)  # doctest: +SKIP
         >>> work.train(rows, epochs=1)  # doctest: +SKIP
     """
-    from topwork.data.roles import canonical
+    from topwork.data.columns import canonical
     from topwork.recipe.recipe import make_base_options, make_task_options
     from topwork.runs.build import make_task_model
 

@@ -162,8 +162,8 @@ class TaskModel:
         """The same, one by one as (number, row, prediction): nothing is kept, and `rows` may have no end. Of rows
         without a length (a generator, a streaming data set) as many as `ahead` are read before the first is
         answered, to put texts of like length together."""
+        from topwork.data.columns import RowStream, canonical, is_endless
         from topwork.data.loop import Settings, predict_rows
-        from topwork.data.roles import RowStream, canonical, is_endless
         from topwork.process import Process
 
         rows = [rows] if isinstance(rows, Mapping) else rows

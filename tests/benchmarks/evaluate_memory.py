@@ -181,7 +181,7 @@ def measure(task: str, who: str, folder: Path, count: int) -> dict[str, float]:
 
     import topwork
     from topwork import load_plugins
-    from topwork.data.roles import canonical
+    from topwork.data.columns import canonical
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -9,8 +9,9 @@ import engine_plugin
 import pytest
 
 from topwork import DataOptions, TopworkError
+from topwork.data.columns import canonical, chunks, column_names
 from topwork.data.options import CutOptions
-from topwork.data.roles import Roles, canonical, chunks, column_names
+from topwork.data.roles import Roles
 
 ROWS = engine_plugin.point_rows(101)
 Points, Windows = engine_plugin.Points, engine_plugin.Windows

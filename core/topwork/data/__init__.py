@@ -3,7 +3,8 @@
 In the order in which rows meet them:
 
 - `options`: what a recipe says about data
-- `roles`: rows of each role, read, cut and brought into the task's columns
+- `roles`: rows of each role, read, limited and cut
+- `columns`: from the columns of a source to those of the task
 - `table`: rows with random access, which know where each was written
 - `streams`: rows that come one by one
 - `cells`: from text as it was written to values, by the kind of a column

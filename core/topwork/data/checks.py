@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork.data.roles import chunks, row_count
+from topwork.data.columns import chunks, row_count
 from topwork.data.table import located
 from topwork.errors import DataError
 from topwork.items import Mode

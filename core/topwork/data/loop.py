@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.data.batching import Budget, plan
-from topwork.data.roles import chunks, row_count
+from topwork.data.columns import chunks, row_count
 from topwork.data.table import located
 from topwork.errors import DataError, TopworkError, UsageError, unknown
 from topwork.items import Batch, Item, Json, Mode, Part, Prediction, Row, size_of

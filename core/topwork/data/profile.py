@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from topwork.data.roles import Roles, column_names, row_count
+from topwork.data.columns import column_names, row_count
+from topwork.data.roles import Roles
 from topwork.items import Json, Row
 
 if TYPE_CHECKING:

@@ -1,291 +1,23 @@
-"""Roles of rows (train, calibrate, evaluate, predict): how they are read, cut and brought into the task's columns.
+"""Roles of rows (train, calibrate, evaluate, predict): how they are read, limited and cut.
 
-Entry points: `Roles` for a run, `canonical` for rows in memory. Where rows come from is the business of plugins
-(`load_rows`); which rows a cut takes stands in `cuts`, how cells become values in `cells`, rows themselves are a
-`table.Table` or a `streams.Stream`.
+Entry point: `Roles`. Where rows come from is the business of plugins (`load_rows`); the task's columns are made in
+`columns`, which rows a cut takes stands in `cuts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from topwork.data import cells, cuts
+from topwork.data import cuts
+from topwork.data.columns import canonical, check_plain, row_count
 from topwork.data.options import CutOptions, DataOptions, RowsOptions
-from topwork.data.streams import Stream
-from topwork.data.table import BesideTable, Table, declared_names, namer
-from topwork.errors import DataError, TopworkError, nearest
-from topwork.items import Row
+from topwork.data.table import Table
+from topwork.errors import TopworkError
 
 if TYPE_CHECKING:
     from topwork import Plugins
-    from topwork.task import Column, Task
-
-#: the task's column -> the rows' column, or for labels the columns of which each is one label
-ColumnNames = Mapping[str, "str | Sequence[str]"]
-
-# ---------------------------------------------------------------- canonical columns
-
-
-def canonical(
-    rows: Any, task: type[Task], columns: ColumnNames, *, targets: bool, place: str, role: str | None = None
-) -> Any:
-    """Return the rows with the task's column names and nothing else, cells as the columns want them.
-
-    Args:
-        rows: a `datasets` dataset, a `Table` or a list of dicts.
-        columns: the task's column -> the rows' column; columns that are not named keep their name.
-        targets: True when the target columns must be there too.
-        place: location for errors.
-        role: of the rows in a run.
-
-    Returns:
-        a `Table`, or a `Stream` for a streaming data set. Integers that the source declares names for come as names.
-
-    Raises:
-        TopworkError: a column is missing; the error names those that exist.
-    """
-    table = rows if isinstance(rows, Table) else None
-    inner = table.rows if table is not None else rows
-    plain = _are_plain(inner, place)
-    if plain and not inner:
-        return []
-    present = column_names(inner)
-    several = {name: list(origin) for name, origin in columns.items() if not isinstance(origin, str)}
-    single = {name: origin for name, origin in columns.items() if isinstance(origin, str)}
-    _check_mapping(task, columns, several, present, place)
-    kept = _kept_columns(task, single, several, present, targets, place)
-    if plain:
-        made = [{name: row.get(origin) for name, origin in kept.items()} for row in inner]
-        return _finished(made, table, task, several, role, inner, origins=kept)
-    lazy = [name for name, column in task.columns.items() if column.lazy]
-    dataset = _renamed(inner, kept, lazy, several)
-    return _finished(dataset, table, task, several, role, inner, origins=kept)
-
-
-def _check_mapping(
-    task: type[Task], columns: ColumnNames, several: Mapping[str, Sequence[str]], present: list[str], place: str
-) -> None:
-    if unknown := sorted(set(columns) - set(task.columns)):
-        raise TopworkError(
-            f"`{unknown[0]}` is not a column of task {task.name}{nearest(unknown[0], task.columns)}",
-            place="data.columns",
-            hint=f"its columns are {', '.join(task.columns)}",
-        )
-    for name, origins in several.items():
-        if task.columns[name].kind not in ("label", "labels"):
-            raise TopworkError(f"`{name}` is one column, not several", place="data.columns", hint="name one column")
-        for origin in origins:
-            if origin not in present:
-                raise TopworkError(
-                    f"no column `{origin}` for the label `{origin}`{nearest(origin, present)}",
-                    place=place,
-                    hint=f"there are {', '.join(present) or 'none'}",
-                )
-
-
-def _kept_columns(
-    task: type[Task],
-    columns: Mapping[str, str],
-    several: Collection[str],
-    present: list[str],
-    targets: bool,
-    place: str,
-) -> dict[str, str]:
-    """The task's columns that the rows have -> the rows' column."""
-    source = {name: columns.get(name, name) for name in task.columns if name not in several}
-    for name, origin in source.items():
-        column = task.columns[name]
-        needed = name in columns or (column.required and (targets or not column.target))
-        if needed and origin not in present:
-            raise TopworkError(
-                f"no column `{origin}` for the task's `{name}` ({column.description}){nearest(origin, present)}",
-                place=place,
-                hint=f"there are {', '.join(present) or 'none'}; map it with `data.columns: {{{name}: ...}}`",
-            )
-    kept = {name: origin for name, origin in source.items() if origin in present}
-    if not kept and not several:
-        raise TopworkError(
-            f"no column fits: the task has {', '.join(task.columns)}; the rows have {', '.join(present) or 'none'}",
-            place=place,
-            hint=f"map one with `data.columns: {{{next(iter(task.columns))}: ...}}`",
-        )
-    return kept
-
-
-def _finished(
-    rows: Any,
-    table: Table | None,
-    task: type[Task],
-    several: Mapping[str, Sequence[str]],
-    role: str | None,
-    source: Any,
-    origins: Mapping[str, str],
-) -> Any:
-    """The rows as a `Table` or a `Stream`, with what turns cells into values."""
-    features = getattr(rows, "features", None) or {}
-    readers: dict[str, Callable[[Any], Any]] = {
-        name: convert for name in origins if (convert := namer(features.get(name))) is not None
-    }
-    names = declared_names({name: features[name] for name in origins if name in features})
-    if several:
-        rows = _with_several(rows, source, several)
-    if row_count(rows) is None:
-        return Stream(rows, readers, names)
-    written = table is not None and table.written
-    for name, column in task.columns.items():
-        if name in origins and table is not None:
-            convert = _cell_reader(column, name, rows if written else None, table)
-            if convert is not None:
-                readers[name] = convert
-    origin = table.origin if table is not None else None
-    return Table(rows, origin, readers=readers, names=names, role=role, written=written)
-
-
-def _cell_reader(column: Column, name: str, written: Any, table: Table) -> Any:
-    if column.kind in cells.FILES:
-        return BesideTable(cells.resolved) if table.origin.files else None
-    if written is None:
-        return None
-    once = column.kind in ("any", "label", "labels")  # decided for the column, so all its cells are read
-    return cells.reader(column, name, cuts.column_values(written, name) if once else None)
-
-
-def _with_several(rows: Any, source: Any, several: Mapping[str, Sequence[str]]) -> Any:
-    """The rows with lists of labels made of columns of which each says whether the row has one label."""
-    for name, origins in several.items():
-        marks = [cuts.column_values(source, origin) or [] for origin in origins]
-        labels = [
-            [origin for origin, mark in zip(origins, row) if _is_set(mark, index, origin)]
-            for index, row in enumerate(zip(*marks))
-        ]
-        if hasattr(rows, "add_column"):
-            rows = rows.add_column(name, labels)
-        else:
-            rows = [{**row, name: entry} for row, entry in zip(rows, labels)]
-    return rows
-
-
-_SET = {"1": True, "0": False, "1.0": True, "0.0": False, "true": True, "false": False, "": False}
-
-
-def _is_set(mark: Any, index: int, column: str) -> bool:
-    value = _SET.get("" if mark is None else str(mark).strip().lower())
-    if value is None:
-        raise DataError(f"{mark!r} is neither 0 nor 1", row=index, column=column, hint="mark labels with 1, others 0")
-    return value
-
-
-def _are_plain(rows: Any, place: str) -> bool:
-    """Whether rows are a list of dicts; False for a dataset of `datasets`. Anything else is refused."""
-    if hasattr(rows, "select_columns"):
-        return False
-    if isinstance(rows, str) or not isinstance(rows, Sequence):
-        raise TopworkError(
-            f"rows are a list of dicts or a dataset of `datasets`, not {type(rows).__name__}", place=place
-        )
-    for index, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise TopworkError(f"row {index} is {type(row).__name__}, not a dict", place=place)
-    return True
-
-
-def undecoded(dataset: Any, columns: Sequence[str]) -> Any:
-    """Return the dataset with files of these columns as {"bytes", "path"}.
-
-    The task opens them, so that a file that cannot be opened is a fault of its row and not of the whole data set.
-    """
-    features = getattr(dataset, "features", None) or {}
-    for name in columns:
-        if getattr(features.get(name), "decode", False):
-            dataset = dataset.cast_column(name, replace(features[name], decode=False))
-    return dataset
-
-
-def _renamed(dataset: Any, kept: Mapping[str, str], lazy: Sequence[str] = (), several: Collection[str] = ()) -> Any:
-    """A `datasets` dataset with the columns `kept` (new name -> old name)."""
-    if len(set(kept.values())) < len(kept):
-        raise TopworkError("two of the task's columns are mapped to one column", place="data.columns")
-    dataset = undecoded(dataset.select_columns(list(kept.values())), [kept[name] for name in lazy if name in kept])
-    moves = {origin: f"\0{name}" for name, origin in kept.items() if origin != name}
-    if moves:  # by way of free names, so that columns can be swapped
-        dataset = dataset.rename_columns(moves).rename_columns({new: new[1:] for new in moves.values()})
-    return dataset
-
-
-def column_names(rows: Any) -> list[str]:
-    """Return the columns of a dataset or of a list of dicts; a streaming set may need its first row for that."""
-    names = getattr(rows, "column_names", None)
-    if names is not None:
-        return list(names)
-    if isinstance(rows, Sequence):  # a row may lack what another has
-        return list(dict.fromkeys(name for row in rows for name in row))
-    first = next(iter(rows), None)
-    return list(first) if first is not None else []
-
-
-def row_count(rows: Any) -> int | None:
-    """Return the number of rows, or None for a stream."""
-    return len(rows) if hasattr(rows, "__len__") else None
-
-
-def chunks(rows: Any, size: int, index: int = 0, count: int = 1) -> Iterator[tuple[list[int], list[Row]]]:
-    """Yield lists of `size` rows with their indices; process `index` of `count` gets every count-th row."""
-    indices: list[int] = []
-    chunk: list[Row] = []
-    length = row_count(rows)
-    picked = (
-        enumerate(rows) if length is None else ((position, rows[position]) for position in range(index, length, count))
-    )
-    for position, row in picked:
-        if length is None and position % count != index:
-            continue
-        indices.append(position)
-        chunk.append(row)
-        if len(chunk) == size:
-            yield indices, chunk
-            indices, chunk = [], []
-    if chunk:
-        yield indices, chunk
-
-
-# ---------------------------------------------------------------- rows of an iterable
-
-
-class RowStream:
-    """Rows of an iterable, for prediction, with the task's column names and nothing else.
-
-    Args:
-        rows: dicts.
-        columns: the task's column -> the rows' column; columns that are not named keep their name.
-
-    Raises:
-        TopworkError: while iterating, when a row is no dict, or the first one lacks a column that is needed.
-    """
-
-    def __init__(self, rows: Iterable[Row], task: type[Task], columns: Mapping[str, Any]) -> None:
-        self.rows, self.task, self.columns = rows, task, columns
-
-    def __iter__(self) -> Iterator[Row]:
-        names = {name: self.columns.get(name, name) for name in self.task.columns}
-        present: list[str] = []
-        for index, row in enumerate(self.rows):
-            if not isinstance(row, Mapping):
-                raise TopworkError(f"row {index} is {type(row).__name__}, not a dict", place="rows")
-            if not index:
-                canonical([row], self.task, self.columns, targets=False, place="rows")
-            present += [name for name, column in names.items() if column in row and name not in present]
-            yield {name: row.get(names[name]) for name in present}  # a column that this row lacks is None
-
-
-def is_endless(rows: Any) -> bool:
-    """Return True for an iterable that is neither a data set nor a sequence."""
-    dataset = hasattr(rows, "column_names") or hasattr(rows, "select_columns")
-    return isinstance(rows, Iterable) and not dataset and not hasattr(rows, "__len__")
-
-
-# ---------------------------------------------------------------- roles
+    from topwork.task import Task
 
 
 class Roles:
@@ -381,7 +113,7 @@ class Roles:
         """Read the training rows and cut from them what the other roles want."""
         rows = self._raw["train"] if "train" in self._raw else self._read(self._train_options(), "train")
         if row_count(rows) is not None and not isinstance(rows, Table):
-            _are_plain(rows, "data.train")
+            check_plain(rows, "data.train")
             rows = Table(rows)
         for role in ("evaluate", "calibrate"):
             options = getattr(self.data, role)

@@ -1,6 +1,6 @@
 """Rows of streaming data sets, which come one by one.
 
-Entry point: `Stream`. Rows with random access are `table.Table`; rows of any iterable are `roles.RowStream`.
+Entry point: `Stream`. Rows with random access are `table.Table`; rows of any iterable are `columns.RowStream`.
 """
 
 from __future__ import annotations

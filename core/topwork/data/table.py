@@ -1,6 +1,6 @@
 """Rows of one role: the task's columns, cells as the columns want them, and the place where each row was written.
 
-Entry point: `Table`, made by `topwork.data.roles.canonical` and by readers of files (`load_rows`). How text becomes
+Entry point: `Table`, made by `topwork.data.columns.canonical` and by readers of files (`load_rows`). How text becomes
 values stands in `cells`, how roles are cut in `cuts`.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork.data.roles import row_count
+from topwork.data.columns import row_count
 from topwork.data.table import located
 from topwork.errors import DataError
 from topwork.runs.records import stage_seed

@@ -10,8 +10,8 @@ import numpy as np
 from torch.utils.data import Dataset, IterableDataset
 
 from topwork.data.batching import Budget, plan
+from topwork.data.columns import chunks
 from topwork.data.loop import CHUNK, Settings, encode_rows
-from topwork.data.roles import chunks
 from topwork.errors import DataError, TopworkError
 from topwork.items import Batch, Item, Row, size_of
 

@@ -22,8 +22,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 
 from topwork.console import Bar
 from topwork.data.batching import Budget, TrainBatches
+from topwork.data.columns import row_count
 from topwork.data.loop import cast_to_model_dtype
-from topwork.data.roles import row_count
 from topwork.errors import TopworkError, UsageError
 from topwork.items import Batch, Json
 from topwork.kernels.selection import accelerated
