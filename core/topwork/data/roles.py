@@ -6,7 +6,7 @@ Entry point: `Roles`. Where rows come from is the business of plugins (`load_row
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from topwork.data import cuts
@@ -14,6 +14,7 @@ from topwork.data.columns import canonical, check_plain, row_count
 from topwork.data.options import CutOptions, DataOptions, RowsOptions
 from topwork.data.table import Table
 from topwork.errors import TopworkError
+from topwork.items import Row
 
 if TYPE_CHECKING:
     from topwork import Plugins
