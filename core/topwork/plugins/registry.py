@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -23,6 +25,7 @@ from topwork.plugins import commands
 from topwork.plugins.calls import is_strict, raised_by_code, trace_calls, wrap_hooks
 from topwork.plugins.declaration import Declaration, Table, check_entry, kind_of
 from topwork.plugins.loading import (
+    GROUP,
     Candidate,
     FailedPlugin,
     PluginInfo,
@@ -176,19 +179,22 @@ class Plugins:
         except (SystemExit, KeyboardInterrupt) as error:
             if not raised_by_code(error):
                 raise
-            info = self.culprit(error)
+            info = self.culprit(error, innermost=isinstance(error, KeyboardInterrupt))
+            if info is None and isinstance(error, KeyboardInterrupt):
+                raise
             place = f"plugin {info}" if info is not None else None
             raise PluginError(f"ends the program: {safe_text(error)}", place=place, hint="see --debug") from error
 
-    def culprit(self, error: BaseException) -> PluginInfo | None:
-        """Return the plugin whose code raised an error: that of the innermost frame that belongs to a plugin."""
-        names = []
-        trace = error.__traceback__
-        while trace is not None:
-            names.append(str(trace.tb_frame.f_globals.get("__name__", "")))
-            trace = trace.tb_next
-        for name in reversed(names):
-            parts = name.split(".")
+    def culprit(self, error: BaseException, *, innermost: bool = False) -> PluginInfo | None:
+        """Return the plugin whose code raised an error: that of the innermost frame that belongs to a plugin.
+
+        Args:
+            error: what was raised.
+            innermost: look at the raising frame alone.
+        """
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        for frame in frames[: -2 if innermost else None : -1]:
+            parts = str(frame.f_globals.get("__name__", "")).split(".")
             for length in range(len(parts), 0, -1):
                 if (info := self._modules.get(".".join(parts[:length]))) is not None:
                     return info
@@ -227,7 +233,10 @@ class Plugins:
                 self.recipe_folders = folders
                 raise
         self.loaded.append(info)
-        self._modules[getattr(plugin, "__name__", None) or type(plugin).__module__] = info
+        module = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__module__
+        self._modules[module] = info
+        if (root := module.partition(".")[0]) != GROUP:
+            self._modules.setdefault(root, info)  # helper modules of the same package
         if not manager.get_hookcallers(plugin) and not (isinstance(plugin, type) and kind_of(plugin)):
             warnings.warn(
                 f"the plugin {info} brings nothing; mark its hooks with `@topwork.hookimpl`",
