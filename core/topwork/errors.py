@@ -5,6 +5,7 @@ The command line prints these without a traceback; anything else that escapes is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -59,7 +60,7 @@ class TopworkError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.place}: {self.cause}" if self.place else self.cause
-        return f"{text}; {self.hint}" if self.hint else text
+        return printable(f"{text}; {self.hint}" if self.hint else text)
 
     def __reduce__(self) -> tuple:
         return _rebuild, (type(self), dict(self.__dict__))
@@ -87,7 +88,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.path}: {self.message}" if self.path else f"{self.place}: {self.message}"
+        text = f"{self.place}: {self.path}: {self.message}" if self.path else f"{self.place}: {self.message}"
+        return printable(text)
 
 
 class RecipeError(UsageError):
@@ -144,7 +146,7 @@ class DataError(TopworkError):
         location = ", ".join([*([self.place] if self.place else []), *parts])
         text = f"{location}: {self.cause}" if location else self.cause
         text = f"{text}; {self.hint}" if self.hint else text
-        return f'{text} (the row begins "{self.quotation}")' if self.quotation else text
+        return printable(f'{text} (the row begins "{self.quotation}")' if self.quotation else text)
 
     def note(self) -> dict[str, object]:
         """Return what is known of a row that is left out: row, column and cause; file and line where known."""
@@ -169,6 +171,18 @@ class Refused(TopworkError):
     ) -> None:
         self.reason = reason
         super().__init__(cause, place=place, hint=hint, code=reason, mend=mend)
+
+
+def printable(text: str) -> str:
+    """Return a text for a terminal: control characters escaped, words of more than 1,000 characters shortened."""
+    escaped = "".join(_escape(character) for character in text) if not text.isprintable() else text
+    return re.sub(r"\S{1000,}", lambda match: f"{match.group()[:200]}...{match.group()[-200:]}", escaped)
+
+
+def _escape(character: str) -> str:
+    if character in "\n\t" or character.isprintable():
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: under a temporary name beside the target, flushed, then renamed."""
+"""Writing of files whole or not at all: under a temporary name beside the target, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from topwork.items import Json
 
 @contextmanager
 def write_whole(target: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `target`; when the block ends well, what was written there becomes `target`.
+    """Give a temporary path beside `target`; when the block ends well, its file or folder becomes `target`.
 
     The block may make a file or a folder; a folder that was at `target` is replaced.
     """
@@ -40,6 +40,22 @@ def write_whole(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with `~` and `~user` replaced; unchanged where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def exists(path: Path) -> bool:
+    """Return whether there is a file or folder; False also for a path that the system cannot take (too long)."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _flush(path: Path) -> None:
     for entry in path.rglob("*") if path.is_dir() else [path]:
         if entry.is_file():
@@ -59,7 +75,7 @@ def write_json(target: Path, value: Json) -> None:
 
 
 def plain(value: Any) -> Json:
-    """The value as JSON: numpy and torch numbers and arrays become plain ones, paths strings, NaN null."""
+    """Return the value as JSON: numpy and torch numbers and arrays become plain ones, paths strings, NaN null."""
     if isinstance(value, bool | str | int) or value is None:
         return value
     if isinstance(value, float):

@@ -96,8 +96,8 @@ def test_places_of_keys_and_values() -> None:
         ("? [a]\n: 1", ["f:1:3: a key must be a plain word"]),
         ("a: {<<: 3}", ["f:1:9: a: `<<` takes a mapping"]),
         ("a: !!int x", ["f:1:4: a: `x` is not of type int"]),
-        ("a: \x07", ["f: not valid YAML: special characters"]),
-        ("[" * 5000, ["f: not valid YAML: nested too deeply"]),
+        ("a: \x07", ["f:1:4: not valid YAML: the character U+0007 is not allowed"]),
+        ("[" * 5000, ["f:1:101: the recipe is too large: nested more than 100 deep"]),
     ],
 )
 def test_what_is_refused(text: str, expected: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from topwork.data.options import DataOptions
 from topwork.errors import Problem, nearest
+from topwork.files import exists, expanded
 from topwork.recipe.validation import check_options, unknown_key
 from topwork.recipe.yaml import Node
 
@@ -105,8 +106,8 @@ def missing_source(path: str, plugins: Plugins) -> str | None:
         return None if name in plugins.samples else str(plugins.unknown("sample", name, plugins.samples))
     if "://" in path or not looks_local(path):
         return None
-    file = Path(path).expanduser()
-    if file.exists() or (glob.has_magic(path) and next(glob.iglob(str(file), recursive=True), None)):
+    file = expanded(path)
+    if exists(file) or (glob.has_magic(path) and next(glob.iglob(str(file), recursive=True), None)):
         return None
     hint = "; variables of the environment are not filled in: write the path out, or begin it with ~"
     return f"there is no file or folder `{path}`{hint if '$' in path else _neighbour(file)}"
@@ -118,6 +119,6 @@ def looks_local(path: str) -> bool:
 
 
 def _neighbour(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not exists(path.parent):
         return f"; the folder `{path.parent}` does not exist either"
     return nearest(path.name, [entry.name for entry in path.parent.iterdir()])

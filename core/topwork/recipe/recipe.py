@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from topwork.base import BaseOptions
 from topwork.data.options import DataOptions
 from topwork.errors import Problem, RecipeError, UsageError, nearest
+from topwork.files import exists, expanded
 from topwork.items import Json
 from topwork.recipe.checks import RecipeChecker
 from topwork.recipe.overrides import apply_overrides
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from topwork.task import Task, TaskOptions
 
 Made = TypeVar("Made", bound=BaseModel)
+MOST_EXTENDS = 50
 
 
 @dataclass
@@ -188,8 +190,8 @@ def find_recipe(source: str | Path, plugins: Plugins) -> Path:
     Raises:
         UsageError: neither a file nor a shipped recipe.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = expanded(source)
+    if exists(path) and not path.is_dir():
         return path
     text = str(source)
     if isinstance(source, Path) or path.suffix in (".yaml", ".yml") or "/" in text or "\\" in text:
@@ -240,9 +242,12 @@ def _extended(root: Node, folder: Path, plugins: Plugins, problems: list[Problem
     if not isinstance(extends.value, str):
         cause = "should be the path of a recipe, or the name of a shipped one"
         raise RecipeError([*problems, Problem(extends.location, "extends", cause)])
-    beside = folder / Path(extends.value).expanduser()
+    if len(below) > MOST_EXTENDS:
+        cause = f"the recipes extend each other more than {MOST_EXTENDS} deep"
+        raise RecipeError([*problems, Problem(extends.location, "extends", cause)])
+    beside = folder / expanded(extends.value)
     try:
-        path = beside if beside.is_file() else find_recipe(extends.value, plugins)
+        path = beside if exists(beside) and beside.is_file() else find_recipe(extends.value, plugins)
     except UsageError as error:
         raise RecipeError([*problems, Problem(extends.location, "extends", str(error))]) from error
     if path.resolve() in below:

@@ -1,4 +1,4 @@
-"""YAML with positions: text becomes a tree of plain values that remember where they stand.
+"""YAML with positions: text becomes a tree of plain values with their locations. Entry points: `read`, `dump`.
 
 Read strictly and without surprises: YAML 1.2's booleans only (`no` and `on` stay words), `1e-3` is a number, a key that
 stands twice is an error, dates stay text, and no tag makes an object. What the values mean is not known here.
@@ -19,7 +19,12 @@ from topwork.errors import Problem
 from topwork.items import Json
 
 KeyPath = tuple[str | int, ...]
-LARGEST = 200_000  # values in a recipe, aliases counted as often as they are used
+#: values in a recipe, aliases counted as often as they are used
+LARGEST = 50_000
+#: characters of a recipe
+LONGEST = 2_000_000
+#: lists and mappings inside each other
+DEEPEST = 100
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = (
@@ -37,13 +42,36 @@ _PLAIN = (
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's parser with YAML 1.2's idea of which plain words are not text."""
+    """Parser of PyYAML with the plain words of YAML 1.2 that are not text, and with limits."""
 
     yaml_implicit_resolvers: dict = {}
 
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.count = self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node; stop at once where the document has grown too large or too deep."""
+        self.count += 1
+        self.depth += 1
+        if self.count > LARGEST or self.depth > DEEPEST:
+            reason = f"more than {LARGEST} values" if self.count > LARGEST else f"nested more than {DEEPEST} deep"
+            raise _TooLarge(reason, self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _TooLarge(Exception):
+    """Document over a limit, with the mark of the first value beyond it."""
+
+    def __init__(self, reason: str, mark: Any) -> None:
+        super().__init__(reason)
+        self.mark = mark
+
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that this reader or a YAML 1.1 reader would take for something else."""
+    """Dumper that quotes every text which this reader or a YAML 1.1 reader would take for something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -56,7 +84,7 @@ for _name, _pattern, _first in _PLAIN:
 
 @dataclass
 class Node:
-    """A value and its address.
+    """Value with its location.
 
     Args:
         value: a dict of nodes, a list of nodes, or a plain value.
@@ -70,11 +98,11 @@ class Node:
 
     @property
     def start(self) -> str:
-        """The place of the key if there is one, else of the value."""
+        """Return the location of the key if there is one, else of the value."""
         return self.key_location or self.location
 
     def plain(self) -> Json:
-        """The value without addresses."""
+        """Return the value without locations."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -82,7 +110,7 @@ class Node:
         return self.value
 
     def get(self, key: str | int) -> Node | None:
-        """The entry of a mapping or list, if it is there."""
+        """Return the entry of a mapping or list, or None."""
         if isinstance(self.value, dict):
             return self.value.get(key)
         if isinstance(self.value, list) and isinstance(key, int) and 0 <= key < len(self.value):
@@ -95,13 +123,16 @@ def read(text: str, name: str, *, location: str | None = None) -> tuple[Node, li
 
     Args:
         text: the document.
-        name: the file's name, for places.
-        location: the place of everything in it, instead of line and column (overrides).
+        name: the file's name, for locations.
+        location: the location of everything in it, instead of line and column (overrides).
 
     Returns:
         the tree (an empty mapping when the text cannot be read at all), and what is wrong with it.
     """
     reader = _Reader(name, location)
+    if len(text) > LONGEST:
+        size = f"{len(text) / 1e6:.0f} million characters, and a recipe has {LONGEST // 10**6} million at most"
+        return Node({}, location or f"{name}:1:1"), [Problem(location or name, "", f"too large: {size}")]
     try:
         root = _Loader(text).get_single_node()
         if root is None:
@@ -113,14 +144,17 @@ def read(text: str, name: str, *, location: str | None = None) -> tuple[Node, li
         where = reader.location(mark) if mark else name
         problem = Problem(where, "", f"not valid YAML: {error.problem}{context}")
     except yaml.reader.ReaderError as error:
-        problem = Problem(location or name, "", f"not valid YAML: {error.reason} at position {error.position}")
-    except RecursionError:
-        problem = Problem(location or name, "", "not valid YAML: nested too deeply")
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, error.position - before.rfind("\n")
+        character = f"the character U+{ord(text[error.position]):04X} is not allowed"
+        problem = Problem(location or f"{name}:{line}:{column}", "", f"not valid YAML: {character}")
+    except _TooLarge as error:
+        problem = Problem(reader.location(error.mark), "", f"the recipe is too large: {error}")
     return Node({}, location or f"{name}:1:1"), [*reader.problems, problem]
 
 
 class _Reader:
-    """Makes nodes with addresses of PyYAML's nodes, and collects what is wrong."""
+    """Converter of PyYAML's nodes into `Node`; collects the problems."""
 
     def __init__(self, name: str, fixed: str | None) -> None:
         self.name, self.fixed = name, fixed
@@ -140,9 +174,7 @@ class _Reader:
             self.fault(node, path, "an alias stands inside what it names")
             return Node(None, location)
         if self.count > LARGEST:
-            if self.count == LARGEST + 1:
-                self.fault(node, path, f"the recipe has more than {LARGEST} values")
-            return Node(None, location)
+            raise _TooLarge(f"more than {LARGEST} values, those of aliases counted each time", node.start_mark)
         above = (*above, id(node))
         if isinstance(node, yaml.MappingNode) and self._tag(node, path, "map"):
             return Node(self._mapping(node, path, above), location)
@@ -170,12 +202,20 @@ class _Reader:
             if kind == "bool":
                 return {"true": True, "false": False}[text.lower()]
             if kind == "int":
-                return int(text, 0) if text[:2].lower() in ("0o", "0x") else int(text)
+                return self._whole(node, path)
             if kind == "float":
                 return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
         except (ValueError, KeyError):
             self.fault(node, path, f"`{text[:80]}` is not of type {kind}")
         return text
+
+    def _whole(self, node: yaml.ScalarNode, path: KeyPath) -> int:
+        text = node.value
+        number = int(text, 0) if text[:2].lower() in ("0o", "0x") else int(text)
+        if number.bit_length() > 64:
+            self.fault(node, path, f"the number has {number.bit_length()} bits, and 64 are the most")
+            return 0
+        return number
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, above: tuple[int, ...]) -> dict[Any, Node]:
         entries: dict[Any, Node] = {}
@@ -189,6 +229,11 @@ class _Reader:
                 self.fault(key_node, path, "a key must be a plain word")
                 continue
             key = self._scalar(key_node, path)
+            if self._is_decimal_comma(node, key, value_node, entries):
+                before = next(reversed(entries))
+                number = f"{entries[before].value}.{key_node.value}"
+                self.fault(key_node, (*path, before), f"a decimal comma divides entries here; write {number}")
+                continue
             if key in entries:
                 first = entries[key].key_location.removeprefix(f"{self.name}:").split(":")[0]
                 where = "" if self.fixed else f" (first in line {first})"
@@ -197,17 +242,29 @@ class _Reader:
             entries[key] = replace(value, key_location=self.location(key_node.start_mark))
         return {**{key: value for key, value in merged.items() if key not in entries}, **entries}
 
+    @staticmethod
+    def _is_decimal_comma(node: yaml.MappingNode, key: Any, value: yaml.Node, entries: Mapping[Any, Node]) -> bool:
+        """Return whether `{rate: 1,5e-5}` was written: a number as a key without a value, behind a whole number."""
+        is_number = isinstance(key, int | float) and not isinstance(key, bool)
+        empty = isinstance(value, yaml.ScalarNode) and value.value == "" and value.style is None
+        if not (node.flow_style and is_number and empty and entries):
+            return False
+        previous = entries[next(reversed(entries))].value
+        return isinstance(previous, int) and not isinstance(previous, bool)
+
     def _merged(self, node: yaml.Node, path: KeyPath, above: tuple[int, ...]) -> Iterator[tuple[Any, Node]]:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for source in sources:
             if not isinstance(source, yaml.MappingNode):
                 self.fault(source, path, "`<<` takes a mapping or a list of mappings")
                 continue
-            yield from self.node(source, path, above).value.items()
+            merged = self.node(source, path, above).value
+            if isinstance(merged, dict):  # not a mapping that contains itself, which is a fault already
+                yield from merged.items()
 
 
 def from_python(value: Any, name: str = "recipe") -> Node:
-    """The tree of plain Python values; a place is the name, for there is no line."""
+    """Return the tree of plain Python values; every location is the name, for there is no line."""
     if isinstance(value, BaseModel):
         options = value.model_dump(mode="json", exclude_unset=True)
         title = getattr(type(value), "name", None)  # a stage knows its name, other options do not
@@ -220,7 +277,7 @@ def from_python(value: Any, name: str = "recipe") -> Node:
 
 
 def merge(below: Node, above: Node) -> Node:
-    """`above` laid over `below`: mappings are merged at every depth, everything else is replaced."""
+    """Lay `above` over `below`: mappings are merged at every depth, everything else is replaced."""
     if not (isinstance(below.value, dict) and isinstance(above.value, dict)):
         return above
     together = dict(below.value)
@@ -230,7 +287,7 @@ def merge(below: Node, above: Node) -> Node:
 
 
 def dump(value: Json, *, flow: bool = False) -> str:
-    """YAML that `read` gives back as the same value; with `flow` in one line, without the line's end."""
+    """Return YAML that `read` reads as the same value; with `flow` in one line, without the line's end."""
     if not flow:
         return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=True)
@@ -238,5 +295,5 @@ def dump(value: Json, *, flow: bool = False) -> str:
 
 
 def dotted(path: KeyPath) -> str:
-    """`stages.0.train`: a key path as it is written in an override."""
+    """Return a key path as it is written in an override: `stages.0.train`."""
     return ".".join(str(part) for part in path)

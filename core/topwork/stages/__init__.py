@@ -39,4 +39,4 @@ PREDICT = StagePlugin(
         'predictions.jsonl: one line per row, {"row": number, "prediction": ...}.',
     )
 )
-SAVE = StagePlugin(Declaration("save", "topwork.stages.save:Save", "Write the model folder."))
+SAVE = StagePlugin(Declaration("save", "topwork.stages.save:Save", "Write the model folder, and prove that it loads."))
