@@ -83,6 +83,8 @@ class AttentionLayer:
         pattern: name of the lens's pattern by which the layer was described; empty for a layer that a plugin describes.
         unseen: why the attention weights cannot be captured; empty when they can.
         variant: changes to the description with which the layer was pruned, as the manifest keeps them; None for none.
+        mixed: why a slice of the context is not the output of one attention head, so that nothing can be masked, scored
+            or pruned by slices; empty when nothing says so.
 
     Example:
         >>> layer = AttentionLayer("encoder.layer.0.attention", "out", heads=4, width=8, kept=(0, 2, 3))
@@ -112,6 +114,7 @@ class AttentionLayer:
     pattern: str = ""
     unseen: str = ""
     variant: Mapping[str, Any] | None = None
+    mixed: str = ""
 
     def __post_init__(self, notes: Mapping[str, Any] | None) -> None:
         if notes:

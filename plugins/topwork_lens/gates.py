@@ -1,12 +1,16 @@
 """Gates: a factor on the output of each attention head, put on the input of the output projection.
 
-A factor of 0 masks an attention head, a leaf tensor that requires grad gives its importance: the gradient of a gate
-is sum(context * dL/dcontext) exactly (Michel et al. 2019, section 2.3). This works with every attention implementation,
-because no kernel is touched.
+Entry points: `gated` for the time of a block, `keep_gates` for good. A factor of 0 masks an attention head, a leaf
+tensor that requires grad gives its importance: the gradient of a gate is sum(context * dL/dcontext) exactly (Michel et
+al. 2019, section 2.3). This works with every attention implementation, because no kernel is touched. Layers that mix
+their attention heads are refused (`head_slices`).
 """
 
 from __future__ import annotations
 
+import functools
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -15,39 +19,31 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, UsageError
+from topwork_lens.head_slices import heads_verified
+from topwork_lens.layers.context import first_input as first_input
+from topwork_lens.layers.context import merge_heads as merge_heads
+from topwork_lens.layers.context import module_at as module_at
+from topwork_lens.layers.context import output_projection as output_projection
+from topwork_lens.layers.context import split_heads as split_heads
+from topwork_lens.layers.context import with_first_input as with_first_input
 from topwork_lens.layers.state import noted, write
 from topwork_lens.layers.torch_mha import is_folded, stay_unfolded, unfolded
 from topwork_lens.refusals import refuse
-
-
-def module_at(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path ("" is the model itself)."""
-    return model.get_submodule(path)
-
-
-def output_projection(model: nn.Module, layer: AttentionLayer) -> nn.Module:
-    """The module whose input is the context of `layer`."""
-    return module_at(model, ".".join(part for part in (layer.path, layer.output) if part))
-
-
-def split_heads(layer: AttentionLayer, context: torch.Tensor) -> torch.Tensor:
-    """[items, ..., heads * width] -> [items, ..., heads, width], heads as the layer has them now."""
-    if layer.split is not None:
-        return layer.split(context)
-    return context.unflatten(-1, (len(layer.kept or ()), layer.width))
-
-
-def merge_heads(layer: AttentionLayer, context: torch.Tensor) -> torch.Tensor:
-    """The inverse of `split_heads`."""
-    return layer.merge(context) if layer.merge is not None else context.flatten(-2)
+from topwork_lens.scope import Scope, eager_when_compiled, forget_compiled
 
 
 def apply_gate(layer: AttentionLayer, context: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """The context times the gates.
+    """Multiply a context by gates.
 
     Args:
+        layer: the attention layer, heads as it has them now.
+        context: input of its output projection.
         factors: [heads], or [items, heads], or [items, positions, heads], heads as the layer has them now. A context
             with several windows an item (item by item) repeats the gates of the item.
+
+    Raises:
+        UsageError: the factors have other positions than the context.
+        Refused: the factors have other items than the context.
     """
     heads = split_heads(layer, context)
     if factors.dim() > 1:
@@ -58,92 +54,202 @@ def apply_gate(layer: AttentionLayer, context: torch.Tensor, factors: torch.Tens
                 place=layer.path,
                 hint="score one row at a time",
             )
+        if factors.dim() > 2 and factors.shape[1:-1] != heads.shape[1 : factors.dim() - 1]:
+            positions, given = tuple(heads.shape[1:-2]), tuple(factors.shape[1:-1])
+            raise UsageError(f"gates for {given} positions, and the context has {positions}", place=layer.path)
         factors = factors.repeat_interleave(heads.shape[0] // factors.shape[0], dim=0)
         between = heads.dim() - 1 - factors.dim()
         factors = factors.reshape(*factors.shape[:-1], *([1] * between), factors.shape[-1])
     return merge_heads(layer, heads * factors.unsqueeze(-1).to(heads))
 
 
-def first_input(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
-    """The tensor that a projection was called with."""
-    return args[0] if args else next(iter(kwargs.values()))
-
-
-def with_first_input(args: tuple, kwargs: dict[str, Any], value: torch.Tensor) -> tuple[tuple, dict[str, Any]]:
-    """The same call with another tensor."""
-    if args:
-        return (value, *args[1:]), kwargs
-    return args, {**kwargs, next(iter(kwargs)): value}
-
-
 class GateHook:
-    """A forward pre-hook that multiplies the context by gates; counts its calls, survives `copy.deepcopy`."""
+    """Forward pre-hook that multiplies the context by gates; counts its calls, survives `copy.deepcopy`.
 
-    def __init__(self, layer: AttentionLayer, factors: torch.Tensor | Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self.layer, self.factors, self.calls = layer, factors, 0
+    Args:
+        layer: the attention layer.
+        factors: gates, or what makes them of the context.
+        scope: where the gates are in force; None for everywhere. A copy of the model is outside of it.
+    """
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def __init__(
+        self,
+        layer: AttentionLayer,
+        factors: torch.Tensor | Callable[[torch.Tensor], torch.Tensor],
+        scope: Scope | None = None,
+    ) -> None:
+        self.layer, self.factors, self.scope = layer, factors, scope
+        self.calls = 0
+        #: items of the batch that runs, where that is known
+        self.items: int | None = None
+        #: calls by gradient checkpointing whose backward pass has not run the layer again
+        self.pending = 0
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        if self.scope is not None and not self.scope.active:
+            return None
         self.calls += 1
+        if self.scope is not None:
+            self.pending += _checkpointing()
         context = first_input(args, kwargs)
+        self._check_items()
         factors = self.factors if isinstance(self.factors, torch.Tensor) else self.factors(context)
         if not self.layer.kept:
             return args, kwargs
         return with_first_input(args, kwargs, apply_gate(self.layer, context, factors))
+
+    def _check_items(self) -> None:
+        if self.items is None or not isinstance(self.factors, torch.Tensor) or self.factors.dim() < 2:
+            return
+        if self.factors.shape[0] not in (1, self.items):
+            cause = f"gates for {self.factors.shape[0]} items, and the batch has {self.items}"
+            raise UsageError(cause, place=self.layer.path, hint="give [heads] for all items, or [items, heads]")
 
 
 class KeptGate(GateHook):
     """A gate that stays on the model and is saved with it."""
 
 
+def _checkpointing() -> int:
+    """Return 1 in the forward pass of gradient checkpointing, -1 where its backward pass runs a layer again, else 0."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename.endswith(_CHECKPOINT):
+            return -1 if frame.f_code.co_name in ("backward", "recompute_fn", "unpack_hook") else 1
+        frame = frame.f_back  # type: ignore[assignment]
+    return 0
+
+
+_CHECKPOINT = "torch/utils/checkpoint.py"
+
+
 def factors_of(layer: AttentionLayer, masked: Sequence[int]) -> torch.Tensor:
-    """[heads now]: 0 for the masked original numbers, 1 for the others."""
-    gone = set(masked)
-    return torch.tensor([0.0 if number in gone else 1.0 for number in layer.kept or ()])
+    """Return [heads now]: 0 for the masked original indices, 1 for the others."""
+    chosen = set(masked)
+    with torch.inference_mode(False):  # an inference tensor could not be used where gradients are taken later
+        return torch.tensor([0.0 if index in chosen else 1.0 for index in layer.kept])
 
 
-def now_of(layer: AttentionLayer, factors: Any) -> torch.Tensor:
-    """[..., original heads] -> [..., heads now], differentiably.
+def factors_now(layer: AttentionLayer, factors: Any) -> torch.Tensor:
+    """Select [..., original heads] -> [..., heads now], differentiably.
 
     Raises:
-        UsageError: another number of factors than the layer has attention heads.
+        UsageError: no finite numbers, or another count than the layer has attention heads.
     """
-    given = factors if isinstance(factors, torch.Tensor) else torch.tensor([float(factor) for factor in factors])
-    if given.dim() == 0 or given.shape[-1] != layer.heads:
-        size = given.shape[-1] if given.dim() else 1
-        raise UsageError(f"{size} gates for {layer.heads} attention heads", place=layer.path)
-    if not layer.removed:
-        return given
-    return given[..., torch.tensor(layer.kept or (), dtype=torch.long, device=given.device)]
+    with torch.inference_mode(False):
+        try:
+            given = factors if isinstance(factors, torch.Tensor) else torch.tensor(factors, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            hint = f"give {layer.heads} numbers, one for each attention head"
+            raise UsageError(f"gates must be numbers, not {factors!r}", place=layer.path, hint=hint) from error
+        if given.dim() == 0 or given.shape[-1] != layer.heads or given.is_complex():
+            size = given.shape[-1] if given.dim() else 1
+            raise UsageError(f"{size} gates for {layer.heads} attention heads", place=layer.path)
+        if not 1 <= given.dim() <= 3 or not bool(given.detach().isfinite().all()):
+            cause = f"gates of shape {tuple(given.shape)}" if given.dim() > 3 else "some gate is no finite number"
+            hint = "give [heads], [items, heads] or [items, positions, heads]"
+            raise UsageError(cause, place=layer.path, hint=hint)
+        if not layer.removed:
+            return given
+        return given[..., torch.tensor(layer.kept, dtype=torch.long, device=given.device)]
 
 
 @contextmanager
 def gated(
     model: nn.Module, gates: Mapping[str, tuple[AttentionLayer, Any]], *, prepend: bool = False
 ) -> Iterator[dict[str, GateHook]]:
-    """Put gates on layers, by path, for the time of the block.
+    """Put gates on layers, by path, for the time of the block; in force in this thread or task.
+
+    A layer that does not run in the block is named in a warning.
 
     Raises:
-        Refused: the model ran inside the block, but a gate's output projection was never called.
+        Refused: a layer mixes its attention heads; or it ran, but its output projection was never called, or it was
+            called by gradient checkpointing whose backward pass did not run inside the block.
     """
+    layers = [layer for layer, _ in gates.values()]
     hooks: dict[str, GateHook] = {}
-    runs = [0]
-
-    def count(module: nn.Module, *_: Any) -> None:
-        runs[0] += 1
-
     with ExitStack() as stack:
+        stack.enter_context(heads_verified(model, layers))
+        stack.enter_context(eager_when_compiled())
         stack.enter_context(unfolded([module_at(model, path) for path in gates]))
-        stack.callback(model.register_forward_hook(count).remove)
+        scope = stack.enter_context(Scope())
+        runs = _Runs(model, layers, scope, stack)
         for path, (layer, factors) in gates.items():
-            hook = hooks[path] = GateHook(layer, factors)
+            hook = hooks[path] = GateHook(layer, factors, scope)
             target = output_projection(model, layer)
             handle = target.register_forward_pre_hook(hook, with_kwargs=True, prepend=prepend)
             stack.callback(handle.remove)
+        counting = functools.partial(_count_items, hooks, scope)
+        stack.callback(model.register_forward_pre_hook(counting, with_kwargs=True, prepend=True).remove)
         yield hooks
-    if runs[0]:
+    runs.check(hooks)
+
+
+def _count_items(
+    hooks: Mapping[str, GateHook], scope: Scope, model: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> None:
+    if scope.active:
+        main = kwargs.get(getattr(model, "main_input_name", ""))
+        tensors = (value for value in (main, *args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        first = next((value for value in tensors if value.dim() > 1), None)
+        for hook in hooks.values():
+            hook.items = None if first is None else len(first)
+
+
+class _Runs:
+    """What ran while gates were on: parts of the model, attention layers, and whether gradients were wanted."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[AttentionLayer], scope: Scope, stack: ExitStack) -> None:
+        self.scope, self.parts, self.elsewhere, self.wanted = scope, 0, 0, False
+        self.layers: set[str] = set()
+        # Parts, not the model itself: where its outputs are given out of a cache, nothing runs.
+        for part in [*model.children()] or [model]:
+            stack.callback(part.register_forward_hook(self._part).remove)
+        stack.callback(model.register_forward_hook(self._output).remove)
+        for layer in layers:
+            for module in module_at(model, layer.path).modules():
+                stack.callback(module.register_forward_pre_hook(self._inside(layer.path)).remove)
+
+    def _part(self, *_: Any) -> None:
+        if self.scope.active:
+            self.parts += 1
+        else:
+            self.elsewhere += 1
+
+    def _inside(self, path: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            if self.scope.active:
+                self.layers.add(path)
+
+        return hook
+
+    def _output(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self.scope.active:
+            return
+        values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else [output]
+        self.wanted |= any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
+
+    def check(self, hooks: Mapping[str, GateHook]) -> None:
+        """Refuse gates that were not in force where their layer ran.
+
+        Raises:
+            Refused: see `gated`.
+        """
         for path, hook in hooks.items():
-            if not hook.calls:
+            if hook.pending > 0 and self.wanted:
+                cause = "gradient checkpointing ran this layer, and its backward pass would run it without the gates"
+                hint = "call backward inside the block, or run the model under torch.no_grad()"
+                raise refuse("no_gradient", cause, place=path, hint=hint)
+            if hook.calls:
+                continue
+            if path in self.layers:
                 raise refuse("not_run", "the model ran, but the output projection under the gate did not", place=path)
+            if self.parts:
+                warnings.warn(f"{path} did not run in this block: its gates changed nothing", stacklevel=4)
+            elif self.elsewhere:
+                cause = "the model ran in another thread, where these gates are not in force"
+                hint = "start the thread with contextvars.copy_context().run"
+                raise refuse("not_run", cause, place=path, hint=hint)
 
 
 def keep_gates(model: nn.Module, layer: AttentionLayer, factors: Sequence[float]) -> None:
@@ -159,18 +265,22 @@ def refresh_gates(model: nn.Module, layer: AttentionLayer) -> None:
     """Make the kept gate of a layer fit the attention heads that it has now."""
     projection = output_projection(model, layer)
     hooks = cast(dict[int, Any], projection._forward_pre_hooks)
-    for number in [number for number, hook in hooks.items() if isinstance(hook, KeptGate)]:
-        hooks.pop(number)
-        projection._forward_pre_hooks_with_kwargs.pop(number, None)
+    before = [key for key, hook in hooks.items() if isinstance(hook, KeptGate)]
+    for key in before:
+        hooks.pop(key)
+        projection._forward_pre_hooks_with_kwargs.pop(key, None)
     factors = kept_gates(model, layer)
     if factors is not None:
         module = module_at(model, layer.path)
         if is_folded(module):
             stay_unfolded(module)
-        chosen = torch.tensor([factors[number] for number in layer.kept or ()])
+        with torch.inference_mode(False):
+            chosen = torch.tensor([factors[index] for index in layer.kept])
         projection.register_forward_pre_hook(KeptGate(layer, chosen), with_kwargs=True, prepend=True)
+    if before or factors is not None:
+        forget_compiled()
 
 
 def kept_gates(model: nn.Module, layer: AttentionLayer) -> list[float] | None:
-    """The factors, by original number, that stay on a layer; None when there are none."""
+    """Return the factors, by original index, that stay on a layer; None when there are none."""
     return noted(model, "gates", layer.path)

@@ -1,22 +1,25 @@
-"""`Look`: everything that the lens can do with one model, behind `topwork.look(model)`."""
+"""`Look`: what the lens can do with one model; `topwork.look(model)` makes it."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, Json, TopworkError, UsageError
+from topwork import AttentionLayer, Batch, Refused, TopworkError, UsageError, map_tensors
 from topwork_lens.capture.capture import Capture
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.undescribed import all_described
-from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates, now_of
+from topwork_lens.gates import factors_now, factors_of, gated, keep_gates, kept_gates
+from topwork_lens.head_slices import require_heads, verify_heads
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
+from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
 from topwork_lens.pruning.prune import Pruned, lines, prune
 from topwork_lens.pruning.random_inputs import probe_inputs
@@ -25,32 +28,38 @@ from topwork_lens.refusals import refuse
 from topwork_lens.scoring.importance import own_loss, score, single_items
 from topwork_lens.scoring.row_independence import RowLosses
 from topwork_lens.scoring.selection import Importance, Normalise, importance_of, in_groups
+from topwork_lens.tables import LayerTable
 
 if TYPE_CHECKING:
-    import torch
-
     from topwork_lens.scoring.gradients import Reduction
 
-#: original numbers of attention heads by layer; see `Look` for how a layer is named
-Heads = Mapping[Any, Sequence[int]]
+#: original indices of attention heads by layer, or pairs of a layer and an index; see `Look` for how a layer is named
+Heads = Mapping[Any, Sequence[int]] | Sequence[tuple[Any, int]]
 
 
 class Look:
-    """What there is to see and to change in the attention of a model.
+    """Access to the attention of a model: capture, mask, score and prune attention heads.
 
-    A layer is named by its number (when the model has one kind of attention), by (group, number) with group
-    "encoder", "decoder", "cross" or "backbone", by "group.number", or by its module path. Attention heads have the
-    numbers that they had before anything was pruned.
+    A layer is named by its index (when the model has one kind of attention; -1 is the last), by (group, index) with
+    group "encoder", "decoder", "cross" or "backbone", by "group.index", or by its module path. Attention heads keep the
+    indices that they had before pruning. They are chosen by layer, `{0: [1, 3]}`, or as pairs, `[(0, 1), (0, 3)]`.
 
     Args:
         model: any `nn.Module`, or an object with a `.model` that is one.
-        plugins: who is asked for attention layers besides the built-in rows; None for those alone.
+        plugins: describes attention layers besides the built-in patterns; None for the patterns alone.
     """
 
     def __init__(self, model: Any, plugins: Any = None) -> None:
         self.model: nn.Module = _bare(model)
         self.plugins = plugins
+        self.owner = model
         gather(self.model)
+
+    def __repr__(self) -> str:
+        return f"Look({type(self.model).__name__})\n{self._lines()!r}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>Look: {type(self.model).__name__}</p>{self._lines()._repr_html_()}"
 
     @property
     def layers(self) -> list[AttentionLayer]:
@@ -58,24 +67,48 @@ class Look:
         return living_layers(self.model, self.plugins)
 
     def active_layers(self) -> list[AttentionLayer]:
-        """The attention layers without the attention heads that a kept gate of 0 has switched off."""
-        found = []
+        """Return the attention layers without the attention heads that a kept gate of 0 has switched off."""
+        layers = []
         for layer in self.layers:
             factors = kept_gates(self.model, layer) or [1.0] * layer.heads
-            found.append(replace(layer, kept=tuple(number for number in layer.kept or () if factors[number] != 0)))
-        return found
+            layers.append(replace(layer, kept=tuple(index for index in layer.kept if factors[index] != 0)))
+        return layers
 
     def __getitem__(self, key: Key) -> AttentionLayer:
         return layer_at(self.layers, key)
 
-    def table(self) -> list[dict[str, Json]]:
-        """One line a layer: path, group, number, heads, kept, groups, width, form, prunable, why, gates."""
-        found = []
+    def table(self, check: Any = None) -> LayerTable:
+        """Return a dict for each layer; the list prints as a table, and `to_pandas()` makes a DataFrame of it.
+
+        Columns: group, number, side, kind, path, form ("whole", "hard", "soft", "hard and soft"), form_reason, kept,
+        heads, groups, width, prunable ("hard", "soft" or ""), maskable and capturable (True or False), why (of what is
+        not possible), gates.
+
+        Args:
+            check: the batch on which layers of unknown construction are verified, as for `prune_heads`; None for a
+                random one, where the model takes such.
+        """
+        self._verify(find_layers(self.model, self.plugins), check)
+        return self._lines()
+
+    def _lines(self) -> LayerTable:
         layers = self.layers
-        for layer, entry in zip(numbered(layers).values(), lines(self.model, layers), strict=True):
-            entry |= {"groups": layer.groups, "width": layer.width, "prunable": layer.prunable, "why": layer.why}
-            found.append({**entry, "gates": kept_gates(self.model, layer)})
-        return found
+        entries = []
+        for layer, line in zip(numbered(layers).values(), lines(self.model, layers), strict=True):
+            line |= {"groups": layer.groups, "width": layer.width, "prunable": layer.prunable}
+            line |= {"maskable": not layer.mixed, "capturable": not layer.unseen}
+            line |= {"why": layer.why or layer.unseen, "gates": kept_gates(self.model, layer)}
+            entries.append(line)
+        return LayerTable(entries)
+
+    def _verify(self, layers: Sequence[AttentionLayer], check: Any = None) -> None:
+        """Find out which layers mix their attention heads; what cannot run on the batch stays unknown.
+
+        Raises:
+            TopworkError: the caller's own batch cannot be run.
+        """
+        with suppress(Refused) if check is None else nullcontext(), torch.inference_mode(False):
+            verify_heads(self.model, layers, self.call(check))
 
     # ------------------------------------------------------------------ seeing
 
@@ -116,20 +149,20 @@ class Look:
             UsageError: what is asked for is not known, or there is none of it.
             Refused: something that ran cannot be seen.
         """
-        found = find_layers(self.model, self.plugins)  # what is gone softly is still computed
+        standing = find_layers(self.model, self.plugins)  # what is pruned softly is still computed
         if isinstance(layers, int | str):
             layers = [layers]
         if isinstance(heads, Mapping):
             layers = list(heads) if layers is None else layers
-        chosen = found if layers is None else [layer_at(found, key) for key in layers]
+        chosen = standing if layers is None else [layer_at(standing, key) for key in layers]
         by_path = None
         if heads is not None:
-            asked = heads if isinstance(heads, Mapping) else {layer.path: heads for layer in chosen}
-            by_path = {path: numbers for path, (_, numbers) in heads_by_layer(found, asked).items()}
+            wanted: Any = heads if isinstance(heads, Mapping) else {layer.path: heads for layer in chosen}
+            by_path = {path: indices for path, (_, indices) in heads_by_layer(standing, wanted).items()}
         options: dict[str, Any] = {"heads": by_path, "keys": keys, "places": places, "block": block, "folder": folder}
-        capture = Capture(self.model, chosen, what, memory=memory, device=device, known=found, **options)
+        capture = Capture(self.model, chosen, what, memory=memory, device=device, known=standing, **options)
         # Who names layers has left the others out on purpose.
-        complete = all_described(self.model, found) if layers is None else nullcontext()
+        complete = all_described(self.model, standing) if layers is None else nullcontext()
         with complete, capture.run() as seen:
             yield seen
 
@@ -137,9 +170,16 @@ class Look:
 
     @contextmanager
     def mask_heads(self, heads: Heads) -> Iterator[None]:
-        """Switch attention heads off for a block: their output is multiplied by 0."""
-        asked = heads_by_layer(self.layers, heads)
-        with gated(self.model, {path: (layer, factors_of(layer, gone)) for path, (layer, gone) in asked.items()}):
+        """Switch attention heads off for a block: their output is multiplied by 0.
+
+        The mask is in force in the thread or task that entered the block.
+
+        Raises:
+            Refused: a layer mixes its attention heads, so that there is nothing to switch off; see `gates`.
+        """
+        chosen = heads_by_layer(self.layers, heads)
+        gates = {path: (layer, factors_of(layer, masked)) for path, (layer, masked) in chosen.items()}
+        with gated(self.model, gates):
             yield
 
     @contextmanager
@@ -151,40 +191,68 @@ class Look:
         Args:
             gates: by layer, a tensor or a sequence with a factor for each original attention head in its last
                 dimension: [heads], or [items, heads], or [items, positions, heads].
+
+        Raises:
+            Refused: a layer mixes its attention heads (known at the beginning or after the first run), a layer ran
+                without its gates, or gradient checkpointing would run it without them after the block.
         """
         chosen = {}
         layers = self.layers
         for key, factors in gates.items():
             layer = layer_at(layers, key)
-            chosen[layer.path] = (layer, now_of(layer, factors))
+            chosen[layer.path] = (layer, factors_now(layer, factors))
         with gated(self.model, chosen):
             yield
 
     def keep_masked(self, heads: Heads, factor: float = 0.0) -> dict[str, list[int]]:
         """Switch attention heads off for good, without cutting: the gates stay on the model and are saved with it.
 
-        Gates that are there already stay; returns the original numbers of those switched off now, by path.
+        Gates that are there already stay.
 
         Args:
+            heads: original indices by layer, or pairs of a layer and an index.
             factor: what their output is multiplied by.
+
+        Returns:
+            Original indices of those switched off now, by path.
+
+        Raises:
+            Refused: a layer mixes its attention heads.
         """
-        done = {}
-        for path, (layer, gone) in heads_by_layer(self.layers, heads).items():
+        chosen = heads_by_layer(self.layers, heads)
+        self._require([layer for layer, _ in chosen.values()])
+        for layer, masked in chosen.values():
             factors = list(kept_gates(self.model, layer) or [1.0] * layer.heads)
-            for number in gone:
-                factors[number] = factor
+            for index in masked:
+                factors[index] = factor
             keep_gates(self.model, layer, factors)
-            done[path] = gone
-        return done
+        return {path: masked for path, (_, masked) in chosen.items()}
 
     def set_gates(self, gates: Mapping[Any, Sequence[float]]) -> None:
-        """Put any factors on the attention heads of layers, one for each original number; they stay and are saved."""
+        """Put any factors on the attention heads of layers, one for each original index; they stay and are saved.
+
+        Raises:
+            UsageError: these are no such factors.
+            Refused: a layer mixes its attention heads.
+        """
         layers = self.layers
+        chosen = []
         for key, factors in gates.items():
             layer = layer_at(layers, key)
-            if len(factors) != layer.heads:
-                raise UsageError(f"{len(factors)} gates for {layer.heads} attention heads", place=layer.path)
-            keep_gates(self.model, layer, factors)
+            factors_now(layer, factors)
+            if torch.as_tensor(factors).dim() != 1:
+                hint = f"give {layer.heads} numbers, one for each attention head"
+                raise UsageError("gates that stay are the same for all items", place=layer.path, hint=hint)
+            chosen.append((layer, [float(factor) for factor in factors]))
+        self._require([layer for layer, _ in chosen])
+        for layer, numbers in chosen:
+            keep_gates(self.model, layer, numbers)
+
+    def _require(self, layers: Sequence[AttentionLayer]) -> None:
+        """Refuse layers that mix their attention heads, found out on a random batch where the model takes one."""
+        require_heads(layers)
+        self._verify(layers)
+        require_heads([with_mixing(layer, self.model.get_submodule(layer.path)) for layer in layers])
 
     # ------------------------------------------------------------------ pruning
 
@@ -195,17 +263,19 @@ class Look:
         when they are read: that saves parameters and disk, no time. The result says which form each layer got, and why.
 
         Args:
-            heads: original numbers by layer; what is gone already is passed over.
+            heads: original indices by layer, or pairs of a layer and an index; what is pruned already is passed over.
             check: the batch on which masked and pruned model must agree: a dict of inputs, or a function that runs
                 the model; None makes a random one.
 
         Raises:
             Refused: they do not agree, or cannot; the model is then as it was.
         """
-        return prune(self.model, heads, self.call(check), self.plugins)
+        # Parameters that were made in inference mode could never be trained.
+        with torch.inference_mode(False):
+            return prune(self.model, cast(Any, heads), self.call(check), self.plugins)
 
     def call(self, check: Any) -> Callable[[], Any]:
-        """Runs the model on a batch: a dict of inputs, a `Batch`, a function that runs it; None for a random one."""
+        """Return what runs the model on a batch: a dict of inputs, a `Batch`, a function; None for a random batch."""
         if callable(check):
             return check
         made: dict[str, Any] = {}
@@ -253,32 +323,33 @@ class Look:
         layers = self.layers
         scored = in_groups(layers, groups)
         if row_losses is None:
-            batches = (one for batch in batches for one in single_items(_inputs(batch)))
-        rows, raw = score(
-            self.model,
-            scored,
-            batches,  # type: ignore[arg-type]
-            row_losses or own_loss,
-            method,
-            reduction=reduction,
-            seed=seed,
-            orders=orders,
-            known=layers,
-            gather=gather,
-        )
+            batches = (row for batch in batches for row in single_items(_inputs(batch)))
+        with torch.inference_mode(False):
+            rows, raw = score(
+                self.model,
+                scored,
+                batches,  # type: ignore[arg-type]
+                row_losses or own_loss,
+                method,
+                reduction=reduction,
+                seed=seed,
+                orders=orders,
+                known=layers,
+                gather=gather,
+            )
         return importance_of(layers, raw, method, rows, normalise)
 
 
 def _bare(model: Any) -> nn.Module:
     """The module itself: of an object that has one, of a compiled model, of a wrapper for several devices."""
-    found = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+    bare = model if isinstance(model, nn.Module) else getattr(model, "model", None)
     while True:
-        if isinstance(found, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            found = found.module
-        elif isinstance(inner := getattr(found, "_orig_mod", None), nn.Module):
-            found = inner
-        elif isinstance(found, nn.Module):
-            return found
+        if isinstance(bare, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            bare = bare.module
+        elif isinstance(inner := getattr(bare, "_orig_mod", None), nn.Module):
+            bare = inner
+        elif isinstance(bare, nn.Module):
+            return bare
         else:
             raise UsageError(
                 f"a {type(model).__name__} is no model", hint="give an nn.Module, or what topwork.build made"
@@ -286,4 +357,6 @@ def _bare(model: Any) -> nn.Module:
 
 
 def _inputs(batch: Mapping[str, Any] | Batch) -> Mapping[str, Any]:
-    return batch.inputs if isinstance(batch, Batch) else batch
+    inputs = batch.inputs if isinstance(batch, Batch) else batch
+    # Inference tensors cannot be saved for a backward pass, copies of them can.
+    return map_tensors(inputs, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)

@@ -48,7 +48,7 @@ def shared_parameter() -> None:
 def not_run() -> None:
     model, batch, look = bert()
     with look.mask_heads({1: [0]}):
-        model.bert.encoder.layer[1].forward = lambda hidden, *args, **kwargs: hidden
+        model.bert.encoder.layer[1].attention.forward = lambda hidden, *args, **kwargs: (hidden, None)
         model(input_ids=batch["input_ids"])
 
 

@@ -33,7 +33,7 @@ from topwork_lens.capture.interception import watching
 from topwork_lens.capture.reductions import Reducer, in_full
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.verification import compare_contexts, other_order, quick_weights, received
-from topwork_lens.gates import first_input, module_at, output_projection, split_heads
+from topwork_lens.layers.context import first_input, module_at, output_projection, split_heads
 from topwork_lens.layers.discovery import blocks
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.model_state import device_of

@@ -21,7 +21,7 @@ from topwork_lens.capture.interface import InterfaceCall, observing_interface
 from topwork_lens.capture.tensors import Mask, by_heads, rows_of, split_items, with_keys_last
 from topwork_lens.capture.tracing import SoftmaxTracer
 from topwork_lens.capture.verification import product_by_head
-from topwork_lens.gates import module_at
+from topwork_lens.layers.context import module_at
 from topwork_lens.refusals import refuse
 from topwork_lens.scope import Scope
 
@@ -97,7 +97,7 @@ class _Watch:
 
     def traced(self, how: str, function: Any, args: tuple, options: dict, output: Any, weights: Any) -> Any:
         """Observe torch functions that are called directly inside the attention modules."""
-        if self.busy or not self.inside or self.inside[-1].unseen or how == "samples":
+        if self.busy or not self.scope.active or not self.inside or self.inside[-1].unseen or how == "samples":
             return None
         layer = self.inside[-1]
         if function is functional.scaled_dot_product_attention:

@@ -53,7 +53,7 @@ def observed(model: nn.Module) -> Iterator[dict[str, set[str]]]:
         return run()
 
     def report(how: str, *_: Any) -> None:
-        if not stack:
+        if not stack or not scope.active:
             return
         if how == "points":
             weighed.add(stack[-1])

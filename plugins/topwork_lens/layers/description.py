@@ -142,7 +142,8 @@ def _verdict(pattern: Pattern, module: nn.Module) -> dict[str, Any]:
     for name in pattern.blockers:
         blocker = resolve(module, name)
         if blocker is not None and not isinstance(blocker, nn.Identity):
-            return {"prunable": "", "why": f"`{name}` mixes the attention heads before the output projection"}
+            why = f"`{name}` mixes the attention heads before the output projection"
+            return {"prunable": "", "why": why, "mixed": why}
     return {}
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from topwork import AttentionLayer, UsageError, unknown
 from topwork_lens.layers.description import describe, manifest_entry
+from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.variant import with_variant
 
 Key = int | str | tuple[str, int]
@@ -54,14 +55,16 @@ def describe_one(path: str, module: nn.Module, model: nn.Module, plugins: Any = 
         layer = describe(path, module, model)
     else:
         layer = plugins.hook.attention_layer(path=path, module=module, model=model)
+    if layer is None:
+        return None
     manifest = manifest_entry(model, path)
-    if layer is None or manifest is None:
-        return layer
+    if manifest is None:
+        return with_mixing(layer, module)
     if not layer.removed:
         # A plugin's description knows the module only as it stands now.
         original = {"heads": manifest["heads"], "kept": tuple(manifest["kept"]), "groups": manifest["groups"]}
         layer = replace(layer, **original, groups_left=tuple(manifest["groups_left"]))
-    return with_variant(model, layer, manifest.get("variant"))
+    return with_mixing(with_variant(model, layer, manifest.get("variant")), module)
 
 
 def group_of(layer: AttentionLayer) -> str:

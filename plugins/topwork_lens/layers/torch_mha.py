@@ -39,6 +39,8 @@ class Unfolded:
         #: original count of attention heads and indices of those that are left, for a module that goes on counting
         #: and making masks for all of them
         self.remaining: tuple[int, list[int]] | None = None
+        #: how many blocks and gates need it
+        self.users = 0
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         with _Redirect(self.module, self.remaining):
@@ -162,13 +164,18 @@ def count_on(module: nn.Module, heads: int, kept: Sequence[int]) -> Callable[[],
 
 
 def stay_unfolded(module: nn.Module) -> Callable[[], None]:
-    """Unfold a layer until the returned function is called."""
-    if "forward" in module.__dict__:
+    """Unfold a layer until the returned function is called, and while another call of this function needs it."""
+    standing = module.__dict__.get("forward")
+    if standing is not None and not isinstance(standing, Unfolded):
         return lambda: None
-    module.forward = Unfolded(module)
+    unfolding = standing or Unfolded(module)
+    unfolding.users += 1
+    module.forward = unfolding
 
     def fold() -> None:
-        module.__dict__.pop("forward", None)
+        unfolding.users -= 1
+        if not unfolding.users:
+            module.__dict__.pop("forward", None)
 
     return fold
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Json
 from topwork_lens.flops import Flops, count_flops
+from topwork_lens.head_slices import require_heads
 from topwork_lens.layers.discovery import heads_by_layer, numbered
 from topwork_lens.pruning.equivalence import Comparison
 from topwork_lens.pruning.job import Work
@@ -142,8 +143,10 @@ def lines(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[dict[str, 
 
 
 def _permit(model: nn.Module, layer: AttentionLayer) -> None:
+    require_heads([layer])
     if not layer.prunable:
-        raise refuse("not_a_head", layer.why or "this layer cannot be pruned", place=layer.path, hint="mask it instead")
+        cause = layer.why or "this layer cannot be pruned"
+        raise refuse("shared_parameter", cause, place=layer.path, hint="mask it instead")
     computed = not_plain(model, layer)
     if computed is not None:
         raise computed

@@ -124,7 +124,7 @@ class Attempts:
         shrunk = any(name.endswith("weight") for name in chosen if name.rpartition(".")[0] != self.layer.output)
         if not shrunk and not self.weighed():
             cause = "nothing shows that a slice of the context is the output of one attention head"
-            raise refuse("not_a_head", cause, place=self.layer.path, hint="mask it instead")
+            raise refuse("not_a_head", cause, place=self.layer.path, hint="its weights and context can be captured")
 
     def _standing(self) -> AttentionLayer:
         """The layer with every attention head that its module computes, those that are gone softly among them."""

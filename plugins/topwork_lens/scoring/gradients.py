@@ -18,6 +18,7 @@ from topwork_lens.gates import GateHook, module_at, output_projection, split_hea
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.model_state import device_of
 from topwork_lens.refusals import refuse
+from topwork_lens.scope import Scope, eager_when_compiled
 from topwork_lens.scoring.memory import BatchSplitter, MemoryLimit, activation_limit
 from topwork_lens.scoring.row_independence import (
     RowIndependence,
@@ -109,9 +110,11 @@ class GradientScorer:
         ran: list[str] = []
         hooks: dict[str, GateHook] = {}
         with ExitStack() as stack:
+            stack.enter_context(eager_when_compiled())
+            scope = stack.enter_context(Scope())
             stack.enter_context(unfolded([module_at(self.model, path) for path in gates]))
             for layer in self.layers:
-                hook = hooks[layer.path] = GateHook(layer, gates[layer.path])
+                hook = hooks[layer.path] = GateHook(layer, gates[layer.path], scope)
                 projection = output_projection(self.model, layer)
                 stack.callback(projection.register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield ran

@@ -8,7 +8,7 @@ scores and chooses by them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 from topwork import AttentionLayer, Batch, Item, UsageError, accelerated, unknown
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_of, gated
+from topwork_lens.head_slices import heads_verified
 from topwork_lens.model_state import device_of, frozen
 from topwork_lens.refusals import refuse
 from topwork_lens.scoring.entropy import sharpness
@@ -122,12 +123,22 @@ def score(
     with frozen(model), accelerated(device, precision, frozen=True):
         for index, batch in enumerate(batches):
             # Whatever computes attention runs in the first batch as well; watching all of them takes time.
-            with nullcontext() if index else all_described(model, known or layers):
+            with nullcontext() if index else _watched(model, layers, known or layers, method):
                 values = scorer(batch)
             for path, value in values.items():
                 sums.add(path, value)
             sums.rows += batch.row_count
     return sums.means(gather)
+
+
+@contextmanager
+def _watched(
+    model: nn.Module, layers: Sequence[AttentionLayer], known: Sequence[AttentionLayer], method: str
+) -> Iterator[None]:
+    """Refuse attention that no layer describes, and layers whose slices are not attention heads."""
+    heads = nullcontext() if method == "entropy" else heads_verified(model, layers)
+    with heads, all_described(model, known):
+        yield
 
 
 def _forward_scorer(

@@ -1,0 +1,44 @@
+"""The context of an attention layer, which is the input of its output projection: where it is, split into heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from topwork import AttentionLayer
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """Return the module at a path ("" is the model itself)."""
+    return model.get_submodule(path)
+
+
+def output_projection(model: nn.Module, layer: AttentionLayer) -> nn.Module:
+    """Return the module whose input is the context of `layer`."""
+    return module_at(model, ".".join(part for part in (layer.path, layer.output) if part))
+
+
+def split_heads(layer: AttentionLayer, context: torch.Tensor) -> torch.Tensor:
+    """Split a context [items, ..., heads * width] -> [items, ..., heads, width], heads as the layer has them now."""
+    if layer.split is not None:
+        return layer.split(context)
+    return context.unflatten(-1, (len(layer.kept), layer.width))
+
+
+def merge_heads(layer: AttentionLayer, context: torch.Tensor) -> torch.Tensor:
+    """Invert `split_heads`."""
+    return layer.merge(context) if layer.merge is not None else context.flatten(-2)
+
+
+def first_input(args: tuple, kwargs: dict[str, Any]) -> torch.Tensor:
+    """Return the tensor that a projection was called with."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
+def with_first_input(args: tuple, kwargs: dict[str, Any], value: torch.Tensor) -> tuple[tuple, dict[str, Any]]:
+    """Return the same call with another tensor."""
+    if args:
+        return (value, *args[1:]), kwargs
+    return args, {**kwargs, next(iter(kwargs)): value}

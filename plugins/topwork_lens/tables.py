@@ -1,0 +1,75 @@
+"""Tables that print: lists of dicts with one line for each dict, as text, as HTML in notebooks, or as a DataFrame."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+#: characters of a cell that is printed
+CELL = 40
+
+
+class LayerTable(list[dict[str, Any]]):
+    """List of dicts with the same keys that prints as a table; whole values stay in the dicts.
+
+    Example:
+        >>> print(LayerTable([{"path": "a", "kept": [0, 1, 2, 5]}, {"path": "b.c", "kept": []}]))
+        path  kept
+        a     0-2, 5
+        b.c   -
+    """
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas
+
+        return pandas.DataFrame(list(self))
+
+    def __repr__(self) -> str:
+        rows = self._cells()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join(lines) if len(self) else "(no attention layer)"
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return "<p>(no attention layer)</p>"
+        names, *rows = ([html.escape(cell) for cell in row] for row in self._cells())
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _cells(self) -> list[list[str]]:
+        names = [name for name in (self[0] if self else {}) if any(line[name] not in (None, "") for line in self)]
+        return [names, *([_text(line[name]) for name in names] for line in self)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list) and all(type(number) is int for number in value):
+        return ranges(value)
+    if isinstance(value, list | tuple):
+        value = ", ".join(f"{number:g}" if isinstance(number, float) else str(number) for number in value)
+    text = "-" if value in (None, "") else str(value)
+    return text if len(text) <= CELL else f"{text[: CELL - 3]}..."
+
+
+def ranges(indices: list[int] | tuple[int, ...]) -> str:
+    """Write ascending indices shortly: [0, 1, 2, 5] -> "0-2, 5"; "-" for none.
+
+    Example:
+        >>> ranges([0, 1, 2, 5])
+        '0-2, 5'
+    """
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts) or "-"
