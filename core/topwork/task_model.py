@@ -90,9 +90,9 @@ class TaskModel:
         """The task's metrics over rows; options are those of the stage `evaluate`, and those of `apply`, whose result
         has more: tables, seconds. With `on_error="skip"` the metrics have `skipped`, the number of rows that were left
         out, and `skipped_rows`, which says why the first of them were."""
-        found = self.apply("evaluate", {"evaluate": rows}, columns=columns, **options)
+        result = self.apply("evaluate", {"evaluate": rows}, columns=columns, **options)
         counted = ("skipped", "skipped_rows") if options.get("on_error") == "skip" else ()
-        return {**found["metrics"], **{key: found[key] for key in counted}}
+        return {**result["metrics"], **{key: result[key] for key in counted}}
 
     def apply(
         self,
@@ -152,11 +152,10 @@ class TaskModel:
         """
         notes = settings.setdefault("skipped", [])
         with self.plugins.blaming():
-            found = {
-                number: prediction for number, _, prediction in self.predictions(rows, columns=columns, **settings)
-            }
-        count = max([*found, *(note["row"] for note in notes)], default=-1) + 1
-        return Predictions([found.get(number) for number in range(count)], notes)
+            predicted = self.predictions(rows, columns=columns, **settings)
+            by_index = {index: prediction for index, _, prediction in predicted}
+        count = max([*by_index, *(note["row"] for note in notes)], default=-1) + 1
+        return Predictions([by_index.get(index) for index in range(count)], notes)
 
     def predictions(self, rows: Any, *, columns: Mapping[str, str] | None = None, **settings: Any) -> Iterable[tuple]:
         """The same, one by one as (number, row, prediction): nothing is kept, and `rows` may have no end. Of rows

@@ -104,9 +104,9 @@ def _check_encoding(task: Task, rows: Sequence[Any]) -> None:
     assert [item.cost for item in first] == [item.cost for item in second], f"{task.name}: costs depend on the seed"
     if task.repeatable:
         assert _same(first, second), f"{task.name}: items depend on the seed, but `repeatable` is True"
-    told = task.costs(rows)
-    if told is not None:
-        assert [cost for row in told for cost in row] == [item.cost for item in first], f"{task.name}: costs() is wrong"
+    costs = task.costs(rows)
+    if costs is not None:
+        assert [cost for row in costs for cost in row] == [item.cost for item in first], f"{task.name}: costs() errs"
     assert task.encode([], "predict", 0) == [], f"{task.name}: no rows must give no items"
     for item in task.encode(rows[:1], "predict", 0)[:1]:
         assert isinstance(task.units(item), Units), f"{task.name}: units() must answer Units"
@@ -169,12 +169,12 @@ def _check_predictions(work: TaskModel, rows: Sequence[Any], folder: Path) -> li
     ]
     predictions = work.predict(unseen or rows)
     assert len(predictions) == len(rows), f"{task.name}: {len(predictions)} predictions for {len(rows)} rows"
-    told = not unseen or same_predictions(list(work.predict(rows)), list(predictions), 1e-4)
-    assert told, f"{task.name}: predictions are others when the rows have their targets"
+    unmoved = not unseen or same_predictions(list(work.predict(rows)), list(predictions), 1e-4)
+    assert unmoved, f"{task.name}: predictions are others when the rows have their targets"
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
-    for number, (row, prediction) in enumerate(zip(rows, predictions)):
-        json.dumps(plain(task.write(prediction, files, f"{number:04d}")), allow_nan=False)
+    for index, (row, prediction) in enumerate(zip(rows, predictions)):
+        json.dumps(plain(task.write(prediction, files, f"{index:04d}")), allow_nan=False)
         picture = task.draw(row, prediction)
         assert isinstance(picture, Picture) and picture.caption, (
             f"{task.name}: draw() must answer a Picture with a caption"
@@ -193,17 +193,17 @@ def check_metric(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) ->
         return metric
 
     whole, half = of(range(len(rows))), len(rows) // 2
-    found = whole.result()
-    assert set(whole.keys) <= set(found), f"{task.name}: the metric promised {whole.keys} and gave {sorted(found)}"
+    values = whole.result()
+    assert set(whole.keys) <= set(values), f"{task.name}: the metric promised {whole.keys} and gave {sorted(values)}"
     assert whole.primary in whole.keys, f"{task.name}: primary {whole.primary} is none of the keys"
     left, right = of(range(half)), of(range(half, len(rows)))
     left.merge(pickle.loads(pickle.dumps(right)))
     merged = left.result()
     for key in whole.keys:
-        assert _close(found[key], merged[key]), f"{task.name}: {key} is {found[key]} whole and {merged[key]} merged"
+        assert _close(values[key], merged[key]), f"{task.name}: {key} is {values[key]} whole and {merged[key]} merged"
     empty = task.metric().result()
     assert all(empty[key] != empty[key] for key in whole.keys), f"{task.name}: without rows every key must be NaN"
-    json.dumps(plain(found), allow_nan=False)
+    json.dumps(plain(values), allow_nan=False)
 
 
 def _close(first: float, second: float) -> bool:
@@ -229,13 +229,13 @@ def same_predictions(first: Any, second: Any, tolerance: float = 1e-5) -> bool:
     if isinstance(first, list | tuple) and isinstance(second, list | tuple):
         return len(first) == len(second) and all(same_predictions(a, b, tolerance) for a, b in zip(first, second))
     if isinstance(first, float) or hasattr(first, "__array__") or hasattr(first, "getbands"):
-        one, other = np.asarray(first), np.asarray(second)
-        if one.shape != other.shape:
+        left, right = np.asarray(first), np.asarray(second)
+        if left.shape != right.shape:
             return False
-        if not np.issubdtype(one.dtype, np.floating):  # a picture: rounding may turn a grey value by one
-            return bool((abs(one.astype(int) - other.astype(int)) <= 1).all())
+        if not np.issubdtype(left.dtype, np.floating):  # a picture: rounding may turn a grey value by one
+            return bool((abs(left.astype(int) - right.astype(int)) <= 1).all())
         return bool(
-            np.allclose(one, other, rtol=0, atol=tolerance * max(1.0, np.abs(one).max(initial=0)), equal_nan=True)
+            np.allclose(left, right, rtol=0, atol=tolerance * max(1.0, np.abs(left).max(initial=0)), equal_nan=True)
         )
     return bool(first == second)
 

@@ -20,8 +20,8 @@ _MOST_IN_MATRIX = 32
 
 def attention_blocks(run: RunFiles, stage: StageFiles) -> list[Block]:
     """A few rows with their attention, layer by layer."""
-    found = stage.artefacts.get("attention.json")
-    rows = mappings(found.get("rows")) if isinstance(found, dict) else []
+    attention = stage.artefacts.get("attention.json")
+    rows = mappings(attention.get("rows")) if isinstance(attention, dict) else []
     shown = [_row(run, stage, row) for row in rows[: _affordable(rows)]]
     if not shown:
         return []

@@ -20,13 +20,13 @@ _OVERLAY_LEVELS = 16
 
 @dataclass
 class HeatRow:
-    """A row of a heat map: label, what a pointer shows, and value by column; `cut` and `gone` are column numbers."""
+    """A row of a heat map: label, what a pointer shows, and value by column; `cut` and `absent` are column indices."""
 
     label: str
     tip: str
     values: Mapping[int, float | None]
     cut: frozenset[int] = frozenset()
-    gone: frozenset[int] = field(default_factory=frozenset)
+    absent: frozenset[int] = field(default_factory=frozenset)
 
 
 def heat_map(
@@ -41,7 +41,7 @@ def heat_map(
     texts: Mapping[tuple[int, int], str] | None = None,
     note: str = "",
 ) -> dict[str, Any] | None:
-    """A heat map's geometry; None when there is no value in it.
+    """A heat map's layout; None when there is no value in it.
 
     Args:
         low, high: ends of the colour scale; default: 0 (or the smallest value, when negative) and the largest value.
@@ -57,28 +57,28 @@ def heat_map(
     power = 0 if texts is not None or wide < 30 else _power_of_ten(max(abs(low), abs(high)))
     left = 14 + round(6.9 * max(len(row_title) + 2, *(len(row.label) for row in rows)))
     top = 30 + round(5.2 * max(map(len, columns))) if slanted else 42
-    place = {"wide": wide, "tall": tall, "left": left, "top": top}
+    layout = {"wide": wide, "tall": tall, "left": left, "top": top}
     words = {"title": title, "note": note, "row_title": row_title, "column_title": column_title}
     ends = {"low": short(low), "high": short(high), "power": superscript(power) if power else ""}
-    cells = _cells(rows, columns, (low, high), power, texts, place)
-    return {**words, **ends, **place, **_frame(rows, columns, place, slanted), **_marks(rows), "cells": cells}
+    cells = _cells(rows, columns, (low, high), power, texts, layout)
+    return {**words, **ends, **layout, **_frame(rows, columns, layout, slanted), **_marks(rows), "cells": cells}
 
 
-def _frame(rows: Sequence[HeatRow], columns: Sequence[str], place: Mapping[str, int], slanted: bool) -> dict[str, Any]:
+def _frame(rows: Sequence[HeatRow], columns: Sequence[str], layout: Mapping[str, int], slanted: bool) -> dict[str, Any]:
     """The drawing's size, with room for slanted names and the colour scale, and how its columns are named."""
-    wide, left = place["wide"], place["left"]
+    wide, left = layout["wide"], layout["left"]
     return {
         "columns": list(columns),
         "slanted": slanted,
         "small": wide < 30,
         "every": 1 if slanted or wide >= 24 else math.ceil(24 / wide),
         "width": max(left + wide * len(columns) + 4 + slanted * round(3.7 * len(columns[-1])), left + 190),
-        "height": place["top"] + place["tall"] * len(rows) + 46,
+        "height": layout["top"] + layout["tall"] * len(rows) + 46,
     }
 
 
 def _marks(rows: Sequence[HeatRow]) -> dict[str, Any]:
-    return {"rows": rows, "any_cut": any(row.cut for row in rows), "any_gone": any(row.gone for row in rows)}
+    return {"rows": rows, "any_cut": any(row.cut for row in rows), "any_gone": any(row.absent for row in rows)}
 
 
 def _cells(
@@ -87,13 +87,13 @@ def _cells(
     ends: tuple[float, float],
     power: int,
     texts: Mapping[tuple[int, int], str] | None,
-    place: Mapping[str, int],
+    layout: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     cells = []
     for at, row in enumerate(rows):
         for column, name in enumerate(columns):
             cell = _cell(row, column, ends, power, None if texts is None else texts.get((at, column), ""))
-            x, y = place["left"] + column * place["wide"], place["top"] + at * place["tall"]
+            x, y = layout["left"] + column * layout["wide"], layout["top"] + at * layout["tall"]
             cells.append({**cell, "x": x, "y": y, "name": name, "row": row.tip})
     return cells
 
@@ -110,8 +110,8 @@ def _cell_size(columns: Sequence[str]) -> tuple[int, int, bool]:
 
 def _cell(row: HeatRow, column: int, ends: tuple[float, float], power: int, text: str | None) -> dict[str, Any]:
     value = row.values.get(column)
-    if column in row.gone or value is None:
-        state = "gone" if column in row.gone else "empty"
+    if column in row.absent or value is None:
+        state = "gone" if column in row.absent else "empty"
         return {"state": state, "level": 0, "ink": "lo", "text": "", "value": None}
     step = level(value, *ends)
     if text is None:
@@ -128,7 +128,7 @@ def _power_of_ten(largest: float) -> int:
 
 
 def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_title: str) -> dict[str, Any] | None:
-    """A line chart's geometry; None when no series has a point."""
+    """A line chart's layout; None when no series has a point."""
     series = {name: sorted(points) for name, points in series.items() if points}
     if not series:
         return None

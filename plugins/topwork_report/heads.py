@@ -35,9 +35,9 @@ def importance(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]
 
 def measured(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
     """Maps of what a stage measured of every attention head: from attention.json, else from the result itself."""
-    found = stage.artefacts.get("attention.json")
+    attention = stage.artefacts.get("attention.json")
     inside = mappings(stage.result.get("layers"))
-    layers = (mappings(found.get("layers")) if isinstance(found, dict) else []) or inside
+    layers = (mappings(attention.get("layers")) if isinstance(attention, dict) else []) or inside
     maps = [
         _heat(run, title, layers, key, {}, note=note, fitted=key in _FITTED) for key, (title, note) in _MEASURES.items()
     ]
@@ -50,23 +50,23 @@ def pruning(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
     if not is_pruning(stage):
         return [], set()
     result = stage.result
-    told = {"heads_before", "heads_after"}
+    shown = {"heads_before", "heads_after"}
     tiles = [{"name": "attention heads", "value": result["heads_after"], "was": result["heads_before"], "main": True}]
     sizes = number(result.get("parameters_before")), number(result.get("parameters_after"))
     if None not in sizes:
         tiles.append({"name": "parameters", "value": sizes[1], "was": sizes[0], "main": False})
-        told |= {"parameters_before", "parameters_after"}
+        shown |= {"parameters_before", "parameters_after"}
     blocks: list[Block] = [{"kind": "tiles", "tiles": tiles}]
-    blocks += _baseline(result, told)
+    blocks += _baseline(result, shown)
     layers = mappings(result.get("layers"))
     if layers:
         blocks.append(_head_rows(run, stage, layers))
-        told |= {"layers", "removed", "masked"}
+        shown |= {"layers", "removed", "masked"}
     check = _check(result.get("check"))
     if check:
         blocks.append(check)
-        told |= set() if check["more"] else {"check"}
-    return blocks, told
+        shown |= set() if check["more"] else {"check"}
+    return blocks, shown
 
 
 def cut_later(run: RunFiles, stage: StageFiles) -> dict[str, set[int]]:
@@ -82,9 +82,9 @@ def cut_later(run: RunFiles, stage: StageFiles) -> dict[str, set[int]]:
 def removed_heads(run: RunFiles, stage: StageFiles, layer: Layer) -> set[int]:
     """What a pruning stage removed (or masked) of one layer: as it says, else what was scored and is kept no longer."""
     path = str(layer.get("path"))
-    for said in (stage.result.get("removed"), stage.result.get("masked")):
-        if isinstance(said, dict):
-            return set(_whole(said.get(path)))
+    for listed in (stage.result.get("removed"), stage.result.get("masked")):
+        if isinstance(listed, dict):
+            return set(_whole(listed.get(path)))
     if isinstance(layer.get("removed"), list):
         return set(_whole(layer["removed"]))
     for earlier in reversed([other for other in run.stages if other.number < stage.number]):
@@ -130,8 +130,8 @@ def _heat(
     for layer, name in zip(having, layer_names(run, having), strict=True):
         values = _columns(layer, layer[key])
         kept = set(_whole(layer["kept"])) if isinstance(layer.get("kept"), list) else set(values)
-        gone = frozenset(set(range(max(values, default=-1) + 1)) - kept)
-        rows.append(HeatRow(name, _place(layer, name), values, frozenset(cut.get(str(layer.get("path")), ())), gone))
+        absent = frozenset(set(range(max(values, default=-1) + 1)) - kept)
+        rows.append(HeatRow(name, _place(layer, name), values, frozenset(cut.get(str(layer.get("path")), ())), absent))
     count = max((max(row.values, default=-1) for row in rows), default=-1) + 1
     columns = [str(head) for head in range(count)]
     # Entropies differ little beside their size: their scale begins at the smallest; it is written under the map.
@@ -158,7 +158,7 @@ def _place(layer: Layer, name: str) -> str:
     return f"layer {name}, {path}" if isinstance(path, str) and path != name else f"layer {name}"
 
 
-def _baseline(result: dict[str, Any], told: set[str]) -> list[Block]:
+def _baseline(result: dict[str, Any], shown: set[str]) -> list[Block]:
     """As many attention heads removed at random, beside the chosen ones."""
     chance = random_metrics(result)
     if not chance:
@@ -172,7 +172,7 @@ def _baseline(result: dict[str, Any], told: set[str]) -> list[Block]:
             if key.startswith("masked_"):
                 name = f"{words(key.removeprefix('masked_'))}, the chosen ones masked"
                 tiles.append({"name": name, "value": value, "main": False})
-        told |= {key for key, value in numbers(drawn).items() if result.get(key) == value}
+        shown |= {key for key, value in numbers(drawn).items() if result.get(key) == value}
     mean = f" (mean of {count:.0f} draws)" if count and count > 1 else ""
     return [{"kind": "tiles", "title": f"As many attention heads at random{mean}", "tiles": tiles}]
 

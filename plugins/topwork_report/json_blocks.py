@@ -68,9 +68,9 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> Block:
 
 
 def _structure(title: str, value: Any, depth: int) -> list[Block]:
-    found = as_table(title, value)
-    if found:
-        return [found]
+    as_rows = as_table(title, value)
+    if as_rows:
+        return [as_rows]
     if isinstance(value, dict) and depth < _DEEPEST:
         return blocks_of(value, title, depth + 1)
     if isinstance(value, list) and all(isinstance(entry, list) for entry in value):

@@ -139,21 +139,21 @@ def _picture_share(run: RunFiles) -> int:
 
 def _pictures(run: RunFiles, stage: StageFiles, most: int, marks: dict[str, int]) -> list[dict[str, Any]]:
     """The stage's pictures of predictions. `marks` numbers the kinds of marked text across the page."""
-    found = mappings(stage.artefacts.get("pictures.json"))
-    if not found:
+    pictures = mappings(stage.artefacts.get("pictures.json"))
+    if not pictures:
         return []
     cards: list[dict[str, Any]] = []
-    for entry in found[:most]:
-        picture = embed(run, stage.folder, entry.get("image"))
+    for drawn in pictures[:most]:
+        picture = embed(run, stage.folder, drawn.get("image"))
         cards.append({
-            "row": entry.get("row"),
-            "caption": formats.short(entry.get("caption", "")),
+            "row": drawn.get("row"),
+            "caption": formats.short(drawn.get("caption", "")),
             "picture": picture,
-            "text": _pieces(entry.get("text"), marks),
+            "text": _pieces(drawn.get("text"), marks),
         })  # fmt: skip
     used = sorted({(piece["kind"], piece["mark"]) for card in cards for piece in card["text"] if piece["mark"]})
     wordy = any(card["text"] for card in cards)
-    return [{"kind": "pictures", "cards": cards, "marks": used, "wordy": wordy, "left_out": len(found) - len(cards)}]
+    return [{"kind": "pictures", "cards": cards, "marks": used, "wordy": wordy, "left_out": len(pictures) - len(cards)}]
 
 
 def _pieces(text: Any, marks: dict[str, int]) -> list[dict[str, Any]]:

@@ -72,9 +72,9 @@ def read_run(folder: Path, without: str | None = None) -> RunFiles:
     run = RunFiles(folder)
     run.about = _read_json(run, folder / "run.json", dict) or {}
     _read_recipe(run)
-    for place in sorted((folder / "stages").glob("*"), key=_position):
-        if place.is_dir() and _STAGE_FOLDER.fullmatch(place.name) and place.name != without:
-            _read_stage(run, place)
+    for path in sorted((folder / "stages").glob("*"), key=_position):
+        if path.is_dir() and _STAGE_FOLDER.fullmatch(path.name) and path.name != without:
+            _read_stage(run, path)
     return run
 
 
@@ -87,7 +87,7 @@ def number(value: Any) -> float | None:
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers among the values, in their order."""
-    return {str(key): found for key, value in values.items() if (found := number(value)) is not None}
+    return {str(key): finite for key, value in values.items() if (finite := number(value)) is not None}
 
 
 def mappings(value: Any) -> list[dict[str, Any]]:
@@ -95,9 +95,9 @@ def mappings(value: Any) -> list[dict[str, Any]]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def _position(place: Path) -> tuple[int, str]:
-    match = _STAGE_FOLDER.fullmatch(place.name)
-    return (int(match[1]) if match else -1, place.name)
+def _position(stage_path: Path) -> tuple[int, str]:
+    match = _STAGE_FOLDER.fullmatch(stage_path.name)
+    return (int(match[1]) if match else -1, stage_path.name)
 
 
 def _read_json(run: RunFiles, file: Path, kind: type) -> Any:
@@ -135,8 +135,8 @@ def _read_recipe(run: RunFiles) -> None:
             run.problem(file, "the file is damaged: it does not hold a mapping")
 
 
-def _read_stage(run: RunFiles, place: Path) -> None:
-    file = place / "result.json"
+def _read_stage(run: RunFiles, stage_path: Path) -> None:
+    file = stage_path / "result.json"
     if not file.exists():
         run.problem(file, "the file is missing: the stage did not finish, or its result was deleted")
         return
@@ -147,13 +147,13 @@ def _read_stage(run: RunFiles, place: Path) -> None:
     if not isinstance(result, dict):
         run.problem(file, "the file is damaged: `result` is not an object")
         return
-    position, name = _position(place)[0], place.name.split("-", 1)[1]
+    position, name = _position(stage_path)[0], stage_path.name.split("-", 1)[1]
     artefacts = {}
     for artefact, kind in _ARTEFACTS.items():
-        if (place / artefact).exists() and (value := _read_json(run, place / artefact, kind)) is not None:
+        if (stage_path / artefact).exists() and (value := _read_json(run, stage_path / artefact, kind)) is not None:
             artefacts[artefact] = value
     options = record.get("options") if isinstance(record.get("options"), dict) else {}
     seconds = number(record.get("seconds"))
     run.stages.append(
-        StageFiles(position, str(record.get("stage") or name), place, seconds, options or {}, result, artefacts)
+        StageFiles(position, str(record.get("stage") or name), stage_path, seconds, options or {}, result, artefacts)
     )

@@ -34,23 +34,23 @@ _MOST_CURVES = 12
 def section(run: RunFiles, stage: StageFiles) -> dict[str, Any]:
     """One stage's part of the page: its blocks (special ones first, then whatever is left of the result)."""
     blocks: list[Block] = []
-    told: set[str] = set()
+    shown: set[str] = set()
     for reader in (_metrics, _history, pruning, _curves, importance, measured, _tables):
-        found, keys = reader(run, stage)
-        blocks += found
-        told |= keys
-    rest = {key: value for key, value in stage.result.items() if key not in told}
+        drawn, keys = reader(run, stage)
+        blocks += drawn
+        shown |= keys
+    rest = {key: value for key, value in stage.result.items() if key not in shown}
     return {"stage": stage, "blocks": blocks, "rest": blocks_of(rest), "options": _options(stage)}
 
 
 def headline(stage: StageFiles) -> dict[str, float]:
     """The numbers of a stage for the table of stages: its metrics, else its first plain numbers."""
     metrics = stage.result.get("metrics")
-    found = numbers(metrics) if isinstance(metrics, dict) else {}
+    figures = numbers(metrics) if isinstance(metrics, dict) else {}
     keys = ("heads_before", "heads_after", "parameters_after") if is_pruning(stage) else ()
     plain = numbers({key: value for key, value in stage.result.items() if not keys or key in keys})
-    found.update({key: value for key, value in plain.items() if key not in found and not found})
-    return dict(list(found.items() or plain.items())[:4]) if found else dict(list(plain.items())[:4])
+    figures.update({key: value for key, value in plain.items() if key not in figures and not figures})
+    return dict(list(figures.items() or plain.items())[:4]) if figures else dict(list(plain.items())[:4])
 
 
 def _metrics(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
@@ -65,9 +65,9 @@ def _metrics(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
 def _history(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
     history = mappings(stage.result.get("history"))
     series: dict[str, list[tuple[float, float]]] = {}
-    for entry in history:
-        step = number(entry.get("step"))
-        for key, value in numbers(entry).items():
+    for point in history:
+        step = number(point.get("step"))
+        for key, value in numbers(point).items():
             if step is not None and key != "step" and not any(word in key for word in _UNTOLD):
                 series.setdefault(key, []).append((step, value))
     if not series:
@@ -89,12 +89,12 @@ def _history(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
 def _curves(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
     """Charts that a stage describes itself: `curves`: [{"title", "x", "series": {name: [[x, y], ...]}}]."""
     charts = []
-    for said in mappings(stage.result.get("curves")):
-        series = said.get("series")
+    for described in mappings(stage.result.get("curves")):
+        series = described.get("series")
         named = series.items() if isinstance(series, dict) else ()
         points = {str(name): [point for pair in pairs if (point := _point(pair))] for name, pairs in named
                   if isinstance(pairs, list)}  # fmt: skip
-        charts.append(curves(str(said.get("title", "")), points, str(said.get("x", ""))))
+        charts.append(curves(str(described.get("title", "")), points, str(described.get("x", ""))))
     drawn = [chart for chart in charts if chart]
     return ([{"kind": "curves", "charts": drawn[:_MOST_CURVES]}], {"curves"}) if drawn else ([], set())
 
@@ -111,7 +111,7 @@ def _tables(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
     if not isinstance(tables, dict):
         return [], set()
     blocks = [as_table(str(name), table) or blocks_of({str(name): table}) for name, table in tables.items()]
-    flat = [one for block in blocks for one in (block if isinstance(block, list) else [block])]
+    flat = [part for block in blocks for part in (block if isinstance(block, list) else [block])]
     return flat, {"tables"}
 
 

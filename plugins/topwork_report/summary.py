@@ -16,8 +16,8 @@ def is_pruning(stage: StageFiles) -> bool:
 
 def metrics_of(stage: StageFiles) -> dict[str, float]:
     """The metrics of a stage's result; empty when it has none."""
-    found = stage.result.get("metrics")
-    return numbers(found) if isinstance(found, dict) else {}
+    metrics = stage.result.get("metrics")
+    return numbers(metrics) if isinstance(metrics, dict) else {}
 
 
 def primary(run: RunFiles) -> str | None:

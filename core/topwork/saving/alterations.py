@@ -21,8 +21,8 @@ def alterations(model: nn.Module) -> dict[str, Json]:
 
     It is copied by `copy.deepcopy` with the model; an empty dict means that the model is as its architecture made it.
     """
-    found = model.__dict__.get(_ATTRIBUTE)
-    if found is None:
-        found = {}
-        model.__dict__[_ATTRIBUTE] = found
-    return found
+    sections = model.__dict__.get(_ATTRIBUTE)
+    if sections is None:
+        sections = {}
+        model.__dict__[_ATTRIBUTE] = sections
+    return sections

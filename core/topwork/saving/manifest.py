@@ -63,15 +63,15 @@ def manifest(work: TaskModel, plainly: bool, aliases: Mapping[str, str]) -> dict
 
 def _origin(base: Any) -> dict[str, Json]:
     """Where a base came from. A local folder is named without its path: that says nothing on another machine."""
-    said = {
+    description = {
         "origin": _without_paths(plain(base.origin)),
         "options": base.options.model_dump(mode="json", exclude_defaults=True),
     }
-    for part in said.values():
+    for part in description.values():
         for key in ("model", "processor"):
             if isinstance(part.get(key), str) and Path(part[key]).expanduser().is_dir():
                 part[key] = f"./{Path(part[key]).resolve().name}"
-    return said
+    return description
 
 
 def _without_paths(value: Json) -> Json:
@@ -101,56 +101,57 @@ def read_manifest(folder: Path) -> dict[str, Json]:
             hint="give a folder that topwork saved; a plain model folder is a base: name it under `base`",
         )
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        number = int(found["format"])
+        content = json.loads(file.read_text(encoding="utf-8"))
+        format_number = int(content["format"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"the manifest is damaged ({error})", place=str(file)) from error
-    if number > FORMAT:
+    if format_number > FORMAT:
         raise CheckpointError(
-            f"the folder was written by topwork {found.get('topwork')}, in a newer format",
+            f"the folder was written by topwork {content.get('topwork')}, in a newer format",
             place=str(file),
             hint="install that version",
         )
-    check_manifest(found, file)
-    return found
+    check_manifest(content, file)
+    return content
 
 
-def check_manifest(found: Mapping[str, Json], file: Path) -> None:
+def check_manifest(content: Mapping[str, Json], file: Path) -> None:
     """Refuse a manifest that is not as topwork writes it.
 
     Raises:
         CheckpointError: says what is wrong.
     """
-    task = found.get("task")
+    task = content.get("task")
     needed = ["task", "weights", "alterations", "aliases", "tensors"]
     needed += ["class", "dtype"] if task is None else ["options", "state", "processors", "form", "bases"]
-    if missing := [key for key in needed if key not in found]:
+    if missing := [key for key in needed if key not in content]:
         raise _damaged(file, f"it lacks `{missing[0]}`")
     for key in needed[1:]:
-        if type(found[key]) is not _TYPES[key]:
-            raise _damaged(file, f"`{key}` is {type(found[key]).__name__}, not {_TYPES[key].__name__}")
+        if type(content[key]) is not _TYPES[key]:
+            raise _damaged(file, f"`{key}` is {type(content[key]).__name__}, not {_TYPES[key].__name__}")
     if task is not None and not isinstance(task, str):
         raise _damaged(file, "`task` is no name")
-    if found["weights"] not in (PLAIN_WEIGHTS, WEIGHTS):
-        raise _damaged(file, f"its weights are `{found['weights']}`")
-    texts = [*found["aliases"].values(), *found.get("processors", ())]
+    if content["weights"] not in (PLAIN_WEIGHTS, WEIGHTS):
+        raise _damaged(file, f"its weights are `{content['weights']}`")
+    texts = [*content["aliases"].values(), *content.get("processors", ())]
     if not all(isinstance(text, str) for text in texts):
         raise _damaged(file, "names of tensors and processors are texts")
-    for name, known in found.get("files", {}).items() if isinstance(found.get("files", {}), dict) else [("", None)]:
-        if name != Path(name).name or not isinstance(known, dict) or not _describes_file(known):
-            raise _damaged(file, "`files` describes no files of weights")
-    if any(part in ("", ".", "..") for kind in found.get("processors", ()) for part in kind.split("/")):
+    files = content.get("files", {})
+    if not isinstance(files, dict) or not all(_describes_file(name, known) for name, known in files.items()):
+        raise _damaged(file, "`files` describes no files of weights")
+    if any(part in ("", ".", "..") for kind in content.get("processors", ()) for part in kind.split("/")):
         raise _damaged(file, "a processor lies outside the folder")
-    for role, base in found.get("bases", {}).items():
+    for role, base in content.get("bases", {}).items():
         if not isinstance(base, dict) or not isinstance(base.get("options"), dict):
             raise _damaged(file, f"the base `{role}` has no options")
 
 
-def _describes_file(known: Mapping[str, Json]) -> bool:
-    return isinstance(known.get("sha256"), str) and isinstance(known.get("dtypes"), list)
+def _describes_file(name: str, known: Json) -> bool:
+    hashed = isinstance(known, dict) and isinstance(known.get("sha256"), str) and isinstance(known.get("dtypes"), list)
+    return hashed and name == Path(name).name
 
 
-def task_of(found: Mapping[str, Json], plugins: Plugins, folder: Path, *, trusted: bool) -> Any:
+def task_of(content: Mapping[str, Json], plugins: Plugins, folder: Path, *, trusted: bool) -> Any:
     """The task class that a manifest means.
 
     Args:
@@ -161,20 +162,20 @@ def task_of(found: Mapping[str, Json], plugins: Plugins, folder: Path, *, truste
         CheckpointError: the bases are not those of the task, or only run with code that nobody has allowed.
     """
     try:
-        task_class = plugins.task(found["task"])
+        task_class = plugins.task(content["task"])
     except TopworkError as error:
         raise PluginError(
-            f"the model is of task `{found['task']}`, which no loaded plugin has",
+            f"the model is of task `{content['task']}`, which no loaded plugin has",
             place=str(folder),
-            hint=f"{saved_by(found)} ({error})",
+            hint=f"{saved_by(content)} ({error})",
         ) from error
-    if not task_class.fits(found["bases"]):
+    if not task_class.fits(content["bases"]):
         raise CheckpointError(
-            f"the manifest has bases for {', '.join(found['bases']) or 'nothing'}, task {found['task']} needs "
-            f"{', '.join(task_class.nearest_roles(found['bases']))}",
+            f"the manifest has bases for {', '.join(content['bases']) or 'nothing'}, task {content['task']} needs "
+            f"{', '.join(task_class.nearest_roles(content['bases']))}",
             place=str(folder),
         )
-    if not trusted and any(base["options"].get("trust_remote_code") for base in found["bases"].values()):
+    if not trusted and any(base["options"].get("trust_remote_code") for base in content["bases"].values()):
         raise CheckpointError(
             "the model runs with Python code that lies beside its weights",
             place=str(folder),
@@ -183,9 +184,9 @@ def task_of(found: Mapping[str, Json], plugins: Plugins, folder: Path, *, truste
     return task_class
 
 
-def saved_by(found: Mapping[str, Json]) -> str:
+def saved_by(content: Mapping[str, Json]) -> str:
     """What to install for a model that does not fit."""
-    plugin = found.get("plugin")
+    plugin = content.get("plugin")
     if not isinstance(plugin, dict):
         return "install the plugin that saved it"
     return f"install {plugin.get('package')} {plugin.get('version')}, which saved it"

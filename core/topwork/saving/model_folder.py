@@ -123,11 +123,11 @@ def _left_out(model: nn.Module, file: Path) -> dict[str, str]:
     with safe_open(file, "pt") as stored:
         written = set(stored.keys())
     state = model.state_dict()
-    found = {(state[name].data_ptr(), tuple(state[name].shape)): name for name in written}
+    stored_names = {(state[name].data_ptr(), tuple(state[name].shape)): name for name in written}
     return {
-        name: found[tensor.data_ptr(), tuple(tensor.shape)]
+        name: stored_names[tensor.data_ptr(), tuple(tensor.shape)]
         for name, tensor in state.items()
-        if name not in written and (tensor.data_ptr(), tuple(tensor.shape)) in found
+        if name not in written and (tensor.data_ptr(), tuple(tensor.shape)) in stored_names
     }
 
 
@@ -199,60 +199,60 @@ def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = Fal
         CheckpointError: the folder is damaged, or needs code that is not trusted.
         PluginError: the task, or what was altered in the model, belongs to a plugin that is not loaded.
     """
-    found = read_manifest(folder)
-    if found["task"] is None:
+    saved = read_manifest(folder)
+    if saved["task"] is None:
         raise CheckpointError(
             "this is a model without a task", place=str(folder), hint="topwork.from_pretrained(folder)"
         )
-    task_class = task_of(found, plugins, folder, trusted=trust_remote_code)
+    task_class = task_of(saved, plugins, folder, trusted=trust_remote_code)
     # a plain model of one base is loaded by transformers; of several bases only the configs are kept, each for itself
-    plainly = found["weights"] == PLAIN_WEIGHTS and len(found["bases"]) == 1
-    bases = _bases(found, folder, plugins, plainly, trust_remote_code)
-    processors = _processors(found, folder, bases, plugins)
-    chosen = _options(task_class, found, folder)
-    check_whole(found, folder)
+    plainly = saved["weights"] == PLAIN_WEIGHTS and len(saved["bases"]) == 1
+    bases = _bases(saved, folder, plugins, plainly, trust_remote_code)
+    processors = _processors(saved, folder, bases, plugins)
+    chosen = _options(task_class, saved, folder)
+    check_whole(saved, folder)
     try:
-        task = task_class(bases, chosen, State(found["state"], processors))
+        task = task_class(bases, chosen, State(saved["state"], processors))
         model, form = graft(task, plugins, weights=plainly)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         cause = f"what the task had learned does not fit it ({type(error).__name__}: {error})"
-        raise CheckpointError(cause, place=str(folder), hint=saved_by(found)) from error
-    if form != found["form"]:
+        raise CheckpointError(cause, place=str(folder), hint=saved_by(saved)) from error
+    if form != saved["form"]:
         raise CheckpointError(
-            f"the model was saved in the form `{found['form']}` and is now built as `{form}`",
+            f"the model was saved in the form `{saved['form']}` and is now built as `{form}`",
             place=str(folder),
             hint="install the plugin that built it",
         )
-    if found["alterations"]:
-        put_back(model, found["alterations"], plugins, folder)
+    if saved["alterations"]:
+        put_back(model, saved["alterations"], plugins, folder)
     if not plainly:
-        load_weights(model, folder / found["weights"], found["aliases"])
+        load_weights(model, folder / saved["weights"], saved["aliases"])
         if (folder / "generation_config.json").is_file() and hasattr(model, "generation_config"):
             generation: Any = model.generation_config
             model.generation_config = type(generation).from_pretrained(folder)
     check_numbers(model, folder)
     model.eval()
-    return LoadedParts(task, model, plugins, form, found["bases"])
+    return LoadedParts(task, model, plugins, form, saved["bases"])
 
 
-def _bases(found: Mapping[str, Json], folder: Path, plugins: Plugins, weights: bool, trusted: bool) -> dict[str, Base]:
+def _bases(saved: Mapping[str, Json], folder: Path, plugins: Plugins, weights: bool, trusted: bool) -> dict[str, Base]:
     bases = {}
-    for role, base in found["bases"].items():
-        said = base["options"]
+    for role, base in saved["bases"].items():
+        options_saved = base["options"]
         options = BaseOptions(
-            model=str(folder if len(found["bases"]) == 1 else folder / role),
+            model=str(folder if len(saved["bases"]) == 1 else folder / role),
             weights=weights,
             dtype="auto",  # as the weights were saved, whatever the base was opened in
-            attention=said["attention"] if isinstance(said.get("attention"), str) else None,
-            trust_remote_code=trusted and bool(said.get("trust_remote_code")),
+            attention=options_saved["attention"] if isinstance(options_saved.get("attention"), str) else None,
+            trust_remote_code=trusted and bool(options_saved.get("trust_remote_code")),
         )
         bases[role] = plugins.load_base(options)
     return bases
 
 
-def _processors(found: Mapping[str, Json], folder: Path, bases: Mapping[str, Base], plugins: Plugins) -> dict[str, Any]:
+def _processors(saved: Mapping[str, Json], folder: Path, bases: Mapping[str, Base], plugins: Plugins) -> dict[str, Any]:
     processors = {}
-    for kind in found["processors"]:
+    for kind in saved["processors"]:
         role, _, name = kind.rpartition("/")
         first = next(iter(bases.values()))
         if role in bases:
@@ -268,7 +268,7 @@ def _processors(found: Mapping[str, Json], folder: Path, bases: Mapping[str, Bas
     return processors
 
 
-def check_whole(found: Mapping[str, Json], folder: Path) -> None:
+def check_whole(saved: Mapping[str, Json], folder: Path) -> None:
     """Compare the weights with what was saved: transformers would make up a task head whose weights are missing.
 
     Raises:
@@ -280,25 +280,25 @@ def check_whole(found: Mapping[str, Json], folder: Path) -> None:
         there = count_tensors(folder)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read the weights: {error}", place=str(folder)) from error
-    if there != found["tensors"]:
-        raise CheckpointError(f"there are {there} tensors, {found['tensors']} were saved", place=str(folder))
-    for name, known in found.get("files", {}).items():
+    if there != saved["tensors"]:
+        raise CheckpointError(f"there are {there} tensors, {saved['tensors']} were saved", place=str(folder))
+    for name, known in saved.get("files", {}).items():
         if not (folder / name).is_file():
             raise CheckpointError("the weights are missing", place=str(folder / name))
         check_file(folder / name, known)
 
 
-def _options(task_class: Any, found: Mapping[str, Json], folder: Path) -> Any:
+def _options(task_class: Any, saved: Mapping[str, Json], folder: Path) -> Any:
     from pydantic import ValidationError
 
     try:
-        return task_class.Options(**found["options"])
+        return task_class.Options(**saved["options"])
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(
-            f"the saved option `{'.'.join(map(str, first['loc']))}` does not fit task {found['task']}: {first['msg']}",
+            f"the saved option `{'.'.join(map(str, first['loc']))}` does not fit task {saved['task']}: {first['msg']}",
             place=str(folder),
-            hint=saved_by(found),
+            hint=saved_by(saved),
         ) from error
 
 

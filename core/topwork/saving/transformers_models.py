@@ -32,21 +32,21 @@ def save_plain(model: nn.Module, folder: Path, plugins: Plugins) -> Path:
         UsageError: this is no model of transformers' own classes, or the folder holds something else.
         CheckpointError: what was written does not give the same model when it is loaded.
     """
-    found: Any = model
+    saved: Any = model
     _own_class(type(model).__name__, type(model))
     writable(folder)
     plugins.hook.model_saving(model=model)
     with write_whole(folder) as temporary:
         temporary.mkdir()
-        found.config.save_pretrained(temporary)
-        if getattr(found, "generation_config", None) is not None:
-            found.generation_config.save_pretrained(temporary)
+        saved.config.save_pretrained(temporary)
+        if getattr(saved, "generation_config", None) is not None:
+            saved.generation_config.save_pretrained(temporary)
         manifest = {
             "format": FORMAT,
             "topwork": written_by(),
             "task": None,
             "class": type(model).__name__,
-            "dtype": str(found.dtype).removeprefix("torch."),
+            "dtype": str(saved.dtype).removeprefix("torch."),
             "weights": WEIGHTS,
             "aliases": save_weights(model, temporary / WEIGHTS),
             "alterations": plain(alterations(model)),
@@ -70,18 +70,18 @@ def load_plain(folder: Path, plugins: Plugins) -> PreTrainedModel:
         CheckpointError: the folder is none of these, is damaged, or its weights do not fit.
         PluginError: what was altered in the model belongs to a plugin that is not loaded.
     """
-    found = read_manifest(folder)
-    if found["task"] is not None:
+    content = read_manifest(folder)
+    if content["task"] is not None:
         raise CheckpointError(
-            f"this is a model of the task {found['task']}", place=str(folder), hint="topwork.load(folder).model"
+            f"this is a model of the task {content['task']}", place=str(folder), hint="topwork.load(folder).model"
         )
-    check_whole(found, folder)
-    made = _own_class(found["class"], None)
+    check_whole(content, folder)
+    made = _own_class(content["class"], None)
     config = made.config_class.from_pretrained(folder)
-    model = made._from_config(config, dtype=_dtype(found["dtype"], folder))
-    if found["alterations"]:
-        put_back(model, found["alterations"], plugins, folder)
-    load_weights(model, folder / found["weights"], found["aliases"])
+    model = made._from_config(config, dtype=_dtype(content["dtype"], folder))
+    if content["alterations"]:
+        put_back(model, content["alterations"], plugins, folder)
+    load_weights(model, folder / content["weights"], content["aliases"])
     if (folder / "generation_config.json").is_file() and model.can_generate():
         model.generation_config = type(model.generation_config).from_pretrained(folder)
     check_numbers(model, folder)
@@ -91,10 +91,10 @@ def load_plain(folder: Path, plugins: Plugins) -> PreTrainedModel:
 def _dtype(name: Any, folder: Path) -> Any:
     import torch
 
-    found = getattr(torch, name, None) if isinstance(name, str) else None
-    if not isinstance(found, torch.dtype):
+    dtype = getattr(torch, name, None) if isinstance(name, str) else None
+    if not isinstance(dtype, torch.dtype):
         raise CheckpointError(f"the manifest is damaged (its dtype is {name!r})", place=str(folder / MANIFEST))
-    return found
+    return dtype
 
 
 def _own_class(name: str, given: type | None) -> Any:
@@ -106,8 +106,8 @@ def _own_class(name: str, given: type | None) -> Any:
     import transformers
 
     known = getattr(transformers, name, None)
-    own = isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)
-    if not own or (given is not None and given is not known):
+    is_model = isinstance(known, type) and issubclass(known, transformers.PreTrainedModel)
+    if not is_model or (given is not None and given is not known):
         raise UsageError(
             f"{name} is no model class of transformers",
             hint="build it with its task, topwork.build(...), which saves models of every kind",

@@ -6,9 +6,9 @@ or changed in a way that no plugin writes down as `alterations`. Then saving fai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from topwork.data.loop import cast_to_model_dtype
 from topwork.errors import CheckpointError, DataError, TopworkError
@@ -48,11 +48,11 @@ def verify_model(live: nn.Module, stored: nn.Module) -> None:
         what = f"nothing puts back `{missing[0]}`" if missing else f"`{added[0]}` would be made up"
         raise unloadable(what, live)
     for name, tensor in before.items():
-        other = after[name]
-        if tensor.shape != other.shape:
-            raise unloadable(f"`{name}` is {tuple(tensor.shape)}, and {tuple(other.shape)} when it is loaded", live)
-        here = tensor.detach().to(device="cpu", dtype=other.dtype)
-        there = other.detach().cpu()
+        loaded = after[name]
+        if tensor.shape != loaded.shape:
+            raise unloadable(f"`{name}` is {tuple(tensor.shape)}, and {tuple(loaded.shape)} when it is loaded", live)
+        here = tensor.detach().to(device="cpu", dtype=loaded.dtype)
+        there = loaded.detach().cpu()
         if not torch.equal(here, there) and not bool(((here == there) | ((here != here) & (there != there))).all()):
             raise unloadable(f"`{name}` has other values when it is loaded", live)
 
@@ -111,21 +111,16 @@ def silenced() -> Iterator[None]:
 
 def unloadable(what: str, model: nn.Module, error: TopworkError | None = None) -> CheckpointError:
     """Return the error for a model whose folder does not give the same model again."""
-    names = list(_names(model))
-    wrapper = next(
-        (found for mark, found in _WRAPPERS.items() if any(_has_mark(name, mark) for name in names)), ("", "")
-    )
-    wrapped = f" (it is wrapped: {wrapper[0]})" if wrapper[0] else ""
-    hint = wrapper[1] or (error.hint if error is not None and error.code != "misfit" else None) or _ALTERED
+    names = list(model.state_dict())
+    marks = [mark for mark in _WRAPPERS if any(_has_mark(name, mark) for name in names)]
+    wrapper, wrapper_hint = _WRAPPERS[marks[0]] if marks else ("", "")
+    wrapped = f" (it is wrapped: {wrapper})" if wrapper else ""
+    hint = wrapper_hint or (error.hint if error is not None and error.code != "misfit" else None) or _ALTERED
     return CheckpointError(
         f"the {type(model).__name__} cannot be saved so that it loads again{wrapped}: {what}",
         code="unloadable",
         hint=hint,
     )
-
-
-def _names(model: nn.Module) -> Mapping[str, Any]:
-    return model.state_dict()
 
 
 def _has_mark(name: str, mark: str) -> bool:

@@ -56,15 +56,15 @@ class Evaluate(Stage):
             progress=partial(run.progress, label="evaluating"),
         )
         seconds = time.perf_counter() - start
-        found = metric.result()
-        metrics = {key: found[key] for key in metric.keys}
+        values = metric.result()
+        metrics = {key: values[key] for key in metric.keys}
         if self.loss:
             metrics["loss"] = self._mean_loss(run)
         count = sum(run.process.gather(watched.count))
         gallery.write(run, rows)
         return {
             "metrics": metrics,
-            "tables": {key: value for key, value in found.items() if key not in metrics},
+            "tables": {key: value for key, value in values.items() if key not in metrics},
             "primary": metric.primary,
             "higher_is_better": metric.higher_is_better,
             "rows": count,
@@ -86,7 +86,7 @@ class Evaluate(Stage):
                 losses = run.task.row_losses(run.model, batch)
                 total, count = total + float(losses.double().sum()), count + len(losses)
         sums = run.process.gather((total, count))
-        return sum(one for one, _ in sums) / max(1, sum(number for _, number in sums))
+        return sum(total_loss for total_loss, _ in sums) / max(1, sum(number for _, number in sums))
 
 
 class _counted:
@@ -107,33 +107,33 @@ class Gallery:
         self.task, self.most = task, most
         self._kept: list[tuple[float, int, Picture]] = []
 
-    def __call__(self, number: int, row: Any, prediction: Any) -> None:
+    def __call__(self, index: int, row: Any, prediction: Any) -> None:
         if not self.most:
             return
         picture = self.task.draw(row, prediction)
-        entry = (picture.badness, -number, picture)
+        ranked = (picture.badness, -index, picture)
         if len(self._kept) < self.most:
-            heapq.heappush(self._kept, entry)
-        elif entry[:2] > self._kept[0][:2]:
-            heapq.heapreplace(self._kept, entry)
+            heapq.heappush(self._kept, ranked)
+        elif ranked[:2] > self._kept[0][:2]:
+            heapq.heapreplace(self._kept, ranked)
 
     def write(self, run: Run, rows: Any) -> None:
         """pictures.json and pictures/0001.png ...: the worst of all processes."""
-        gathered = [entry for kept in run.process.gather(self._kept) for entry in kept]
-        worst = sorted(gathered, key=lambda entry: entry[:2], reverse=True)[: self.most]
+        gathered = [ranked for kept in run.process.gather(self._kept) for ranked in kept]
+        worst = sorted(gathered, key=lambda ranked: ranked[:2], reverse=True)[: self.most]
         if not run.process.main or not worst:
             return
         lines = []
-        for place, (badness, number, picture) in enumerate(worst):
+        for position, (badness, index, picture) in enumerate(worst):
             image = None
             if picture.image is not None:
-                image = f"pictures/{place + 1:04d}.png"
+                image = f"pictures/{position + 1:04d}.png"
                 file = Path(run.folder) / image
                 file.parent.mkdir(exist_ok=True)
                 picture.image.save(file)
             lines.append(
                 {
-                    "row": row_number(rows, -number),
+                    "row": row_number(rows, -index),
                     "caption": picture.caption,
                     "badness": badness,
                     "image": image,

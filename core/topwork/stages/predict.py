@@ -42,12 +42,12 @@ class Predict(Stage):
         share = Path(run.folder) / f".part-{run.process.index}.jsonl"
         count = 0
         with share.open("w", encoding="utf-8") as out:
-            found = predict_rows(run.task, run.model, rows, settings, run.process, limit=self.limit)
+            predictions = predict_rows(run.task, run.model, rows, settings, run.process, limit=self.limit)
             total = share_of(rows, self.limit, run.process)
-            for number, _, prediction in run.progress(found, total, "predicting"):
+            for row_index, _, prediction in run.progress(predictions, total, "predicting"):
                 files.mkdir(exist_ok=True)
-                written = plain(run.task.write(prediction, files, f"{number:08d}"))
-                line = {"row": row_number(rows, number), "prediction": written}
+                written = plain(run.task.write(prediction, files, f"{row_index:08d}"))
+                line = {"row": row_number(rows, row_index), "prediction": written}
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
                 count += 1
         counts = run.process.gather(count)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 _NOTHING = object()
 
 
-def precision(asked: str, device: Any) -> str:
+def precision(requested: str, device: Any) -> str:
     """ "auto" becomes bf16 on a GPU that has it, float32 elsewhere."""
-    if asked != "auto":
-        return asked
+    if requested != "auto":
+        return requested
     # an older GPU emulates bf16, more slowly than it computes float32
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if fast else "float32"
@@ -91,7 +91,7 @@ def check(stage: Train, run: Run, streaming: bool) -> None:
         raise UsageError("streaming rows have no end", hint="say `steps` in the stage")
     if streaming and stage.unfreeze:
         raise UsageError("streaming rows have no epochs for `unfreeze`", hint="use two `train` stages")
-    known = [one.value for one in OptimizerNames]
+    known = [name.value for name in OptimizerNames]
     if stage.optimizer not in known:
         raise unknown("optimizer", stage.optimizer, known)
     if stage.precision == "fp16" and run.device.type == "cpu":

@@ -70,9 +70,9 @@ class TrainingItems(Dataset):
             numbers = self._row_numbers(groups)
             costs = self.task.costs(_Lazy(self.rows, numbers)) if self._cheap else None
             if costs is not None:
-                return [(number, place, cost) for number, row in zip(numbers, costs) for place, cost in enumerate(row)]
-        found = self._encode(groups, epoch=0)
-        return [(group, place, item.cost) for group in groups for place, item in enumerate(found[group])]
+                return [(number, index, cost) for number, row in zip(numbers, costs) for index, cost in enumerate(row)]
+        encoded = self._encode(groups, epoch=0)
+        return [(group, index, item.cost) for group in groups for index, item in enumerate(encoded[group])]
 
     @property
     def _cheap(self) -> bool:
@@ -87,26 +87,26 @@ class TrainingItems(Dataset):
 
     def _encode(self, groups: Sequence[int], epoch: int) -> dict[int, list[Item]]:
         """Items of each group, in order; from memory where they are kept."""
-        found = {group: self._kept[group] for group in groups if group in self._kept}
-        missing = [group for group in groups if group not in found]
+        encoded = {group: self._kept[group] for group in groups if group in self._kept}
+        missing = [group for group in groups if group not in encoded]
         if not missing:
-            return found
+            return encoded
         if self.task.repeatable and self.group == 1:
             fresh = self._encode_together(missing)
         else:
             fresh = {group: self._encode_group(group, 0 if self.task.repeatable else epoch) for group in missing}
         if self.task.repeatable:
             self._keep(fresh)
-        return {**found, **fresh}
+        return {**encoded, **fresh}
 
     def _encode_together(self, groups: list[int]) -> dict[int, list[Item]]:
         settings = Settings(on_error=self.settings.on_error, seed=self.seed, skipped=self._notes)
         rows = [self.rows[group] for group in groups]
         _, _, items = encode_rows(self.task, groups, rows, "train", settings, self.rows)
-        found: dict[int, list[Item]] = {group: [] for group in groups}
+        by_group: dict[int, list[Item]] = {group: [] for group in groups}
         for item in items:
-            found[item.row].append(item)
-        return found
+            by_group[item.row].append(item)
+        return by_group
 
     def _encode_group(self, group: int, epoch: int) -> list[Item]:
         seed = int(np.random.SeedSequence([self.seed, epoch, group]).generate_state(1)[0])
@@ -126,11 +126,11 @@ class TrainingItems(Dataset):
         """torch's DataLoader asks for a whole batch at once."""
         epoch = entries[0][0]
         groups = sorted({int(self.groups[position]) for _, position in entries})
-        found = self._encode(groups, epoch)
-        return [found[int(self.groups[position])][int(self.numbers[position])] for _, position in entries]
+        encoded = self._encode(groups, epoch)
+        return [encoded[int(self.groups[position])][int(self.numbers[position])] for _, position in entries]
 
-    def __getitem__(self, entry: tuple[int, int]) -> Item:
-        return self.__getitems__([entry])[0]
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        return self.__getitems__([key])[0]
 
 
 class _Lazy(Sequence):
@@ -142,8 +142,8 @@ class _Lazy(Sequence):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: Any) -> Any:
-        return self.rows[self.numbers[place]]
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[self.numbers[index]]
 
 
 class StreamedBatches(IterableDataset):
@@ -170,11 +170,11 @@ class StreamedBatches(IterableDataset):
     def _pass(self, epoch: int) -> Iterator[Batch]:
         random = np.random.default_rng([self.seed, epoch, self.process.index])
         rows = self.rows.shuffle(seed=self.seed + epoch, buffer_size=self.window)
-        for _, found in chunks(rows, self.window, self.process.index, self.process.count):
-            items = self._encode(found, int(random.integers(2**31)), epoch)
+        for _, window in chunks(rows, self.window, self.process.index, self.process.count):
+            items = self._encode(window, int(random.integers(2**31)), epoch)
             batches = plan([item.cost for item in items], self.budget)
-            for number in random.permutation(len(batches)):
-                yield self.task.collate([items[position] for position in batches[number]], "train")
+            for index in random.permutation(len(batches)):
+                yield self.task.collate([items[position] for position in batches[index]], "train")
 
     def _encode(self, rows: list[Row], seed: int, epoch: int) -> list[Item]:
         """Items of a window, `group_rows` rows at a time. Rows that are skipped are noted in the first pass only, and

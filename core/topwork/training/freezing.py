@@ -22,7 +22,7 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
         UsageError: a pattern means nothing.
     """
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    found: set[str] = set()
+    names_matched: set[str] = set()
     for pattern in patterns:
         if pattern == "all":
             hit = set(names)
@@ -37,8 +37,8 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
                 place="freeze",
                 hint=f"names are such as {', '.join(names[:3])}",
             )
-        found |= hit
-    return found
+        names_matched |= hit
+    return names_matched
 
 
 def backbone_name(model: nn.Module) -> str:
@@ -91,9 +91,9 @@ class Freezing:
 
     def _around(self, name: str) -> list[nn.Parameter]:
         """A module's parameters, or if it has none (a norm without scale) those of the smallest part around it."""
-        while not (found := list(self.model.get_submodule(name).parameters())) and name:
+        while not (parameters := list(self.model.get_submodule(name).parameters())) and name:
             name = name.rpartition(".")[0]
-        return found
+        return parameters
 
     def restore(self) -> None:
         """As it was before the training."""

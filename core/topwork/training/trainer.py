@@ -212,10 +212,10 @@ class TaskTrainer(Trainer):
         """The task's metric over the calibrate rows, through the one loop."""
         with torch.random.fork_rng():  # a prediction that draws at random must not change the training
             metrics = self.run.evaluate("calibrate", items=self.stage.batch_size)
-        found = {f"eval_{key}": float(metrics[key]) for key in self.task.metric().keys}
-        self.log(found)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
-        return found
+        logged = {f"eval_{key}": float(metrics[key]) for key in self.task.metric().keys}
+        self.log(logged)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logged)
+        return logged
 
     # ------------------------------------------------------------------ checkpoints: safetensors, strict
 
@@ -319,5 +319,5 @@ def _collator(task: Any) -> Any:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end."""
-    found = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    folders = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
+    return max(folders, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
