@@ -241,7 +241,7 @@ class Short(engine_plugin.Windows):
         return []
 
 
-def test_modes_are_as_before_also_after_an_exception(work):
+def test_modes_are_restoring_model_state_also_after_an_exception(work):
     work.model.train()
     kept = work.model.transformer.h[0].ln_1.eval()
     try:

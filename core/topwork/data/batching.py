@@ -50,6 +50,12 @@ def _fits(count: int, largest: int, budget: Budget) -> bool:
     return count <= budget.items and (budget.cost is None or count * largest <= budget.cost)
 
 
+#: batches whose items are sorted together by `group: true`: little padding
+GROUPED = 64
+#: windows an epoch has at least by default, so that batches are about as random as without grouping
+_LEAST_WINDOWS = 32
+
+
 class TrainBatches:
     """A batch sampler for training: every item once an epoch, items of like cost together, the same number of batches
     on every process.
@@ -60,7 +66,8 @@ class TrainBatches:
     Args:
         costs: cost of each item.
         budget: `items` is the batch size of one process; with a `cost` the batches vary in number of items.
-        window: batches whose items are sorted together; larger means less padding and less randomness.
+        window: batches whose items are sorted together: more means less padding and less randomness, 1 is a random
+            order. By default at most 64, and so few that an epoch has 32 windows.
 
     Yields:
         lists of (epoch, position).
@@ -73,14 +80,15 @@ class TrainBatches:
         seed: int,
         index: int = 0,
         count: int = 1,
-        window: int = 64,
+        window: int | None = None,
     ) -> None:
         import numpy as np
 
         self.costs = np.asarray(costs, dtype=np.int64)
-        self.budget, self.seed, self.index, self.count, self.window = budget, seed, index, count, window
+        self.budget, self.seed, self.index, self.count = budget, seed, index, count
         self.epoch = 0
         self.total = self._total()
+        self.window = window or min(GROUPED, max(1, self.total // _LEAST_WINDOWS))
 
     def _total(self) -> int:
         import numpy as np

@@ -228,8 +228,13 @@ def _stored_model(recipe: Recipe, root: Path, done: int) -> Path | None:
     kept = stage_folder(root, recipe.stages[last], last) / "model"
     if kept.is_dir():
         return kept
-    for index in range(last + 1, done):  # a finished run keeps what `save` wrote, and no second copy
-        result = read_record(stage_folder(root, recipe.stages[index], index) / RESULT, "result")["result"]
+    for index in range(last + 1, len(recipe.stages)):  # a finished run keeps what `save` wrote, and no second copy
+        file = stage_folder(root, recipe.stages[index], index) / RESULT
+        if recipe.stages[index].changes_model:
+            break
+        if not file.is_file():
+            continue
+        result = read_record(file, "result")["result"]
         saved = result.get("model_folder") if isinstance(result, dict) else None
         if isinstance(saved, str) and not Path(saved).is_absolute() and (root / saved).is_dir():
             return root / saved

@@ -28,6 +28,11 @@ class Train(Stage):
     batch_cost: PositiveInt | None = Field(
         None, description="tokens, pixels or samples in a batch, padding counted, instead of a number of items"
     )
+    group: bool | None = Field(
+        None,
+        description="items of like cost in one batch, which saves padding; by default only within small parts of an "
+        "epoch, which keeps the order random; false: not at all",
+    )
     accumulate: PositiveInt = Field(1, le=2**20, description="batches whose gradients make one step")
     learning_rate: PositiveFloat = Field(5e-5, description="at its highest")
     schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "cosine_with_min_lr"] = "linear"
@@ -63,6 +68,8 @@ class Train(Stage):
             self.evaluate_every = "epoch"
         if self.keep == "best" and self.checkpoint_every != self.evaluate_every:
             self.checkpoint_every = self.evaluate_every
+        if self.group is False and self.batch_cost is not None:
+            raise ValueError("`batch_cost` groups items of like cost: `group: false` does not go with it")
         if self.unfreeze and not self.freeze:
             raise ValueError("`unfreeze` without `freeze`: everything is trained already")
         return self

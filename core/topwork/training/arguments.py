@@ -101,7 +101,7 @@ def check(stage: Train, run: Run, streaming: bool) -> None:
 
 
 @contextmanager
-def as_before(model: Any) -> Iterator[None]:
+def restoring_model_state(model: Any) -> Iterator[None]:
     """Undo what Trainer and accelerate leave on a model: a `forward` wrapped for mixed precision, the mark that it is
     prepared (a second training would then neither wrap nor synchronise it), `use_cache` in its config, gradient
     checkpointing."""

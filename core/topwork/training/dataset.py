@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KEPT_BYTES = 256 * 2**20
 
 
-class TrainingItems(Dataset):
+class TrainingDataset(Dataset):
     """The items of the training rows. Indexed by lists of (epoch, position), as `TrainBatches` gives them.
 
     Attributes:
@@ -151,10 +151,18 @@ class StreamedBatches(IterableDataset):
     begins again when it ends, and the number of steps decides. Each process reads its own share of the rows."""
 
     def __init__(
-        self, task: Task, rows: Any, budget: Budget, settings: Settings, process: Process, seed: int, window: int
+        self,
+        task: Task,
+        rows: Any,
+        budget: Budget,
+        settings: Settings,
+        process: Process,
+        seed: int,
+        window: int,
+        grouped: bool = True,
     ) -> None:
         self.task, self.rows, self.budget, self.window = task, rows, budget, max(task.group_rows, window)
-        self.settings, self.process, self.seed = settings, process, seed
+        self.settings, self.process, self.seed, self.grouped = settings, process, seed, grouped
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = 0
@@ -172,7 +180,7 @@ class StreamedBatches(IterableDataset):
         rows = self.rows.shuffle(seed=self.seed + epoch, buffer_size=self.window)
         for _, window in chunks(rows, self.window, self.process.index, self.process.count):
             items = self._encode(window, int(random.integers(2**31)), epoch)
-            batches = plan([item.cost for item in items], self.budget)
+            batches = plan([item.cost if self.grouped else 0 for item in items], self.budget)
             for index in random.permutation(len(batches)):
                 yield self.task.collate([items[position] for position in batches[index]], "train")
 

@@ -21,7 +21,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from topwork.console import Bar
-from topwork.data.batching import Budget, TrainBatches
+from topwork.data.batching import GROUPED, Budget, TrainBatches
 from topwork.data.columns import row_count
 from topwork.data.loop import cast_to_model_dtype
 from topwork.errors import TopworkError, UsageError
@@ -30,32 +30,39 @@ from topwork.kernels.selection import accelerated
 from topwork.runs.run import CHECKPOINTS
 from topwork.saving.manifest import WEIGHTS
 from topwork.saving.weights import distinct, load_weights, save_weights
-from topwork.training.arguments import arguments, as_before, check, precision
-from topwork.training.dataset import StreamedBatches, TrainingItems
+from topwork.training.arguments import arguments, check, precision, restoring_model_state
+from topwork.training.checkpoints import last_checkpoint, seal, verify
+from topwork.training.dataset import StreamedBatches, TrainingDataset
 from topwork.training.freezing import Freezing
+from topwork.training.history import equal_windows, mean_loss
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
     from topwork.stages.train import Train
 
-WHOLE = "whole"  # marks a checkpoint that was written to its end
-FINISHED = "finished"  # stands in it when the training ended there
-
 
 def train(stage: Train, run: Run) -> dict[str, Json]:
-    """Train `run.model` as the stage says; goes on from the last whole checkpoint in the stage's folder, if any."""
+    """Train `run.model` as the stage says, from the last complete checkpoint in the stage's folder, if any.
+
+    Raises:
+        CheckpointError: that checkpoint is damaged.
+        UsageError: an option that this model, device or data cannot have.
+        TopworkError: the loss is no number any more.
+    """
     streaming = row_count(run.rows("train")) is None
     check(stage, run, streaming)
     checkpoint = last_checkpoint(run.folder / CHECKPOINTS)
+    ended = False
     if checkpoint is not None:
+        ended = verify(checkpoint, run)
         run.say(f"going on from {checkpoint.name}")
     start = time.perf_counter()
-    with as_before(run.model):
+    with restoring_model_state(run.model):
         freezing = Freezing(run.model, stage.freeze, stage.unfreeze)
         try:
             freezing.prepare()
             trainer = TaskTrainer(stage, run, freezing, streaming)
-            if checkpoint is not None and (checkpoint / WHOLE).read_text() == FINISHED:
+            if checkpoint is not None and ended:
                 trainer.take_over(checkpoint)
             else:
                 with closing(trainer.watch):
@@ -67,22 +74,12 @@ def train(stage: Train, run: Run) -> dict[str, Json]:
     return _result(stage, trainer, time.perf_counter() - start)
 
 
-def _mean_loss(history: list[dict[str, Any]]) -> float:
-    """The mean loss over all steps, those before an interruption included."""
-    total, last = 0.0, 0
-    for entry in history:
-        if "loss" in entry:
-            total += entry["loss"] * (entry["step"] - last)
-            last = entry["step"]
-    return total / last if last else math.nan
-
-
 def _result(stage: Train, trainer: TaskTrainer, seconds: float) -> dict[str, Json]:
     history = [
         {key: value for key, value in entry.items() if key != "total_flos"} for entry in trainer.state.log_history
     ]
     return {
-        "loss": _mean_loss(history),
+        "loss": mean_loss(history),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "items": len(trainer.items) if trainer.items is not None else None,
@@ -91,7 +88,7 @@ def _result(stage: Train, trainer: TaskTrainer, seconds: float) -> dict[str, Jso
         "best": trainer.state.best_metric,
         "skipped": len(trainer.settings.skipped),
         "skipped_rows": trainer.settings.skipped[:20],
-        "history": [entry for entry in history if "train_runtime" not in entry],
+        "history": equal_windows([log for log in history if "train_runtime" not in log], trainer.window),
     }
 
 
@@ -102,9 +99,16 @@ class TaskTrainer(Trainer):
         self.stage, self.run, self.task, self.freezing = stage, run, run.task, freezing
         self.settings = run.settings()
         self.seen = 0
-        self.items = None if streaming else TrainingItems(run)
+        self.items = None if streaming else TrainingDataset(run)
         if self.items is not None:
             self.settings = self.items.settings
+        self.budget = Budget(stage.batch_size, None)
+        if stage.batch_cost is not None:
+            self.budget = Budget(2**31, stage.batch_cost)
+        self.sampler = self._sampler()
+        batches = len(self.sampler) if self.sampler is not None else 0
+        planned = stage.steps or stage.epochs * math.ceil(batches / stage.accumulate)
+        self.window = max(1, round(planned) // 50)  # steps between two logs
         self.precision = precision(stage.precision, run.device)
         self.watch = _Watch(run, freezing)
         callbacks: list[TrainerCallback] = [self.watch]
@@ -127,27 +131,34 @@ class TaskTrainer(Trainer):
 
     # ------------------------------------------------------------------ batches
 
+    def _sampler(self) -> TrainBatches | None:
+        """Return who chooses the items of each batch; None for streaming rows."""
+        if self.items is None:
+            return None
+        process, window = self.run.process, {None: None, True: GROUPED, False: 1}[self.stage.group]
+        return TrainBatches(self.items.costs, self.budget, self.run.seed, process.index, process.count, window)
+
     def get_train_dataloader(self) -> DataLoader:
         from accelerate.data_loader import prepare_data_loader
 
-        self.args.logging_steps = max(1, (self.stage.steps or 0) // 50)
-        budget = Budget(self.stage.batch_size, None)
-        if self.stage.batch_cost is not None:
-            budget = Budget(2**31, self.stage.batch_cost)
-        process = self.run.process
-        if self.items is None:
-            window = 16 * self.stage.batch_size
+        # logs of a checkpoint that was written with other steps between them would not fit together
+        self.args.logging_steps = self.window
+        if self.items is None or self.sampler is None:
             dataset = StreamedBatches(
-                self.task, self.run.rows("train"), budget, self.settings, process, self.run.seed, window
+                self.task,
+                self.run.rows("train"),
+                self.budget,
+                self.settings,
+                self.run.process,
+                self.run.seed,
+                16 * self.stage.batch_size,
+                grouped=self.stage.group is not False,
             )
             loader = DataLoader(dataset, batch_size=None, num_workers=min(1, self.stage.workers))
         else:
-            sampler = TrainBatches(self.items.costs, budget, self.run.seed, process.index, process.count)
-            planned = self.stage.steps or self.stage.epochs * math.ceil(len(sampler) / self.stage.accumulate)
-            self.args.logging_steps = max(1, round(planned) // 50)
             loader = DataLoader(
                 self.items,
-                batch_sampler=sampler,
+                batch_sampler=self.sampler,
                 collate_fn=self.data_collator,
                 num_workers=self.stage.workers,
                 persistent_workers=self.stage.workers > 0,
@@ -227,9 +238,10 @@ class TaskTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        self.run.process.barrier()  # every process writes its random state
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            (folder / WHOLE).write_text(FINISHED if self.control.should_training_stop else "")
+            seal(folder, self.run, self.control.should_training_stop)
 
     def take_over(self, checkpoint: Path) -> None:
         """The training ended with this checkpoint, but its result was not written: Trainer would train on."""
@@ -315,9 +327,3 @@ class _Watch(TrainerCallback):
 
 def _collator(task: Any) -> Any:
     return lambda items: task.collate(items, "train")
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end."""
-    folders = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
-    return max(folders, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -1,0 +1,87 @@
+"""Checkpoints of a training: `seal` marks one as complete, `last_checkpoint` finds the newest, `verify` checks it.
+
+The mark lists every file with its size and hash, and names the training. A checkpoint whose optimizer, scheduler or
+random state is absent, cut short or of another training would give another model without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topwork.errors import CheckpointError
+from topwork.files import write_json
+from topwork.items import Json
+from topwork.runs.records import RUN, read_record
+from topwork.saving.weights import digest
+
+if TYPE_CHECKING:
+    from topwork.runs.run import Run
+
+#: the file that marks a checkpoint as complete; written last
+MARK = "whole"
+_HINT = "put the file back from a copy, or delete this checkpoint: the training then goes on from the one before"
+
+
+def seal(folder: Path, run: Run, finished: bool) -> None:
+    """Mark a checkpoint as complete.
+
+    Args:
+        folder: the checkpoint, with all its files.
+        run: whose training it belongs to.
+        finished: the training ended with it.
+    """
+    files = {
+        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": digest(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    write_json(folder / MARK, {"finished": finished, "training": _identity(run), "files": files})
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end; None when there is none."""
+    folders = [path.parent for path in folder.glob(f"checkpoint-*/{MARK}")]
+    return max(folders, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def verify(folder: Path, run: Run) -> bool:
+    """Compare a checkpoint with its mark.
+
+    Returns:
+        whether the training ended with it.
+
+    Raises:
+        CheckpointError: names a file that is absent, cut short, changed, or of another training.
+    """
+    try:
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        finished, training, files = bool(mark["finished"]), mark["training"], dict(mark["files"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError("the mark of the checkpoint is damaged", place=str(folder / MARK), hint=_HINT) from error
+    if training != _identity(run):
+        raise CheckpointError("the checkpoint is of another training", place=str(folder), hint="delete it")
+    for name, known in files.items():
+        _compare(folder / name, known)
+    return finished
+
+
+def _compare(file: Path, known: Json) -> None:
+    if not file.is_file():
+        raise CheckpointError("a file of the checkpoint is missing", place=str(file), hint=_HINT)
+    size = file.stat().st_size
+    if size != known["size"]:
+        cause = f"a file of the checkpoint was cut short or changed: {size} bytes, {known['size']} were written"
+        raise CheckpointError(cause, place=str(file), hint=_HINT)
+    if digest(file) != known["sha256"]:
+        raise CheckpointError("a file of the checkpoint was changed", place=str(file), hint=_HINT)
+
+
+def _identity(run: Run) -> str:
+    """Return a hash of the run and the stage; the folder may be moved meanwhile."""
+    known: list[Json] = [run.folder.name, run.seed]
+    if (run.root / RUN).is_file():
+        known.append(read_record(run.root / RUN).get("started"))
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
