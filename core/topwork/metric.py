@@ -30,7 +30,7 @@ class Metric(ABC):
         """Take one row with its target and its prediction."""
 
     @abstractmethod
-    def merge(self, another: Any) -> None:
+    def merge(self, other: Any) -> None:
         """Take over the state of another metric of the same kind (another process, the next rows)."""
 
     @abstractmethod
@@ -68,9 +68,9 @@ class MeanMetric(Metric):
             self.sums[key] += number
         self.count += 1
 
-    def merge(self, another: MeanMetric) -> None:
-        self.sums = {key: total + another.sums[key] for key, total in self.sums.items()}
-        self.count += another.count
+    def merge(self, other: MeanMetric) -> None:
+        self.sums = {key: total + other.sums[key] for key, total in self.sums.items()}
+        self.count += other.count
 
     def result(self) -> dict[str, Json]:
         return {key: total / self.count if self.count else float("nan") for key, total in self.sums.items()}
