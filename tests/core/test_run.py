@@ -144,17 +144,20 @@ def test_going_on_after_any_stage_gives_the_same(recipe, engine, tmp_path, kept)
 def test_a_kill_while_a_stage_is_recorded_loses_nothing(recipe, engine, monkeypatch):
     from topwork.runs import run as runs
 
+    class Killed(BaseException):
+        pass
+
     whole = started(recipe, engine)
     real = runs.write_json
 
     def killed(target, value):
         if target.parent.name == "03-train":
-            raise KeyboardInterrupt
+            raise Killed
         real(target, value)
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "write_json", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             started(recipe, engine)
     root = whole.root.with_name("demo-2")
     assert (root / "stages/01-train/model").is_dir() and (root / "stages/03-train/checkpoints").is_dir()
