@@ -121,6 +121,9 @@ from topwork.items import (
     Row as Row,
 )
 from topwork.items import (
+    RowsView as RowsView,
+)
+from topwork.items import (
     Units as Units,
 )
 from topwork.items import (
@@ -149,9 +152,6 @@ from topwork.recipe.recipe import (
 )
 from topwork.recipe.recipe import (
     load_recipe as load_recipe,
-)
-from topwork.rows_view import (
-    RowsView as RowsView,
 )
 from topwork.runs.run import (
     Run as Run,

@@ -19,9 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from topwork.base import Base
 from topwork.deprecation import warn_renamed
 from topwork.errors import TopworkError
-from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, Units
+from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, RowsView, Units, brief
 from topwork.metric import Metric
-from topwork.rows_view import RowsView, brief
 
 if TYPE_CHECKING:
     import torch

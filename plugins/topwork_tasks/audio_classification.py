@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat
 from topwork import Base, Batch, Column, DataError, Item, Mode, Picture, Row, State, Task, Units, UsageError, hookimpl
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
+from topwork_tasks._audio.preview import AudioView
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._classification.scores import LabelScores, logits_to_scores
 
@@ -59,6 +60,7 @@ class AudioClassification(Classifier):
         "label": Column("a label's name or number; with multi_label a list of them", target=True, kind="label"),
     }
     cost_unit = "samples"
+    rows_view = AudioView()
     HEAD = ("AutoModelForAudioClassification",)
     usual_top = 5  # as the Hub's pipeline
 

@@ -123,6 +123,7 @@ def test_images_are_measured_and_rendered_with_their_truth():
     mask = numpy.zeros((24, 32), dtype=numpy.uint8)
     mask[4:9] = 1
     depth = numpy.full((24, 32), 2.5)
+    assert profile("image-classification", train=[{"image": square(), "label": "a"}]).roles[0].examples[0].image
     rows = {
         "object-detection": {"image": square(), "objects": box},
         "image-segmentation": {"image": square(), "mask": mask},
@@ -186,3 +187,12 @@ def test_millimetres_and_marks_of_holes_are_doubts():
     assert "holes" not in doubts_of("depth-estimation", [{"image": square(), "depth": holes}])
     holes[:6] = 65.535
     assert "holes" in doubts_of("depth-estimation", [{"image": square(), "depth": holes}])
+
+
+def test_tagged_words_and_marked_spans_are_rendered():
+    words = {"words": ["Ada", "in", "Rome"], "tags": ["B-PER", "O", "B-LOC"]}
+    (role,) = profile("token-classification", train=[words] * 3).roles
+    assert list(role.examples[0].text) == [("Ada ", "B-PER"), ("in ", "O"), ("Rome ", "B-LOC")]
+    marked = {"text": "Ada in Rome", "spans": [{"start": 7, "end": 11, "label": "LOC"}]}
+    (role,) = profile("token-classification", train=[marked] * 3).roles
+    assert ("Rome", "LOC") in role.examples[0].text

@@ -142,7 +142,6 @@ def source(path: str) -> str:
 
 CORE_ROOMS = (
     *(
-        "commands",
         "cli",
         "recipe",
         "plugins",
@@ -156,11 +155,11 @@ CORE_ROOMS = (
         "kernels",
     ),
     *("task", "base", "stage", "metric", "items", "attention_layer", "task_heads", "task_model", "testing"),
-    *("errors", "system_errors", "files", "console", "lazy", "deprecation"),
+    *("errors", "system_errors", "files", "process", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
     *("plugin", "look", "layers", "capture", "gates", "scoring", "pruning", "schedule", "stages"),
-    *("flops", "model_state", "refusals", "coverage", "v4"),
+    *("scope", "flops", "model_state", "refusals", "coverage", "v4"),
 )
 BASES_ROOMS = ("rows", "samples", "transformers", "timm")
 REPORT_ROOMS = (

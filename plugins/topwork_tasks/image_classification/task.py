@@ -18,6 +18,7 @@ from topwork_tasks._vision import augmentation, inputs
 from topwork_tasks._vision.batches import stack
 from topwork_tasks._vision.headers import may_be_refused
 from topwork_tasks._vision.images import magnified, model_tensors
+from topwork_tasks._vision.preview import ImageView
 from topwork_tasks.image_classification.mixup import mix
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class ImageClassification(Classifier):
         "label": Column("a label's name or number; with multi_label a list of them", target=True, kind="label"),
     }
     cost_unit = "pixels"
+    rows_view = ImageView()
     HEAD = ("AutoModelForImageClassification",)
     usual_top = 5  # as the Hub's pipeline
 

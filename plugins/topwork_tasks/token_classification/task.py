@@ -18,6 +18,7 @@ from topwork_tasks._text.words import Span
 from topwork_tasks.token_classification import entities, predictions, tags
 from topwork_tasks.token_classification.examples import tagged_examples
 from topwork_tasks.token_classification.options import TokenClassificationOptions
+from topwork_tasks.token_classification.preview import TagsView
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class TokenClassification(Task):
         ),
     }
     cost_unit = "tokens"
+    rows_view = TagsView()
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: TokenClassificationOptions) -> State:
