@@ -21,8 +21,8 @@ from topwork_lens.head_slices import require_heads, verify_heads
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
+from topwork_lens.pruning.probes import probe_inputs
 from topwork_lens.pruning.prune import Pruned, lines, prune
-from topwork_lens.pruning.random_inputs import probe_inputs
 from topwork_lens.pruning.soft import living_layers
 from topwork_lens.refusals import refuse
 from topwork_lens.scoring.importance import own_loss, score, single_items

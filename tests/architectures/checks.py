@@ -249,10 +249,47 @@ def pruned(make: Any, active: Any) -> dict[str, Any]:
     difference = gap(masked, outputs(model, inputs))
     result["masked"] = True if difference <= TOLERANCE else f"WRONG by {difference:.2g}"
     result["proves"] = bool(done.check and done.check.proves)
+    result["batches"] = attempt(lambda: batches(whole, model, inputs, heads))
     result["loaded"] = attempt(lambda: loaded(model, make, inputs))
     result["twice"] = attempt(lambda: twice(model, make, inputs, active, heads))
     result["empty"] = attempt(lambda: emptied(make, active))
     return result
+
+
+#: rows and positions that collide with numbers of attention heads before (2, 4, ...) and after (1, 3) pruning
+SIZES = ((1, 4), (3, 4), (4, 3), (4, 4), (2, 2), (9, 7))
+
+
+def batches(whole: Any, model: Any, inputs: Mapping[str, Any], heads: Any) -> Any:
+    """Masked = pruned on batches of other sizes than those of the check, where the unpruned model takes them."""
+    compared = 0
+    for rows, length in SIZES:
+        other = of_size(inputs, rows, length)
+        if other is None:
+            continue
+        try:
+            with Look(whole).mask_heads(heads):
+                masked = outputs(whole, other)
+        except Exception:
+            continue
+        if not all(bool(output.isfinite().all()) for output in masked):
+            continue
+        compared += 1
+        difference = gap(masked, outputs(model, other))
+        if difference > TOLERANCE:
+            return f"WRONG by {difference:.2g} with {rows} rows of {length}"
+    return True if compared else "the inputs have one size alone"
+
+
+def of_size(inputs: Mapping[str, Any], rows: int, length: int) -> dict[str, Any] | None:
+    """The inputs with so many rows, and so many tokens where there are ids alone; None where rows cannot be told."""
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    if len({len(value) if value.dim() else 0 for value in tensors.values()}) != 1:
+        return None
+    other = {name: value.repeat(rows, *[1] * (value.dim() - 1))[:rows] for name, value in tensors.items()}
+    if all(value.dim() == 2 and not value.is_floating_point() for value in tensors.values()):
+        other = {name: value.repeat(1, length)[:, :length] for name, value in other.items()}
+    return {**inputs, **other}
 
 
 def softened(model: Any, lines: Any) -> dict[str, Any]:

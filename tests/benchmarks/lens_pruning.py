@@ -25,9 +25,9 @@ from allocated import peak_bytes
 
 from topwork_lens.flops import attention_share, count_flops, speed_limit
 from topwork_lens.look import Look
-from topwork_lens.pruning.job import plan
-from topwork_lens.pruning.random_inputs import probe_inputs
+from topwork_lens.pruning.probes import probe_inputs
 from topwork_lens.pruning.slicing import cut
+from topwork_lens.pruning.strategies import plan
 
 
 def make(layers: int) -> Any:

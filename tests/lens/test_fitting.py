@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from topwork_lens.pruning.arguments import Cut
-from topwork_lens.pruning.reshapes import Counts, expanded, pieces, reshaped
+from topwork_lens.pruning.arguments import ArgumentCut
+from topwork_lens.pruning.reshapes import Counts, expanded, reshaped, split_sizes
 
 #: [rows 2, positions 5, 3 of 4 attention heads, width 8]: a tensor, what the code asks for, what it gets
 RESHAPES = [
@@ -56,10 +56,10 @@ def test_which_of_two_equal_entries_is_meant() -> None:
 
 def test_splits_and_expansions_are_fitted() -> None:
     both = [Counts(4, 3, 8), Counts(2, 3, 8)]
-    assert pieces(72, [32, 32, 32], [Counts(4, 3, 8)]) == [24, 24, 24]
-    assert pieces(72, 32, [Counts(4, 3, 8)]) == 24
-    assert pieces(96, 32, [Counts(4, 3, 8)]) == 32
-    assert pieces(40, [8, 32], [Counts(4, 3, 8)]) == [8, 32]
+    assert split_sizes([72], [32, 32, 32], [Counts(4, 3, 8)]) == [24, 24, 24]
+    assert split_sizes([72], [32], [Counts(4, 3, 8)]) == [24]
+    assert split_sizes([96], [32], [Counts(4, 3, 8)]) == [32]
+    assert split_sizes([40], [8, 32], [Counts(4, 3, 8)]) == [8, 32]
     assert expanded((1, 3, 5), [2, 4, 5], both) == [2, 3, 5]
     assert expanded((1, 1, 5), [2, 4, 5], both) == [2, 4, 5]
 
@@ -70,7 +70,7 @@ def test_arguments_are_cut_by_original_numbers() -> None:
             return x, mask, attn_mask
 
     module = Named()
-    cut = Cut(module, [["mask", 1, False], ["attn_mask", 0, True]], 4, [0, 3])
+    cut = ArgumentCut(module, [["mask", 1, False], ["attn_mask", 0, True]], 4, [0, 3])
     module.register_forward_pre_hook(cut, with_kwargs=True)
     mask, folded = torch.arange(16).view(2, 4, 1, 2), torch.arange(8).view(8, 1, 1)
     x, one, other = module(torch.ones(4, 4), mask, attn_mask=folded)

@@ -17,7 +17,7 @@ from torch import nn
 from topwork import Refused, alterations
 from topwork_lens.look import Look
 from topwork_lens.pruning import slicing
-from topwork_lens.pruning.arguments import Cut
+from topwork_lens.pruning.arguments import ArgumentCut
 from topwork_lens.pruning.rebuild import rebuild
 
 SIZES = soft_models.SIZES
@@ -195,7 +195,7 @@ def test_what_fails_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
         assert numbers == [{k: v for k, v in vars(m).items() if isinstance(v, int)} for m in model.modules()]
         assert not any("forward" in vars(module) for module in model.modules())
-        assert not any(isinstance(hook, Cut) for m in model.modules() for hook in m._forward_pre_hooks.values())
+        assert not any(isinstance(hook, ArgumentCut) for m in model.modules() for hook in m._forward_pre_hooks.values())
         assert alterations(model) == {}
 
 
@@ -235,7 +235,7 @@ def test_convolutions_and_their_norms_are_cut_and_put_back(monkeypatch: pytest.M
     # a number that is four by chance is no size
     assert layer.layer_idx == 4
     with monkeypatch.context() as patch:
-        patch.setattr(slicing, "_at_run_time", lambda *_: 1 / 0)
+        patch.setattr(slicing, "_apply_variant", lambda *_: 1 / 0)
         patch.setattr("topwork_lens.pruning.strategies.soften", lambda *_, **__: 1 / 0)
         with pytest.raises(Refused):
             Look(model).prune_heads({0: [0]}, check=lambda: model(x))

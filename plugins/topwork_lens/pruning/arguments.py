@@ -1,7 +1,7 @@
-"""Arguments that have something for every original attention head, cut on the way into a layer that has fewer.
+"""Arguments with something for every original attention head, cut on the way into a layer that has fewer.
 
-Biases by position, slopes and masks are often made once, outside of the attention layer, for all attention heads that
-the configuration counts, and handed to every layer. A layer that was cut takes the entries of those it still has.
+Entry point: `cut_arguments`. Biases by position, slopes and masks are often made once, outside of the attention layer,
+for all attention heads that the configuration counts, and handed to every layer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from topwork import AttentionLayer
 WORDS = ("mask", "bias", "alibi", "position", "pos", "slope")
 
 
-class Cut:
-    """A forward pre-hook that cuts arguments; an object, so that it survives `copy.deepcopy` of the model.
+class ArgumentCut:
+    """Forward pre-hook that cuts arguments; an object, so that it survives `copy.deepcopy` of the model.
 
     Args:
         entries: name of an argument, its dimension of attention heads, and whether rows are folded into that
@@ -34,16 +34,16 @@ class Cut:
         self.names = names(module)
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        given, named = list(args), dict(kwargs)
+        positional, named = list(args), dict(kwargs)
         for name, dim, folded in self.entries:
             if name in named:
-                named[name] = self._fewer(named[name], dim, folded)
-            elif name in self.names[: len(given)]:
-                place = self.names.index(name)
-                given[place] = self._fewer(given[place], dim, folded)
-        return tuple(given), named
+                named[name] = self._selected(named[name], dim, folded)
+            elif name in self.names[: len(positional)]:
+                index = self.names.index(name)
+                positional[index] = self._selected(positional[index], dim, folded)
+        return tuple(positional), named
 
-    def _fewer(self, value: Any, dim: int, folded: bool) -> Any:
+    def _selected(self, value: Any, dim: int, folded: bool) -> Any:
         if not isinstance(value, torch.Tensor) or value.dim() <= dim:
             return value
         index = torch.tensor(self.kept, dtype=torch.long, device=value.device)
@@ -54,34 +54,34 @@ class Cut:
 
 
 def names(module: nn.Module) -> list[str]:
-    """Names of the arguments of a module, in their order."""
+    """Return the names of the arguments of a module, in their order."""
     return list(inspect.signature(type(module).forward).parameters)[1:]
 
 
 def sliceable(
     module: nn.Module, layer: AttentionLayer, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> list[list[Any]]:
-    """The arguments of a call that may have something for each original attention head: [name, dimension, folded]."""
-    found: list[list[Any]] = []
-    given = {**dict(zip(names(module), args, strict=False)), **kwargs}
-    for name, value in given.items():
+    """Return the arguments of a call that may have something for each attention head: [name, dimension, folded]."""
+    arguments: list[list[Any]] = []
+    values = {**dict(zip(names(module), args, strict=False)), **kwargs}
+    for name, value in values.items():
         if not isinstance(value, torch.Tensor) or not any(word in name for word in WORDS):
             continue
         if value.dim() == 4 and value.shape[1] == layer.heads > 1:
-            found.append([name, 1, False])
+            arguments.append([name, 1, False])
         elif value.dim() == 3 and value.shape[0] % layer.heads == 0 and layer.heads > 1:
-            found.append([name, 0, True])
-    return found
+            arguments.append([name, 0, True])
+    return arguments
 
 
 def cut_arguments(
     module: nn.Module, entries: Sequence[Sequence[Any]], heads: int, kept: Sequence[int]
 ) -> Callable[[], None]:
-    """Cut arguments of a module from now on; answers how to take that back."""
+    """Cut arguments of a module from now on; return what takes that back."""
     hooks = cast(dict[int, Any], module._forward_pre_hooks)
-    for hook in [hook for hook in hooks.values() if isinstance(hook, Cut)]:
+    for hook in [hook for hook in hooks.values() if isinstance(hook, ArgumentCut)]:
         before = dict(vars(hook))
-        vars(hook).update(vars(Cut(module, entries, heads, kept)))
+        vars(hook).update(vars(ArgumentCut(module, entries, heads, kept)))
         return lambda: vars(hook).update(before)
-    handle = module.register_forward_pre_hook(Cut(module, entries, heads, kept), with_kwargs=True)
+    handle = module.register_forward_pre_hook(ArgumentCut(module, entries, heads, kept), with_kwargs=True)
     return handle.remove

@@ -1,5 +1,8 @@
-"""The self-check of pruning: the masked and the pruned model must give the same numbers, layer by layer and once for
-the whole model; and masking must change the numbers, or the check says that it proves nothing."""
+"""Comparison of the masked and the pruned model: both must give the same numbers, and masking must change them.
+
+Entry points: `record` (inputs of each layer in a run of the model, as `Replay`), `run_outputs`, `compare`. `job`
+decides what is compared with what.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, map_tensors
+from topwork import AttentionLayer, Refused, map_tensors
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import module_at
 from topwork_lens.model_state import quiet
@@ -22,12 +25,12 @@ from topwork_lens.refusals import refuse
 
 @dataclass
 class Comparison:
-    """Two runs of one thing compared.
+    """Comparison of two runs.
 
     Args:
         difference: max|masked - pruned| / max|masked|, the worst over the outputs.
         effect: max|masked - unpruned| / max|masked|, the largest over the outputs.
-        tolerance: what `difference` may be.
+        tolerance: the largest `difference` that passes.
     """
 
     difference: float
@@ -36,11 +39,11 @@ class Comparison:
 
     @property
     def proves(self) -> bool:
-        """Masking changed the output by at least 100 tolerances: equality then means something."""
+        """Whether masking changed the output by at least 100 tolerances: equality then means something."""
         return self.effect >= 100 * self.tolerance
 
     def json(self) -> dict[str, Any]:
-        """For a stage's result."""
+        """Return the form that a stage's result has."""
         return {
             "difference": self.difference,
             "tolerance": self.tolerance,
@@ -50,20 +53,20 @@ class Comparison:
 
 
 def tolerance_of(dtype: torch.dtype) -> float:
-    """Relative to max|output|: 1e-5 in float32, 1e-10 in float64, 64 eps in half precision."""
+    """Return the tolerance relative to max|output|: 1e-5 in float32, 1e-10 in float64, 64 eps in half precision."""
     if dtype == torch.float64:
         return 1e-10
     return 1e-5 if dtype == torch.float32 else 64 * torch.finfo(dtype).eps
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
-    """All floating tensors in an output, in order; looks into model outputs, dicts, lists, tuples and dataclasses."""
+    """Return all floating tensors in an output, in order: of model outputs, dicts, lists, tuples and dataclasses."""
     if isinstance(value, torch.Tensor):
         return [value.detach()] if value.is_floating_point() else []
     if isinstance(value, Mapping):
-        return [found for key, entry in value.items() if "attention" not in str(key) for found in tensors(entry)]
+        return [tensor for key, part in value.items() if "attention" not in str(key) for tensor in tensors(part)]
     if isinstance(value, list | tuple):
-        return [found for entry in value for found in tensors(entry)]
+        return [tensor for part in value for tensor in tensors(part)]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return tensors({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     return []
@@ -72,38 +75,78 @@ def tensors(value: Any) -> list[torch.Tensor]:
 def compare(
     masked: Sequence[torch.Tensor], pruned: Sequence[torch.Tensor], plain: Sequence[torch.Tensor]
 ) -> Comparison:
-    """Compare outputs pairwise; an output that is infinite in the same places is equal there."""
+    """Compare outputs pairwise; elements that are infinite in both are equal.
+
+    Raises:
+        Refused: they have different shapes.
+    """
     if not masked or len(masked) != len(pruned) or masked[0].shape != pruned[0].shape:
         raise refuse("check_failed", "the masked and the pruned model give outputs of different shapes")
     worst, effect = 0.0, 0.0
-    for one, other, original in zip(masked, pruned, plain, strict=True):
-        if one.shape != other.shape:
-            raise refuse("check_failed", f"an output has shape {tuple(one.shape)} masked, {tuple(other.shape)} pruned")
-        finite = one.double()[one.isfinite()].abs()
-        scale = float(finite.max()) if finite.numel() else 1.0
-        worst = max(worst, _gap(one, other) / (scale or 1.0))
+    for expected, actual, original in zip(masked, pruned, plain, strict=True):
+        if expected.shape != actual.shape:
+            shapes = f"{tuple(expected.shape)} masked, {tuple(actual.shape)} pruned"
+            raise refuse("check_failed", f"an output has shape {shapes}")
+        finite = expected.double()[expected.isfinite()].abs()
+        scale = (float(finite.max()) if finite.numel() else 1.0) or 1.0
+        worst = max(worst, _largest_gap(expected, actual) / scale)
         # an output whose very length depends on the attention head has changed as much as it can
-        same = one.shape == original.shape
-        effect = max(effect, _gap(one, original) / (scale or 1.0) if same else float("inf"))
+        same = expected.shape == original.shape
+        effect = max(effect, _largest_gap(expected, original) / scale if same else float("inf"))
     return Comparison(worst, effect, tolerance_of(masked[0].dtype))
 
 
-def _gap(one: torch.Tensor, other: torch.Tensor) -> float:
-    one, other = one.double(), other.double()
-    gap = (one - other).abs().masked_fill(one == other, 0)
+def _largest_gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.double(), b.double()
+    gap = (a - b).abs().masked_fill(a == b, 0)
     return float(gap.max().nan_to_num(nan=float("inf"))) if gap.numel() else 0.0
 
 
+#: differences below may be rounding that grew over layers
+_ROUNDING = 1e-2
+
+
+class Rounding(ArithmeticError):
+    """Cause of a refusal whose difference is so small that it may be rounding."""
+
+
+def agree(
+    masked: Sequence[torch.Tensor], pruned: Sequence[torch.Tensor], plain: Sequence[torch.Tensor], location: str
+) -> Comparison:
+    """Compare outputs, and refuse when they differ.
+
+    Raises:
+        Refused: "check_failed"; `is_rounding` says whether a repetition in float64 may show that nothing is wrong.
+    """
+    comparison = compare(masked, pruned, plain)
+    if comparison.difference <= comparison.tolerance:
+        return comparison
+    error = refuse(
+        "check_failed",
+        f"masked and pruned differ by {comparison.difference:.3g} of max|output| "
+        f"(tolerance {comparison.tolerance:.3g})",
+        place=location,
+        hint="mask these attention heads instead",
+    )
+    error.__cause__ = Rounding(comparison) if comparison.difference < _ROUNDING else None
+    raise error
+
+
+def is_rounding(error: BaseException) -> bool:
+    """Return whether a check failed by so little that it may be rounding."""
+    return isinstance(error, Refused) and isinstance(error.__cause__, Rounding)
+
+
 def run_outputs(model: nn.Module, call: Callable[[], Any]) -> list[torch.Tensor]:
-    """Everything that the model put out during `call`, and what `call` answered."""
-    seen: list[torch.Tensor] = []
-    handle = model.register_forward_hook(lambda module, args, output: seen.extend(tensors(output)))
+    """Return everything that the model put out during `call`; when it was not called, what `call` returned."""
+    outputs: list[torch.Tensor] = []
+    handle = model.register_forward_hook(lambda module, args, output: outputs.extend(tensors(output)))
     try:
         with quiet(model):
-            answer = call()
+            result = call()
     finally:
         handle.remove()
-    return seen or tensors(answer)
+    return outputs or tensors(result)
 
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -126,70 +169,97 @@ class Replay:
     wide: bool | None = None
 
     def __call__(self) -> list[torch.Tensor]:
-        """Outputs of the layer alone; of several, those that are no attention weights: the first."""
+        """Return the outputs of the layer alone; of several, the first: the others are attention weights."""
         if self.wide is None:
             try:
-                found = self._run(wide=True)
-                self.wide = found[0].dtype == torch.float32
+                self.wide = any(parameter.dtype in _HALF for parameter in self.module.parameters())
+                self.wide = self.wide and self._run(torch.float32)[0].dtype == torch.float32
             except Exception:  # kernels and casts that know half precision alone
                 self.wide = False
-        return self._run(self.wide)
+        return self._run(torch.float32 if self.wide else None)
 
-    def _run(self, wide: bool) -> list[torch.Tensor]:
-        with quiet(self.module), _widened(self.module) if wide else nullcontext():
+    def in_double(self) -> list[torch.Tensor]:
+        """Return the same outputs computed in float64."""
+        return self._run(torch.float64)
+
+    def _run(self, dtype: torch.dtype | None) -> list[torch.Tensor]:
+        with quiet(self.module), widened(self.module, dtype) if dtype else nullcontext():
             # Caches and the like are changed by a call, so every call gets its own.
             args, kwargs = copy.deepcopy((self.args, self.kwargs))
-            if wide:
-                args, kwargs = map_tensors((args, kwargs), _wide)
+            if dtype:
+                args, kwargs = map_tensors((args, kwargs), lambda tensor: _widen(tensor, dtype))
             output = self.module(*args, **kwargs)
         return tensors(output)[:1]
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.dtype in _HALF else tensor
+def _is_narrower(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    return tensor.is_floating_point() and tensor.element_size() < dtype.itemsize
+
+
+def _widen(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if _is_narrower(tensor, dtype) else tensor
 
 
 @contextmanager
-def _widened(module: nn.Module) -> Iterator[None]:
-    """Parameters and buffers in float32 for the time of the block; afterwards the very tensors that there were."""
-    changed = [(own, own.data) for own in (*module.parameters(), *module.buffers()) if own.dtype in _HALF]
+def widened(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Give narrower parameters and buffers a dtype for the block; afterwards they are the very tensors as before."""
+    state = (*module.parameters(), *module.buffers())
+    changed = [(tensor, tensor.data) for tensor in state if _is_narrower(tensor, dtype)]
     try:
-        for own, data in changed:
-            own.data = data.float()
+        for tensor, data in changed:
+            tensor.data = data.to(dtype)
         yield
     finally:
-        for own, data in changed:
-            own.data = data
+        for tensor, data in changed:
+            tensor.data = data
 
 
 @contextmanager
-def _called_directly(module: nn.Module, remember: Callable[..., None]) -> Iterator[None]:
-    """Some models call a layer's `forward`, which no hook sees; what a hook has seen already is passed over."""
-    own, forward = module.__dict__.get("forward"), module.forward
+def doubled(model: nn.Module) -> Iterator[None]:
+    """Run a model in float64 for the block, floating inputs included."""
 
-    def called(*args: Any, **kwargs: Any) -> Any:
+    def widen_inputs(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return map_tensors((args, kwargs), lambda tensor: _widen(tensor, torch.float64))
+
+    handle = model.register_forward_pre_hook(widen_inputs, with_kwargs=True, prepend=True)
+    try:
+        with widened(model, torch.float64):
+            yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _observing_direct_calls(module: nn.Module, remember: Callable[..., None]) -> Iterator[None]:
+    """Observe calls of a layer's `forward`, which no hook sees."""
+    replaced, forward = module.__dict__.get("forward"), module.forward
+
+    def observed(*args: Any, **kwargs: Any) -> Any:
         remember(module, args, kwargs)
         return forward(*args, **kwargs)
 
-    module.forward = called
+    module.forward = observed
     try:
         yield
     finally:
         module.__dict__.pop("forward")
-        if own is not None:
-            module.__dict__["forward"] = own
+        if replaced is not None:
+            module.__dict__["forward"] = replaced
 
 
 def record(
-    model: nn.Module, layers: Sequence[AttentionLayer], everything: Sequence[AttentionLayer], call: Callable[[], Any]
+    model: nn.Module, layers: Sequence[AttentionLayer], known: Sequence[AttentionLayer] | None, call: Callable[[], Any]
 ) -> tuple[dict[str, Replay], list[torch.Tensor]]:
-    """Run the model once; remember the first inputs of each layer, and the model's outputs.
+    """Run the model once.
 
     Args:
-        everything: all layers that were found: nothing else may compute attention.
+        known: all layers of the model: nothing else may compute attention; None: that is not checked.
+
+    Returns:
+        The first inputs of each layer that ran, by path, and the model's outputs.
 
     Raises:
-        Refused: a layer did not run, or attention runs where no layer is known.
+        Refused: attention runs where no layer is known.
     """
     replays: dict[str, Replay] = {}
 
@@ -205,15 +275,8 @@ def record(
             hook = remember(layer.path)
             module = module_at(model, layer.path)
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
-            stack.enter_context(_called_directly(module, hook))
-        stack.enter_context(all_described(model, everything))
+            stack.enter_context(_observing_direct_calls(module, hook))
+        if known is not None:
+            stack.enter_context(all_described(model, known))
         outputs = run_outputs(model, call)
-    for layer in layers:
-        if layer.path not in replays:
-            raise refuse(
-                "not_run",
-                "the attention layer did not run on the batch that pruning is checked with",
-                place=layer.path,
-                hint="give a batch that uses it: check=batch",
-            )
     return replays, outputs

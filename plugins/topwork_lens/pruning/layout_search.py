@@ -1,21 +1,22 @@
-"""What a row leaves out of an attention module, found by exact sizes and proved by the check of pruning.
+"""Search for what the pattern of an attention layer leaves out, by exact sizes; the check of pruning proves a choice.
 
-A row says where queries, keys, values and the output projection lie. Whatever else in the module depends on the number
-of attention heads shows it by its size: an integer that is their number or their whole width, a parameter with one
-entry for each of them, an argument that has all of them, a reshape. A *variant* is one choice of these, as JSON, so
-that the manifest can keep the one that passed:
+A pattern says where queries, keys, values and the output projection lie. Whatever else in the module depends on the
+number of attention heads shows it by its size: an integer that is their number or their whole width, a parameter with
+an entry for each of them, an argument that has all of them, a reshape. A *variant* is one choice of these, as JSON, so
+that the manifest can keep the one that passed (`layers.variant` applies it):
 
-- "sizes": [attribute, factor, of] as in `Size`; they replace those of the row;
+- "sizes": [attribute, factor, of] as in `Size`; they replace those of the pattern;
 - "parts": [parameter, dimension, "head" or "group", pieces]: more that is cut, pieces as in `Part.stack`;
-- "arguments": [name, dimension, folded]: what is cut of what the module is called with (see `arguments.py`);
-- "fused": a fused projection (see `fused.py`);
-- "inside": true when torch's multi-head attention is called for all original attention heads (see `multihead.py`);
-- "fit": "last" or "first" when reshapes are fitted, by which of several entries is meant (see `fitting.py`).
+- "arguments": [name, dimension, folded]: what is cut of the module's arguments (see `arguments`);
+- "fused": a fused projection, one of `candidates`;
+- "inside": true when torch's multi-head attention is called for all original attention heads (`layers.torch_mha`);
+- "fit": "last" or "first" when reshapes are fitted, by which of several sizes is meant, and "sites": where (see
+  `reshapes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -24,55 +25,79 @@ from torch import nn
 
 from topwork import AttentionLayer, Size
 from topwork_lens.gates import module_at
-from topwork_lens.layers.description import is_projection, output_dim, resolve
+from topwork_lens.layers.description import features, is_projection, output_dim, resolve
 from topwork_lens.layers.name_matching import COUNTS, NOT_SIZES, SIZE_WORDS, WIDTHS
 from topwork_lens.layers.torch_mha import is_folded
 from topwork_lens.layers.variant import with_fused
 from topwork_lens.pruning.arguments import sliceable
 from topwork_lens.pruning.equivalence import Replay
-from topwork_lens.pruning.fused import candidates
 from topwork_lens.pruning.slicing import OwnConfig
 
 Variant = dict[str, Any]
 
 #: how many variants of one layer are tried
 LIMIT = 60
-#: how many of the parameters that a row leaves out are tried alone
+#: how many of the parameters that a pattern leaves out are tried alone
 ALONE = 6
 
 
-def variants(model: nn.Module, layer: AttentionLayer, replay: Replay) -> Iterator[Variant]:
-    """Ways to describe the layer, the simplest first; the description itself is not among them.
+def candidates(model: nn.Module, layer: AttentionLayer) -> Iterator[dict[str, Any]]:
+    """Yield what a fused projection of the layer might look like, as JSON: {"path", "order", "groups"}.
+
+    order "stacked": all queries, then the keys, then the values of all groups; "grouped": for one group after the other
+    its queries, its key, its value. Only for a layer of which nothing but the output projection is described. A wrong
+    order would remove rows of attention heads that stay, which the check sees.
+    """
+    if {piece.parameter.rpartition(".")[0] for piece in layer.slices} != {layer.output}:
+        return
+    heads = len(layer.kept)
+    for path, below in module_at(model, layer.path).named_modules():
+        if path in ("", layer.output) or not is_projection(below) or features(below) % layer.width:
+            continue
+        groups, odd = divmod(features(below) // layer.width - heads, 2)
+        if groups > 0 and not odd and heads % groups == 0:
+            for order in ("stacked", "grouped"):
+                yield {"path": path, "order": order, "groups": groups}
+
+
+def variants(model: nn.Module, layer: AttentionLayer, replays: Sequence[Replay]) -> Iterator[Variant]:
+    """Yield variants of a layer's description, the simplest first.
 
     No more than `LIMIT` without fitted reshapes, and no more with them.
+
+    Args:
+        replays: calls of the layer, whose arguments may have something for each attention head.
     """
-    fused: list[Any] = [*candidates(model, layer)] or [None]
+    layouts: list[Any] = [*candidates(model, layer)] or [None]
     if is_folded(module_at(model, layer.path)):
         yield {"sizes": [], "inside": True}
         return
     for fit in ("", "last", "first"):
-        for said in fused:
-            yield from islice(_of(model, layer, replay, said, fit), LIMIT // len(fused))
+        for fused in layouts:
+            yield from islice(_variants_of(model, layer, replays, fused, fit), LIMIT // len(layouts))
 
 
-def _of(model: nn.Module, layer: AttentionLayer, replay: Replay, fused: Any, fit: str) -> Iterator[Variant]:
+def _variants_of(
+    model: nn.Module, layer: AttentionLayer, replays: Sequence[Replay], fused: Any, fit: str
+) -> Iterator[Variant]:
     described = with_fused(model, layer, fused) if fused else layer
-    before = layer.variant or {}
+    before = {name: value for name, value in (layer.variant or {}).items() if name != "sites"}
     fixed = {**before, **({"fused": fused} if fused else {}), **({"fit": fit} if fit else {})}
-    arguments = sliceable(replay.module, layer, replay.args, replay.kwargs)
-    for chosen in _once([[], arguments]):
-        for parts in _once(_parts(model, described, 0 if fit else ALONE)):
-            for sizes in _once(_sizes(model, described, fit)):
-                found: Variant = {**fixed, "sizes": sizes}
+    calls = [sliceable(replay.module, layer, replay.args, replay.kwargs) for replay in replays]
+    arguments = [*_distinct(argument for call in calls for argument in call)]
+    for chosen in _distinct([[], arguments]):
+        for parts in _distinct(_parts(model, described, 0 if fit else ALONE)):
+            for sizes in _distinct(_sizes(model, described, fit)):
+                variant: Variant = {**fixed, "sizes": sizes}
                 if parts:
-                    found["parts"] = [*before.get("parts", ()), *parts]
+                    variant["parts"] = [*before.get("parts", ()), *parts]
                 if chosen:
-                    found["arguments"] = chosen
-                if found != {**before, "sizes": [_entry(size) for size in layer.sizes]}:
-                    yield found
+                    variant["arguments"] = chosen
+                if variant != {**before, "sizes": [_as_json(size) for size in layer.sizes]}:
+                    yield variant
 
 
-def _once(choices: Sequence[Any]) -> Iterator[Any]:
+def _distinct(choices: Iterable[Any]) -> Iterator[Any]:
     seen: list[Any] = []
     for choice in choices:
         if choice not in seen:
@@ -80,41 +105,49 @@ def _once(choices: Sequence[Any]) -> Iterator[Any]:
             yield choice
 
 
-def _entry(size: Size) -> list[Any]:
+def _as_json(size: Size) -> list[Any]:
     return [size.attribute, size.factor, size.of]
 
 
 def _sizes(model: nn.Module, layer: AttentionLayer, fit: str) -> list[list[list[Any]]]:
-    """Choices of integers: the row's own; those of the modules that hold what is cut, of all modules below, of the
-    configuration as well; none at all when reshapes are fitted or the module computes the width of an attention head
-    from them."""
-    own = [_entry(size) for size in layer.sizes]
+    """Return choices of integers that are corrected.
+
+    The pattern's own; those of the modules that hold what is cut, of all modules below, of the configuration as well;
+    none at all when reshapes are fitted or the module computes the width of an attention head from them.
+    """
+    described = [_as_json(size) for size in layer.sizes]
     module = module_at(model, layer.path)
     holders = _holders(layer)
     near: list[Any] = []
     inside: list[Any] = []
-    told: list[Any] = []
-    more: list[Any] = []
+    counted: list[Any] = []
+    configured: list[Any] = []
     for path, below in module.named_modules():
         prefix = f"{path}." if path else ""
         if type(below).__module__.startswith("torch.nn."):
             continue
-        found = _integers(layer, vars(below), prefix)
-        inside += found
-        near += found if path in holders else []
+        integers = _integers(layer, vars(below), prefix)
+        inside += integers
+        near += integers if path in holders else []
         config = getattr(below, "config", None)
         if config is not None and not isinstance(config, Mapping | nn.Module | OwnConfig) and path in holders:
-            found = _integers(layer, vars(config), f"{prefix}config.")
-            told += [entry for entry in found if entry[0].rpartition(".")[2] in _COUNTED]
-            more += found
-    names = {entry[0] for entry in inside}
-    rest = [entry for entry in own if entry[0] not in names]
-    choices = [own, [*near, *rest], [*inside, *rest], [*near, *rest, *told], [*near, *rest, *more]]
-    return [*choices, []] if fit or own else choices
+            integers = _integers(layer, vars(config), f"{prefix}config.")
+            counted += [size for size in integers if size[0].rpartition(".")[2] in _COUNTED]
+            configured += integers
+    names = {size[0] for size in inside}
+    rest = [size for size in described if size[0] not in names]
+    choices = [
+        described,
+        [*near, *rest],
+        [*inside, *rest],
+        [*near, *rest, *counted],
+        [*near, *rest, *configured],
+    ]
+    return [*choices, []] if fit or described else choices
 
 
 def _holders(layer: AttentionLayer) -> set[str]:
-    """Paths of the modules whose children are cut, and of the attention module itself."""
+    """Return the paths of the modules whose children are cut, and of the attention module itself."""
     projections = [piece.parameter.rpartition(".")[0] for piece in layer.slices]
     return {"", *(path.rpartition(".")[0] for path in projections)}
 
@@ -123,13 +156,13 @@ _COUNTED = {*COUNTS, "num_key_value_heads", "num_kv_heads", "kv_n_heads"}
 
 
 def _integers(layer: AttentionLayer, values: Mapping[str, Any], prefix: str) -> list[list[Any]]:
-    found = []
+    sizes = []
     for name, value in values.items():
         if type(value) is int and value > 1 and _is_size(name):
-            meant = _meaning(layer, name, value)
-            if meant is not None:
-                found.append([prefix + name, *meant])
-    return found
+            meaning = _meaning(layer, name, value)
+            if meaning is not None:
+                sizes.append([prefix + name, *meaning])
+    return sizes
 
 
 def _is_size(name: str) -> bool:
@@ -138,7 +171,7 @@ def _is_size(name: str) -> bool:
 
 
 def _meaning(layer: AttentionLayer, name: str, value: int) -> tuple[int, str] | None:
-    """What an integer counts, by its value and, where two things are equally many, by its name."""
+    """Return factor and kind of what an integer counts, by its value and, where kinds are equally many, its name."""
     heads, groups = len(layer.kept), len(layer.groups_left)
     shared = "kv" in name or "key_value" in name
     if name in WIDTHS or "head_dim" in name:
@@ -160,8 +193,10 @@ def _meaning(layer: AttentionLayer, name: str, value: int) -> tuple[int, str] | 
 
 
 def _parts(model: nn.Module, layer: AttentionLayer, alone: int) -> list[list[list[Any]]]:
-    """Choices of further parameters and buffers with something for each attention head or key/value group; the first
-    `alone` of them also alone."""
+    """Return choices of further parameters and buffers with something for each attention head or key/value group.
+
+    The first `alone` of them also alone.
+    """
     module = module_at(model, layer.path)
     covered = {piece.parameter for piece in layer.slices}
     elsewhere = _elsewhere(model, layer)
@@ -169,55 +204,56 @@ def _parts(model: nn.Module, layer: AttentionLayer, alone: int) -> list[list[lis
     if len(layer.groups_left) != counts[0][1]:
         counts.append(("group", len(layer.groups_left)))
     learned: list[list[Any]] = []
-    others: list[list[Any]] = []
+    buffers: list[list[Any]] = []
     for path, owner in module.named_modules():
         tensors = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
         for name, tensor in tensors:
             full = f"{path}.{name}" if path else name
             if full in covered or path == layer.output or id(tensor) in elsewhere or not tensor.is_floating_point():
                 continue
-            found = _dimension(owner, name, tensor, counts, layer.width)
-            if found is not None:
-                (learned if isinstance(tensor, nn.Parameter) else others).append([full, *found])
-    small = [entry for entry in learned if _tensor(module, entry[0]).shape[entry[1]] in [one for _, one in counts]]
+            dimension = _dimension(owner, name, tensor, counts, layer.width)
+            if dimension is not None:
+                (learned if isinstance(tensor, nn.Parameter) else buffers).append([full, *dimension])
+    numbers = [count for _, count in counts]
+    small = [part for part in learned if _tensor(module, part[0]).shape[part[1]] in numbers]
     holders = _holders(layer)
-    near = [entry for entry in learned if entry[0].rpartition(".")[0] in holders]
-    linear = [entry for entry in learned if _of_projection(module, entry[0])]
-    plain = [entry for entry in learned if entry not in linear]
+    near = [part for part in learned if part[0].rpartition(".")[0] in holders]
+    linear = [part for part in learned if _is_of_projection(module, part[0])]
+    plain = [part for part in learned if part not in linear]
     # Gates are written by every architecture for itself, and an indexer has attention heads of its own.
-    top = [entry for entry in learned if "gate" in entry[0] or (entry in small and entry[0].count(".") < 2)]
-    owned = [entry for entry in learned if _of_layer(module, entry[0])]
-    sure = [entry for entry in learned if entry in owned or entry in small]
-    choices = [[], near, small, top, plain, linear, owned, sure, learned, [*learned, *others]]
-    return [*choices, *([entry] for entry in [*small, *learned][:alone])]
+    top = [part for part in learned if "gate" in part[0] or (part in small and part[0].count(".") < 2)]
+    owned = [part for part in learned if _is_of_layer(module, part[0])]
+    sure = [part for part in learned if part in owned or part in small]
+    choices = [[], near, small, top, plain, linear, owned, sure, learned, [*learned, *buffers]]
+    return [*choices, *([part] for part in [*small, *learned][:alone])]
 
 
 def _tensor(module: nn.Module, path: str) -> torch.Tensor:
     return cast(torch.Tensor, resolve(module, path))
 
 
-def _of_projection(module: nn.Module, parameter: str) -> bool:
+def _is_of_projection(module: nn.Module, parameter: str) -> bool:
     return is_projection(resolve(module, parameter.rpartition(".")[0]))
 
 
-def _of_layer(module: nn.Module, parameter: str) -> bool:
+def _is_of_layer(module: nn.Module, parameter: str) -> bool:
     owner = resolve(module, parameter.rpartition(".")[0])
-    return _of_projection(module, parameter) or isinstance(owner, nn.Conv1d | nn.Conv2d)
+    return _is_of_projection(module, parameter) or isinstance(owner, nn.Conv1d | nn.Conv2d)
 
 
 def _elsewhere(model: nn.Module, layer: AttentionLayer) -> set[int]:
-    """Parameters and buffers that something outside the layer uses too."""
-    found: set[int] = set()
+    """Return ids of parameters and buffers that something outside the layer uses too."""
+    ids: set[int] = set()
     for path, other in model.named_modules(remove_duplicate=False):
         if not any(f"{path}.".startswith(f"{caller}." if caller else "") for caller in layer.callers):
-            found.update(id(one) for one in (*other.parameters(recurse=False), *other.buffers(recurse=False)))
-    return found
+            ids.update(map(id, (*other.parameters(recurse=False), *other.buffers(recurse=False))))
+    return ids
 
 
 def _dimension(
     owner: nn.Module, name: str, tensor: torch.Tensor, counts: Sequence[tuple[str, int]], width: int
 ) -> tuple[int, str, int] | None:
-    """The dimension of a tensor that counts attention heads or groups, which of them, and in how many pieces."""
+    """Return the dimension of a tensor that counts attention heads or groups, which of them, and in how many pieces."""
     dims = list(range(tensor.dim()))
     if name == "weight" and is_projection(owner) and not isinstance(owner, nn.Embedding):
         dims = [output_dim(owner)]

@@ -1,8 +1,8 @@
-"""Whether what pruning would cut are plain numbers of the module itself.
+"""Preconditions of pruning: what would be cut are plain parameters of the module itself.
 
-A weight that is computed whenever it is read (weight norm, a pruning mask, an adapter around a linear layer), that is
-quantised or packed, or that has no numbers yet, is not where a slice of it would be one attention head. Such a layer
-can be seen and masked; it is never cut.
+Entry points: `not_plain` and `none_found`. A weight that is computed whenever it is read (weight norm, a pruning mask,
+an adapter around a linear layer), that is quantised or packed, or that has no numbers yet, is not where a slice of it
+would be one attention head. Such a layer can be seen and masked; it is never pruned.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _PLAIN = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def not_plain(model: nn.Module, layer: AttentionLayer) -> Refused | None:
-    """Why the parameters of a layer cannot be cut, or None."""
+    """Return why the parameters of a layer cannot be cut, or None."""
     for parameter in dict.fromkeys(piece.parameter for piece in layer.slices):
         owner_path, _, name = parameter.rpartition(".")
         owner: Any = resolve(model.get_submodule(layer.path), owner_path)
-        found = _why(owner, name)
-        if found is not None:
-            place = ".".join(part for part in (layer.path, owner_path) if part)
-            cause, hint = found
-            return refuse("unknown_layout", f"`{name}` of this {_named(owner)} {cause}", place=place, hint=hint)
+        obstacle = _obstacle(owner, name)
+        if obstacle is not None:
+            location = ".".join(part for part in (layer.path, owner_path) if part)
+            cause, hint = obstacle
+            return refuse("unknown_layout", f"`{name}` of this {_class_name(owner)} {cause}", place=location, hint=hint)
     return None
 
 
 def none_found(model: nn.Module) -> UsageError:
-    """No attention layer was found; names what is called like a projection of attention and is no plain linear one."""
+    """Return the error for a model without attention layers; it names a projection of attention that is not linear."""
     for path, module in model.named_modules():
         odd = not is_projection(module) and (hasattr(module, "weight") or hasattr(module, "base_layer"))
         if odd and path.rpartition(".")[2] in {*QUERIES, *FUSED}:
@@ -48,12 +48,13 @@ def none_found(model: nn.Module) -> UsageError:
     return UsageError("no attention layer was found in this model", hint=hint)
 
 
-def _named(owner: Any) -> str:
+def _class_name(owner: Any) -> str:
     bases = type(owner).__mro__ if parametrize.is_parametrized(owner) else (None, type(owner))
     return bases[1].__name__
 
 
-def _why(owner: Any, name: str) -> tuple[str, str] | None:
+def _obstacle(owner: Any, name: str) -> tuple[str, str] | None:
+    """Return cause and hint."""
     if parametrize.is_parametrized(owner, name):
         steps = [type(step).__name__ for step in owner.parametrizations[name] if not isinstance(step, Scatter)]
         hint = "torch.nn.utils.parametrize.remove_parametrizations, then prune; or mask it instead"

@@ -1,8 +1,8 @@
-"""Pruning: really smaller weights, with the proof that the pruned model computes what the masked one computes.
+"""Pruning of attention heads: smaller weights, and the proof that the model computes what the masked one computes.
 
-Per layer: run it masked on the inputs that it has in the model, cut it, run it again, compare, and commit or put it
-back. At the end the whole model once. Where a hard cut fails, the soft form is tried, with the failure as its reason.
-What is kept is noted in the model's alterations by original numbers, never in the caller's config.
+Entry point: `prune`. Each layer is run masked on the inputs that it has in the model, pruned, run again and compared;
+at the end the whole model is. Where slicing fails, the soft form is tried, with the failure as its reason. What is kept
+is noted in the model's alterations by original numbers, never in the caller's config.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from topwork_lens.flops import Flops, count_flops
 from topwork_lens.head_slices import require_heads
 from topwork_lens.layers.discovery import heads_by_layer, numbered
 from topwork_lens.pruning.equivalence import Comparison
-from topwork_lens.pruning.job import Work
+from topwork_lens.pruning.job import PruningJob
 from topwork_lens.pruning.preconditions import none_found, not_plain
 from topwork_lens.pruning.slicing import shared_elsewhere
 from topwork_lens.pruning.soft import living_layers, soft_entry
@@ -29,10 +29,10 @@ Call = Callable[[], Any]
 
 @dataclass
 class Pruned:
-    """What was pruned.
+    """Result of pruning.
 
     Args:
-        removed: original numbers of the attention heads that went, by module path.
+        removed: original numbers of the removed attention heads, by module path.
         layers: of every layer of the model: group, number, side, kind, path, form ("whole", "hard", "soft", or "hard
             and soft": all but one attention head cut, the last one soft), why it is soft, kept numbers, heads.
         check: how masked and pruned model compare; None when nothing was removed.
@@ -69,7 +69,7 @@ class Pruned:
         counts = ("heads_before", "heads_after", "parameters_before", "parameters_after")
         check = self.check.json() if self.check else None
         if check is not None:
-            check["layers"] = {path: found.json() for path, found in self.by_layer.items()}
+            check["layers"] = {path: comparison.json() for path, comparison in self.by_layer.items()}
         before, after = self.flops
         return {
             **{name: getattr(self, name) for name in counts},
@@ -85,7 +85,7 @@ class Pruned:
 
 
 def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plugins: Any = None) -> Pruned:
-    """Remove attention heads by original numbers; those that are gone already are passed over.
+    """Remove attention heads by original numbers; those that are removed already are passed over.
 
     Args:
         call: runs the model on the batch that pruning is checked with.
@@ -96,41 +96,41 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
     layers = living_layers(model, plugins)
     if heads and not layers:
         raise none_found(model)
-    asked = heads_by_layer(layers, heads)
-    removed = {path: [n for n in numbers if n in layer.kept] for path, (layer, numbers) in asked.items()}
+    requested = heads_by_layer(layers, heads)
+    removed = {path: [n for n in numbers if n in layer.kept] for path, (layer, numbers) in requested.items()}
     removed = {path: numbers for path, numbers in removed.items() if numbers}
-    chosen = [asked[path][0] for path in removed]
+    chosen = [requested[path][0] for path in removed]
     for layer in chosen:
-        _permit(model, layer)
+        check_prunable(model, layer)
     before = count_heads(layers), count_parameters(model), count_flops(model, layers, call)
-    work = Work(model, removed, call, plugins)
-    found = work.all(chosen) if chosen else (None, {})
+    job = PruningJob(model, removed, call, plugins)
+    check, by_layer = job.prune(chosen) if chosen else (None, {})
     layers = living_layers(model, plugins)
     flops = (before[2], count_flops(model, layers, call) if chosen else before[2])
     counts = (before[0], count_heads(layers), before[1], count_parameters(model))
-    return Pruned(removed, *counts, lines(model, layers), found[0], flops, found[1])
+    return Pruned(removed, *counts, lines(model, layers), check, flops, by_layer)
 
 
 def count_heads(layers: Sequence[AttentionLayer]) -> int:
-    """Attention heads that a model has now."""
+    """Return the number of attention heads that a model has now."""
     return sum(len(layer.kept) for layer in layers)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Parameters of a model, shared ones once."""
+    """Return the number of parameters of a model, shared ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def lines(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[dict[str, Json]]:
-    """The layers in a result."""
-    found = []
+    """Return an entry a layer, as a result has it."""
+    entries = []
     for (group, number), layer in numbered(layers).items():
         where = {"group": group, "number": number, "side": layer.side, "kind": layer.kind, "path": layer.path}
         soft = soft_entry(model, layer.path)
         form = "soft" if soft else "hard" if layer.removed else "whole"
         if soft and len(soft["gone"]) < len(layer.removed):
             form = "hard and soft"
-        found.append(
+        entries.append(
             {
                 **where,
                 "form": form,
@@ -139,19 +139,24 @@ def lines(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[dict[str, 
                 "heads": layer.heads,
             }
         )
-    return found
+    return entries
 
 
-def _permit(model: nn.Module, layer: AttentionLayer) -> None:
+def check_prunable(model: nn.Module, layer: AttentionLayer) -> None:
+    """Check that a layer may be pruned.
+
+    Raises:
+        Refused: it may not.
+    """
     require_heads([layer])
     if not layer.prunable:
         cause = layer.why or "this layer cannot be pruned"
         raise refuse("shared_parameter", cause, place=layer.path, hint="mask it instead")
-    computed = not_plain(model, layer)
-    if computed is not None:
-        raise computed
-    other = shared_elsewhere(model, layer)
-    if other is not None:
+    obstacle = not_plain(model, layer)
+    if obstacle is not None:
+        raise obstacle
+    user = shared_elsewhere(model, layer)
+    if user is not None:
         raise refuse(
-            "shared_parameter", f"its weights are also those of {other}", place=layer.path, hint="mask it instead"
+            "shared_parameter", f"its weights are also those of {user}", place=layer.path, hint="mask it instead"
         )

@@ -1,4 +1,7 @@
-"""A freshly built model gets the shape of the saved one, from the manifest, before its weights are loaded."""
+"""Pruning of a freshly built model to the shape that a manifest describes, before its weights are loaded.
+
+Entry point: `rebuild`.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from topwork_lens.gates import keep_gates
 from topwork_lens.layers.discovery import find_layers
 from topwork_lens.layers.state import is_taught
 from topwork_lens.layers.variant import with_variant
-from topwork_lens.pruning.job import note
 from topwork_lens.pruning.slicing import cut
 from topwork_lens.pruning.soft import living_layers, soften
+from topwork_lens.pruning.strategies import note as write_note
 
 
 def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None) -> None:
-    """Cut the layers that the manifest names, and put its gates back.
+    """Prune the layers that the manifest names, and put its gates back.
 
     Args:
         manifest: the lens's section of a model's alterations.
@@ -34,39 +37,39 @@ def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None)
                 place=path,
                 hint="load it with the plugins that it was saved with",
             )
-    for path, entry in manifest.get("layers", {}).items():
-        layer = _found(layers, path, _whole(entry, path)["heads"])
+    for path, note in manifest.get("layers", {}).items():
+        layer = _layer_at(layers, path, _checked(note, path)["heads"])
         if layer.removed:
             raise CheckpointError("the model is pruned already", place=path)
-        layer = with_variant(model, layer, entry.get("variant"))
-        cut(model, layer, entry["kept"], entry["groups_left"])
-        note(model, layer, entry["kept"], entry["groups_left"])
+        layer = with_variant(model, layer, note.get("variant"))
+        cut(model, layer, note["kept"], note["groups_left"])
+        write_note(model, layer, note["kept"], note["groups_left"])
     layers = {layer.path: layer for layer in find_layers(model, plugins)}
-    for path, entry in manifest.get("soft", {}).items():
-        layer = _found(layers, path, layers[path].heads if path in layers else len(entry["gone"]))
-        soften(model, layer, entry["gone"], entry["why"], entry["only"], entry["fused"])
+    for path, note in manifest.get("soft", {}).items():
+        layer = _layer_at(layers, path, layers[path].heads if path in layers else len(note["gone"]))
+        soften(model, layer, note["gone"], note["why"], note["only"], note["fused"])
     layers = {layer.path: layer for layer in living_layers(model, plugins)}
     for path, factors in manifest.get("gates", {}).items():
-        keep_gates(model, _found(layers, path, len(factors)), factors)
+        keep_gates(model, _layer_at(layers, path, len(factors)), factors)
 
 
-def _whole(entry: Any, path: str) -> Mapping[str, Any]:
-    """What the manifest says of a cut layer, if it can be true of any.
+def _checked(note: Any, path: str) -> Mapping[str, Any]:
+    """Return what the manifest says of a pruned layer, if it can be true of any.
 
     Raises:
         CheckpointError: it cannot.
     """
     try:
-        heads, groups, kept, left = (entry[name] for name in ("heads", "groups", "kept", "groups_left"))
-        right = sorted(set(kept) & set(range(heads))) == kept and set(left) <= set(range(groups)) and entry["width"] > 0
+        heads, groups, kept, left = (note[name] for name in ("heads", "groups", "kept", "groups_left"))
+        right = sorted(set(kept) & set(range(heads))) == kept and set(left) <= set(range(groups)) and note["width"] > 0
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"the manifest is damaged: {error!r}", place=path) from error
     if not right or len(left) > heads or (kept and not left):
         raise CheckpointError(f"the manifest is damaged: no layer of {heads} attention heads keeps {kept}", place=path)
-    return entry
+    return note
 
 
-def _found(layers: Mapping[str, AttentionLayer], path: str, heads: int) -> AttentionLayer:
+def _layer_at(layers: Mapping[str, AttentionLayer], path: str, heads: int) -> AttentionLayer:
     layer = layers.get(path)
     if layer is None or layer.heads != heads:
         has = f"{layer.heads} attention heads" if layer else "no such attention layer"

@@ -1,7 +1,7 @@
-"""Checkpoints of transformers 4 that were pruned there: their config has `pruned_heads`, their weights are smaller.
+"""Checkpoints that transformers 4 pruned: their config has `pruned_heads`, their weights are smaller.
 
-transformers 5 builds such a model unpruned and then fails on the sizes of its weights. Here the fresh model is cut to
-the noted shape before the weights come.
+Entry points: `load` and `shape`. transformers 5 builds such a model unpruned and then fails on the sizes of its
+weights. Here the fresh model is pruned to the noted shape before the weights are loaded.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from torch import nn
 
 from topwork import AttentionLayer, CheckpointError
 from topwork_lens.layers.discovery import find_layers
-from topwork_lens.pruning.job import note, plan
 from topwork_lens.pruning.slicing import cut
+from topwork_lens.pruning.strategies import note, plan
 
 
 def noted(config: Any) -> dict[Any, Any]:
-    """What a config says was pruned by transformers 4: numbers of attention heads by layer number, and by the name of a
-    part what the config of that part says; mostly empty."""
-    found = getattr(config, "pruned_heads", None) or {}
-    own: dict[Any, Any] = {int(layer): sorted(map(int, heads)) for layer, heads in found.items() if heads}
+    """Return what a config says was pruned by transformers 4.
+
+    Returns:
+        Numbers of attention heads by layer number, and by the name of a part what the config of that part says.
+    """
+    heads_by_layer = getattr(config, "pruned_heads", None) or {}
+    pruned: dict[Any, Any] = {int(layer): sorted(map(int, heads)) for layer, heads in heads_by_layer.items() if heads}
     parts = {part: noted(getattr(config, part, None)) for part in getattr(config, "sub_configs", None) or {}}
-    return own | {part: inner for part, inner in parts.items() if inner}
+    return pruned | {part: inner for part, inner in parts.items() if inner}
 
 
 def shape(model: nn.Module, heads: Mapping[Any, Any], plugins: Any = None, under: str = "") -> None:
@@ -43,8 +46,8 @@ def shape(model: nn.Module, heads: Mapping[Any, Any], plugins: Any = None, under
     parts = {name: inner for name, inner in heads.items() if isinstance(inner, Mapping)}
     for name, inner in parts.items():
         shape(model, inner, plugins, _part(model, under, name))
-    own = {int(key): sorted(map(int, gone)) for key, gone in heads.items() if key not in parts}
-    for number, gone in sorted(own.items()):
+    by_layer = {int(key): sorted(map(int, numbers)) for key, numbers in heads.items() if key not in parts}
+    for number, removed in sorted(by_layer.items()):
         layers = _counted(model, plugins, under)
         if number >= len(layers):
             raise CheckpointError(
@@ -53,19 +56,19 @@ def shape(model: nn.Module, heads: Mapping[Any, Any], plugins: Any = None, under
                 place=under or type(model).__name__,
             )
         layer = layers[number]
-        if not set(gone) <= set(layer.kept) or layer.prunable != "hard":
+        if not set(removed) <= set(layer.kept) or layer.prunable != "hard":
             raise CheckpointError(
-                f"the config says that attention heads {gone} of layer {number} are pruned; this model has "
+                f"the config says that attention heads {removed} of layer {number} are pruned; this model has "
                 f"{layer.heads}" + (f" ({layer.why})" if layer.why else ""),
                 place=layer.path,
             )
-        positions, groups_kept, left = plan(layer, gone)
+        positions, groups_kept, left = plan(layer, removed)
         cut(model, layer, positions, groups_kept)
         note(model, layer, [layer.kept[position] for position in positions], left)
 
 
 def _part(model: nn.Module, under: str, name: str) -> str:
-    """The path of the module that a part of the config describes."""
+    """Return the path of the module that a part of the config describes."""
     whole: Any = model.get_submodule(under)
     wanted = getattr(whole.config, name)
     for path, module in whole.named_modules():
@@ -76,17 +79,17 @@ def _part(model: nn.Module, under: str, name: str) -> str:
 
 
 def _counted(model: nn.Module, plugins: Any, under: str) -> list[AttentionLayer]:
-    """The layers that transformers 4 counted."""
-    found = [layer for layer in find_layers(model, plugins) if layer.kind == "self"]
-    found = [layer for layer in found if not under or f"{layer.path}.".startswith(f"{under}.")]
-    if len(sides := sorted({layer.side for layer in found})) > 1:
+    """Return the layers that transformers 4 counted."""
+    layers = [layer for layer in find_layers(model, plugins) if layer.kind == "self"]
+    layers = [layer for layer in layers if not under or f"{layer.path}.".startswith(f"{under}.")]
+    if len(sides := sorted({layer.side for layer in layers})) > 1:
         cause = f"transformers 4 pruned no model with attention on several sides ({', '.join(sides)})"
         raise CheckpointError(f"the config has `pruned_heads`, but {cause}", place=under or type(model).__name__)
-    return found
+    return layers
 
 
 def load(folder: str | Path, model_class: Any, plugins: Any = None, **options: Any) -> nn.Module:
-    """A checkpoint that transformers 4 pruned, as a model of `model_class` that is pruned in the same way.
+    """Load a checkpoint that transformers 4 pruned as a model of `model_class` that is pruned in the same way.
 
     Args:
         folder: where the checkpoint lies, or its name on the Hub.
@@ -115,13 +118,13 @@ def load(folder: str | Path, model_class: Any, plugins: Any = None, **options: A
     wrong = [*info["missing_keys"], *info["mismatched_keys"]]
     if wrong:
         raise CheckpointError(f"weights are missing or do not fit: {wrong[0]}", place=str(folder))
-    _forget(model.config)
+    _clear_notes(model.config)
     return model.eval()
 
 
-def _forget(config: Any) -> None:
-    """Take the notes of transformers 4 out of a config: they now stand in the model's alterations."""
+def _clear_notes(config: Any) -> None:
+    """Remove the notes of transformers 4 from a config: they now stand in the model's alterations."""
     if getattr(config, "pruned_heads", None):
         config.pruned_heads = {}
     for part in getattr(config, "sub_configs", None) or {}:
-        _forget(getattr(config, part, None))
+        _clear_notes(getattr(config, part, None))
