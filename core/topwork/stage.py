@@ -6,6 +6,7 @@ What a stage is given is `topwork.Run`.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 from pydantic import BaseModel, ConfigDict
@@ -112,6 +113,14 @@ class Stage(BaseModel):
         Roles are "train", "calibrate", "evaluate" and "predict".
         """
         return ()
+
+    def precheck(self, before: Sequence[Stage]) -> str | None:
+        """Return what would end the run in this stage and shows already in the recipe; None if nothing does.
+
+        Args:
+            before: the stages that come before it in the recipe.
+        """
+        return None
 
     @abstractmethod
     def __call__(self, run: Run) -> dict[str, Json]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from topwork.base import BaseOptions
 from topwork.errors import Problem, UsageError
+from topwork.files import exists, expanded
 from topwork.recipe.data import check_data, check_roles, looks_local, missing_source
 from topwork.recipe.overrides import stage_name
 from topwork.recipe.validation import check_options, check_without_faults, shown, unknown_key
@@ -134,8 +135,12 @@ class RecipeChecker:
     def _base(self, role: str, node: Node, path: KeyPath) -> dict[str, BaseOptions]:
         options = check_options(BaseOptions, node, path, self.problems, shorthand="model")
         model = node if isinstance(node.value, str) else node.get("model")
-        if model is not None and isinstance(model.value, str) and looks_local(model.value):
-            message = missing_source(model.value, self.plugins)
+        if model is not None and isinstance(model.value, str):
+            message = None
+            if looks_local(model.value):
+                message = missing_source(model.value, self.plugins)
+            elif model.value == "BASE" and not exists(expanded("BASE")):
+                message = "`BASE` is to be filled in: a Hub id, a local folder, or timm/<name>"
             if message:
                 self._fault(model.location, ".".join([*map(str, path), "model"]), message)
         return {} if options is None else {role: options}
@@ -149,11 +154,13 @@ class RecipeChecker:
             self._fault(location, "stages", "should be a list of stages, such as [train, evaluate, save]")
             return []
         names = [stage_name(stage_node) for stage_node in node.value]
-        stages = []
+        stages: list[Stage] = []
         for index, (stage_node, name) in enumerate(zip(node.value, names)):
             path: KeyPath = ("stages", index, name or "") if names.count(name) > 1 else ("stages", name or index)
             stage = self._stage(stage_node, name, path)
             if stage is not None:
+                if len(stages) == index and (message := stage.precheck(stages)) is not None:
+                    self._fault(stage_node.start, ".".join(str(part) for part in path if part != ""), message)
                 stages.append(stage)
         return stages
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topwork.data.options import DataOptions
-from topwork.errors import Problem, nearest
+from topwork.data.options import DataOptions, RowsOptions
+from topwork.errors import Problem, TopworkError, nearest
 from topwork.files import exists, expanded
+from topwork.recipe.headers import read_header
 from topwork.recipe.validation import check_options, unknown_key
 from topwork.recipe.yaml import Node
 
@@ -38,9 +39,17 @@ FILES = (
 def check_data(
     node: Node | None, task: type[Task] | None, plugins: Plugins, problems: list[Problem]
 ) -> DataOptions | None:
-    """Validate the section `data`, the names of its columns, and that its local files and samples exist."""
+    """Validate the section `data`: options, local files and samples, columns of local files, cuts.
+
+    Args:
+        node: the section.
+        task: the task; None when the recipe names none that is known.
+        plugins: what is loaded.
+        problems: what is wrong is appended here.
+    """
     if node is None:
         return DataOptions.model_validate({})
+    before = len(problems)
     options = check_options(DataOptions, node, ("data",), problems)
     for role in ROLES:
         section = node.get(role)
@@ -49,7 +58,7 @@ def check_data(
         source = section if isinstance(section.value, str) else section.get("path")
         if source is not None and isinstance(source.value, str):
             path = f"data.{role}" if source is section else f"data.{role}.path"
-            message = missing_source(source.value, plugins)
+            message = _placeholder(source.value) or missing_source(source.value, plugins)
             if message:
                 problems.append(Problem(source.location, path, message))
         if section.get("cut") is not None and not _given(node, "train"):
@@ -58,10 +67,96 @@ def check_data(
             )
     columns = node.get("columns")
     if task is not None and columns is not None and isinstance(columns.value, dict):
-        for name, entry in columns.value.items():
+        for name, column_node in columns.value.items():
             if name not in task.columns:
-                problems.append(Problem(entry.start, f"data.columns.{name}", unknown_key(name, task.columns)))
+                problems.append(Problem(column_node.start, f"data.columns.{name}", unknown_key(name, task.columns)))
+    if options is not None and len(problems) == before:
+        _check_splits(node, options, plugins, problems)
+        if task is not None:
+            _check_files(node, options, task, problems)
     return options
+
+
+def _placeholder(path: str) -> str | None:
+    if path != "ROWS" or exists(expanded(path)):
+        return None
+    return "`ROWS` is to be filled in: a Hub data set, a local file or folder, or sample:<name>"
+
+
+def _check_splits(node: Node, options: DataOptions, plugins: Plugins, problems: list[Problem]) -> None:
+    """Check the names of splits of samples, where they are not the usual ones."""
+    for role in ROLES:
+        rows = getattr(options, role)
+        if not isinstance(rows, RowsOptions) or not rows.path.startswith("sample:") or rows.split is None:
+            continue
+        if rows.split.partition("[")[0] in ("train", "test"):
+            continue
+        try:
+            plugins.load_rows(rows)
+        except TopworkError as error:
+            problems.append(Problem(_at(node, role, "split"), f"data.{role}.split", error.cause))
+
+
+def _check_files(node: Node, options: DataOptions, task: type[Task], problems: list[Problem]) -> None:
+    """Check the columns of local files against those that the task reads, and that cuts leave rows."""
+    for role in ROLES:
+        rows = getattr(options, role)
+        if not isinstance(rows, RowsOptions):
+            continue
+        header = read_header(rows.path, rows.options, rows.format)
+        if header is None:
+            continue
+        for path, message in _column_faults(task, options.columns, header.columns, targets=role != "predict"):
+            location = _at(node, "columns", path) if path else _at(node, role, "path")
+            problems.append(Problem(location, f"data.columns.{path}" if path else f"data.{role}", message))
+        if header.rows == 0:
+            problems.append(Problem(_at(node, role, "path"), f"data.{role}", "the file has no rows"))
+        elif role == "train" and header.rows is not None and rows.split is None:
+            _check_cuts(node, options, min(header.rows, rows.limit or header.rows), problems)
+
+
+def _column_faults(
+    task: type[Task], mapping: Mapping[str, str | list[str]], present: tuple[str, ...], *, targets: bool
+) -> Iterator[tuple[str | None, str]]:
+    """Yield (the task's column if the recipe maps it, message) for each column that rows of a file lack."""
+    origins = {name: mapping.get(name, name) for name in task.columns}
+    listed = {name: [origin] if isinstance(origin, str) else origin for name, origin in origins.items()}
+    if not {origin for many in listed.values() for origin in many} & set(present):
+        reads, wide = ", ".join(task.columns), present[0] if len(present) == 1 else ""
+        separators = [mark for mark in (";", "\t", "|") if mark in wide]
+        hint = f"; it looks separated by `{separators[0]}`: options: {{sep: '{separators[0]}'}}" if separators else ""
+        yield None, f"no column fits: the task reads {reads}; the rows have {', '.join(present)}{hint}"
+        return
+    for name, column in task.columns.items():
+        needed = name in mapping or (column.required and (targets or not column.target))
+        missing = [origin for origin in listed[name] if origin not in present]
+        if needed and missing:
+            about = f"for the task's `{name}` ({column.description}){nearest(missing[0], present)}"
+            hint = "" if name in mapping else f"; map it: columns: {{{name}: ...}}"
+            message = f"no column `{missing[0]}` {about}; there are {', '.join(present)}{hint}"
+            yield (name if name in mapping else None), message
+
+
+def _check_cuts(node: Node, options: DataOptions, total: int, problems: list[Problem]) -> None:
+    for role in ("evaluate", "calibrate"):
+        cut = getattr(getattr(options, role), "cut", None)
+        if cut is None:
+            continue
+        count = cut if isinstance(cut, int) else round(total * cut)
+        if not 0 < count < total:
+            message = f"cuts {count} of {total} training rows off; some must go and some must stay"
+            problems.append(Problem(_at(node, role, "cut"), f"data.{role}.cut", message))
+        total -= count
+
+
+def _at(node: Node, *keys: str) -> str:
+    """Return the location of the value below these keys, or of the last one that stands there."""
+    for key in keys:
+        below = node.get(key)
+        if below is None:
+            break
+        node = below
+    return node.location
 
 
 def check_roles(
@@ -88,6 +183,8 @@ def check_roles(
         names = ", ".join(f"`{stage}`" for stage in stages)
         verb = "reads" if len(stages) == 1 else "read"
         hint = f"give `data.{role}` a path"
+        if role == "predict":
+            hint += ", or let the stage read other rows: `{role: evaluate}`"
         if role == "evaluate":
             hint += ", or cut it from the training rows: `evaluate: {cut: 0.1}`"
         location = root.location if node is None else node.start

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from topwork.errors import unknown
 from topwork.items import Json
 from topwork.stage import Stage
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
+
+
+#: names that need no look at the list of transformers, which takes a second to import
+USUAL_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adafactor", "sgd", "adagrad", "rmsprop")
 
 
 class Train(Stage):
@@ -76,6 +82,20 @@ class Train(Stage):
 
     def reads(self) -> tuple[str, ...]:
         return ("train",) if self.evaluate_every == "never" else ("train", "calibrate")
+
+    def precheck(self, before: Sequence[Stage]) -> str | None:
+        """Return a problem with the optimizer's name or the precision; None if there is none."""
+        if self.optimizer not in USUAL_OPTIMIZERS:
+            from transformers.training_args import OptimizerNames
+
+            if self.optimizer not in (known := [name.value for name in OptimizerNames]):
+                return str(unknown("optimizer", self.optimizer, known))
+        if self.precision == "fp16":
+            from accelerate import PartialState
+
+            if PartialState().device.type == "cpu":
+                return "`precision: fp16` needs a GPU; say bf16 or float32"
+        return None
 
     def __call__(self, run: Run) -> dict[str, Json]:
         from topwork.training.trainer import train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -56,6 +57,13 @@ class SelectionOptions(Stage):
         """Return the roles whose rows the stage reads."""
         roles = ("calibrate",) if isinstance(self.importance, ScoreOptions) else ()
         return (*roles, "evaluate") if self.compare_random else roles
+
+    def precheck(self, before: Sequence[Stage]) -> str | None:
+        """Return a problem when nothing before the stage scores the attention heads that it needs scores of."""
+        needs = self.importance is None and not self.random and self.heads is None and self.layers is None
+        if needs and not any(stage.name == HeadImportance.name for stage in before):
+            return "nothing scores the attention heads: put head_importance before it, or give `importance`"
+        return None
 
     def choose(self, run: Run, look: Look) -> dict[str, list[int]]:
         """Choose attention heads: original numbers by module path, without those that are masked already.

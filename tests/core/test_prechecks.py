@@ -1,0 +1,161 @@
+"""`topwork validate` names with line and column what would end a run later: from the recipe and headers of files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from topwork import load_plugins
+from topwork.cli import main
+
+PLUGINS = load_plugins()
+ROWS = [{"review": f"word {n}", "stars": "good" if n % 2 else "bad"} for n in range(12)]
+COLUMNS = "columns: {text: review, label: stars}"
+
+
+def csv(folder: Path, name: str, separator: str = ",") -> None:
+    lines = [separator.join(ROWS[0]), *(separator.join(row.values()) for row in ROWS)]
+    (folder / name).write_text("\n".join(lines) + "\n")
+
+
+def jsonl(folder: Path, name: str) -> None:
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+def packed(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS).encode()))
+
+
+def array(folder: Path, name: str) -> None:
+    (folder / name).write_text(json.dumps(ROWS))
+
+
+def parquet(folder: Path, name: str) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+
+    datasets.Dataset.from_list(ROWS).to_parquet(folder / name)
+
+
+FILES = {
+    "rows.csv": csv,
+    "rows.tsv": lambda folder, name: csv(folder, name, "\t"),
+    "rows.jsonl": jsonl,
+    "rows.jsonl.gz": packed,
+    "rows.json": array,
+    "rows.parquet": parquet,
+}
+
+
+@pytest.fixture
+def validate(tmp_path, monkeypatch, capsys):
+    """(exit code, lines of stderr) of `topwork validate` and of `topwork run --dry-run`, which agree."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(data: str, *, base: str = "some/model", stages: str = "[train, evaluate]", task: str = "") -> tuple:
+        text = f"task: {task or 'text-classification'}\nbase: {{model: {base}}}\ndata:\n  {data}\nstages: {stages}\n"
+        (tmp_path / "r.yaml").write_text(text)
+        code = main(["validate", "r.yaml"])
+        lines = capsys.readouterr().err.splitlines()
+        assert main(["run", "r.yaml", "--dry-run"]) == code
+        assert capsys.readouterr().err.splitlines() == lines
+        return code, lines
+
+    return call
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_columns_of_a_local_file_are_known_before_the_run(validate, tmp_path, name) -> None:
+    FILES[name](tmp_path, name)
+    data = f"train: {{path: {name}}}\n  evaluate: {{cut: 0.25}}\n  {COLUMNS}"
+    assert validate(data) == (0, [])
+    code, lines = validate(data.replace("text: review", "text: reviw"))
+    assert (code, len(lines)) == (2, 1)
+    assert lines[0].startswith("r.yaml:6:19: data.columns.text: no column `reviw`") and "`review`?" in lines[0]
+    code, (line,) = validate(data.replace(COLUMNS, "columns: {text: review}"))
+    assert code == 2 and line.startswith("r.yaml:4:17: data.train: no column `label`") and "review, stars" in line
+    code, (line,) = validate(data.replace(COLUMNS, "columns: {}"))
+    assert code == 2 and "no column fits: the task reads text, text_pair, label; the rows have review, stars" in line
+    code, (line,) = validate(data.replace("cut: 0.25", "cut: 12"))
+    assert code == 2 and line.startswith("r.yaml:5:19: data.evaluate.cut: cuts 12 of 12 training rows off")
+
+
+@pytest.mark.parametrize("task", sorted(PLUGINS.tasks))
+def test_no_task_takes_rows_of_which_no_column_fits(validate, tmp_path, task) -> None:
+    """Those whose columns are all optional, too."""
+    (tmp_path / "rows.csv").write_text("title,body\n" + "a,b\n" * 12)
+    bases = ", ".join(f"{role}: x/y" for role in PLUGINS.task(task).roles)
+    (tmp_path / "r.yaml").write_text(
+        f"task: {task}\nbase: {{{bases if len(PLUGINS.task(task).roles) > 1 else 'model: x/y'}}}\n"
+        "data:\n  train: {path: rows.csv}\n  evaluate: {cut: 0.25}\nstages: [train]\n"
+    )
+    assert main(["validate", "r.yaml"]) == 2
+
+
+FAULTS = {
+    "the starter's base": ({"base": "BASE"}, "r.yaml:2:15: base.model: `BASE` is to be filled in"),
+    "the starter's rows": ({"data": "train: {path: ROWS}"}, "r.yaml:4:17: data.train.path: `ROWS` is to be filled in"),
+    "no scores": ({"stages": "[{prune_heads: {count: 1}}]"}, "r.yaml:8:10: stages.prune_heads: nothing scores"),
+    "scores too late": (
+        {"stages": "[{mask_heads: {count: 1}}, head_importance]"},
+        "r.yaml:8:10: stages.mask_heads: nothing scores",
+    ),
+    "optimizer": ({"stages": "[{train: {optimizer: adamm}}]"}, "r.yaml:8:10: stages.train: unknown optimizer `adamm`"),
+    "fp16": ({"stages": "[{train: {precision: fp16}}]"}, "r.yaml:8:10: stages.train: `precision: fp16` needs a GPU"),
+    "split": ({"data": 'train: {path: "sample:rated-words", split: trian}'}, "r.yaml:4:46: data.train.split: "),
+    "all rows": (
+        {"data": f"train: {{path: rows.csv, limit: 4}}\n  evaluate: {{cut: 4}}\n  {COLUMNS}"},
+        "r.yaml:5:19: data.evaluate.cut: cuts 4 of 4",
+    ),
+    "no rows": ({"data": f"train: {{path: empty.csv}}\n  {COLUMNS}"}, "r.yaml:4:17: data.train: the file has no rows"),
+    "semicolons": (
+        {"data": f"train: {{path: odd.csv}}\n  {COLUMNS}"},
+        "looks separated by `;`: options: {sep: ';'}",
+    ),
+}
+RIGHT = {
+    "random heads": {"stages": "[{prune_heads: {count: 1, random: true}}]"},
+    "named heads": {"stages": "[{prune_heads: {heads: {0: [1]}}}]"},
+    "scores in time": {"stages": "[head_importance, {prune_heads: {count: 1}}, {mask_heads: {count: 1}}]"},
+    "an optimizer of transformers": {"stages": "[{train: {optimizer: lion_32bit}}]"},
+    "a separator": {"data": f"train: {{path: odd.csv, options: {{sep: ';'}}}}\n  evaluate: {{cut: 3}}\n  {COLUMNS}"},
+    "a file called BASE": {"base": "./BASE"},
+}
+GOOD = f"train: {{path: rows.csv}}\n  evaluate: {{cut: 0.25}}\n  calibrate: {{cut: 0.25}}\n  {COLUMNS}"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    csv(tmp_path, "rows.csv")
+    csv(tmp_path, "odd.csv", ";")
+    (tmp_path / "empty.csv").write_text("review,stars\n")
+    (tmp_path / "BASE").mkdir()
+    (tmp_path / "BASE" / "config.json").write_text("{}")
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_what_a_run_would_refuse_is_named_before_it(validate, files, tmp_path, kind) -> None:
+    if "starter" in kind:
+        (tmp_path / "BASE" / "config.json").unlink()
+        (tmp_path / "BASE").rmdir()
+    changes, expected = FAULTS[kind]
+    code, lines = validate(changes.get("data", GOOD), **{k: v for k, v in changes.items() if k != "data"})
+    assert code == 2
+    assert any(expected in line for line in lines), lines
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+def test_what_a_run_takes_is_not_refused(validate, files, kind) -> None:
+    changes = RIGHT[kind]
+    assert validate(changes.get("data", GOOD), **{k: v for k, v in changes.items() if k != "data"}) == (0, [])
+
+
+def test_rows_for_the_stage_predict_may_be_those_of_another_role(validate, files) -> None:
+    code, (line,) = validate(GOOD, stages="[predict]")
+    assert code == 2 and "or let the stage read other rows: `{role: evaluate}`" in line
+    assert validate(GOOD, stages="[{predict: {role: evaluate}}]") == (0, [])
