@@ -15,6 +15,7 @@ from torch import nn
 from topwork import AttentionLayer, Batch, Refused, TopworkError, UsageError, map_tensors
 from topwork_lens.capture.capture import Capture
 from topwork_lens.capture.result import Captured
+from topwork_lens.capture.tokens import token_ids
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_now, factors_of, gated, keep_gates, kept_gates
 from topwork_lens.head_slices import require_heads, verify_heads
@@ -118,7 +119,7 @@ class Look:
         *what: str,
         layers: Key | Sequence[Key] | None = None,
         heads: Sequence[int] | Heads | None = None,
-        keys: Sequence[int] | None = None,
+        keys: Any = None,
         places: torch.Tensor | None = None,
         block: int = 32,
         memory: int = 2**31,
@@ -135,7 +136,9 @@ class Look:
                 ([items, queries, heads, width]), "weights_gradient", "hidden" (what each block answers).
             layers: which attention layers; None for all, then attention in any module that is not described is refused.
             heads: which attention heads, by original number; by layer, those layers alone; None for all.
-            keys: positions for "mass".
+            keys: for "mass": positions, [positions] for all rows or [rows, positions]; a mask of booleans, [keys] or
+                [rows, keys]; or one or more of the names "self", "previous", "next" (counted from the query, in
+                self-attention), "special" and "separator" (tokens, as the tokenizer or the config names them).
             places: [positions, d] coordinates for "distance", NaN for a position that stands nowhere.
             block: queries whose weights exist at a time.
             memory: bytes that may be kept.
@@ -160,6 +163,7 @@ class Look:
             wanted: Any = heads if isinstance(heads, Mapping) else {layer.path: heads for layer in chosen}
             by_path = {path: indices for path, (_, indices) in heads_by_layer(standing, wanted).items()}
         options: dict[str, Any] = {"heads": by_path, "keys": keys, "places": places, "block": block, "folder": folder}
+        options["token_ids"] = token_ids(_tokenizer(self.owner), getattr(self.model, "config", None))
         capture = Capture(self.model, chosen, what, memory=memory, device=device, known=standing, **options)
         # Who names layers has left the others out on purpose.
         complete = all_described(self.model, standing) if layers is None else nullcontext()
@@ -354,6 +358,11 @@ def _bare(model: Any) -> nn.Module:
             raise UsageError(
                 f"a {type(model).__name__} is no model", hint="give an nn.Module, or what topwork.build made"
             )
+
+
+def _tokenizer(owner: Any) -> Any:
+    """The tokenizer of an object that has one, or whose task has one."""
+    return getattr(owner, "tokenizer", None) or getattr(getattr(owner, "task", None), "tokenizer", None)
 
 
 def _inputs(batch: Mapping[str, Any] | Batch) -> Mapping[str, Any]:

@@ -134,7 +134,9 @@ def watched(model: Any, inputs: Any, look: Look, paths: list[str]) -> tuple[Any,
             watch = look.capture("weights", "context", layers=chosen, memory=2**33)
             with quiet(model), all_described(model, look.layers), watch as seen:
                 model(**copy.deepcopy(dict(inputs)))
-            return seen, unseen
+            reasons = {path: reason for path, reason in seen.missing("weights").items() if path not in unseen}
+            missing = {path: Refused(reason, place=path, reason="no_weights") for path, reason in reasons.items()}
+            return seen, {**unseen, **missing}
         except Refused as error:
             if error.reason != "no_weights" or error.place not in chosen:
                 raise

@@ -160,13 +160,16 @@ def test_reductions_of_long_inputs_are_those_of_the_full_weights(
     places = torch.randn(full["weights", look.layers[0].path].shape[-1], 2, dtype=torch.float64)
     places[1] = float("nan")
     what = ("entropy", "information", "distance", "mass", "argmax", "max")
-    chosen = Reducer(what, [0, -2, 0], None if somewhere else places)
-    with torch.no_grad(), look.capture(*what, keys=chosen.keys, places=chosen.places) as seen:
+    places = None if somewhere else places
+    with torch.no_grad(), look.capture(*what, keys=[0, -2, 0], places=places) as seen:
         model(**inputs)
     assert {one is None for one in answered} == {name in ("t5", "gemma2")}
     for layer in look.layers:
         weights, good = full["weights", layer.path], full.calls("valid", layer.path)[0]
         allowed = (weights > 1e-35).any(1, keepdim=True)
+        keys = torch.zeros(1, weights.shape[-1], dtype=torch.bool)
+        keys[0, [0, -2]] = True
+        chosen = Reducer(what, chosen=keys, places=places)
         for one, expected in chosen.block(weights, allowed, 0, weights.shape).items():
             if one == "distance" and layer.kind == "cross":
                 continue
@@ -307,8 +310,11 @@ def test_attention_that_cannot_be_seen_is_refused() -> None:
         return attention.proj(attention.qkv(x).chunk(3, -1)[2])
 
     attention.forward = forward
-    with torch.no_grad(), pytest.raises(Refused) as refused, Look(model).capture("entropy"):
+    with torch.no_grad(), Look(model).capture("entropy") as seen:
         model(**batch)
+    assert list(seen.missing("entropy")) == ["blocks.1.attn"]
+    with pytest.raises(Refused) as refused:
+        seen["entropy", 1]
     assert refused.value.reason == "no_weights"
     assert refused.value.place == "blocks.1.attn"
 

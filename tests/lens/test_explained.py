@@ -113,9 +113,15 @@ def test_a_layer_without_a_softmax_is_refused_by_name_and_the_others_are_capture
     model, x = run(OwnAttention(), Linear())
     look = Look(model)
     assert [layer.path for layer in look.layers] == ["0", "1"]
-    with torch.no_grad(), pytest.raises(Refused, match="without a softmax") as refused, look.capture("entropy"):
+    with torch.no_grad(), look.capture("entropy") as seen:
         model(x)
+    assert list(seen("entropy")) == ["0"]
+    assert seen.missing("entropy").keys() == {"1"}
+    with pytest.raises(Refused, match="without a softmax") as refused:
+        seen["entropy", "1"]
     assert (refused.value.reason, refused.value.place) == ("no_weights", "1")
+    with torch.no_grad(), pytest.raises(Refused, match="without a softmax"), look.capture("entropy", layers=["1"]):
+        model(x)
     with torch.no_grad(), look.capture("entropy", layers=["0"]) as seen:
         model(x)
     assert seen["entropy", "0"].shape == (3, 4, 7)

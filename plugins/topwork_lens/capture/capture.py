@@ -18,20 +18,21 @@ from torch import nn
 
 from topwork import AttentionLayer, UsageError, accelerated
 from topwork_lens.capture.arguments import (
-    block_asked,
-    device_asked,
-    heads_asked,
-    keys_asked,
-    names_asked,
+    count_argument,
+    device_argument,
+    heads_argument,
+    names_argument,
     offset_of,
-    places_asked,
-    unfit,
+    places_argument,
+    unfit_for_distance,
 )
 from topwork_lens.capture.attention_call import BLOCK, AttentionCall
 from topwork_lens.capture.fast_reductions import reduced
 from topwork_lens.capture.interception import watching
+from topwork_lens.capture.keys import keys_argument
 from topwork_lens.capture.reductions import Reducer, in_full
 from topwork_lens.capture.result import Captured
+from topwork_lens.capture.tokens import TokenKinds
 from topwork_lens.capture.verification import compare_contexts, other_order, quick_weights, received
 from topwork_lens.layers.context import first_input, module_at, output_projection, split_heads
 from topwork_lens.layers.discovery import blocks
@@ -44,7 +45,15 @@ STATES = ("context", "context_gradient", "weights_gradient", "hidden")
 
 
 class Capture:
-    """The work behind `Look.capture`; see there for the arguments."""
+    """Capture of some layers of a model, behind `Look.capture`; see there for the arguments.
+
+    Args:
+        model: the model.
+        layers: the layers that are watched.
+        what: names of what is captured.
+        known: all layers of the model, where `layers` are fewer.
+        token_ids: ids of special and separator tokens, by those names.
+    """
 
     def __init__(
         self,
@@ -53,33 +62,38 @@ class Capture:
         what: Sequence[str],
         *,
         heads: Mapping[str, Sequence[int]] | None = None,
-        keys: Sequence[int] | None = None,
+        keys: Any = None,
         places: torch.Tensor | None = None,
         block: int = BLOCK,
         memory: int = 2**31,
         device: str | torch.device = "cpu",
         folder: str | Path | None = None,
         known: Sequence[AttentionLayer] | None = None,
+        token_ids: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        self.what = names_asked(what, (*Reducer.KNOWN, *STATES))
+        self.what = names_argument(what, (*Reducer.KNOWN, *STATES))
         if not layers and known:
             raise UsageError("no attention layer is chosen", hint="name some, or leave `layers` out for all")
         if not layers:
             raise refuse("unknown_layout", "no attention layer was found in this model")
-        self.model, self.layers, self.heads = model, layers, heads_asked(heads)
-        reductions = [name for name in what if name in Reducer.KNOWN]
-        self.reducer = Reducer(reductions, keys_asked(keys), places_asked(places))
-        self.size, self.memory, self.device = block_asked(block), memory, device_asked(device)
+        self.model, self.layers, self.heads = model, layers, heads_argument(heads)
+        self.names = [name for name in what if name in Reducer.KNOWN]
+        self.keys, self.places = keys_argument(keys), places_argument(places)
+        if "mass" in what and self.keys is None:
+            raise UsageError("`mass` needs the positions whose share of attention is meant", hint="give keys=[0]")
+        self.tokens = TokenKinds(model, token_ids or {}, () if self.keys is None else self.keys.names)
+        self.size, self.memory = count_argument(block, "block", "queries"), count_argument(memory, "memory", "bytes")
+        self.device = device_argument(device)
         self.kept = 0
         self.scope = Scope()
         self.parts: dict[str, list[torch.Tensor]] = {}
         self.softmaxes: set[str] = set()
         self.seen = Captured(layers, what, None if folder is None else Path(folder), known)
-        self.wants_weights = bool(self.reducer.names) or "weights_gradient" in what
+        self.wants_weights = bool(self.names) or "weights_gradient" in what
 
     @contextmanager
     def run(self) -> Iterator[Captured]:
-        """The block in which the model is watched."""
+        """Watch the model for the time of the block."""
         with ExitStack() as stack:
             stack.enter_context(eager_when_compiled())
             stack.enter_context(self.scope)
@@ -92,6 +106,7 @@ class Capture:
                     module = module_at(self.model, path)
                     stack.callback(module.register_forward_hook(self._hidden(path)).remove)
             if self.wants_weights:
+                stack.enter_context(self.tokens.watched())
                 if not torch.is_grad_enabled():
                     stack.enter_context(accelerated(device_of(self.model)))
                 self.softmaxes = stack.enter_context(watching(self.model, self.layers, self._weights))
@@ -99,17 +114,28 @@ class Capture:
         self._complete()
 
     def _complete(self) -> None:
+        """Note the layers that ran and have no weights; refuse when no layer has any.
+
+        Raises:
+            Refused: reason "no_weights".
+        """
         if not self.wants_weights:
             return
-        for layer in self.layers:
-            if layer.path in self.seen.ran and layer.kept and layer.path not in self.seen.values.get("valid", {}):
-                cause = "this layer mixes positions without a softmax over keys: it has no attention weights"
-                if layer.unseen:
-                    cause = f"attention weights cannot be captured here: {layer.unseen}"
-                elif layer.path in self.softmaxes:
-                    cause = "a softmax ran here, but not in a form that says whose weights are whose"
-                hint = "name the other layers: capture(..., layers=[...]); its context can be captured"
-                raise refuse("no_weights", cause, place=layer.path, hint=hint)
+        valid = self.seen.values.get("valid", {})
+        missing = [layer for layer in self.layers if layer.path in self.seen.ran - valid.keys() and layer.kept]
+        for layer in missing:
+            for name in (*self.names, "weights_gradient"):
+                self.seen.fits(name, layer.path, self._missing(layer))
+        if missing and not valid:
+            hint = "its context can be captured"
+            raise refuse("no_weights", self._missing(missing[0]), place=missing[0].path, hint=hint)
+
+    def _missing(self, layer: AttentionLayer) -> str:
+        if layer.unseen:
+            return f"attention weights cannot be captured here: {layer.unseen}"
+        if layer.path in self.softmaxes:
+            return "a softmax ran here, but not in a form that says whose weights are whose"
+        return "this layer mixes positions without a softmax over keys: it has no attention weights"
 
     # ------------------------------------------------------------------ contexts and hidden states
 
@@ -131,8 +157,11 @@ class Capture:
         return hook
 
     def _explained(self, layer: AttentionLayer, context: torch.Tensor) -> None:
-        """Note how far the weights explain what the output projection gets; refuse when it gets the attention heads'
-        outputs in another order than is described."""
+        """Note how far the weights explain what the output projection receives.
+
+        Raises:
+            Refused: it receives the attention heads' outputs in another order than is described.
+        """
         parts = self.parts.pop(layer.path, None)
         if not parts or not layer.kept:
             return
@@ -170,16 +199,26 @@ class Capture:
         return context
 
     def _reductions(self, call: AttentionCall) -> None:
-        offset = offset_of(call) if "distance" in self.reducer.names else 0
-        reasons = {name: unfit(name, call, self.reducer.keys, self.reducer.places, offset) for name in self.what}
-        reducer = self.reducer.some([name for name in self.reducer.names if reasons[name] is None], offset or 0)
+        placed = "distance" in self.names or (self.keys is not None and self.keys.shifts)
+        offset = offset_of(call) if placed else 0
+        reasons = {name: self._unfit(name, call, offset) for name in self.names}
+        names = [name for name in self.names if reasons[name] is None]
+        options: dict[str, Any] = {"places": self.places, "offset": offset or 0}
+        if "mass" in names and self.keys is not None:
+            options |= {"chosen": self.keys.chosen(call, self.tokens), "shifts": self.keys.shifts}
+        reducer = Reducer(names, **options)
         values = reduced(call, reducer, self.size)
         if values is None:
             values = {name: torch.cat(parts, dim=2) for name, parts in self._blocks(call, reducer).items()}
-        for name in self.reducer.names:
+        for name in self.names:
             self.seen.fits(name, call.layer.path, reasons[name])
             nothing = torch.full(call.shape[:3], float("nan"), device=call.device)
             self._keep(name, call.layer, values.get(name, nothing), axis=1)
+
+    def _unfit(self, name: str, call: AttentionCall, offset: int | None) -> str | None:
+        if name == "distance":
+            return unfit_for_distance(call, self.places, offset)
+        return self.keys.unfit(call, offset, self.tokens) if name == "mass" and self.keys is not None else None
 
     def _blocks(self, call: AttentionCall, reducer: Reducer) -> dict[str, list[torch.Tensor]]:
         queries = call.shape[2]

@@ -54,8 +54,10 @@ def _fits(call: AttentionCall, reducer: Reducer) -> bool:
     formula = call.formula
     if formula is None or call.projected is None or call.values is None or call.dropped or not reducer.names:
         return False
-    if not set(reducer.names) <= NAMES or any(
-        state.dtype != torch.float32 or state.device.type != "cpu" for state in (formula.query, formula.key)
+    if (
+        not set(reducer.names) <= NAMES
+        or reducer.shifts
+        or any(state.dtype != torch.float32 or state.device.type != "cpu" for state in (formula.query, formula.key))
     ):
         return False
     items, heads, queries, keys = call.shape
@@ -103,10 +105,10 @@ class _Sums:
         self.sums |= {"somewhere": torch.zeros(call.shape[:3]), "count": torch.full(call.shape[:3], float(keys))}
         self.sums["argmax"] = torch.zeros(call.shape[:3], dtype=torch.long)
         self.out = {name: sums.flatten(0, 1).unbind() for name, sums in self.sums.items()}
-        self.chosen = torch.zeros(keys)
-        if "mass" in self.names:
-            positions = [position % keys for position in reducer.keys or ()]
-            self.chosen.index_add_(0, torch.tensor(positions, dtype=torch.long), torch.ones(len(positions)))
+        chosen = torch.zeros(1, keys) if reducer.chosen is None else reducer.chosen.float()
+        #: [keys] for each item
+        self.chosen = chosen.expand(items, keys).unbind()
+        self.heads = heads
         self.product = _product()
 
     def run(self) -> None:
@@ -164,7 +166,7 @@ class _Sums:
         if "argmax" in self.names:
             torch.argmax(scores, -1, out=out["argmax"]).add_(keys.start)
         if "mass" in self.names:
-            torch.mv(powers, self.chosen[keys], out=out["chosen"])
+            torch.mv(powers, self.chosen[index // self.heads][keys], out=out["chosen"])
         if {"entropy", "information"} & self.names:
             torch.sum(scores.mul_(powers), -1, out=out["scores"])
         if between is not None:

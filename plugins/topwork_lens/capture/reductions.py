@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from topwork import UsageError
-
 Reduction = Callable[[torch.Tensor, torch.Tensor | None, int], torch.Tensor]
 
 
@@ -45,9 +43,16 @@ def distance(weights: torch.Tensor, places: torch.Tensor, queries: torch.Tensor)
     return mean.masked_fill(queries.isnan().any(-1), float("nan"))
 
 
-def mass(weights: torch.Tensor, keys: Sequence[int]) -> torch.Tensor:
-    """The share of attention that goes to the chosen keys."""
-    return weights[..., list(keys)].sum(-1)
+def mass(weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Return the share of attention that goes to the chosen keys.
+
+    Args:
+        weights: [items, heads, queries, keys].
+        chosen: [items or 1, keys], or [items or 1, queries, keys], booleans.
+    """
+    if chosen.dim() == 2:
+        return (weights @ chosen[:, None, :, None].to(weights)).squeeze(-1)
+    return (weights * chosen[:, None].to(weights)).sum(-1)
 
 
 def quantised(weights: torch.Tensor) -> torch.Tensor:
@@ -66,7 +71,8 @@ class Reducer:
     Args:
         names: any of "entropy", "information", "distance", "mass", "argmax", "max", "mean", "weights",
             "quantised".
-        keys: positions for "mass".
+        chosen: [items or 1, keys] booleans, the keys for "mass".
+        shifts: further keys for "mass": positions counted from the query.
         places: [positions, d] coordinates for "distance"; by default positions count 0, 1, 2 ...
         offset: the position of the first query among the keys.
     """
@@ -74,15 +80,16 @@ class Reducer:
     KNOWN = ("entropy", "information", "distance", "mass", "argmax", "max", "mean", "weights", "quantised")
 
     def __init__(
-        self, names: Sequence[str], keys: Sequence[int] | None, places: torch.Tensor | None, offset: int = 0
+        self,
+        names: Sequence[str],
+        *,
+        chosen: torch.Tensor | None = None,
+        shifts: Sequence[int] = (),
+        places: torch.Tensor | None = None,
+        offset: int = 0,
     ) -> None:
-        if "mass" in names and keys is None:
-            raise UsageError("`mass` needs the positions whose share of attention is asked for", hint="give keys=[0]")
-        self.names, self.keys, self.places, self.offset = tuple(names), keys, places, offset
-
-    def some(self, names: Sequence[str], offset: int) -> Reducer:
-        """Some of the reductions, for queries that stand there."""
-        return Reducer(names, self.keys, self.places, offset)
+        self.names, self.chosen, self.shifts = tuple(names), chosen, tuple(shifts)
+        self.places, self.offset = places, offset
 
     def block(
         self, weights: torch.Tensor, allowed: torch.Tensor | None, start: int, shape: tuple[int, int, int, int]
@@ -98,7 +105,7 @@ class Reducer:
             elif name == "distance":
                 reduced[name] = self._distance(weights, start, shape)
             elif name == "mass":
-                reduced[name] = mass(weights, self.keys or ())
+                reduced[name] = mass(weights, self._chosen(weights, start))
             elif name == "argmax":
                 reduced[name] = weights.argmax(-1)
             elif name == "max":
@@ -108,6 +115,17 @@ class Reducer:
             elif name == "quantised":
                 reduced[name] = quantised(weights)
         return reduced
+
+    def _chosen(self, weights: torch.Tensor, start: int) -> torch.Tensor:
+        queries, keys = weights.shape[-2:]
+        chosen = torch.zeros(1, keys, dtype=torch.bool) if self.chosen is None else self.chosen
+        chosen = chosen.to(weights.device)
+        if not self.shifts:
+            return chosen
+        rows = torch.arange(start, start + queries, device=chosen.device)[:, None] + self.offset
+        positions = torch.arange(keys, device=chosen.device)[None]
+        for_query = [positions == rows + shift for shift in self.shifts]
+        return torch.stack(for_query).any(0) | chosen[:, None]
 
     def _distance(self, weights: torch.Tensor, start: int, shape: tuple[int, int, int, int]) -> torch.Tensor:
         chosen, places = self._coordinates(start, start + weights.shape[2], shape)

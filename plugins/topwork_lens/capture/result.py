@@ -120,15 +120,19 @@ class Captured:
             raise unknown("capture", what, self.what)
         path = self._path(what, layer)
         values = self.values.get(what, {}).get(path)
+        meaningless = self.reasons.get((what, path))
+        if meaningless is not None:
+            raise refuse("no_weights", f"no {what} here: {meaningless}", place=path)
         if values is None:
             reason = "no_gradient" if what.endswith("_gradient") else "not_run"
             cause = f"no {what} was seen"
             hint = "call backward inside the block" if reason == "no_gradient" else "run the model inside the block"
             raise refuse(reason, cause, place=path, hint=hint)
-        meaningless = self.reasons.get((what, path))
-        if meaningless is not None:
-            raise refuse("no_weights", f"no {what} here: {meaningless}", place=path)
         return values
+
+    def missing(self, what: str) -> dict[str, str]:
+        """Return why layers that ran have no `what`, by path: they have no weights, or it has no meaning there."""
+        return {path: reason for (name, path), reason in self.reasons.items() if name == what and reason is not None}
 
     def _path(self, what: str, layer: Key) -> str:
         around = self.values.get("hidden", {}) if what == "hidden" else {}
