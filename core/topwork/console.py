@@ -49,7 +49,7 @@ class Console:
 
     def note(self, text: str) -> None:
         """Write a line to the log alone."""
-        if self.log is not None:
+        if self.log is not None and self.log.parent.is_dir():  # the run notices itself that its folder was removed
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
@@ -96,7 +96,7 @@ class Console:
         kept = [list(map(str, line)) for line in lines]
         for line in kept:
             table.add_row(*line)
-        if self.log is not None:
+        if self.log is not None and self.log.parent.is_dir():  # the run notices itself that its folder was removed
             with self.log.open("a", encoding="utf-8") as file:
                 file.writelines("  ".join(line) + "\n" for line in kept)
         if not self.quiet:

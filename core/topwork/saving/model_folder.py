@@ -21,7 +21,7 @@ from topwork.saving.alterations import alterations
 from topwork.saving.manifest import MANIFEST, PLAIN_WEIGHTS, WEIGHTS, manifest, read_manifest, saved_by, task_of
 from topwork.saving.model_card import model_card
 from topwork.saving.verification import silenced, unloadable, verify_losses, verify_model
-from topwork.saving.weights import check_file, check_numbers, describe_file, load_weights, save_weights
+from topwork.saving.weights import check_file, check_numbers, check_tensors, describe_file, load_weights, save_weights
 from topwork.task import State
 from topwork.task_model import graft
 
@@ -68,6 +68,7 @@ def save_folder(
             missing, and nothing is left.
     """
     writable(folder)
+    check_tensors(work.model.state_dict())
     work.plugins.hook.model_saving(model=work.model)
     with write_whole(folder) as temporary:
         temporary.mkdir()

@@ -32,10 +32,24 @@ def save_weights(model: nn.Module, file: Path, state: Mapping[str, Any] | None =
     Raises:
         CheckpointError: an entry of the state dict is no plain tensor, as in quantised modules.
     """
-    import torch
     from safetensors.torch import save_file
 
     state = model.state_dict() if state is None else state
+    check_tensors(state)
+    tensors, aliases = distinct(state)
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(whole, file, metadata={"format": "pt", "producer": "topwork"})
+    return aliases
+
+
+def check_tensors(state: Mapping[str, Any]) -> None:
+    """Refuse a state dict that a safetensors file cannot hold.
+
+    Raises:
+        CheckpointError: names an entry that is no plain tensor, as in quantised and sparse modules.
+    """
+    import torch
+
     for name, tensor in state.items():
         if not isinstance(tensor, torch.Tensor) or tensor.is_quantized or tensor.layout != torch.strided:
             raise CheckpointError(
@@ -43,10 +57,6 @@ def save_weights(model: nn.Module, file: Path, state: Mapping[str, Any] | None =
                 code="no_tensor",
                 hint="save the model before it is quantised, and quantise what was loaded",
             )
-    tensors, aliases = distinct(state)
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(whole, file, metadata={"format": "pt", "producer": "topwork"})
-    return aliases
 
 
 def distinct(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
