@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from topwork.base import Base
+from topwork.base import Base, BaseOptions
 from topwork.deprecation import warn_renamed
 from topwork.errors import TopworkError
 from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, RowsView, Units, brief
@@ -147,6 +147,21 @@ class Task(ABC):
     def nearest_roles(cls, names: Collection[str]) -> tuple[str, ...]:
         """Of `roles` and `alternatives` the set that shares the most names with these; `roles` when none shares any."""
         return max((cls.roles, *cls.alternatives), key=lambda roles: len(set(roles) & set(names)))
+
+    @classmethod
+    def recipe_problems(
+        cls, options: Any, bases: Mapping[str, BaseOptions], columns: Collection[str], stages: Sequence[str]
+    ) -> Sequence[tuple[str, str]]:
+        """Return what cannot work together in a recipe, while nothing is loaded yet. Default: nothing.
+
+        Args:
+            columns: the task's columns that the recipe maps.
+            stages: names of the recipe's stages.
+
+        Returns:
+            (path of the key, message) of each problem, such as ("stages.prune_heads", "...").
+        """
+        return ()
 
     # ------------------------------------------------------------------ once, before the run
 

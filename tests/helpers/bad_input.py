@@ -33,15 +33,12 @@ class Form:
     Args:
         rows: makes them of the task's example rows.
         options: of the task. config: of the model, instead of the usual one.
-        ready: prepares the task that was built. saved: only a folder is a base that knows such rows.
     """
 
     name: str = ""
     rows: Callable[[list[Row]], list[Row]] = list
     options: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] | None = None
-    ready: Callable[[Any], None] = lambda task: None
-    saved: bool = False
 
 
 PLAIN = Form()

@@ -181,15 +181,11 @@ def _as_translations(rows: list[Row]) -> list[Row]:
     return [{"translation": {"en": row["source"], "de": row["target"]}} for row in rows]
 
 
-def _chat(task: Any) -> None:
-    task.tokenizer.chat_template = CHAT
-
-
 _SPANS = Form("spans", _as_spans)
 #: forms in which a task's rows have a column that its example rows have not
 FORMS = {
     ("text-generation", "text"): Form("text", _as_texts),
-    ("text-generation", "messages"): Form("messages", _as_messages, ready=_chat, saved=True),
+    ("text-generation", "messages"): Form("messages", _as_messages, {"chat_template": CHAT}),
     ("token-classification", "text"): _SPANS,
     ("token-classification", "spans"): _SPANS,
     ("translation", "translation"): Form(

@@ -42,6 +42,9 @@ def _base(task: type[Task], base: str) -> Iterator[str]:
     comment = "  # a Hub id, a local folder, or timm/<name>"
     if len(task.roles) == 1:
         yield f"base: {{model: {_word(base)}}}{comment}"
+        for roles in task.alternatives:
+            entries = ", ".join(f"{role}: {{model: {_word(base)}}}" for role in roles)
+            yield f"# base: {{{entries}}}  # instead: {len(roles)} bases"
         return
     yield "base:"
     for role in task.roles:

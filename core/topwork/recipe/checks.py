@@ -40,7 +40,8 @@ class RecipeChecker:
         """
         for key, node in self.root.value.items():
             if key not in KEYS:
-                self._fault(node.start, str(key), unknown_key(key, KEYS))
+                several = "; several are written `base: {encoder: ..., decoder: ...}`" if key == "bases" else ""
+                self._fault(node.start, str(key), unknown_key(key, KEYS) + several)
         task, options = self._task()
         bases = self._bases(task)
         stages = self._stages()
@@ -50,6 +51,11 @@ class RecipeChecker:
         seed = self._seed()
         name, description = self._name(), self._plain("description", str, "text", None)
         if self.problems or task is None or options is None or data is None:
+            return None
+        names = [stage.name for stage in stages]
+        for path, message in task.recipe_problems(options, bases, data.columns, names):
+            self._fault(self._location(path), path, message)
+        if self.problems:
             return None
         return {
             "task_class": task,
@@ -61,6 +67,17 @@ class RecipeChecker:
             "name": name,
             "description": description,
         }
+
+    def _location(self, path: str) -> str:
+        """Return the location of the deepest node on a path of keys; stages go by their names."""
+        node = self.root
+        for key in path.split("."):
+            entries = node.value if isinstance(node.value, list) else []
+            child = next((entry for entry in entries if stage_name(entry) == key), None) or node.get(key)
+            if child is None:
+                break
+            node = child
+        return node.start
 
     def _fault(self, location: str, path: str, message: str) -> None:
         self.problems.append(Problem(location, path, message))

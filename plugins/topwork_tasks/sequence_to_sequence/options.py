@@ -34,8 +34,12 @@ class Seq2SeqOptions(TaskOptions):
         "positions",
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over the vocabulary")
-    share: bool = Field(False, description="bases `encoder` and `decoder`: one copy of the weights that both have")
-    bert_generation: bool = Field(False, description="bases `encoder` and `decoder`: BERT as BertGeneration")
+    share: bool = Field(
+        False, description="with `base: {encoder: ..., decoder: ...}`: one copy of the weights that both have"
+    )
+    bert_generation: bool = Field(
+        False, description="with `base: {encoder: ..., decoder: ...}`: BERT as BertGeneration"
+    )
     source_language: str | None = Field(None, description="code of the source, as the tokenizer or the data write it")
     target_language: str | None = Field(None, description="code of the target; forced where the model wants it")
     generation: Seq2SeqGeneration = Field(

@@ -23,10 +23,10 @@ The bases decide the form of the model:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from topwork import Base, Batch, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
+from topwork import Base, BaseOptions, Batch, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.metrics import TextMetric, rouge_l
 from topwork_tasks.sequence_to_sequence import generation, tokens
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 AUTO = "AutoModelForSeq2SeqLM"
+#: stages that remove attention heads
+_PRUNING = ("prune_heads", "prune_schedule")
 
 
 class SequenceToSequence(Task):
@@ -69,6 +71,17 @@ class SequenceToSequence(Task):
         return text.text_of(row, index, name)
 
     # ------------------------------------------------------------------ once
+
+    @classmethod
+    def recipe_problems(
+        cls, options: Any, bases: Mapping[str, BaseOptions], columns: Collection[str], stages: Sequence[str]
+    ) -> Sequence[tuple[str, str]]:
+        pruning = [name for name in stages if name in _PRUNING] if options.share else []
+        message = (
+            "encoder and decoder share their weights (`share: true`): attention heads of one side cannot be removed "
+            "without the other's; mask them (`mask_heads`), or leave out `share`"
+        )
+        return [(f"stages.{name}", message) for name in dict.fromkeys(pruning)]
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: Seq2SeqOptions) -> State:

@@ -34,7 +34,7 @@ def form_of_bases(bases: Mapping[str, Base]) -> Form:
     raise UsageError(
         f"`{base.config.model_type}` is an encoder: it generates nothing",
         place="base",
-        hint="give a sequence-to-sequence model, a decoder, or two bases: {encoder: ..., decoder: ...}",
+        hint="give a sequence-to-sequence model, a decoder, or two bases: `base: {encoder: ..., decoder: ...}`",
     )
 
 
@@ -54,7 +54,10 @@ def learn_tokenizers(bases: Mapping[str, Base], texts: Callable[..., Any], optio
     """
     form = form_of_bases(bases)
     if options.share and form != "pair" and not is_shared(next(iter(bases.values())).config):
-        raise UsageError("`share` is for the bases `encoder` and `decoder`", hint="leave it out")
+        raise UsageError(
+            "`share` is for two bases, `encoder` and `decoder`",
+            hint="write `base: {encoder: ..., decoder: ...}`, or leave it out",
+        )
     two = _two_tokenizers(bases["base"]) if form == "seq2seq" else None
     if two is not None:
         return State({"token_changes": {"base": {}}, "generation": None}, two)

@@ -13,6 +13,8 @@ from typing import Any
 from topwork import DataError, Row, UsageError
 from topwork_tasks._text.inputs import column_texts, text_of
 
+TEMPLATE_HINT = "set the task's option `chat_template`, give prompt and completion, or take a base with a chat template"
+
 
 @dataclass(frozen=True)
 class EncodedRow:
@@ -29,6 +31,16 @@ class EncodedRow:
     labels: list[int]
     prompt: list[int]
     ended: int = 0
+
+
+def check_template(tokenizer: Any) -> None:
+    """Refuse a tokenizer without a chat template.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if tokenizer.chat_template is None:
+        raise UsageError("the tokenizer has no chat template, and rows have `messages`", hint=TEMPLATE_HINT)
 
 
 def is_plain(row: Row) -> bool:
@@ -95,11 +107,7 @@ def _encode_pair(tokenizer: Any, row: Row, index: int, targets: bool) -> Encoded
 
 
 def _encode_chat(tokenizer: Any, row: Row, index: int, targets: bool) -> EncodedRow:
-    if tokenizer.chat_template is None:
-        raise UsageError(
-            "the tokenizer has no chat template, and rows have `messages`",
-            hint="set the task's option `chat_template`, give prompt and completion, or take a base with a template",
-        )
+    check_template(tokenizer)
     messages = row["messages"]
     if not is_well_formed(row):
         raise DataError("is no chat", row=index, column="messages", hint='write [{"role": ..., "content": ...}, ...]')

@@ -9,10 +9,25 @@ unless `return_full_text: false`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import Base, Batch, Column, Item, Metric, Mode, Picture, Row, State, Task, Units, UsageError, hookimpl
+from topwork import (
+    Base,
+    BaseOptions,
+    Batch,
+    Column,
+    Item,
+    Metric,
+    Mode,
+    Picture,
+    Row,
+    State,
+    Task,
+    Units,
+    UsageError,
+    hookimpl,
+)
 from topwork_tasks._text import generation
 from topwork_tasks._text import inputs as text
 from topwork_tasks.text_generation import prompts
@@ -44,6 +59,16 @@ class TextGeneration(Task):
     cost_unit = "tokens"
 
     @classmethod
+    def recipe_problems(
+        cls, options: Any, bases: Mapping[str, BaseOptions], columns: Collection[str], stages: Sequence[str]
+    ) -> Sequence[tuple[str, str]]:
+        base = bases.get("base")
+        has_template = options.chat_template is not None or base is None or base.config is None or base.processor
+        if "messages" in columns and not has_template:
+            return [("data.columns.messages", f"a base from a config has no chat template: {prompts.TEMPLATE_HINT}")]
+        return ()
+
+    @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: TextGenerationOptions) -> State:
         base = bases["base"]
         tokenizer, changes = text.find_tokenizer(base, prompts.row_texts(rows), options.tokenizer, template=False)
@@ -52,6 +77,8 @@ class TextGeneration(Task):
         if getattr(base.config, "is_decoder", None) is False:
             changes["is_decoder"] = True  # bert and its like would see the tokens that they are to predict
         first: Row = next(iter(rows), {}) if rows is not None else {}
+        if first.get("messages") is not None:
+            prompts.check_template(tokenizer)
         compare = not prompts.is_plain(first)
         return State({"token_changes": changes, "compare": compare}, {"tokenizer": tokenizer})
 
