@@ -56,7 +56,7 @@ def read(folder, **more):
 
 def test_voc_folders_are_rows(voc, plugins) -> None:
     rows = read(voc, split="trainval")
-    assert rows.column_names == ["image", "image_id", "objects"]
+    assert rows.column_names == ["image", "image_id", "objects", "annotated_size"]
     assert rows.features["objects"]["category"].feature.names == ["cat", "dog"]
     first, second = rows
     # pixels are counted from 1, and the last one belongs to the box

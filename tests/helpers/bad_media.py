@@ -34,8 +34,15 @@ def pictures(task: type[Task], column: str, form: Form) -> Iterator[Fault]:
         "of floats": numpy.zeros((32, 32, 3), numpy.float32),
     }
     yield from named(column, values)
-    for name, mode in {"grey": "L", "palette": "P", "transparent": "RGBA", "16-bit": "I;16", "CMYK": "CMYK"}.items():
+    for name, mode in {"grey": "L", "palette": "P", "transparent": "RGBA", "CMYK": "CMYK"}.items():
         yield from named(column, {name: lambda row, mode=mode: _in_mode(row[column], mode)})
+    values = {
+        "16-bit": lambda row: _in_mode(row[column], "I;16"),
+        "of channels first": numpy.zeros((3, 32, 40), numpy.uint8),
+    }
+    yield from named(column, values)
+    wide = Form("range", form.rows, {**form.options, "pixel_range": [0, 65535]}, form.config, form.ready, form.saved)
+    yield from named(column, {"16-bit with `pixel_range`": lambda row: _in_mode(row[column], "I;16")}, wide)
     if "label" in task.columns:
         yield from named(column, {"turned by EXIF": lambda row: _turned(row[column])})
     yield from named(
@@ -74,6 +81,12 @@ def _cut(row: Row, size: tuple[int, int]) -> Cells:
     if "objects" in row:
         made["objects"] = {"bbox": [], "category": []}
     return made
+
+
+def annotated_sizes(task: type[Task], column: str, form: Form) -> Iterator[Fault]:
+    yield from named(
+        column, {"of another image": [7, 9], "a text": "wide", "a number": 3, "a list of texts": ["a", "b"]}
+    )
 
 
 # ---------------------------------------------------------------- sound
@@ -259,6 +272,7 @@ FORMS = {
 }
 FAULTS = {
     "image": pictures,
+    "annotated_size": annotated_sizes,
     "audio": sounds,
     "depth": depths,
     "mask": masks,

@@ -105,5 +105,5 @@ def test_pruned_heads_that_follow_the_sound_are_not_mistaken_for_others(folder, 
     assert again == work.predict(ROWS[:1])
     assert "chunks" in before[0]
     work.look().prune_heads({"model.decoder.layers.0.encoder_attn": [0]})
-    with pytest.raises(UsageError, match="attention heads of decoder layer 0 that hear were pruned"):
+    with pytest.raises(UsageError, match="attention heads of decoder layer 0 were pruned"):
         work.predict(ROWS[:1])

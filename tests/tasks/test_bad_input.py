@@ -170,8 +170,8 @@ class Given:
 
 
 PLUGINS = topwork.load_plugins(extra=[Given()])
-#: faults that are none to a task that learns its labels and letters from these rows
-LEARNED = {"a number that is no label", "a letter outside the vocabulary"}
+#: faults that are none to a task that learns its labels, letters and range of pixels from these rows
+LEARNED = {"a number that is no label", "a letter outside the vocabulary", "16-bit", "of floats"}
 FORMS = [(name, form) for name, found in FAULTS.items() for form in sorted({fault.form.name for fault in found})]
 
 

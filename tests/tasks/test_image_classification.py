@@ -242,7 +242,7 @@ def test_bad_images_name_row_and_column(kind) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK", "LA", "I;16"])
 def test_every_kind_of_picture_is_converted(mode) -> None:
-    task, model, _ = make()
+    task, model, _ = make(pixel_range=(0, 65535))
     image = Image.effect_noise((20, 12), 50)
     image = image.point(lambda value: value * 256).convert("I;16") if mode == "I;16" else image.convert(mode)
     assert len(predictions(task, model, [{"image": image}])[0]) == 3

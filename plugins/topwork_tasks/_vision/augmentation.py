@@ -1,88 +1,108 @@
-"""Random changes of training images by torchvision's v2: images alone, with boxes, with label maps, with depth maps.
+"""Random changes of training images by torchvision's v2, with the boxes or maps on them.
 
-Random draws come from torch's global generator: see `seeding_torch` and `row_seed`.
+Entry points: `augment_parts` and `make_augmentation`; then `augment_boxes` or `augment_map` for one draw. Random draws
+come from torch's global generator: see `seeding_torch` and `row_seed`.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from topwork import UsageError
 from topwork_tasks._vision.boxes import Objects
 
 if TYPE_CHECKING:
     import numpy
     from PIL.Image import Image
 
-Augment = Literal["none", "light", "standard", "strong"]
-AUGMENT_HELP = (
-    "light: small shifts, zooms and changes of brightness; standard: random crops and mirror images too; "
-    "strong: TrivialAugment on top (Mueller and Hutter 2021, arXiv 2103.10158)"
+Part = Literal[
+    "shift", "zoom", "rotate", "crop", "mirror", "brightness", "contrast", "saturation", "distort", "trivial"
+]
+Augment = Literal["none", "light", "standard", "strong"] | list[Part]
+#: parts of the names, for images alone; with labels of pixels; with boxes and with depth, whose shapes must not turn
+_LIGHT: tuple[Part, ...] = ("shift", "zoom", "rotate")
+_STANDARD: tuple[Part, ...] = ("crop", "mirror", "brightness", "contrast", "saturation")
+IMAGE_PARTS = {"light": _LIGHT, "standard": _STANDARD, "strong": (*_STANDARD, "trivial")}
+MAP_PARTS = {"light": _LIGHT, "standard": _STANDARD, "strong": (*_STANDARD, *_LIGHT, "distort")}
+BOX_PARTS = {"light": ("shift", "zoom"), "standard": _STANDARD, "strong": (*_STANDARD, "distort")}
+DEPTH_PARTS = {
+    "light": ("mirror",),
+    "standard": ("mirror", "crop", "brightness", "contrast"),
+    "strong": ("mirror", "crop", "brightness", "contrast", "distort"),
+}
+_PARTS_HELP = (
+    "shift: by up to 8 %; zoom: by up to 10 %; rotate: by up to 8 degrees; crop: a random part, resized; mirror: left "
+    "and right; brightness, contrast, saturation: by up to 30 %; distort: random colours; trivial: TrivialAugment "
+    "(Mueller and Hutter 2021, arXiv 2103.10158). What lies outside the image gets its mean colour"
 )
 
 
-def image_augmentation(kind: Augment, height: int, width: int, boxes: bool = False) -> Any:
-    """Make a transform of PIL images, with `boxes` also of the boxes on them; None for "none".
+def augment_help(parts: Mapping[str, Sequence[str]]) -> str:
+    """Return the description of an option `augment` whose names stand for these parts."""
+    names = "; ".join(f"{name}: {', '.join(entries)}" for name, entries in parts.items())
+    return f"random changes of training images. {names}; or a list of parts. {_PARTS_HELP}"
+
+
+def augment_parts(augment: Augment, parts: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the parts of an option `augment`.
+
+    Raises:
+        UsageError: a part that the task does not have.
+    """
+    if isinstance(augment, str):
+        return tuple(parts.get(augment, ()))
+    known = {part for entries in parts.values() for part in entries}
+    if unfit := [part for part in augment if part not in known]:
+        raise UsageError(
+            f"`{unfit[0]}` is no part of this task's augmentation",
+            place="task.augment",
+            hint=f"its parts are {', '.join(sorted(known))}",
+        )
+    return tuple(augment)
+
+
+def make_augmentation(
+    parts: Collection[str],
+    height: int,
+    width: int,
+    colour: Sequence[int],
+    kind: Literal["image", "boxes", "map"] = "image",
+    map_fill: float = 0,
+    crop: float = 0.35,
+) -> Any:
+    """Make a transform of PIL images, and of the boxes or maps on them; None without parts.
 
     Args:
+        parts: see `augment_help`.
         height, width: of a crop, in pixels.
+        colour: of the pixels outside the image, a number for each channel.
+        map_fill: value of a map outside the image.
+        crop: least share of the image in a crop.
     """
-    if kind == "none":
-        return None
-    from torchvision.transforms import v2
-
-    light: list[Any] = [
-        v2.RandomAffine(0 if boxes else 8, translate=(0.08, 0.08), scale=(0.9, 1.1)),
-        v2.ColorJitter(brightness=0.2, contrast=0.2),
-    ]
-    if kind == "light":
-        return v2.Compose(light)
-    crop = v2.RandomIoUCrop() if boxes else v2.RandomResizedCrop((height, width), scale=(0.35, 1.0), antialias=True)
-    standard = [crop, v2.RandomHorizontalFlip(), v2.ColorJitter(0.3, 0.3, 0.3)]
-    if kind == "strong":
-        standard.insert(2, v2.RandomPhotometricDistort() if boxes else v2.TrivialAugmentWide())
-    return v2.Compose(standard)
-
-
-def label_map_augmentation(kind: Augment, height: int, width: int, fill: float) -> Any:
-    """Make a transform of (PIL image, tv_tensors.Mask); None for "none".
-
-    Args:
-        height, width: of a crop, in pixels.
-        fill: value of the map outside the image.
-    """
-    if kind == "none":
+    if not parts:
         return None
     from torchvision import tv_tensors
     from torchvision.transforms import v2
 
-    fills = {tv_tensors.Mask: fill, "others": 0}
-    shift: Any = v2.RandomAffine(8, translate=(0.08, 0.08), scale=(0.9, 1.1), fill=fills)
-    if kind == "light":
-        return v2.Compose([shift, v2.ColorJitter(brightness=0.2, contrast=0.2)])
-    steps: list[Any] = [
-        v2.RandomResizedCrop((height, width), scale=(0.35, 1.0), antialias=True),
-        v2.RandomHorizontalFlip(),
-        v2.ColorJitter(0.3, 0.3, 0.3),
-    ]
-    if kind == "strong":
-        steps += [shift, v2.RandomPhotometricDistort()]
-    return v2.Compose(steps)
-
-
-def depth_augmentation(kind: Augment, height: int, width: int) -> Any:
-    """Make a transform of (PIL image, tv_tensors.Mask) for depth: mirror images and colours, from "standard" on crops,
-    with "strong" stronger colours; None for "none". Nothing is rotated: the ground stays below."""
-    if kind == "none":
-        return None
-    from torchvision.transforms import v2
-
-    steps: list[Any] = [v2.RandomHorizontalFlip(), v2.ColorJitter(brightness=0.2, contrast=0.2)]
-    if kind != "light":
-        steps.insert(0, v2.RandomResizedCrop((height, width), scale=(0.6, 1.0), antialias=True))
-    if kind == "strong":
+    fill: dict[Any, Any] = {tv_tensors.Mask: map_fill, "others": list(colour)}
+    steps: list[Any] = []
+    if "crop" in parts:
+        resized = v2.RandomResizedCrop((height, width), scale=(crop, 1.0), antialias=True)
+        steps.append(v2.RandomIoUCrop() if kind == "boxes" else resized)
+    if "mirror" in parts:
+        steps.append(v2.RandomHorizontalFlip())
+    if "trivial" in parts:
+        steps.append(v2.TrivialAugmentWide(fill=fill))
+    colours = {name: 0.3 for name in ("brightness", "contrast", "saturation") if name in parts}
+    if colours:
+        steps.append(v2.ColorJitter(**colours))
+    if {"shift", "zoom", "rotate"} & set(parts):
+        shift, zoom = (0.08, 0.08) if "shift" in parts else None, (0.9, 1.1) if "zoom" in parts else None
+        steps.append(v2.RandomAffine(8 if "rotate" in parts else 0, translate=shift, scale=zoom, fill=fill))
+    if "distort" in parts:
         steps.append(v2.RandomPhotometricDistort())
     return v2.Compose(steps)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import DataError, Item
+from topwork import Batch, DataError, Item, map_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -93,3 +93,14 @@ def pad_map(values: torch.Tensor, height: int, width: int, fill: int) -> torch.T
     canvas = values.new_full((*values.shape[:-2], height, width), fill)
     canvas[..., : values.shape[-2], : values.shape[-1]] = values
     return canvas
+
+
+def model_tensors(batch: Batch, model: Any, *without: str) -> dict[str, Any]:
+    """Return the inputs of a batch except those named in `without`, floats in the model's dtype."""
+    import torch
+
+    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+    chosen = {name: value for name, value in batch.inputs.items() if name not in without}
+    if dtype == torch.float32:
+        return chosen
+    return map_tensors(chosen, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)

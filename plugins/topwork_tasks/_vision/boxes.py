@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork import DataError, Row
+from topwork_tasks._vision.frames import frame_orientation, frame_size
+from topwork_tasks._vision.headers import size_of
+from topwork_tasks._vision.images import turn_boxes
 
 if TYPE_CHECKING:
     import numpy
@@ -23,6 +26,8 @@ BOX_FORMAT_HELP = (
     "coco: x, y, width, height in pixels; voc: xmin, ymin, xmax, ymax in pixels; yolo: centre x, centre y, width, "
     "height in shares of the image; albumentations: xmin, ymin, xmax, ymax in shares"
 )
+#: pixels by which a box may leave its image by rounding
+_ROUNDING = 0.01
 _BOXES = ("bbox", "bboxes", "boxes", "box")
 _CROWD = ("iscrowd", "crowd")
 _CATEGORIES = ("category", "categories", "label", "labels", "category_id")
@@ -43,6 +48,13 @@ class Objects:
     categories: list[Any]
     crowd: numpy.ndarray
     areas: numpy.ndarray
+
+    def resized(self, size: tuple[int, int], target: tuple[int, int]) -> Objects:
+        """Return the objects on the image when it is resized from `size` to `target` (widths and heights)."""
+        if size == target:
+            return self
+        across, down = target[0] / size[0], target[1] / size[1]
+        return replace(self, boxes=self.boxes * [across, down, across, down], areas=self.areas * across * down)
 
 
 # ---------------------------------------------------------------- columns of entries
@@ -119,7 +131,7 @@ def objects_of(row: Row, index: int | None, size: tuple[int, int], form: BoxForm
 
     Args:
         index: index of the row, for messages.
-        size: width and height of the image in pixels.
+        size: width and height of the upright image in pixels.
         form: notation of the boxes.
         drop: leave out boxes that cannot be used, instead of refusing the row.
 
@@ -129,6 +141,8 @@ def objects_of(row: Row, index: int | None, size: tuple[int, int], form: BoxForm
     """
     import numpy
 
+    orientation = frame_orientation(row, index, size)
+    frame = frame_size(orientation, size)
     columns = columns_of(row.get("objects"), index)
     written, categories = _first_column(columns, _BOXES, index), _first_column(columns, _CATEGORIES, index)
     if len(written) != len(categories):
@@ -139,20 +153,71 @@ def objects_of(row: Row, index: int | None, size: tuple[int, int], form: BoxForm
     kept, boxes, areas = [], [], []
     for box_index, values in enumerate(written):
         try:
-            box = _corners(values, form, size, box_index, index)
-        except DataError:
+            box = _corners(values, form, frame, box_index, index)
+        except DataError as error:
             if drop:
                 continue
-            raise
+            fitting = _fitting_formats(written, frame, form)
+            if not fitting:
+                raise
+            hint = f"as `box_format: {fitting[0]}` all boxes of the row would fit its image; or set `bad_boxes: drop`"
+            raise DataError(error.cause, row=index, column="objects", hint=hint) from error
         kept.append(box_index)
         boxes.append(box)
         areas.append(_area(given_areas[box_index], box, index))
     return Objects(
-        numpy.array(boxes, dtype=numpy.float64).reshape(-1, 4),
+        turn_boxes(numpy.array(boxes, dtype=numpy.float64).reshape(-1, 4), orientation, size),
         [categories[box_index] for box_index in kept],
         numpy.array([bool(crowd[box_index]) for box_index in kept], dtype=bool),
         numpy.array(areas, dtype=numpy.float64),
     )
+
+
+def _fitting_formats(boxes: Sequence[Any], size: tuple[int, int], form: BoxFormat) -> list[BoxFormat]:
+    """Return the other notations in which all boxes lie in an image of this width and height."""
+
+    def fits(values: Any, notation: BoxFormat) -> bool:
+        try:
+            left, top, right, bottom = to_pixels(tuple(float(value) for value in values), notation, size)
+        except (TypeError, ValueError):
+            return False
+        return -1 <= left < right <= size[0] + 1 and -1 <= top < bottom <= size[1] + 1
+
+    notations: tuple[BoxFormat, ...] = ("coco", "voc", "yolo", "albumentations")
+    return [n for n in notations if n != form and boxes and all(fits(values, n) for values in boxes)]
+
+
+def box_doubts(rows: Iterable[Row], form: BoxFormat) -> list[str]:
+    """Return doubts about the boxes of rows, one sentence each: boxes that leave their image and are clipped, boxes
+    that cannot be used, no box at all."""
+    leaving, unusable, total, example = 0, 0, 0, ""
+    fitting: set[BoxFormat] = {"coco", "voc", "yolo", "albumentations"}
+    for row in rows:
+        size = size_of(row.get("image"))
+        try:
+            boxes = _first_column(columns_of(row.get("objects"), None), _BOXES, None) if size else []
+            frame = frame_size(frame_orientation(row, None, size), size) if size else (0, 0)
+        except DataError:
+            continue  # reading the row for training refuses it, or skips and counts it
+        total += len(boxes)
+        fitting &= set(_fitting_formats(boxes, frame, form)) if boxes else fitting
+        for values in boxes:
+            try:
+                _corners(values, form, frame, 0, None)
+                left, top, right, bottom = to_pixels(tuple(float(value) for value in values), form, frame)
+            except DataError:
+                unusable += 1
+                continue
+            if left < -_ROUNDING or top < -_ROUNDING or right > frame[0] + _ROUNDING or bottom > frame[1] + _ROUNDING:
+                leaving += 1
+                example = example or f"{list(values)} in {frame[0]} x {frame[1]}"
+    hint = f"; as `box_format: {min(fitting)}` all boxes would fit" if fitting else ""
+    doubts = []
+    if leaving:
+        doubts.append(f"{leaving} of {total} boxes reach out of their image and are clipped, such as {example}{hint}")
+    if unusable:
+        doubts.append(f"{unusable} of {total} boxes cannot be used as `box_format: {form}`{hint}")
+    return doubts if total else ["no row has a box"]
 
 
 def _area(value: Any, box: Sequence[float], index: int | None) -> float:
@@ -190,9 +255,7 @@ def _corners(values: Any, form: BoxFormat, size: tuple[int, int], box_index: int
     return box
 
 
-def to_pixels(
-    values: tuple[float, float, float, float], form: BoxFormat, size: tuple[int, int]
-) -> tuple[float, float, float, float]:
+def to_pixels(values: tuple[float, ...], form: BoxFormat, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Return the corners in pixels of four numbers in a notation."""
     a, b, c, d = values
     if form in ("yolo", "albumentations"):

@@ -49,8 +49,11 @@ class DepthOutput:
     loss: torch.Tensor | None = None
 
 
-def backbone_with_maps(base: Base, weights: bool) -> Any:
+def backbone_with_maps(base: Base, weights: bool, **changes: Any) -> Any:
     """Return the base's backbone with as many maps as it has, four at most.
+
+    Args:
+        changes: entries of the config to change.
 
     Raises:
         CheckpointError: it is no network for images, or gives no feature maps.
@@ -59,11 +62,11 @@ def backbone_with_maps(base: Base, weights: bool) -> Any:
         raise CheckpointError(f"`{base.config.model_type}` is no network for images", hint="choose another base")
     for maps in ((0, 1, 2, 3), (0, 1, 2), (0, 1)):
         try:
-            return base.backbone(weights=weights, maps=maps)
+            return base.backbone(weights=weights, maps=maps, **changes)
         except CheckpointError as error:
             if error.code != "too_few_maps":
                 raise
-    return base.backbone(weights=weights, maps=(-1,))
+    return base.backbone(weights=weights, maps=(-1,), **changes)
 
 
 class DenseHead(nn.Module):

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from topwork import DataError, Row
+from topwork_tasks._vision.images import ORIENTATION, TURNED, may_be_deep, open_file, to_pil
 
 #: what a whole file ends with, shortly before its last byte; within the pixels neither can occur
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 1024
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
 def size_of(value: Any) -> tuple[int, int] | None:
@@ -39,15 +39,25 @@ def size_of(value: Any) -> tuple[int, int] | None:
         return None
 
 
+def orientation_of(value: Any) -> int:
+    """Return the EXIF orientation (1 to 8) of an image's file; 1 for anything else."""
+    try:
+        return int(to_pil(value).getexif().get(ORIENTATION, 1))
+    except Exception:  # whatever it is, decoding gives the better message
+        return 1
+
+
 def may_be_refused(row: Row, *maps: str, check: Callable[[Row, tuple[int, int]], Any] | None = None) -> bool:
-    """Return whether, by headers, the row's `image` may be unreadable or its maps of another size than the image.
+    """Return whether, by headers, the row's `image` may be refused, or its maps for another size than the image.
 
     Args:
         maps: names of columns; a row may do without them.
         check: (row, width and height of the image): raises DataError where a target is wrong.
     """
     size = size_of(row.get("image"))
-    if size is None or any(row.get(name) is not None and size_of(row[name]) != size for name in maps):
+    if size is None or may_be_deep(row["image"]):
+        return True
+    if any(row.get(name) is not None and size_of(row[name]) != size for name in maps):
         return True
     try:
         if check is not None:
@@ -67,9 +77,7 @@ def _of_path(path: str) -> tuple[int, int] | None:
 
 
 def _of_file(file: BinaryIO) -> tuple[int, int] | None:
-    from PIL import Image
-
-    with Image.open(file) as image:
+    with open_file(file) as image:
         size, end = _upright_size(image), _ENDS.get(image.format or "")
         if end is not None:
             file.seek(0, os.SEEK_END)
@@ -82,7 +90,7 @@ def _of_file(file: BinaryIO) -> tuple[int, int] | None:
 def _upright_size(image: Any) -> tuple[int, int] | None:
     width, height = image.size
     # a PNG may hold its orientation behind its pixels; reading it there would decode them
-    if (image.format != "PNG" or "exif" in image.info) and image.getexif().get(_ORIENTATION) in _TURNED:
+    if (image.format != "PNG" or "exif" in image.info) and image.getexif().get(ORIENTATION) in TURNED:
         width, height = height, width
     return (width, height) if width and height else None
 

@@ -1,4 +1,4 @@
-"""Images and maps of numbers from whatever a column holds, and tensors back to images.
+"""Images and maps of numbers from whatever a column holds.
 
 Entry points: `open_image` for images, `open_map` for masks and depth maps. Image processors and costs are in `inputs`,
 random changes in `augmentation`.
@@ -7,42 +7,71 @@ random changes in `augmentation`.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import Batch, DataError, Row, TopworkError, map_tensors
+from topwork import DataError
 
 if TYPE_CHECKING:
     import numpy
-    import torch
     from PIL.Image import Image
 
 # ---------------------------------------------------------------- opening
 
+#: images of more pixels are reduced while they are read, to `_REDUCED` pixels or a little more
+_LARGEST, _REDUCED = 2**25, 2**22
+#: PIL's modes of more than 8 bits a channel
+_DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_SHAPES = "[height, width], or [height, width, channels] with 1, 3 or 4 channels"
+#: EXIF tag of the orientation; from 5 on width and height change places
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 
-def open_image(value: Any, index: int | None, column: str = "image", mode: str = "RGB") -> Image:
+
+@dataclass(frozen=True)
+class Reading:
+    """Rule by which a task reads images.
+
+    Args:
+        mode: PIL mode of the result.
+        pixel_range: values of images deeper than 8 bits that become 0 and 255, with all between in proportion; values
+            outside count as the nearer end. None: such images are refused.
+        background: colour behind transparent pixels.
+        least: height and width that a very large image keeps when it is reduced.
+    """
+
+    mode: str = "RGB"
+    pixel_range: tuple[float, float] | None = None
+    background: str = "white"
+    least: tuple[int, int] | None = None
+
+
+def open_image(value: Any, index: int | None, column: str = "image", reading: Reading = Reading()) -> Image:
     """Open an image: a PIL image, {bytes, path} as in `datasets`, a path, bytes or an array.
 
-    Orientation tags are applied. 16-bit grey becomes 8-bit by dropping the lower byte.
+    Orientation tags are applied. Images of more than 33 megapixels are reduced.
 
     Args:
         index: index of the row, for messages.
-        mode: PIL mode of the result.
 
     Raises:
-        DataError: None, a missing file, or anything that is no image.
+        DataError: None, a missing file, anything that is no image, or one deeper than 8 bits without a pixel range.
     """
     from PIL import Image as pil
-    from PIL import ImageOps
 
     if value is None:
         raise DataError("is empty", row=index, column=column, hint="give an image, or leave the row out")
     try:
-        image = to_pil(value)
-        image.load()
-        if not (image.width and image.height):
-            raise ValueError("it has no pixels")
-        upright = ImageOps.exif_transpose(image)
+        pixels = read_pixels(value, reading.least)
+        if not isinstance(pixels, pil.Image):
+            pixels = _scaled(pixels, reading.pixel_range)
+        return _opaque(pixels, reading.background).convert(reading.mode)
+    except _UnknownRange as error:
+        hint = "set the task's `pixel_range: [lowest, highest]`: these values become black and white"
+        raise DataError(str(error), row=index, column=column, hint=hint) from None
     except (OSError, ValueError, SyntaxError, TypeError, pil.DecompressionBombError) as error:
         raise DataError(
             f"cannot be read as an image: {describe_cause(error)}",
@@ -50,15 +79,92 @@ def open_image(value: Any, index: int | None, column: str = "image", mode: str =
             column=column,
             hint="mend the file, or leave the row out",
         ) from error
-    if upright.mode.startswith("I;16"):
-        import numpy
-
-        upright = pil.fromarray((numpy.asarray(upright) >> 8).astype(numpy.uint8))
-    return upright.convert(mode)
 
 
-def to_pil(value: Any) -> Image:
-    """Return the PIL image of a value, its pixels not yet decoded where it is a file.
+def read_pixels(value: Any, least: tuple[int, int] | None = None) -> Image | numpy.ndarray:
+    """Return an upright PIL image, or the numbers of an image deeper than 8 bits, [height, width(, channels)].
+
+    Args:
+        least: height and width that a very large image keeps.
+
+    Raises:
+        OSError, ValueError, SyntaxError, TypeError: it is no image, or has no pixels.
+    """
+    import numpy
+
+    image = to_pil(value)
+    if isinstance(image, numpy.ndarray):
+        return image
+    deep = _deep_colours(image, value)
+    if deep is not None:
+        return turn_array(deep, image.getexif().get(ORIENTATION, 1))
+    factor = _reduction(image.size, least)
+    if factor > 1 and image.format == "JPEG":
+        image.draft(None, (image.width // factor, image.height // factor))
+    image.load()
+    if not (image.width and image.height):
+        raise ValueError("it has no pixels")
+    orientation = image.getexif().get(ORIENTATION, 1)
+    if image.mode in _DEEP_MODES:
+        return turn_array(numpy.asarray(image), orientation)
+    return _turned(_reduced(image, _reduction(image.size, least)), orientation)
+
+
+def _turned(image: Image, orientation: int) -> Image:
+    from PIL.Image import Transpose
+
+    method = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _reduction(size: tuple[int, int], least: tuple[int, int] | None) -> int:
+    """Return the whole factor by which an image of this width and height is reduced."""
+    if size[0] * size[1] <= _LARGEST:
+        return 1
+    factor = math.ceil(math.sqrt(size[0] * size[1] / _REDUCED))
+    if least is not None:
+        longer, shorter = max(least), min(least)  # the image may be turned yet
+        factor = min(factor, max(size) // longer, min(size) // shorter)
+    return max(1, factor)
+
+
+def _reduced(image: Image, factor: int) -> Image:
+    """Reduce by a whole factor, a band at a time: one bit a pixel, or a palette, would take four times the memory."""
+    if factor == 1:
+        return image
+    from PIL import Image as pil
+
+    transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
+    mode = "RGBA" if transparent else {"1": "L", "L": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    canvas = pil.new(mode, (-(-image.width // factor), -(-image.height // factor)))
+    step = factor * max(1, 2**22 // (image.width * factor))
+    for top in range(0, image.height, step):
+        band = image.crop((0, top, image.width, min(top + step, image.height))).convert(mode)
+        canvas.paste(band.reduce(factor), (0, top // factor))
+    return canvas
+
+
+def open_file(source: Any) -> Image:
+    """Open an image file, its pixels not yet decoded, without PIL's warning of many pixels: `read_pixels` reduces very
+    large images, and PIL refuses twice the pixels of its warning."""
+    from PIL import Image as pil
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pil.DecompressionBombWarning)
+        return pil.open(source)
+
+
+def to_pil(value: Any) -> Any:
+    """Return the PIL image of a value, its pixels not yet decoded where it is a file; an array deeper than 8 bits as
+    an array.
 
     Raises:
         OSError, ValueError: no such file, no image, or an array of another type or shape.
@@ -69,20 +175,133 @@ def to_pil(value: Any) -> Image:
         return value
     if isinstance(value, Mapping):
         if value.get("bytes") is not None:
-            return pil.open(io.BytesIO(value["bytes"]))
+            return open_file(io.BytesIO(value["bytes"]))
         if value.get("path"):
-            return pil.open(value["path"])
+            return open_file(value["path"])
         raise ValueError("neither bytes nor a path")
     if isinstance(value, bytes):
-        return pil.open(io.BytesIO(value))
+        return open_file(io.BytesIO(value))
     if isinstance(value, str) or hasattr(value, "__fspath__"):
-        return pil.open(value)
+        return open_file(value)
     import numpy
 
     array = numpy.asarray(value)
-    if array.dtype != numpy.uint8 or array.ndim not in (2, 3):
-        raise ValueError(f"{type(value).__name__} is no image; arrays are uint8, [height, width] or with channels last")
-    return pil.fromarray(array)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if (
+        array.dtype.kind not in "buif"
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[-1] not in (3, 4))
+    ):
+        raise ValueError(f"an array of {array.dtype} {list(array.shape)} is no image; arrays are {_SHAPES}")
+    if not array.size:
+        raise ValueError("it has no pixels")
+    if array.dtype == bool:
+        array = array.astype(numpy.uint8) * 255
+    return pil.fromarray(array) if array.dtype == numpy.uint8 else array
+
+
+def _deep_colours(image: Image, value: Any) -> numpy.ndarray | None:
+    """Return the numbers of a colour PNG of 16 bits a channel, of which PIL reads the upper byte only; None for any
+    other image.
+
+    Raises:
+        ValueError: another format of 16 bits a channel.
+    """
+    tiles = getattr(image, "tile", None) or ()
+    if image.mode in _DEEP_MODES or not any(";16" in str(tile[3]) for tile in tiles if len(tile) > 3):
+        return None
+    if image.format != "PNG":
+        raise ValueError(f"a {image.format} of 16 bits a colour; store it as PNG, or give an array")
+    import numpy
+    import torch
+    from torchvision.io import ImageReadMode, decode_image
+
+    if isinstance(value, Mapping):
+        value = value["bytes"] if value.get("bytes") is not None else value["path"]
+    source = value if isinstance(value, bytes) else Path(value).read_bytes()
+    pixels = decode_image(torch.frombuffer(bytearray(source), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+    array = pixels.permute(1, 2, 0).numpy()
+    return numpy.ascontiguousarray(array[..., 0] if array.shape[-1] < 3 else array[..., :3])
+
+
+def may_be_deep(value: Any) -> bool:
+    """Return whether an image may be deeper than 8 bits, from its header alone; True where that cannot be read."""
+    try:
+        image = to_pil(value)
+    except Exception:  # whatever it is, decoding gives the better message
+        return True
+    return not hasattr(image, "getbands") or image.mode in _DEEP_MODES or ";16" in str(getattr(image, "tile", ""))
+
+
+class _UnknownRange(ValueError):
+    """An image deeper than 8 bits that no known range of values fits."""
+
+
+def _scaled(array: numpy.ndarray, pixel_range: tuple[float, float] | None) -> Image:
+    """Return the 8-bit image of deeper numbers.
+
+    Raises:
+        ValueError: numbers that are not finite. _UnknownRange: no range, or most numbers lie outside.
+    """
+    import numpy
+    from PIL import Image as pil
+
+    if array.dtype.kind == "f" and not numpy.isfinite(array).all():
+        raise ValueError("it has numbers that are not finite")
+    lowest, highest = float(array.min()), float(array.max())
+    shown = f"holds {array.dtype} from {lowest:g} to {highest:g}, deeper than 8 bits"
+    if pixel_range is None:
+        raise _UnknownRange(f"{shown}, and their scale is not known")
+    low, high = pixel_range
+    if (lowest < low or highest > high) and ((array < low) | (array > high)).mean() > 0.5:
+        raise _UnknownRange(f"{shown}, mostly outside the known range of {low:g} to {high:g}")
+    share = (array.astype(numpy.float64) - low) * (255 / (high - low))
+    return pil.fromarray(numpy.rint(share).clip(0, 255).astype(numpy.uint8))
+
+
+def _opaque(image: Image, background: str) -> Image:
+    """Return the image with a colour behind its transparent pixels."""
+    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in image.info:
+        return image
+    from PIL import Image as pil
+
+    image = image.convert("RGBA")
+    canvas = pil.new("RGBA", image.size, background)
+    canvas.alpha_composite(image)
+    return canvas
+
+
+# ---------------------------------------------------------------- orientation
+
+
+def turn_array(array: numpy.ndarray, orientation: int) -> numpy.ndarray:
+    """Turn an array [height, width, ...] upright by an EXIF orientation (1 to 8; any other leaves it as it is)."""
+    import numpy
+
+    if orientation in TURNED:
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return numpy.ascontiguousarray(array)
+
+
+def turn_boxes(boxes: numpy.ndarray, orientation: int, size: tuple[int, int]) -> numpy.ndarray:
+    """Turn corners [n, 4] upright by an EXIF orientation.
+
+    Args:
+        size: width and height of the upright image.
+    """
+    if orientation in TURNED:
+        boxes = boxes[:, [1, 0, 3, 2]]
+    boxes = boxes.copy()
+    if orientation in (2, 3, 6, 7):
+        boxes[:, [0, 2]] = size[0] - boxes[:, [2, 0]]
+    if orientation in (3, 4, 7, 8):
+        boxes[:, [1, 3]] = size[1] - boxes[:, [3, 1]]
+    return boxes
 
 
 def describe_cause(error: Exception) -> str:
@@ -98,6 +317,7 @@ def open_map(
     hint: str,
     check: Callable[[numpy.ndarray], numpy.ndarray],
     size: tuple[int, int] | None = None,
+    orientation: Callable[[], int] = lambda: 1,
     read: Callable[[Any], numpy.ndarray | None] = lambda value: None,
 ) -> numpy.ndarray:
     """Open numbers of pixels: a PIL image (a palette's numbers, not its colours), {bytes, path}, a path, bytes, a .npy
@@ -108,7 +328,9 @@ def open_map(
         noun: name of such a map in messages.
         hint: hint of the error for a value that cannot be read.
         check: returns an array as the task wants it, [height, width, ...]; raises ValueError.
-        size: width and height that the map must have.
+        size: width and height of the upright image.
+        orientation: returns the EXIF orientation of the image's file: a map of the size before turning is turned with
+            the image.
         read: reader of further formats; returns None for values that it does not read.
 
     Raises:
@@ -122,6 +344,8 @@ def open_map(
     except (OSError, ValueError, SyntaxError, TypeError, OverflowError) as error:
         cause = f"cannot be read as a {noun}: {describe_cause(error)}"
         raise DataError(cause, row=index, column=column, hint=hint) from error
+    if size is not None and array.shape[:2] == size != size[::-1] and (turn := orientation()) in TURNED:
+        array = turn_array(array, turn)
     if size is not None and array.shape[:2] != (size[1], size[0]):
         cause = f"is {array.shape[1]} x {array.shape[0]} pixels, its image {size[0]} x {size[1]}"
         hint = f"give a {noun} of the image's size, resized by nearest pixels"
@@ -141,89 +365,20 @@ def _array(value: Any) -> numpy.ndarray:
     return numpy.asarray(value)
 
 
+def shrink_map(values: numpy.ndarray, size: tuple[int, int]) -> numpy.ndarray:
+    """Resize a map [height, width] to the width and height of an image that was reduced, by nearest pixels."""
+    import numpy
+
+    if values.shape[:2] == (size[1], size[0]):
+        return values
+    across = (numpy.arange(size[0]) + 0.5) * values.shape[1] / size[0]
+    down = (numpy.arange(size[1]) + 0.5) * values.shape[0] / size[1]
+    return values[down.astype(int)[:, None], across.astype(int)]
+
+
 def mode_of(config: Any) -> str:
     """Return the PIL mode of a network's images: "L" for one channel, else "RGB"."""
     return "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
-
-
-# ---------------------------------------------------------------- statistics
-
-
-def learn_statistics(rows: Iterable[Row], mode: str, most: int = 1000) -> tuple[list[float], list[float], int, int]:
-    """Learn mean and standard deviation of each channel (pixels in 0..1), and the median height and width.
-
-    Images that cannot be read are left out: whether such a row is an error or skipped is decided when it is used.
-
-    Args:
-        most: rows that are read, at even distances.
-
-    Raises:
-        DataError: none can be read.
-    """
-    import numpy
-
-    sums, squares, pixels, sizes = 0.0, 0.0, 0, []
-    unreadable: DataError | None = None
-    for index, row in spread_rows(rows, most):
-        try:
-            image = open_image(row.get("image"), index, "image", mode)
-        except DataError as error:
-            unreadable = unreadable or error
-            continue
-        array = numpy.asarray(image, dtype=numpy.float64) / 255
-        sizes.append(array.shape[:2])
-        array = array.reshape(array.shape[0] * array.shape[1], -1)
-        sums, squares, pixels = sums + array.sum(0), squares + (array**2).sum(0), pixels + len(array)
-    if not pixels and unreadable is not None:
-        raise unreadable
-    if not pixels:
-        raise TopworkError("there are no rows to learn the image statistics from", hint="give training rows")
-    mean = numpy.asarray(sums) / pixels
-    deviation = numpy.sqrt(numpy.maximum(numpy.asarray(squares) / pixels - mean**2, 1e-6))
-    height, width = (int(value) for value in numpy.median(numpy.array(sizes), axis=0))
-    return [round(float(v), 6) for v in mean], [round(float(v), 6) for v in deviation], height, width
-
-
-def spread_rows(rows: Any, most: int) -> Iterable[tuple[int, Row]]:
-    """Yield rows with their indices: at even distances where the number of rows is known, else the first `most`."""
-    if hasattr(rows, "__len__"):
-        step = max(1, len(rows) // most)
-        for index in range(0, len(rows), step):
-            yield index, rows[index]
-        return
-    for index, row in enumerate(rows):
-        if index == most:
-            return
-        yield index, row
-
-
-# ---------------------------------------------------------------- tensors
-
-
-def model_tensors(batch: Batch, model: Any, *without: str) -> dict[str, Any]:
-    """Return the inputs of a batch except those named in `without`, floats in the model's dtype."""
-    import torch
-
-    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
-    chosen = {name: value for name, value in batch.inputs.items() if name not in without}
-    if dtype == torch.float32:
-        return chosen
-    return map_tensors(chosen, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
-
-
-def tensor_to_image(pixels: torch.Tensor, processor: Any) -> Image:
-    """Return the image of a tensor [channels, height, width], the normalisation of `processor` undone."""
-    import torch
-    from PIL import Image as pil
-
-    details = getattr(processor, "data_config", None) or {}
-    mean = details.get("mean") or (getattr(processor, "do_normalize", False) and processor.image_mean) or 0.0
-    deviation = details.get("std") or (getattr(processor, "do_normalize", False) and processor.image_std) or 1.0
-    pixels = pixels.detach().float().cpu()
-    shape = (-1, 1, 1)
-    pixels = pixels * torch.as_tensor(deviation).reshape(shape) + torch.as_tensor(mean).reshape(shape)
-    array = (pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    return pil.fromarray(array[..., 0] if array.shape[-1] == 1 else array[..., :3])
 
 
 def magnified(image: Image, least: int = 160) -> Image:

@@ -6,19 +6,74 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from topwork import Base, DataError, Row, Units, UsageError
-from topwork_tasks._vision.images import learn_statistics, mode_of, open_image, tensor_to_image
+from pydantic import Field, PositiveInt, field_validator
+
+from topwork import Base, DataError, Row, TaskOptions, Units, UsageError
+from topwork_tasks._vision.headers import size_of
+from topwork_tasks._vision.images import Reading, mode_of, open_image
+from topwork_tasks._vision.statistics import few_levels, learn_pixel_range, learn_statistics
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+log = logging.getLogger("topwork.tasks")
+
 #: pixels of a batch for predictions on a CPU
 _CPU_PIXELS = 2**19
+#: reduced images have at least half of this
+_REDUCED_PIXELS = 2**22
+
+
+class ImageOptions(TaskOptions):
+    """Options that all image tasks have."""
+
+    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
+    pixel_range: tuple[float, float] | None = Field(
+        None,
+        description="values of images deeper than 8 bits (16-bit, integers, floats) that become black and white; by "
+        "default the smallest and the largest of the training rows",
+    )
+    background: str = Field("white", description="colour behind transparent pixels: a name or #rrggbb")
+
+    @field_validator("pixel_range")
+    @classmethod
+    def _rises(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(f"{value[0]:g} is not below {value[1]:g}")
+        return value
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, value: str) -> str:
+        from PIL import ImageColor
+
+        ImageColor.getrgb(value)
+        return value
+
+
+def find_pixel_range(rows: Any, options: ImageOptions, config: Any) -> tuple[float, float] | None:
+    """Return the option `pixel_range`, else the range of the training rows' images deeper than 8 bits; None where they
+    have none. Warns where the scaled images have a few grey levels only."""
+    pixel_range = options.pixel_range
+    if pixel_range is None and rows is not None:
+        pixel_range = learn_pixel_range(rows)
+    if pixel_range is None or rows is None:
+        return pixel_range
+    levels = few_levels(rows, Reading(mode_of(config), pixel_range, options.background))
+    if levels is not None:
+        log.warning(
+            "images deeper than 8 bits, scaled from %g to %g, have %d grey levels only: `pixel_range` may be too wide",
+            *pixel_range,
+            levels,
+        )
+    return pixel_range
 
 
 class ImageInputs:
@@ -27,23 +82,48 @@ class ImageInputs:
     Args:
         processor: image processor of transformers or timm.
         config: the base's config.
+        options: of the task.
+        values: the task's state; `pixel_range` in it is the range that deeper images are scaled from.
         process: (image, *targets) -> tensors of one image, by name; without it `pixel_values` alone.
 
     Attributes:
         mode: PIL mode of the network's images.
     """
 
-    def __init__(self, processor: Any, config: Any, process: Callable[..., dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        config: Any,
+        options: ImageOptions,
+        values: Mapping[str, Any],
+        process: Callable[..., dict[str, Any]] | None = None,
+    ) -> None:
         self.processor, self.config = processor, config
         self.mode = mode_of(config)
         self._process = process or self._pixel_values
+        # a folder of a version without a learned range read 16-bit images by their upper byte
+        pixel_range = values.get("pixel_range", (0, 65535))
+        self._pixel_range = None if pixel_range is None else (float(pixel_range[0]), float(pixel_range[1]))
+        self._background = options.background
 
     def _pixel_values(self, image: Any) -> dict[str, Any]:
         return {"pixel_values": self.processor(images=image, return_tensors="pt")["pixel_values"][0]}
 
-    def open(self, row: Row, index: int | None, mode: str | None = None) -> Image:
-        """Open a row's image; see `open_image`."""
-        return open_image(row.get("image"), index, "image", mode or self.mode)
+    @cached_property
+    def _reading(self) -> Reading:
+        return Reading(self.mode, self._pixel_range, self._background, self.shape)
+
+    def open(self, row: Row, index: int | None, mode: str | None = None) -> tuple[Image, tuple[int, int]]:
+        """Open a row's image; see `open_image`.
+
+        Returns:
+            the image, and width and height of the file: a very large image is reduced.
+        """
+        reading = self._reading if mode is None else replace(self._reading, mode=mode)
+        image = open_image(row.get("image"), index, "image", reading)
+        if image.width * image.height * 2 > _REDUCED_PIXELS:
+            return image, size_of(row["image"]) or image.size
+        return image, image.size
 
     def features(self, image: Image, index: int | None, *targets: Any) -> dict[str, Any]:
         """Return the tensors of one image, `pixel_values` [channels, height, width] among them.
@@ -113,14 +193,16 @@ def saved_processor(base: Base, image_size: int | None) -> Any | None:
 def learn_processor(
     rows: Any,
     base: Base,
-    image_size: int | None,
+    options: ImageOptions,
+    pixel_range: tuple[float, float] | None,
     make: Callable[[int, int, list[float], list[float]], Any],
     multiple: int = 1,
 ) -> Any:
     """Make an image processor for a base without one, from the mean and deviation of the rows.
 
     Args:
-        image_size: option of the task; else the size in the base's config, else the median of the rows.
+        options: `image_size`; without it the size in the base's config, else the median of the rows.
+        pixel_range: that deeper images are scaled from.
         make: (height, width, mean, deviation) -> image processor.
         multiple: heights and widths learned from the rows are rounded up to it.
 
@@ -133,15 +215,46 @@ def learn_processor(
             place="data.train",
             hint="give training rows, or `base.processor`",
         )
-    mean, deviation, height, width = learn_statistics(rows, mode_of(base.config))
-    if image_size is not None:
-        height = width = image_size
+    mean, deviation, height, width = learn_statistics(
+        rows, Reading(mode_of(base.config), pixel_range, options.background)
+    )
+    if options.image_size is not None:
+        height = width = options.image_size
     else:
         height, width = config_size(base.config) or (
             -(-height // multiple) * multiple,
             -(-width // multiple) * multiple,
         )
     return make(height, width, mean, deviation)
+
+
+def size_changes(base: Base, image_size: int | None) -> dict[str, Any]:
+    """Return the config entry that gives a network from a config the size of the option `image_size`; none where it
+    has no fixed size, or has that one.
+
+    Raises:
+        UsageError: the network has weights for another size, or the recipe's config names another size.
+    """
+    size = config_size(base.config)
+    if image_size is None or size is None or size == (image_size, image_size):
+        return {}
+    stated = {**(base.options.config or {}), **base.options.changes}
+    if not base.scratch or "image_size" in stated:
+        raise UsageError(
+            f"the network takes images of {size[1]} x {size[0]} pixels, `image_size` is {image_size}",
+            place="task.image_size",
+            hint="leave `image_size` out, or change that of the base",
+        )
+    return {"image_size": [image_size] * 2 if isinstance(base.config.image_size, list | tuple) else image_size}
+
+
+def mean_colour(processor: Any) -> tuple[int, ...]:
+    """Return the colour (0 to 255) that becomes 0 by an image processor's normalisation; grey without one."""
+    try:
+        mean, _ = processor_statistics(processor)
+    except (AttributeError, TypeError):
+        mean = [0.5]
+    return tuple(round(255 * float(value)) for value in mean)
 
 
 def processor_statistics(processor: Any) -> tuple[list[float], list[float]]:
@@ -188,6 +301,21 @@ def config_entries(config: Any, processor: Any) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- patches
+
+
+def tensor_to_image(pixels: torch.Tensor, processor: Any) -> Image:
+    """Return the image of a tensor [channels, height, width], the normalisation of `processor` undone."""
+    import torch
+    from PIL import Image as pil
+
+    details = getattr(processor, "data_config", None) or {}
+    mean = details.get("mean") or (getattr(processor, "do_normalize", False) and processor.image_mean) or 0.0
+    deviation = details.get("std") or (getattr(processor, "do_normalize", False) and processor.image_std) or 1.0
+    pixels = pixels.detach().float().cpu()
+    shape = (-1, 1, 1)
+    pixels = pixels * torch.as_tensor(deviation).reshape(shape) + torch.as_tensor(mean).reshape(shape)
+    array = (pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return pil.fromarray(array[..., 0] if array.shape[-1] == 1 else array[..., :3])
 
 
 def _patches(config: Any) -> tuple[tuple[int, int] | None, int]:

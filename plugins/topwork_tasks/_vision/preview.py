@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Picture, Row, RowsView
 from topwork_tasks._vision.headers import size_of
-from topwork_tasks._vision.images import magnified, open_image
+from topwork_tasks._vision.images import Reading, magnified, open_image
+from topwork_tasks._vision.statistics import learn_pixel_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+log = logging.getLogger("topwork.tasks")
 
 #: images smaller than this are enlarged for people
 LEAST_SIDE = 240
@@ -34,7 +39,9 @@ class ImageView(RowsView):
         """Render the row's image, with what `draw` lays over it, under its other columns as text."""
         rest = {name: value for name, value in row.items() if name != "image"}
         try:
-            image = open_image(row.get("image"), None)
+            pixel_range = options.pixel_range or learn_pixel_range([row])
+            reading = Reading(pixel_range=pixel_range, background=options.background)
+            image = open_image(row.get("image"), None, "image", reading)
             drawn, caption = self.draw(image, row, options)
         except DataError as error:  # the checks before a run name it with its row
             return Picture(f"cannot be read: {error.cause}")
@@ -45,10 +52,22 @@ class ImageView(RowsView):
         return magnified(image, LEAST_SIDE), ""
 
 
-def decoded(rows: Sequence[Row]) -> Iterator[tuple[int, Row]]:
-    """Yield at most `MOST_DECODED` rows, spread evenly, with their indices."""
-    step = max(1, len(rows) // MOST_DECODED)
-    return ((index, rows[index]) for index in range(0, len(rows), step))
+def spread(rows: Any, most: int) -> Sequence[Row]:
+    """Return at most `most` rows, spread evenly where their number is known, else the first."""
+    if not hasattr(rows, "__len__"):
+        return list(islice(rows, most))
+    indices = range(0, len(rows), max(1, len(rows) // most))
+    return rows.select(indices) if hasattr(rows, "select") else [rows[index] for index in indices]
+
+
+def log_doubts(view: ImageView, rows: Any, options: Any, most: int = 1000) -> None:
+    """Log what looks wrong in training rows without being an error.
+
+    Args:
+        most: rows that are looked at.
+    """
+    for doubt in view.doubts(spread(rows, most), options) if rows is not None else ():
+        log.warning("%s", doubt)
 
 
 def counted(names: Sequence[Any]) -> str:

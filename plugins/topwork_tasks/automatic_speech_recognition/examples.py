@@ -6,7 +6,7 @@ from topwork import Row
 from topwork_tasks._audio.clips import tone_clip
 
 
-def example_rows() -> list[Row]:
+def speech_examples() -> list[Row]:
     """Return short songs of three tones; the text names the tones."""
     pitches = {"do": 300.0, "re": 600.0, "mi": 1200.0}
     songs = ("do", "re", "mi", "do re", "re mi", "mi do", "do mi re", "re do mi")

@@ -19,7 +19,7 @@ from topwork_tasks.automatic_speech_recognition import ctc as _ctc
 from topwork_tasks.automatic_speech_recognition import options as choices
 from topwork_tasks.automatic_speech_recognition import transcripts as _transcripts
 from topwork_tasks.automatic_speech_recognition import whisper as seq2seq
-from topwork_tasks.automatic_speech_recognition.examples import example_rows
+from topwork_tasks.automatic_speech_recognition.examples import speech_examples
 
 if TYPE_CHECKING:
     import torch
@@ -269,7 +269,7 @@ class SpeechRecognition(tw.Task):
 
     @classmethod
     def example_rows(cls) -> list[tw.Row]:
-        return example_rows()
+        return speech_examples()
 
 
 @tw.hookimpl

@@ -6,12 +6,13 @@ depth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork import Json
-from topwork_tasks._vision.images import magnified, open_map, spread_rows
+from topwork import Json, TopworkError
+from topwork_tasks._vision.images import magnified, open_map
+from topwork_tasks._vision.statistics import spread_rows
 from topwork_tasks.depth_estimation.exr import is_exr, read_exr
 
 if TYPE_CHECKING:
@@ -22,10 +23,20 @@ if TYPE_CHECKING:
 
 Loss = Literal["silog", "l1", "scale_shift_invariant"]
 _LEAST = 1e-6
+#: a median beyond this is no distance in metres of a scene that a camera sees
+_FAR = 300
+#: share of the pixels from which the largest value may mark holes
+_MARKED = 0.05
 
 
 def open_depth(
-    value: Any, index: int | None, size: tuple[int, int] | None, scale: float, cap: float | None
+    value: Any,
+    index: int | None,
+    size: tuple[int, int] | None,
+    scale: float,
+    cap: float | None,
+    holes: Sequence[float] = (),
+    orientation: Callable[[], int] = lambda: 1,
 ) -> numpy.ndarray:
     """Open depth as float32 [height, width] in the rows' unit; 0 where there is none: zero, below zero, NaN, infinite,
     or more than `cap`.
@@ -35,6 +46,8 @@ def open_depth(
         index: index of the row, for messages.
         size: width and height of the image.
         scale: the value is divided by it: 1000 for millimetres in a 16-bit PNG.
+        holes: numbers before scaling that mean no depth.
+        orientation: see `open_map`.
 
     Raises:
         DataError: empty, not readable, a colour image, or of another size than the image.
@@ -43,13 +56,15 @@ def open_depth(
     import numpy
 
     hint = "give one number a pixel: a grey image, an array, or a .npy file"
-    array = open_map(
-        value, index, "depth", "depth map", hint, _numbers, size, lambda v: read_exr(v) if is_exr(v) else None
-    )
+    array = open_map(value, index, "depth", "depth map", hint, _numbers, size, orientation, _read_exr)
     depth = array.astype(numpy.float64) / scale
     with numpy.errstate(invalid="ignore"):
-        valid = numpy.isfinite(depth) & (depth > 0) & (depth <= (cap or numpy.inf))
+        valid = ~numpy.isin(array, holes) & numpy.isfinite(depth) & (depth > 0) & (depth <= (cap or numpy.inf))
     return numpy.where(valid, depth, 0).astype(numpy.float32)
+
+
+def _read_exr(value: Any) -> numpy.ndarray | None:
+    return read_exr(value) if is_exr(value) else None
 
 
 def _numbers(array: numpy.ndarray) -> numpy.ndarray:
@@ -62,16 +77,48 @@ def _numbers(array: numpy.ndarray) -> numpy.ndarray:
     return array
 
 
-def typical_depth(rows: Any, scale: float, cap: float | None) -> float:
+def typical_depth(rows: Any, scale: float, cap: float | None, holes: Sequence[float] = ()) -> float:
     """Return the median depth of some rows, where a random task head begins; 1 without rows."""
     import numpy
 
     medians = []
     for index, row in spread_rows(rows, 50) if rows is not None else ():
-        depth = open_depth(row.get("depth"), index, None, scale, cap)
+        depth = open_depth(row.get("depth"), index, None, scale, cap, holes)
         if (depth > 0).any():
             medians.append(float(numpy.median(depth[depth > 0])))
     return round(float(numpy.median(medians)), 6) if medians else 1.0
+
+
+def depth_doubts(rows: Iterable[Mapping[str, Any]], scale: float, holes: Sequence[float]) -> list[str]:
+    """Return doubts about depth, one sentence each: millimetres, a largest number that marks holes.
+
+    Args:
+        scale, holes: the options `depth_scale` and `hole_values`.
+    """
+    import numpy
+
+    medians, shares = [], []
+    for index, row in enumerate(rows):
+        try:
+            array = open_map(row.get("depth"), index, "depth", "depth map", "", _numbers, read=_read_exr)
+        except TopworkError:
+            continue  # reading the row for training refuses it, or skips and counts it
+        known = array[numpy.isfinite(array) & (array > 0) & ~numpy.isin(array, holes)]
+        if not known.size:
+            continue
+        largest = known == known.max()
+        shares.append(float(largest.mean()))
+        marked = shares[-1] > _MARKED and not largest.all()
+        medians.append(float(numpy.median(known[~largest] if marked else known)) / scale)
+    doubts = []
+    if medians and (median := float(numpy.median(medians))) > _FAR:
+        doubts.append(f"the median depth is {median:.4g}: millimetres? `depth_scale: 1000` makes metres of them")
+    if shares and float(numpy.median(shares)) > _MARKED:
+        doubts.append(
+            f"more than {_MARKED:.0%} of the pixels hold exactly the largest value of their map: a mark for holes? "
+            "`hole_values` leaves it out"
+        )
+    return doubts
 
 
 def resize_depth(depth: numpy.ndarray, size: Sequence[int]) -> torch.Tensor:

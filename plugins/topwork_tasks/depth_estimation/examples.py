@@ -5,7 +5,7 @@ from __future__ import annotations
 from topwork import Row
 
 
-def example_rows() -> list[Row]:
+def depth_examples() -> list[Row]:
     """Return bright squares on a dark wall, the larger, the nearer; two pixels have no depth."""
     import numpy
     from PIL import Image

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
-from topwork import TaskOptions
-from topwork_tasks._vision.augmentation import Augment
+from topwork_tasks._vision.augmentation import DEPTH_PARTS, Augment, augment_help
+from topwork_tasks._vision.inputs import ImageOptions
 from topwork_tasks.depth_estimation.depth_maps import Loss
 from topwork_tasks.depth_estimation.metric import Align
 
 
-class DepthEstimationOptions(TaskOptions):
+class DepthEstimationOptions(ImageOptions):
     """Options of depth-estimation."""
 
     loss: Loss = Field(
@@ -22,6 +22,9 @@ class DepthEstimationOptions(TaskOptions):
     depth_scale: PositiveFloat = Field(
         1.0, description="the data's numbers are divided by it: 1000 for millimetres, 256 for KITTI"
     )
+    hole_values: list[float] = Field(
+        default_factory=list, description="numbers in the data that mean no depth, such as 65535; 0 always does"
+    )
     min_depth: PositiveFloat = Field(1e-3, description="metrics cut predictions to it")
     max_depth: PositiveFloat | None = Field(
         None, description="deeper pixels do not count; the generic task head then ends in a sigmoid times this"
@@ -30,9 +33,6 @@ class DepthEstimationOptions(TaskOptions):
     decoder: Literal["pyramid", "linear", "dpt"] = Field(
         "pyramid", description="of the generic task head: all maps joined; one layer on the last map; DPT's"
     )
-    augment: Augment = Field(
-        "none", description="light: mirror images, changes of brightness; standard: crops too; strong: colours too"
-    )
-    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
+    augment: Augment = Field("none", description=augment_help(DEPTH_PARTS))
     write_as: Literal["npy", "png16"] = Field("npy", description="files of predictions")
     png_scale: PositiveFloat = Field(1000.0, description="png16: depth is multiplied by it")

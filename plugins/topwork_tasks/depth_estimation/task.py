@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import topwork as tw
 from topwork_tasks._vision import augmentation, batches, inputs
-from topwork_tasks._vision.headers import may_be_refused
-from topwork_tasks._vision.images import model_tensors
+from topwork_tasks._vision.headers import may_be_refused, orientation_of
+from topwork_tasks._vision.images import shrink_map
+from topwork_tasks._vision.preview import log_doubts
 from topwork_tasks.depth_estimation import depth_maps
-from topwork_tasks.depth_estimation.examples import example_rows
+from topwork_tasks.depth_estimation.examples import depth_examples
 from topwork_tasks.depth_estimation.exr import is_exr
 from topwork_tasks.depth_estimation.metric import DepthMetric, depth_figures
 from topwork_tasks.depth_estimation.options import DepthEstimationOptions
@@ -53,8 +54,10 @@ class DepthEstimation(tw.Task):
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: DepthEstimationOptions) -> tw.State:
         base = bases["base"]
         processor = inputs.saved_processor(base, options.image_size)
+        pixel_range = inputs.find_pixel_range(rows, options, base.config)
         if processor is None:
-            processor = inputs.learn_processor(rows, base, options.image_size, _make_processor, multiple=32)
+            processor = inputs.learn_processor(rows, base, options, pixel_range, _make_processor, multiple=32)
+            inputs.size_changes(base, options.image_size)
         for name in ("do_center_crop", "do_pad"):
             if getattr(processor, name, False):
                 raise tw.UsageError(
@@ -62,25 +65,28 @@ class DepthEstimation(tw.Task):
                     place="base.processor",
                     hint=f"save it with `{name}: false`",
                 )
-        typical = depth_maps.typical_depth(rows, options.depth_scale, options.max_depth)
-        return tw.State({"typical_depth": typical}, {"image_processor": processor})
+        log_doubts(cls.rows_view, rows, options)
+        typical = depth_maps.typical_depth(rows, options.depth_scale, options.max_depth, options.hole_values)
+        return tw.State({"typical_depth": typical, "pixel_range": pixel_range}, {"image_processor": processor})
 
     def __init__(self, bases: Mapping[str, Any], options: DepthEstimationOptions, state: tw.State) -> None:
         super().__init__(bases, options, state)
         self.processor = state.processors["image_processor"]
-        self.inputs = inputs.ImageInputs(self.processor, self.base.config)
-        self.repeatable = options.augment == "none"
+        self.inputs = inputs.ImageInputs(self.processor, self.base.config, options, state.values)
+        self._parts = augmentation.augment_parts(options.augment, augmentation.DEPTH_PARTS)
+        self.repeatable = not self._parts
 
     def build(self, weights: bool = True) -> nn.Module:
         from topwork_tasks._vision.dense_heads import DepthHead, backbone_with_maps
 
         typical = self.state.values["typical_depth"]
-        native = self.base.native(*HEAD, weights=weights)
+        changes = inputs.size_changes(self.base, self.options.image_size)
+        native = self.base.native(*HEAD, weights=weights, **changes)
         if native is not None:
             if weights and (self.base.scratch or self.base.options.head == "new"):
                 depth_maps.start_at_depth(native, typical)
             return native
-        backbone = backbone_with_maps(self.base, weights)
+        backbone = backbone_with_maps(self.base, weights, **changes)
         return DepthHead(backbone, self.options.decoder, self.options.max_depth, typical)
 
     # ------------------------------------------------------------------ rows -> tensors
@@ -88,13 +94,23 @@ class DepthEstimation(tw.Task):
     @cached_property
     def _augment(self) -> Any:
         height, width = self.inputs.shape or (480, 640)
-        return augmentation.depth_augmentation(self.options.augment, height, width)
+        colour = inputs.mean_colour(self.processor)
+        return augmentation.make_augmentation(self._parts, height, width, colour, "map", crop=0.6)
 
     def _truth(self, row: tw.Row, size: tuple[int, int] | None, index: int | None = None) -> numpy.ndarray:
         """Return depth, float32 [height, width], 0 where it is not known."""
         if "depth" not in row:
             raise tw.DataError("is missing", row=index, column="depth", hint="map it in `data.columns`")
-        return depth_maps.open_depth(row["depth"], index, size, self.options.depth_scale, self.options.max_depth)
+        options = self.options
+        return depth_maps.open_depth(
+            row["depth"],
+            index,
+            size,
+            options.depth_scale,
+            options.max_depth,
+            options.hole_values,
+            lambda: orientation_of(row.get("image")),
+        )
 
     def precheck(self, row: tw.Row, mode: tw.Mode) -> bool:
         # the header of an EXR file is not read here
@@ -104,12 +120,13 @@ class DepthEstimation(tw.Task):
     def encode(self, rows: Sequence[tw.Row], mode: tw.Mode, seed: int) -> list[tw.Item]:
         items = []
         for index, row in enumerate(rows):
-            image = self.inputs.open(row, index)
-            size, truth = image.size, None
+            image, size = self.inputs.open(row, index)
+            truth = None
             if mode != "predict":
                 truth = self._truth(row, size, index)
                 if not (truth > 0).any():
                     raise tw.DataError("has no valid pixel", row=index, column="depth", hint="leave the row out")
+                truth = shrink_map(truth, image.size)
             if mode == "train" and truth is not None and self._augment is not None:
                 with augmentation.seeding_torch(augmentation.row_seed(seed, image)):
                     image, truth = augmentation.augment_map(self._augment, image, truth)
@@ -144,7 +161,7 @@ class DepthEstimation(tw.Task):
         import torch
 
         losses: list[Any] = [None] * len(batch)
-        for indices, tensors in batches.by_shape(model_tensors(batch, model)):
+        for indices, tensors in batches.by_shape(batches.model_tensors(batch, model)):
             labels = tensors.pop("labels")
             predicted = model(**tensors).predicted_depth
             by_item = depth_maps.depth_losses(predicted, labels, self.options.loss, self.options.silog_share)
@@ -158,7 +175,7 @@ class DepthEstimation(tw.Task):
 
     def predict(self, model: nn.Module, batch: tw.Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)
-        for indices, tensors in batches.by_shape(model_tensors(batch, model, "labels")):
+        for indices, tensors in batches.by_shape(batches.model_tensors(batch, model, "labels")):
             for index, depth in zip(indices, model(**tensors).predicted_depth):
                 parts[index] = depth_maps.to_image_size(depth, batch.items[index].extra)
         return parts
@@ -178,11 +195,11 @@ class DepthEstimation(tw.Task):
         return self.inputs.units(self.base, item.inputs["pixel_values"])
 
     def draw(self, row: tw.Row, prediction: depth_maps.Depth) -> tw.Picture:
-        image = self.inputs.open(row, None, "RGB")
+        image, size = self.inputs.open(row, None, "RGB")
         predicted, options = prediction["predicted_depth"], self.options
         caption, maps, badness = f"depth from {predicted.min():.3g} to {predicted.max():.3g}", [predicted], 0.0
         if row.get("depth") is not None:
-            truth = self._truth(row, image.size)
+            truth = self._truth(row, size)
             valid = truth > 0
             maps = [truth, predicted]
             if valid.any():
@@ -194,7 +211,7 @@ class DepthEstimation(tw.Task):
 
     @classmethod
     def example_rows(cls) -> list[tw.Row]:
-        return example_rows()
+        return depth_examples()
 
 
 def _make_processor(height: int, width: int, mean: list[float], deviation: list[float]) -> Any:

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from topwork import Batch, Column, Item, Mode, Picture, Row, State, Task, Units, UsageError, hookimpl
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._vision import augmentation, inputs
-from topwork_tasks._vision.batches import stack
+from topwork_tasks._vision.batches import model_tensors, stack
 from topwork_tasks._vision.headers import may_be_refused
-from topwork_tasks._vision.images import magnified, model_tensors
+from topwork_tasks._vision.images import magnified
 from topwork_tasks._vision.preview import ImageView
 from topwork_tasks.image_classification.mixup import mix
 
@@ -26,13 +26,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class ImageClassificationOptions(ClassifierOptions):
+class ImageClassificationOptions(ClassifierOptions, inputs.ImageOptions):
     """Options of image-classification."""
 
     mixup: float = Field(0.0, ge=0, description="alpha of mixup (Zhang et al. 2017, arXiv 1710.09412); 0: none")
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix (Yun et al. 2019, arXiv 1905.04899); 0: none")
-    augment: augmentation.Augment = Field("none", description=augmentation.AUGMENT_HELP)
-    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
+    augment: augmentation.Augment = Field("none", description=augmentation.augment_help(augmentation.IMAGE_PARTS))
     pooling: Literal["mean", "first", "own"] = Field("mean", description="of the generic task head")
 
 
@@ -44,7 +43,9 @@ class ImageClassification(Classifier):
     | `image`, `label`: missing | refused |
     | `image`: None; a number; of floats; of no pixels; neither bytes nor a path | refused |
     | `image`: no such file; no image; cut short | refused |
-    | `image`: grey; palette; transparent; 16-bit; CMYK | handled: converted |
+    | `image`: grey; palette; transparent; CMYK | handled: converted, transparent pixels to the background |
+    | `image`: 16-bit; of channels first | refused: the scale of the values is not known; the shapes that are read |
+    | `image`: 16-bit with `pixel_range` | handled: scaled |
     | `image`: turned by EXIF; of one pixel; very wide | handled: turned upright, resized by the image processor |
     | `label`: None | refused |
     | `label`: unknown; empty; a list; a float; NaN; True; an integer | refused: the known labels, the nearest |
@@ -77,27 +78,31 @@ class ImageClassification(Classifier):
             )
         labels, notes = cls.learn_labels(rows, base, options)
         processor = inputs.saved_processor(base, options.image_size)
+        pixel_range = inputs.find_pixel_range(rows, options, base.config)
         if processor is None:
             make = partial(_make_processor, base.config)
-            processor = inputs.learn_processor(rows, base, options.image_size, make)
-        return State(labels, {"image_processor": processor}, notes)
+            processor = inputs.learn_processor(rows, base, options, pixel_range, make)
+            inputs.size_changes(base, options.image_size)
+        return State({**labels, "pixel_range": pixel_range}, {"image_processor": processor}, notes)
 
     def __init__(self, bases: Mapping[str, Any], options: ImageClassificationOptions, state: State) -> None:
         super().__init__(bases, options, state)
-        self.inputs = inputs.ImageInputs(self.processor, self.base.config)
+        self.inputs = inputs.ImageInputs(self.processor, self.base.config, options, state.values)
+        self._parts = augmentation.augment_parts(options.augment, augmentation.IMAGE_PARTS)
         self._mixes = options.mixup > 0 or options.cutmix > 0
-        self.repeatable = options.augment == "none" and not self._mixes
+        self.repeatable = not self._parts and not self._mixes
 
     def build(self, weights: bool = True) -> nn.Module:
         from topwork.task_heads import PooledHead
 
-        changes = {**self.head_config(), **inputs.config_entries(self.base.config, self.processor)}
+        size_changes = inputs.size_changes(self.base, self.options.image_size)
+        changes = {**self.head_config(), **inputs.config_entries(self.base.config, self.processor), **size_changes}
         native = self.base.native(*self.HEAD, weights=weights, **changes)
         if native is not None:
             return native
         # a masked autoencoder would hide most of the picture from its task head
         sees_all: dict[str, Any] = {"mask_ratio": 0.0} if hasattr(self.base.config, "mask_ratio") else {}
-        backbone = self.base.backbone(weights=weights, **sees_all)
+        backbone = self.base.backbone(weights=weights, **sees_all, **size_changes)
         return PooledHead(backbone, len(self.names), self.options.pooling, self.options.dropout)
 
     @property
@@ -109,7 +114,8 @@ class ImageClassification(Classifier):
     @cached_property
     def _augment(self) -> Any:
         height, width = self.inputs.shape or (224, 224)
-        return augmentation.image_augmentation(self.options.augment, height, width)
+        colour = inputs.mean_colour(self.processor)
+        return augmentation.make_augmentation(self._parts, height, width, colour)
 
     def precheck(self, row: Row, mode: Mode) -> bool:
         return may_be_refused(row, check=None if mode == "predict" else lambda row, _: self.targets.of(row))
@@ -118,7 +124,7 @@ class ImageClassification(Classifier):
         items = []
         for index, row in enumerate(rows):
             target = {} if mode == "predict" else {"label": self.targets.of(row, index)}
-            image = self.inputs.open(row, index)
+            image, _ = self.inputs.open(row, index)
             row_seed = augmentation.row_seed(seed, image) if mode == "train" and not self.repeatable else 0
             if mode == "train" and self._augment is not None:
                 with augmentation.seeding_torch(row_seed):
@@ -154,7 +160,7 @@ class ImageClassification(Classifier):
         return self.inputs.units(self.base, item.inputs["pixel_values"])
 
     def draw(self, row: Row, prediction: Any) -> Picture:
-        return self.drawn(row, prediction, image=magnified(self.inputs.open(row, None, "RGB")))
+        return self.drawn(row, prediction, image=magnified(self.inputs.open(row, None, "RGB")[0]))
 
     @classmethod
     def example_rows(cls) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from topwork import Row
 
 
-def example_rows() -> list[Row]:
+def mask_examples() -> list[Row]:
     """Return discs, squares and bars on a dark ground; one image is empty.
 
     `mask`: 0 ground, 1 disc, 2 square, 3 bar; `instances` numbers the shapes.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from topwork import Base, DataError, Row, State, TopworkError, UsageError, nearest
 from topwork_tasks._classification.labels import Declared, LabelNames, check_alike, given_names
 from topwork_tasks._vision.boxes import categories_of, columns_of, declared_names
+from topwork_tasks._vision.inputs import find_pixel_range
 from topwork_tasks.image_segmentation import models
 from topwork_tasks.image_segmentation.masks import flat, open_mask, segment_categories, tells_segments
 
@@ -34,14 +35,16 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions) -> Sta
     if options.kind != "semantic" and options.reduce_labels:
         raise UsageError("`reduce_labels` is for semantic masks", place="task.reduce_labels")
     universal = models.learns_masks(base.config, options)
-    processor = models.find_processor(rows, base, options.image_size, universal)
+    pixel_range = find_pixel_range(rows, options, base.config)
+    processor = models.find_processor(rows, base, options, pixel_range, universal)
     reduce = options.reduce_labels
     if reduce is None:
         reduce = options.kind == "semantic" and bool(getattr(processor, "do_reduce_labels", False))
     auto = models.UNIVERSAL if universal else models.SEMANTIC
-    names, declared = learn_mask_labels(
-        rows, base, auto, options.kind, options.label_names, options.ignore_index, reduce
-    )
+    if options.colours and (options.kind != "semantic" or reduce):
+        raise UsageError("`colours` is for semantic masks, without `reduce_labels`", place="task.colours")
+    given: Any = options.label_names or (list(options.colours) if options.colours else None)
+    names, declared = learn_mask_labels(rows, base, auto, options.kind, given, options.ignore_index, reduce)
     for name in options.stuff or ():
         if name not in names:
             raise UsageError(f"`{name}` is no label", place="task.stuff", hint=f"labels: {', '.join(names)}")
@@ -50,7 +53,8 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions) -> Sta
     stuff = options.stuff
     if stuff is None:
         stuff = _declared_stuff(rows, names, declared) if options.kind == "panoptic" else []
-    values = {"label_names": names, "declared": declared, "reduce_labels": reduce, "stuff": list(stuff)}
+    values: dict[str, Any] = {"label_names": names, "declared": declared, "reduce_labels": reduce, "stuff": list(stuff)}
+    values["pixel_range"] = pixel_range
     return State(values, {"image_processor": processor})
 
 
@@ -133,6 +137,9 @@ def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
                 cause, hint = f"holds the number {value}", f"labels count from 0 to {_MOST}; or give `label_names`"
                 raise DataError(cause, row=index, column=column, hint=hint)
             values.add(value)
+    if ignored in values and len(values) == 2 and kind == "semantic":
+        cause = f"has only the label {sorted(values - {ignored})}, and {ignored}, which does not count (`ignore_index`)"
+        raise DataError(cause, column="mask", hint="write labels as 0, 1, 2 ..., or set another `ignore_index`")
     values -= {ignored, *((0,) if reduce else ())}
     if any(isinstance(value, str) for value in values):
         return sorted(values)

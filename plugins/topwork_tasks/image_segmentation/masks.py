@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Row
 from topwork_tasks._vision.boxes import categories_of, columns_of, optional_column
-from topwork_tasks._vision.images import open_map
+from topwork_tasks._vision.frames import frame_orientation, frame_size
+from topwork_tasks._vision.headers import orientation_of
+from topwork_tasks._vision.images import open_map, to_pil, turn_array
 
 if TYPE_CHECKING:
     import numpy
@@ -46,18 +48,45 @@ class Segments:
 # ---------------------------------------------------------------- maps of numbers
 
 
-def open_mask(value: Any, index: int | None, column: str, size: tuple[int, int] | None = None) -> numpy.ndarray:
+def open_mask(
+    value: Any,
+    index: int | None,
+    column: str,
+    size: tuple[int, int] | None = None,
+    orientation: Callable[[], int] = lambda: 1,
+) -> numpy.ndarray:
     """Open whole numbers of pixels, int32 [height, width] (or [height, width, 3] of a colour image).
 
     Args:
         value: see `open_map`.
         index: index of the row, for messages.
         size: width and height that the map must have.
+        orientation: see `open_map`.
 
     Raises:
         DataError: empty, not readable, no whole numbers, or of another size.
     """
-    return open_map(value, index, column, "mask", "mend the file, or leave the row out", _whole_numbers, size)
+    hint = "mend the file, or leave the row out"
+    return open_map(value, index, column, "mask", hint, _whole_numbers, size, orientation)
+
+
+def open_row_mask(
+    row: Row, index: int | None, column: str, size: tuple[int, int], colours: bool = False
+) -> numpy.ndarray:
+    """Open a map of a row, turned upright with the row's image; with `colours` a palette's colours, not its numbers."""
+    value = row.get(column)
+    if colours and value is not None:
+        value = palette_colours(value)
+    return open_mask(value, index, column, size, lambda: orientation_of(row.get("image")))
+
+
+def palette_colours(value: Any) -> Any:
+    """Return the colours of an image with a palette; any other value as it is."""
+    try:
+        image = to_pil(value)
+    except (OSError, ValueError, SyntaxError, TypeError):
+        return value  # opening it as a map gives the error
+    return image.convert("RGB") if getattr(image, "mode", "") == "P" else value
 
 
 def _whole_numbers(array: numpy.ndarray) -> numpy.ndarray:
@@ -85,6 +114,39 @@ def flat(array: numpy.ndarray, index: int | None, column: str) -> numpy.ndarray:
     return array[..., 0]
 
 
+def values_of_colours(
+    mask: numpy.ndarray,
+    colours: Mapping[str, tuple[int, int, int]],
+    names: Sequence[str],
+    ignored: int,
+    index: int | None,
+) -> numpy.ndarray:
+    """Return the position in `names` of each pixel's colour, int32 [height, width]; `ignored` for colours whose name
+    is not among them.
+
+    Args:
+        mask: [height, width, 3].
+        colours: name -> red, green, blue.
+
+    Raises:
+        DataError: a colour that the table does not have.
+    """
+    import numpy
+
+    codes = mask[..., 0] * 65536 + mask[..., 1] * 256 + mask[..., 2]
+    values = numpy.full(codes.shape, -1, numpy.int32)
+    for name, (red, green, blue) in colours.items():
+        values[codes == red * 65536 + green * 256 + blue] = names.index(name) if name in names else ignored
+    if (values == -1).any():
+        unknown = int(codes[values == -1][0])
+        cause = (
+            f"has the colour {[unknown >> 16, unknown >> 8 & 255, unknown & 255]} in {int((values == -1).sum())} pixels"
+        )
+        hint = "add it to `colours`; names that are not in `label_names` do not count"
+        raise DataError(f"{cause}, which is not in the table `colours`", row=index, column="mask", hint=hint)
+    return values
+
+
 def tells_segments(row: Row, mask: numpy.ndarray) -> bool:
     """Return whether a mask holds COCO's segment ids in its colours, described in `segments_info`."""
     return mask.ndim == 3 and row.get("segments_info") is not None
@@ -103,7 +165,7 @@ def instances_of(row: Row, index: int | None, size: tuple[int, int], label_of: L
     import numpy
 
     if row.get("objects") is not None:
-        return _from_objects(row["objects"], index, size, label_of)
+        return _from_objects(row, index, size, label_of)
     values, ids = _values_and_ids(row, index, size)
     labels: list[int] = []
     numbered = ids * 0
@@ -146,9 +208,9 @@ def segment_categories(entries: Mapping[str, list[Any]]) -> list[Any]:
 
 
 def _values_and_ids(row: Row, index: int | None, size: tuple[int, int]) -> tuple[numpy.ndarray, numpy.ndarray]:
-    mask = open_mask(row.get("mask"), index, "mask", size)
+    mask = open_row_mask(row, index, "mask", size)
     if row.get("instances") is not None:
-        instances = open_mask(row["instances"], index, "instances", size)
+        instances = open_row_mask(row, index, "instances", size)
         return flat(mask, index, "mask"), flat(instances, index, "instances")
     if mask.ndim == 3:
         return mask[..., 0], mask[..., 1]
@@ -170,7 +232,7 @@ def _commonest(values: numpy.ndarray) -> int:
 def _from_segments_info(row: Row, index: int | None, size: tuple[int, int], label_of: LabelOf) -> Segments:
     import numpy
 
-    mask = open_mask(row.get("mask"), index, "mask", size)
+    mask = open_row_mask(row, index, "mask", size)
     ids = mask if mask.ndim == 2 else mask[..., 0] + 256 * mask[..., 1] + 65536 * mask[..., 2]
     entries = columns_of(row["segments_info"], index, "segments_info")
     known, categories = entries.get("id", []), segment_categories(entries)
@@ -191,10 +253,12 @@ def _from_segments_info(row: Row, index: int | None, size: tuple[int, int], labe
     return Segments(numbered, labels, crowd)
 
 
-def _from_objects(value: Any, index: int | None, size: tuple[int, int], label_of: LabelOf) -> Segments:
+def _from_objects(row: Row, index: int | None, size: tuple[int, int], label_of: LabelOf) -> Segments:
     """Where objects overlap, the smaller one has the pixel in `ids`; `masks` keeps both."""
     import numpy
 
+    value, orientation = row["objects"], frame_orientation(row, index, size)
+    frame = frame_size(orientation, size)
     columns = columns_of(value, index)
     written = columns.get("segmentation") or []
     labels = [label_of(category, index, "objects") for category in categories_of(value, index)]
@@ -205,7 +269,8 @@ def _from_objects(value: Any, index: int | None, size: tuple[int, int], label_of
             column="objects",
             hint="give each object its `segmentation` (polygons or run lengths) and its `category`",
         )
-    masks = [_decoded_object(segmentation, number, index, size) for number, segmentation in enumerate(written)]
+    frame_masks = [_decoded_object(segmentation, number, index, frame) for number, segmentation in enumerate(written)]
+    masks = [turn_array(mask, orientation) for mask in frame_masks]
     ids = numpy.zeros((size[1], size[0]), numpy.int32)
     for number in sorted(range(len(masks)), key=lambda number: -int(masks[number].sum())):
         ids[masks[number]] = number + 1

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from topwork import Base, Batch, CheckpointError, UsageError
-from topwork_tasks._vision.images import mode_of, model_tensors
-from topwork_tasks._vision.inputs import learn_processor, processor_statistics, saved_processor
+from topwork_tasks._vision.batches import model_tensors
+from topwork_tasks._vision.images import mode_of
+from topwork_tasks._vision.inputs import learn_processor, processor_statistics, saved_processor, size_changes
 
 if TYPE_CHECKING:
     import numpy
@@ -76,14 +77,17 @@ def build_universal(base: Base, weights: bool, changes: Mapping[str, Any]) -> nn
 # ---------------------------------------------------------------- image processors
 
 
-def find_processor(rows: Any, base: Base, image_size: int | None, universal: bool) -> Any:
+def find_processor(
+    rows: Any, base: Base, options: Any, pixel_range: tuple[float, float] | None, universal: bool
+) -> Any:
     """Return the base's own image processor where it can process masks with images; else one that resizes to the size
     and normalises by the mean and deviation of the base's own, or of the rows.
 
     Args:
+        pixel_range: that images deeper than 8 bits are scaled from.
         universal: whether it must make masks with labels of maps.
     """
-    saved = saved_processor(base, image_size)
+    saved = saved_processor(base, options.image_size)
     if saved is not None and follows(saved) and (not universal or hasattr(saved, "post_process_panoptic_segmentation")):
         if is_eomt(saved):
             _check_eomt_processor(saved)
@@ -91,11 +95,13 @@ def find_processor(rows: Any, base: Base, image_size: int | None, universal: boo
 
     def make(height: int, width: int, mean: list[float], deviation: list[float]) -> Any:
         if base.config.model_type in _EOMT:
-            return _make_eomt_processor(base.config, image_size, mean, deviation)
+            return _make_eomt_processor(base.config, options.image_size, mean, deviation)
         return _make_processor(base.config, height, width, mean, deviation, universal)
 
     if saved is None:
-        return learn_processor(rows, base, image_size, make, multiple=32)
+        processor = learn_processor(rows, base, options, pixel_range, make, multiple=32)
+        size_changes(base, options.image_size)
+        return processor
     from PIL import Image
 
     blank = Image.new(mode_of(base.config), (64, 48))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from topwork import TaskOptions
 from topwork_tasks._classification.labels import LabelNames
-from topwork_tasks._vision.augmentation import AUGMENT_HELP, Augment
+from topwork_tasks._vision.augmentation import MAP_PARTS, Augment, augment_help
+from topwork_tasks._vision.inputs import ImageOptions
 
 
 class MaskHeadOptions(BaseModel):
@@ -32,12 +32,17 @@ class MaskHeadOptions(BaseModel):
         return self
 
 
-class ImageSegmentationOptions(TaskOptions):
+class ImageSegmentationOptions(ImageOptions):
     """Options of image-segmentation."""
 
     kind: Literal["semantic", "instance", "panoptic"] = Field("semantic", description="what is told apart")
     label_names: LabelNames = Field(
         None, description="what the masks' numbers stand for, in order; or a mapping: {0: background, 255: cat}"
+    )
+    colours: dict[str, tuple[int, int, int]] | None = Field(
+        None,
+        description="colour table of colour-coded masks: label name -> [red, green, blue]; names that are not in "
+        "`label_names` do not count",
     )
     ignore_index: NonNegativeInt = Field(255, description="number in a mask that does not count")
     reduce_labels: bool | None = Field(
@@ -53,10 +58,19 @@ class ImageSegmentationOptions(TaskOptions):
     mask_head: MaskHeadOptions | None = Field(
         None, description="size of the head of masks with labels, for bases that have none; semantic: use that head"
     )
-    augment: Augment = Field("none", description=AUGMENT_HELP)
-    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
+    augment: Augment = Field("none", description=augment_help(MAP_PARTS))
     threshold: float = Field(0.9, ge=0, lt=1, description="least score of a segment in a prediction")
     mask_threshold: float = Field(0.5, gt=0, lt=1, description="least probability of a segment's pixel")
     overlap_threshold: float = Field(
         0.5, ge=0, lt=1, description="panoptic: least share of its pixels that a segment must keep"
     )
+
+    @field_validator("colours")
+    @classmethod
+    def _distinct(cls, value: dict[str, tuple[int, int, int]] | None) -> dict[str, tuple[int, int, int]] | None:
+        for name, colour in (value or {}).items():
+            if not all(0 <= part <= 255 for part in colour):
+                raise ValueError(f"the colour {list(colour)} of {name} is not within 0 to 255")
+        if value is not None and len(set(value.values())) < len(value):
+            raise ValueError("two labels have one colour")
+        return value

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import DataError, Row
-from topwork_tasks._vision.preview import ImageView, decoded
+from topwork import Row
+from topwork_tasks._vision.headers import size_of
+from topwork_tasks._vision.images import shrink_map
+from topwork_tasks._vision.preview import MOST_DECODED, ImageView, spread
+from topwork_tasks.image_segmentation.doubts import mask_doubts
 from topwork_tasks.image_segmentation.drawing import overlay
 from topwork_tasks.image_segmentation.masks import open_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-#: more distinct values than this in masks look like grey levels or compression noise, not labels
-MANY_VALUES = 60
 
 
 class SegmentationView(ImageView):
@@ -26,7 +25,7 @@ class SegmentationView(ImageView):
         column = "mask" if row.get("mask") is not None else "instances"
         if row.get(column) is None:
             return super().draw(image, row, options)
-        values = open_mask(row[column], None, column, image.size)
+        values = shrink_map(open_mask(row[column], None, column, size_of(row.get("image"))), image.size)
         flat = values if values.ndim == 2 else values.argmax(-1)
         shown = flat.astype(int)
         shown[shown == options.ignore_index] = -1
@@ -36,47 +35,4 @@ class SegmentationView(ImageView):
 
     def doubts(self, rows: Sequence[Row], options: Any) -> list[str]:
         """Name values that cannot be labels: 255 beside one class, dozens of grey levels, gaps, unused labels."""
-        if options.kind != "semantic":
-            return []
-        pixels: Counter[int] = Counter()
-        for _, row in decoded(rows):
-            try:
-                values = open_mask(row.get("mask"), None, "mask")
-            except DataError:
-                continue
-            if values.ndim == 2:
-                pixels.update(dict(zip(*_counts(values))))
-        return _mask_doubts(pixels, options) if pixels else []
-
-
-def _counts(values: Any) -> tuple[list[int], list[int]]:
-    import numpy
-
-    labels, counts = numpy.unique(values, return_counts=True)
-    return labels.tolist(), counts.tolist()
-
-
-def _mask_doubts(pixels: Counter[int], options: Any) -> list[str]:
-    ignored = options.ignore_index
-    labels = sorted(value for value in pixels if value != ignored)
-    share = pixels[ignored] / sum(pixels.values())
-    doubts = []
-    if ignored in pixels and len(labels) <= 1:
-        doubts.append(
-            f"the masks hold {labels or 'nothing'} and {ignored}, which does not count (`ignore_index`):"
-            f" {share:.0%} of the pixels teach nothing; if {ignored} is a class, map it to 1"
-        )
-    if len(labels) > MANY_VALUES:
-        doubts.append(
-            f"the masks hold {len(labels)} distinct values: JPEG compression or grey levels make values that are no"
-            " labels; store masks as PNG"
-        )
-    elif labels and max(labels) > 2 * len(labels):
-        doubts.append(
-            f"the masks hold {len(labels)} distinct values up to {max(labels)}: labels without pixels lie between them"
-        )
-    if options.label_names is not None:
-        empty = [name for index, name in enumerate(options.label_names) if index not in pixels]
-        if empty:
-            doubts.append(f"no pixel of the rows looked at is {', '.join(repr(name) for name in empty[:8])}")
-    return doubts
+        return mask_doubts(spread(rows, MOST_DECODED), options)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import topwork as tw
 from topwork_tasks._vision import augmentation, batches
+from topwork_tasks._vision.frames import ANNOTATED_SIZE
 from topwork_tasks._vision.headers import may_be_refused
-from topwork_tasks._vision.images import model_tensors
-from topwork_tasks._vision.inputs import ImageInputs
+from topwork_tasks._vision.images import shrink_map
+from topwork_tasks._vision.inputs import ImageInputs, mean_colour, size_changes
+from topwork_tasks._vision.preview import log_doubts
 from topwork_tasks.image_segmentation import drawing, models, outputs
-from topwork_tasks.image_segmentation.examples import example_rows
+from topwork_tasks.image_segmentation.examples import mask_examples
 from topwork_tasks.image_segmentation.labels import learn_state
 from topwork_tasks.image_segmentation.metrics import InstanceMetric, PanopticMetric, SemanticMetric
 from topwork_tasks.image_segmentation.options import ImageSegmentationOptions, MaskHeadOptions
@@ -61,6 +63,7 @@ class ImageSegmentation(tw.Task):
         "segments_info": tw.Column(
             "panoptic: [{id, category_id, iscrowd, isthing}], as in COCO", target=True, required=False, kind="segments"
         ),
+        "annotated_size": tw.Column(ANNOTATED_SIZE, target=True, required=False),
     }
     cost_unit = "pixels"
     rows_view = SegmentationView()
@@ -70,6 +73,7 @@ class ImageSegmentation(tw.Task):
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: ImageSegmentationOptions) -> tw.State:
+        log_doubts(cls.rows_view, rows, options)
         return learn_state(rows, bases["base"], options)
 
     def __init__(self, bases: Mapping[str, Any], options: ImageSegmentationOptions, state: tw.State) -> None:
@@ -80,14 +84,17 @@ class ImageSegmentation(tw.Task):
         self.processor = state.processors["image_processor"]
         self._universal = models.learns_masks(self.base.config, options)
         self._truth = SegmentationTruth(options, state.values, self._universal)
-        self.inputs = ImageInputs(self.processor, self.base.config, self._process)
-        self.repeatable = options.augment == "none"
+        self.inputs = ImageInputs(self.processor, self.base.config, options, state.values, self._process)
+        self._parts = augmentation.augment_parts(options.augment, augmentation.MAP_PARTS)
+        self.repeatable = not self._parts
 
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.label_names))
         label2id = {name: index for index, name in numbered.items()}
         changes: dict[str, Any] = {"id2label": numbered, "label2id": label2id}
         config = self.base.config
+        size_change = size_changes(self.base, self.options.image_size)
+        changes |= size_change
         if models.is_universal(config):
             return models.build_universal(self.base, weights, changes)
         if self._universal:
@@ -95,7 +102,7 @@ class ImageSegmentation(tw.Task):
             from topwork_tasks.image_segmentation.mask_head import MaskHead
 
             size = self.options.mask_head or MaskHeadOptions()
-            return MaskHead(backbone_with_maps(self.base, weights), size, len(numbered))
+            return MaskHead(backbone_with_maps(self.base, weights, **size_change), size, len(numbered))
         for name in ("semantic_loss_ignore_index", "loss_ignore_index"):
             if hasattr(config, name):
                 changes[name] = self.options.ignore_index
@@ -105,7 +112,7 @@ class ImageSegmentation(tw.Task):
         from topwork_tasks._vision.dense_heads import DenseHead, backbone_with_maps
 
         self._dense = True
-        return DenseHead(backbone_with_maps(self.base, weights), len(numbered), self.options.decoder)
+        return DenseHead(backbone_with_maps(self.base, weights, **size_change), len(numbered), self.options.decoder)
 
     # ------------------------------------------------------------------ rows -> tensors
 
@@ -113,7 +120,8 @@ class ImageSegmentation(tw.Task):
     def _augment(self) -> Any:
         height, width = self.inputs.shape or (512, 512)
         fill = 0 if self._universal else self.options.ignore_index
-        return augmentation.label_map_augmentation(self.options.augment, height, width, fill)
+        colour = mean_colour(self.processor)
+        return augmentation.make_augmentation(self._parts, height, width, colour, "map", fill)
 
     def _process(self, image: Any, truth: Any = None, labels: Mapping[int, int] | None = None) -> dict[str, Any]:
         if self._universal:
@@ -127,9 +135,9 @@ class ImageSegmentation(tw.Task):
     def encode(self, rows: Sequence[tw.Row], mode: tw.Mode, seed: int) -> list[tw.Item]:
         items = []
         for index, row in enumerate(rows):
-            image = self.inputs.open(row, index)
-            size = image.size
+            image, size = self.inputs.open(row, index)
             truth, labels = (None, None) if mode == "predict" else self._truth.target(row, size, index)
+            truth = None if truth is None else shrink_map(truth, image.size)
             row_seed = 0 if mode == "predict" else augmentation.row_seed(seed if mode == "train" else 0, image)
             if mode == "train" and truth is not None and self._augment is not None:
                 with augmentation.seeding_torch(row_seed):
@@ -185,14 +193,14 @@ class ImageSegmentation(tw.Task):
     def _pixel_losses(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
         from topwork_tasks._vision.dense_heads import row_losses
 
-        logits = model(**model_tensors(batch, model, "labels")).logits
+        logits = model(**batches.model_tensors(batch, model, "labels")).logits
         dice = self.options.dice if self._dense else 0.0
         return row_losses(logits, batch.inputs["labels"], self.options.ignore_index, dice)
 
     def predict(self, model: nn.Module, batch: tw.Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)
         stuff = [self.label_names.index(name) for name in self._stuff]
-        for indices, tensors in batches.by_shape(model_tensors(batch, model, "labels")):
+        for indices, tensors in batches.by_shape(batches.model_tensors(batch, model, "labels")):
             output = model(**tensors)
             sizes = [batch.items[index].extra["size"] for index in indices]
             if self._universal:
@@ -230,17 +238,17 @@ class ImageSegmentation(tw.Task):
         return self.inputs.units(self.base, item.inputs["pixel_values"])
 
     def draw(self, row: tw.Row, prediction: outputs.Segmentation) -> tw.Picture:
-        image = self.inputs.open(row, None, "RGB")
+        image, size = self.inputs.open(row, None, "RGB")
         if row.get("mask") is None and row.get("objects") is None:
             return drawing.draw_prediction(image, prediction, self.options.kind)
         if self.options.kind == "semantic":
-            truth = self._truth.labels(row, image.size)
+            truth = self._truth.labels(row, size)
             return drawing.draw_semantic(image, prediction, truth, self.options.ignore_index)
-        return drawing.draw_segments(image, prediction, self._truth.segments(row, image.size), self.label_names)
+        return drawing.draw_segments(image, prediction, self._truth.segments(row, size), self.label_names)
 
     @classmethod
     def example_rows(cls) -> list[tw.Row]:
-        return example_rows()
+        return mask_examples()
 
 
 @tw.hookimpl

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Row
+from topwork_tasks._vision.frames import frame_orientation
 from topwork_tasks.image_segmentation.labels import LabelNumbers, uses_objects
 from topwork_tasks.image_segmentation.masks import (
     Segments,
     flat,
     instances_of,
     labels_of_segments,
-    open_mask,
+    open_row_mask,
     panoptic_of,
     tells_segments,
+    values_of_colours,
 )
 
 if TYPE_CHECKING:
@@ -40,10 +42,13 @@ class SegmentationTruth:
     def labels(self, row: Row, size: tuple[int, int], index: int | None = None) -> numpy.ndarray:
         """Return label indices, int32 [height, width]; `ignore_index` where a pixel does not count."""
         self._present(row, index)
-        mask = open_mask(row["mask"], index, "mask", size)
+        frame_orientation(row, index, size)  # refuses a declared size that does not fit
+        mask = open_row_mask(row, index, "mask", size, colours=bool(self.options.colours))
         if tells_segments(row, mask):
             segments = panoptic_of(row, index, size, self.numbers, self.options.ignore_index)
             return labels_of_segments(segments, self.options.ignore_index)
+        if self.options.colours and mask.ndim == 3:
+            return values_of_colours(mask, self.options.colours, self.numbers.names, self.options.ignore_index, index)
         return self.numbers.of_map(flat(mask, index, "mask"), self.options.ignore_index, self.reduce, index)
 
     def segments(self, row: Row, size: tuple[int, int], index: int | None = None) -> Segments:

@@ -53,7 +53,7 @@ def coco_rows(source: str, options: RowsOptions) -> Any:
 
     Of boxes: image, image_id, objects {bbox, category, area, iscrowd}, and `segmentation` (run lengths, None where an
     annotation has no mask) in files that have any. Of a panoptic file, whose annotations name a PNG of ids: image,
-    image_id, mask, segments_info [{id, category_id, iscrowd, isthing}].
+    image_id, mask, segments_info [{id, category_id, iscrowd, isthing}]. Where the file declares sizes: annotated_size.
 
     The images lie beside the file, or in `options: {images: folder}`; a panoptic file's PNGs in the folder of the same
     name, or in `options: {masks: folder}`.
@@ -190,14 +190,14 @@ class _CocoFile:
             if masks:
                 target["segmentation"].append(self._segmentation(record, image))
         files = [str(file) for file in self.images.values()]
-        return _dataset(files, list(self.images), [objects[image] for image in self.images], self.names, masks)
+        sizes = [self.sizes[image] for image in self.images]
+        return _dataset(files, list(self.images), [objects[image] for image in self.images], sizes, self.names, masks)
 
     def _size(self, image: Any) -> tuple[int, int]:
         """Return width and height of an image, from its file where its record does not declare them."""
         size = self.sizes[image] or size_of(str(self.images[image]))
         if size is None:
             raise ValueError(f"image {image} declares no size, and its file cannot be read")
-        self.sizes[image] = size
         return size
 
     def _box(self, record: Mapping[str, Any], image: Any) -> list[float]:
@@ -246,6 +246,10 @@ class _CocoFile:
         }
         features = {"image": datasets.Image(), "image_id": _id_feature(columns["image_id"]), "mask": datasets.Image()}
         features["segments_info"] = datasets.List(segment)
+        sizes = [self.sizes[image] for image in images]
+        if any(sizes):
+            columns["annotated_size"] = [list(size) if size else None for size in sizes]
+            features["annotated_size"] = datasets.List(datasets.Value("int64"))
         return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
     def _segments(self, record: Mapping[str, Any]) -> list[dict[str, int]]:
@@ -325,20 +329,27 @@ def detection_rows(
     files: Sequence[str],
     ids: Sequence[int],
     objects: Sequence[dict[str, list]],
+    sizes: Sequence[tuple[int, int] | None],
     names: list[str],
     options: RowsOptions,
 ) -> Any:
     """Return rows of images on disk with their objects {bbox, category (an integer), area, iscrowd}.
 
     Args:
+        sizes: widths and heights that the annotations declare.
         names: names of the categories' integers.
     """
-    rows = _dataset(files, ids, objects, names, False)
+    rows = _dataset(files, ids, objects, sizes, names, False)
     return rows.to_iterable_dataset() if options.streaming else rows
 
 
 def _dataset(
-    files: Sequence[str], ids: Sequence[Any], objects: Sequence[dict[str, list]], names: list[str], masks: bool
+    files: Sequence[str],
+    ids: Sequence[Any],
+    objects: Sequence[dict[str, list]],
+    sizes: Sequence[tuple[int, int] | None],
+    names: list[str],
+    masks: bool,
 ) -> Any:
     import datasets
 
@@ -352,8 +363,11 @@ def _dataset(
     if masks:
         lengths = {"size": datasets.List(datasets.Value("int64")), "counts": datasets.Value("string")}
         inner["segmentation"] = datasets.List(lengths)
-    columns = {"image": list(files), "image_id": _ids(ids), "objects": list(objects)}
+    columns: dict[str, list[Any]] = {"image": list(files), "image_id": _ids(ids), "objects": list(objects)}
     features = {"image": datasets.Image(), "image_id": _id_feature(columns["image_id"]), "objects": inner}
+    if any(sizes):
+        columns["annotated_size"] = [list(size) if size else None for size in sizes]
+        features["annotated_size"] = datasets.List(datasets.Value("int64"))
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 

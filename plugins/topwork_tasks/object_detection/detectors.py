@@ -92,6 +92,8 @@ def detections(
 ) -> list[Any]:
     """Return (scores, labels, corners in pixels, size) of each image, as numpy arrays of at most `most` boxes.
 
+    Boxes are clipped to their image.
+
     Args:
         logits: [items, queries, labels], read by a sigmoid, or [items, queries, labels + 1], by a softmax whose last
             entry is "no object"; then each query has its best label only.
@@ -102,7 +104,7 @@ def detections(
 
     corners = to_corners(boxes.float())
     scale = torch.tensor([[*size, *size] for size in sizes], dtype=torch.float32, device=corners.device)
-    corners = corners * scale[:, None]
+    corners = (corners * scale[:, None]).clamp(min=0).minimum(scale[:, None])
     if logits.shape[-1] == labels + 1:
         scores, best = logits.float().softmax(-1)[..., :-1].max(-1)
         queries = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from topwork import Row
 
 
-def example_rows() -> list[Row]:
+def object_examples() -> list[Row]:
     """Return discs, squares and bars on a dark ground; one image is empty."""
     from PIL import Image, ImageDraw
 

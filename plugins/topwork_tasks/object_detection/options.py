@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from topwork import TaskOptions
 from topwork_tasks._classification.labels import LABEL_NAMES_HELP, LabelNames
-from topwork_tasks._vision.augmentation import AUGMENT_HELP, Augment
+from topwork_tasks._vision.augmentation import BOX_PARTS, Augment, augment_help
 from topwork_tasks._vision.boxes import BOX_FORMAT_HELP, BoxFormat
+from topwork_tasks._vision.inputs import ImageOptions
 
 
 class DetrHeadOptions(BaseModel):
@@ -33,14 +33,16 @@ class DetrHeadOptions(BaseModel):
         return self
 
 
-class ObjectDetectionOptions(TaskOptions):
+class ObjectDetectionOptions(ImageOptions):
     """Options of object-detection."""
 
     box_format: BoxFormat = Field("coco", description=BOX_FORMAT_HELP)
-    bad_boxes: Literal["refuse", "drop"] = Field("refuse", description="boxes without area or outside their image")
+    bad_boxes: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="boxes without area or outside their image; boxes that leave it in part are clipped",
+    )
     label_names: LabelNames = Field(None, description=LABEL_NAMES_HELP)
-    augment: Augment = Field("none", description=AUGMENT_HELP)
-    image_size: PositiveInt | None = Field(None, description="pixels; for bases without an image processor")
+    augment: Augment = Field("none", description=augment_help(BOX_PARTS))
     detr_head: DetrHeadOptions | None = Field(
         None, description="size of the task head on a base without a detector of its own; as in DETR's paper by default"
     )

@@ -15,11 +15,13 @@ import topwork as tw
 from topwork_tasks._classification.labels import label_index
 from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision import boxes as _boxes
+from topwork_tasks._vision.frames import ANNOTATED_SIZE
 from topwork_tasks._vision.headers import may_be_refused
-from topwork_tasks._vision.images import magnified, model_tensors
+from topwork_tasks._vision.images import magnified
+from topwork_tasks._vision.preview import log_doubts
 from topwork_tasks.object_detection import detectors, processors
 from topwork_tasks.object_detection.coco_files import coco_rows, format_of
-from topwork_tasks.object_detection.examples import example_rows
+from topwork_tasks.object_detection.examples import object_examples
 from topwork_tasks.object_detection.metric import CocoMetric, Detections
 from topwork_tasks.object_detection.options import DetrHeadOptions, ObjectDetectionOptions
 from topwork_tasks.object_detection.preview import DetectionView
@@ -42,6 +44,7 @@ class ObjectDetection(tw.Task):
         "objects": tw.Column(
             "{bbox: [[4 numbers]], category: [name or number]}, or a list of such dicts", target=True, kind="boxes"
         ),
+        "annotated_size": tw.Column(ANNOTATED_SIZE, target=True, required=False),
     }
     cost_unit = "pixels"
     rows_view = DetectionView()
@@ -53,6 +56,7 @@ class ObjectDetection(tw.Task):
         base = bases["base"]
         notes: list[str] = []
         names, declared = detectors.learn_object_names(rows, base, HEAD, options.label_names, notes)
+        log_doubts(cls.rows_view, rows, options)
         native = processors.is_native(base.config)
         if native and options.detr_head is not None:
             raise tw.UsageError(
@@ -62,19 +66,23 @@ class ObjectDetection(tw.Task):
             )
         saved = inputs.saved_processor if native else processors.backbone_processor
         processor = saved(base, options.image_size)
+        pixel_range = inputs.find_pixel_range(rows, options, base.config)
         if processor is None:
             make = partial(processors.make_processor, base.config)
-            processor = inputs.learn_processor(rows, base, options.image_size, make, multiple=32)
+            processor = inputs.learn_processor(rows, base, options, pixel_range, make, multiple=32)
+            inputs.size_changes(base, options.image_size)
         processors.check_processor(base.config, processor)
-        values = {"label_names": names, "declared": declared, "all_trainable": bool(base.scratch)}
+        values: dict[str, Any] = {"label_names": names, "declared": declared, "all_trainable": bool(base.scratch)}
+        values["pixel_range"] = pixel_range
         return tw.State(values, {"image_processor": processor}, notes)
 
     def __init__(self, bases: Mapping[str, Any], options: ObjectDetectionOptions, state: tw.State) -> None:
         super().__init__(bases, options, state)
         self.label_names: list[str] = state.values["label_names"]
         self.processor = state.processors["image_processor"]
-        self.inputs = inputs.ImageInputs(self.processor, self.base.config, self._process)
-        self.repeatable = options.augment == "none"
+        self.inputs = inputs.ImageInputs(self.processor, self.base.config, options, state.values, self._process)
+        self._parts = augmentation.augment_parts(options.augment, augmentation.BOX_PARTS)
+        self.repeatable = not self._parts
 
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.label_names))
@@ -82,12 +90,14 @@ class ObjectDetection(tw.Task):
             "id2label": numbered,
             "label2id": {name: index for index, name in numbered.items()},
         }
+        size_change = inputs.size_changes(self.base, self.options.image_size)
+        changes |= size_change
         model = self.base.native(*HEAD, weights=weights, **changes)
         if model is None:
             from topwork_tasks.object_detection.detr_head import DetrHead
 
             size = self.options.detr_head or DetrHeadOptions()
-            model = DetrHead(self.base.backbone(weights=weights, maps=(-1,)), size, len(numbered))
+            model = DetrHead(self.base.backbone(weights=weights, maps=(-1,), **size_change), size, len(numbered))
         if self.state.values["all_trainable"]:
             # DETR's classes freeze a convolutional backbone that they expect to be pretrained: here it is random
             model.requires_grad_(True)
@@ -98,7 +108,8 @@ class ObjectDetection(tw.Task):
     @cached_property
     def _augment(self) -> Any:
         height, width = self.inputs.shape or (224, 224)
-        return augmentation.image_augmentation(self.options.augment, height, width, boxes=True)
+        colour = inputs.mean_colour(self.processor)
+        return augmentation.make_augmentation(self._parts, height, width, colour, "boxes")
 
     def _process(self, image: Any) -> dict[str, torch.Tensor]:
         tensors = self.processor(images=image, return_tensors="pt")
@@ -122,15 +133,17 @@ class ObjectDetection(tw.Task):
     def encode(self, rows: Sequence[tw.Row], mode: tw.Mode, seed: int) -> list[tw.Item]:
         items = []
         for index, row in enumerate(rows):
-            image = self.inputs.open(row, index)
-            size = image.size
+            image, size = self.inputs.open(row, index)
             tensors: dict[str, Any] = {}
             if mode != "predict":
                 objects, _ = self._objects(row, size, index)
                 if mode == "train" and self._augment is not None:
+                    objects = objects.resized(size, image.size)
                     with augmentation.seeding_torch(augmentation.row_seed(seed, image)):
                         image, objects = augmentation.augment_boxes(self._augment, image, objects)
-                tensors["labels"] = self._targets(objects, image.size)
+                    tensors["labels"] = self._targets(objects, image.size)
+                else:
+                    tensors["labels"] = self._targets(objects, size)
             tensors |= self.inputs.features(image, index)
             items.append(tw.Item(index, tensors, cost=self.inputs.cost(size), extra=size))
         return items
@@ -164,10 +177,10 @@ class ObjectDetection(tw.Task):
     # ------------------------------------------------------------------ tensors -> numbers
 
     def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
-        return model(**model_tensors(batch, model)).loss
+        return model(**batches.model_tensors(batch, model)).loss
 
     def loss_terms(self, model: nn.Module, batch: tw.Batch) -> tuple[torch.Tensor, ...]:
-        outputs = model(**model_tensors(batch, model))
+        outputs = model(**batches.model_tensors(batch, model))
         if self._queries is None:
             return (outputs.loss,)
         entropy = sum(loss for name, loss in outputs.loss_dict.items() if name.startswith("loss_ce"))
@@ -185,7 +198,7 @@ class ObjectDetection(tw.Task):
 
     def predict(self, model: nn.Module, batch: tw.Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)
-        for indices, tensors in batches.by_shape(model_tensors(batch, model)):
+        for indices, tensors in batches.by_shape(batches.model_tensors(batch, model)):
             outputs = model(**tensors)
             sizes = [batch.items[index].extra for index in indices]
             most = processors.most_boxes(self.processor, outputs.logits.shape[1])
@@ -213,24 +226,24 @@ class ObjectDetection(tw.Task):
         return tw.Units("patch", special=special, grid=units.grid, image=units.image)
 
     def draw(self, row: tw.Row, prediction: Detections) -> tw.Picture:
-        image = self.inputs.open(row, None, "RGB")
+        image, size = self.inputs.open(row, None, "RGB")
         predicted = [(list(entry["box"].values()), entry) for entry in prediction]
         boxes = [(box, f"{entry['label']} {entry['score']:.2f}", "orange") for box, entry in predicted]
         caption, badness = f"found {len(predicted)}", 0.0
         if row.get("objects") is not None:
-            objects, labels = self._objects(row, image.size)
+            objects, labels = self._objects(row, size)
             names = [self.label_names[label] for label in labels]
             boxes = [(box, name, "lime") for box, name in zip(objects.boxes.tolist(), names)] + boxes
             pairs = [(box, entry["label"]) for box, entry in predicted]
             badness = detectors.count_mistakes(objects.boxes, names, pairs)
             caption = f"found {len(predicted)} (orange) of {len(names)} (green), {badness:.0f} missed or wrong"
         large = magnified(image, 320)
-        drawn = _boxes.draw_boxes(large, boxes, large.width / image.width)
+        drawn = _boxes.draw_boxes(large, boxes, large.width / size[0])
         return tw.Picture(caption=caption, badness=badness, image=drawn)
 
     @classmethod
     def example_rows(cls) -> list[tw.Row]:
-        return example_rows()
+        return object_examples()
 
 
 @tw.hookimpl

@@ -38,10 +38,11 @@ def voc_rows(source: str, options: RowsOptions) -> Any:
     pairs = [_read(folder / "Annotations" / f"{name}.xml", images, name, use) for name in _names(folder, options)]
     names = sorted({category for _, objects in pairs for category in objects["category"]})
     indices = {name: index for index, name in enumerate(names)}
+    sizes = [objects.pop("size") for _, objects in pairs]
     for _, objects in pairs:
         objects["category"] = [indices[name] for name in objects["category"]]
     files = [str(file) for file, _ in pairs]
-    return detection_rows(files, list(range(len(files))), [objects for _, objects in pairs], names, options)
+    return detection_rows(files, list(range(len(files))), [objects for _, objects in pairs], sizes, names, options)
 
 
 def _names(folder: Path, options: RowsOptions) -> list[str]:
@@ -60,12 +61,14 @@ def _names(folder: Path, options: RowsOptions) -> list[str]:
     return [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
-def _read(file: Path, images: Path, name: str, use_difficult: bool) -> tuple[Path, dict[str, list]]:
-    """Return the image of an annotation and its objects; categories by name."""
-    objects: dict[str, list] = {"bbox": [], "category": [], "area": [], "iscrowd": []}
+def _read(file: Path, images: Path, name: str, use_difficult: bool) -> tuple[Path, dict[str, Any]]:
+    """Return the image of an annotation and its objects; categories by name. `size` is what it declares, else None."""
+    objects: dict[str, Any] = {"bbox": [], "category": [], "area": [], "iscrowd": []}
     try:
         root = ElementTree.parse(file).getroot()
         image = images / root.findtext("filename", f"{name}.jpg")
+        width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
+        objects["size"] = (width, height) if width > 0 and height > 0 else None
         for element in root.findall("object"):
             corners = [float(element.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")]
             left, top, right, bottom = corners[0] - 1, corners[1] - 1, corners[2], corners[3]
