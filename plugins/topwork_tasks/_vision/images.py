@@ -215,7 +215,10 @@ def _deep_colours(image: Image, value: Any) -> numpy.ndarray | None:
         raise ValueError(f"a {image.format} of 16 bits a colour; store it as PNG, or give an array")
     import numpy
     import torch
-    from torchvision.io import ImageReadMode, decode_image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torchvision hands its decoders over to torchcodec
+        from torchvision.io import ImageReadMode, decode_image
 
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") is not None else value["path"]
