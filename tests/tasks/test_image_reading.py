@@ -139,9 +139,9 @@ def test_deep_images_without_a_known_scale_are_refused_never_clipped(task, mode)
 
 def test_deep_classes_are_learned() -> None:
     """Two classes that differ in brightness alone, as int32: what was clipped to white had accuracy one half."""
-    rows = [row for _ in range(4) for row in rows_of(task, "TIFF I")]
+    rows = [row for _ in range(4) for row in rows_of("image-classification", "TIFF I")]
     config = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}
-    work = topwork.build(task, {"config": {**config, "out_features": ["stage1"]}}, rows=rows)
+    work = topwork.build("image-classification", {"config": {**config, "out_features": ["stage1"]}}, rows=rows)
     work.apply("train", {"train": rows}, steps=30, batch_size=16, learning_rate=0.02, checkpoint_every="never")
     assert work.apply("evaluate", {"evaluate": rows})["metrics"]["accuracy"] == 1.0
 
