@@ -2,7 +2,7 @@
 
 A plugin is a module (or any object) named in the entry-point group `topwork`; it marks functions with
 `@topwork.hookimpl`. An implementation may take fewer arguments than stand here; arguments are only ever added. A class
-of a task or stage is a plugin too: `my-stage = "my_package:MyStage"`.
+of a task or stage, or a `topwork.Declaration` of one, is a plugin too: `my-stage = "my_package:MyStage"`.
 """
 
 from __future__ import annotations

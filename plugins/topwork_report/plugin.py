@@ -22,7 +22,7 @@ def register_stages() -> list[Declaration]:
 @hookimpl
 def register_commands() -> list[Declaration]:
     """Declare the command `report`."""
-    return [Declaration("report", "topwork_report.stage:report")]
+    return [Declaration("report", "topwork_report.command:report")]
 
 
 @hookimpl

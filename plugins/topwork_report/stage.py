@@ -1,8 +1,7 @@
-"""The stage `report` and the command `report`; both make the page of a run folder by `page.write_page`."""
+"""The stage `report`: makes the page of a run folder by `page.write_page`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -31,15 +30,3 @@ class Report(Stage):
                 run.say(f"report: {problem}")
         run.process.barrier()
         return answer
-
-
-def report(run: Path) -> None:
-    """Make the page of a run folder (report.html) again from the folder's files."""
-    import typer
-
-    from topwork_report.page import write_page
-
-    answer = write_page(Path(run))
-    for problem in answer["problems"]:
-        typer.echo(problem, err=True)
-    typer.echo(str(Path(run) / answer["page"]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from topwork import Base, Batch, Column, DataError, Item, Mode, Picture, Row, State, Task, Units, UsageError, hookimpl
+from topwork import Base, Batch, Column, DataError, Item, Mode, Picture, Row, State, Units, UsageError
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
 from topwork_tasks._audio.preview import AudioView
@@ -190,8 +190,3 @@ class AudioClassification(Classifier):
             for index in range(3)
             for name, pitches in melodies.items()
         ]
-
-
-@hookimpl
-def register_tasks() -> list[type[Task]]:
-    return [AudioClassification]

@@ -7,7 +7,7 @@ warm-started as encoder and decoder, on decoders by prompt; see `sequence_to_seq
 
 from __future__ import annotations
 
-from topwork import Column, Row, Task, hookimpl
+from topwork import Column, Row
 from topwork_tasks.sequence_to_sequence.task import SequenceToSequence
 
 
@@ -45,9 +45,3 @@ class Summarization(SequenceToSequence):
             ("In Lima the sun came out at last.", "Sun in Lima."),
         ]
         return [{"document": document, "summary": summary} for document, summary in pairs]
-
-
-@hookimpl
-def register_tasks() -> list[type[Task]]:
-    """Register summarization."""
-    return [Summarization]

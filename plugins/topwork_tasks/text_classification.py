@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from topwork import Base, Batch, Column, Item, Mode, Picture, Row, State, Task, Units, hookimpl
+from topwork import Base, Batch, Column, Item, Mode, Picture, Row, State, Units
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._text import inputs as text
 
@@ -198,8 +198,3 @@ class TextClassification(Classifier):
         return [
             {"text": sentence, "label": label} for label, sentences in sentences_of.items() for sentence in sentences
         ]
-
-
-@hookimpl
-def register_tasks() -> list[type[Task]]:
-    return [TextClassification]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from topwork import Column, DataError, Row, Task, hookimpl
+from topwork import Column, DataError, Row
 from topwork_tasks._text.inputs import text_of
 from topwork_tasks.sequence_to_sequence.task import Seq2SeqOptions, SequenceToSequence
 
@@ -109,9 +109,3 @@ def _side(row: Row, index: int, language: str | None, option: str) -> str:
             hint="correct it",
         )
     return given[name]
-
-
-@hookimpl
-def register_tasks() -> list[type[Task]]:
-    """Register translation."""
-    return [Translation]

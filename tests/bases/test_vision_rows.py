@@ -9,7 +9,7 @@ from PIL import Image
 
 import topwork
 from topwork import DataError, RowsOptions, UsageError
-from topwork_tasks.object_detection import task as object_detection
+from topwork_tasks import detection_plugin
 
 VOC = """<annotation><folder>VOC2007</folder><filename>{name}.jpg</filename>
 <size><width>30</width><height>20</height><depth>3</depth></size>{objects}</annotation>"""
@@ -51,7 +51,7 @@ def voc(tmp_path):
 
 
 def read(folder, **more):
-    return object_detection.load_rows(str(folder), RowsOptions(path=str(folder), format="voc", **more))
+    return detection_plugin.load_rows(str(folder), RowsOptions(path=str(folder), format="voc", **more))
 
 
 def test_voc_folders_are_rows(voc, plugins) -> None:

@@ -50,8 +50,9 @@ def test_task_stage_and_lens_work_from_elsewhere(tmp_path):
     without(rest / "pyproject.toml", "text-classification", "predict", "lens")
     task = "topwork_tasks/text_classification.py"
     stage = "core/topwork/stages/predict.py"
+    target = "moved_task:TextClassification"
     projects = [
-        move(rest, tmp_path, "moved-task", f"plugins/{task}", "moved_task.py", 'elsewhere-task = "moved_task"'),
+        move(rest, tmp_path, "moved-task", f"plugins/{task}", "moved_task.py", f'elsewhere = "{target}"'),
         move(rest, tmp_path, "moved-stage", stage, "moved_stage.py", 'stage = "moved_stage:Predict"'),
         move(rest, tmp_path, "moved-lens", "plugins/topwork_lens", "topwork_lens", 'lens = "topwork_lens.plugin"'),
     ]

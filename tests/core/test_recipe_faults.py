@@ -188,7 +188,7 @@ def test_missing_rows_name_the_stages_that_need_them(check) -> None:
 
 
 def test_local_files_and_patterns(check, tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("sentence,label\n" + "a,b\n" * 8)
+    (tmp_path / "rows.csv").write_text("body,label\n" + "a,b\n" * 8)
     for path in ("rows.csv", "*.csv"):
         assert check(GOOD.replace("sample:words", f"{tmp_path}/{path}")).seed == 0
     (fault,) = check(GOOD.replace("sample:words", "$HOME/rows.csv"))

@@ -18,8 +18,9 @@ import report_run
 from PIL import Image
 
 from topwork_report.colours import STEPS, inks, level, scales
+from topwork_report.command import report
 from topwork_report.page import write_page
-from topwork_report.stage import Report, report
+from topwork_report.stage import Report
 
 make_run, stage, layer, page, results = (
     report_run.make_run,

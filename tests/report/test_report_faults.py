@@ -10,8 +10,8 @@ import pytest
 import report_run
 
 from topwork import UsageError
+from topwork_report.command import report
 from topwork_report.page import MOST_PICTURES, write_page
-from topwork_report.stage import report
 
 make_run, stage, layer, page = report_run.make_run, report_run.stage, report_run.layer, report_run.page
 write, digit = report_run.write, report_run.digit

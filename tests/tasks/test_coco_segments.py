@@ -13,9 +13,9 @@ from PIL import Image
 
 from topwork import BaseOptions, DataError, RowsOptions, UsageError
 from topwork_bases.transformers import base as transformers_bases
+from topwork_tasks import detection_plugin
 from topwork_tasks.image_segmentation import outputs
 from topwork_tasks.image_segmentation.task import ImageSegmentation
-from topwork_tasks.object_detection import task as object_detection
 
 CATEGORIES = [
     {"id": 184, "name": "sky", "isthing": 0},
@@ -36,7 +36,7 @@ def task_of(rows, **options):
 
 
 def rows_of(path, **options):
-    return object_detection.load_rows(str(path), RowsOptions(path=str(path), format="coco", options=options))
+    return detection_plugin.load_rows(str(path), RowsOptions(path=str(path), format="coco", options=options))
 
 
 @pytest.fixture

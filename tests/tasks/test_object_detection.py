@@ -17,6 +17,7 @@ from tolerance import about, close
 
 from topwork import BaseOptions, DataError, RowsOptions, State, UsageError
 from topwork_bases.transformers import base as transformers_bases
+from topwork_tasks import detection_plugin
 from topwork_tasks._vision import boxes as _boxes
 from topwork_tasks._vision import coco_metric as _coco_averages
 from topwork_tasks.object_detection import task as object_detection
@@ -328,7 +329,7 @@ def test_coco_files_are_rows(tmp_path) -> None:
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(found))
     options = RowsOptions(path=str(path), format="coco")
-    rows = object_detection.load_rows(str(path), options)
+    rows = detection_plugin.load_rows(str(path), options)
     assert _boxes.declared_names(rows) == ["cat", "dog"]
     assert rows[0]["objects"] == {
         "bbox": [[1, 2, 3, 4], [5, 5, 5, 5]],
@@ -343,5 +344,5 @@ def test_coco_files_are_rows(tmp_path) -> None:
     found["annotations"][0]["category_id"] = 5
     path.write_text(json.dumps(found))
     with pytest.raises(DataError, match="annotation 1: category 5 is unknown; known: 3, 18"):
-        object_detection.load_rows(str(path), options)
-    assert object_detection.load_rows("x", RowsOptions(path="x")) is None
+        detection_plugin.load_rows(str(path), options)
+    assert detection_plugin.load_rows("x", RowsOptions(path="x")) is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from topwork.errors import PluginError, TopworkError
 from topwork.plugins.loading import PluginInfo, check_class, safe_text
@@ -23,15 +23,18 @@ class Declaration:
         name: the name in recipes or on the command line; equal to the `name` of the class.
         target: where the class or function is: `package.module:Name`.
         about: one line about it, equal to the first line of its docstring; None imports it to read that line.
+        kind: "task", "stage" or "command"; needed only by a declaration that is a plugin by itself, such as
+            `my-stage = "my_package:MY_STAGE"` in the entry-point table.
 
     Example:
-        >>> Declaration("echo", "my_package.echo:Echo", "Repeat the text of a row.").name
+        >>> Declaration("echo", "my_package.echo:Echo", "Repeat the text of a row.", "stage").name
         'echo'
     """
 
     name: str
     target: str
     about: str | None = None
+    kind: Literal["task", "stage", "command"] | None = None
 
     def load(self) -> Any:
         """Import the class or function."""
@@ -131,8 +134,12 @@ def check_entry(kind: str, thing: Any) -> None:
         raise PluginError(f"a sample is described by a text, not by {thing!r}")
 
 
-def kind_of(thing: type) -> str | None:
-    """Return "task" or "stage" for a class of one of these contracts: it may be a plugin by itself; else None."""
+def kind_of(thing: Any) -> str | None:
+    """Return the kind of a declaration, or of a class of a task or stage, that is a plugin by itself; else None."""
+    if isinstance(thing, Declaration):
+        return thing.kind
+    if not isinstance(thing, type):
+        return None
     from topwork.stage import Stage
     from topwork.task import Task
 

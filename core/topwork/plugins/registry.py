@@ -237,7 +237,7 @@ class Plugins:
         self._modules[module] = info
         if (root := module.partition(".")[0]) != GROUP:
             self._modules.setdefault(root, info)  # helper modules of the same package
-        if not manager.get_hookcallers(plugin) and not (isinstance(plugin, type) and kind_of(plugin)):
+        if not manager.get_hookcallers(plugin) and kind_of(plugin) is None:
             warnings.warn(
                 f"the plugin {info} brings nothing; mark its hooks with `@topwork.hookimpl`",
                 RuntimeWarning,
@@ -245,8 +245,9 @@ class Plugins:
             )
 
     def _collect(self, plugin: Any, info: PluginInfo) -> None:
+        own_kind = kind_of(plugin)
         for kind, table in (("task", self.tasks), ("stage", self.stages), ("command", self.commands)):
-            alone: list[Any] = [plugin] if isinstance(plugin, type) and kind_of(plugin) == kind else []
+            alone: list[Any] = [plugin] if own_kind == kind else []
             for thing in alone or self._registered(f"register_{kind}s", plugin):
                 if not isinstance(thing, Declaration):
                     check_entry(kind, thing)

@@ -6,6 +6,6 @@
 - `transcripts`: texts, error rates, drawings.
 """
 
-from topwork_tasks.automatic_speech_recognition.task import SpeechRecognition, register_tasks
+from topwork_tasks.automatic_speech_recognition.task import SpeechRecognition
 
-__all__ = ["SpeechRecognition", "register_tasks"]
+__all__ = ["SpeechRecognition"]

@@ -270,8 +270,3 @@ class SpeechRecognition(tw.Task):
     @classmethod
     def example_rows(cls) -> list[tw.Row]:
         return speech_examples()
-
-
-@tw.hookimpl
-def register_tasks() -> list[type[tw.Task]]:
-    return [SpeechRecognition]

@@ -6,6 +6,6 @@
 """
 
 from topwork_tasks.depth_estimation.options import DepthEstimationOptions
-from topwork_tasks.depth_estimation.task import DepthEstimation, register_tasks
+from topwork_tasks.depth_estimation.task import DepthEstimation
 
-__all__ = ["DepthEstimation", "DepthEstimationOptions", "register_tasks"]
+__all__ = ["DepthEstimation", "DepthEstimationOptions"]

@@ -220,8 +220,3 @@ def _make_processor(height: int, width: int, mean: list[float], deviation: list[
 
     sizes = {"height": height, "width": width}
     return DPTImageProcessor(size=sizes, image_mean=mean, image_std=deviation, do_normalize=True)
-
-
-@tw.hookimpl
-def register_tasks() -> list[type[tw.Task]]:
-    return [DepthEstimation]

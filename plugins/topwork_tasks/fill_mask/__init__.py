@@ -5,6 +5,6 @@
 """
 
 from topwork_tasks.fill_mask.options import FillMaskOptions
-from topwork_tasks.fill_mask.task import FillMask, register_tasks
+from topwork_tasks.fill_mask.task import FillMask
 
-__all__ = ["FillMask", "FillMaskOptions", "register_tasks"]
+__all__ = ["FillMask", "FillMaskOptions"]

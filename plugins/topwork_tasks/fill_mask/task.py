@@ -24,7 +24,6 @@ from topwork import (
     Task,
     Units,
     UsageError,
-    hookimpl,
 )
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.windows import TextWindow
@@ -191,9 +190,3 @@ class FillMask(Task):
     @classmethod
     def example_rows(cls) -> list[Row]:
         return masked_examples()
-
-
-@hookimpl
-def register_tasks() -> list[type[Task]]:
-    """Register fill-mask."""
-    return [FillMask]

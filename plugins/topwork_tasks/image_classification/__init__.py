@@ -1,5 +1,5 @@
 """Image classification."""
 
-from topwork_tasks.image_classification.task import ImageClassification, ImageClassificationOptions, register_tasks
+from topwork_tasks.image_classification.task import ImageClassification, ImageClassificationOptions
 
-__all__ = ["ImageClassification", "ImageClassificationOptions", "register_tasks"]
+__all__ = ["ImageClassification", "ImageClassificationOptions"]

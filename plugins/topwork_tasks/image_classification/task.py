@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from topwork import Batch, Column, Item, Mode, Picture, Row, State, Task, Units, UsageError, hookimpl
+from topwork import Batch, Column, Item, Mode, Picture, Row, State, Units, UsageError
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._vision import augmentation, inputs
 from topwork_tasks._vision.batches import model_tensors, stack
@@ -184,8 +184,3 @@ class ImageClassification(Classifier):
 
 def _make_processor(config: Any, height: int, width: int, mean: list[float], deviation: list[float]) -> Any:
     return inputs.resizing_processor(config, (height, width), mean, deviation)
-
-
-@hookimpl
-def register_tasks() -> list[type[Task]]:
-    return [ImageClassification]

@@ -10,6 +10,6 @@
 """
 
 from topwork_tasks.image_segmentation.options import ImageSegmentationOptions
-from topwork_tasks.image_segmentation.task import ImageSegmentation, register_tasks
+from topwork_tasks.image_segmentation.task import ImageSegmentation
 
-__all__ = ["ImageSegmentation", "ImageSegmentationOptions", "register_tasks"]
+__all__ = ["ImageSegmentation", "ImageSegmentationOptions"]

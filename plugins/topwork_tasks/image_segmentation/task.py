@@ -249,8 +249,3 @@ class ImageSegmentation(tw.Task):
     @classmethod
     def example_rows(cls) -> list[tw.Row]:
         return mask_examples()
-
-
-@tw.hookimpl
-def register_tasks() -> list[type[tw.Task]]:
-    return [ImageSegmentation]

@@ -10,6 +10,6 @@
 """
 
 from topwork_tasks.object_detection.options import ObjectDetectionOptions
-from topwork_tasks.object_detection.task import ObjectDetection, load_rows, register_tasks
+from topwork_tasks.object_detection.task import ObjectDetection
 
-__all__ = ["ObjectDetection", "ObjectDetectionOptions", "load_rows", "register_tasks"]
+__all__ = ["ObjectDetection", "ObjectDetectionOptions"]

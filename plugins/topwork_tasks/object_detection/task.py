@@ -20,12 +20,10 @@ from topwork_tasks._vision.headers import may_be_refused
 from topwork_tasks._vision.images import magnified
 from topwork_tasks._vision.preview import log_doubts
 from topwork_tasks.object_detection import detectors, processors
-from topwork_tasks.object_detection.coco_files import coco_rows, format_of
 from topwork_tasks.object_detection.examples import object_examples
 from topwork_tasks.object_detection.metric import CocoMetric, Detections
 from topwork_tasks.object_detection.options import DetrHeadOptions, ObjectDetectionOptions
 from topwork_tasks.object_detection.preview import DetectionView
-from topwork_tasks.object_detection.voc_files import voc_rows
 
 if TYPE_CHECKING:
     import torch
@@ -244,19 +242,3 @@ class ObjectDetection(tw.Task):
     @classmethod
     def example_rows(cls) -> list[tw.Row]:
         return object_examples()
-
-
-@tw.hookimpl
-def register_tasks() -> list[type[tw.Task]]:
-    return [ObjectDetection]
-
-
-@tw.hookimpl
-def load_rows(source: str, options: tw.RowsOptions) -> Any | None:
-    """Read COCO files of boxes, instances or panoptic segments (`format: coco`), and Pascal VOC folders
-    (`format: voc`)."""
-    form = format_of(source, options)
-    if form == "coco" and options.split not in (None, "train"):
-        raise tw.UsageError("a COCO file has no splits", place=source, hint="give each split's file its own `path`")
-    read = {"voc": voc_rows, "coco": coco_rows}.get(form or "")
-    return None if read is None else read(source, options)

@@ -5,6 +5,6 @@
 """
 
 from topwork_tasks.question_answering.options import QuestionAnsweringOptions
-from topwork_tasks.question_answering.task import QuestionAnswering, register_tasks
+from topwork_tasks.question_answering.task import QuestionAnswering
 
-__all__ = ["QuestionAnswering", "QuestionAnsweringOptions", "register_tasks"]
+__all__ = ["QuestionAnswering", "QuestionAnsweringOptions"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units, hookimpl
+from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.windows import span_in
 from topwork_tasks._text.words import trim_span
@@ -203,9 +203,3 @@ class QuestionAnswering(Task):
     @classmethod
     def example_rows(cls) -> list[Row]:
         return answer_examples()
-
-
-@hookimpl
-def register_tasks() -> list[type[Task]]:
-    """Register question-answering."""
-    return [QuestionAnswering]

@@ -7,6 +7,6 @@
 """
 
 from topwork_tasks.text_generation.options import TextGenerationOptions
-from topwork_tasks.text_generation.task import TextGeneration, register_tasks
+from topwork_tasks.text_generation.task import TextGeneration
 
-__all__ = ["TextGeneration", "TextGenerationOptions", "register_tasks"]
+__all__ = ["TextGeneration", "TextGenerationOptions"]

@@ -26,7 +26,6 @@ from topwork import (
     Task,
     Units,
     UsageError,
-    hookimpl,
 )
 from topwork_tasks._text import generation
 from topwork_tasks._text import inputs as text
@@ -235,9 +234,3 @@ class TextGeneration(Task):
 def _item(row: int, block: prompts.EncodedRow, prompt: list[int] | None = None, new: int = 0) -> Item:
     cost = max(len(block.ids), len(prompt) + new if prompt else 0)
     return Item(row, {"ids": block.ids, "labels": block.labels, "prompt": prompt}, cost)
-
-
-@hookimpl
-def register_tasks() -> list[type[Task]]:
-    """Register text-generation."""
-    return [TextGeneration]

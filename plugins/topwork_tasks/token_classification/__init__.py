@@ -7,6 +7,6 @@
 """
 
 from topwork_tasks.token_classification.options import TokenClassificationOptions
-from topwork_tasks.token_classification.task import TokenClassification, register_tasks
+from topwork_tasks.token_classification.task import TokenClassification
 
-__all__ = ["TokenClassification", "TokenClassificationOptions", "register_tasks"]
+__all__ = ["TokenClassification", "TokenClassificationOptions"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units, hookimpl
+from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.windows import TextWindow
 from topwork_tasks._text.words import Span
@@ -191,9 +191,3 @@ class TokenClassification(Task):
     @classmethod
     def example_rows(cls) -> list[Row]:
         return tagged_examples()
-
-
-@hookimpl
-def register_tasks() -> list[type[Task]]:
-    """Register token-classification."""
-    return [TokenClassification]
