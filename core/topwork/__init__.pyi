@@ -54,6 +54,12 @@ from topwork.data.options import (
 from topwork.data.options import (
     RowsOptions as RowsOptions,
 )
+from topwork.data.table import (
+    Origin as Origin,
+)
+from topwork.data.table import (
+    Table as Table,
+)
 from topwork.errors import (
     CheckpointError as CheckpointError,
 )

@@ -14,6 +14,9 @@ from topwork_bases.rows import plugin as data_rows
 
 TABLE = [{"text": "good", "label": 1}, {"text": "bad, very", "label": 0}, {"text": "fine\ttoo", "label": 1}]
 
+#: cells of csv and tsv are text as it was written
+WRITTEN = [{**row, "label": str(row["label"])} for row in TABLE]
+
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch) -> None:
@@ -51,9 +54,10 @@ def write_table(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet", "arrow"])
 def test_tables_come_back(tmp_path, kind) -> None:
     path = write_table(tmp_path, kind)
-    assert load(path).to_list() == TABLE
-    assert list(load(path, streaming=True)) == TABLE
-    assert load(path, split="train[1:]").to_list() == TABLE[1:]
+    rows = WRITTEN if kind in ("csv", "tsv") else TABLE
+    assert load(path).to_list() == rows
+    assert list(load(path, streaming=True)) == rows
+    assert load(path, split="train[1:]").to_list() == rows[1:]
 
 
 def test_text_globs_and_other_names(tmp_path) -> None:
@@ -64,7 +68,7 @@ def test_text_globs_and_other_names(tmp_path) -> None:
     renamed = write_table(tmp_path, "csv").rename(tmp_path / "rows.dat")
     with pytest.raises(UsageError, match="format: csv"):
         load(renamed)
-    assert load(renamed, format="csv").to_list() == TABLE
+    assert load(renamed, format="csv").to_list() == WRITTEN
     with pytest.raises(UsageError, match="did you mean `csv`"):
         load(renamed, format="cvs")
     assert load(renamed, format="csv", options={"names": ["a", "b"], "skiprows": 1}).column_names == ["a", "b"]
@@ -167,7 +171,7 @@ def test_audio_columns_are_never_decoded(tmp_path) -> None:
     [
         ("a.jsonl", b'{"a": 1}\n{"a": \n{"a": 3}\n', r"a\.jsonl:2: "),
         ("a.json", b'[\n {"a": 1},\n {"a" 2}\n]', r"a\.json:3: "),
-        ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a\.csv: .*line 3"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a\.csv:3: has 3 fields where the header has 2"),
         ("a.csv", b"a,b\n1,\xff\xfe\n", r"a\.csv:2: not UTF-8"),
         ("a.csv", b"", r"a\.csv: the file is empty"),
         ("a.parquet", b"no parquet", r"a\.parquet: cannot be read as parquet"),

@@ -41,8 +41,8 @@ def canonical(
     Raises:
         TopworkError: a column is missing; the error names those that exist.
     """
-    table = rows if isinstance(rows, Table) else None
-    inner = table.rows if table is not None else rows
+    table = rows if isinstance(rows, Table) else rows.table if isinstance(rows, Stream) else None
+    inner = rows.rows if isinstance(rows, Table | Stream) else rows
     plain = check_plain(inner, place)
     if plain and not inner:
         return []
@@ -126,25 +126,25 @@ def _finished(
     names = declared_names({name: features[name] for name in origins if name in features})
     if several:
         rows = _with_several(rows, source, several)
+    for name, origin in origins.items():
+        convert = None if table is None else _cell_reader(task.columns[name], name, origin, table, source)
+        if convert is not None:
+            readers[name] = convert
     if row_count(rows) is None:
         return Stream(rows, readers, names)
-    written = table is not None and table.written
-    for name, column in task.columns.items():
-        if name in origins and table is not None:
-            convert = _cell_reader(column, name, rows if written else None, table)
-            if convert is not None:
-                readers[name] = convert
-    origin = table.origin if table is not None else None
-    return Table(rows, origin, readers=readers, names=names, role=role, written=written)
+    origin_of_rows = table.origin if table is not None else None
+    return Table(rows, origin_of_rows, readers=readers, names=names, role=role, written=bool(table and table.written))
 
 
-def _cell_reader(column: Column, name: str, written: Any, table: Table) -> Any:
+def _cell_reader(column: Column, name: str, origin: str, table: Table, source: Any) -> Any:
+    """What turns a cell of a table into its value; `source` are the rows with the table's own columns."""
     if column.kind in cells.FILES:
-        return BesideTable(cells.resolved) if table.origin.files else None
-    if written is None:
+        return BesideTable(cells.resolved) if table.origin.files and row_count(source) is not None else None
+    if not table.written:
         return None
     once = column.kind in ("any", "label", "labels")  # decided for the column, so all its cells are read
-    return cells.reader(column, name, cuts.column_values(written, name) if once else None)
+    whole = source if row_count(source) is not None else table.rows
+    return cells.reader(column, name, cuts.column_values(whole, origin) if once else None)
 
 
 def _with_several(rows: Any, source: Any, several: Mapping[str, Sequence[str]]) -> Any:

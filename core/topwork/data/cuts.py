@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from topwork.data.table import dataset_column
 from topwork.errors import TopworkError, nearest
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _hashable(value: Any) -> Any:
 def column_values(rows: Any, name: str) -> list[Any] | None:
     """Return the values of a column of a table or a list of dicts; None if there is no such column."""
     if hasattr(rows, "column_names"):
-        return list(rows[name]) if name in rows.column_names else None
+        return list(dataset_column(rows, name)) if name in rows.column_names else None
     return [row.get(name) for row in rows] if any(name in row for row in rows) else None
 
 

@@ -18,6 +18,7 @@ class Stream:
         rows: a `datasets.IterableDataset`.
         readers: by column, what turns a cell into its value.
         names: by column, the names that the source declares for integers.
+        table: the `Table` of text as written that the stream comes from, if any: kinds of columns are decided by it.
     """
 
     def __init__(
@@ -25,8 +26,9 @@ class Stream:
         rows: Any,
         readers: Mapping[str, Callable[[Any], Any]] | None = None,
         names: Mapping[str, Sequence[str]] | None = None,
+        table: Any = None,
     ) -> None:
-        self.rows, self.readers, self.names = rows, dict(readers or {}), dict(names or {})
+        self.rows, self.readers, self.names, self.table = rows, dict(readers or {}), dict(names or {}), table
 
     def __iter__(self) -> Iterator[Row]:
         for row in self.rows:
@@ -47,7 +49,7 @@ class Stream:
         return self.rows.features
 
     def _with(self, rows: Any) -> Stream:
-        return Stream(rows, self.readers, self.names)
+        return Stream(rows, self.readers, self.names, self.table)
 
     def select_columns(self, names: Sequence[str]) -> Stream:
         """Return the same rows with these columns only."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from topwork.data.streams import Stream
 from topwork.errors import DataError
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class Table(Sequence):
     def _read(self, row: Any, index: int) -> Any:
         if not self.readers:
             return row
-        values = dict(row)
+        values = row if hasattr(self.rows, "select_columns") else dict(row)  # rows in memory belong to somebody
         for name, convert in self.readers.items():
             value = values.get(name)
             if value is not None:
@@ -159,7 +160,11 @@ class Table(Sequence):
 
     def column(self, name: str) -> list[Any]:
         """Return the values of one column."""
-        cells = self.rows[name] if hasattr(self.rows, "select_columns") else [row.get(name) for row in self.rows]
+        cells = (
+            dataset_column(self.rows, name)
+            if hasattr(self.rows, "select_columns")
+            else [row.get(name) for row in self.rows]
+        )
         convert = self.readers.get(name)
         if convert is None:
             return list(cells)
@@ -240,11 +245,9 @@ class Table(Sequence):
             rows = [row for table in tables for row in table.rows]
         return tables[0]._with(rows, origin)
 
-    def to_iterable_dataset(self) -> Any:
-        """Return the rows as a stream of `datasets`."""
-        import datasets
-
-        return datasets.IterableDataset.from_generator(_each, gen_kwargs={"tables": [self]})
+    def stream(self) -> Stream:
+        """Return the rows as a stream."""
+        return Stream(self.rows.to_iterable_dataset(), self.readers, self.names, self if self.written else None)
 
     # ------------------------------------------------------------------ where rows were written
 
@@ -266,9 +269,18 @@ class Table(Sequence):
         return error
 
 
-def _each(tables: Sequence[Table]) -> Iterator[Any]:
-    for table in tables:
-        yield from table
+def dataset_column(rows: Any, name: str) -> Sequence[Any]:
+    """Return a column of a data set: at once where its values need no decoding, else one value after the other."""
+    if isinstance(rows, Table) or not _is_plain((rows.features or {}).get(name)):
+        return rows[name]
+    return rows.select_columns([name]).with_format("arrow")[:].column(0).to_pylist()
+
+
+def _is_plain(feature: Any) -> bool:
+    """Whether Arrow's values of a feature are those that `datasets` gives."""
+    if hasattr(feature, "feature"):
+        return _is_plain(feature.feature)
+    return type(feature).__name__ in ("Value", "ClassLabel")
 
 
 class BesideTable:

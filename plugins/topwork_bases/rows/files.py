@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import DataError, UsageError, unknown
+from topwork import DataError, Origin, Table, UsageError, unknown
 from topwork_bases.rows.splits import choose
+from topwork_bases.rows.text_files import PACKED, check_regular
 
 if TYPE_CHECKING:
     from topwork import RowsOptions
 
-_PACKED = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
 _METADATA = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
 _SAVED = {"dataset_info.json", "dataset_dict.json", "state.json"}
 _OURS = {
@@ -45,6 +45,7 @@ def find(source: str, options: RowsOptions) -> Files | None:
     if source.startswith(("http://", "https://", "hf://")):
         return Files(_format(options, [Path(source)], source), (), None)
     path = Path(source).expanduser()
+    check_regular(path)
     if path.is_dir():
         paths = _inside(path)
         saved = options.format is None and any((path / name).is_file() for name in _SAVED)
@@ -73,7 +74,7 @@ def _inside(folder: Path) -> list[Path]:
 def _suffix(path: Path) -> str:
     """The suffix that tells the format, in lower case: `.csv` of `rows.csv.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    while suffixes and suffixes[-1] in _PACKED:
+    while suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
@@ -105,16 +106,27 @@ def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
 
 
 def read(files: Files, source: str, options: RowsOptions) -> Any:
-    """The rows of the files as a data set, the split chosen."""
+    """Read the rows of the files, the split chosen.
+
+    Returns:
+        a `Table`; a stream of `datasets` with `streaming`.
+    """
     if files.format == "saved":
         return _saved(files, source, options)
     if files.format == "audiofolder":
-        from topwork_bases.rows import audio_files as _audio_files
+        from topwork_bases.rows import audio_files
 
-        splits = _audio_files.read(files.paths, files.folder)
+        splits = audio_files.read(files.paths, files.folder)
         if options.streaming:
             splits = {name: rows.to_iterable_dataset() for name, rows in splits.items()}
         return choose(splits, options.split, source)
+    if files.format in ("csv", "json") and files.paths and not {"data_files", "data_dir"} & set(options.options):
+        return choose(_text_tables(files, source, options), options.split, source)
+    return _by_library(files, source, options)
+
+
+def _by_library(files: Files, source: str, options: RowsOptions) -> Any:
+    """The rows as `datasets` reads them."""
     import datasets
 
     try:
@@ -123,7 +135,64 @@ def read(files: Files, source: str, options: RowsOptions) -> Any:
         )
     except Exception as error:
         raise _explain(files, source, error) from error
-    return choose(loaded, options.split, source)
+    rows = choose(loaded, options.split, source)
+    if options.streaming or len(files.paths) != 1 or files.folder is not None:
+        return rows
+    if options.split is not None and "[" in options.split:
+        return rows
+    lines = np_lines(rows) if files.format == "text" else None
+    return Table(rows, Origin((str(files.paths[0]),), lines=lines))
+
+
+def np_lines(rows: Any) -> Any:
+    """The lines of a file of which each is a row."""
+    import numpy as np
+
+    return np.arange(1, len(rows) + 1)
+
+
+def _text_tables(files: Files, source: str, options: RowsOptions) -> dict[str, Any]:
+    """Tables of csv, tsv or JSON by split."""
+    from topwork_bases.rows.records import read_records
+    from topwork_bases.rows.tables import read_table
+
+    made: dict[str, Any] = {}
+    for split, paths in _splits_of(files).items():
+        tables = []
+        for path in paths:
+            if files.format == "csv":
+                tab = options.format == "tsv" or ".tsv" in path.name.lower()
+                tables.append(read_table(path, options.options, tab))
+            else:
+                tables.append(read_records(path, options.options))
+        for path, table in zip(paths[1:], tables[1:]):
+            if table.column_names != tables[0].column_names:
+                raise DataError(
+                    f"{path}: has the columns {', '.join(table.column_names)}, {paths[0]} has "
+                    f"{', '.join(tables[0].column_names)}",
+                    hint="every file must have the same columns",
+                )
+        made[split] = Table.concatenate(tables)
+        made[split].remarks = [remark for table in tables for remark in table.remarks]
+    return {split: table.stream() for split, table in made.items()} if options.streaming else made
+
+
+def _splits_of(files: Files) -> dict[str, list[Path]]:
+    """The files by split: of a folder as `datasets` divides it by names, else all are training rows."""
+    if files.folder is None:
+        return {"train": list(files.paths)}
+    import datasets
+
+    try:
+        builder = datasets.load_dataset_builder(files.format, data_dir=str(files.folder))
+    except Exception as error:
+        raise _explain(files, str(files.folder), error) from error
+    known = {path.resolve(): path for path in files.paths}
+    splits = {
+        str(split): [known[Path(name).resolve()] for name in names if Path(name).resolve() in known]
+        for split, names in (builder.config.data_files or {}).items()
+    }
+    return {split: paths for split, paths in splits.items() if paths}
 
 
 def _where(files: Files, source: str, options: RowsOptions) -> dict[str, Any]:

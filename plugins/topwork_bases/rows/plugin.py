@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import UsageError, hookimpl
+from topwork import Table, UsageError, hookimpl
 
 if TYPE_CHECKING:
     from topwork import RowsOptions
@@ -89,6 +89,9 @@ def _without_decoding_audio(rows: Any) -> Any:
     """Audio stays bytes and path: decoding is the task's business, by soundfile, so torchcodec is not needed."""
     import datasets
 
+    if isinstance(rows, Table):
+        rows.rows = _without_decoding_audio(rows.rows)
+        return rows
     for name, feature in (rows.features or {}).items():
         if isinstance(feature, datasets.Audio) and feature.decode:
             rows = rows.cast_column(name, datasets.Audio(sampling_rate=feature.sampling_rate, decode=False))

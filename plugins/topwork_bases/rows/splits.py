@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from topwork import UsageError, nearest
+from topwork import Table, UsageError, nearest
 
 
 def choose(splits: Any, wanted: str | None, source: str) -> Any:
@@ -35,7 +35,7 @@ def _slice(splits: Mapping[str, Any], wanted: str, source: str, names: str) -> A
     import datasets
 
     unknown = UsageError(f"`{source}` has no split `{wanted}`{nearest(wanted, splits)}", hint=f"its splits: {names}")
-    if any(isinstance(rows, datasets.IterableDataset) for rows in splits.values()):
+    if not all(hasattr(rows, "__len__") for rows in splits.values()):
         if "[" in wanted or "+" in wanted:
             raise UsageError(f"`split: {wanted}` slices a stream", hint="use `limit`, or leave out `streaming`")
         raise unknown
@@ -51,7 +51,10 @@ def _slice(splits: Mapping[str, Any], wanted: str, source: str, names: str) -> A
             ) from error
         raise unknown from error
     taken = [splits[part.splitname].select(range(part.from_ or 0, _end(part, lengths))) for part in parts]
-    return taken[0] if len(taken) == 1 else datasets.concatenate_datasets(taken)
+    if len(taken) == 1:
+        return taken[0]
+    tables = all(isinstance(rows, Table) for rows in taken)
+    return Table.concatenate(taken) if tables else datasets.concatenate_datasets(taken)
 
 
 def _end(part: Any, lengths: Mapping[str, int]) -> int:

@@ -290,6 +290,8 @@ def text_of(row: Row, index: int | None, column: str) -> str:
     if column not in row:
         raise DataError("is missing", row=index, column=column, hint="map it in `data.columns`")
     value = row[column]
+    if value is None:
+        raise DataError("is empty, not text", row=index, column=column, hint="fill it in or leave the row out")
     if not isinstance(value, str):
         raise DataError(f"is {type(value).__name__}, not text", row=index, column=column, hint="make it a string")
     return value

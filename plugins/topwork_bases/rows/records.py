@@ -1,0 +1,189 @@
+"""Records of JSON and JSON lines: strings stay strings, whatever they look like.
+
+Entry point: `read_records`. A file is one list of records, one record a line, or an object in which a list of records
+stands under one of its keys; SQuAD's nested files become one row a question.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from topwork import DataError, Table, UsageError, nearest, unknown
+from topwork_bases.rows.stored import stored_table
+from topwork_bases.rows.text_files import open_text
+
+_OPTIONS = ("field", "encoding")
+_BATCH = 20_000
+
+
+def read_records(path: Path, options: Mapping[str, Any]) -> Table:
+    """Read a file of JSON or JSON lines.
+
+    Args:
+        options: `field` names the key under which the records stand; `encoding`.
+
+    Raises:
+        DataError: a damaged file, with its line.
+        UsageError: an unknown option.
+    """
+    for name in options:
+        if name not in _OPTIONS:
+            raise unknown("option of JSON", name, _OPTIONS)
+    field, encoding = options.get("field"), options.get("encoding")
+    key = ("records", repr(field), repr(encoding))
+    return stored_table(path, key, lambda remarks: _batches(path, field, encoding, remarks), written=False)
+
+
+def _batches(
+    path: Path, field: str | None, encoding: str | None, remarks: list[str]
+) -> Iterator[tuple[dict[str, list[Any]], list[int]]]:
+    rows: list[Mapping[str, Any]] = []
+    lines: list[int] = []
+    for line, row in _records(path, field, encoding, remarks):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}:{line}: {_kind(row)} where an object is wanted", hint='write {"column": value, ...}'
+            )
+        rows.append(row)
+        lines.append(line)
+        if len(rows) == _BATCH:
+            yield _columns(rows), lines
+            rows, lines = [], []
+    if rows:
+        yield _columns(rows), lines
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
+
+
+def _records(path: Path, field: str | None, encoding: str | None, remarks: list[str]) -> Iterator[tuple[int, Any]]:
+    """(line, record) of all records."""
+    with open_text(path, encoding, remarks) as file:
+        if field is None and _is_lines(path, encoding):
+            yield from _from_lines(path, file)
+            return
+        text = file.read()
+    if not text.strip():
+        raise DataError(f"{path}: the file is empty", hint="write records")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}:{error.lineno}: {error.msg} (column {error.colno})", hint="correct the file"
+        ) from error
+    found = _wrapped(path, content, field, remarks)
+    lines = _lines_of(text, found) if isinstance(content, list) else None
+    for index, record in enumerate(found):
+        yield (lines[index] if lines is not None else index + 1), record
+
+
+def _is_lines(path: Path, encoding: str | None) -> bool:
+    """Whether the first line that is not empty is a record by itself, and another one follows or none does."""
+    with open_text(path, encoding, []) as file:
+        first = next((line for line in file if line.strip()), "")
+        second = next((line for line in file if line.strip()), "")
+    if not first.lstrip().startswith("{"):
+        return False
+    try:
+        json.loads(first)
+    except json.JSONDecodeError:
+        return second.lstrip().startswith("{") and first.rstrip().endswith("}")
+    return bool(second) or ".json" not in path.suffixes[-2:] or _is_plain(json.loads(first))
+
+
+def _is_plain(record: Any) -> bool:
+    """Whether a lone record is a row: no list of records stands in it."""
+    return not any(isinstance(value, list) and value and isinstance(value[0], dict) for value in record.values())
+
+
+def _from_lines(path: Path, file: Any) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: {error.msg} (column {error.colno})", hint="correct the line") from error
+
+
+def _lines_of(text: str, records: Sequence[Any]) -> list[int] | None:
+    """The line on which each record of a list begins."""
+    decoder, lines = json.JSONDecoder(), []
+    position, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("[") + 1)
+    for _ in records:
+        start = position
+        while text[position] in " \t\r\n,":
+            position += 1
+        line += text.count("\n", start, position)
+        lines.append(line)
+        end = decoder.raw_decode(text, position)[1]
+        line += text.count("\n", position, end)
+        position = end
+    return lines
+
+
+def _wrapped(path: Path, content: Any, field: str | None, remarks: list[str]) -> list[Any]:
+    """The records of a file: the list that it is, or that stands under a key.
+
+    Raises:
+        DataError: no such key, several lists, none.
+    """
+    if field is not None:
+        if not isinstance(content, dict) or field not in content:
+            names = list(content) if isinstance(content, dict) else []
+            raise UsageError(
+                f"{path}: no key `{field}`{nearest(field, names)}", hint=f"keys: {', '.join(names) or 'none'}"
+            )
+        content = content[field]
+        if not isinstance(content, list):
+            raise DataError(
+                f"{path}: `{field}` holds {_kind(content)}, no list of records", hint="name another `field`"
+            )
+    if isinstance(content, list):
+        return _questions(path, content, remarks)
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds {_kind(content)}, no records", hint="write a list of objects")
+    lists = [
+        name for name, value in content.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+    ]
+    if not lists:
+        return [content]
+    if len(lists) > 1:
+        raise DataError(
+            f"{path}: lists of records stand under {', '.join(f'`{name}`' for name in lists)}",
+            hint=f"say which one: `options: {{field: {lists[0]}}}`",
+        )
+    remarks.append(f"{path}: the records stand under `{lists[0]}`")
+    return _questions(path, content[lists[0]], remarks)
+
+
+def _questions(path: Path, records: list[Any], remarks: list[str]) -> list[Any]:
+    """One record a question where records are articles as SQuAD has them (Rajpurkar et al. 2016, arXiv 1606.05250)."""
+    if not records or not all(isinstance(record, dict) and "paragraphs" in record for record in records):
+        return records
+    rows = [
+        {
+            "id": question.get("id"),
+            "title": article.get("title"),
+            "context": paragraph["context"],
+            "question": question["question"],
+            "answers": {
+                "text": [answer["text"] for answer in question.get("answers") or ()],
+                "answer_start": [answer["answer_start"] for answer in question.get("answers") or ()],
+            },
+        }
+        for article in records
+        for paragraph in article["paragraphs"]
+        for question in paragraph["qas"]
+    ]
+    remarks.append(f"{path}: read as SQuAD: {len(records)} articles, {len(rows)} questions")
+    return rows

@@ -1,0 +1,118 @@
+"""Rows of text files in the cache of `datasets`: read once, then mapped into memory, with the line of each row.
+
+Entry point: `stored_table`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from topwork import DataError, Origin, Table
+
+#: changes when files are read in another way, so that older copies are not used
+_VERSION = 1
+#: name of the column with the line of each row; no column of a user has it
+_LINE = "__line_of_topwork__"
+
+#: columns and lines of some rows
+Batch = tuple[dict[str, list[Any]], list[int]]
+
+
+def stored_table(
+    path: Path, key: Sequence[str], read: Callable[[list[str]], Iterator[Batch]], *, written: bool
+) -> Table:
+    """Return the rows of a file, read now or taken from the cache.
+
+    Args:
+        key: how the file is read.
+        read: reads the file; it is given a list for remarks.
+        written: the cells are text as written.
+
+    Raises:
+        DataError: the file has no rows, or cannot be read.
+    """
+    import datasets
+    import pyarrow
+
+    state = path.stat()
+    text = repr((_VERSION, str(path.resolve()), state.st_size, state.st_mtime_ns, *key))
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "topwork"
+    file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.arrow"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(path, file, read)
+    rows = datasets.Dataset.from_file(str(file))
+    lines = rows.data.column(_LINE).to_numpy()
+    with pyarrow.memory_map(str(file)) as source:
+        metadata = pyarrow.ipc.open_stream(source).schema.metadata or {}
+    remarks = json.loads(metadata.get(b"topwork", b"[]"))
+    return Table(rows.remove_columns(_LINE), Origin((str(path),), lines=lines), written=written, remarks=remarks)
+
+
+def _write(path: Path, file: Path, read: Callable[[list[str]], Iterator[Batch]]) -> None:
+    """Write the rows to a file of Arrow, which appears whole or not at all."""
+    import pyarrow
+
+    remarks: list[str] = []
+    parts = [_part(path, columns, lines) for columns, lines in read(remarks)]
+    if not parts:
+        raise DataError(f"{path}: has no rows", hint="write rows below the header")
+    table = _joined(path, parts)
+    table = table.replace_schema_metadata({b"topwork": json.dumps(remarks).encode()})
+    temporary = file.with_suffix(f".{os.getpid()}")
+    try:
+        with pyarrow.OSFile(str(temporary), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=1000)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _part(path: Path, columns: dict[str, list[Any]], lines: list[int]) -> Any:
+    import pyarrow
+
+    arrays = {}
+    for name, values in columns.items():
+        try:
+            array = pyarrow.array(values)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
+            raise _mixture(path, name, values, lines) from error
+        arrays[name] = array
+    return pyarrow.table({**arrays, _LINE: pyarrow.array(lines, "int64")})
+
+
+def _joined(path: Path, parts: list[Any]) -> Any:
+    import pyarrow
+
+    try:
+        table = pyarrow.concat_tables(parts, promote_options="permissive")
+        for index, column in enumerate(table.schema):
+            if column.type == "null":  # of a column without any value
+                table = table.set_column(index, column.name, table.column(index).cast("string"))
+        return table
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise DataError(
+            f"{path}: a column has values of different kinds: {str(error).splitlines()[0]}",
+            hint="write all values alike",
+        ) from error
+
+
+def _mixture(path: Path, name: str, values: Sequence[Any], lines: Sequence[int]) -> DataError:
+    """The error for a column with values of different kinds: names the first value that differs."""
+    kinds = {bool: "a truth value", str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    first = next((value for value in values if value is not None), None)
+    for line, value in zip(lines, values):
+        if value is not None and kinds.get(type(value)) != kinds.get(type(first)):
+            return DataError(
+                f"{path}:{line}: `{name}` is {kinds.get(type(value), type(value).__name__)} here,"
+                f" {kinds.get(type(first), type(first).__name__)} before",
+                hint="write all values of a column alike",
+            )
+    return DataError(
+        f"{path}: the values of `{name}` are of different kinds", hint="write all values of a column alike"
+    )

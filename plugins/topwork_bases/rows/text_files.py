@@ -1,0 +1,150 @@
+"""Text of files: unpacked within bounds, decoded, with its byte order mark understood.
+
+Entry point: `open_text`. Tables are read in `tables`, JSON in `records`.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from topwork import DataError, UsageError
+
+#: suffixes of packed files
+PACKED = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
+#: a file that grows by more than this when it is unpacked, beyond the first bytes, is refused
+MOST_GROWTH, FIRST_BYTES = 100, 64 * 2**20
+_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+
+
+class Bounded(io.RawIOBase):
+    """A file that is unpacked while it is read, as long as it does not grow beyond reason.
+
+    Args:
+        file: gives unpacked bytes.
+        path: of the packed file.
+
+    Raises:
+        DataError: while reading, when it grows more than a hundredfold, or is damaged.
+    """
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self.file, self.path, self.count = file, path, 0
+        self.most = max(FIRST_BYTES, MOST_GROWTH * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self.file.read(len(buffer))
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            raise DataError(f"{self.path}: cannot be unpacked: {error}", hint="pack it again") from error
+        self.count += len(data)
+        if self.count > self.most:
+            raise DataError(
+                f"{self.path}: unpacked it is more than {self.count // 2**20} MB, {MOST_GROWTH} times its size",
+                hint="unpack it yourself, if it can be trusted, and name the unpacked file",
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is neither a file nor a folder: reading a pipe or a device may never end.
+
+    Raises:
+        UsageError: a pipe, a socket, a device.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UsageError(f"`{path}` is no regular file", hint="write its content to a file")
+
+
+def _unpacked(path: Path) -> IO[bytes]:
+    suffix = path.suffix.lower()
+    if suffix not in PACKED:
+        return path.open("rb")
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    if suffix not in openers:
+        try:
+            if suffix == ".zst":
+                import zstandard
+
+                file: Any = zstandard.open(path, "rb")
+            else:
+                import lz4.frame
+
+                file = lz4.frame.open(path, "rb")
+        except ImportError as error:
+            raise UsageError(
+                f"`{path}` cannot be unpacked here: {error}", hint="unpack it, or pack it with gzip"
+            ) from error
+    else:
+        file = openers[suffix](path, "rb")
+    return io.BufferedReader(Bounded(file, path), 2**20)
+
+
+def encoding_of(path: Path, requested: str | None, remarks: list[str]) -> str:
+    """Return the encoding of a file: the requested one, that of its byte order mark, or UTF-8.
+
+    Raises:
+        UsageError: an unknown encoding is requested.
+    """
+    import codecs
+
+    if requested is not None:
+        try:
+            codecs.lookup(requested)
+        except LookupError as error:
+            raise UsageError(f"unknown encoding `{requested}`", hint="write utf-8, latin-1, cp1252 ...") from error
+        return requested
+    with _unpacked(path) as file:
+        start = file.read(4)
+    for mark, encoding in _MARKS:
+        if start.startswith(mark):
+            if encoding != "utf-8-sig":
+                remarks.append(f"{path}: read as {encoding}, by its byte order mark")
+            return encoding
+    return "utf-8"
+
+
+@contextmanager
+def open_text(path: Path, encoding: str | None, remarks: list[str]) -> Iterator[IO[str]]:
+    """Open a text file, packed or not; line ends stay as they are.
+
+    Args:
+        encoding: None detects it.
+        remarks: takes a line about what was detected.
+
+    Raises:
+        DataError: inside the block, text in another encoding; the error names the line and `options: {encoding: ...}`.
+    """
+    check_regular(path)
+    chosen = encoding_of(path, encoding, remarks)
+    try:
+        with _unpacked(path) as binary, io.TextIOWrapper(binary, encoding=chosen, newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise _undecodable(path, chosen, error) from error
+
+
+def _undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> DataError:
+    with _unpacked(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError as fault:
+                near = line[max(0, fault.start - 12) : fault.start + 12].decode("cp1252", "replace").strip()
+                return DataError(
+                    f"{path}:{number}: not {encoding.upper().replace('UTF-8-SIG', 'UTF-8')} ({fault.reason})",
+                    hint=f"say how it is written: `options: {{encoding: cp1252}}` would read `{near}`",
+                )
+    return DataError(
+        f"{path}: not {encoding}: {error.reason}", hint="say how it is written: `options: {encoding: ...}`"
+    )

@@ -1,0 +1,316 @@
+"""Tables of text are read as they are written, or refused with the line: cells, quoting, separators, encodings, and the
+place of every row through cuts, shuffles and limits, for every task whose columns are text or labels."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import time
+
+import pytest
+from tiny_bases import BASES
+
+import topwork
+from topwork import DataError, DataOptions, RowsOptions, TopworkError, UsageError
+from topwork.data.roles import Roles
+
+PLUGINS = topwork.load_plugins()
+TASKS = PLUGINS.tasks
+TEXTS = sorted(
+    (name, column)
+    for name, task in TASKS.items()
+    for column, about in task.columns.items()
+    if about.kind == "text" and name not in ("automatic-speech-recognition",)
+)
+WORDS = ["null", "NA", "None", "nan", "N/A", "31.", "42", "1e3", "001", "True", "2020-05-01", "1.0", " x "]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def write(folder, name, text, encoding="utf-8"):
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    return path
+
+
+def load(path, **options):
+    return PLUGINS.load_rows(RowsOptions(path=str(path), **options))
+
+
+def table(form, columns, rows):
+    if form == "jsonl":
+        return "".join(json.dumps(dict(zip(columns, row))) + "\n" for row in rows)
+    sep = "\t" if form == "tsv" else ","
+    return "\n".join(sep.join(row) for row in [columns, *rows]) + "\n"
+
+
+# ---------------------------------------------------------------- cells
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize(("task", "column"), TEXTS)
+def test_texts_arrive_character_for_character(tmp_path, form, task, column):
+    columns = [name for name, about in TASKS[task].columns.items() if about.kind == "text"]
+    path = write(tmp_path, f"rows.{form}", table(form, columns, [[word] * len(columns) for word in WORDS]))
+    rows = Roles(TASKS[task], PLUGINS, DataOptions(predict=RowsOptions(path=str(path))))("predict")
+    assert rows[column] == WORDS
+
+
+WRITTEN = [
+    ["1e3", "2e3"],
+    ["NA", "DE"],
+    ["None", "Some"],
+    ["True", "False"],
+    ["true", "false"],
+    ["1.0", "0.0"],
+    ["001", "002"],
+    ["2020-05-01", "2021-01-01"],
+    ["99999999999999999999", "1"],
+]
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("words", WRITTEN)
+def test_labels_are_the_words_that_stand_there(tmp_path, form, words):
+    path = write(tmp_path, f"rows.{form}", table(form, ["text", "label"], [["a", words[0]], ["b", words[1]]] * 2))
+    roles = Roles(TASKS["text-classification"], PLUGINS, DataOptions(train=RowsOptions(path=str(path))))
+    work = topwork.build("text-classification", BASES["text-classification"], rows=roles("train"), plugins=PLUGINS)
+    assert sorted(work.task.names) == sorted(words)
+
+
+@pytest.mark.parametrize("column", ["text", "label", "text_pair"])
+def test_only_an_empty_cell_is_missing(tmp_path, column):
+    rows = [["a", "x", "p"], ["b", "y", "p"], ["c", "x", "p"], ["d", "y", "p"]]
+    rows[2][["text", "label", "text_pair"].index(column)] = ""
+    path = write(tmp_path, "rows.csv", table("csv", ["text", "label", "text_pair"], rows))
+    roles = Roles(TASKS["text-classification"], PLUGINS, DataOptions(train=RowsOptions(path=str(path))))
+    train = roles("train")
+    assert train[2][column] is None and train[1][column] is not None
+
+    def read():
+        work = topwork.build("text-classification", BASES["text-classification"], rows=train, plugins=PLUGINS)
+        return work.apply("evaluate", {"evaluate": train})
+
+    if column == "text_pair":
+        read()
+        return
+    with pytest.raises(DataError, match="is empty") as caught:
+        read()
+    assert (caught.value.row, caught.value.line, caught.value.column) == (2, 4, column)
+    assert "rows.csv:4" in str(caught.value)
+
+
+def test_a_gap_among_integers_does_not_make_floats_of_them(tmp_path):
+    path = write(tmp_path, "rows.csv", "text,label\na,0\nb,1\nc,\nd,1\n")
+    roles = Roles(TASKS["text-classification"], PLUGINS, DataOptions(train=RowsOptions(path=str(path))))
+    assert roles("train")["label"] == [0, 1, None, 1]
+    with pytest.raises(DataError, match="is empty") as caught:
+        topwork.build("text-classification", BASES["text-classification"], rows=roles("train"), plugins=PLUGINS)
+    assert caught.value.row == 2
+
+
+@pytest.mark.parametrize("cell", ['["a", "b"]', "['a', 'b']", "a b"])
+def test_lists_in_a_cell(tmp_path, cell):
+    path = write(tmp_path, "rows.tsv", f"words\ttags\n{cell}\t{cell}\n")
+    roles = Roles(TASKS["token-classification"], PLUGINS, DataOptions(train=RowsOptions(path=str(path))))
+    assert roles("train")[0] == {"words": ["a", "b"], "tags": ["a", "b"]}
+
+
+def test_paths_in_a_table_are_relative_to_the_table(tmp_path, monkeypatch):
+    from PIL import Image
+
+    (tmp_path / "data" / "img").mkdir(parents=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "data" / "img" / "a.png")
+    path = write(tmp_path / "data", "rows.csv", "image,label\nimg/a.png,x\nimg/b.png,y\n")
+    monkeypatch.chdir(tmp_path)
+    roles = Roles(TASKS["image-classification"], PLUGINS, DataOptions(train=RowsOptions(path=str(path))))
+    assert roles("train")[0]["image"] == str(tmp_path / "data" / "img" / "a.png")
+    work = topwork.build("image-classification", BASES["image-classification"], rows=roles("train").select([0, 0, 1]),
+                         plugins=PLUGINS)  # fmt: skip
+    with pytest.raises(DataError, match=r"data/img/b\.png"):
+        work.predict(roles("train"))
+
+
+# ---------------------------------------------------------------- rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("a.tsv", 'text\tlabel\n"so he said\tneg\nfine\tpos\n"oh well\tneg\ngood\tpos\n', 4),
+        ("a.csv", 'text,label\n"Great film,\nloved it",pos\nc,neg\nd,pos\n', 3),
+        ("a.csv", 'text,label\r\n"a ""b"" c",pos\r\nd,neg\r\n', 2),
+        ("a.csv", 'text\n"a, b"\n\nc\n', 2),
+    ],
+)
+def test_rows_are_rows(tmp_path, name, text, wanted):
+    assert len(load(write(tmp_path, name, text))) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", 'text,label\n"so he said,neg\nfine,pos\n"oh well,neg\ngood,pos\n', r"a\.csv:2: a quotation mark"),
+        ("a.csv", 'text,label\n"a,neg\nb",pos\nc,neg\nd,pos\n', r"a\.csv:2: a quotation mark .* swallows"),
+        ("a.csv", 'text,label\nx,pos\n"open,pos\nc,neg\n', r"a\.csv:3: a quotation mark is opened and never closed"),
+        ("a.csv", "sentence,label\nwell, good film 0,neg\n", r"a\.csv:2: has 3 fields where the header has 2"),
+        ("a.csv", "a,b\n1,2\n\n3\n", r"a\.csv:4: has 1 field where the header has 2"),
+        ("a.csv", "# my data\nsentence,label\na,b\n", r"a\.csv:2: has 2 fields where the header has 1.*skiprows: 1"),
+        ("a.tsv", "a\tb\n1\t2\t3\n", r"a\.tsv:2: has 3 fields"),
+        ("a.csv", "a,a\n1,2\n", r"a\.csv:1: the header has `a` twice"),
+        ("a.csv", "a,b\n", r"a\.csv: has no rows"),
+        ("a.csv", "", r"a\.csv: the file is empty"),
+        ("a.csv", "text,label\ncaf\xe9,1\n".encode("latin-1"), r"a\.csv:2: not UTF-8 .*encoding: cp1252.*café"),
+        ("a.jsonl", '{"label": 1}\n\n{"label": "x"}\n', r"a\.jsonl:3: `label` is text here, a number before"),
+        ("a.jsonl", '{"label": 1}\n[2]\n', r"a\.jsonl:2: a list where an object is wanted"),
+    ],
+)
+def test_damaged_tables_name_their_line(tmp_path, name, text, message):
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path, name, text))
+
+
+@pytest.mark.parametrize("sep", [";", "\t", "|"])
+@pytest.mark.parametrize("given", [False, True])
+def test_separators_are_recognised_and_said(tmp_path, sep, given):
+    path = write(tmp_path, "a.csv", f"text{sep}label\na, b{sep}1\nc{sep}0\n")
+    rows = load(path, options={"sep": sep} if given else {})
+    assert rows.to_list() == [{"text": "a, b", "label": "1"}, {"text": "c", "label": "0"}]
+    assert bool(rows.remarks) is not given
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+def test_encodings(tmp_path, encoding, form):
+    path = write(tmp_path, f"a.{form}", table(form, ["text"], [["café"]]).replace("\\u00e9", "é"), encoding)
+    assert load(path, options={"encoding": encoding} if encoding == "latin-1" else {})["text"] == ["café"]
+
+
+def test_json_that_wraps_its_records(tmp_path):
+    squad = {"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": "one two", "qas": [
+        {"id": "1", "question": "which?", "answers": [{"text": "two", "answer_start": 4}]}]}]}]}  # fmt: skip
+    rows = load(write(tmp_path, "a.json", json.dumps(squad)))
+    assert rows[0]["answers"] == {"text": ["two"], "answer_start": [4]} and "SQuAD" in rows.remarks[1]
+    two = write(tmp_path, "b.json", json.dumps({"x": [{"a": 1}], "y": [{"a": 2}]}, indent=1))
+    with pytest.raises(DataError, match="field: x"):
+        load(two)
+    assert load(two, options={"field": "y"}).to_list() == [{"a": 2}]
+
+
+def test_what_is_no_file_is_refused_and_bombs_are_bounded(tmp_path):
+    os.mkfifo(tmp_path / "rows.csv")
+    with pytest.raises(UsageError, match="no regular file"):
+        load(tmp_path / "rows.csv")
+    with gzip.open(tmp_path / "zeros.csv.gz", "wb", compresslevel=1) as file:
+        for _ in range(80):
+            file.write(b"0" * 2**20)
+    with pytest.raises(DataError, match="times its size"):
+        load(tmp_path / "zeros.csv.gz")
+    with pytest.raises(UsageError, match="there is no file"):
+        load(tmp_path / "rows.xlsx")
+
+
+# ---------------------------------------------------------------- the place of a row
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"evaluate": {"cut": 0.25}},
+        {"evaluate": {"cut": 0.5}},
+        {"evaluate": {"cut": 0.5}, "train": {"shuffle": True}},
+        {"evaluate": {"cut": {"share": 20, "by": "text"}}, "train": {"shuffle": True, "limit": 40}},
+    ],
+)
+def test_rows_are_named_as_their_file_has_them(tmp_path, form, data):
+    rows = [[f"text {index}", "ab"[index % 2]] for index in range(40)]
+    for bad in (9, 30, 31):
+        rows[bad][1] = "" if form == "csv" else None
+    path = write(tmp_path, f"rows.{form}", table(form, ["text", "label"], rows))
+    options = DataOptions.model_validate({**data, "train": {"path": str(path), **data.get("train", {})}})
+    roles = Roles(TASKS["text-classification"], PLUGINS, options)
+    named = set()
+    for role in ("train", "evaluate"):
+        part = roles(role)
+        for index in range(len(part)):
+            error = part.located(DataError("x", row=index), index)
+            assert part[index]["text"] == f"text {error.row}" == error.quotation
+            assert error.line == error.row + (2 if form == "csv" else 1)
+            assert error.place == f"data.{role}, {path}:{error.line}"
+            named.add(error.row)
+    assert named == set(range(40))
+
+
+def test_skipped_rows_and_predictions_have_the_numbers_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [[f"word{index}", "ab"[index % 2]] for index in range(40)]
+    rows[30][1] = ""
+    path = write(tmp_path, "rows.csv", table("csv", ["text", "label"], rows))
+    recipe = {
+        "task": "text-classification",
+        "base": BASES["text-classification"],
+        "data": {"train": str(path), "evaluate": {"cut": 0.9}, "on_error": "skip"},
+        "stages": ["evaluate", {"predict": {"role": "evaluate"}}],
+    }
+    run = topwork.run(recipe, quiet=True)
+    skipped = [note for record in run.results for note in record["result"]["skipped_rows"]]
+    train = {line["row"] for line in map(json.loads, (run.root / "stages/02-predict/predictions.jsonl").open())}
+    assert train <= set(range(40)) and max(train) > 36
+    for note in skipped:
+        assert (note["row"], note["line"]) == (30, 32) and note["file"].endswith("rows.csv")
+    recipe["data"]["on_error"] = "raise"
+    with pytest.raises(TopworkError, match=r"rows\.csv:32, row 30, column 'label': is empty.*begins \"word30\""):
+        topwork.run(recipe, quiet=True)
+
+
+def test_cuts_keep_the_proportions_of_labels_and_groups_together(tmp_path):
+    labels = [f"c{index}" for index in range(300)] + ["c0"] * 50 + ["c1"] * 50
+    path = write(tmp_path, "rows.csv", table("csv", ["text", "label", "who"], [
+        [f"t{index}", label, f"s{index % 7}"] for index, label in enumerate(labels)]))  # fmt: skip
+    for cut in (0.1, 0.2, 15):
+        options = DataOptions.model_validate({"train": str(path), "evaluate": {"cut": cut}})
+        roles = Roles(TASKS["text-classification"], PLUGINS, options)
+        train, held = roles("train")["label"], roles("evaluate")["label"]
+        assert len(held) == (round(400 * cut) if isinstance(cut, float) else cut)
+        assert set(held) <= set(train)  # no label is cut off whole
+    counted = [{"text": "x", "label": label} for label in ["a"] * 80 + ["b"] * 20]
+    options = DataOptions.model_validate({"evaluate": {"cut": 0.1}})
+    held = Roles(TASKS["text-classification"], PLUGINS, options, {"train": counted})("evaluate")["label"]
+    assert (held.count("a"), held.count("b")) == (8, 2)
+    options = DataOptions.model_validate({"train": str(path), "evaluate": {"cut": {"share": 0.3, "by": "who"}}})
+    roles = Roles(TASKS["text-classification"], PLUGINS, options)
+    numbers = {role: {int(text[1:]) % 7 for text in roles(role)["text"]} for role in ("train", "evaluate")}
+    assert not numbers["train"] & numbers["evaluate"] and 90 < len(roles("evaluate")) < 150
+
+
+@pytest.mark.parametrize("task", ["text-generation", "token-classification", "translation"])
+def test_no_column_fits(tmp_path, task):
+    path = write(tmp_path, "rows.csv", "title,body\na,b\nc,d\n")
+    options = DataOptions.model_validate({"train": str(path), "evaluate": {"cut": 1}})
+    with pytest.raises(TopworkError, match=r"no column fits: the task has .*the rows have title, body"):
+        Roles(TASKS[task], PLUGINS, options)("train")
+
+
+def test_reading_twenty_thousand_rows_costs_little_beside_checking_them(tmp_path):
+    from topwork.data.checks import bad_rows
+    from topwork.process import Process
+
+    lines = (f"a text of number {number},{number % 5}\n" for number in range(20_000))
+    path = write(tmp_path, "rows.csv", "text,label\n" + "".join(lines))
+    roles = Roles(TASKS["text-classification"], PLUGINS, DataOptions(train=RowsOptions(path=str(path))))
+    start = time.process_time()
+    rows = roles("train")
+    reading = time.process_time() - start
+    work = topwork.build(
+        "text-classification", BASES["text-classification"], rows=rows.select(range(99)), plugins=PLUGINS
+    )
+    start = time.process_time()
+    assert not bad_rows(work.task, rows, "train", "quick", Process())
+    assert reading < 0.3 * (time.process_time() - start)  # of reading and checking together, with what it cost before
