@@ -170,7 +170,8 @@ def recipe(tmp_path):
 def test_a_bad_row_to_evaluate_is_told_before_training(recipe, tmp_path):
     with pytest.raises(DataError) as told:
         topwork.run(recipe, folder=tmp_path / "run", quiet=True)
-    assert (told.value.row, told.value.column, told.value.place) == (1, "image", "data.evaluate")
+    assert (told.value.row, told.value.column) == (1, "image")
+    assert told.value.place == f"data.evaluate, {tmp_path / '8.jsonl'}:2"
     assert "1 more row: 3 (label: unknown label '?'" in told.value.hint
     assert not (tmp_path / "run" / "stages").exists()
 

@@ -130,7 +130,10 @@ class Table(Sequence):
         if isinstance(index, str):
             return self.column(index)
         if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
+            rows = [self[position] for position in range(*index.indices(len(self)))]
+            if not hasattr(self.rows, "select_columns"):
+                return rows
+            return {name: [row[name] for row in rows] for name in self.column_names}
         return self._read(self.rows[index], index)
 
     def __iter__(self) -> Iterator[Any]:
