@@ -53,7 +53,7 @@ class Size:
     of: Literal["heads", "groups", "ratio"] = "heads"
 
 
-@dataclass
+@dataclass(repr=False)
 class AttentionLayer:
     """One attention layer.
 
@@ -125,6 +125,13 @@ class AttentionLayer:
         self.groups = self.groups or self.heads
         self.groups_left = tuple(range(self.groups)) if self.groups_left is None else tuple(self.groups_left)
         self.callers = tuple(self.callers) or (self.path,)
+
+    def __repr__(self) -> str:
+        heads = f"{self.heads}" if len(self.kept) == self.heads else f"{len(self.kept)} of {self.heads}"
+        groups = f", {self.groups} key/value groups" if self.groups != self.heads else ""
+        where = f"{self.side}, {self.kind}" + (f", {self.form}" if self.form != "dense" else "")
+        forms = self.prunable or "not prunable"
+        return f"AttentionLayer({self.path!r}, {where}, {heads} heads of width {self.width}{groups}, {forms})"
 
     @property
     def removed(self) -> tuple[int, ...]:

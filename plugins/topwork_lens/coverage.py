@@ -1,4 +1,4 @@
-"""`topwork architectures`: what the lens can do with each model type, as the last run of the matrix found it.
+"""`topwork architectures`: the outcome of the last run of the architecture matrix for each model type.
 
 The table (`coverage.json`) is written by `tests/architectures/run.py`; nothing here is known in another way.
 """
@@ -19,7 +19,7 @@ OUTCOMES = ("hard", "soft", "refused", "no attention", "not built")
 
 
 def table() -> dict[str, Json]:
-    """The table: "date", "versions", "counts", and "types" (model type -> what came out)."""
+    """Return the table: "date", "versions", "counts", and "types" (model type -> outcome)."""
     return json.loads(TABLE.read_text())
 
 
@@ -30,22 +30,22 @@ def architectures(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what the lens can do with each model type: prune it hard or soft, or why it refuses."""
-    found = table()
-    types: Mapping[str, Any] = found["types"]
+    coverage = table()
+    types: Mapping[str, Any] = coverage["types"]
     chosen: dict[str, Any]
     if outcome is not None and outcome in types:
         chosen = {outcome: types[outcome]}
     elif outcome is None or outcome in OUTCOMES:
-        chosen = {name: entry for name, entry in types.items() if outcome in (None, entry["outcome"])}
+        chosen = {name: line for name, line in types.items() if outcome in (None, line["outcome"])}
     else:
         raise unknown("model type or outcome", outcome, [*OUTCOMES, *types])
     if as_json:
-        typer.echo(json.dumps({**found, "types": chosen}, indent=1))
+        typer.echo(json.dumps({**coverage, "types": chosen}, indent=1))
         return
     width = max(map(len, chosen), default=0)
-    for name, entry in chosen.items():
-        layers = f"{entry['found']:>3}" if "found" in entry else "   "
-        typer.echo(f"{name:<{width}}  {entry['outcome']:<12}  {layers}  {entry.get('reason', '')}".rstrip())
-    counts = ", ".join(f"{entry} {name}" for name, entry in found["counts"].items())
-    versions = ", ".join(f"{name} {entry}" for name, entry in found["versions"].items())
-    typer.echo(f"{found['date']}, {versions}: {counts}")
+    for name, line in chosen.items():
+        layers = f"{line['found']:>3}" if "found" in line else "   "
+        typer.echo(f"{name:<{width}}  {line['outcome']:<12}  {layers}  {line.get('reason', '')}".rstrip())
+    counts = ", ".join(f"{count} {name}" for name, count in coverage["counts"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in coverage["versions"].items())
+    typer.echo(f"{coverage['date']}, {versions}: {counts}")

@@ -1,4 +1,6 @@
-"""Floating-point operations: counted while a model runs, per attention layer and whole, and the limit that they set.
+"""Floating-point operations of a model, per attention layer and whole, and the speed limit that they set.
+
+Entry point: `count_flops`.
 
 Removing a share p of the attention's operations makes a model at most 1 / (1 - p * a) times faster, when attention is
 the share a of its operations. For a transformer of width d with a feed-forward part of 4 d, at S positions,
@@ -19,24 +21,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from topwork import AttentionLayer, Json
-from topwork_lens.gates import module_at
+from topwork_lens.layers.context import module_at
 from topwork_lens.layers.projections import features
 from topwork_lens.model_state import quiet
 
 
 def attention_share(width: int, positions: int) -> float:
-    """a = (2 d + S) / (6 d + S): the share of attention in a transformer layer's operations (see above)."""
+    """Return a = (2 d + S) / (6 d + S), the share of attention in a transformer layer's operations (see above)."""
     return (2 * width + positions) / (6 * width + positions)
 
 
 def speed_limit(pruned: float, share: float) -> float:
-    """1 / (1 - p a)."""
+    """Return 1 / (1 - p a), the most by which pruning can make a model faster.
+
+    Args:
+        pruned: p, the share of the attention's operations that is removed.
+        share: a, the share of attention in all operations.
+
+    Example:
+        >>> speed_limit(0.5, 0.4)
+        1.25
+    """
     return 1 / (1 - pruned * share) if pruned * share < 1 else float("inf")
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations (a multiply-add counts two) of one run of a model.
+    """Floating-point operations of one run of a model; a multiply-add counts two.
 
     Args:
         total: of the whole model.
@@ -50,49 +61,51 @@ class Flops:
 
     @property
     def attention(self) -> int:
-        """Of all attention layers."""
+        """Operations of all attention layers."""
         return sum(self.by_layer.values())
 
     @property
     def share(self) -> float:
-        """a: the share of the attention layers in the whole."""
+        """Share of the attention layers in the total: a."""
         return self.attention / self.total if self.total else 0.0
 
     def limit(self, after: Flops) -> float:
-        """1 / (1 - p a), p the share of the attention's operations that `after` no longer has."""
-        gone = 1 - after.attention / self.attention if self.attention else 0.0
-        return speed_limit(gone, self.share)
+        """Return 1 / (1 - p a), p the share of the attention's operations that `after` no longer has."""
+        removed = 1 - after.attention / self.attention if self.attention else 0.0
+        return speed_limit(removed, self.share)
 
-    def without(self, layers: Sequence[AttentionLayer], gone: Mapping[str, Sequence[int]]) -> int:
-        """What would be left of the total when attention heads were cut: each has an equal part of its layer's, but for
-        shared keys and values, which go when the whole group does, or are copied for what is left of it. A layer that
-        can only be pruned softly loses nothing."""
+    def without(self, layers: Sequence[AttentionLayer], pruned: Mapping[str, Sequence[int]]) -> int:
+        """Return what would be left of the total if attention heads were pruned.
+
+        Each has an equal part of its layer's operations, except shared keys and values, which go when the whole group
+        does, or are copied for what is left of it. A layer that can only be pruned softly loses nothing.
+        """
         left = self.total
         for layer in layers:
-            now = len(layer.kept or ())
-            if not now or not gone.get(layer.path) or layer.prunable == "soft":
+            now = len(layer.kept)
+            if not now or not pruned.get(layer.path) or layer.prunable == "soft":
                 continue
             shared = self.shared.get(layer.path, 0)
-            kept, groups = _left_of(layer, gone[layer.path])
+            kept, groups = _left_of(layer, pruned[layer.path])
             after = (self.by_layer[layer.path] - shared) * kept // now
-            left += after + shared * groups // max(1, len(layer.groups_left or ())) - self.by_layer[layer.path]
+            left += after + shared * groups // max(1, len(layer.groups_left)) - self.by_layer[layer.path]
         return left
 
     def json(self) -> dict[str, Json]:
-        """For a stage's result."""
+        """Return the counts for a stage's result."""
         return {"total": self.total, "attention": self.attention, "layers": dict(self.by_layer)}
 
 
-def _left_of(layer: AttentionLayer, gone: Sequence[int]) -> tuple[int, int]:
-    """Attention heads, and key/value groups with their copies, that a layer would have (see `attempts.plan`)."""
-    kept = [number for number in layer.kept or () if number not in set(gone)]
-    counts = Counter(number * layer.groups // layer.heads for number in kept)
-    copied = len(layer.groups_left or ()) > len(set(layer.groups_left or ()))
+def _left_of(layer: AttentionLayer, pruned: Sequence[int]) -> tuple[int, int]:
+    """Attention heads, and key/value groups with their copies, that a layer would have (see `strategies.plan`)."""
+    kept = [index for index in layer.kept if index not in set(pruned)]
+    counts = Counter(index * layer.groups // layer.heads for index in kept)
+    copied = len(layer.groups_left) > len(set(layer.groups_left))
     return len(kept), len(kept) if copied or len(set(counts.values())) > 1 else len(counts)
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up what torch's own formulas say of every operation that runs."""
+    """Mode that adds up torch's own formulas for every operation that runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,11 +113,11 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        answer = function(*args, **kwargs)
+        output = function(*args, **kwargs)
         packet = function._overloadpacket
         if packet in flop_registry:
-            self.total += flop_registry[packet](*args, **kwargs, out_val=answer)
-        return answer
+            self.total += flop_registry[packet](*args, **kwargs, out_val=output)
+        return output
 
 
 def count_flops(model: nn.Module, layers: Sequence[AttentionLayer], call: Callable[[], Any]) -> Flops:
@@ -140,10 +153,11 @@ def count_flops(model: nn.Module, layers: Sequence[AttentionLayer], call: Callab
 
 def _sharing(module: nn.Module, layer: AttentionLayer) -> list[tuple[nn.Module, float]]:
     """The projections that make shared keys and values, with the share of their output that those are."""
-    found: dict[str, int] = {}
+    features_of_groups: dict[str, int] = {}
     if layer.groups < layer.heads:
         for piece in layer.slices:
             path, _, name = piece.parameter.rpartition(".")
             if piece.per == "group" and name == "weight":
-                found[path] = found.get(path, 0) + sum(map(len, piece.indices))
-    return [(part := module.get_submodule(path), count / max(1, features(part))) for path, count in found.items()]
+                features_of_groups[path] = features_of_groups.get(path, 0) + sum(map(len, piece.indices))
+    projections = [(module.get_submodule(path), count) for path, count in features_of_groups.items()]
+    return [(projection, count / max(1, features(projection))) for projection, count in projections]

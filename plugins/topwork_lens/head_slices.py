@@ -195,9 +195,9 @@ def _by_parameters(model: nn.Module, layer: AttentionLayer, run: _Recorded) -> s
                 first = position // ratio * ratio
                 last = first + ratio
             owners = torch.arange(heads, device=gaps.device)
-            own = (owners >= first) & (owners < last)
-            others |= bool((gaps[~own] > limit).any())
-            shown |= bool((gaps[own] > limit).all())
+            is_owner = (owners >= first) & (owners < last)
+            others |= bool((gaps[~is_owner] > limit).any())
+            shown |= bool((gaps[is_owner] > limit).all())
         if shown and not others:
             return ""
         mixed |= others

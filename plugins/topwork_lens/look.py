@@ -19,6 +19,7 @@ from topwork_lens.capture.tokens import token_ids
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_now, factors_of, gated, keep_gates, kept_gates
 from topwork_lens.head_slices import require_heads, verify_heads
+from topwork_lens.layers.context import is_gateable
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
@@ -68,9 +69,9 @@ class Look:
         return living_layers(self.model, self.plugins)
 
     def active_layers(self) -> list[AttentionLayer]:
-        """Return the attention layers without the attention heads that a kept gate of 0 has switched off."""
+        """Return the layers that can be gated, without the attention heads that a kept gate of 0 has switched off."""
         layers = []
-        for layer in self.layers:
+        for layer in filter(is_gateable, self.layers):
             factors = kept_gates(self.model, layer) or [1.0] * layer.heads
             layers.append(replace(layer, kept=tuple(index for index in layer.kept if factors[index] != 0)))
         return layers
@@ -320,12 +321,23 @@ class Look:
         Args:
             batches: dicts of tensors (with labels) for a model that computes its own loss, one row at a time; or
                 `Batch` objects together with `row_losses`.
+            method: "michel", "taylor", "leave_one_out", "shapley", "entropy" or "random".
             row_losses: (model, batch) -> [rows].
+            reduction: of gradients: "example", "token" or "batch".
+            normalise: "layer", "global" or "none".
+            seed: of random numbers in losses, orders and scores.
             orders: for "shapley": over how many random orders.
             groups: score only "encoder", "decoder", "cross", "backbone" attention; the others have no scores then.
+            gather: a value -> the values of all processes.
+
+        Raises:
+            Refused: scores would be wrong; reason "not_a_head" where a layer mixes its attention heads.
+
+        Example:
+            >>> look.importance([batch]).layers[0].scores  # doctest: +SKIP
         """
         layers = self.layers
-        scored = in_groups(layers, groups)
+        scored = [layer for layer in in_groups(layers, groups) if is_gateable(layer) or method == "entropy"]
         if row_losses is None:
             batches = (row for batch in batches for row in single_items(_inputs(batch)))
         with torch.inference_mode(False):

@@ -1,4 +1,4 @@
-"""The lens as a plugin: its hooks and nothing else. Everything heavy is imported when a hook is called."""
+"""Hooks of the lens. Everything heavy is imported when a hook is called."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def register_commands() -> list[Declaration]:
 
 @hookimpl(trylast=True)
 def attention_layer(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
-    """The rows of `architectures.py`, asked after every other plugin."""
+    """Describe attention layers by the patterns of the lens, after every other plugin."""
     from topwork_lens.layers.description import describe
 
     return describe(path, module, model)
@@ -72,7 +72,7 @@ def attention_layer(path: str, module: nn.Module, model: nn.Module) -> Attention
 
 @hookimpl(trylast=True)
 def look(model: nn.Module, plugins: Any) -> Any:
-    """The `Look` that stands behind `topwork.look`."""
+    """Return the `Look` behind `topwork.look`."""
     from topwork_lens.look import Look
 
     return Look(model, plugins)
@@ -80,7 +80,10 @@ def look(model: nn.Module, plugins: Any) -> Any:
 
 @hookimpl
 def model_saving(model: nn.Module) -> None:
-    """Attention heads may have been pruned or gated through a part of the model: their notes become its alterations."""
+    """Make the notes of all attention layers the model's alterations.
+
+    Attention heads may have been pruned or gated through a part of the model.
+    """
     from topwork_lens.layers.state import gather
 
     gather(model)
@@ -88,8 +91,10 @@ def model_saving(model: nn.Module) -> None:
 
 @hookimpl
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
-    """Give a freshly built model the shape and the gates that its manifest describes; or the shape that the config of
-    a checkpoint of transformers 4 describes."""
+    """Give a freshly built model the shape and the gates that its manifest describes.
+
+    For a checkpoint of transformers 4: the shape that its config describes.
+    """
     if "lens" in alterations:
         from topwork_lens.pruning.rebuild import rebuild
 

@@ -1,6 +1,6 @@
-"""The closed list of reasons for which the lens refuses: each stands for numbers that would be wrong.
+"""Reasons for which the lens refuses, a closed list: each stands for numbers that would be wrong.
 
-`refuse` is the only way in which this package makes a `Refused`, so that no other reason can creep in.
+Entry point: `refuse`, the only way in which this package makes a `Refused`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ REASONS = {
     "shared_parameter": "a parameter that would be cut is used by another module too",
     "not_run": "the attention layer did not run, or its output projection was never called",
     "no_weights": "the attention weights cannot be seen, or do not explain the context that was computed",
-    "no_gradient": "no gradient reached what was asked for",
+    "no_gradient": "no gradient reached what is to be scored, or it would be lost",
     "batch_coupled": "the rows of a batch influence each other's losses",
     "check_failed": "the masked and the pruned model differ, or the pruned one does not run",
 }
 
 
 def refuse(reason: str, cause: str, *, place: str | None = None, hint: str | None = None) -> Refused:
-    """A `Refused` whose reason is one of `REASONS`; raise what this returns."""
+    """Return a `Refused`, to be raised, whose reason is one of `REASONS`."""
     assert reason in REASONS, reason
     return Refused(cause, place=place, reason=reason, hint=hint)

@@ -14,6 +14,7 @@ from topwork import Refused, TopworkError, accelerated, alterations
 from topwork_lens.capture.undescribed import all_described, observed
 from topwork_lens.gates import first_input, output_projection, split_heads
 from topwork_lens.gates import gated as put
+from topwork_lens.layers.context import is_gateable
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet
@@ -75,6 +76,7 @@ def examine(make: Any) -> dict[str, Any]:
     if not active:
         return result | {"outcome": "refused", "reason": "not_run"}
     result["capture"] = attempt(lambda: captured(model, inputs, look, active, result))
+    active = [layer for layer in active if is_gateable(layer)]
     result["gates"] = attempt(lambda: gated(model, inputs, look, active))
     if "model.train()" in str(result["gates"]):
         # Some models recompute their layers backwards, and that in training mode only.

@@ -34,7 +34,7 @@ from topwork_lens.capture.reductions import Reducer, in_full
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.tokens import TokenKinds
 from topwork_lens.capture.verification import compare_contexts, other_order, quick_weights, received
-from topwork_lens.layers.context import first_input, module_at, output_projection, split_heads
+from topwork_lens.layers.context import first_input, is_gateable, module_at, output_projection, split_heads
 from topwork_lens.layers.discovery import blocks
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.model_state import device_of
@@ -99,8 +99,9 @@ class Capture:
             stack.enter_context(self.scope)
             stack.enter_context(unfolded([module_at(self.model, layer.path) for layer in self.layers]))
             for layer in self.layers:
+                hook = self._context(layer) if is_gateable(layer) else self._ran(layer)
                 projection = output_projection(self.model, layer)
-                stack.callback(projection.register_forward_pre_hook(self._context(layer), with_kwargs=True).remove)
+                stack.callback(projection.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if "hidden" in self.what:
                 for path in blocks(self.layers):
                     module = module_at(self.model, path)
@@ -153,6 +154,16 @@ class Capture:
                 context.register_hook(
                     lambda grad: self._keep("context_gradient", layer, split_heads(layer, grad.detach()), axis=-2)
                 )
+
+        return hook
+
+    def _ran(self, layer: AttentionLayer) -> Any:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            if not self.scope.active:
+                return
+            self.seen.ran.add(layer.path)
+            for name in ("context", "context_gradient"):
+                self.seen.fits(name, layer.path, layer.why)
 
         return hook
 

@@ -38,6 +38,8 @@ def reduced(call: AttentionCall, reducer: Reducer, block: int) -> dict[str, torc
     """Reduce one computation of attention by its formula.
 
     Args:
+        call: a computation of attention.
+        reducer: the reductions.
         block: queries, of all items and attention heads together, whose weights may exist at a time.
 
     Returns:
@@ -128,8 +130,10 @@ class _Sums:
                     self._step(item * heads + head, rows, width, bias, between)
 
     def _added(self, allowed: torch.Tensor | None, item: int, rows: slice) -> tuple[slice, torch.Tensor | None]:
-        """To which keys some queries of an item attend, from the first to the last; and what is added to their scores
-        there, [heads or 1, queries or 1, keys], to base 2."""
+        """Return the keys to which some queries of an item attend, and what is added to their scores there.
+
+        The keys are those from the first to the last; what is added is [heads or 1, queries or 1, keys], to base 2.
+        """
         width = slice(0, self.call.shape[3])
         if allowed is None:
             return width, None

@@ -1,6 +1,7 @@
-"""What a block of attention weights is reduced to, so that the weights themselves can be dropped.
+"""Reductions of a block of attention weights, after which the weights themselves can be dropped.
 
-Every reduction takes weights [items, heads, queries, keys] and answers one number for each query (or each key).
+Entry point: `Reducer`. A reduction takes weights [items, heads, queries, keys] and returns one number for each query
+(or each key).
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ Reduction = Callable[[torch.Tensor, torch.Tensor | None, int], torch.Tensor]
 
 
 def entropy(weights: torch.Tensor) -> torch.Tensor:
-    """-sum p ln p over the keys, in nats, with 0 ln 0 = 0 (Clark et al. 2019, section 3.3)."""
+    """Return -sum p ln p over the keys, in nats, with 0 ln 0 = 0 (Clark et al. 2019, section 3.3)."""
     # ln(p + tiny) is ln p wherever p counts, and twice as fast as a logarithm that knows about 0
     return (weights + torch.finfo(weights.dtype).tiny).log_().mul_(weights).sum(-1).neg_()
 
 
 def information(weights: torch.Tensor, allowed: torch.Tensor | None) -> torch.Tensor:
-    """ln n - entropy in nats, n the number of keys that may be attended to: 0 for uniform attention."""
+    """Return ln n - entropy in nats, n the number of keys that may be attended to: 0 for uniform attention."""
     if allowed is None:
         count = torch.tensor(float(weights.shape[-1]), device=weights.device)
     else:
@@ -28,9 +29,10 @@ def information(weights: torch.Tensor, allowed: torch.Tensor | None) -> torch.Te
 
 
 def distance(weights: torch.Tensor, places: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-    """Mean distance between query and key, weighted by attention, in positions (or patches).
+    """Return the mean distance between query and key, weighted by attention, in positions (or patches).
 
     Args:
+        weights: [items, heads, queries, keys].
         places: [keys, d] coordinates; NaN for positions that stand nowhere (class tokens): they are left out, and
             the other weights are scaled to sum to 1. For a query that stands nowhere the answer is NaN.
         queries: [queries, d] coordinates of the queries.
@@ -56,17 +58,17 @@ def mass(weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
 
 def quantised(weights: torch.Tensor) -> torch.Tensor:
-    """Weights as 8-bit integers, 255 times the weight: exact to 1/510, a quarter of the memory of float32."""
+    """Return weights as 8-bit integers, 255 times the weight: exact to 1/510, a quarter of the memory of float32."""
     return (weights * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def in_full(weights: torch.Tensor) -> torch.Tensor:
-    """Weights in at least float32: sums over hundreds of keys need it, and so do distances of more than 256."""
+    """Return weights in at least float32: sums over hundreds of keys need it, and so do distances above 256."""
     return weights.float() if weights.dtype in (torch.bfloat16, torch.float16) else weights
 
 
 class Reducer:
-    """Reduces the weights of a layer block by block. Half precision is reduced in float32.
+    """Reductions of the weights of a layer, block by block. Half precision is reduced in float32.
 
     Args:
         names: any of "entropy", "information", "distance", "mass", "argmax", "max", "mean", "weights",
@@ -94,7 +96,7 @@ class Reducer:
     def block(
         self, weights: torch.Tensor, allowed: torch.Tensor | None, start: int, shape: tuple[int, int, int, int]
     ) -> dict[str, torch.Tensor]:
-        """All reductions of one block of queries that begins at query `start`."""
+        """Reduce one block of queries that begins at query `start`; returns tensors by name."""
         reduced: dict[str, torch.Tensor] = {}
         given, weights = weights, in_full(weights)
         for name in self.names:
@@ -141,8 +143,12 @@ class Reducer:
     def between(
         self, start: int, stop: int, shape: tuple[int, int, int, int]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """For "distance" without weights: [queries, keys] how far some queries are from all keys, NaN for those that
-        stand nowhere by 0; and [keys] 1 for keys that stand somewhere, or None when all do."""
+        """Return what "distance" needs where there are no weights.
+
+        Returns:
+            [queries, keys]: distances of some queries from all keys, 0 where one of them stands nowhere; and [keys]: 1
+            for keys that stand somewhere, or None when all do.
+        """
         chosen, places = self._coordinates(start, stop, shape)
         first = chosen.nan_to_num()[:1]
         from_first, to = ((coordinates - first).float() for coordinates in (chosen, places))
@@ -152,5 +158,5 @@ class Reducer:
         return away, (~nowhere).float() if bool(nowhere.any()) else None
 
     def of_somewhere(self, mean: torch.Tensor, shape: tuple[int, int, int, int]) -> torch.Tensor:
-        """[items, heads, queries] mean distances, NaN for queries that stand nowhere."""
+        """Return mean distances [items, heads, queries] with NaN for queries that stand nowhere."""
         return mean.masked_fill(self._coordinates(0, shape[2], shape)[0].isnan().any(-1), float("nan"))

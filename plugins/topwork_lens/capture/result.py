@@ -14,6 +14,7 @@ from topwork_lens.capture.verification import Explained
 from topwork_lens.capture.windows import merged
 from topwork_lens.layers.discovery import Key, layer_at
 from topwork_lens.refusals import refuse
+from topwork_lens.tables import LayerTable
 
 
 class OnDisk(Sequence[torch.Tensor]):
@@ -83,6 +84,25 @@ class Captured:
         self.reasons: dict[tuple[str, str], str | None] = {}
         self.explained: dict[str, Explained] = {}
         self.written = 0
+
+    def __repr__(self) -> str:
+        return f"Captured\n{self._lines()!r}" if self.values else "Captured (nothing ran yet)"
+
+    def _repr_html_(self) -> str:
+        return f"<p>Captured</p>{self._lines()._repr_html_()}"
+
+    def _lines(self) -> LayerTable:
+        lines = []
+        for what in self.what:
+            for path, values in self.values.get(what, {}).items():
+                reason = self.reasons.get((what, path)) or ""
+                shape = "" if reason else " x ".join(map(str, values[0].shape))
+                lines.append({"what": what, "layer": path, "calls": len(values), "shape": shape, "missing": reason})
+            paths = {line["layer"] for line in lines if line["what"] == what}
+            for path, reason in self.missing(what).items():
+                if path not in paths:
+                    lines.append({"what": what, "layer": path, "calls": 0, "shape": "", "missing": reason})
+        return LayerTable(lines)
 
     @property
     def found(self) -> dict[str, dict[str, Sequence[torch.Tensor]]]:

@@ -84,7 +84,7 @@ def all_described(model: nn.Module, layers: Sequence[AttentionLayer]) -> Iterato
     known = {path for layer in layers for caller in layer.callers for path in _below(model, caller)}
     with observed(model) as ways:
         yield
-    undescribed = sorted(path for path, how in ways.items() if path not in known and how != {"points"})
+    undescribed = sorted(path for path in ways if path not in known)
     if undescribed:
         raise refuse(
             "unknown_layout",

@@ -48,7 +48,9 @@ def quick_weights(call: AttentionCall, valid: torch.Tensor, start: int) -> torch
     """Return weights of some queries if a quick test shows that they explain the context; None otherwise.
 
     Args:
-        call, valid, start: as for `compare_contexts`.
+        call: a computation of attention.
+        valid: as for `compare_contexts`.
+        start: the first of those queries.
     """
     if call.projected is None or call.values is None or call.block is None or call.dropped or call.scaled:
         return None
@@ -75,6 +77,7 @@ def compare_contexts(
     """Refuse weights that do not explain the context that the model computed.
 
     Args:
+        call: a computation of attention.
         recomputed: context and weights of some queries, as the module's eager function gives them.
         valid: [items, queries], True where a query may attend to something: every implementation gives another
             arbitrary answer to the others.

@@ -94,6 +94,9 @@ def normed(projection: str, norm: str) -> tuple[Part, ...]:
 WITHOUT_HEADS = ("Inkling2BlockAttentionResidual", "SLANeXtAttentionGRUCell", "SLANetAttentionGRUCell")
 
 
+#: name of the pattern of attention without an output projection: it can be captured, and is never gated or scored
+UNPROJECTED = "points, without an output projection"
+
 #: why the attention weights of some model types cannot be captured, where no pattern says it
 UNSEEN = {
     "autoformer": "it weighs a few delays of the whole series, the same for all attention heads, and no positions",

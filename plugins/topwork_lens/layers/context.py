@@ -8,11 +8,17 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer
+from topwork_lens.layers.architectures import UNPROJECTED
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
     """Return the module at a path ("" is the model itself)."""
     return model.get_submodule(path)
+
+
+def is_gateable(layer: AttentionLayer) -> bool:
+    """Return False for a layer without an output projection, whose attention heads cannot be told apart."""
+    return layer.pattern != UNPROJECTED
 
 
 def output_projection(model: nn.Module, layer: AttentionLayer) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Size, Slices
 from topwork_lens.layers import position_bias as adapters
-from topwork_lens.layers.architectures import PATTERNS, UNSEEN, Part, Pattern
+from topwork_lens.layers.architectures import PATTERNS, UNPROJECTED, UNSEEN, Part, Pattern
 from topwork_lens.layers.name_matching import (
     BACKBONE_WORDS,
     COUNTS,
@@ -26,6 +26,7 @@ from topwork_lens.layers.name_matching import (
     RATIOS,
     WIDTHS,
     match_names,
+    weighs_points,
 )
 from topwork_lens.layers.projections import context_of, input_dim, shared_out
 from topwork_lens.layers.projections import features as features
@@ -56,7 +57,31 @@ def describe(path: str, module: nn.Module, model: nn.Module) -> AttentionLayer |
         if _fits(pattern, module):
             return _layer(pattern, path, module, model)
     matched = match_names(module)
+    if matched is None and weighs_points(module):
+        return _points_without_output(path, module)
     return None if matched is None else _layer(matched, path, module, model)
+
+
+def _points_without_output(path: str, module: nn.Module) -> AttentionLayer | None:
+    """Deformable attention whose attention heads go on without an output projection: to be seen, and nothing else."""
+    heads = next((count for name in COUNTS if type(count := getattr(module, name, None)) is int and count > 0), None)
+    if heads is None:
+        return None
+    why = "it has no output projection, at whose input attention heads could be told apart"
+    width = next((size // heads for name in ("d_model", "embed_dim") if (size := getattr(module, name, 0))), 1)
+    return AttentionLayer(
+        path=path,
+        output="",
+        heads=heads,
+        width=width,
+        side=_side(path, module),
+        kind=_kind(path),
+        form="deformable",
+        prunable="",
+        why=why,
+        mixed=why,
+        pattern=UNPROJECTED,
+    )
 
 
 def _model_types(module: nn.Module, model: nn.Module) -> set[Any]:
@@ -131,7 +156,7 @@ def _adapter(pattern: Pattern, module: nn.Module) -> Any:
 
 
 def manifest_entry(model: nn.Module, path: str) -> Mapping[str, Any] | None:
-    """What the lens noted about a pruned layer, or None when all of it is there."""
+    """Return what the lens noted about a pruned layer; None when all of it is there."""
     return noted(model, "layers", path)
 
 
@@ -208,8 +233,15 @@ def _cut(part: Part, parameter: str, dim: int, size: int, count: int) -> Slices:
 
 
 def positions(size: int, count: int, stack: int = 1, blocks: int = 1) -> list[list[int]]:
-    """Positions of each of `count` owners along a dimension of `size`: as many equal blocks, each for as many owners,
-    and in each of them `stack` equal pieces, in which what belongs to one owner is contiguous."""
+    """Return the positions of each of `count` owners along a dimension of `size`.
+
+    The dimension has equal blocks, each for as many owners, and each block `stack` equal pieces, in which what belongs
+    to one owner is contiguous.
+
+    Example:
+        >>> positions(8, 2, stack=2)
+        [[0, 1, 4, 5], [2, 3, 6, 7]]
+    """
     if count == 0:
         return []
     if count % blocks:

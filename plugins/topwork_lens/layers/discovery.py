@@ -27,6 +27,7 @@ def find_layers(model: nn.Module, plugins: Any = None) -> list[AttentionLayer]:
     """Find all attention layers of `model`, in the order of its module tree.
 
     Args:
+        model: any module.
         plugins: describes attention layers besides the built-in patterns: an object with `.hook.attention_layer`; None
             for the patterns alone.
     """
@@ -150,6 +151,7 @@ def heads_by_layer(
     """Return the chosen attention heads by path, with original indices checked and sorted.
 
     Args:
+        layers: all attention layers of a model.
         heads: indices by layer, as in `{0: [1, 3]}`, or pairs of a layer and an index, as in `[(0, 1), (0, 3)]`.
 
     Raises:

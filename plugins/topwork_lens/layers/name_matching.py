@@ -125,6 +125,11 @@ _TORCH = Pattern(
 )
 
 
+def weighs_points(module: nn.Module) -> bool:
+    """Return True for deformable attention: its attention heads weigh a few points, which are projections."""
+    return all(_is_linear(module, name) for name in ("sampling_offsets", "attention_weights"))
+
+
 def _points(module: nn.Module) -> Pattern | None:
     """Deformable attention: each attention head looks at a few points, whose places and weights are projections."""
     value, output = _first(module, VALUES), _first(module, OUTPUTS)
@@ -140,7 +145,7 @@ def match_names(module: nn.Module) -> Pattern | None:
         return None
     if isinstance(module, nn.MultiheadAttention):
         return _TORCH
-    if all(_is_linear(module, name) for name in ("sampling_offsets", "attention_weights")):
+    if weighs_points(module):
         return _points(module)
     if any(isinstance(child, nn.MultiheadAttention) for child in module.children()):
         return None

@@ -50,6 +50,7 @@ def cut_rows(module: nn.Module, bias: torch.Tensor) -> torch.Tensor:
     """Select the rows of the attention heads that the module has.
 
     Args:
+        module: an attention module that was cut.
         bias: [1, original heads, queries, keys]; [1, 1, original heads, queries, keys] where attention is local.
     """
     dim = bias.dim() - 3

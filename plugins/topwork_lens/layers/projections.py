@@ -61,6 +61,9 @@ def context_of(projection: Any, heads: int, width: int, pieces: int = 1) -> dict
     """Return the `split` and `merge` of an `AttentionLayer` for the input of an output projection.
 
     Args:
+        projection: the output projection.
+        heads: attention heads that the layer has now.
+        width: width of one attention head.
         pieces: how many equal pieces the context has, each of them with something of every attention head.
 
     Returns:

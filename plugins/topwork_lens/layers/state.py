@@ -1,8 +1,9 @@
-"""What the lens notes about an altered attention layer: which attention heads it still has, how, and its gates.
+"""State of altered attention layers, noted on their modules: remaining attention heads, form, gates.
 
-A note lies on the attention module itself, so that it is found from whatever part of a model, or wrapper around it, is
-looked at: original numbers stay original numbers. The model's alterations, which are saved, are made of these notes.
-transformers' own `save_pretrained` knows nothing of them: that of an altered model writes what `topwork` reads.
+Entry points: `noted`, `write`, `gather`. A note lies on the attention module itself, so that it is found from whatever
+part of a model, or wrapper around it, is looked at: original indices stay original. The model's alterations, which are
+saved, are made of these notes. transformers' own `save_pretrained` knows nothing of them: that of an altered model
+writes what `topwork` reads.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _ATTRIBUTE = "_topwork_lens_notes"
 
 
 def noted(model: nn.Module, kind: Kind, path: str) -> Any | None:
-    """What is noted about the attention layer at a path, or None."""
+    """Return what is noted about the attention layer at a path, or None."""
     return model.get_submodule(path).__dict__.get(_ATTRIBUTE, {}).get(kind)
 
 
 def write(model: nn.Module, kind: Kind, layer: AttentionLayer, value: Any | None) -> None:
-    """Note something about an attention layer, in place of what was noted; None takes the note away."""
+    """Note something about an attention layer, in place of what was noted; None removes the note."""
     notes = model.get_submodule(layer.path).__dict__.setdefault(_ATTRIBUTE, {})
     notes.pop("taught", None)
     notes.pop(kind, None)
@@ -40,7 +41,7 @@ def write(model: nn.Module, kind: Kind, layer: AttentionLayer, value: Any | None
 
 
 def is_taught(layer: AttentionLayer) -> bool:
-    """Whether somebody else's plugin described the layer."""
+    """Return whether a plugin described the layer, not a pattern of the lens."""
     return not layer.pattern
 
 
@@ -59,8 +60,11 @@ def gather(model: nn.Module) -> None:
 
 
 class Saving:
-    """`save_pretrained` of an altered model of transformers, which would otherwise write files without the notes: plain
-    transformers would load some of those with random weights or without gates."""
+    """Replacement for `save_pretrained` of an altered model of transformers.
+
+    The original would write files without the notes: plain transformers would load some of those with random weights or
+    without gates.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
