@@ -15,7 +15,7 @@ NAMES = ("bert", "llama", "bart", "swin", "timm_vit")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_look_and_its_table_print_one_short_line_a_layer(name: str) -> None:
-    model, batch = lens_models.make(name)
+    model, _ = lens_models.make(name)
     look = Look(model)
     for text in (repr(look), str(look.table())):
         assert all(layer.path in text for layer in look.layers)
