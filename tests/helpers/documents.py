@@ -159,13 +159,14 @@ CORE_ROOMS = (
 )
 LENS_ROOMS = (
     *("plugin", "look", "layers", "capture", "gates", "scoring", "pruning", "schedule", "stages"),
-    *("scope", "flops", "model_state", "refusals", "coverage", "v4"),
+    *("scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
 )
 BASES_ROOMS = ("rows", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(
         "plugin",
         "stage",
+        "command",
         "run_files",
         "page",
         "summary",
@@ -178,7 +179,15 @@ REPORT_ROOMS = (
     *("profile_page", "images", "colours", "formatting"),
 )
 TASK_ROOMS = (
-    *("_classification", "_text", "_vision", "_audio", "text_classification", "token_classification"),
+    *(
+        "detection_plugin",
+        "_classification",
+        "_text",
+        "_vision",
+        "_audio",
+        "text_classification",
+        "token_classification",
+    ),
     *("question_answering", "fill_mask", "text_generation", "sequence_to_sequence", "summarization", "translation"),
     *("image_classification", "object_detection", "image_segmentation", "depth_estimation"),
     *("audio_classification", "automatic_speech_recognition"),
