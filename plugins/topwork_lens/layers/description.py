@@ -28,7 +28,7 @@ from topwork_lens.layers.name_matching import (
     match_names,
     weighs_points,
 )
-from topwork_lens.layers.projections import context_of, input_dim, shared_out
+from topwork_lens.layers.projections import context_of, input_dim, shared_out, weight_shape
 from topwork_lens.layers.projections import features as features
 from topwork_lens.layers.projections import is_projection as is_projection
 from topwork_lens.layers.projections import output_dim as output_dim
@@ -109,14 +109,14 @@ def _fits(pattern: Pattern, module: nn.Module) -> bool:
     if not pattern.times:
         return True
     output: Any = resolve(module, pattern.output)
-    return features(resolve(module, pattern.parts[0].path)) == pattern.times * output.weight.shape[input_dim(output)]
+    return features(resolve(module, pattern.parts[0].path)) == pattern.times * weight_shape(output)[input_dim(output)]
 
 
 def _layer(pattern: Pattern, path: str, module: nn.Module, model: nn.Module) -> AttentionLayer | None:
     manifest = manifest_entry(model, path)
     core = cast(nn.Module, resolve(module, pattern.core))
     output = cast(nn.Module, resolve(module, pattern.output))
-    context = cast(torch.Tensor, output.weight).shape[input_dim(output)] * shared_out(output)
+    context = weight_shape(output)[input_dim(output)] * shared_out(output)
     if manifest:
         now, width, groups_left = len(manifest["kept"]), manifest["width"], list(manifest["groups_left"])
     else:
@@ -222,7 +222,7 @@ def _slices(pattern: Pattern, module: nn.Module, output: nn.Module, heads: int, 
             slices.append(_cut(part, f"{part.path}.bias", 0, size, count))
     if shared_out(output) == 1:
         dim = input_dim(output)
-        size = cast(torch.Tensor, output.weight).shape[dim]
+        size = weight_shape(output)[dim]
         pieces = pattern.pieces or size // max(1, heads)
         slices.append(_cut(Part(pattern.output, stack=pieces), f"{pattern.output}.weight", dim, size, heads))
     return slices

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from topwork_lens.layers.architectures import Part, Pattern
-from topwork_lens.layers.projections import features, input_dim, is_projection, shared_out
+from topwork_lens.layers.projections import features, input_dim, is_projection, shared_out, weight_shape
 
 #: attributes that hold the width of one attention head, and the number of attention heads, in the order of trust
 WIDTHS = ("attention_head_size", "head_dim", "head_size", "key_value_proj_dim", "d_kv", "dim_head")
@@ -260,4 +260,4 @@ def _out(module: nn.Module, path: str) -> int:
 
 def _in(module: nn.Module, path: str) -> int:
     projection = _at(module, path)
-    return projection.weight.shape[input_dim(projection)] * shared_out(projection)
+    return weight_shape(projection)[input_dim(projection)] * shared_out(projection)

@@ -19,9 +19,24 @@ def is_projection(value: Any) -> bool:
     Linear, Conv1D, a convolution with a kernel of 1, and what behaves like them; also experts with such a weight each.
     """
     weight = getattr(value, "weight", None)
-    if not isinstance(value, nn.Module) or not isinstance(weight, torch.Tensor):
+    if not isinstance(value, nn.Module):
         return False
+    if not isinstance(weight, torch.Tensor):
+        return is_packed(value)
     return weight.dim() == 2 or is_pointwise(value) or _has_experts(value)
+
+
+def is_packed(value: Any) -> bool:
+    """Return True for a quantised linear layer of torch, whose weight is unpacked by a method."""
+    sizes = (getattr(value, "out_features", None), getattr(value, "in_features", None))
+    return callable(getattr(value, "weight", None)) and all(type(size) is int for size in sizes)
+
+
+def weight_shape(projection: Any) -> torch.Size:
+    """Return the shape of a projection's weight."""
+    if isinstance(projection.weight, torch.Tensor):
+        return projection.weight.shape
+    return torch.Size((projection.out_features, projection.in_features))
 
 
 def is_pointwise(value: Any) -> bool:
@@ -33,7 +48,7 @@ def is_pointwise(value: Any) -> bool:
 def _has_experts(value: Any) -> bool:
     """Whether the weight is [experts, output features, input features]."""
     experts = getattr(value, "num_experts", None)
-    return isinstance(experts, int) and value.weight.dim() == 3 and value.weight.shape[0] == experts
+    return isinstance(experts, int) and len(weight_shape(value)) == 3 and weight_shape(value)[0] == experts
 
 
 def output_dim(projection: nn.Module) -> int:
@@ -48,7 +63,7 @@ def input_dim(projection: nn.Module) -> int:
 
 def features(projection: Any) -> int:
     """Return the number of output features of a projection."""
-    return projection.weight.shape[output_dim(projection)]
+    return weight_shape(projection)[output_dim(projection)]
 
 
 def shared_out(projection: Any) -> int:

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from topwork import AttentionLayer, Refused, UsageError
 from topwork_lens.layers.description import resolve
 from topwork_lens.layers.name_matching import FUSED, QUERIES
-from topwork_lens.layers.projections import is_projection
+from topwork_lens.layers.projections import is_packed, is_projection
 from topwork_lens.pruning.soft import Scatter
 from topwork_lens.refusals import refuse
 
@@ -63,6 +63,9 @@ def _obstacle(owner: Any, name: str) -> tuple[str, str] | None:
     if isinstance(getattr(type(owner), name, None), property):
         hint = "merge what was put around it first (merge_and_unload in peft); or mask it instead"
         return "belongs to a module inside it", hint
+    if is_packed(owner):
+        kind = str(owner.weight().dtype).removeprefix("torch.")
+        return f"is quantised or packed ({kind})", "prune the model before it is quantised; or mask it instead"
     if name not in owner._parameters and name not in owner._buffers:
         return "is computed before every call", "make it a plain parameter first; or mask it instead"
     if type(value) not in (torch.Tensor, nn.Parameter, nn.Buffer) or value.dtype not in _PLAIN:
