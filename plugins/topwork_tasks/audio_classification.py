@@ -16,6 +16,7 @@ from topwork import Base, Batch, Column, DataError, Item, Mode, Picture, Row, St
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
 from topwork_tasks._audio.preview import AudioView
+from topwork_tasks._audio.spec_augment import SPEC_AUGMENT_HELP, SpecAugment, fit_masks
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._classification.scores import LabelScores, logits_to_scores
 
@@ -30,6 +31,7 @@ class AudioClassificationOptions(ClassifierOptions):
     max_seconds: PositiveFloat | None = Field(
         None, description="training takes a random piece of this length, prediction the mean over windows of it"
     )
+    spec_augment: SpecAugment = Field("auto", description=SPEC_AUGMENT_HELP)
     pooling: Literal["mean", "first", "own"] = Field("mean", description="of the generic task head")
 
 
@@ -72,11 +74,17 @@ class AudioClassification(Classifier):
         labels, notes = cls.learn_labels(rows, base, options)
         clips = None if rows is None else (row.get("audio") for row in rows)
         extractor = _audio_frontend.find_extractor(base, clips)
-        return State(labels, {"feature_extractor": extractor}, notes)
+        frontend = _audio_frontend.Frontend(extractor, base.config)
+        lengths = _audio.clip_lengths(rows, frontend.rate) if rows is not None else []
+        if options.max_seconds is not None:
+            lengths = [min(length, round(options.max_seconds * frontend.rate)) for length in lengths]
+        masks = fit_masks(options.spec_augment, frontend, base.config, lengths, notes)
+        return State({**labels, "spec_augment": masks}, {"feature_extractor": extractor}, notes)
 
     def __init__(self, bases: Mapping[str, Base], options: AudioClassificationOptions, state: State) -> None:
         super().__init__(bases, options, state)
-        self.frontend = _audio_frontend.Frontend(state.processors["feature_extractor"], self.base.config)
+        self._masks: dict[str, Any] = state.values.get("spec_augment") or {}
+        self.frontend = _audio_frontend.Frontend(state.processors["feature_extractor"], self.base.config, self._masks)
         requested = None if options.max_seconds is None else round(options.max_seconds * self.frontend.rate)
         if requested is not None and requested < self.frontend.shortest:
             raise UsageError(
@@ -90,12 +98,12 @@ class AudioClassification(Classifier):
         self.repeatable = requested is None
 
     def build(self, weights: bool = True) -> nn.Module:
-        native = self.base.native(*self.HEAD, weights=weights, **self.head_config())
+        native = self.base.native(*self.HEAD, weights=weights, **self.head_config(), **self._masks)
         if native is not None:
             return native
         from topwork.task_heads import PooledHead
 
-        backbone = self.base.backbone(weights=weights)
+        backbone = self.base.backbone(weights=weights, **self._masks)
         return PooledHead(backbone, len(self.names), self.options.pooling, self.options.dropout)
 
     # ------------------------------------------------------------------ rows -> tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -41,7 +42,7 @@ def pictures(task: type[Task], column: str, form: Form) -> Iterator[Fault]:
         "of channels first": numpy.zeros((3, 32, 40), numpy.uint8),
     }
     yield from named(column, values)
-    wide = Form("range", form.rows, {**form.options, "pixel_range": [0, 65535]}, form.config)
+    wide = replace(form, name="range", options={**form.options, "pixel_range": [0, 65535]})
     yield from named(column, {"16-bit with `pixel_range`": lambda row: _in_mode(row[column], "I;16")}, wide)
     if "label" in task.columns:
         yield from named(column, {"turned by EXIF": lambda row: _turned(row[column])})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork import DataError, UsageError
@@ -85,6 +86,20 @@ def audio_length(value: Any, rate: int) -> int:
         if header is not None and header.format in _EXACT and header.samplerate > 0:
             return resampled_length(header.frames, header.samplerate, rate)
     return len(open_audio(value, None, "audio", rate))
+
+
+def clip_lengths(rows: Any, rate: int, most: int = 1000) -> list[int]:
+    """Return the samples of the clips of training rows, of at most `most` at even distances, those left out that
+    cannot be read; of a stream the first."""
+    indices = range(0, len(rows), max(1, len(rows) // most)) if hasattr(rows, "__len__") else None
+    chosen = (rows[index] for index in indices) if indices is not None else islice(rows, most)
+    lengths = []
+    for row in chosen:
+        try:
+            lengths.append(audio_length(row.get("audio"), rate))
+        except DataError:
+            continue  # reading the row for training refuses it, or skips and counts it
+    return lengths
 
 
 def may_be_unreadable(value: Any) -> bool:

@@ -9,7 +9,7 @@ Whisper: every clip becomes a spectrogram of one size, and a longer clip is divi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from topwork import Base, Batch, DataError, Item, TopworkError, Units, UsageError
@@ -114,14 +114,15 @@ class Frontend:
     Args:
         extractor: a feature extractor of transformers.
         config: the base's config.
+        masks: entries of the config that SpecAugment reads and that the model was given in their place.
 
     Attributes:
         rate: samples a second. main: the model's first input. window: samples of the model's one size, None if ragged.
         shortest: samples that a clip needs. exact: whether padding leaves a clip's numbers alone.
     """
 
-    def __init__(self, extractor: Any, config: Any) -> None:
-        self.extractor, self.config = extractor, config
+    def __init__(self, extractor: Any, config: Any, masks: Mapping[str, Any] | None = None) -> None:
+        self.extractor, self.config, self._masks = extractor, config, dict(masks or {})
         self.rate = int(extractor.sampling_rate)
         self.main: str = extractor.model_input_names[0]
         #: samples between two positions of the features
@@ -234,10 +235,10 @@ class Frontend:
 
     def _augmentable(self) -> int:
         """Return the least length of a batch for SpecAugment, which fails on batches shorter than one mask."""
-        config = self.config
-        if not getattr(config, "apply_spec_augment", False) or not getattr(config, "mask_time_prob", 0):
+        entries = {name: getattr(self.config, name, None) for name in ("apply_spec_augment", "mask_time_prob")}
+        if not all({**entries, **{name: value for name, value in self._masks.items() if name in entries}}.values()):
             return 0
-        frames = int(getattr(config, "mask_time_length", 0))
+        frames = int(self._masks.get("mask_time_length", getattr(self.config, "mask_time_length", 0)))
         return self._samples_for(frames) if self.strides else frames
 
     def groups(self, batch: Batch, model: nn.Module) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
@@ -269,6 +270,22 @@ class Frontend:
         if not self.exact:
             return 1
         return 8 * self.rate if device == "cpu" else 320 * self.rate
+
+    def frame_count(self, samples: int) -> int:
+        """Return the frames of a clip behind the convolutions, of which masks of SpecAugment hide some."""
+        for kernel, stride in self.strides:
+            samples = (samples - kernel) // stride + 1
+        return max(0, samples if self.strides else samples // self.hop)
+
+    def output_frames(self, samples: int) -> int | None:
+        """Return the most frames that a model puts out for a clip; None where the config does not tell."""
+        if self.strides and not self._adapts:
+            return self.frame_count(samples)
+        seconds = self.units().seconds
+        if not seconds:
+            return None
+        adapter = self.config.adapter_stride**self.config.num_adapter_layers if self._adapts else 1
+        return math.ceil(samples / (seconds * self.rate * adapter))
 
     def units(self) -> Units:
         """Return the meaning of the positions of the backbone's tokens."""

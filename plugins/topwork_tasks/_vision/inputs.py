@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -22,8 +21,6 @@ from topwork_tasks._vision.statistics import few_levels, learn_pixel_range, lear
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
-
-log = logging.getLogger("topwork.tasks")
 
 #: pixels of a batch for predictions on a CPU
 _CPU_PIXELS = 2**19
@@ -58,20 +55,28 @@ class ImageOptions(TaskOptions):
         return value
 
 
-def find_pixel_range(rows: Any, options: ImageOptions, config: Any) -> tuple[float, float] | None:
+def find_pixel_range(rows: Any, options: ImageOptions, config: Any, notes: list[str]) -> tuple[float, float] | None:
     """Return the option `pixel_range`, else the range of the training rows' images deeper than 8 bits; None where they
-    have none. Warns where the scaled images have a few grey levels only."""
+    have none.
+
+    Args:
+        notes: gets the learned range, and a sentence where the scaled images have a few grey levels only.
+    """
     pixel_range = options.pixel_range
     if pixel_range is None and rows is not None:
         pixel_range = learn_pixel_range(rows)
+        if pixel_range is not None:
+            notes.append(
+                f"images deeper than 8 bits are scaled from {pixel_range[0]:g} to {pixel_range[1]:g}, the range of the "
+                "training rows; `pixel_range` states another"
+            )
     if pixel_range is None or rows is None:
         return pixel_range
     levels = few_levels(rows, Reading(mode_of(config), pixel_range, options.background))
     if levels is not None:
-        log.warning(
-            "images deeper than 8 bits, scaled from %g to %g, have %d grey levels only: `pixel_range` may be too wide",
-            *pixel_range,
-            levels,
+        notes.append(
+            f"images deeper than 8 bits have {levels} grey levels only when they are scaled from {pixel_range[0]:g} to "
+            f"{pixel_range[1]:g}: `pixel_range` may be too wide"
         )
     return pixel_range
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -18,8 +17,6 @@ from topwork_tasks._vision.statistics import learn_pixel_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-log = logging.getLogger("topwork.tasks")
 
 #: images smaller than this are enlarged for people
 LEAST_SIDE = 240
@@ -60,14 +57,13 @@ def spread(rows: Any, most: int) -> Sequence[Row]:
     return rows.select(indices) if hasattr(rows, "select") else [rows[index] for index in indices]
 
 
-def log_doubts(view: ImageView, rows: Any, options: Any, most: int = 1000) -> None:
-    """Log what looks wrong in training rows without being an error.
+def doubts_of_rows(view: ImageView, rows: Any, options: Any, most: int = 1000) -> list[str]:
+    """Return what looks wrong in training rows without being an error, for the notes of a task's state.
 
     Args:
         most: rows that are looked at.
     """
-    for doubt in view.doubts(spread(rows, most), options) if rows is not None else ():
-        log.warning("%s", doubt)
+    return [] if rows is None else view.doubts(spread(rows, most), options)
 
 
 def counted(names: Sequence[Any]) -> str:

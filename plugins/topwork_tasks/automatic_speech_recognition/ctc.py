@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork import DataError, Item, UsageError
+from topwork_tasks._audio.clips import audio_length
+from topwork_tasks.automatic_speech_recognition.transcripts import transcript_text
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 Timestamps = Literal["word", "char"]
 _DELIMITER, _UNKNOWN, _BLANK = "|", "[UNK]", "[PAD]"
+#: rows of a stream whose texts are compared with their clips
+_STREAM = 1000
 
 
 # ---------------------------------------------------------------- vocabulary and targets
@@ -92,6 +97,42 @@ def natural_case(tokenizer: Any) -> Literal["keep", "lower", "upper"]:
     if letters and all(name == name.upper() for name in letters):
         return "upper"
     return "lower" if letters and all(name == name.lower() for name in letters) else "keep"
+
+
+def unaligned_notes(
+    rows: Any, frontend: Frontend, tokenizer: Any, case: Literal["keep", "lower", "upper"], upsample: int
+) -> list[str]:
+    """Return a sentence about training rows whose texts need more frames than their clips have: they have no alignment
+    (a letter takes a frame, and a blank parts two equal ones), so their loss is 0.
+
+    Args:
+        upsample: frames of the output for each frame of the backbone.
+
+    Raises:
+        DataError: there is no other row.
+    """
+    short, total, example = 0, 0, ""
+    for index, row in enumerate(rows if hasattr(rows, "__len__") else islice(rows, _STREAM)):
+        try:
+            ids = letter_ids(transcript_text(row, index, case), tokenizer, "drop", index)
+            frames = frontend.output_frames(audio_length(row.get("audio"), frontend.rate))
+        except DataError:
+            continue  # reading the row for training refuses it, or skips and counts it
+        if frames is None:
+            return []
+        total += 1
+        needed = len(ids) + sum(left == right for left, right in pairwise(ids))
+        if needed > frames * upsample:
+            short += 1
+            example = example or f"row {index}: {needed} for {frames * upsample}"
+    if total and short == total:
+        raise DataError(
+            f"every text needs more frames than its clip has ({example}): nothing can be learned",
+            column="text",
+            hint="raise `upsample`, take a base with more frames a second, or divide the clips rightly",
+        )
+    cause = f"{short} of {total} texts need more frames than their clips have ({example}): their loss is 0"
+    return [f"{cause}; `upsample` makes more frames"] if short else []
 
 
 # ---------------------------------------------------------------- the loss

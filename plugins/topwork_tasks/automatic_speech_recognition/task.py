@@ -15,6 +15,7 @@ import topwork as tw
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
 from topwork_tasks._audio.preview import AudioView
+from topwork_tasks._audio.spec_augment import fit_masks
 from topwork_tasks.automatic_speech_recognition import ctc as _ctc
 from topwork_tasks.automatic_speech_recognition import options as choices
 from topwork_tasks.automatic_speech_recognition import transcripts as _transcripts
@@ -65,7 +66,13 @@ class SpeechRecognition(tw.Task):
         reduction = getattr(base.config, "ctc_loss_reduction", "mean") if trained else "mean"
         native = form == "seq2seq" or choices.has_class(base, "CTC")
         values = {"form": form, "native": native, "case": case, "own_vocabulary": fresh, "reduction": reduction}
-        return tw.State(values, {"feature_extractor": extractor, "tokenizer": tokenizer})
+        notes: list[str] = []
+        frontend = _audio_frontend.Frontend(extractor, base.config)
+        lengths = _audio.clip_lengths(rows, frontend.rate) if rows is not None else []
+        values["spec_augment"] = fit_masks(options.spec_augment, frontend, base.config, lengths, notes)
+        if form == "ctc" and rows is not None:
+            notes += _ctc.unaligned_notes(rows, frontend, tokenizer, case, options.upsample)
+        return tw.State(values, {"feature_extractor": extractor, "tokenizer": tokenizer}, notes)
 
     def __init__(
         self, bases: Mapping[str, tw.Base], options: choices.SpeechRecognitionOptions, state: tw.State
@@ -74,7 +81,8 @@ class SpeechRecognition(tw.Task):
         self.form: Literal["ctc", "seq2seq"] = state.values["form"]
         self.case: _transcripts.Case = state.values["case"]
         self.tokenizer = state.processors["tokenizer"]
-        self.frontend = _audio_frontend.Frontend(state.processors["feature_extractor"], self.base.config)
+        self._masks: dict[str, Any] = state.values.get("spec_augment") or {}
+        self.frontend = _audio_frontend.Frontend(state.processors["feature_extractor"], self.base.config, self._masks)
         self._blank = int(self.tokenizer.pad_token_id)
         # the generic head of a model of one size counts the frames that a clip fills; `generate` wants the mask too
         self._with_mask = self.frontend.window is not None
@@ -82,7 +90,7 @@ class SpeechRecognition(tw.Task):
     def build(self, weights: bool = True) -> nn.Module:
         fresh = self.state.values["own_vocabulary"]
         if self.form == "seq2seq":
-            changes = seq2seq.model_changes(self.tokenizer) if fresh else {}
+            changes = {**self._masks, **(seq2seq.model_changes(self.tokenizer) if fresh else {})}
             model = self.base.native(*seq2seq.HEAD, weights=weights, **changes)
             if model is None:
                 raise tw.UsageError("the base has no decoder", place="task", hint="choose `form: ctc`")
@@ -96,6 +104,7 @@ class SpeechRecognition(tw.Task):
             "pad_token_id": self._blank,
             "ctc_loss_reduction": self.state.values["reduction"],
             "ctc_zero_infinity": True,
+            **self._masks,
         }
         native = self.base.native(*choices.HEAD, weights=weights, **changes) if self.state.values["native"] else None
         if native is not None:
@@ -103,7 +112,7 @@ class SpeechRecognition(tw.Task):
         from topwork_tasks.automatic_speech_recognition.ctc_head import CtcHead
 
         return CtcHead(
-            self.base.backbone(weights=weights),
+            self.base.backbone(weights=weights, **self._masks),
             size,
             fixed=self.frontend.window is not None,
             dropout=self.options.dropout,

@@ -15,7 +15,7 @@ import topwork as tw
 from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision.headers import may_be_refused, orientation_of
 from topwork_tasks._vision.images import shrink_map
-from topwork_tasks._vision.preview import log_doubts
+from topwork_tasks._vision.preview import doubts_of_rows
 from topwork_tasks.depth_estimation import depth_maps
 from topwork_tasks.depth_estimation.examples import depth_examples
 from topwork_tasks.depth_estimation.exr import is_exr
@@ -52,9 +52,9 @@ class DepthEstimation(tw.Task):
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: DepthEstimationOptions) -> tw.State:
-        base = bases["base"]
+        base, notes = bases["base"], doubts_of_rows(cls.rows_view, rows, options)
         processor = inputs.saved_processor(base, options.image_size)
-        pixel_range = inputs.find_pixel_range(rows, options, base.config)
+        pixel_range = inputs.find_pixel_range(rows, options, base.config, notes)
         if processor is None:
             processor = inputs.learn_processor(rows, base, options, pixel_range, _make_processor, multiple=32)
             inputs.size_changes(base, options.image_size)
@@ -65,9 +65,8 @@ class DepthEstimation(tw.Task):
                     place="base.processor",
                     hint=f"save it with `{name}: false`",
                 )
-        log_doubts(cls.rows_view, rows, options)
         typical = depth_maps.typical_depth(rows, options.depth_scale, options.max_depth, options.hole_values)
-        return tw.State({"typical_depth": typical, "pixel_range": pixel_range}, {"image_processor": processor})
+        return tw.State({"typical_depth": typical, "pixel_range": pixel_range}, {"image_processor": processor}, notes)
 
     def __init__(self, bases: Mapping[str, Any], options: DepthEstimationOptions, state: tw.State) -> None:
         super().__init__(bases, options, state)

@@ -78,7 +78,7 @@ class ImageClassification(Classifier):
             )
         labels, notes = cls.learn_labels(rows, base, options)
         processor = inputs.saved_processor(base, options.image_size)
-        pixel_range = inputs.find_pixel_range(rows, options, base.config)
+        pixel_range = inputs.find_pixel_range(rows, options, base.config, notes)
         if processor is None:
             make = partial(_make_processor, base.config)
             processor = inputs.learn_processor(rows, base, options, pixel_range, make)

@@ -25,9 +25,12 @@ _MOST = 10_000
 # ---------------------------------------------------------------- once
 
 
-def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions) -> State:
+def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions, notes: list[str]) -> State:
     """Learn the task's state: `label_names`, `declared` (names of the data's numbers), `reduce_labels`, `stuff`, and
     the image processor.
+
+    Args:
+        notes: for the log, to which others are added.
 
     Raises:
         UsageError: options that contradict each other or the labels.
@@ -35,7 +38,7 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions) -> Sta
     if options.kind != "semantic" and options.reduce_labels:
         raise UsageError("`reduce_labels` is for semantic masks", place="task.reduce_labels")
     universal = models.learns_masks(base.config, options)
-    pixel_range = find_pixel_range(rows, options, base.config)
+    pixel_range = find_pixel_range(rows, options, base.config, notes)
     processor = models.find_processor(rows, base, options, pixel_range, universal)
     reduce = options.reduce_labels
     if reduce is None:
@@ -55,7 +58,7 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions) -> Sta
         stuff = _declared_stuff(rows, names, declared) if options.kind == "panoptic" else []
     values: dict[str, Any] = {"label_names": names, "declared": declared, "reduce_labels": reduce, "stuff": list(stuff)}
     values["pixel_range"] = pixel_range
-    return State(values, {"image_processor": processor})
+    return State(values, {"image_processor": processor}, notes)
 
 
 def _declared_stuff(rows: Any, names: Sequence[str], declared: Declared) -> list[str]:

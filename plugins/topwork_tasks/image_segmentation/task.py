@@ -19,7 +19,7 @@ from topwork_tasks._vision.frames import ANNOTATED_SIZE
 from topwork_tasks._vision.headers import may_be_refused
 from topwork_tasks._vision.images import shrink_map
 from topwork_tasks._vision.inputs import ImageInputs, mean_colour, size_changes
-from topwork_tasks._vision.preview import log_doubts
+from topwork_tasks._vision.preview import doubts_of_rows
 from topwork_tasks.image_segmentation import drawing, models, outputs
 from topwork_tasks.image_segmentation.examples import mask_examples
 from topwork_tasks.image_segmentation.labels import learn_state
@@ -73,8 +73,7 @@ class ImageSegmentation(tw.Task):
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: ImageSegmentationOptions) -> tw.State:
-        log_doubts(cls.rows_view, rows, options)
-        return learn_state(rows, bases["base"], options)
+        return learn_state(rows, bases["base"], options, doubts_of_rows(cls.rows_view, rows, options))
 
     def __init__(self, bases: Mapping[str, Any], options: ImageSegmentationOptions, state: tw.State) -> None:
         super().__init__(bases, options, state)

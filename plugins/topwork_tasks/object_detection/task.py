@@ -18,7 +18,7 @@ from topwork_tasks._vision import boxes as _boxes
 from topwork_tasks._vision.frames import ANNOTATED_SIZE
 from topwork_tasks._vision.headers import may_be_refused
 from topwork_tasks._vision.images import magnified
-from topwork_tasks._vision.preview import log_doubts
+from topwork_tasks._vision.preview import doubts_of_rows
 from topwork_tasks.object_detection import detectors, processors
 from topwork_tasks.object_detection.examples import object_examples
 from topwork_tasks.object_detection.metric import CocoMetric, Detections
@@ -54,7 +54,7 @@ class ObjectDetection(tw.Task):
         base = bases["base"]
         notes: list[str] = []
         names, declared = detectors.learn_object_names(rows, base, HEAD, options.label_names, notes)
-        log_doubts(cls.rows_view, rows, options)
+        notes += doubts_of_rows(cls.rows_view, rows, options)
         native = processors.is_native(base.config)
         if native and options.detr_head is not None:
             raise tw.UsageError(
@@ -64,7 +64,7 @@ class ObjectDetection(tw.Task):
             )
         saved = inputs.saved_processor if native else processors.backbone_processor
         processor = saved(base, options.image_size)
-        pixel_range = inputs.find_pixel_range(rows, options, base.config)
+        pixel_range = inputs.find_pixel_range(rows, options, base.config, notes)
         if processor is None:
             make = partial(processors.make_processor, base.config)
             processor = inputs.learn_processor(rows, base, options, pixel_range, make, multiple=32)
