@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,7 @@ from topwork.files import plain
 from topwork.items import Batch, Item, Picture, Units
 from topwork.metric import Metric
 from topwork.stage import Stage
-from topwork.task import Task
+from topwork.task import Column, State, Task, TaskOptions
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
@@ -53,17 +56,28 @@ def check_task(
     """Walk a task through everything that the runner, the lens and the page will ask of it.
 
     Args:
+        task: the task class.
         base: a name, folder or config that suits the task; a dict of them for tasks with several roles.
         folder: an empty folder for the saved model.
+        plugins: what is installed; by default everything, and the task.
+        options: those of the task.
         tolerance: between row losses in a batch and one by one, relative to the largest.
 
     Returns:
         the built TaskModel, for further checks.
+
+    Raises:
+        AssertionError: a promise that the task breaks, and what was found instead.
+
+    Example:
+        def test_my_task(tmp_path):
+            check_task(MyTask, {"config": {"model_type": "bert"}}, tmp_path)
     """
     from topwork.plugins.registry import load_plugins
 
-    plugins = plugins or load_plugins(extra=[_Registers(task)])
     _check_declarations(task)
+    plugins = plugins or load_plugins(extra=[_Registers(task)])
+    _check_learning(task, base, plugins, options)
     work = build_example(task, base, plugins, options=options)
     rows = task.example_rows()
     _check_encoding(work.task, rows)
@@ -83,33 +97,144 @@ class _Registers:
         self.register_tasks = hookimpl(lambda: [task], specname="register_tasks")
 
 
+@contextmanager
+def _promised(name: str, promise: str) -> Iterator[None]:
+    """Turn whatever the block raises into an AssertionError that names the promise, the error and its line."""
+    try:
+        yield
+    except AssertionError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        frame = next((frame for frame in reversed(frames) if "topwork/testing" not in frame.filename), frames[-1])
+        location = f"{Path(frame.filename).name}:{frame.lineno}"
+        raise AssertionError(f"{name}: {promise}; it raised {type(error).__name__}: {error} ({location})") from error
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
 def _check_declarations(task: type[Task]) -> None:
-    rows = task.example_rows()
+    called = getattr(task, "name", None)
+    label = called if isinstance(called, str) else task.__name__
+    named = isinstance(called, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", called) is not None
+    assert named, f"{task.__name__}: `name` must be a text of letters, digits, - and _, it is {called!r}"
+    missing = sorted(getattr(task, "__abstractmethods__", ()))
+    assert not missing, f"{label}: it does not write {', '.join(missing)}"
+    assert (task.__doc__ or "").strip(), f"{label} has no docstring"
+    columns = getattr(task, "columns", None)
+    fits = isinstance(columns, Mapping) and all(isinstance(column, Column) for column in columns.values())
+    assert fits and columns, f"{label}: `columns` must be a dict of name -> topwork.Column, it is {columns!r}"
+    _check_options(task, label)
+    with _promised(label, "example_rows() gives at least eight rows"):
+        rows = task.example_rows()
+        assert isinstance(rows, list), f"{label}: example_rows() must give a list of dicts, it gives {_kind(rows)}"
+        assert all(isinstance(row, Mapping) for row in rows), f"{label}: example_rows() must give dicts"
     targets = [name for name, column in task.columns.items() if column.target] or list(task.columns)
-    assert len(rows) >= 8, f"{task.name}: example_rows gives {len(rows)} rows, 8 are wanted"
+    assert len(rows) >= 8, f"{label}: example_rows gives {len(rows)} rows, 8 are wanted"
     distinct = {repr([row.get(name) for name in targets]) for row in rows}
-    assert len(distinct) >= 3, f"{task.name}: example_rows has {len(distinct)} distinct targets, 3 are wanted"
+    assert len(distinct) >= 3, f"{label}: example_rows has {len(distinct)} distinct targets, 3 are wanted"
     for name, column in task.columns.items():
-        assert column.description, f"{task.name}: column {name} has no description"
-        assert not column.required or all(name in row for row in rows), f"{task.name}: example rows lack column {name}"
-    assert (task.__doc__ or "").strip(), f"{task.name} has no docstring"
+        assert column.description, f"{label}: column {name} has no description"
+        assert not column.required or all(name in row for row in rows), f"{label}: example rows lack column {name}"
+
+
+def _check_options(task: type[Task], label: str) -> None:
+    options = task.Options
+    fits = isinstance(options, type) and issubclass(options, TaskOptions)
+    assert fits, f"{label}: `Options` must be a subclass of topwork.TaskOptions, it is {options!r}"
+    with _promised(label, "options can be described by a JSON schema"):
+        json.dumps(options.model_json_schema())
+
+
+def _check_learning(task: type[Task], base: Any, plugins: Plugins, options: Mapping[str, Any] | None) -> None:
+    """`learn` gives a State of JSON, and `build` a module."""
+    from torch import nn
+
+    from topwork.data.columns import canonical
+    from topwork.recipe.recipe import make_base_options, make_task_options
+
+    name = task.name
+    several = isinstance(base, Mapping) and task.fits(base)
+    given = base if several else {task.nearest_roles(())[0]: base}
+    bases = {role: plugins.load_base(make_base_options(value)) for role, value in given.items()}
+    chosen = make_task_options(name, options or {}, plugins)
+    rows = canonical(task.example_rows(), task, {}, targets=True, place="rows")
+    with _promised(name, "learn(rows, bases, options) gives a topwork.State"):
+        state = task.learn(rows, bases, chosen)
+    assert isinstance(state, State), f"{name}: learn() must give a topwork.State, it gives {_kind(state)}"
+    fault = _not_json(state.values, "values")
+    assert fault is None, f"{name}: the State's values must be JSON, to be saved with the model: {fault}"
+    for kind, processor in state.processors.items():
+        saves = isinstance(kind, str) and hasattr(processor, "save_pretrained")
+        assert saves, f"{name}: the processor {kind!r} of the State cannot be saved, it has no save_pretrained"
+    with _promised(name, "Task(bases, options, state) makes a task, and build() its model"):
+        model = task(bases, chosen, state).build()
+    assert isinstance(model, nn.Module), f"{name}: build() must give a torch module, it gives {_kind(model)}"
+
+
+def _not_json(value: Any, path: str) -> str | None:
+    """Say which part of a value JSON does not have; None when all of it is JSON."""
+    if value is None or isinstance(value, bool | str | int):
+        return None
+    if isinstance(value, float):
+        return None if value == value and abs(value) != float("inf") else f"{path} is {value}"
+    if isinstance(value, Mapping):
+        wrong = next((key for key in value if not isinstance(key, str)), None)
+        if wrong is not None:
+            return f"{path} has the key {wrong!r}"
+        return next((fault for key in value if (fault := _not_json(value[key], f"{path}.{key}"))), None)
+    if isinstance(value, list | tuple):
+        return next((fault for i, part in enumerate(value) if (fault := _not_json(part, f"{path}[{i}]"))), None)
+    return f"{path} is a {_kind(value)}"
+
+
+def _encoded(task: Task, rows: Sequence[Any], mode: Any, seed: int) -> list[Item]:
+    """What `encode` gives, checked to be items."""
+    hint = " (targets are not there to be read in this mode)" if mode == "predict" else ""
+    with _promised(task.name, f"encode(rows, mode, seed) gives items in mode {mode!r}{hint}"):
+        items = task.encode(rows, mode, seed)
+    wrong = None if isinstance(items, list) else f"a {_kind(items)}"
+    wrong = wrong or next((f"a list with a {_kind(item)}" for item in items if not isinstance(item, Item)), None)
+    assert wrong is None, f"{task.name}: encode() must give a list of topwork.Item, it gives {wrong}"
+    return items
+
+
+def _collated(task: Task, items: Sequence[Item], mode: Any) -> Batch:
+    """What `collate` gives, checked to be a batch."""
+    with _promised(task.name, f"collate(items, mode) gives a batch in mode {mode!r}"):
+        batch = task.collate(items, mode)
+    assert isinstance(batch, Batch), f"{task.name}: collate() must give a topwork.Batch, it gives {_kind(batch)}"
+    return batch
+
+
+def _without_targets(task: Task, rows: Sequence[Any]) -> list[Any]:
+    """The rows as a prediction sees them."""
+    known = [row for row in rows if set(row) <= set(task.columns)]
+    return [{name: row[name] for name in row if not task.columns[name].target} for row in known]
 
 
 def _check_encoding(task: Task, rows: Sequence[Any]) -> None:
     for mode in ("train", "loss", "predict"):
-        once, again = task.encode(rows, mode, 3), task.encode(rows, mode, 3)
+        once, again = _encoded(task, rows, mode, 3), _encoded(task, rows, mode, 3)
         assert _same(once, again), f"{task.name}: encode(mode={mode!r}) differs between two calls with one seed"
         assert all(0 <= item.row < len(rows) and item.cost >= 0 for item in once), f"{task.name}: bad row or cost"
-    first, second = task.encode(rows, "train", 1), task.encode(rows, "train", 2)
+    _encoded(task, _without_targets(task, rows), "predict", 0)
+    first, second = _encoded(task, rows, "train", 1), _encoded(task, rows, "train", 2)
     assert [item.cost for item in first] == [item.cost for item in second], f"{task.name}: costs depend on the seed"
     if task.repeatable:
         assert _same(first, second), f"{task.name}: items depend on the seed, but `repeatable` is True"
-    costs = task.costs(rows)
-    if costs is not None:
-        assert [cost for row in costs for cost in row] == [item.cost for item in first], f"{task.name}: costs() errs"
-    assert task.encode([], "predict", 0) == [], f"{task.name}: no rows must give no items"
-    for item in task.encode(rows[:1], "predict", 0)[:1]:
-        assert isinstance(task.units(item), Units), f"{task.name}: units() must answer Units"
+    with _promised(task.name, "costs(rows) gives a list for each row, or None"):
+        costs = task.costs(rows)
+        if costs is not None:
+            told = [cost for row in costs for cost in row]
+            assert told == [item.cost for item in first], f"{task.name}: costs() differs from the items' own costs"
+    assert _encoded(task, [], "predict", 0) == [], f"{task.name}: no rows must give no items"
+    for item in _encoded(task, rows[:1], "predict", 0)[:1]:
+        with _promised(task.name, "units(item) gives Units"):
+            units = task.units(item)
+        assert isinstance(units, Units), f"{task.name}: units() must give topwork.Units, it gives {_kind(units)}"
 
 
 def _same(first: Sequence[Item], second: Sequence[Item]) -> bool:
@@ -122,9 +247,9 @@ def _same(first: Sequence[Item], second: Sequence[Item]) -> bool:
         if isinstance(value, np.ndarray):
             return value.tolist()
         if isinstance(value, dict):
-            return {key: flat(entry) for key, entry in value.items()}
+            return {key: flat(part) for key, part in value.items()}
         if isinstance(value, list | tuple):
-            return [flat(entry) for entry in value]
+            return [flat(part) for part in value]
         return value
 
     def key(item: Item) -> Any:
@@ -133,77 +258,145 @@ def _same(first: Sequence[Item], second: Sequence[Item]) -> bool:
     return [key(item) for item in first] == [key(item) for item in second]
 
 
+def _loss(task: Task, model: Any, batch: Batch) -> Any:
+    """What `loss` gives, checked to be a finite scalar."""
+    import torch
+
+    with _promised(task.name, "loss(model, batch) gives a scalar"):
+        loss = task.loss(model, batch)
+    assert isinstance(loss, torch.Tensor), f"{task.name}: loss() must give a tensor, it gives {_kind(loss)}"
+    finite = loss.ndim == 0 and bool(torch.isfinite(loss))
+    assert finite, f"{task.name}: the loss must be a finite scalar, it is {loss}"
+    return loss
+
+
 def _check_losses(work: TaskModel, rows: Sequence[Any], tolerance: float) -> None:
     import torch
 
     task, model = work.task, copy.deepcopy(work.model)
     model.train()
-    loss = task.loss(model, task.collate(task.encode(rows, "train", 0), "train"))
-    assert loss.ndim == 0 and torch.isfinite(loss), f"{task.name}: the loss must be a finite scalar, it is {loss}"
-    for items in (task.encode(rows, "train", 0)[:0:-1], task.encode(rows[:1], "train", 0)[:1]):
-        part = task.loss(model, task.collate(items, "train")) if items else loss
-        assert part.ndim == 0 and torch.isfinite(part), (
-            f"{task.name}: training puts items into batches one by one, whatever their row: what must stay together is "
-            f"one item; the loss of some of the items is {part}"
-        )
-    loss.backward()
+    items = _encoded(task, rows, "train", 0)
+    loss = _loss(task, model, _collated(task, items, "train"))
+    alone = "training puts items into batches one by one, whatever their row: what must stay together is one item"
+    for chosen in (items[:0:-1], _encoded(task, rows[:1], "train", 0)[:1]):
+        if chosen:
+            with _promised(task.name, alone):
+                part = task.loss(model, task.collate(chosen, "train"))
+                finite = part.ndim == 0 and bool(torch.isfinite(part))
+                assert finite, f"{task.name}: {alone}; the loss of some of the items is {part}"
+    assert loss.requires_grad, f"{task.name}: the loss must depend on the parameters, it is detached from them"
+    with _promised(task.name, "the loss has gradients"):
+        loss.backward()
     trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     assert trained, f"{task.name}: no parameter got a gradient"
     model.eval()
-    batch = task.collate(task.encode(rows, "loss", 0), "loss")
-    with torch.no_grad():
-        together, alone = task.row_losses(model, batch), Task.row_losses(task, model, batch)
-    assert together.shape == (batch.row_count,), (
-        f"{task.name}: row_losses must be [rows], it is {tuple(together.shape)}"
-    )
-    difference = float((together - alone).abs().max() / alone.abs().max().clamp_min(1e-12))
+    batch = _collated(task, _encoded(task, rows, "loss", 0), "loss")
+    _check_terms(task, model, batch)
+    with torch.no_grad(), _promised(task.name, "row_losses(model, batch) gives [rows]"):
+        together, single = task.row_losses(model, batch), Task.row_losses(task, model, batch)
+    shape = tuple(getattr(together, "shape", ())) if isinstance(together, torch.Tensor) else _kind(together)
+    assert shape == (batch.row_count,), f"{task.name}: row_losses must be [rows], it is {shape}"
+    difference = float((together - single).abs().max() / single.abs().max().clamp_min(1e-12))
     assert difference <= tolerance, f"{task.name}: row_losses differ from the rows alone by {difference:.2g}"
+
+
+def _check_terms(task: Task, model: Any, batch: Batch) -> None:
+    """`loss_terms` add up to `loss`, and `target_counts` has a number for each."""
+    import torch
+
+    with torch.no_grad(), _promised(task.name, "loss_terms(model, batch) gives the summands of the loss"):
+        torch.manual_seed(0)
+        terms = task.loss_terms(model, batch)
+        torch.manual_seed(0)
+        total, loss = float(sum(terms)), float(task.loss(model, batch))
+    counts = task.target_counts(batch)
+    assert len(terms) == len(counts), f"{task.name}: {len(terms)} loss_terms and {len(counts)} target_counts"
+    close = abs(total - loss) <= 1e-3 * max(1.0, abs(loss))
+    assert close, f"{task.name}: loss_terms add up to {total:.6g}, the loss is {loss:.6g}"
 
 
 def _check_predictions(work: TaskModel, rows: Sequence[Any], folder: Path) -> list[Any]:
     task = work.task
-    unseen = [
-        {name: row[name] for name in row if not task.columns[name].target}
-        for row in rows
-        if set(row) <= set(task.columns)
-    ]
-    predictions = work.predict(unseen or rows)
+    unseen = _without_targets(task, rows)
+    _check_parts(work, unseen or rows)
+    with _promised(task.name, "rows without their targets are predicted"):
+        predictions = work.predict(unseen or rows)
     assert len(predictions) == len(rows), f"{task.name}: {len(predictions)} predictions for {len(rows)} rows"
     unmoved = not unseen or same_predictions(list(work.predict(rows)), list(predictions), 1e-4)
     assert unmoved, f"{task.name}: predictions are others when the rows have their targets"
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
     for index, (row, prediction) in enumerate(zip(rows, predictions)):
-        json.dumps(plain(task.write(prediction, files, f"{index:04d}")), allow_nan=False)
-        picture = task.draw(row, prediction)
-        assert isinstance(picture, Picture) and picture.caption, (
-            f"{task.name}: draw() must answer a Picture with a caption"
-        )
+        with _promised(task.name, "write(prediction, folder, name) gives JSON"):
+            json.dumps(plain(task.write(prediction, files, f"{index:04d}")), allow_nan=False)
+        with _promised(task.name, "draw(row, prediction) gives a Picture"):
+            picture = task.draw(row, prediction)
+        drawn = isinstance(picture, Picture) and isinstance(picture.caption, str) and picture.caption
+        assert drawn, f"{task.name}: draw() must give a topwork.Picture with a caption, it gives {picture!r}"
     return predictions
 
 
+def _check_parts(work: TaskModel, rows: Sequence[Any]) -> None:
+    """`predict` gives one part an item, without tensors: they would hold memory until the row is merged."""
+    import torch
+
+    task, model = work.task, work.model.eval()
+    items = _encoded(task, rows, "predict", 0)
+    batch = _collated(task, items, "predict")
+    with torch.inference_mode(), _promised(task.name, "predict(model, batch) gives one part an item"):
+        parts = task.predict(model, batch)
+    assert isinstance(parts, list), f"{task.name}: predict() must give a list of parts, it gives {_kind(parts)}"
+    assert len(parts) == len(items), f"{task.name}: predict() gives {len(parts)} parts for {len(items)} items"
+    for part in parts:
+        held = isinstance(part, torch.Tensor) and (part.device.type != "cpu" or part.requires_grad)
+        assert not held, f"{task.name}: parts must lie on the CPU without gradients"
+    bare = bool(parts) and all(isinstance(part, torch.Tensor) for part in parts) and type(task).merge is Task.merge
+    assert not bare, f"{task.name}: predict() gives tensors as predictions; give JSON, or make them in merge()"
+
+
 def check_metric(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) -> None:
-    """Keys are known before, NaN without rows, and merged halves equal the whole."""
+    """Check a task's metric: keys known before, NaN without rows, and merged halves equal to the whole.
+
+    Args:
+        task: whose metric it is.
+        rows: rows with targets.
+        predictions: of those rows.
+
+    Raises:
+        AssertionError: a promise that the metric breaks, and what was found instead.
+    """
     import pickle
 
     def of(chosen: range) -> Metric:
-        metric = task.metric()
-        for number in chosen:
-            metric.update(rows[number], predictions[number])
+        with _promised(task.name, "metric() gives a Metric that takes rows with their predictions"):
+            metric = task.metric()
+            assert isinstance(metric, Metric), f"{task.name}: metric() must give a topwork.Metric, it gives {metric!r}"
+            for index in chosen:
+                metric.update(rows[index], predictions[index])
         return metric
 
+    def result(metric: Metric) -> dict[str, Any]:
+        with _promised(task.name, "the metric gives its result"):
+            values = metric.result()
+        assert isinstance(values, dict), f"{task.name}: the metric's result must be a dict, it is {_kind(values)}"
+        return values
+
     whole, half = of(range(len(rows))), len(rows) // 2
-    values = whole.result()
+    values = result(whole)
     assert set(whole.keys) <= set(values), f"{task.name}: the metric promised {whole.keys} and gave {sorted(values)}"
     assert whole.primary in whole.keys, f"{task.name}: primary {whole.primary} is none of the keys"
+    numbers = all(isinstance(values[key], int | float) for key in whole.keys)
+    assert numbers, f"{task.name}: the metric's keys must be numbers, they are {values}"
     left, right = of(range(half)), of(range(half, len(rows)))
-    left.merge(pickle.loads(pickle.dumps(right)))
-    merged = left.result()
+    with _promised(task.name, "metrics can be sent to another process, and merge"):
+        left.merge(pickle.loads(pickle.dumps(right)))
+    merged = result(left)
     for key in whole.keys:
         assert _close(values[key], merged[key]), f"{task.name}: {key} is {values[key]} whole and {merged[key]} merged"
-    empty = task.metric().result()
+    empty = result(of(range(0)))
     assert all(empty[key] != empty[key] for key in whole.keys), f"{task.name}: without rows every key must be NaN"
-    json.dumps(plain(values), allow_nan=False)
+    with _promised(task.name, "the metric's result is JSON"):
+        json.dumps(plain(values), allow_nan=False)
 
 
 def _close(first: float, second: float) -> bool:
@@ -213,9 +406,11 @@ def _close(first: float, second: float) -> bool:
 def _check_folder(work: TaskModel, rows: Sequence[Any], predictions: list[Any], folder: Path, plugins: Plugins) -> None:
     from topwork.api import load
 
-    work.save(folder)
-    assert not [file for file in folder.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".pickle")], "pickle found"
-    again = load(folder, plugins=plugins).predict(rows)
+    with _promised(work.task.name, "the model is saved, and loads again"):
+        work.save(folder)
+        pickles = [file for file in folder.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".pickle")]
+        assert not pickles, f"{work.task.name}: the folder holds pickles: {pickles[0].name if pickles else ''}"
+        again = load(folder, plugins=plugins).predict(rows)
     assert same_predictions(again, predictions), f"{work.task.name}: predictions differ after saving and loading"
 
 
@@ -241,17 +436,29 @@ def same_predictions(first: Any, second: Any, tolerance: float = 1e-5) -> bool:
 
 
 def check_stage(stage: type[Stage]) -> None:
-    """A stage's declarations: a name, documented options that can be turned into a schema, known roles."""
-    assert stage.name and stage.name.isidentifier(), f"{stage.__name__}: the name {stage.name!r} is no identifier"
-    assert (stage.__doc__ or "").strip(), f"stage {stage.name} has no docstring"
-    json.dumps(stage.model_json_schema())
-    assert stage.model_config.get("extra") == "forbid", f"stage {stage.name} must refuse unknown options"
+    """Check a stage's declarations: a name, described options that can be turned into a schema, known roles.
+
+    Args:
+        stage: the stage class.
+
+    Raises:
+        AssertionError: a promise that the stage breaks, and what was found instead.
+    """
+    name = getattr(stage, "name", None)
+    assert isinstance(name, str) and name.isidentifier(), f"{stage.__name__}: the name {name!r} is no identifier"
+    assert (stage.__doc__ or "").strip(), f"stage {name} has no docstring"
+    assert not getattr(stage, "__abstractmethods__", ()), f"stage {name} does not write __call__"
+    with _promised(f"stage {name}", "options can be described by a JSON schema"):
+        json.dumps(stage.model_json_schema())
+    bare = [option for option, field in stage.model_fields.items() if not field.description]
+    assert not bare, f"stage {name}: the option `{bare[0] if bare else ''}` has no description"
+    assert stage.model_config.get("extra") == "forbid", f"stage {name} must refuse unknown options"
     if not any(field.is_required() for field in stage.model_fields.values()):
         try:
             roles = stage().reads()
         except ValueError:  # options that depend on each other
             return
-        assert set(roles) <= {"train", "calibrate", "evaluate", "predict"}, f"stage {stage.name}: unknown roles {roles}"
+        assert set(roles) <= {"train", "calibrate", "evaluate", "predict"}, f"stage {name}: unknown roles {roles}"
 
 
 def check_base(base: Any, inputs: Mapping[str, Any]) -> None:

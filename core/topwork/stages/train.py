@@ -41,15 +41,21 @@ class Train(Stage):
     )
     accumulate: PositiveInt = Field(1, le=2**20, description="batches whose gradients make one step")
     learning_rate: PositiveFloat = Field(5e-5, description="at its highest")
-    schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "cosine_with_min_lr"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "cosine_with_min_lr"] = Field(
+        "linear", description="how the rate falls after the warmup"
+    )
     warmup: NonNegativeFloat = Field(0.0, description="steps until the full rate; below 1 a share of all steps")
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = Field(
+        0.0, description="of AdamW: share that weights lose at each step, times rate"
+    )
     optimizer: str = Field("adamw_torch_fused", description="a name of transformers' OptimizerNames")
     clip: NonNegativeFloat = Field(1.0, description="largest norm of the gradient; 0 for no bound")
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on a GPU that has it, else float32"
     )
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, a third more time"
+    )
     freeze: list[str] = Field(
         default_factory=list, description="`backbone`, or patterns of parameter names (`*.embeddings.*`)"
     )
