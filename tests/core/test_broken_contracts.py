@@ -89,44 +89,92 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no name": ({"name": None}, "`name` must be a text"),
     "a name with a space": ({"name": "my task"}, "`name` must be a text .* it is 'my task'"),
     "no docstring": ({"__doc__": ""}, "has no docstring"),
-    "columns a list": ({"columns": ["x", "y"]}, r"`columns` must be a dict of name -> topwork.Column, it is \['x', 'y'\]"),
+    "columns a list": (
+        {"columns": ["x", "y"]},
+        r"`columns` must be a dict of name -> topwork.Column, it is \['x', 'y'\]",
+    ),
     "columns of texts": ({"columns": {"x": "coordinates"}}, "`columns` must be a dict of name -> topwork.Column"),
     "a column without a description": ({"columns": {**Points.columns, "x": Column("")}}, "column x has no description"),
     "options no TaskOptions": ({"Options": dict}, "`Options` must be a subclass of topwork.TaskOptions"),
     "example rows a dict": ({"example_rows": classmethod(lambda cls: {"x": 1})}, r"example_rows\(\) must give a list"),
     "example rows raise": ({"example_rows": classmethod(lambda cls: [][0])}, r"example_rows.*raised IndexError"),
-    "few example rows": ({"example_rows": classmethod(lambda cls: engine_plugin.point_rows(5))}, "5 rows, 8 are wanted"),
-    "learn gives a dict": ({"learn": classmethod(lambda cls, rows, bases, options: {})}, r"learn\(\) must give a topwork.State, it gives dict"),
-    "learn raises": ({"learn": classmethod(lambda cls, rows, bases, options: 1 / 0)}, "gives a topwork.State; it raised ZeroDivisionError"),
+    "few example rows": (
+        {"example_rows": classmethod(lambda cls: engine_plugin.point_rows(5))},
+        "5 rows, 8 are wanted",
+    ),
+    "learn gives a dict": (
+        {"learn": classmethod(lambda cls, rows, bases, options: {})},
+        r"learn\(\) must give a topwork.State, it gives dict",
+    ),
+    "learn raises": (
+        {"learn": classmethod(lambda cls, rows, bases, options: 1 / 0)},
+        "gives a topwork.State; it raised ZeroDivisionError",
+    ),
     "a set in the state": ({"learn": classmethod(learn_set)}, "values must be JSON, .*: values.seen is a set"),
     "NaN in the state": ({"learn": classmethod(learn_nan)}, "values.mean is nan"),
     "numbers for keys in the state": ({"learn": classmethod(learn_keys)}, "values.names has the key 1"),
-    "build gives None": ({"build": lambda self, weights=True: None}, r"build\(\) must give a torch module, it gives NoneType"),
-    "encode gives dicts": ({"encode": encode_dicts}, r"encode\(\) must give a list of topwork.Item, it gives a list with a dict"),
+    "build gives None": (
+        {"build": lambda self, weights=True: None},
+        r"build\(\) must give a torch module, it gives NoneType",
+    ),
+    "encode gives dicts": (
+        {"encode": encode_dicts},
+        r"encode\(\) must give a list of topwork.Item, it gives a list with a dict",
+    ),
     "encode gives None": ({"encode": lambda self, rows, mode, seed: None}, "list of topwork.Item, it gives a NoneType"),
     "another signature": ({"encode": encode_other_signature}, "raised TypeError"),
-    "a target read in mode predict": ({"encode": read_target}, r"mode 'predict' \(targets are not there.*raised KeyError: 'y'"),
+    "a target read in mode predict": (
+        {"encode": read_target},
+        r"mode 'predict' \(targets are not there.*raised KeyError: 'y'",
+    ),
     "items depend on the seed": ({"encode": encode_by_seed}, "items depend on the seed, but `repeatable` is True"),
     "costs depend on the seed": ({"encode": encode_cost_by_seed}, "costs depend on the seed"),
     "costs differ": ({"costs": lambda self, rows: [[99] for _ in rows]}, r"costs\(\) differs from the items' own"),
-    "collate gives a dict": ({"collate": lambda self, items, mode: {"x": 1}}, r"collate\(\) must give a topwork.Batch, it gives dict"),
+    "collate gives a dict": (
+        {"collate": lambda self, items, mode: {"x": 1}},
+        r"collate\(\) must give a topwork.Batch, it gives dict",
+    ),
     "units None": ({"units": lambda self, item: None}, r"units\(\) must give topwork.Units, it gives NoneType"),
     "a detached loss": ({"loss": detached}, "the loss must depend on the parameters, it is detached"),
     "a loss by item": ({"loss": by_item}, "the loss must be a finite scalar"),
-    "a loss that is a number": ({"loss": lambda self, model, batch: 1.0}, r"loss\(\) must give a tensor, it gives float"),
-    "row losses of another shape": ({"row_losses": lambda self, model, batch: torch.zeros(1)}, r"row_losses must be \[rows\], it is \(1,\)"),
-    "row losses that err": ({"row_losses": lambda self, model, batch: torch.ones(batch.row_count)}, "row_losses differ from the rows alone"),
-    "terms that are no summands": ({"loss_terms": two_terms, "target_counts": lambda self, batch: (1, 1)}, "loss_terms add up to"),
+    "a loss that is a number": (
+        {"loss": lambda self, model, batch: 1.0},
+        r"loss\(\) must give a tensor, it gives float",
+    ),
+    "row losses of another shape": (
+        {"row_losses": lambda self, model, batch: torch.zeros(1)},
+        r"row_losses must be \[rows\], it is \(1,\)",
+    ),
+    "row losses that err": (
+        {"row_losses": lambda self, model, batch: torch.ones(batch.row_count)},
+        "row_losses differ from the rows alone",
+    ),
+    "terms that are no summands": (
+        {"loss_terms": two_terms, "target_counts": lambda self, batch: (1, 1)},
+        "loss_terms add up to",
+    ),
     "counts that are too few": ({"target_counts": lambda self, batch: ()}, "1 loss_terms and 0 target_counts"),
-    "predict gives tensors": ({"predict": lambda self, model, batch: list(model(**batch.inputs).logits)}, r"predict\(\) gives tensors"),
-    "predict gives one tensor": ({"predict": lambda self, model, batch: model(**batch.inputs).logits}, r"predict\(\) must give a list of parts, it gives Tensor"),
+    "predict gives tensors": (
+        {"predict": lambda self, model, batch: list(model(**batch.inputs).logits)},
+        r"predict\(\) gives tensors",
+    ),
+    "predict gives one tensor": (
+        {"predict": lambda self, model, batch: model(**batch.inputs).logits},
+        r"predict\(\) must give a list of parts, it gives Tensor",
+    ),
     "predict gives too few": ({"predict": lambda self, model, batch: []}, r"predict\(\) gives 0 parts for 12 items"),
-    "write gives no JSON": ({"write": lambda self, prediction, folder, name: object()}, "write.*gives JSON; it raised TypeError"),
+    "write gives no JSON": (
+        {"write": lambda self, prediction, folder, name: object()},
+        "write.*gives JSON; it raised TypeError",
+    ),
     "draw gives a text": ({"draw": lambda self, row, prediction: "a picture"}, r"draw\(\) must give a topwork.Picture"),
     "metric None": ({"metric": lambda self: None}, r"metric\(\) must give a topwork.Metric, it gives None"),
     "a metric without its keys": ({"metric": lambda self: NoResult()}, "the metric promised .* and gave"),
-    "a metric that cannot be sent": ({"metric": lambda self: MeanMetric(lambda row, prediction: {"a": 1.0}, ("a",))}, "sent to another process"),
-}  # fmt: skip
+    "a metric that cannot be sent": (
+        {"metric": lambda self: MeanMetric(lambda row, prediction: {"a": 1.0}, ("a",))},
+        "sent to another process",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -145,7 +193,7 @@ def test_methods_that_are_absent_are_named(tmp_path):
 
         name: ClassVar[str] = "empty"
 
-    with pytest.raises(AssertionError, match="empty: it does not write build, collate, encode, .*metric, predict"):
+    with pytest.raises(AssertionError, match=r"empty: it does not write build, collate, encode, .*metric, predict"):
         check_task(Empty, BASE, tmp_path)
 
 

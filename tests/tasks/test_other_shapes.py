@@ -115,5 +115,5 @@ def test_items_that_must_stay_together_are_one_item(studio: Plugins, tmp_path: P
         def _nothing(self):
             raise ValueError("half a pair")
 
-    with pytest.raises(AssertionError, match="what must stay together is one item.*half a pair"):
+    with pytest.raises(AssertionError, match=r"what must stay together is one item.*half a pair"):
         check_task(Apart, {"config": BASES["text-pairs"]}, tmp_path)

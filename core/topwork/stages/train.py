@@ -45,9 +45,7 @@ class Train(Stage):
         "linear", description="how the rate falls after the warmup"
     )
     warmup: NonNegativeFloat = Field(0.0, description="steps until the full rate; below 1 a share of all steps")
-    weight_decay: NonNegativeFloat = Field(
-        0.0, description="of AdamW: share that weights lose at each step, times rate"
-    )
+    weight_decay: NonNegativeFloat = Field(0.0, description="of AdamW: share of weights lost at each step, times rate")
     optimizer: str = Field("adamw_torch_fused", description="a name of transformers' OptimizerNames")
     clip: NonNegativeFloat = Field(1.0, description="largest norm of the gradient; 0 for no bound")
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
