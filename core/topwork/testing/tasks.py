@@ -1,36 +1,23 @@
-"""Conformance checks for tasks, stages, metrics and bases: what the contracts promise, tried out.
-
-topwork's own tests run them over everything installed; authors of plugins call them in their tests:
-
-    from topwork.testing import check_task
-    def test_my_task(tmp_path):
-        check_task(MyTask, {"config": {"model_type": "bert", ...}}, tmp_path)
-
-Each check raises AssertionError with what was promised and what was found.
-"""
+"""The check of a task: `check_task` walks it through everything that topwork will ask of it."""
 
 from __future__ import annotations
 
 import copy
 import json
 import re
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.files import plain
 from topwork.items import Batch, Item, Picture, Units
-from topwork.metric import Metric
-from topwork.stage import Stage
 from topwork.task import Column, State, Task, TaskOptions
+from topwork.testing.parts import check_metric
+from topwork.testing.promises import kind_of, not_json, promised, same_items, same_predictions
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
     from topwork.task_model import TaskModel
-
-__all__ = ["build_example", "check_base", "check_metric", "check_stage", "check_task", "same_predictions"]
 
 
 def build_example(
@@ -97,24 +84,6 @@ class _Registers:
         self.register_tasks = hookimpl(lambda: [task], specname="register_tasks")
 
 
-@contextmanager
-def _promised(name: str, promise: str) -> Iterator[None]:
-    """Turn whatever the block raises into an AssertionError that names the promise, the error and its line."""
-    try:
-        yield
-    except AssertionError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        frame = next((frame for frame in reversed(frames) if "topwork/testing" not in frame.filename), frames[-1])
-        location = f"{Path(frame.filename).name}:{frame.lineno}"
-        raise AssertionError(f"{name}: {promise}; it raised {type(error).__name__}: {error} ({location})") from error
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
-
-
 def _check_declarations(task: type[Task]) -> None:
     called = getattr(task, "name", None)
     label = called if isinstance(called, str) else task.__name__
@@ -127,9 +96,9 @@ def _check_declarations(task: type[Task]) -> None:
     fits = isinstance(columns, Mapping) and all(isinstance(column, Column) for column in columns.values())
     assert fits and columns, f"{label}: `columns` must be a dict of name -> topwork.Column, it is {columns!r}"
     _check_options(task, label)
-    with _promised(label, "example_rows() gives at least eight rows"):
+    with promised(label, "example_rows() gives at least eight rows"):
         rows = task.example_rows()
-        assert isinstance(rows, list), f"{label}: example_rows() must give a list of dicts, it gives {_kind(rows)}"
+        assert isinstance(rows, list), f"{label}: example_rows() must give a list of dicts, it gives {kind_of(rows)}"
         assert all(isinstance(row, Mapping) for row in rows), f"{label}: example_rows() must give dicts"
     targets = [name for name, column in task.columns.items() if column.target] or list(task.columns)
     assert len(rows) >= 8, f"{label}: example_rows gives {len(rows)} rows, 8 are wanted"
@@ -144,7 +113,7 @@ def _check_options(task: type[Task], label: str) -> None:
     options = task.Options
     fits = isinstance(options, type) and issubclass(options, TaskOptions)
     assert fits, f"{label}: `Options` must be a subclass of topwork.TaskOptions, it is {options!r}"
-    with _promised(label, "options can be described by a JSON schema"):
+    with promised(label, "options can be described by a JSON schema"):
         json.dumps(options.model_json_schema())
 
 
@@ -161,51 +130,35 @@ def _check_learning(task: type[Task], base: Any, plugins: Plugins, options: Mapp
     bases = {role: plugins.load_base(make_base_options(value)) for role, value in given.items()}
     chosen = make_task_options(name, options or {}, plugins)
     rows = canonical(task.example_rows(), task, {}, targets=True, place="rows")
-    with _promised(name, "learn(rows, bases, options) gives a topwork.State"):
+    with promised(name, "learn(rows, bases, options) gives a topwork.State"):
         state = task.learn(rows, bases, chosen)
-    assert isinstance(state, State), f"{name}: learn() must give a topwork.State, it gives {_kind(state)}"
-    fault = _not_json(state.values, "values")
+    assert isinstance(state, State), f"{name}: learn() must give a topwork.State, it gives {kind_of(state)}"
+    fault = not_json(state.values, "values")
     assert fault is None, f"{name}: the State's values must be JSON, to be saved with the model: {fault}"
     for kind, processor in state.processors.items():
         saves = isinstance(kind, str) and hasattr(processor, "save_pretrained")
         assert saves, f"{name}: the processor {kind!r} of the State cannot be saved, it has no save_pretrained"
-    with _promised(name, "Task(bases, options, state) makes a task, and build() its model"):
+    with promised(name, "Task(bases, options, state) makes a task, and build() its model"):
         model = task(bases, chosen, state).build()
-    assert isinstance(model, nn.Module), f"{name}: build() must give a torch module, it gives {_kind(model)}"
-
-
-def _not_json(value: Any, path: str) -> str | None:
-    """Say which part of a value JSON does not have; None when all of it is JSON."""
-    if value is None or isinstance(value, bool | str | int):
-        return None
-    if isinstance(value, float):
-        return None if value == value and abs(value) != float("inf") else f"{path} is {value}"
-    if isinstance(value, Mapping):
-        wrong = next((key for key in value if not isinstance(key, str)), None)
-        if wrong is not None:
-            return f"{path} has the key {wrong!r}"
-        return next((fault for key in value if (fault := _not_json(value[key], f"{path}.{key}"))), None)
-    if isinstance(value, list | tuple):
-        return next((fault for i, part in enumerate(value) if (fault := _not_json(part, f"{path}[{i}]"))), None)
-    return f"{path} is a {_kind(value)}"
+    assert isinstance(model, nn.Module), f"{name}: build() must give a torch module, it gives {kind_of(model)}"
 
 
 def _encoded(task: Task, rows: Sequence[Any], mode: Any, seed: int) -> list[Item]:
     """What `encode` gives, checked to be items."""
     hint = " (targets are not there to be read in this mode)" if mode == "predict" else ""
-    with _promised(task.name, f"encode(rows, mode, seed) gives items in mode {mode!r}{hint}"):
+    with promised(task.name, f"encode(rows, mode, seed) gives items in mode {mode!r}{hint}"):
         items = task.encode(rows, mode, seed)
-    wrong = None if isinstance(items, list) else f"a {_kind(items)}"
-    wrong = wrong or next((f"a list with a {_kind(item)}" for item in items if not isinstance(item, Item)), None)
+    wrong = None if isinstance(items, list) else f"a {kind_of(items)}"
+    wrong = wrong or next((f"a list with a {kind_of(item)}" for item in items if not isinstance(item, Item)), None)
     assert wrong is None, f"{task.name}: encode() must give a list of topwork.Item, it gives {wrong}"
     return items
 
 
 def _collated(task: Task, items: Sequence[Item], mode: Any) -> Batch:
     """What `collate` gives, checked to be a batch."""
-    with _promised(task.name, f"collate(items, mode) gives a batch in mode {mode!r}"):
+    with promised(task.name, f"collate(items, mode) gives a batch in mode {mode!r}"):
         batch = task.collate(items, mode)
-    assert isinstance(batch, Batch), f"{task.name}: collate() must give a topwork.Batch, it gives {_kind(batch)}"
+    assert isinstance(batch, Batch), f"{task.name}: collate() must give a topwork.Batch, it gives {kind_of(batch)}"
     return batch
 
 
@@ -218,53 +171,32 @@ def _without_targets(task: Task, rows: Sequence[Any]) -> list[Any]:
 def _check_encoding(task: Task, rows: Sequence[Any]) -> None:
     for mode in ("train", "loss", "predict"):
         once, again = _encoded(task, rows, mode, 3), _encoded(task, rows, mode, 3)
-        assert _same(once, again), f"{task.name}: encode(mode={mode!r}) differs between two calls with one seed"
+        assert same_items(once, again), f"{task.name}: encode(mode={mode!r}) differs between two calls with one seed"
         assert all(0 <= item.row < len(rows) and item.cost >= 0 for item in once), f"{task.name}: bad row or cost"
     _encoded(task, _without_targets(task, rows), "predict", 0)
     first, second = _encoded(task, rows, "train", 1), _encoded(task, rows, "train", 2)
     assert [item.cost for item in first] == [item.cost for item in second], f"{task.name}: costs depend on the seed"
     if task.repeatable:
-        assert _same(first, second), f"{task.name}: items depend on the seed, but `repeatable` is True"
-    with _promised(task.name, "costs(rows) gives a list for each row, or None"):
+        assert same_items(first, second), f"{task.name}: items depend on the seed, but `repeatable` is True"
+    with promised(task.name, "costs(rows) gives a list for each row, or None"):
         costs = task.costs(rows)
         if costs is not None:
             told = [cost for row in costs for cost in row]
             assert told == [item.cost for item in first], f"{task.name}: costs() differs from the items' own costs"
     assert _encoded(task, [], "predict", 0) == [], f"{task.name}: no rows must give no items"
     for item in _encoded(task, rows[:1], "predict", 0)[:1]:
-        with _promised(task.name, "units(item) gives Units"):
+        with promised(task.name, "units(item) gives Units"):
             units = task.units(item)
-        assert isinstance(units, Units), f"{task.name}: units() must give topwork.Units, it gives {_kind(units)}"
-
-
-def _same(first: Sequence[Item], second: Sequence[Item]) -> bool:
-    import numpy as np
-    import torch
-
-    def flat(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.tolist()
-        if isinstance(value, np.ndarray):
-            return value.tolist()
-        if isinstance(value, dict):
-            return {key: flat(part) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return [flat(part) for part in value]
-        return value
-
-    def key(item: Item) -> Any:
-        return item.row, item.cost, flat(item.inputs)
-
-    return [key(item) for item in first] == [key(item) for item in second]
+        assert isinstance(units, Units), f"{task.name}: units() must give topwork.Units, it gives {kind_of(units)}"
 
 
 def _loss(task: Task, model: Any, batch: Batch) -> Any:
     """What `loss` gives, checked to be a finite scalar."""
     import torch
 
-    with _promised(task.name, "loss(model, batch) gives a scalar"):
+    with promised(task.name, "loss(model, batch) gives a scalar"):
         loss = task.loss(model, batch)
-    assert isinstance(loss, torch.Tensor), f"{task.name}: loss() must give a tensor, it gives {_kind(loss)}"
+    assert isinstance(loss, torch.Tensor), f"{task.name}: loss() must give a tensor, it gives {kind_of(loss)}"
     finite = loss.ndim == 0 and bool(torch.isfinite(loss))
     assert finite, f"{task.name}: the loss must be a finite scalar, it is {loss}"
     return loss
@@ -280,21 +212,21 @@ def _check_losses(work: TaskModel, rows: Sequence[Any], tolerance: float) -> Non
     alone = "training puts items into batches one by one, whatever their row: what must stay together is one item"
     for chosen in (items[:0:-1], _encoded(task, rows[:1], "train", 0)[:1]):
         if chosen:
-            with _promised(task.name, alone):
+            with promised(task.name, alone):
                 part = task.loss(model, task.collate(chosen, "train"))
                 finite = part.ndim == 0 and bool(torch.isfinite(part))
                 assert finite, f"{task.name}: {alone}; the loss of some of the items is {part}"
     assert loss.requires_grad, f"{task.name}: the loss must depend on the parameters, it is detached from them"
-    with _promised(task.name, "the loss has gradients"):
+    with promised(task.name, "the loss has gradients"):
         loss.backward()
     trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
     assert trained, f"{task.name}: no parameter got a gradient"
     model.eval()
     batch = _collated(task, _encoded(task, rows, "loss", 0), "loss")
     _check_terms(task, model, batch)
-    with torch.no_grad(), _promised(task.name, "row_losses(model, batch) gives [rows]"):
+    with torch.no_grad(), promised(task.name, "row_losses(model, batch) gives [rows]"):
         together, single = task.row_losses(model, batch), Task.row_losses(task, model, batch)
-    shape = tuple(getattr(together, "shape", ())) if isinstance(together, torch.Tensor) else _kind(together)
+    shape = tuple(getattr(together, "shape", ())) if isinstance(together, torch.Tensor) else kind_of(together)
     assert shape == (batch.row_count,), f"{task.name}: row_losses must be [rows], it is {shape}"
     difference = float((together - single).abs().max() / single.abs().max().clamp_min(1e-12))
     assert difference <= tolerance, f"{task.name}: row_losses differ from the rows alone by {difference:.2g}"
@@ -304,7 +236,7 @@ def _check_terms(task: Task, model: Any, batch: Batch) -> None:
     """`loss_terms` add up to `loss`, and `target_counts` has a number for each."""
     import torch
 
-    with torch.no_grad(), _promised(task.name, "loss_terms(model, batch) gives the summands of the loss"):
+    with torch.no_grad(), promised(task.name, "loss_terms(model, batch) gives the summands of the loss"):
         torch.manual_seed(0)
         terms = task.loss_terms(model, batch)
         torch.manual_seed(0)
@@ -319,7 +251,7 @@ def _check_predictions(work: TaskModel, rows: Sequence[Any], folder: Path) -> li
     task = work.task
     unseen = _without_targets(task, rows)
     _check_parts(work, unseen or rows)
-    with _promised(task.name, "rows without their targets are predicted"):
+    with promised(task.name, "rows without their targets are predicted"):
         predictions = work.predict(unseen or rows)
     assert len(predictions) == len(rows), f"{task.name}: {len(predictions)} predictions for {len(rows)} rows"
     unmoved = not unseen or same_predictions(list(work.predict(rows)), list(predictions), 1e-4)
@@ -327,9 +259,9 @@ def _check_predictions(work: TaskModel, rows: Sequence[Any], folder: Path) -> li
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
     for index, (row, prediction) in enumerate(zip(rows, predictions)):
-        with _promised(task.name, "write(prediction, folder, name) gives JSON"):
+        with promised(task.name, "write(prediction, folder, name) gives JSON"):
             json.dumps(plain(task.write(prediction, files, f"{index:04d}")), allow_nan=False)
-        with _promised(task.name, "draw(row, prediction) gives a Picture"):
+        with promised(task.name, "draw(row, prediction) gives a Picture"):
             picture = task.draw(row, prediction)
         drawn = isinstance(picture, Picture) and isinstance(picture.caption, str) and picture.caption
         assert drawn, f"{task.name}: draw() must give a topwork.Picture with a caption, it gives {picture!r}"
@@ -343,9 +275,9 @@ def _check_parts(work: TaskModel, rows: Sequence[Any]) -> None:
     task, model = work.task, work.model.eval()
     items = _encoded(task, rows, "predict", 0)
     batch = _collated(task, items, "predict")
-    with torch.inference_mode(), _promised(task.name, "predict(model, batch) gives one part an item"):
+    with torch.inference_mode(), promised(task.name, "predict(model, batch) gives one part an item"):
         parts = task.predict(model, batch)
-    assert isinstance(parts, list), f"{task.name}: predict() must give a list of parts, it gives {_kind(parts)}"
+    assert isinstance(parts, list), f"{task.name}: predict() must give a list of parts, it gives {kind_of(parts)}"
     assert len(parts) == len(items), f"{task.name}: predict() gives {len(parts)} parts for {len(items)} items"
     for part in parts:
         held = isinstance(part, torch.Tensor) and (part.device.type != "cpu" or part.requires_grad)
@@ -354,139 +286,15 @@ def _check_parts(work: TaskModel, rows: Sequence[Any]) -> None:
     assert not bare, f"{task.name}: predict() gives tensors as predictions; give JSON, or make them in merge()"
 
 
-def check_metric(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) -> None:
-    """Check a task's metric: keys known before, NaN without rows, and merged halves equal to the whole.
-
-    Args:
-        task: whose metric it is.
-        rows: rows with targets.
-        predictions: of those rows.
-
-    Raises:
-        AssertionError: a promise that the metric breaks, and what was found instead.
-    """
-    import pickle
-
-    def of(chosen: range) -> Metric:
-        with _promised(task.name, "metric() gives a Metric that takes rows with their predictions"):
-            metric = task.metric()
-            assert isinstance(metric, Metric), f"{task.name}: metric() must give a topwork.Metric, it gives {metric!r}"
-            for index in chosen:
-                metric.update(rows[index], predictions[index])
-        return metric
-
-    def result(metric: Metric) -> dict[str, Any]:
-        with _promised(task.name, "the metric gives its result"):
-            values = metric.result()
-        assert isinstance(values, dict), f"{task.name}: the metric's result must be a dict, it is {_kind(values)}"
-        return values
-
-    whole, half = of(range(len(rows))), len(rows) // 2
-    values = result(whole)
-    assert set(whole.keys) <= set(values), f"{task.name}: the metric promised {whole.keys} and gave {sorted(values)}"
-    assert whole.primary in whole.keys, f"{task.name}: primary {whole.primary} is none of the keys"
-    numbers = all(isinstance(values[key], int | float) for key in whole.keys)
-    assert numbers, f"{task.name}: the metric's keys must be numbers, they are {values}"
-    left, right = of(range(half)), of(range(half, len(rows)))
-    with _promised(task.name, "metrics can be sent to another process, and merge"):
-        left.merge(pickle.loads(pickle.dumps(right)))
-    merged = result(left)
-    for key in whole.keys:
-        assert _close(values[key], merged[key]), f"{task.name}: {key} is {values[key]} whole and {merged[key]} merged"
-    empty = result(of(range(0)))
-    assert all(empty[key] != empty[key] for key in whole.keys), f"{task.name}: without rows every key must be NaN"
-    with _promised(task.name, "the metric's result is JSON"):
-        json.dumps(plain(values), allow_nan=False)
-
-
-def _close(first: float, second: float) -> bool:
-    return (first != first and second != second) or abs(first - second) <= 1e-6 * max(1.0, abs(first))
-
-
 def _check_folder(work: TaskModel, rows: Sequence[Any], predictions: list[Any], folder: Path, plugins: Plugins) -> None:
     from topwork.api import load
 
-    with _promised(work.task.name, "the model is saved, and loads again"):
+    with promised(work.task.name, "the model is saved, and loads again"):
         work.save(folder)
         pickles = [file for file in folder.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".pickle")]
         assert not pickles, f"{work.task.name}: the folder holds pickles: {pickles[0].name if pickles else ''}"
         again = load(folder, plugins=plugins).predict(rows)
     assert same_predictions(again, predictions), f"{work.task.name}: predictions differ after saving and loading"
-
-
-def same_predictions(first: Any, second: Any, tolerance: float = 1e-5) -> bool:
-    """Whether two predictions are equal: texts and numbers of things exactly, measures within the tolerance (relative
-    to the larger of 1 and the largest measure)."""
-    import numpy as np
-
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        return first.keys() == second.keys() and all(same_predictions(first[k], second[k], tolerance) for k in first)
-    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
-        return len(first) == len(second) and all(same_predictions(a, b, tolerance) for a, b in zip(first, second))
-    if isinstance(first, float) or hasattr(first, "__array__") or hasattr(first, "getbands"):
-        left, right = np.asarray(first), np.asarray(second)
-        if left.shape != right.shape:
-            return False
-        if not np.issubdtype(left.dtype, np.floating):  # a picture: rounding may turn a grey value by one
-            return bool((abs(left.astype(int) - right.astype(int)) <= 1).all())
-        return bool(
-            np.allclose(left, right, rtol=0, atol=tolerance * max(1.0, np.abs(left).max(initial=0)), equal_nan=True)
-        )
-    return bool(first == second)
-
-
-def check_stage(stage: type[Stage]) -> None:
-    """Check a stage's declarations: a name, described options that can be turned into a schema, known roles.
-
-    Args:
-        stage: the stage class.
-
-    Raises:
-        AssertionError: a promise that the stage breaks, and what was found instead.
-    """
-    name = getattr(stage, "name", None)
-    assert isinstance(name, str) and name.isidentifier(), f"{stage.__name__}: the name {name!r} is no identifier"
-    assert (stage.__doc__ or "").strip(), f"stage {name} has no docstring"
-    assert not getattr(stage, "__abstractmethods__", ()), f"stage {name} does not write __call__"
-    with _promised(f"stage {name}", "options can be described by a JSON schema"):
-        json.dumps(stage.model_json_schema())
-    bare = [option for option, field in stage.model_fields.items() if not field.description]
-    assert not bare, f"stage {name}: the option `{bare[0] if bare else ''}` has no description"
-    assert stage.model_config.get("extra") == "forbid", f"stage {name} must refuse unknown options"
-    if not any(field.is_required() for field in stage.model_fields.values()):
-        try:
-            roles = stage().reads()
-        except ValueError:  # options that depend on each other
-            return
-        assert set(roles) <= {"train", "calibrate", "evaluate", "predict"}, f"stage {name}: unknown roles {roles}"
-
-
-def check_base(base: Any, inputs: Mapping[str, Any]) -> None:
-    """A base's promises: JSON origin, a backbone that answers Features of the promised widths.
-
-    Args:
-        base: a Base.
-        inputs: tensors for the backbone's forward.
-    """
-    import torch
-
-    from topwork.base import Base, Features
-
-    assert isinstance(base, Base), f"{type(base).__name__} lacks something of topwork.Base"
-    json.dumps(plain(base.origin))
-    module = base.backbone(weights=False).eval()
-    with torch.no_grad():
-        features = module(**inputs)
-    assert isinstance(features, Features), "a backbone answers Features"
-    assert module.main_input in inputs, f"main_input {module.main_input!r} is none of the inputs"
-    if features.tokens is not None:
-        assert features.tokens.ndim == 3 and features.tokens.shape[-1] == module.width, (
-            "tokens are [items, positions, width]"
-        )
-        assert features.mask is None or features.mask.shape == features.tokens.shape[:2], (
-            "the mask is [items, positions]"
-        )
-    assert features.pooled is None or features.pooled.shape[-1] == module.width, "pooled is [items, width]"
 
 
 def example_batch(task: Task, mode: Any = "loss") -> Batch:
