@@ -75,7 +75,7 @@ def test_a_chat_template_that_is_no_jinja_is_refused(template):
 def test_a_chat_template_is_an_option_and_is_saved(tmp_path):
     options = {"chat_template": TEMPLATE, "generation": {"max_new_tokens": 8}, "tokenizer": {"min_frequency": 1}}
     work = topwork.build("text-generation", {"config": GPT2}, rows=CHATS, **options)
-    work.train(CHATS, steps=60, learning_rate=1e-2, batch_size=4)
+    work.train(CHATS, steps=120, learning_rate=1e-2, batch_size=4)
     assert work.evaluate(CHATS)["token_accuracy"] > 0.95
     again = topwork.load(work.save(tmp_path / "model"))
     asked = [{"messages": row["messages"][:1]} for row in CHATS]
