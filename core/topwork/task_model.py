@@ -143,7 +143,8 @@ class TaskModel:
         """Predictions of rows, in their order, in the shape of the Hub's pipelines.
 
         Args:
-            rows: a dataset, or dicts with the task's input columns; a single dict is one row.
+            rows: a dataset, or dicts with the task's input columns; a single dict is one row. Also a text or a list of
+                texts (paths for tasks on files) where the task has one input, a DataFrame, the path of a table.
             settings: `items` (most items in a batch), `cost`, `on_error`, `precision`, `seed`, `ahead`.
 
         Returns:
@@ -163,9 +164,10 @@ class TaskModel:
         answered, to put texts of like length together."""
         from topwork.data.columns import RowStream, canonical, is_endless
         from topwork.data.loop import Settings, predict_rows
+        from topwork.data.values import rows_from
         from topwork.process import Process
 
-        rows = [rows] if isinstance(rows, Mapping) else rows
+        rows = rows_from(rows, type(self.task), self.plugins)
         if is_endless(rows):
             named: Any = RowStream(rows, type(self.task), columns or {})
         else:

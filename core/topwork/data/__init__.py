@@ -5,6 +5,7 @@ In the order in which rows meet them:
 - `options`: what a recipe says about data
 - `roles`: rows of each role, read, limited and cut
 - `columns`: from the columns of a source to those of the task
+- `values`: rows from a text, a list of texts or paths, a DataFrame
 - `table`: rows with random access, which know where each was written
 - `streams`: rows that come one by one
 - `cells`: from text as it was written to values, by the kind of a column

@@ -1,0 +1,74 @@
+"""`predict` takes what cannot be misread: a text, a list, a DataFrame, a table in a file."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+import pandas
+import pytest
+from PIL import Image
+from tiny_bases import BASES
+
+import topwork
+from topwork import UsageError
+
+#: task -> (its input, texts)
+TEXTS = {
+    "text-classification": "text",
+    "token-classification": "text",
+    "fill-mask": "text",
+    "summarization": "document",
+    "translation": "source",
+}
+
+
+@cache
+def built(task: str) -> topwork.TaskModel:
+    rows = topwork.load_plugins().task(task).example_rows()
+    generation = {"generation": {"max_new_tokens": 2}} if task in ("summarization", "translation") else {}
+    return topwork.build(task, BASES[task], rows=rows, **generation)
+
+
+@pytest.mark.parametrize("task", TEXTS)
+def test_texts_are_rows_of_the_only_input(task, tmp_path):
+    work, column = built(task), TEXTS[task]
+    texts = ["a warm film", "a dull [MASK] film" if task == "fill-mask" else "a dull film"]
+    expected = list(work.predict([{column: text} for text in texts]))
+    assert list(work.predict(texts)) == list(work.predict(tuple(texts))) == expected
+    assert list(work.predict(texts[0])) == list(work.predict({column: texts[0]})) == list(work.predict(texts[:1]))
+    assert list(work.predict(pandas.DataFrame({column: texts}))) == expected
+    table = tmp_path / "rows.jsonl"
+    table.write_text("\n".join(json.dumps({column: text}) for text in texts))
+    assert list(work.predict(table)) == list(work.predict(str(table))) == expected
+    pandas.DataFrame({column: texts}).to_csv(tmp_path / "rows.csv", index=False)
+    assert list(work.predict(tmp_path / "rows.csv")) == expected
+
+
+def test_missing_cells_of_a_frame_are_none():
+    work = built("text-classification")
+    frame = pandas.DataFrame({"text": ["good", "bad"], "text_pair": ["one", float("nan")]})
+    expected = work.predict([{"text": "good", "text_pair": "one"}, {"text": "bad", "text_pair": None}])
+    assert list(work.predict(frame)) == list(expected)
+
+
+@pytest.mark.parametrize("task", ["image-classification", "object-detection", "depth-estimation"])
+def test_paths_of_images_are_rows(task, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "one.png")
+    work = built(task)
+    expected = work.predict([{"image": str(tmp_path / "one.png")}])
+    for value in (tmp_path / "one.png", str(tmp_path / "one.png"), [tmp_path / "one.png"]):
+        assert shown(work.predict(value)) == shown(expected)
+
+
+def shown(predictions: Any) -> str:
+    return repr([str(prediction) for prediction in predictions])
+
+
+@pytest.mark.parametrize("task", ["question-answering", "text-generation"])
+def test_a_text_that_could_be_several_inputs_is_refused(task):
+    for value in ("a text", ["a text"]):
+        with pytest.raises(UsageError, match="could be any of them") as caught:
+            built(task).predict(value)
+        assert "give dicts" in caught.value.hint
