@@ -57,6 +57,11 @@ def register_samples() -> Mapping[str, str]:  # type: ignore[empty-body]
     """Return names of small data sets, with a line about each; `load_rows` is asked for `sample:<name>`."""
 
 
+@hookspec
+def register_formats() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return names of layouts of files that `load_rows` of this plugin reads, with a line about each."""
+
+
 # ---------------------------------------------------------------- questions: the first answer that is not None counts
 
 

@@ -161,7 +161,7 @@ LENS_ROOMS = (
     *("plugin", "look", "layers", "capture", "gates", "scoring", "pruning", "schedule", "stages"),
     *("scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
 )
-BASES_ROOMS = ("rows", "samples", "transformers", "timm")
+BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(
         "plugin",

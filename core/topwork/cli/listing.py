@@ -25,7 +25,9 @@ def list_(
     context: typer.Context,
     kind: Annotated[
         str | None,
-        typer.Argument(help="tasks, stages, bases, recipes, samples, plugins, commands, architectures; or all."),
+        typer.Argument(
+            help="tasks, stages, bases, recipes, samples, formats, plugins, commands, architectures; or all."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Argument(help="A task or stage: list its columns and options instead.")] = None,
     as_json: AsJson = False,
@@ -192,6 +194,7 @@ KINDS: dict[str, Callable[[Plugins], list[Entry]]] = {
     "bases": _bases,
     "recipes": _recipes,
     "samples": _registered("sample"),
+    "formats": _registered("format"),
     "plugins": _plugins,
     "commands": _registered("command"),
 }
@@ -199,7 +202,7 @@ KINDS: dict[str, Callable[[Plugins], list[Entry]]] = {
 
 def brought(plugins: Plugins, info: Any) -> list[str]:
     """List what a plugin registered, and the hooks that it implements."""
-    tables = (plugins.tasks, plugins.stages, plugins.commands, plugins.samples)
+    tables = (plugins.tasks, plugins.stages, plugins.commands, plugins.samples, plugins.formats)
     nouns = [f"{table.kind} {name}" for table in tables for name in table if table.owner(name) == info]
     hooks = [name for name in vars(plugins.hook) if not name.startswith(("_", "register_"))]
     return nouns + [f"hook {hook}" for hook in hooks if info.name in plugins.implementers(hook)]

@@ -46,7 +46,7 @@ class Table(Mapping[str, Any]):
     """What plugins registered of one kind, by name; a declaration is imported when its entry is read.
 
     Args:
-        kind: "task", "stage", "command", "sample" or "recipe".
+        kind: "task", "stage", "command", "sample", "format" or "recipe".
     """
 
     def __init__(self, kind: str) -> None:
@@ -130,7 +130,7 @@ def check_entry(kind: str, thing: Any) -> None:
         check_class(thing, Stage, kind)
     elif kind == "command" and not (callable(thing) and hasattr(thing, "__name__")):
         raise PluginError(f"the command {thing!r} is not a function")
-    elif kind == "sample" and not isinstance(thing, str):
+    elif kind in ("sample", "format") and not isinstance(thing, str):
         raise PluginError(f"a sample is described by a text, not by {thing!r}")
 
 

@@ -55,6 +55,7 @@ class Plugins:
         hook: pluggy's relay: `plugins.hook.build_head(task=..., ...)` asks every plugin.
         tasks, stages, commands: what was registered, by name; a declared one is imported when it is read.
         samples: name -> a line about it; answered as `sample:<name>`.
+        formats: name -> a line about it; layouts of files.
         recipe_folders, recipes: folders of shipped recipes; name -> path of the recipes in them.
         loaded, failed: the plugins themselves, in the order in which they were loaded.
         files: local files that were given by `--plugin`.
@@ -67,6 +68,7 @@ class Plugins:
         self.hook = self._manager.hook
         self.tasks, self.stages, self.commands = Table("task"), Table("stage"), Table("command")
         self.samples, self.recipes = Table("sample"), Table("recipe")
+        self.formats = Table("format")
         self.recipe_folders: list[Path] = []
         self.loaded: list[PluginInfo] = []
         self.failed: list[FailedPlugin] = []
@@ -77,12 +79,15 @@ class Plugins:
 
     @property
     def _tables(self) -> dict[str, Table]:
-        return {table.kind: table for table in (self.tasks, self.stages, self.commands, self.samples, self.recipes)}
+        return {
+            table.kind: table
+            for table in (self.tasks, self.stages, self.commands, self.samples, self.recipes, self.formats)
+        }
 
     # ------------------------------------------------------------------ what is there
 
     def owner(self, kind: str, name: str) -> PluginInfo:
-        """Return the plugin that registered a "task", "stage", "command", "sample" or "recipe"."""
+        """Return the plugin that registered a "task", "stage", "command", "sample", "format" or "recipe"."""
         table = self._tables[kind]
         if name not in table:
             raise self.unknown(kind, name, table)
@@ -257,12 +262,16 @@ class Plugins:
                 table.add(name, thing, info)
                 module = thing.target.partition(":")[0] if isinstance(thing, Declaration) else thing.__module__
                 self._modules.setdefault(module, info)
-        samples = self._answer("register_samples", plugin) or {}
-        if not hasattr(samples, "items"):
-            raise PluginError(f"`register_samples` must give a dict, and gave {type(samples).__name__}")
-        for name, about in samples.items():
-            check_entry("sample", about)
-            self.samples.add(name, about, info)
+        lines = (
+            (self.samples, self._answer("register_samples", plugin)),
+            (self.formats, self._answer("register_formats", plugin)),
+        )
+        for table, described in lines:
+            if described is not None and not hasattr(described, "items"):
+                raise PluginError(f"`register_{table.kind}s` must give a dict, and gave {type(described).__name__}")
+            for name, about in (described or {}).items():
+                check_entry(table.kind, about)
+                table.add(name, about, info)
         self._take_recipes([Path(folder) for folder in self._registered("register_recipes", plugin)], info)
 
     def _registered(self, hook: str, plugin: Any) -> Iterator[Any]:

@@ -92,6 +92,8 @@ def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
     if options.format is not None:
         name = _OURS.get(options.format, options.format)
         if name not in _PACKAGED_DATASETS_MODULES:
+            if not any(path.exists() for path in paths):
+                raise UsageError(f"there is no file or folder `{source}`", hint=f"paths are taken from {Path.cwd()}")
             raise unknown("format", options.format, [*_PACKAGED_DATASETS_MODULES, *_OURS])
         return name
     formats = _formats()

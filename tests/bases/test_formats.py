@@ -1,0 +1,208 @@
+"""Layouts of files in which people have their data: recognised, said, read right, or refused with file and line."""
+
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+import topwork
+from topwork import DataError, RowsOptions, UsageError
+
+PLUGINS = topwork.load_plugins()
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def load(path, **options):
+    return PLUGINS.load_rows(RowsOptions(path=str(path), **options))
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def image(path: Path, size=(8, 4), value=0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).save(path)
+
+
+def clip(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(numpy.zeros(80, numpy.int16).tobytes())
+
+
+CONLL = "# a comment\n-DOCSTART- -X- O\n\nEU NNP B-ORG\nrejects VBZ O\n\n\nPeter NNP B-PER\n"
+CONLLU = """# text = Die im Haus
+1\tDie\tder\tDET\tART\t_\t3\tdet\t_\t_
+2-3\tim\t_\t_\t_\t_\t_\t_\t_\t_
+2\tin\tin\tADP\tAPPR\t_\t3\tcase\t_\t_
+3\tHaus\tHaus\tNOUN\tNN\t_\t0\troot\t_\t_
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "options", "wanted"),
+    [
+        ("a.conll", CONLL, {}, [(["EU", "rejects"], ["B-ORG", "O"]), (["Peter"], ["B-PER"])]),
+        ("a.conll", CONLL, {"tag": 1}, [(["EU", "rejects"], ["NNP", "VBZ"]), (["Peter"], ["NNP"])]),
+        ("a.conllu", CONLLU, {}, [(["Die", "in", "Haus"], ["DET", "ADP", "NOUN"])]),
+        ("a.conllu", CONLLU, {"tag": "xpos"}, [(["Die", "in", "Haus"], ["ART", "APPR", "NN"])]),
+        ("a.conllu", CONLLU, {"tag": "deprel", "word": "lemma"}, [(["der", "in", "Haus"], ["det", "case", "root"])]),
+    ],
+)
+def test_words_a_line(tmp_path, name, text, options, wanted):
+    rows = load(write(tmp_path / name, text), options=options)
+    assert [(row["words"], row["tags"]) for row in rows] == wanted
+    assert "read as CoNLL" in rows.remarks[0]
+    assert text.splitlines()[rows.origin.line_of(0) - 1].split()[0] in (wanted[0][0][0], "1")
+
+
+def test_columns_that_are_not_there(tmp_path):
+    with pytest.raises(DataError, match=r"a\.conll:2: has 1 columns"):
+        load(write(tmp_path / "a.conll", "a B\nb\n"))
+    with pytest.raises(UsageError, match="no column 7"):
+        load(write(tmp_path / "a.conll", "a B\nb C\n"), options={"tag": 7})
+
+
+def test_parallel_files(tmp_path):
+    for split in ("train", "dev"):
+        write(tmp_path / f"{split}.en", "one\ntwo\n")
+        write(tmp_path / f"{split}.de", "eins\nzwei\n")
+    rows = load(tmp_path, split="validation")
+    assert rows.to_list() == [
+        {"translation": {"de": "eins", "en": "one"}},
+        {"translation": {"de": "zwei", "en": "two"}},
+    ]
+    write(tmp_path / "dev.de", "eins\n")
+    with pytest.raises(DataError, match=r"has 1 lines, .*dev\.en has 2"):
+        load(tmp_path, split="validation")
+
+
+CHAT = {"conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]}
+ALPACA = {"instruction": "add", "input": "1 2", "output": "3"}
+STUDIO = {
+    "data": {"text": "Anna sings"},
+    "annotations": [{"result": [{"value": {"start": 0, "end": 4, "labels": ["PER"]}}]}],
+}
+CHOICE = {"data": {"text": "fine"}, "annotations": [{"result": [{"value": {"choices": ["good"]}}]}]}
+ENTITIES = {"text": "Anna", "entities": [{"start_offset": 0, "end_offset": 4, "label": "PER"}]}
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+@pytest.mark.parametrize(
+    ("record", "wanted"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}),
+        (ALPACA, {"messages": [{"role": "user", "content": "add\n\n1 2"}, {"role": "assistant", "content": "3"}]}),
+        (
+            {"text": "Anna", "label": [[0, 4, "PER"]]},
+            {"text": "Anna", "spans": [{"start": 0, "end": 4, "label": "PER"}]},
+        ),
+        (ENTITIES, {"text": "Anna", "spans": [{"start": 0, "end": 4, "label": "PER"}]}),
+        (STUDIO, {"text": "Anna sings", "spans": [{"start": 0, "end": 4, "label": "PER"}]}),
+        (CHOICE, {"text": "fine", "label": "good"}),
+        ({"text": "a", "label": "x"}, {"text": "a", "label": "x"}),  # plain records stay plain
+    ],
+)
+def test_records_of_known_shapes(tmp_path, form, record, wanted):
+    text = json.dumps([record]) if form == "json" else json.dumps(record) + "\n"
+    assert load(write(tmp_path / f"a.{form}", text)).to_list() == [wanted]
+
+
+MAPS = [
+    ("images", "masks", "mask"),
+    ("img", "annotations", "mask"),
+    ("rgb", "depth", "depth"),
+    ("images", "depths", "depth"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "targets", "column"), MAPS)
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_images_beside_maps(tmp_path, inputs, targets, column, split):
+    for name in ("a", "b"):
+        image(tmp_path / inputs / f"{split}{name}.png")
+        image(tmp_path / targets / f"{split}{name}.png", value=3)
+    rows = load(tmp_path)
+    assert [Path(row["image"]["path"]).stem for row in rows] == ["a", "b"]
+    assert Path(rows[1][column]["path"]) == tmp_path / targets / f"{split}b.png"
+    assert rows.origin.file_of(1).endswith("b.png") and f"{targets}/: 2 images" in rows.remarks[0]
+    (tmp_path / targets / f"{split}b.png").unlink()
+    with pytest.raises(DataError, match=rf"b\.png: has no {column}"):
+        load(tmp_path)
+
+
+def test_yolo(tmp_path):
+    write(tmp_path / "data.yaml", "names: {0: cat, 1: dog}\ntrain: images/train\nval: images/val\n")
+    for split in ("train", "val"):
+        image(tmp_path / "images" / split / "a.png", (100, 50))
+        image(tmp_path / "images" / split / "b.png", (100, 50))
+        write(tmp_path / "labels" / split / "a.txt", "1 0.5 0.5 0.2 0.4\n0 0.1 0.1 0.3 0.1 0.3 0.5\n")
+    rows = load(tmp_path, split="train")
+    assert rows[0]["objects"]["category"] == [1, 0] and rows.features["objects"]["category"].feature.names == [
+        "cat",
+        "dog",
+    ]
+    assert numpy.allclose(rows[0]["objects"]["bbox"], [[40, 15, 20, 20], [10, 5, 20, 20]], atol=1e-4)
+    assert rows[1]["objects"] == {"bbox": [], "category": []}
+    work = PLUGINS.tasks["object-detection"]
+    from topwork import DataOptions
+    from topwork.data.roles import Roles
+
+    roles = Roles(work, PLUGINS, DataOptions(train=RowsOptions(path=str(tmp_path), split="train")))
+    assert roles("train")[0]["objects"]["category"] == ["dog", "cat"]
+    write(tmp_path / "labels" / "val" / "a.txt", "0 0.5 0.5 0.2 0.4\n7 0.5 0.5 0.2 0.4\n")
+    with pytest.raises(DataError, match=r"a\.txt:2: no box of YOLO \(class 7 of 2"):
+        load(tmp_path, split="validation")
+
+
+def test_speech_corpora(tmp_path):
+    clip(tmp_path / "lj" / "wavs" / "LJ1.wav")
+    write(tmp_path / "lj" / "metadata.csv", 'LJ1|He said "no, 3"|He said no, three\n')
+    clip(tmp_path / "cv" / "clips" / "a.wav")
+    for split in ("train", "dev"):
+        write(tmp_path / "cv" / f"{split}.tsv", 'client_id\tpath\tsentence\nx\ta.wav\t"Yes, said\n')
+    clip(tmp_path / "libri" / "19" / "198" / "19-198-0001.wav")
+    write(tmp_path / "libri" / "19" / "198" / "19-198.trans.txt", "19-198-0001 NORTHANGER ABBEY\n")
+    clip(tmp_path / "nemo" / "a.wav")
+    write(
+        tmp_path / "nemo" / "manifest.json",
+        json.dumps({"audio_filepath": "a.wav", "text": "hi", "duration": 0.1}) + "\n",
+    )
+    assert load(tmp_path / "lj")["text"] == ["He said no, three"]
+    assert load(tmp_path / "cv", split="validation")["text"] == ['"Yes, said']
+    rows = load(tmp_path / "libri")
+    assert (rows[0]["text"], rows[0]["speaker"], rows.origin.line_of(0)) == ("NORTHANGER ABBEY", "19", 1)
+    assert load(tmp_path / "nemo" / "manifest.json")[0]["audio"]["path"] == str(tmp_path / "nemo" / "a.wav")
+    write(tmp_path / "lj" / "metadata.csv", "LJ1|one\nLJ2|two\n")
+    with pytest.raises(DataError, match=r"metadata\.csv:2: names `LJ2`"):
+        load(tmp_path / "lj")
+
+
+def test_a_layout_that_is_not_clear_is_asked_for(tmp_path):
+    for folder in ("images", "masks", "depth"):
+        image(tmp_path / folder / "a.png")
+    with pytest.raises(UsageError, match=r"may be read as images-masks and images-depth; say which: `format"):
+        load(tmp_path)
+    assert set(load(tmp_path, format="images-depth")[0]) == {"image", "depth"}
+    with pytest.raises(UsageError, match="unknown option"):
+        load(tmp_path, format="images-depth", options={"scale": 2})
+
+
+def test_layouts_are_listed():
+    assert {"conll", "yolo", "images-masks", "ljspeech", "parallel", "nemo"} <= set(PLUGINS.formats)
+    assert PLUGINS.formats.owner("conll").name == "formats"
