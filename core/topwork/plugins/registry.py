@@ -79,10 +79,8 @@ class Plugins:
 
     @property
     def _tables(self) -> dict[str, Table]:
-        return {
-            table.kind: table
-            for table in (self.tasks, self.stages, self.commands, self.samples, self.recipes, self.formats)
-        }
+        tables = (self.tasks, self.stages, self.commands, self.samples, self.recipes, self.formats)
+        return {table.kind: table for table in tables}
 
     # ------------------------------------------------------------------ what is there
 
@@ -262,14 +260,11 @@ class Plugins:
                 table.add(name, thing, info)
                 module = thing.target.partition(":")[0] if isinstance(thing, Declaration) else thing.__module__
                 self._modules.setdefault(module, info)
-        lines = (
-            (self.samples, self._answer("register_samples", plugin)),
-            (self.formats, self._answer("register_formats", plugin)),
-        )
-        for table, described in lines:
-            if described is not None and not hasattr(described, "items"):
-                raise PluginError(f"`register_{table.kind}s` must give a dict, and gave {type(described).__name__}")
-            for name, about in (described or {}).items():
+        for table, hook in ((self.samples, "register_samples"), (self.formats, "register_formats")):
+            described = self._answer(hook, plugin) or {}
+            if not hasattr(described, "items"):
+                raise PluginError(f"`{hook}` must give a dict, and gave {type(described).__name__}")
+            for name, about in described.items():
                 check_entry(table.kind, about)
                 table.add(name, about, info)
         self._take_recipes([Path(folder) for folder in self._registered("register_recipes", plugin)], info)
