@@ -16,7 +16,7 @@ from tiny_bases import BASES
 
 import topwork
 from topwork import DataError, RowsOptions, TopworkError
-from topwork_tasks.object_detection import load_rows
+from topwork_tasks.detection_plugin import load_rows
 
 TASKS = ("image-classification", "object-detection", "image-segmentation", "depth-estimation")
 #: values of a sensor: background, then the two classes that differ in brightness alone
