@@ -260,6 +260,7 @@ def pruned(make: Any, active: Any) -> dict[str, Any]:
     return result
 
 
+ONE_SIZE = "the inputs have one size alone"
 #: rows and positions that collide with numbers of attention heads before (2, 4, ...) and after (1, 3) pruning
 SIZES = ((1, 4), (3, 4), (4, 3), (4, 4), (2, 2), (9, 7))
 
@@ -282,7 +283,7 @@ def batches(whole: Any, model: Any, inputs: Mapping[str, Any], heads: Any) -> An
         difference = gap(masked, outputs(model, other))
         if difference > TOLERANCE:
             return f"WRONG by {difference:.2g} with {rows} rows of {length}"
-    return True if compared else "the inputs have one size alone"
+    return True if compared else ONE_SIZE
 
 
 def of_size(inputs: Mapping[str, Any], rows: int, length: int) -> dict[str, Any] | None:

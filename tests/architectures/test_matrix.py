@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from architectures import run, table
+from architectures import checks, run, table
 
 TABLE: dict[str, Any] = json.loads(run.TABLE.read_text())["types"] if run.TABLE.exists() else {}
 NAMES = run.shard(list(TABLE), os.environ.get("SHARD", "1/1"))
@@ -35,6 +35,7 @@ def test_it_is_as_the_table_says(name: str, records: dict[str, Any]) -> None:
         # by itself in a fresh process: time may have run out on a busy machine
         (record,) = run.examine([name])
     assert not [key for key in table.CHECKS if "WRONG" in str(record.get(key))], record
+    assert record.get("batches", True) in (True, checks.ONE_SIZE), record
     # every tower is fed
     assert record.get("ran") == record.get("layers"), record
     assert came_out(table.entry(record)) == came_out(TABLE[name]), record

@@ -36,6 +36,7 @@ def test_it_is_as_the_table_says(name: str) -> None:
     model, inputs = build.tiny(name)
     record = checks.examine(lambda: (copy.deepcopy(model), copy.deepcopy(inputs)))
     assert not [key for key in table.CHECKS if "WRONG" in str(record.get(key))], record
+    assert record.get("batches", True) in (True, checks.ONE_SIZE), record
     entry = table.entry(record)
     known = KNOWN[name]
     assert entry["outcome"] == known["outcome"], record

@@ -7,6 +7,7 @@
 - `slicing`, `soft`: the two forms: sliced parameters, and compact ones scattered at run time.
 - `reshapes`, `arguments`: what sliced layers need at run time.
 - `equivalence`, `probes`: comparison of masked and pruned, and the batches on which they are compared.
+- `replaced`: modules that a model replaces when it runs.
 - `preconditions`: layers that are never pruned.
 - `rebuild`: the shape of a saved model; `transformers4`: checkpoints that transformers 4 pruned.
 """

@@ -7,7 +7,7 @@ Entry point: `PruningJob`. What the check compares lies in `equivalence`, what i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from topwork_lens.pruning.equivalence import (
 )
 from topwork_lens.pruning.layout_search import Variant, variants
 from topwork_lens.pruning.probes import captured_inputs, further_batches
+from topwork_lens.pruning.replaced import WHY, replaced_since_built, restoring_modules
 from topwork_lens.pruning.slicing import Undo, groups_of
 from topwork_lens.pruning.soft import soft_entry
 from topwork_lens.pruning.strategies import Strategies, note
@@ -97,6 +98,8 @@ class PruningJob:
     def __init__(self, model: nn.Module, removed: Mapping[str, list[int]], call: Call, plugins: Any) -> None:
         self.model, self.removed, self.call, self.plugins = model, removed, call, plugins
         self.steps: list[_Step] = []
+        #: paths of layers whose modules were replaced in a run
+        self.replaced: set[str] = set()
         # By which variant layers of one kind were cut; None when there is none, so that it is not sought again.
         self.passed: dict[Any, Variant | None] = {}
 
@@ -113,6 +116,7 @@ class PruningJob:
         Raises:
             Refused: a layer can be pruned in no form; the model is then as it was.
         """
+        self.replaced |= replaced_since_built(self.model, layers)
         try:
             return self._once(layers)
         except Refused as error:
@@ -145,12 +149,13 @@ class PruningJob:
         gates = {layer.path: (layer, factors_of(layer, self.removed[layer.path])) for layer in layers}
         waiting = dict(gates)
         references = list(self._references(layers, gates, in_double))
+        layers = [self._fixed(layer) for layer in layers]
 
         def check_model() -> Comparison:
             comparisons = []
             for reference in references:
                 location = "the pruned model"
-                with gated(self.model, waiting), doubled(self.model) if in_double else nullcontext():
+                with self._running_on(reference.name), gated(self.model, waiting), _precision(self.model, in_double):
                     pruned = _running(partial(run_outputs, self.model, reference.call), location, reference.name)
                 location = "the whole model" + (f" with {reference.name}" if reference.name else "")
                 comparisons.append(agree(reference.masked, pruned, reference.plain, location))
@@ -197,16 +202,32 @@ class PruningJob:
         for batch in further_batches(self.model, inputs[0], counts[:2]):
             run = partial(self.model, **batch.inputs)
             try:
-                replays, outputs = record(self.model, layers, None, run)
-                masked = self._masked(run, gates, in_double)
+                with self._running_on(batch.name, layers):
+                    replays, outputs = record(self.model, layers, None, run)
+                with self._running_on(batch.name, layers):
+                    masked = self._masked(run, gates, in_double)
             except Exception:  # the unpruned model does not take this size
                 continue
             if outputs and all(bool(output.isfinite().all()) for output in masked):
                 yield _Reference(batch.name, run, replays, masked, masked, batch.is_neutral)
 
     def _masked(self, call: Call, gates: Mapping[str, Gate], in_double: bool) -> list[torch.Tensor]:
-        with gated(self.model, gates), doubled(self.model) if in_double else nullcontext():
+        with gated(self.model, gates), _precision(self.model, in_double):
             return run_outputs(self.model, call)
+
+    @contextmanager
+    def _running_on(self, batch: str, layers: Sequence[AttentionLayer] = ()) -> Iterator[None]:
+        """Take note of modules that a run replaces, and put them back if the caller did not give its batch."""
+        if not batch:
+            yield
+            return
+        with restoring_modules(self.model, layers) as replaced:
+            yield
+        self.replaced |= replaced
+
+    def _fixed(self, layer: AttentionLayer) -> AttentionLayer:
+        """Return the layer as it may be pruned: softly when the model replaces its module in a run."""
+        return replace(layer, prunable="soft", why=WHY) if layer.path in self.replaced else layer
 
     def _of_layer(self, layer: AttentionLayer, gate: Gate, references: Sequence[_Reference]) -> list[_LayerReference]:
         result = []
@@ -214,8 +235,13 @@ class PruningJob:
             replay = reference.replays.pop(layer.path, None)
             if replay is None:
                 continue
-            with gated(self.model, {layer.path: gate}):
-                masked = replay()
+            try:
+                with gated(self.model, {layer.path: gate}):
+                    masked = replay()
+            except Exception:
+                if reference.name:  # a module that was replaced in the run of the whole model
+                    continue
+                raise
             plain = masked if reference.name else replay()
             result.append(_LayerReference(reference.name, replay, masked, plain, reference.is_neutral))
         return result
@@ -338,6 +364,10 @@ def _counts(layer: AttentionLayer, removed: Sequence[int]) -> list[tuple[int, in
     """Return the numbers of attention heads before and after pruning: original ones, and those that there are now."""
     after = len(set(layer.kept) - set(removed))
     return list(dict.fromkeys([(layer.heads, after), (len(layer.kept), after)]))
+
+
+def _precision(model: nn.Module, in_double: bool) -> AbstractContextManager[None]:
+    return doubled(model) if in_double else nullcontext()
 
 
 def _check(layer: AttentionLayer, references: Sequence[_LayerReference]) -> Comparison:

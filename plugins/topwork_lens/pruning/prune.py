@@ -20,6 +20,7 @@ from topwork_lens.layers.discovery import heads_by_layer, numbered
 from topwork_lens.pruning.equivalence import Comparison
 from topwork_lens.pruning.job import PruningJob
 from topwork_lens.pruning.preconditions import none_found, not_plain
+from topwork_lens.pruning.replaced import restoring_modules
 from topwork_lens.pruning.slicing import shared_elsewhere
 from topwork_lens.pruning.soft import living_layers, soft_entry
 from topwork_lens.refusals import refuse
@@ -102,13 +103,16 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
     chosen = [requested[path][0] for path in removed]
     for layer in chosen:
         check_prunable(model, layer)
-    before = count_heads(layers), count_parameters(model), count_flops(model, layers, call)
-    job = PruningJob(model, removed, call, plugins)
-    check, by_layer = job.prune(chosen) if chosen else (None, {})
+    heads_before, parameters_before = count_heads(layers), count_parameters(model)
+    with restoring_modules(model, layers):
+        flops_before = flops_after = count_flops(model, layers, call)
+        check, by_layer = None, dict[str, Comparison]()
+        if chosen:
+            check, by_layer = PruningJob(model, removed, call, plugins).prune(chosen)
+            flops_after = count_flops(model, living_layers(model, plugins), call)
     layers = living_layers(model, plugins)
-    flops = (before[2], count_flops(model, layers, call) if chosen else before[2])
-    counts = (before[0], count_heads(layers), before[1], count_parameters(model))
-    return Pruned(removed, *counts, lines(model, layers), check, flops, by_layer)
+    counts = (heads_before, count_heads(layers), parameters_before, count_parameters(model))
+    return Pruned(removed, *counts, lines(model, layers), check, (flops_before, flops_after), by_layer)
 
 
 def count_heads(layers: Sequence[AttentionLayer]) -> int:
