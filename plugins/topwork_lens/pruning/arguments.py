@@ -34,6 +34,7 @@ class ArgumentCut:
         self.names = names(module)
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Return the arguments with the entries of the attention heads that the layer has."""
         positional, named = list(args), dict(kwargs)
         for name, dim, folded in self.entries:
             if name in named:

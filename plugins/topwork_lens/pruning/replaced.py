@@ -30,8 +30,10 @@ def restoring_modules(model: nn.Module, layers: Sequence[AttentionLayer]) -> Ite
         Filled at the end: the paths of `layers` below which a module was replaced.
     """
     replaced: set[str] = set()
-    children = [(module, dict(module._modules)) for module in model.modules()]
-    settings = [(module, _settings(module)) for module in model.modules()]
+    # Soft pruning itself replaces parametrizations.
+    modules = [module for path, module in model.named_modules() if "parametrizations" not in path.split(".")]
+    children = [(module, _children(module)) for module in modules]
+    settings = [(module, _settings(module)) for module in modules]
     try:
         yield replaced
     finally:
@@ -46,6 +48,10 @@ def restoring_modules(model: nn.Module, layers: Sequence[AttentionLayer]) -> Ite
                 module._modules.update(before)
             for module, values in settings:
                 vars(module).update(values)
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module | None]:
+    return {name: child for name, child in module._modules.items() if name != "parametrizations"}
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:

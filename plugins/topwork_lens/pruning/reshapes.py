@@ -62,6 +62,7 @@ class FittedForward:
         self.module, self.counts, self.sites = module, tuple(counts), sites
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the forward of the module with its reshapes fitted."""
         return self._run(args, options)
 
     def _run(self, args: tuple, options: dict[str, Any]) -> Any:

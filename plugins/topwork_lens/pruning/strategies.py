@@ -173,7 +173,7 @@ def plan(layer: AttentionLayer, removed: Collection[int]) -> tuple[list[int], li
 
 def note(model: nn.Module, layer: AttentionLayer, kept: Sequence[int], left: Sequence[int]) -> None:
     """Note which attention heads and key/value groups a layer still has."""
-    entry = {
+    record = {
         "kept": list(kept),
         "heads": layer.heads,
         "form": "hard",
@@ -182,5 +182,5 @@ def note(model: nn.Module, layer: AttentionLayer, kept: Sequence[int], left: Seq
         "groups_left": list(left),
     }
     if layer.variant:
-        entry["variant"] = dict(layer.variant)
-    write(model, "layers", layer, entry)
+        record["variant"] = dict(layer.variant)
+    write(model, "layers", layer, record)

@@ -18,7 +18,7 @@ from topwork_lens.pruning.slicing import cut
 from topwork_lens.pruning.strategies import note, plan
 
 
-def noted(config: Any) -> dict[Any, Any]:
+def recorded_heads(config: Any) -> dict[Any, Any]:
     """Return what a config says was pruned by transformers 4.
 
     Returns:
@@ -26,7 +26,7 @@ def noted(config: Any) -> dict[Any, Any]:
     """
     heads_by_layer = getattr(config, "pruned_heads", None) or {}
     pruned: dict[Any, Any] = {int(layer): sorted(map(int, heads)) for layer, heads in heads_by_layer.items() if heads}
-    parts = {part: noted(getattr(config, part, None)) for part in getattr(config, "sub_configs", None) or {}}
+    parts = {part: recorded_heads(getattr(config, part, None)) for part in getattr(config, "sub_configs", None) or {}}
     return pruned | {part: inner for part, inner in parts.items() if inner}
 
 
@@ -100,7 +100,7 @@ def load(folder: str | Path, model_class: Any, plugins: Any = None, **options: A
         CheckpointError: weights are missing or do not fit the shape that the config notes.
     """
     config = options.pop("config", None) or model_class.config_class.from_pretrained(folder)
-    heads = noted(config)
+    heads = recorded_heads(config)
 
     def build(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         model_class.__init__(self, config, *args, **kwargs)
