@@ -1,45 +1,29 @@
 """Pruning of chosen layers: each in the best form that passes its check, everything put back when one fails.
 
-Entry point: `PruningJob`. What the check compares lies in `equivalence`, what it runs on in `probes`, the forms in
-`strategies`.
+Entry point: `PruningJob`. What the check compares with lies in `references`, the forms in `strategies`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from topwork import AttentionLayer, Refused, TopworkError
 from topwork_lens.capture.capture import Capture
 from topwork_lens.gates import factors_of, gated, refresh_gates
-from topwork_lens.layers.discovery import find_layers
 from topwork_lens.layers.state import write
-from topwork_lens.pruning.equivalence import (
-    Comparison,
-    Replay,
-    agree,
-    doubled,
-    is_rounding,
-    record,
-    run_outputs,
-)
+from topwork_lens.pruning.equivalence import Comparison, Replay, agree, is_rounding
 from topwork_lens.pruning.layout_search import Variant, variants
-from topwork_lens.pruning.probes import captured_inputs, further_batches
-from topwork_lens.pruning.replaced import WHY, replaced_since_built, restoring_modules
+from topwork_lens.pruning.references import Call, LayerReference, References, check_layer, does_not_run, running
+from topwork_lens.pruning.replaced import WHY, replaced_since_built
 from topwork_lens.pruning.slicing import Undo, groups_of
 from topwork_lens.pruning.soft import soft_entry
 from topwork_lens.pruning.strategies import Strategies, note
 from topwork_lens.refusals import refuse
-
-Call = Callable[[], Any]
-#: a layer with its gates
-Gate = tuple[AttentionLayer, Any]
 
 
 @dataclass
@@ -55,36 +39,6 @@ class _Step:
         self.undos.clear()
         _restore_note(model, self.layer)
         refresh_gates(model, self.layer)
-
-
-@dataclass
-class _Reference:
-    """What the unpruned model computes on one batch.
-
-    Args:
-        name: of the batch, for messages; empty for the one that the caller gave.
-        replays: inputs of each layer that ran, by path.
-        masked: outputs of the model with all gates.
-        plain: outputs without them; of a further batch, the masked ones.
-    """
-
-    name: str
-    call: Call
-    replays: dict[str, Replay]
-    masked: list[torch.Tensor]
-    plain: list[torch.Tensor]
-    is_neutral: bool = False
-
-
-@dataclass
-class _LayerReference:
-    """What one unpruned layer computes on one batch, masked and plain."""
-
-    name: str
-    replay: Replay
-    masked: list[torch.Tensor]
-    plain: list[torch.Tensor]
-    is_neutral: bool
 
 
 class PruningJob:
@@ -146,26 +100,16 @@ class PruningJob:
                 end only.
             in_double: the outputs of the whole model are compared in float64.
         """
-        gates = {layer.path: (layer, factors_of(layer, self.removed[layer.path])) for layer in layers}
-        waiting = dict(gates)
-        references = list(self._references(layers, gates, in_double))
+        references = References(self.model, layers, self.removed, self.call, self.plugins, in_double)
+        self.replaced |= references.replaced
+        waiting = dict(references.gates)
+        check_model = partial(references.check_model, waiting)
         layers = [self._fixed(layer) for layer in layers]
-
-        def check_model() -> Comparison:
-            comparisons = []
-            for reference in references:
-                location = "the pruned model"
-                with self._running_on(reference.name), gated(self.model, waiting), _precision(self.model, in_double):
-                    pruned = _running(partial(run_outputs, self.model, reference.call), location, reference.name)
-                location = "the whole model" + (f" with {reference.name}" if reference.name else "")
-                comparisons.append(agree(reference.masked, pruned, reference.plain, location))
-            return comparisons[0]
-
         by_layer: dict[str, Comparison] = {}
         try:
             for index, layer in enumerate(layers):
-                gate = waiting.pop(layer.path)
-                of_layer = self._of_layer(layer, gate, references)
+                del waiting[layer.path]
+                of_layer = references.of_layer(layer)
                 if softer:
                     by_layer[layer.path] = self._prune_checking_model(layer, softer[index], of_layer, check_model)
                 else:
@@ -176,75 +120,9 @@ class PruningJob:
                 self.steps.pop().restore(self.model)
             raise
 
-    # ------------------------------------------------------------------ what the check compares with
-
-    def _references(
-        self, layers: Sequence[AttentionLayer], gates: Mapping[str, Gate], in_double: bool
-    ) -> Iterator[_Reference]:
-        """Yield what the unpruned model computes: on the caller's batch, then on it in other sizes."""
-        known = find_layers(self.model, self.plugins)
-        inputs: list[dict[str, Any] | None] = []
-
-        def call() -> Any:
-            captured, result = captured_inputs(self.model, self.call)
-            inputs.append(captured)
-            return result
-
-        replays, plain = record(self.model, layers, known, call)
-        for layer in layers:
-            if layer.path not in replays:
-                cause = "the attention layer did not run on the batch that pruning is checked with"
-                raise refuse("not_run", cause, place=layer.path, hint="give a batch that uses it: check=batch")
-        yield _Reference("", self.call, replays, self._masked(self.call, gates, in_double), plain)
-        if inputs[0] is None:
-            return
-        counts = list(dict.fromkeys(count for layer in layers for count in _counts(layer, self.removed[layer.path])))
-        for batch in further_batches(self.model, inputs[0], counts[:2]):
-            run = partial(self.model, **batch.inputs)
-            try:
-                with self._running_on(batch.name, layers):
-                    replays, outputs = record(self.model, layers, None, run)
-                with self._running_on(batch.name, layers):
-                    masked = self._masked(run, gates, in_double)
-            except Exception:  # the unpruned model does not take this size
-                continue
-            if outputs and all(bool(output.isfinite().all()) for output in masked):
-                yield _Reference(batch.name, run, replays, masked, masked, batch.is_neutral)
-
-    def _masked(self, call: Call, gates: Mapping[str, Gate], in_double: bool) -> list[torch.Tensor]:
-        with gated(self.model, gates), _precision(self.model, in_double):
-            return run_outputs(self.model, call)
-
-    @contextmanager
-    def _running_on(self, batch: str, layers: Sequence[AttentionLayer] = ()) -> Iterator[None]:
-        """Take note of modules that a run replaces, and put them back if the caller did not give its batch."""
-        if not batch:
-            yield
-            return
-        with restoring_modules(self.model, layers) as replaced:
-            yield
-        self.replaced |= replaced
-
     def _fixed(self, layer: AttentionLayer) -> AttentionLayer:
         """Return the layer as it may be pruned: softly when the model replaces its module in a run."""
         return replace(layer, prunable="soft", why=WHY) if layer.path in self.replaced else layer
-
-    def _of_layer(self, layer: AttentionLayer, gate: Gate, references: Sequence[_Reference]) -> list[_LayerReference]:
-        result = []
-        for reference in references:
-            replay = reference.replays.pop(layer.path, None)
-            if replay is None:
-                continue
-            try:
-                with gated(self.model, {layer.path: gate}):
-                    masked = replay()
-            except Exception:
-                if reference.name:  # a module that was replaced in the run of the whole model
-                    continue
-                raise
-            plain = masked if reference.name else replay()
-            result.append(_LayerReference(reference.name, replay, masked, plain, reference.is_neutral))
-        return result
 
     # ------------------------------------------------------------------ one layer
 
@@ -252,7 +130,7 @@ class PruningJob:
         self,
         layer: AttentionLayer,
         soft: AttentionLayer,
-        references: Sequence[_LayerReference],
+        references: Sequence[LayerReference],
         check_model: Callable[[], Comparison],
     ) -> Comparison:
         """Prune one layer in the first form with which the whole model, too, computes what it computes masked.
@@ -272,7 +150,7 @@ class PruningJob:
         return comparison
 
     def _prune_layer(
-        self, layer: AttentionLayer, references: Sequence[_LayerReference], only: Sequence[str] | None = None
+        self, layer: AttentionLayer, references: Sequence[LayerReference], only: Sequence[str] | None = None
     ) -> Comparison:
         """Prune one layer in the first form in which it computes what it computes masked.
 
@@ -287,7 +165,7 @@ class PruningJob:
             layer,
             self.removed[layer.path],
             self.plugins,
-            partial(_check, layer, references),
+            partial(check_layer, layer, references),
             neutral,
             partial(_is_weighed, self.model, layer, replay),
             only,
@@ -308,20 +186,20 @@ class PruningJob:
                     raise
                 if isinstance(error, Refused) and error.reason == "not_a_head":
                     raise
-                refused = refused or (error if isinstance(error, Refused) else _does_not_run(error, layer.path))
+                refused = refused or (error if isinstance(error, Refused) else does_not_run(error, layer.path))
         assert refused is not None
         raise refused
 
     def _checked(
         self,
         layer: AttentionLayer,
-        references: Sequence[_LayerReference],
+        references: Sequence[LayerReference],
         repeat: Callable[[], None],
         step: _Step,
     ) -> Comparison:
         """Check a layer that was just pruned; repeat a check that fails by rounding in float64."""
         try:
-            return _check(layer, references)
+            return check_layer(layer, references)
         except Refused as error:
             if not is_rounding(error):
                 raise
@@ -337,11 +215,11 @@ class PruningJob:
         repeat()
         comparisons = []
         for index, reference in enumerate(references):
-            pruned = _running(reference.replay.in_double, layer.path, reference.name)
+            pruned = running(reference.replay.in_double, layer.path, reference.name)
             comparisons.append(agree(masked[index], pruned, masked[index] if index else plain, layer.path))
         return comparisons[0]
 
-    def _variants(self, layer: AttentionLayer, references: Sequence[_LayerReference]) -> list[Variant]:
+    def _variants(self, layer: AttentionLayer, references: Sequence[LayerReference]) -> list[Variant]:
         """Return the variants of a layer that are worth a trial: first the one by which a layer like it was pruned."""
         likeness = _likeness(references[0].replay, layer)
         if likeness in self.passed and self.passed[likeness] is None:
@@ -360,29 +238,6 @@ class PruningJob:
         self.passed[likeness] = variant
 
 
-def _counts(layer: AttentionLayer, removed: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the numbers of attention heads before and after pruning: original ones, and those that there are now."""
-    after = len(set(layer.kept) - set(removed))
-    return list(dict.fromkeys([(layer.heads, after), (len(layer.kept), after)]))
-
-
-def _precision(model: nn.Module, in_double: bool) -> AbstractContextManager[None]:
-    return doubled(model) if in_double else nullcontext()
-
-
-def _check(layer: AttentionLayer, references: Sequence[_LayerReference]) -> Comparison:
-    """Compare the pruned layer with the masked one on all batches; return the comparison on the first.
-
-    Raises:
-        Refused: they differ.
-    """
-    comparisons = []
-    for reference in references:
-        pruned = _running(reference.replay, layer.path, reference.name)
-        comparisons.append(agree(reference.masked, pruned, reference.plain, layer.path))
-    return comparisons[0]
-
-
 def _is_weighed(model: nn.Module, layer: AttentionLayer, replay: Replay) -> bool:
     """Return whether the output projection of a layer receives, for each attention head, its weights @ its values."""
     watch = Capture(model, [layer], ["entropy"])
@@ -397,21 +252,6 @@ def _is_weighed(model: nn.Module, layer: AttentionLayer, replay: Replay) -> bool
 def _likeness(replay: Replay, layer: AttentionLayer) -> Any:
     """Return what layers have in common that are pruned in the same way."""
     return type(replay.module), len(layer.kept), layer.width, layer.groups_left
-
-
-def _running(run: Callable[[], Any], location: str, batch: str = "") -> Any:
-    try:
-        return run()
-    except TopworkError:
-        raise
-    except Exception as error:
-        raise _does_not_run(error, location, batch) from error
-
-
-def _does_not_run(error: Exception, location: str, batch: str = "") -> Refused:
-    sizes = f" with {batch}" if batch else ""
-    cause = f"it does not run any more{sizes}: {error}"
-    return refuse("check_failed", cause, place=location, hint="mask it instead")
 
 
 def _restore_note(model: nn.Module, layer: AttentionLayer) -> None:
