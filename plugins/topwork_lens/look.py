@@ -134,7 +134,9 @@ class Look:
                 heads, queries]; float32 at least),
                 "mean" ([items, heads, keys]: over queries that are no padding), "weights" ([items, heads, queries,
                 keys]), "quantised" (those as 8-bit integers: 255 times the weight), "context", "context_gradient"
-                ([items, queries, heads, width]), "weights_gradient", "hidden" (what each block answers).
+                ([items, queries, heads, width]), "weights_gradient", "hidden" (what the block around each layer
+                returns), "hidden_states" (of all layers, in models without attention, too; read them by
+                `seen.hidden_states()`).
             layers: which attention layers; None for all, then attention in any module that is not described is refused.
             heads: which attention heads, by original number; by layer, those layers alone; None for all.
             keys: for "mass": positions, [positions] for all rows or [rows, positions]; a mask of booleans, [keys] or

@@ -34,7 +34,10 @@ def quiet(model: nn.Module) -> Iterator[None]:
     """Run a model in evaluation mode, without gradients, with the same random numbers every time."""
     devices = sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda})
     with torch.no_grad(), torch.random.fork_rng(devices), evaluating(model):
-        torch.manual_seed(0)
+        if all(parameter.device.type == "cpu" for parameter in model.parameters()):
+            torch.default_generator.manual_seed(0)  # a twentieth of the time that seeding all devices takes
+        else:
+            torch.manual_seed(0)
         yield
 
 

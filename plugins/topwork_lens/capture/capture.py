@@ -28,6 +28,7 @@ from topwork_lens.capture.arguments import (
 )
 from topwork_lens.capture.attention_call import BLOCK, AttentionCall
 from topwork_lens.capture.fast_reductions import reduced
+from topwork_lens.capture.hidden_states import recording_states
 from topwork_lens.capture.interception import watching
 from topwork_lens.capture.keys import keys_argument
 from topwork_lens.capture.reductions import Reducer, in_full
@@ -41,7 +42,7 @@ from topwork_lens.model_state import device_of
 from topwork_lens.refusals import refuse
 from topwork_lens.scope import Scope, eager_when_compiled
 
-STATES = ("context", "context_gradient", "weights_gradient", "hidden")
+STATES = ("context", "context_gradient", "weights_gradient", "hidden", "hidden_states")
 
 
 class Capture:
@@ -72,9 +73,9 @@ class Capture:
         token_ids: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.what = names_argument(what, (*Reducer.KNOWN, *STATES))
-        if not layers and known:
+        if not layers and known is not None and len(known):
             raise UsageError("no attention layer is chosen", hint="name some, or leave `layers` out for all")
-        if not layers:
+        if not layers and set(what) != {"hidden_states"}:
             raise refuse("unknown_layout", "no attention layer was found in this model")
         self.model, self.layers, self.heads = model, layers, heads_argument(heads)
         self.names = [name for name in what if name in Reducer.KNOWN]
@@ -106,6 +107,8 @@ class Capture:
                 for path in blocks(self.layers):
                     module = module_at(self.model, path)
                     stack.callback(module.register_forward_hook(self._hidden(path)).remove)
+            if "hidden_states" in self.what:
+                stack.enter_context(recording_states(self.model, self._state))
             if self.wants_weights:
                 stack.enter_context(self.tokens.watched())
                 if not torch.is_grad_enabled():
@@ -192,6 +195,11 @@ class Capture:
             self.seen.add("hidden", path, self._counted(states.detach()))
 
         return hook
+
+    def _state(self, stack: str, state: torch.Tensor, first: bool) -> None:
+        if first:
+            self.seen.begin_states(stack)
+        self.seen.add("hidden_states", stack, self._counted(state))
 
     # ------------------------------------------------------------------ weights
 

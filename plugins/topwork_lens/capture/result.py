@@ -84,6 +84,8 @@ class Captured:
         self.reasons: dict[tuple[str, str], str | None] = {}
         self.explained: dict[str, Explained] = {}
         self.written = 0
+        #: where the states of each forward pass begin, by stack
+        self.starts: dict[str, list[int]] = {}
 
     def __repr__(self) -> str:
         return f"Captured\n{self._lines()!r}" if self.values else "Captured (nothing ran yet)"
@@ -173,6 +175,39 @@ class Captured:
         if len(values) > 1:
             raise UsageError(f"{what} was seen {len(values)} times", place=str(layer), hint="use seen.calls(...)")
         return values[0]
+
+    def begin_states(self, stack: str) -> None:
+        """Note that the next hidden state of a stack is the first of a forward pass."""
+        kept = self.values.get("hidden_states", {}).get(stack, ())
+        self.starts.setdefault(stack, []).append(len(kept))
+
+    def hidden_states(self, run: int = -1) -> dict[str, list[torch.Tensor]]:
+        """Return the hidden states of a forward pass by the path of each stack of layers.
+
+        The first state of a stack is what its first layer was given (embeddings), the others are what each layer
+        returned, before any norm that follows the stack.
+
+        Args:
+            run: index of the forward pass.
+
+        Raises:
+            UsageError: "hidden_states" were not captured, or there was no such forward pass.
+
+        Example:
+            >>> embeddings, *states = seen.hidden_states()["encoder.layer"]  # doctest: +SKIP
+        """
+        if "hidden_states" not in self.what:
+            raise unknown("capture", "hidden_states", self.what)
+        states: dict[str, list[torch.Tensor]] = {}
+        for stack, values in self.values.get("hidden_states", {}).items():
+            bounds = [*self.starts[stack], len(values)]
+            if not -len(bounds) < run < len(bounds) - 1:
+                raise UsageError(f"there were {len(bounds) - 1} forward passes, no index {run}", place=stack)
+            index = run % (len(bounds) - 1)
+            states[stack] = [values[position] for position in range(bounds[index], bounds[index + 1])]
+        if not states:
+            raise UsageError("no stack of layers ran", hint="run the model inside the block")
+        return states
 
     def image_map(
         self, what: str, layer: Key, grid: tuple[int, int], window: int | None = None, shift: int = 0
