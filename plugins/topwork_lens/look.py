@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from topwork_lens.scoring.gradients import Reduction
 
 #: original indices of attention heads by layer, or pairs of a layer and an index; see `Look` for how a layer is named
-Heads = Mapping[Any, Sequence[int]] | Sequence[tuple[Any, int]]
+Heads = Mapping[Any, Sequence[int]] | Sequence[tuple[Any, int]] | torch.Tensor
 
 
 class Look:

@@ -7,6 +7,7 @@ import pandas
 import pytest
 import torch
 
+from topwork import UsageError
 from topwork_lens.look import Look
 from topwork_lens.tables import LayerTable, ranges
 
@@ -52,6 +53,18 @@ def test_a_capture_prints_shapes_by_layer(name: str) -> None:
         assert "there is no distance" in repr(seen)
 
 
+@pytest.mark.parametrize("name", ["bert", "llama", "bart"])
+def test_scores_print_a_line_a_layer(name: str) -> None:
+    model, batch = lens_models.make(name)
+    importance = Look(model).importance([batch])
+    lines = repr(importance).splitlines()
+    assert lines[0].startswith("Importance(michel, ")
+    assert len(lines) == len(importance.layers) + 2
+    score = importance.layers[0].scores[1]
+    assert f"{score:.3g}" in lines[2]
+    assert f"<td>{score:.3g}</td>" in importance._repr_html_()
+
+
 def test_what_is_printed_is_escaped_in_notebooks() -> None:
     assert "&lt;b&gt;" in LayerTable([{"path": "<b>"}])._repr_html_()
     assert LayerTable()._repr_html_() == "<p>(no attention layer)</p>"
@@ -89,3 +102,31 @@ def test_negative_indices_count_from_the_last_layer(name: str) -> None:
     assert look[f"{look.layers[0].side}.-1"] == look.layers[-1]
     with pytest.raises(Exception, match="attention layer"):
         look[-last - 1]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bool, torch.int64, "numpy"])
+def test_a_head_mask_of_transformers_4_chooses_its_zeros(kind: object) -> None:
+    model, batch = lens_models.make("bert")
+    inputs = lens_models.without_labels(batch, model)
+    look = Look(model)
+    mask = torch.ones(3, 4)
+    mask[0, [1, 3]] = mask[2, 0] = 0
+    given = mask.numpy() if isinstance(kind, str) else mask.to(kind)  # type: ignore[call-overload]
+    with torch.no_grad(), look.mask_heads({0: [1, 3], 2: [0]}):
+        expected = model(**inputs).logits
+    with torch.no_grad(), look.mask_heads(given):
+        assert torch.equal(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "cause"),
+    [
+        ("bert", torch.ones(2, 4), "does not fit 3 layers of 4 heads"),
+        ("bert", torch.full((3, 4), 0.5), "a head mask has 0.5"),
+        ("bart", torch.ones(3, 4), "one kind of attention"),
+    ],
+)
+def test_other_head_masks_are_refused(name: str, mask: torch.Tensor, cause: str) -> None:
+    look = Look(lens_models.make(name)[0])
+    with pytest.raises(UsageError, match=cause), look.mask_heads(mask):
+        pass

@@ -152,13 +152,14 @@ def heads_by_layer(
 
     Args:
         layers: all attention layers of a model.
-        heads: indices by layer, as in `{0: [1, 3]}`, or pairs of a layer and an index, as in `[(0, 1), (0, 3)]`.
+        heads: indices by layer, as in `{0: [1, 3]}`; pairs of a layer and an index, as in `[(0, 1), (0, 3)]`; or a head
+            mask of transformers 4, [layers, heads] with 0 for the chosen ones, of a model with one kind of attention.
 
     Raises:
         UsageError: no such layer, no such attention head, or a layer named twice.
     """
     if not isinstance(heads, Mapping):
-        return _of_pairs(layers, heads)
+        return _of_mask(layers, heads) if len(getattr(heads, "shape", ())) == 2 else _of_pairs(layers, heads)
     chosen: dict[str, tuple[AttentionLayer, list[int]]] = {}
     for key, indices in heads.items():
         layer = layer_at(layers, key)
@@ -175,6 +176,21 @@ def _checked(layer: AttentionLayer, indices: Any) -> list[int]:
         cause = f"there is no attention head {wrong[0]}: the layer has {layer.heads}, numbered from 0"
         raise UsageError(cause, place=layer.path)
     return checked
+
+
+def _of_mask(layers: Sequence[AttentionLayer], mask: Any) -> dict[str, tuple[AttentionLayer, list[int]]]:
+    rows = mask.tolist()
+    if len({group_of(layer) for layer in layers}) > 1:
+        raise UsageError("a head mask is for models with one kind of attention", hint="give a dict by layer")
+    sizes = [layer.heads for layer in layers]
+    if [len(row) for row in rows] != sizes:
+        shape, wanted = tuple(mask.shape), f"{len(sizes)} layers of {', '.join(map(str, sorted(set(sizes))))} heads"
+        raise UsageError(f"a head mask of shape {shape} does not fit {wanted}", hint="give [layers, heads]")
+    wrong = [value for row in rows for value in row if value not in (0, 1)]
+    if wrong:
+        raise UsageError(f"a head mask has {wrong[0]}", hint="give 0 and 1 here, other factors to `gates`")
+    chosen = [[index for index, value in enumerate(row) if not value] for row in rows]
+    return {layer.path: (layer, indices) for layer, indices in zip(layers, chosen, strict=True) if indices}
 
 
 def _of_pairs(layers: Sequence[AttentionLayer], pairs: Any) -> dict[str, tuple[AttentionLayer, list[int]]]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from topwork import AttentionLayer, Json, UsageError, unknown
 from topwork_lens.layers.discovery import group_of, layer_at, numbered
 from topwork_lens.scoring.export import write_files
+from topwork_lens.tables import LayerTable
 
 Normalise = Literal["none", "layer", "global"]
 Scores = list[float | None]
@@ -39,7 +40,7 @@ class LayerScores:
         return "cross" if self.kind == "cross" else self.side
 
 
-@dataclass
+@dataclass(repr=False)
 class Importance:
     """Importance of every attention head of a model: the higher, the more it is needed."""
 
@@ -47,6 +48,21 @@ class Importance:
     rows: int
     normalise: str
     layers: list[LayerScores]
+
+    def __repr__(self) -> str:
+        return f"Importance({self.method}, {self.rows} rows, normalise {self.normalise})\n{self._lines()!r}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>Importance: {self.method}, {self.rows} rows</p>{self._lines()._repr_html_()}"
+
+    def _lines(self) -> LayerTable:
+        """A line for each layer, a column for each attention head."""
+        lines = []
+        for layer in self.layers:
+            scores = {f"head {index}": f"{score:.3g}" for index, score in enumerate(layer.scores) if score is not None}
+            lines.append({"group": layer.group, "number": layer.number, "path": layer.path, **scores})
+        names = dict.fromkeys(name for line in lines for name in line)
+        return LayerTable({name: line.get(name) for name in names} for line in lines)
 
     def json(self) -> dict[str, Json]:
         """Return the form that a stage's result and importance.json have."""
