@@ -10,13 +10,15 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
-from topwork.cli.output import Session, say
-from topwork.errors import TopworkError, UsageError
+from topwork.cli.output import Session, print_json, say
+from topwork.errors import RecipeError, TopworkError, UsageError
+from topwork.plugins.loading import safe_text
 from topwork.plugins.registry import Plugins, load_plugins
 from topwork.system_errors import translate_system_error
 
@@ -42,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code.
     """
     debug = os.environ.get("TOPWORK_DEBUG", "0") not in ("", "0")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    outcome = Outcome("--json" in given)
     try:
-        shared, rest = split_shared(list(sys.argv[1:] if arguments is None else arguments))
+        shared, rest = split_shared(given)
         debug = debug or shared["debug"]
         if shared["quiet"]:
             os.environ.update(QUIET)
@@ -51,14 +55,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rest and not rest[0].startswith("-") and rest[0] not in loaded.commands:
             raise loaded.unknown("command", rest[0], loaded.commands)
         session = Session(loaded, quiet=shared["quiet"], debug=debug)
-        typer.main.get_command(make_app(loaded, debug))(args=rest, prog_name="topwork", obj=session)
+        typer.main.get_command(make_app(loaded, debug, outcome))(args=rest, prog_name="topwork", obj=session)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if code and not outcome.started:  # typer has refused the arguments, and said so
+            outcome.report("UsageError", "wrong arguments; stderr says which", code)
+        return code
     except TopworkError as error:  # from loading the plugins; commands handle their own
-        return _failed(error, debug)
+        return _failed(error, debug, outcome)
     except KeyboardInterrupt as error:
-        return _interrupted(error)
+        return _interrupted(error, outcome)
     return 0
+
+
+@dataclass
+class Outcome:
+    """How a call of the command line ends, for `--json`: on failure stdout holds one object with the key `error`.
+
+    Args:
+        as_json: whether `--json` was given.
+        started: whether a command was called.
+    """
+
+    as_json: bool = False
+    started: bool = False
+
+    def report(self, kind: str, message: str, exit_code: int, **more: Any) -> None:
+        """Print the error object: type, message, exit_code; place, hint, code and problems where they are known."""
+        if self.as_json:
+            known = {key: value for key, value in more.items() if value is not None}
+            print_json({"error": {"type": kind, "message": message, "exit_code": exit_code, **known}})
 
 
 def split_shared(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -88,8 +114,8 @@ def split_shared(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     return shared, rest
 
 
-def make_app(loaded: Plugins, debug: bool = False) -> typer.Typer:
-    """The typer application with the commands of the core and of the plugins."""
+def make_app(loaded: Plugins, debug: bool = False, outcome: Outcome | None = None) -> typer.Typer:
+    """Make the typer application with the commands of the core and of the plugins."""
     app = typer.Typer(
         name="topwork",
         help="Graft a task head onto a base, train it from a recipe, look inside its attention heads, prune them.",
@@ -102,7 +128,7 @@ def make_app(loaded: Plugins, debug: bool = False) -> typer.Typer:
     )
     app.callback()(_shared_options)
     for name, command in loaded.commands.items():
-        app.command(name)(_guarded(command, debug))
+        app.command(name)(_guarded(command, debug, outcome or Outcome()))
     return app
 
 
@@ -130,41 +156,48 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _guarded(command: Callable[..., Any], debug: bool) -> Callable[..., Any]:
-    """The command, with its errors turned into messages and exit codes."""
+def _guarded(command: Callable[..., Any], debug: bool, outcome: Outcome) -> Callable[..., Any]:
+    """Wrap a command so that its errors become messages and exit codes."""
 
     @wraps(command)
     def call(*arguments: Any, **options: Any) -> None:
+        outcome.started = True
         try:
             command(*arguments, **options)
         except TopworkError as error:
-            raise typer.Exit(_failed(error, debug)) from error
+            raise typer.Exit(_failed(error, debug, outcome)) from error
         except KeyboardInterrupt as error:
-            raise typer.Exit(_interrupted(error)) from None
+            raise typer.Exit(_interrupted(error, outcome)) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):  # whoever reads our output has read enough
             raise
         except Exception as error:
-            raise typer.Exit(_unexpected(error, debug)) from error
+            raise typer.Exit(_unexpected(error, debug, outcome)) from error
 
     return call
 
 
-def _interrupted(error: KeyboardInterrupt) -> int:
-    say(" ".join(["interrupted", *getattr(error, "__notes__", ())]))
+def _interrupted(error: KeyboardInterrupt, outcome: Outcome) -> int:
+    message = " ".join(["interrupted", *getattr(error, "__notes__", ())])
+    say(message)
+    outcome.report("KeyboardInterrupt", message, 130)
     return 130
 
 
-def _unexpected(error: Exception, debug: bool) -> int:
-    """What topwork did not raise: the machine's refusals in words; the traceback of anything else, which is a bug."""
-    if (refused := translate_system_error(error)) is not None:
-        return _failed(refused.with_traceback(error.__traceback__), debug)
+def _unexpected(error: Exception, debug: bool, outcome: Outcome) -> int:
+    """Report an error that topwork did not raise: one of the machine in words, any other, a bug, with its traceback."""
+    if (translated := translate_system_error(error)) is not None:
+        return _failed(translated.with_traceback(error.__traceback__), debug, outcome)
     traceback.print_exception(error)
     say("this error was not foreseen: it is a fault of topwork or of a plugin; please report it with the lines above")
+    outcome.report(type(error).__name__, safe_text(error), 1)
     return 1
 
 
-def _failed(error: TopworkError, debug: bool) -> int:
+def _failed(error: TopworkError, debug: bool, outcome: Outcome) -> int:
     if debug:
         traceback.print_exception(error)
     say(str(error))
+    problems = [vars(problem) for problem in error.problems] if isinstance(error, RecipeError) else None
+    more = {"place": error.place, "cause": error.cause, "hint": error.hint, "code": error.code, "problems": problems}
+    outcome.report(type(error).__name__, str(error), error.exit_code, **more)
     return error.exit_code

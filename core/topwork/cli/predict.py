@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from topwork.cli.output import Session
-from topwork.errors import UsageError
+from topwork.errors import UsageError, nearest, unknown
 
 if TYPE_CHECKING:
     from topwork.items import Row
@@ -18,10 +20,16 @@ if TYPE_CHECKING:
     from topwork.task import Task
 
 
+PRECISIONS = ("float32", "bf16", "fp16")
+
+
 def predict(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A model folder that the stage `save` wrote.")],
-    rows: Annotated[list[str] | None, typer.Argument(help="Rows: files, data sets, sample:<name>.")] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Argument(help="Rows: files (csv, jsonl ...), folders, data sets, sample:<name>; - reads stdin."),
+    ] = None,
     row: Annotated[
         list[str] | None,
         typer.Option("-i", "--input", help="One row: column=value, repeatable; a repeated column begins the next row."),
@@ -31,6 +39,14 @@ def predict(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set, slices allowed: test[:20].")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Predict this many rows of each source.")] = None,
+    on_error: Annotated[
+        str, typer.Option(help="Rows that cannot be used: raise ends here; skip prints the cause in their line.")
+    ] = "raise",
+    batch_size: Annotated[int, typer.Option(min=1, help="Most items in a batch.")] = 32,
+    precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}.")] = "float32",
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of a prediction, for tasks that have this option.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write JSON lines here instead of to stdout.")] = None,
     files: Annotated[Path, typer.Option(help="Folder for predictions that are files.")] = Path("predictions"),
     trust: Annotated[
@@ -46,15 +62,41 @@ def predict(
         raise UsageError("nothing to predict", hint="give rows (a file, a data set), or -i column=value")
     if not model.is_dir():
         raise UsageError(f"there is no model folder `{model}`")
+    for value, known, name in ((on_error, ("raise", "skip"), "--on-error"), (precision, PRECISIONS, "--precision")):
+        if value not in known:
+            raise unknown(f"value of `{name}`", value, known)
     columns = dict(split_pair(text, "-c") for text in column or ())
     from topwork.api import load
     from topwork.runs.execute import silence_libraries
 
     silence_libraries()
     loaded = load(model, trust_remote_code=trust, plugins=session.plugins)
-    sources: list[Any] = [_typed_rows(row, type(loaded.task))] if row else []
-    sources += [_rows(path, split, limit, session.plugins) for path in rows or ()]
-    _write_lines(_lines(loaded, sources, columns, files), output)
+    if threshold is not None:
+        _set_threshold(loaded.task, threshold)
+    with tempfile.TemporaryDirectory() as scratch, session.plugins.blaming():
+        sources: list[Any] = [_typed_rows(row, type(loaded.task), columns)] if row else []
+        sources += [_rows(path, split, limit, session.plugins, Path(scratch)) for path in rows or ()]
+        settings = {"on_error": on_error, "items": batch_size, "precision": precision}
+        _write_lines(_lines(loaded, sources, columns, files, settings), output)
+
+
+def _set_threshold(task: Task, threshold: float) -> None:
+    """Change the option `threshold` of a loaded task.
+
+    Raises:
+        UsageError: the task has no such option, or the value is outside its range.
+    """
+    options = task.options
+    if "threshold" not in type(options).model_fields:
+        known = ", ".join(name for name in type(options).model_fields if "threshold" in name)
+        hint = f"it has {known}: set it in the recipe" if known else None
+        raise UsageError(f"the task {task.name} has no option `threshold`", place="--threshold", hint=hint)
+    from pydantic import ValidationError
+
+    try:
+        task.options = type(options).model_validate({**options.model_dump(by_alias=True), "threshold": threshold})
+    except ValidationError as error:
+        raise UsageError(error.errors()[0]["msg"], place="--threshold") from error
 
 
 def _write_lines(lines: Iterator[str], output: Path | None) -> None:
@@ -68,29 +110,95 @@ def _write_lines(lines: Iterator[str], output: Path | None) -> None:
         out.writelines(line + "\n" for line in lines)
 
 
-def _lines(loaded: Any, sources: Iterable[Any], columns: dict[str, str], files: Path) -> Iterator[str]:
-    """A JSON line for each row, numbered through all sources."""
+def _lines(
+    loaded: Any, sources: Iterable[Any], columns: dict[str, str], files: Path, settings: dict[str, Any]
+) -> Iterator[str]:
+    """Yield a JSON line for each row, numbered through all sources: prediction or error, and the row's file."""
     from topwork.files import plain
 
     files_there = files.is_dir()
     count = 0
     for source in sources:
-        present = set(source.column_names if hasattr(source, "column_names") else source[0])
+        present = list(source.column_names if hasattr(source, "column_names") else source[0])
         # A mapping is for the sources that have such columns; rows typed in name the task's columns themselves.
-        fitting = {name: there for name, there in columns.items() if there in present or not isinstance(source, list)}
-        for _, _, prediction in loaded.predictions(source, columns=fitting):
-            files.mkdir(parents=True, exist_ok=True)
-            written = plain(loaded.task.write(prediction, files, f"{count:08d}"))
-            yield json.dumps({"row": count, "prediction": written}, ensure_ascii=False)
-            count += 1
+        fitting = {
+            name: origin for name, origin in columns.items() if origin in present or not isinstance(source, list)
+        }
+        _check_columns(type(loaded.task), present, fitting)
+        skipped: list[dict[str, Any]] = []
+        lines: Iterator[dict[str, Any]] = (
+            {
+                "row": index,
+                **_file_of(row, loaded.task),
+                "prediction": plain(loaded.task.write(prediction, _made(files), f"{count + index:08d}")),
+            }
+            for index, row, prediction in loaded.predictions(source, columns=fitting, skipped=skipped, **settings)
+        )
+        done = 0
+        for line in _with_skipped(lines, skipped):
+            done = max(done, line["row"] + 1)
+            yield json.dumps({**line, "row": count + line["row"]}, ensure_ascii=False)
+        count += done
     if not files_there and files.is_dir() and not any(files.iterdir()):
         files.rmdir()
 
 
-def _rows(path: str, split: str | None, limit: int | None, plugins: Plugins) -> Any:
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _with_skipped(lines: Iterator[dict[str, Any]], skipped: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Put lines with the cause where rows were left out; rows are skipped before a later one is predicted."""
+    shown = 0
+
+    def errors(before: float) -> Iterator[dict[str, Any]]:
+        nonlocal shown
+        while shown < len(skipped) and skipped[shown]["row"] < before:
+            note = skipped[shown]
+            more = {key: note[key] for key in ("column", "file", "line") if note.get(key) is not None}
+            yield {"row": note["row"], **more, "error": note["cause"]}
+            shown += 1
+
+    for line in lines:
+        yield from errors(line["row"])
+        yield line
+    yield from errors(float("inf"))
+
+
+def _file_of(row: Row, task: Task) -> dict[str, str]:
+    """Return the path of a row's file (an image, audio) under the key `file`, where it is known."""
+    for name, column in task.columns.items():
+        value = row.get(name) if column.lazy else None
+        path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str | Path) else None
+        if path:
+            return {"file": str(path)}
+    return {}
+
+
+def _check_columns(task: type[Task], present: list[str], columns: dict[str, str]) -> None:
+    """Refuse rows that lack an input column, in the words of the command line.
+
+    Raises:
+        UsageError: names the column, and how to give it.
+    """
+    for name, column in task.columns.items():
+        origin = columns.get(name, name)
+        if column.required and not column.target and origin not in present:
+            nearby = present[0] if len(present) == 1 else "..."
+            raise UsageError(
+                f"no column `{origin}` for the task's `{name}` ({column.description}){nearest(origin, present)}",
+                place="rows",
+                hint=f"there are {', '.join(present) or 'none'}; say -c {name}={nearby}, or -i {name}=...",
+            )
+
+
+def _rows(path: str, split: str | None, limit: int | None, plugins: Plugins, scratch: Path) -> Any:
     from topwork.data.options import RowsOptions
     from topwork.recipe.data import missing_source
 
+    if path == "-":
+        path = _from_stdin(scratch)
     message = missing_source(path, plugins)
     if message:
         raise UsageError(message, place="rows")
@@ -101,7 +209,17 @@ def _rows(path: str, split: str | None, limit: int | None, plugins: Plugins) -> 
     return rows.take(limit) if hasattr(rows, "take") else rows[:limit]
 
 
-def _typed_rows(pairs: Iterable[str], task: type[Task]) -> list[Row]:
+def _from_stdin(scratch: Path) -> str:
+    """Store the rows on stdin in a file: JSON lines if the first character is a brace, else csv."""
+    text = sys.stdin.read()
+    if not text.strip():
+        raise UsageError("stdin is empty", place="-", hint="give JSON lines or csv with a header")
+    target = scratch / ("stdin.jsonl" if text.lstrip()[0] == "{" else "stdin.csv")
+    target.write_text(text, encoding="utf-8")
+    return str(target)
+
+
+def _typed_rows(pairs: Iterable[str], task: type[Task], columns: dict[str, str]) -> list[Row]:
     """Make rows of `column=value`.
 
     The value of a lazy column (an image, audio) is a file; `[...]` and `{...}` are read as YAML, all else is text.
@@ -111,7 +229,8 @@ def _typed_rows(pairs: Iterable[str], task: type[Task]) -> list[Row]:
         name, value = split_pair(text, "-i")
         if name in rows[-1]:
             rows.append({})
-        known = task.columns.get(name)
+        names = {origin: column for column, origin in columns.items()}
+        known = task.columns.get(names.get(name, name))
         rows[-1][name] = _file(value) if known is not None and known.lazy else _plain(value)
     return list(rows)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from topwork.cli.output import Session, print_json, say
 from topwork.cli.run import AsJson, Overrides
 from topwork.errors import RecipeError, TopworkError, UsageError
+
+if TYPE_CHECKING:
+    from topwork.plugins.registry import Plugins
 
 
 def validate(
@@ -98,6 +101,9 @@ def new(
     task: Annotated[str, typer.Argument(help="The name of a task: `topwork list tasks`.")],
     destination: Annotated[str | None, typer.Argument(metavar="DEST", help="A file; - prints it.")] = None,
     base: Annotated[str, typer.Option(help="A Hub id, a local folder, timm/<name>.")] = "BASE",
+    data: Annotated[
+        str | None, typer.Option(help="Training rows; their columns are looked up: a file, a folder, a data set.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a starter recipe for a task, with its columns and options as comments."""
@@ -105,11 +111,26 @@ def new(
 
     session: Session = context.obj
     target = destination or f"{task.replace('-', '_')}.yaml"
-    text = starter(session.plugins.task(task), base, session.plugins, "recipe.yaml" if target == "-" else target)
+    present = _columns_of(data, session.plugins) if data is not None else []
+    file = "recipe.yaml" if target == "-" else target
+    text = starter(session.plugins.task(task), base, session.plugins, file, data, present)
     if target == "-":
         print(text, end="")
     else:
         _write(Path(target), text, force)
+
+
+def _columns_of(path: str, plugins: Plugins) -> list[str]:
+    """Return the columns of rows: of a local table by its header, else by loading them."""
+    from topwork.data.columns import column_names
+    from topwork.data.options import RowsOptions
+    from topwork.recipe.data import missing_source
+    from topwork.recipe.headers import read_header
+
+    if message := missing_source(path, plugins):
+        raise UsageError(message, place="--data")
+    header = read_header(path)
+    return list(header.columns if header else column_names(plugins.load_rows(RowsOptions(path=path))))
 
 
 def _write(target: Path, text: str, force: bool) -> None:

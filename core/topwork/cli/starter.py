@@ -1,8 +1,8 @@
-"""The starter recipe of `topwork new`: everything that a task takes, with what it means beside it."""
+"""Starter recipe of `topwork new`: every option and column of a task, with its description beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic.fields import FieldInfo
@@ -14,20 +14,68 @@ if TYPE_CHECKING:
     from topwork.task import Task
 
 STAGES = ("train", "evaluate", "save", "report")
+#: usual names of columns by the name that a task gives them; compared without case, spaces and underscores
+SYNONYMS = {
+    "text": ("sentence", "review", "content", "body", "comment", "utterance", "tweet", "message", "document", "sms"),
+    "text_pair": ("sentence2", "text2", "hypothesis", "question2", "second"),
+    "label": ("labels", "class", "category", "target", "sentiment", "stars", "rating", "score", "topic", "intent"),
+    "image": ("img", "picture", "photo", "file", "path", "filename", "imagepath"),
+    "audio": ("sound", "recording", "clip", "speech", "file", "path", "filename", "audiopath"),
+    "words": ("tokens",),
+    "tags": ("nertags", "postags", "tag", "labels"),
+    "spans": ("entities",),
+    "context": ("passage", "paragraph", "text"),
+    "answers": ("answer",),
+    "document": ("article", "text", "dialogue", "body", "content"),
+    "summary": ("highlights", "abstract", "headline", "title"),
+    "source": ("src", "input", "en", "text"),
+    "target": ("tgt", "output", "translation", "reference"),
+    "transcript": ("transcription", "text", "sentence", "words"),
+    "objects": ("annotations", "boxes", "labels"),
+    "mask": ("label", "annotation", "segmentation", "segmentationmask"),
+    "depth": ("depthmap", "label", "target"),
+    "prompt": ("instruction", "input", "question"),
+    "completion": ("output", "response", "answer"),
+    "messages": ("conversations", "conversation", "chat"),
+}
 
 
-def starter(task: type[Task], base: str, plugins: Plugins, file: str) -> str:
-    """A recipe for the task. What must be filled in stands in capitals.
+def starter(
+    task: type[Task], base: str, plugins: Plugins, file: str, data: str | None = None, present: Sequence[str] = ()
+) -> str:
+    """Return a recipe for the task. Values that must be filled in stand in capitals.
 
     Args:
         task: the task.
         base: its base (of every role, if it has several).
         plugins: the stages that are installed are used.
         file: the name that the recipe will have, for its first line.
+        data: path of the training rows, as in a recipe.
+        present: columns of these rows; those that the task reads are looked up among them.
     """
-    return (
-        "\n".join([f"# topwork run {file}", *_task(task), *_base(task, base), *_data(task), *_stages(plugins)]) + "\n"
-    )
+    lines = [f"# topwork run {file}", *_task(task), *_base(task, base), *_data(task, data, present), *_stages(plugins)]
+    return "\n".join(lines) + "\n"
+
+
+def match_columns(task: type[Task], present: Sequence[str]) -> dict[str, str]:
+    """Look up the columns that a task reads among those of the rows: equal names first, then usual ones.
+
+    Returns:
+        the task's column -> the rows' column; without those that match nothing.
+    """
+    plain = {_plain(name): name for name in reversed(present)}
+    matched = {name: plain[_plain(name)] for name in task.columns if _plain(name) in plain}
+    columns = sorted(task.columns, key=lambda name: not task.columns[name].required)
+    for name in columns:
+        for synonym in SYNONYMS.get(name, ()) if name not in matched else ():
+            if synonym in plain and plain[synonym] not in matched.values():
+                matched[name] = plain[synonym]
+                break
+    return {name: matched[name] for name in task.columns if name in matched}
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def _task(task: type[Task]) -> Iterator[str]:
@@ -51,14 +99,20 @@ def _base(task: type[Task], base: str) -> Iterator[str]:
         yield f"  {role}: {{model: {_word(base)}}}{comment}"
 
 
-def _data(task: type[Task]) -> Iterator[str]:
+def _data(task: type[Task], data: str | None, present: Sequence[str]) -> Iterator[str]:
     yield "data:"
-    yield "  train: {path: ROWS}  # a Hub data set, a local file or folder, or sample:<name>"
+    yield f"  train: {{path: {_word(data or 'ROWS')}}}  # a Hub data set, a local file or folder, or sample:<name>"
     yield "  evaluate: {cut: 0.1}  # a tenth of the training rows; or {path: ..., split: ...}"
-    yield "  columns:  # the task's column: the data set's column"
+    matched = match_columns(task, present)
+    if present:
+        yield f"  # the rows have: {', '.join(_word(name) for name in present)}"
+    named = {name for name, column in task.columns.items() if name in matched or column.required}
+    # a mapping of comments alone would be null
+    yield f"  {'' if named else '# '}columns:  # the task's column: the data set's column"
     for name, column in task.columns.items():
-        lead = "    " if column.required else "    # "
-        yield f"{lead}{name}: {name}{_comment(column.description)}"
+        origin = matched.get(name, name if not present else "COLUMN")
+        lead = "    " if name in named else "    # " if named else "  #   "
+        yield f"{lead}{name}: {_word(origin)}{_comment(column.description)}"
 
 
 def _stages(plugins: Plugins) -> Iterator[str]:
@@ -77,15 +131,12 @@ def _default(field: FieldInfo) -> str:
 
 
 def _word(value: object) -> str:
-    """A value as YAML in one line."""
-    import yaml
+    """Return a value as YAML in one line."""
+    if isinstance(value, str) and not value.isprintable():  # line ends and the like, which a block would need
+        import json
 
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return (
-        text.removesuffix("\n").removesuffix("...").strip()
-        if not isinstance(value, str)
-        else dump(value).split("\n")[0]
-    )
+        return json.dumps(value)
+    return dump(value, flow=True)
 
 
 def _comment(text: str | None) -> str:
