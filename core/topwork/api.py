@@ -75,9 +75,9 @@ def resume(folder: str | Path, *, plugins: Plugins | None = None, quiet: bool = 
         UsageError: it is no run folder, or its run is still going on.
         CheckpointError: a file in it is damaged.
     """
-    from topwork.runs.execute import resume as go_on
+    from topwork.runs.execute import resume_run
 
-    return go_on(Path(folder), plugins or _plugins(), quiet=quiet)
+    return resume_run(Path(folder), plugins or _plugins(), quiet=quiet)
 
 
 def build(

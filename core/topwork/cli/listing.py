@@ -13,7 +13,7 @@ import typer
 from topwork.cli.output import Session, print_json, print_table
 from topwork.cli.run import AsJson
 from topwork.errors import UsageError, nearest
-from topwork.plugins.declaration import Table, first_line
+from topwork.plugins.declaration import Registered, first_line
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
@@ -150,7 +150,7 @@ def _type_text(annotation: Any) -> str:
 
 def _registered(kind: str) -> Callable[[Plugins], list[Entry]]:
     def entries(plugins: Plugins) -> list[Entry]:
-        table: Table = getattr(plugins, f"{kind}s")
+        table: Registered = getattr(plugins, f"{kind}s")
         return [{"name": name, "plugin": table.owner(name).name, "about": table.about(name)} for name in sorted(table)]
 
     return entries

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "bf16", "fp16")
 
 
-def predict(
+def predict_command(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A model folder that the stage `save` wrote.")],
     rows: Annotated[

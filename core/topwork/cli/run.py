@@ -21,7 +21,7 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
-def run(
+def run_command(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
     override: Overrides = None,
@@ -53,7 +53,7 @@ def run(
     _print_run(done, as_json)
 
 
-def resume(
+def resume_command(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The run folder of an interrupted run.")],
     as_json: AsJson = False,

@@ -29,7 +29,7 @@ SYNONYMS = {
     "document": ("article", "text", "dialogue", "body", "content"),
     "summary": ("highlights", "abstract", "headline", "title"),
     "source": ("src", "input", "en", "text"),
-    "target": ("tgt", "output", "translation", "reference"),
+    "target": ("tgt", "output", "translated", "reference"),
     "transcript": ("transcription", "text", "sentence", "words"),
     "objects": ("annotations", "boxes", "labels"),
     "mask": ("label", "annotation", "segmentation", "segmentationmask"),

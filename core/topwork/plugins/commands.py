@@ -9,8 +9,8 @@ from topwork.hookspecs import hookimpl
 from topwork.plugins.declaration import Declaration
 
 COMMANDS = {
-    "run": "run:run",
-    "resume": "run:resume",
+    "run": "run:run_command",
+    "resume": "run:resume_command",
     "data": "data:data",
     "validate": "recipes:validate",
     "list": "listing:list_",
@@ -18,7 +18,7 @@ COMMANDS = {
     "cp": "recipes:cp",
     "new": "recipes:new",
     "schema": "recipes:schema",
-    "predict": "predict:predict",
+    "predict": "predict:predict_command",
     "plugins": "listing:plugins",
     "doctor": "listing:doctor",
 }

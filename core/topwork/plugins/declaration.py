@@ -42,7 +42,7 @@ class Declaration:
         return getattr(import_module(module), attribute)
 
 
-class Table(Mapping[str, Any]):
+class Registered(Mapping[str, Any]):
     """What plugins registered of one kind, by name; a declaration is imported when its entry is read.
 
     Args:

@@ -23,7 +23,7 @@ from topwork import hookspecs
 from topwork.errors import PluginError, TopworkError, UsageError, unknown
 from topwork.plugins import commands
 from topwork.plugins.calls import is_strict, raised_by_code, trace_calls, wrap_hooks
-from topwork.plugins.declaration import Declaration, Table, check_entry, kind_of
+from topwork.plugins.declaration import Declaration, Registered, check_entry, kind_of
 from topwork.plugins.loading import (
     GROUP,
     Candidate,
@@ -66,9 +66,9 @@ class Plugins:
         self._manager.add_hookspecs(hookspecs)
         self._modules: dict[str, PluginInfo] = {}
         self.hook = self._manager.hook
-        self.tasks, self.stages, self.commands = Table("task"), Table("stage"), Table("command")
-        self.samples, self.recipes = Table("sample"), Table("recipe")
-        self.formats = Table("format")
+        self.tasks, self.stages, self.commands = Registered("task"), Registered("stage"), Registered("command")
+        self.samples, self.recipes = Registered("sample"), Registered("recipe")
+        self.formats = Registered("format")
         self.recipe_folders: list[Path] = []
         self.loaded: list[PluginInfo] = []
         self.failed: list[FailedPlugin] = []
@@ -78,7 +78,7 @@ class Plugins:
         self._take_recipes([_own_recipes()], CORE)
 
     @property
-    def _tables(self) -> dict[str, Table]:
+    def _tables(self) -> dict[str, Registered]:
         tables = (self.tasks, self.stages, self.commands, self.samples, self.recipes, self.formats)
         return {table.kind: table for table in tables}
 

@@ -81,7 +81,7 @@ def execute(
             return _run_stages(recipe, plugins, process, root, quiet)
 
 
-def resume(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
+def resume_run(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
     """Go on in a run folder: finished stages are kept, the model is the last stored one.
 
     Raises:
