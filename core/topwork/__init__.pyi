@@ -175,6 +175,9 @@ from topwork.task import (
     Column as Column,
 )
 from topwork.task import (
+    OutputNames as OutputNames,
+)
+from topwork.task import (
     State as State,
 )
 from topwork.task import (

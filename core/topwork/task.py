@@ -7,18 +7,19 @@ be written; the others have a default that is right, if not always the fastest.
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from topwork.base import Base, BaseOptions
 from topwork.deprecation import warn_renamed
-from topwork.errors import TopworkError
+from topwork.errors import CheckpointError, TopworkError
 from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, RowsView, Units, brief
 from topwork.metric import Metric
 
@@ -94,6 +95,15 @@ class State:
     notes: list[str] = field(default_factory=list)
 
 
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("a name stands there twice")
+    return names
+
+
+#: type of label names in a state, for `Task.state_types`: one or more texts, none of them twice
+OutputNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), AfterValidator(_distinct)]
+
 #: deprecated names of methods that plugins override -> today's names
 _RENAMED_METHODS = {"doubtful": "precheck", "one_by_one": "single_row_losses"}
 
@@ -108,6 +118,8 @@ class Task(ABC):
         roles: names of the bases that the task needs: ("base",) or, say, ("encoder", "decoder").
         alternatives: other sets of roles that do instead of `roles`: a recipe chooses by the names that it gives.
         cost_unit: what `Item.cost` counts ("tokens", "pixels", "samples"), for messages.
+        state_types: types of the entries of `State.values`, by name. What a model folder says is checked against them
+            before a task is made of it; an entry without a type is taken as it is.
         rows_view: what `topwork data` shows of rows before any model exists.
 
     A task object owns its preprocessing: after loading it predicts without anything but its model folder.
@@ -119,6 +131,7 @@ class Task(ABC):
     roles: ClassVar[tuple[str, ...]] = ("base",)
     alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
     cost_unit: ClassVar[str] = "items"
+    state_types: ClassVar[Mapping[str, Any]] = {}
     rows_view: ClassVar[RowsView] = RowsView()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -162,6 +175,23 @@ class Task(ABC):
             (path of the key, message) of each problem, such as ("stages.prune_heads", "...").
         """
         return ()
+
+    @classmethod
+    def check_state(cls, values: Mapping[str, Json]) -> None:
+        """Compare the values of a saved state with `state_types`.
+
+        Raises:
+            CheckpointError: names the entry that the task cannot have learned.
+        """
+        for name, kind in cls.state_types.items():
+            try:
+                if name in values:
+                    TypeAdapter(kind).validate_python(values[name], strict=True)
+            except ValidationError as error:
+                first = error.errors()[0]
+                path = ".".join(["state", name, *map(str, first["loc"])])
+                cause = f"the manifest is damaged (`{path}` is {reprlib.repr(values[name])}: {first['msg']})"
+                raise CheckpointError(cause, hint="copy the folder again, or save the model again") from error
 
     # ------------------------------------------------------------------ once, before the run
 

@@ -211,6 +211,11 @@ def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = Fal
     bases = _bases(saved, folder, plugins, plainly, trust_remote_code)
     processors = _processors(saved, folder, bases, plugins)
     chosen = _options(task_class, saved, folder)
+    try:
+        task_class.check_state(saved["state"])
+    except CheckpointError as error:
+        error.place = str(folder)
+        raise
     check_whole(saved, folder)
     try:
         task = task_class(bases, chosen, State(saved["state"], processors))

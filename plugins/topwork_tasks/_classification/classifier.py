@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
-from topwork import Base, Batch, Json, Picture, Row, State, Task, TaskOptions, UsageError
+from topwork import Base, Batch, Json, OutputNames, Picture, Row, State, Task, TaskOptions, UsageError
 from topwork_tasks._classification.labels import LABEL_NAMES_HELP, LabelNames
 from topwork_tasks._classification.loss import classification_loss, learn_weights
 from topwork_tasks._classification.metric import ClassificationMetric
@@ -68,6 +68,16 @@ class Classifier(Task):
 
     HEAD: ClassVar[tuple[str, ...]]
     usual_top: ClassVar[int | None]
+    state_types: ClassVar[Mapping[str, Any]] = {
+        "kind": Kind,
+        "label_names": OutputNames,
+        "declared": OutputNames | None,
+        "class_weights": list[NonNegativeFloat] | None,
+        "token_changes": dict[str, Any],
+        "inputs": list[str],
+        "spec_augment": dict[str, Any],
+        "pixel_range": list[float] | None,
+    }
 
     # ------------------------------------------------------------------ once
 

@@ -37,6 +37,14 @@ class SpeechRecognition(tw.Task):
         "text": tw.Column("the words that are said", target=True, kind="text"),
     }
     cost_unit = "samples"
+    state_types: ClassVar[Mapping[str, Any]] = {
+        "form": Literal["ctc", "seq2seq"],
+        "native": bool,
+        "case": _transcripts.Case,
+        "own_vocabulary": bool,
+        "reduction": Literal["mean", "sum"],
+        "spec_augment": dict[str, Any],
+    }
     rows_view = AudioView()
 
     # ------------------------------------------------------------------ once

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import PositiveFloat
+
 import topwork as tw
 from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision.headers import may_be_refused, orientation_of
@@ -46,6 +48,7 @@ class DepthEstimation(tw.Task):
         ),
     }
     cost_unit = "pixels"
+    state_types: ClassVar[Mapping[str, Any]] = {"typical_depth": PositiveFloat, "pixel_range": list[float] | None}
     rows_view = DepthView()
 
     # ------------------------------------------------------------------ once

@@ -9,7 +9,7 @@ masks that were drawn are filled, and each says with `start` and `end` which cha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from topwork import (
     Base,
@@ -53,6 +53,7 @@ class FillMask(Task):
         ),
     }
     cost_unit = "tokens"
+    state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "inputs": list[str]}
     repeatable = False
 
     @classmethod

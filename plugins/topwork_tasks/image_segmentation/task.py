@@ -66,6 +66,13 @@ class ImageSegmentation(tw.Task):
         "annotated_size": tw.Column(ANNOTATED_SIZE, target=True, required=False),
     }
     cost_unit = "pixels"
+    state_types: ClassVar[Mapping[str, Any]] = {
+        "label_names": tw.OutputNames,
+        "declared": tw.OutputNames | None,
+        "reduce_labels": bool,
+        "stuff": list[str],
+        "pixel_range": list[float] | None,
+    }
     rows_view = SegmentationView()
     _dense = False
 

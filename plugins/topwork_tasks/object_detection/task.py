@@ -45,6 +45,12 @@ class ObjectDetection(tw.Task):
         "annotated_size": tw.Column(ANNOTATED_SIZE, target=True, required=False),
     }
     cost_unit = "pixels"
+    state_types: ClassVar[Mapping[str, Any]] = {
+        "label_names": tw.OutputNames,
+        "declared": tw.OutputNames | None,
+        "all_trainable": bool,
+        "pixel_range": list[float] | None,
+    }
     rows_view = DetectionView()
 
     # ------------------------------------------------------------------ once

@@ -8,7 +8,7 @@ with `top_k` above 1. `score` is the softmax over the `n_best` spans (and "no an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
 from topwork_tasks._text import inputs as text
@@ -41,6 +41,7 @@ class QuestionAnswering(Task):
         ),
     }
     cost_unit = "tokens"
+    state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "no_answer": bool, "inputs": list[str]}
 
     @classmethod
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: QuestionAnsweringOptions) -> State:

@@ -55,6 +55,7 @@ class SequenceToSequence(Task):
     answer: ClassVar[str] = "generated_text"
     metrics: ClassVar[tuple[str, ...]] = ("exact_match", "bleu", "chrf", "rouge", "length")
     cost_unit = "tokens"
+    state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "generation": dict[str, Any] | None}
 
     # ------------------------------------------------------------------ rows
 

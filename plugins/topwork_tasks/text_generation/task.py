@@ -10,7 +10,7 @@ unless `return_full_text: false`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from topwork import (
     Base,
@@ -56,6 +56,7 @@ class TextGeneration(Task):
         "messages": Column('a chat: [{"role", "content"}, ...]', required=False, kind="messages"),
     }
     cost_unit = "tokens"
+    state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "compare": bool}
 
     @classmethod
     def recipe_problems(

@@ -9,9 +9,9 @@ the shape of the Hub's pipeline.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
+from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, OutputNames, Picture, Row, State, Task, Units
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.windows import TextWindow
 from topwork_tasks._text.words import Span
@@ -44,6 +44,13 @@ class TokenClassification(Task):
         ),
     }
     cost_unit = "tokens"
+    state_types: ClassVar[Mapping[str, Any]] = {
+        "label_names": OutputNames,
+        "declared": OutputNames | None,
+        "scheme": entities.Scheme,
+        "token_changes": dict[str, Any],
+        "inputs": list[str],
+    }
     rows_view = TagsView()
 
     @classmethod
