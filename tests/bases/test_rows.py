@@ -149,8 +149,10 @@ def test_audio_folder_with_metadata(tmp_path) -> None:
     write_clip(tmp_path / "clips" / "a.wav", 1)
     (tmp_path / "metadata.csv").write_text("file_name,text\nclips/a.wav,hello\n")
     assert load(tmp_path)[0]["text"] == "hello"
+    (tmp_path / "metadata.csv").write_bytes("\ufefffile_name;text\r\nclips/a.wav;NA\r\n".encode())
+    assert load(tmp_path)[0]["text"] == "NA"  # saved by a spreadsheet: byte order mark, semicolons
     (tmp_path / "metadata.csv").write_text("file_name,text\nclips/b.wav,hello\n")
-    with pytest.raises(DataError, match=r"metadata.csv: entry 1 names `clips/b.wav`"):
+    with pytest.raises(DataError, match=r"metadata\.csv:2: entry 1 names `clips/b\.wav`"):
         load(tmp_path)
 
 

@@ -60,7 +60,7 @@ def canonical(
 
 
 def _check_mapping(
-    task: type[Task], columns: ColumnNames, several: Mapping[str, Sequence[str]], present: list[str], place: str
+    task: type[Task], columns: ColumnNames, several: Mapping[str, Sequence[str]], present: list[str], location: str
 ) -> None:
     if unknown := sorted(set(columns) - set(task.columns)):
         raise TopworkError(
@@ -75,7 +75,7 @@ def _check_mapping(
             if origin not in present:
                 raise TopworkError(
                     f"no column `{origin}` for the label `{origin}`{nearest(origin, present)}",
-                    place=place,
+                    place=location,
                     hint=f"there are {', '.join(present) or 'none'}",
                 )
 
@@ -86,7 +86,7 @@ def _kept_columns(
     several: Collection[str],
     present: list[str],
     targets: bool,
-    place: str,
+    location: str,
 ) -> dict[str, str]:
     """The task's columns that the rows have -> the rows' column."""
     source = {name: columns.get(name, name) for name in task.columns if name not in several}
@@ -96,14 +96,14 @@ def _kept_columns(
         if needed and origin not in present:
             raise TopworkError(
                 f"no column `{origin}` for the task's `{name}` ({column.description}){nearest(origin, present)}",
-                place=place,
+                place=location,
                 hint=f"there are {', '.join(present) or 'none'}; map it with `data.columns: {{{name}: ...}}`",
             )
     kept = {name: origin for name, origin in source.items() if origin in present}
     if not kept and not several:
         raise TopworkError(
             f"no column fits: the task has {', '.join(task.columns)}; the rows have {', '.join(present) or 'none'}",
-            place=place,
+            place=location,
             hint=f"map one with `data.columns: {{{next(iter(task.columns))}: ...}}`",
         )
     return kept
@@ -172,7 +172,7 @@ def _is_set(mark: Any, index: int, column: str) -> bool:
     return value
 
 
-def check_plain(rows: Any, place: str) -> bool:
+def check_plain(rows: Any, location: str) -> bool:
     """Return True for a list of dicts, False for a dataset of `datasets`.
 
     Raises:
@@ -182,11 +182,11 @@ def check_plain(rows: Any, place: str) -> bool:
         return False
     if isinstance(rows, str) or not isinstance(rows, Sequence):
         raise TopworkError(
-            f"rows are a list of dicts or a dataset of `datasets`, not {type(rows).__name__}", place=place
+            f"rows are a list of dicts or a dataset of `datasets`, not {type(rows).__name__}", place=location
         )
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise TopworkError(f"row {index} is {type(row).__name__}, not a dict", place=place)
+            raise TopworkError(f"row {index} is {type(row).__name__}, not a dict", place=location)
     return True
 
 

@@ -100,9 +100,9 @@ class Profile:
 
         roles = []
         for role in self.roles:
-            entry = {**vars(role), "columns": [asdict(column) for column in role.columns]}
-            entry["examples"] = [picture.caption for picture in role.examples]
-            roles.append(entry)
+            profile = {**vars(role), "columns": [asdict(column) for column in role.columns]}
+            profile["examples"] = [picture.caption for picture in role.examples]
+            roles.append(profile)
         return {"task": self.task, "roles": roles, "notes": self.notes, "doubts": self.doubts}
 
 

@@ -174,8 +174,8 @@ class Table(Sequence):
         values = enumerate(cells)
         return [None if value is None else self._value(convert, value, index) for index, value in values]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
+    def __eq__(self, rows: object) -> bool:
+        return isinstance(rows, Sequence) and list(self) == list(rows)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -368,12 +368,12 @@ def namer(feature: Any) -> Callable[[Any], Any] | None:
 
 
 def _listwise(entries: Any) -> dict[str, Callable[[Any], Any]]:
-    found = {}
+    readers = {}
     for key, entry in entries.items():
         convert = namer([entry])
         if convert is not None:
-            found[key] = convert
-    return found
+            readers[key] = convert
+    return readers
 
 
 def _named_fields(inner: Mapping[str, Callable[[Any], Any]], value: Any) -> Any:

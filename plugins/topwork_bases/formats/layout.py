@@ -53,8 +53,8 @@ def table_of(
     import numpy as np
 
     if not examples:
-        place = files if isinstance(files, Path) else files[0] if files else "the folder"
-        raise DataError(f"{place}: has no rows", hint="check the path and `format`")
+        location = files if isinstance(files, Path) else files[0] if files else "the folder"
+        raise DataError(f"{location}: has no rows", hint="check the path and `format`")
     columns = dict.fromkeys(name for _, row in examples for name in row)
     rows = datasets.Dataset.from_dict({name: [row.get(name) for _, row in examples] for name in columns})
     for name, classes in (names or {}).items():

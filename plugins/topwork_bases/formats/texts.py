@@ -164,8 +164,8 @@ def read_chat(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
             turns = record["conversations"]
             unknown = next((turn.get("from") for turn in turns if turn.get("from") not in _SPEAKERS), None)
             if unknown is not None:
-                place = f"{path}:{line}" if line else str(path)
-                raise DataError(f"{place}: unknown speaker {unknown!r}", hint=f"known: {', '.join(_SPEAKERS)}")
+                location = f"{path}:{line}" if line else str(path)
+                raise DataError(f"{location}: unknown speaker {unknown!r}", hint=f"known: {', '.join(_SPEAKERS)}")
             messages = [{"role": _SPEAKERS[turn["from"]], "content": turn["value"]} for turn in turns]
         else:
             prompt = "\n\n".join(text for text in (record.get("instruction"), record.get("input")) if text)

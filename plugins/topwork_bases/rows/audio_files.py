@@ -7,13 +7,13 @@ builds plain rows. The layout is the same: `<split>/<label>/clip.wav`, `<label>/
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from topwork import DataError
+from topwork_bases.rows.records import read_records
+from topwork_bases.rows.tables import read_table
 
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -57,25 +57,21 @@ def _rows(files: Sequence[Path], root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _described(table: Path) -> list[dict[str, Any]]:
-    """The rows of a metadata file, each with its clip."""
-    with table.open(encoding="utf-8", newline="") as file:
-        if table.suffix == ".csv":
-            entries = list(csv.DictReader(file))
-        else:
-            try:
-                entries = [json.loads(line) for line in file if line.strip()]
-            except json.JSONDecodeError as error:
-                raise DataError(f"{table}: {error.msg}", hint="write one JSON object a line") from error
+def _described(file: Path) -> list[dict[str, Any]]:
+    """The rows of a metadata file, each with its clip; cells are text as written."""
+    table = read_table(file, {}) if file.suffix == ".csv" else read_records(file, {})
     rows = []
-    for number, entry in enumerate(entries, 1):
-        name = entry.pop("file_name", None)
+    for index, row in enumerate(table):
+        name = row.pop("file_name", None)
+        line = table.origin.line_of(index)
         if not name:
-            raise DataError(f"{table}: entry {number} has no `file_name`", hint="name the clip of every entry")
-        clip = table.parent / name
+            raise DataError(f"{file}:{line}: entry {index + 1} has no `file_name`", hint="name the clip of every entry")
+        clip = file.parent / name
         if not clip.is_file():
-            raise DataError(f"{table}: entry {number} names `{name}`, which does not exist", hint="mend the entry")
-        rows.append({"audio": {"bytes": None, "path": str(clip.resolve())}, **entry})
+            raise DataError(
+                f"{file}:{line}: entry {index + 1} names `{name}`, which does not exist", hint="correct the entry"
+            )
+        rows.append({"audio": {"bytes": None, "path": str(clip.resolve())}, **row})
     return rows
 
 

@@ -80,9 +80,9 @@ def _records(path: Path, field: str | None, encoding: str | None, remarks: list[
         raise DataError(
             f"{path}:{error.lineno}: {error.msg} (column {error.colno})", hint="correct the file"
         ) from error
-    found = _wrapped(path, content, field, remarks)
-    lines = _lines_of(text, found) if isinstance(content, list) else None
-    for index, record in enumerate(found):
+    records = _wrapped(path, content, field, remarks)
+    lines = _lines_of(text, records) if isinstance(content, list) else None
+    for index, record in enumerate(records):
         yield (lines[index] if lines is not None else index + 1), record
 
 

@@ -35,13 +35,13 @@ def scenes(split: str, code: str = "") -> Iterator[dict[str, Any]]:
         categories: list[int] = []
         for index in random.integers(0, len(labels), random.integers(1, 4)):
             side = int(random.integers(16, 27))
-            place = _free_place(random, instances, side)
-            if place is None:
+            position = _free_place(random, instances, side)
+            if position is None:
                 continue
             ink = numpy.asarray(Image.fromarray(pictures[index]).resize((side, side), Image.Resampling.BICUBIC))
-            box = _draw(scene, ink, place, random.uniform(0.7, 1.0))
+            box = _draw(scene, ink, position, random.uniform(0.7, 1.0))
             shape = ink >= INK
-            top, left = place
+            top, left = position
             instances[top : top + side, left : left + side][shape] = len(boxes) + 1
             mask[top : top + side, left : left + side][shape] = 1 + labels[index]
             boxes.append(box)
@@ -73,11 +73,11 @@ def _free_place(random: Any, instances: Any, side: int) -> tuple[int, int] | Non
     return None
 
 
-def _draw(scene: Any, ink: Any, place: tuple[int, int], strength: float) -> list[float]:
+def _draw(scene: Any, ink: Any, position: tuple[int, int], strength: float) -> list[float]:
     """Lay the ink over the scene; answers the tight box [x, y, width, height] of its mask."""
     import numpy
 
-    top, left = place
+    top, left = position
     side = len(ink)
     weight = ink / 255 * strength
     region = scene[top : top + side, left : left + side]

@@ -49,10 +49,10 @@ def _names(kind: str, split: str) -> list[str]:
 def _row(draw: random.Random, names: dict[str, list[str]], name: str) -> dict[str, Any]:
     people = draw.sample(names["person"], 2)
     pairs = draw.sample([(person, relation) for person in people for relation in _RELATIONS], 4)
-    asked, stated = pairs[0], pairs[1:]
+    question_kind, stated = pairs[0], pairs[1:]
     answerable = draw.random() >= 0.2
     if answerable:
-        stated = [asked, *pairs[1:3]]
+        stated = [question_kind, *pairs[1:3]]
         draw.shuffle(stated)
     sentences, answers = [], {}
     for person, relation in stated:
@@ -61,17 +61,17 @@ def _row(draw: random.Random, names: dict[str, list[str]], name: str) -> dict[st
         sentences.append(draw.choice(statements).format(s=person, o=thing))
         answers[person, relation] = thing
     context = " ".join(sentences)
-    text = [answers[asked]] if answerable else []
+    text = [answers[question_kind]] if answerable else []
     return {
         "id": name,
         "context": context,
-        "question": draw.choice(_RELATIONS[asked[1]][2]).format(s=asked[0]),
-        "answers": {"text": text, "answer_start": [_position(sentences, stated, asked, word) for word in text]},
+        "question": draw.choice(_RELATIONS[question_kind[1]][2]).format(s=question_kind[0]),
+        "answers": {"text": text, "answer_start": [_position(sentences, stated, question_kind, word) for word in text]},
     }
 
 
-def _position(sentences: list[str], stated: list[tuple[str, str]], asked: tuple[str, str], word: str) -> int:
+def _position(sentences: list[str], stated: list[tuple[str, str]], question_kind: tuple[str, str], word: str) -> int:
     """Where the answer stands in the sentence that states it, counted from the start of the context."""
-    index = stated.index(asked)
+    index = stated.index(question_kind)
     before = sum(len(sentence) + 1 for sentence in sentences[:index])
     return before + sentences[index].rindex(word)

@@ -37,18 +37,18 @@ def _match(draw: random.Random, test: bool, team: str | None = None) -> tuple[st
     while True:
         home, away = draw.sample(_TEAMS, 2)
         home, away = (team, away if away != team else home) if team else (home, away)
-        place, day = draw.choice(_PLACES), draw.choice(_DAYS)
-        if (random.Random(" ".join([*sorted((home, away)), place, day])).random() < 0.05) == test:
-            return home, away, place, day
+        stadium, day = draw.choice(_PLACES), draw.choice(_DAYS)
+        if (random.Random(" ".join([*sorted((home, away)), stadium, day])).random() < 0.05) == test:
+            return home, away, stadium, day
 
 
 def _row(draw: random.Random, test: bool) -> dict[str, str]:
-    home, away, place, day = _match(draw, test)
+    home, away, stadium, day = _match(draw, test)
     again, third, elsewhere, later = _match(draw, test, draw.choice((home, away)))
     first, second = draw.randrange(6), draw.randrange(6)
     half = f"{draw.randint(0, first)} to {draw.randint(0, second)}"
     opening = draw.choice(
-        [f"On {day} the {home} met the {away} in {place}.", f"The {home} played the {away} on {day} in {place}."]
+        [f"On {day} the {home} met the {away} in {stadium}.", f"The {home} played the {away} on {day} in {stadium}."]
     )
     between = [
         f"At half-time the score was {half}.",
@@ -62,8 +62,8 @@ def _row(draw: random.Random, test: bool) -> dict[str, str]:
     sentences = [opening, *between[:place_of_end], end, *between[place_of_end:]]
     document = " ".join(sentence for sentence in sentences if sentence)
     if first == second:
-        summary = f"{home} and {away} drew {first} to {second} in {place} on {day}."
+        summary = f"{home} and {away} drew {first} to {second} in {stadium} on {day}."
     else:
         winner, loser = (home, away) if first > second else (away, home)
-        summary = f"{winner} beat {loser} {max(first, second)} to {min(first, second)} in {place} on {day}."
+        summary = f"{winner} beat {loser} {max(first, second)} to {min(first, second)} in {stadium} on {day}."
     return {"document": document, "summary": summary}

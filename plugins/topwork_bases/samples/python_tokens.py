@@ -41,7 +41,7 @@ def python_tokens(split: str) -> list[dict[str, list[str]]]:
 
 def _lines(modules: list[str]) -> dict[tuple[str, ...], list[str]]:
     """Distinct lines in the order of their first occurrence."""
-    found: dict[tuple[str, ...], list[str]] = {}
+    lines: dict[tuple[str, ...], list[str]] = {}
     folder = Path(sysconfig.get_paths()["stdlib"])
     for name in modules:
         file = next((path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()), None)
@@ -50,8 +50,8 @@ def _lines(modules: list[str]) -> dict[tuple[str, ...], list[str]]:
         for line in _logical(file.read_text(encoding="utf-8")):
             if _SHORTEST <= len(line) <= _LONGEST:
                 words = tuple('"..."' if kind == tokenize.STRING else word for kind, word in line)
-                found.setdefault(words, _roles(line))
-    return found
+                lines.setdefault(words, _roles(line))
+    return lines
 
 
 def _logical(source: str) -> Iterator[list[tuple[int, str]]]:
@@ -71,9 +71,9 @@ def _roles(line: list[tuple[int, str]]) -> list[str]:
     heads = ("def", "class", "import", "from", "@")
     head = next((word for word in words[:2] if word in heads), "")
     depth, roles = 0, []
-    for place, (kind, word) in enumerate(line):
-        before = words[place - 1] if place else ""
-        after = words[place + 1] if place + 1 < len(words) else ""
+    for position, (kind, word) in enumerate(line):
+        before = words[position - 1] if position else ""
+        after = words[position + 1] if position + 1 < len(words) else ""
         if kind == tokenize.NAME:
             roles.append(_name_role(word, before, after, head, depth))
         else:

@@ -49,9 +49,9 @@ def _lexicon() -> list[tuple[str, float]]:
             hint="pip install 'topwork[samples]'",
         )
     file = Path(next(iter(spec.submodule_search_locations))) / "vader_lexicon.txt"
-    found = []
+    entries = []
     for line in file.read_text(encoding="utf-8").splitlines():
         word, rating, *_ = line.split("\t")
         if abs(float(rating)) >= _LEAST and word.replace("-", "").replace(" ", "").replace("'", "").isalpha():
-            found.append((word, float(rating)))
-    return found
+            entries.append((word, float(rating)))
+    return entries

@@ -126,13 +126,13 @@ def _from_name(name: str, options: BaseOptions) -> TimmBase:
     return TimmBase(name, options, location, _finish(_from_values(_sources.read_json(file)), options))
 
 
-def _check_architecture(architecture: str, place: str) -> None:
+def _check_architecture(architecture: str, location: str) -> None:
     import timm
 
     if not timm.is_model(architecture):
         raise UsageError(
             f"timm has no model `{architecture}`{nearest(architecture, timm.list_models())}",
-            place=place,
+            place=location,
             hint="timm.list_models() names them all",
         )
 
@@ -153,17 +153,17 @@ def _from_values(values: dict[str, Any], strict: bool = False) -> Any:
     from transformers import TimmWrapperConfig
 
     values = {key: value for key, value in copy.deepcopy(values).items() if key not in ("model_type", "label2id")}
-    place = "base config:timm_wrapper"
+    location = "base config:timm_wrapper"
     if "architecture" not in values:
-        raise UsageError("`architecture` is missing", place=place, hint="name a model of timm, such as resnet18")
-    _check_architecture(values["architecture"], place)
+        raise UsageError("`architecture` is missing", place=location, hint="name a model of timm, such as resnet18")
+    _check_architecture(values["architecture"], location)
     numbered = values.pop("id2label", None)
     if numbered:
         values["label_names"] = [str(numbered[key]) for key in sorted(numbered, key=int)]
     known = {*TimmWrapperConfig().to_dict(), *_EXTRA}
     for key in values if strict else ():
         if key not in known:
-            raise UsageError(f"`config.{key}` is no entry of TimmWrapperConfig{nearest(key, known)}", place=place)
+            raise UsageError(f"`config.{key}` is no entry of TimmWrapperConfig{nearest(key, known)}", place=location)
     count = values.pop("num_labels", None) or len(values.get("label_names") or ()) or None
     details = values.get("pretrained_cfg") or {}
     values.setdefault("num_classes", count or details.get("num_classes") or 2)
@@ -186,8 +186,8 @@ def _finish(config: Any, options: BaseOptions) -> Any:
     details = {key: value for key, value in details.items() if key != "num_classes"}
     channels, height, width = details.get("input_size") or (3, 224, 224)
     arguments = config.model_args or {}
-    asked = arguments.get("img_size")
-    height, width = (asked, asked) if isinstance(asked, int) else asked or (height, width)
+    requested = arguments.get("img_size")
+    height, width = (requested, requested) if isinstance(requested, int) else requested or (height, width)
     channels = arguments.get("in_chans", channels)
     if [channels, height, width] != list(details.get("input_size") or ()):
         details.update(input_size=[channels, height, width], crop_pct=1.0)

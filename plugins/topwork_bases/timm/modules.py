@@ -83,13 +83,13 @@ class TimmTokens(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> Features:
         network = self.backbone.timm_model
-        found = network.forward_features(pixel_values.to(self.backbone.dtype))
-        pooled = network.forward_head(found)
+        outputs = network.forward_features(pixel_values.to(self.backbone.dtype))
+        pooled = network.forward_head(outputs)
         maps: tuple[torch.Tensor, ...] = ()
-        tokens = found
-        if found.dim() == 4:
+        tokens = outputs
+        if outputs.dim() == 4:
             channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
-            maps = (found.permute(0, 3, 1, 2) if channels_last else found,)
+            maps = (outputs.permute(0, 3, 1, 2) if channels_last else outputs,)
             tokens = maps[0].flatten(2).transpose(1, 2)
         same = pooled.dim() == 2 and pooled.shape[1] == self.width
         return Features(tokens=tokens, pooled=pooled if same else None, maps=maps)

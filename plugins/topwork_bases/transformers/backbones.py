@@ -149,9 +149,9 @@ class MapBackbone(nn.Module):
         image = torch.zeros(1, getattr(self.config, "num_channels", 3), size, size, dtype=parameter.dtype)
         training = self.backbone.training
         with torch.no_grad():
-            found = self.backbone.eval() and self.forward(pixel_values=image.to(parameter.device)).maps
+            outputs = self.backbone.eval() and self.forward(pixel_values=image.to(parameter.device)).maps
         self.backbone.train(training)
-        return size, found
+        return size, outputs
 
     def forward(self, pixel_values: torch.Tensor, **inputs: Any) -> Features:
         if self._is_auto:

@@ -76,13 +76,13 @@ class TransformersBase:
         """The architecture's own class with a task head; see `topwork.Base.native`."""
         from topwork_bases.transformers import modules as _modules
 
-        found = next((name for name in auto if _modules.has(name, self.config, self.options.trust_remote_code)), None)
-        if found is None:
+        classes = next((name for name in auto if _modules.has(name, self.config, self.options.trust_remote_code)), None)
+        if classes is None:
             return None
-        asked = changes.get("id2label")
-        saved = self.trained_labels(found)
-        if asked is not None and saved is not None:
-            wanted = [str(asked[number]) for number in sorted(asked)]
+        requested = changes.get("id2label")
+        saved = self.trained_labels(classes)
+        if requested is not None and saved is not None:
+            wanted = [str(requested[number]) for number in sorted(requested)]
             if wanted != saved:
                 raise CheckpointError(
                     f"its task head was trained for the labels {_short(saved)}, asked for are {_short(wanted)}",
@@ -90,9 +90,9 @@ class TransformersBase:
                     hint="name the data's labels as the checkpoint does, or set `head: new` to replace its task head",
                 )
         config = self._changed(changes)
-        fresh = self.options.head == "new" and self._has_trained_head([found])
+        fresh = self.options.head == "new" and self._has_trained_head([classes])
         location = None if self.scratch or not weights else self.location
-        return self._made(found, location, config, fresh_head=fresh, subclass=subclass)
+        return self._made(classes, location, config, fresh_head=fresh, subclass=subclass)
 
     def backbone(self, *, weights: bool = True, maps: Sequence[int] = (), **changes: Any) -> nn.Module:
         """The network without a task head; see `topwork.Base.backbone`. Of an encoder-decoder it is the encoder."""
@@ -161,7 +161,7 @@ def _short(labels: list[str]) -> str:
     return f"[{shown}{', ...' if len(labels) > 8 else ''}] ({len(labels)})"
 
 
-def _take_pruned(config: Any, place: str) -> dict[str, Any]:
+def _take_pruned(config: Any, location: str) -> dict[str, Any]:
     """What transformers 4 noted in a config as pruned, taken out of it: numbers of attention heads by layer number, and
     by the name of a part what is noted in the config of that part.
 
@@ -170,17 +170,18 @@ def _take_pruned(config: Any, place: str) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read.
     """
-    found = getattr(config, "pruned_heads", None)
+    pruned = getattr(config, "pruned_heads", None)
     if hasattr(config, "pruned_heads"):
         del config.pruned_heads
     try:
-        noted = {str(int(layer)): sorted({int(head) for head in heads}) for layer, heads in (found or {}).items()}
+        noted = {str(int(layer)): sorted({int(head) for head in heads}) for layer, heads in (pruned or {}).items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"`pruned_heads` in config.json is no list of attention heads by layer ({error})", place=place
+            f"`pruned_heads` in config.json is no list of attention heads by layer ({error})", place=location
         ) from error
     inner = {part: getattr(config, part, None) for part in getattr(config, "sub_configs", None) or {}}
-    parts = {part: _take_pruned(one, f"{place}, {part}") for part, one in inner.items() if one is not None}
+    present = {part: section for part, section in inner.items() if section is not None}
+    parts = {part: _take_pruned(section, f"{location}, {part}") for part, section in present.items()}
     return {key: heads for key, heads in {**noted, **parts}.items() if heads}
 
 
@@ -196,13 +197,13 @@ def load_base(name: str, options: BaseOptions) -> TransformersBase | None:
         return None
     if options.weights and not _is_shared_pair(location):
         _refuse_altered(name, location)
-    found = _sources.read_config(location, options.revision, options.trust_remote_code)
-    if found is None:
+    base = _sources.read_config(location, options.revision, options.trust_remote_code)
+    if base is None:
         return None
-    _sources.apply(found, options.changes, strict=True)
+    _sources.apply(base, options.changes, strict=True)
     if options.weights:
         _need_safetensors(name, location)
-    return TransformersBase(name, options, location, found)
+    return TransformersBase(name, options, location, base)
 
 
 def _refuse_altered(name: str, location: str) -> None:

@@ -24,10 +24,10 @@ log = logging.getLogger("topwork.bases")
 
 
 def _mapping(auto: str) -> Any:
-    found = getattr(transformers, auto, None)
-    if found is None or not hasattr(found, "_model_mapping"):
+    mapping = getattr(transformers, auto, None)
+    if mapping is None or not hasattr(mapping, "_model_mapping"):
         raise UsageError(f"transformers has no auto class `{auto}`")
-    return found._model_mapping
+    return mapping._model_mapping
 
 
 def classes(auto: str, config: Any) -> list[type]:
@@ -35,13 +35,13 @@ def classes(auto: str, config: Any) -> list[type]:
     mapping = _mapping(auto)
     if type(config) not in mapping:
         return []
-    found = mapping[type(config)]
-    return list(found) if isinstance(found, list | tuple) else [found]
+    names = mapping[type(config)]
+    return list(names) if isinstance(names, list | tuple) else [names]
 
 
 def class_names(auto: str, config: Any) -> list[str]:
     """Names of the model classes behind an auto name for this config."""
-    return [found.__name__ for found in classes(auto, config)]
+    return [names.__name__ for names in classes(auto, config)]
 
 
 def has(auto: str, config: Any, trust: bool) -> bool:
@@ -51,8 +51,8 @@ def has(auto: str, config: Any, trust: bool) -> bool:
 
 def takes(auto: str, config: Any, argument: str) -> bool:
     """Whether the class behind an auto name takes an argument when it is made."""
-    found = classes(auto, config)
-    return bool(found) and argument in inspect.signature(found[0]).parameters
+    parameters = classes(auto, config)
+    return bool(parameters) and argument in inspect.signature(parameters[0]).parameters
 
 
 def _chosen(auto: str, config: Any) -> type | None:
@@ -60,9 +60,9 @@ def _chosen(auto: str, config: Any) -> type | None:
 
     transformers' own choice fails when `architectures` is None, as in every config made from scratch.
     """
-    found = classes(auto, config)
+    chosen = classes(auto, config)
     named = set(getattr(config, "architectures", None) or ())
-    return next((entry for entry in found if entry.__name__ in named), found[0] if found else None)
+    return next((entry for entry in chosen if entry.__name__ in named), chosen[0] if chosen else None)
 
 
 def _arguments(options: BaseOptions) -> dict[str, Any]:
@@ -78,18 +78,18 @@ def from_config(auto: str, config: Any, options: BaseOptions, subclass: type | N
     chosen: Any = subclass or _chosen(auto, config)
     try:
         if chosen is None:
-            found = getattr(transformers, auto).from_config(
+            model = getattr(transformers, auto).from_config(
                 config, trust_remote_code=True, dtype=dtype, **_arguments(options)
             )
         else:
-            found = chosen._from_config(config, dtype=dtype, **_arguments(options), **extra)
+            model = chosen._from_config(config, dtype=dtype, **_arguments(options), **extra)
     except Exception as error:
         raise UsageError(
             f"a model cannot be made of this config: {error}",
             place=f"base config:{config.model_type}",
             hint="correct the config",
         ) from error
-    return _ready(found)
+    return _ready(model)
 
 
 def from_weights(
@@ -106,13 +106,13 @@ def from_weights(
     anew, whatever its shape was."""
     if subclass is not None and (Path(location) / "topwork.safetensors").is_file():
         config.transformers_weights = "topwork.safetensors"
-    found, info = _opened(subclass or _chosen(auto, config), auto, location, config, options, extra)
-    if hasattr(found.config, "transformers_weights"):
-        del found.config.transformers_weights  # else it would be saved, and stand for another file
-    _account(found, info, location, fresh_head)
+    model, info = _opened(subclass or _chosen(auto, config), auto, location, config, options, extra)
+    if hasattr(model.config, "transformers_weights"):
+        del model.config.transformers_weights  # else it would be saved, and stand for another file
+    _account(model, info, location, fresh_head)
     if fresh_head:
-        found = _with_new_head(found, from_config(auto, config, options, subclass, **extra))
-    return _ready(found)
+        model = _with_new_head(model, from_config(auto, config, options, subclass, **extra))
+    return _ready(model)
 
 
 def fill(
@@ -152,9 +152,9 @@ def fill(
                 tensor.data = tensors[name].to(tensor.device)
 
 
-def _shape_like(module: nn.Module, other: nn.Module) -> None:
+def _shape_like(module: nn.Module, reference: nn.Module) -> None:
     """Give parameters and buffers the shapes that those of another module have."""
-    wanted = other.state_dict()
+    wanted = reference.state_dict()
     for name, tensor in module.state_dict(keep_vars=True).items():
         if tensor.shape != wanted[name].shape:
             owner, _, leaf = name.rpartition(".")
@@ -212,10 +212,10 @@ def _account(model: Any, info: dict[str, Any], location: str, fresh_head: bool) 
         )
     wrong = {key: shapes for key, shapes in misfits.items() if not (fresh_head and _of_task_head(model, key))}
     if wrong:
-        key, (saved, asked) = sorted(wrong.items())[0]
+        key, (saved, requested) = sorted(wrong.items())[0]
         raise CheckpointError(
             f"{len(wrong)} weights have another shape than the config says, first `{key}`: "
-            f"{list(saved)} saved, {list(asked)} asked",
+            f"{list(saved)} saved, {list(requested)} asked",
             place=f"base {location}",
             hint="undo `changes` that alter shapes, or set `head: new` to replace its task head",
         )

@@ -124,8 +124,8 @@ def hub_error(error: Exception, location: str, revision: str | None) -> TopworkE
             "no such repository on the Hub", place=place, hint="correct the id, or log in if it is private"
         )
     if Path(location).expanduser().is_dir():
-        said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        return CheckpointError(f"cannot be opened ({said})", place=place, hint="save it again")
+        message = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        return CheckpointError(f"cannot be opened ({message})", place=place, hint="save it again")
     if constants.HF_HUB_OFFLINE:
         return CheckpointError(
             "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it",
@@ -259,16 +259,17 @@ def find_processor(location: str, kind: str, revision: str | None, changes: dict
     import transformers
 
     try:
-        found = getattr(transformers, _AUTO[kind]).from_pretrained(location, revision=revision, **{**extra, **changes})
+        options = {**extra, **changes}
+        processor = getattr(transformers, _AUTO[kind]).from_pretrained(location, revision=revision, **options)
     except Exception as error:
         raise CheckpointError(
             f"its {kind} cannot be read: {_first_line(error)}",
             place=f"base {location}",
             hint="save it again, or set `processor`",
         ) from error
-    if kind == "processor" and not isinstance(found, transformers.ProcessorMixin):
+    if kind == "processor" and not isinstance(processor, transformers.ProcessorMixin):
         return None
-    return found
+    return processor
 
 
 def _processor_file(location: str, kind: str, revision: str | None) -> dict[str, Any] | None:

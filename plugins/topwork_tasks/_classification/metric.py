@@ -64,10 +64,10 @@ class ClassificationMetric(Metric):
         else:
             self.guesses.append(float(prediction[0]["score"]))
 
-    def merge(self, other: ClassificationMetric) -> None:
-        self.truths += other.truths
-        self.guesses += other.guesses
-        self.among_top += other.among_top
+    def merge(self, metric: ClassificationMetric) -> None:
+        self.truths += metric.truths
+        self.guesses += metric.guesses
+        self.among_top += metric.among_top
 
     def result(self) -> dict[str, Json]:
         if not self.truths:

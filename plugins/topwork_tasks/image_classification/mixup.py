@@ -28,14 +28,14 @@ def mix(inputs: dict[str, Any], labels: int, mixup: float, cutmix: float, seed: 
     cuts = cutmix > 0 and (not mixup or random.random() < 0.5)
     alpha = cutmix if cuts else mixup
     share = float(random.beta(alpha, alpha))
-    other = torch.from_numpy(random.permutation(len(inputs["labels"])))
+    partner = torch.from_numpy(random.permutation(len(inputs["labels"])))
     pixels = inputs["pixel_values"]
     if cuts:
-        inputs["pixel_values"], share = _pasted(pixels, pixels[other], share, random)
+        inputs["pixel_values"], share = _pasted(pixels, pixels[partner], share, random)
     else:
-        inputs["pixel_values"] = share * pixels + (1 - share) * pixels[other]
+        inputs["pixel_values"] = share * pixels + (1 - share) * pixels[partner]
     truth = functional.one_hot(inputs["labels"], labels).float()
-    inputs["labels"] = share * truth + (1 - share) * truth[other]
+    inputs["labels"] = share * truth + (1 - share) * truth[partner]
 
 
 def _pasted(
