@@ -134,7 +134,7 @@ def check_entry(kind: str, thing: Any) -> None:
         raise PluginError(f"a sample is described by a text, not by {thing!r}")
 
 
-def kind_of(thing: Any) -> str | None:
+def plugin_kind(thing: Any) -> str | None:
     """Return the kind of a declaration, or of a class of a task or stage, that is a plugin by itself; else None."""
     if isinstance(thing, Declaration):
         return thing.kind

@@ -23,7 +23,7 @@ from topwork import hookspecs
 from topwork.errors import PluginError, TopworkError, UsageError, unknown
 from topwork.plugins import commands
 from topwork.plugins.calls import is_strict, raised_by_code, trace_calls, wrap_hooks
-from topwork.plugins.declaration import Declaration, Registered, check_entry, kind_of
+from topwork.plugins.declaration import Declaration, Registered, check_entry, plugin_kind
 from topwork.plugins.loading import (
     GROUP,
     Candidate,
@@ -185,8 +185,8 @@ class Plugins:
             info = self.culprit(error, innermost=isinstance(error, KeyboardInterrupt))
             if info is None and isinstance(error, KeyboardInterrupt):
                 raise
-            place = f"plugin {info}" if info is not None else None
-            raise PluginError(f"ends the program: {safe_text(error)}", place=place, hint="see --debug") from error
+            location = f"plugin {info}" if info is not None else None
+            raise PluginError(f"ends the program: {safe_text(error)}", place=location, hint="see --debug") from error
 
     def culprit(self, error: BaseException, *, innermost: bool = False) -> PluginInfo | None:
         """Return the plugin whose code raised an error: that of the innermost frame that belongs to a plugin.
@@ -240,7 +240,7 @@ class Plugins:
         self._modules[module] = info
         if (root := module.partition(".")[0]) != GROUP:
             self._modules.setdefault(root, info)  # helper modules of the same package
-        if not manager.get_hookcallers(plugin) and kind_of(plugin) is None:
+        if not manager.get_hookcallers(plugin) and plugin_kind(plugin) is None:
             warnings.warn(
                 f"the plugin {info} brings nothing; mark its hooks with `@topwork.hookimpl`",
                 RuntimeWarning,
@@ -248,7 +248,7 @@ class Plugins:
             )
 
     def _collect(self, plugin: Any, info: PluginInfo) -> None:
-        own_kind = kind_of(plugin)
+        own_kind = plugin_kind(plugin)
         for kind, table in (("task", self.tasks), ("stage", self.stages), ("command", self.commands)):
             alone: list[Any] = [plugin] if own_kind == kind else []
             for thing in alone or self._registered(f"register_{kind}s", plugin):
