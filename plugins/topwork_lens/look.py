@@ -23,7 +23,8 @@ from topwork_lens.layers.context import is_gateable
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
-from topwork_lens.pruning.probes import probe_inputs
+from topwork_lens.model_state import quiet
+from topwork_lens.pruning.probes import probe_inputs, remembered_batch
 from topwork_lens.pruning.prune import Pruned, lines, prune
 from topwork_lens.pruning.soft import living_layers
 from topwork_lens.refusals import refuse
@@ -287,9 +288,22 @@ class Look:
             return check
         made: dict[str, Any] = {}
 
+        def random_or_remembered() -> dict[str, Any]:
+            remembered = remembered_batch(self.model)
+            try:
+                inputs = probe_inputs(self.model)
+                if remembered is not None:
+                    with quiet(self.model):
+                        self.model(**inputs)
+                return inputs
+            except Exception:
+                if remembered is None:
+                    raise
+                return remembered
+
         def call() -> Any:
             if not made:
-                made.update(check.inputs if isinstance(check, Batch) else check or probe_inputs(self.model))
+                made.update(check.inputs if isinstance(check, Batch) else check or random_or_remembered())
                 if "use_cache" in inspect.signature(self.model.forward).parameters:
                     # A cache would be filled by one run and read by the next.
                     made.setdefault("use_cache", False)

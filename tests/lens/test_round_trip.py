@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from topwork import alterations
+from topwork import Refused, alterations
 from topwork_lens.look import Look
 from topwork_lens.pruning.rebuild import rebuild
 
@@ -72,3 +72,30 @@ def test_a_check_leaves_the_modules_of_the_model_as_they_were() -> None:
         name for kinds in after for name in [kinds[0].__name__] if "Attention" in name
     ]
     assert model.attention_type == "block_sparse"
+
+
+def test_without_a_check_the_last_scored_batch_serves_where_no_batch_can_be_made() -> None:
+    class Two(torch.nn.Module):
+        """A model whose inputs nothing tells."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = torch.nn.MultiheadAttention(16, 4, batch_first=True)
+
+        def forward(self, queries: torch.Tensor, keys: torch.Tensor) -> Any:
+            from transformers.utils import ModelOutput
+
+            context = self.attention(queries, keys, keys, need_weights=False)[0]
+            return ModelOutput(loss=context.square().mean(), context=context)
+
+    torch.manual_seed(0)
+    model = Two().eval()
+    with pytest.raises(Refused, match="give one"):
+        Look(model).prune_heads({0: [1]})
+    inputs = {"queries": torch.randn(2, 5, 16), "keys": torch.randn(2, 7, 16)}
+    Look(model).importance([inputs])
+    whole = copy.deepcopy(model)
+    result = Look(model).prune_heads({0: [1]})
+    assert result.check is not None and result.check.proves
+    with Look(whole).mask_heads({0: [1]}):
+        assert distance(whole(**inputs).context, model(**inputs).context) < 1e-5

@@ -1,7 +1,8 @@
 """Batches that the check of pruning runs on.
 
-Entry points: `probe_inputs`, a small random batch for a model, used when the caller gives none; `further_batches`, the
-same batch in other sizes and with padding, so that what holds for one batch is known to hold for others.
+Entry points: `probe_inputs`, a small random batch for a model, used when the caller gives none, or `remembered_batch`
+where nothing is known of its inputs; `further_batches`, the same batch in other sizes and with padding, so that what
+holds for one batch is known to hold for others.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -125,6 +127,23 @@ class ProbeBatch:
     name: str
     inputs: dict[str, Any]
     is_neutral: bool = False
+
+
+#: the last batch on which each model was scored
+_SCORED: WeakKeyDictionary[nn.Module, Mapping[str, Any]] = WeakKeyDictionary()
+
+
+def remember_batch(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Remember a batch that ran, for models of which `probe_inputs` knows nothing; large ones are not kept."""
+    numbers = sum(value.numel() for value in inputs.values() if isinstance(value, torch.Tensor))
+    if numbers <= _MOST_NUMBERS:
+        _SCORED[model] = dict(inputs)
+
+
+def remembered_batch(model: nn.Module) -> dict[str, Any] | None:
+    """Return the batch that was remembered last, None when there is none."""
+    inputs = _SCORED.get(model)
+    return None if inputs is None else dict(inputs)
 
 
 def captured_inputs(model: nn.Module, call: Callable[[], Any]) -> tuple[dict[str, Any] | None, Any]:

@@ -19,6 +19,7 @@ from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.head_slices import heads_verified
 from topwork_lens.model_state import device_of, frozen
+from topwork_lens.pruning.probes import remember_batch
 from topwork_lens.refusals import refuse
 from topwork_lens.scoring.entropy import sharpness
 from topwork_lens.scoring.gradients import GradientScorer, Reduction
@@ -125,6 +126,7 @@ def score(
             # Whatever computes attention runs in the first batch as well; watching all of them takes time.
             with nullcontext() if index else _watched(model, layers, known or layers, method):
                 values = scorer(batch)
+            remember_batch(model, batch.inputs)
             for path, value in values.items():
                 sums.add(path, value)
             sums.rows += batch.row_count
