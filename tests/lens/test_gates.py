@@ -98,20 +98,21 @@ def test_a_masked_model_trains(name: str) -> None:
     look.keep_masked({layer.path: [1, 3]})
     weight = output_weight(model, layer)
     before = weight.detach().clone()
+    with torch.no_grad():
+        loss = float(model(**batch).loss)  # without dropout, which would hide what is learned
     model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     torch.manual_seed(0)
-    losses = []
-    for _ in range(12):
-        loss = model(**batch).loss
-        loss.backward()
+    for _ in range(30):
+        model(**batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
-    assert sum(losses[-3:]) < sum(losses[:3])
+    model.eval()
+    with torch.no_grad():
+        assert float(model(**batch).loss) < 0.95 * loss  # with six seeds it was 0.84 of it at most
     moved = (weight.detach() - before).abs().unflatten(1, (layer.heads, layer.width)).amax((0, 2))
     assert (moved > 0).tolist() == [True, False, True, False]
-    model.eval()
     gated = first_output(model, inputs)
     look.set_gates({layer.path: [1.0] * layer.heads})
     with look.mask_heads({layer.path: [1, 3]}):

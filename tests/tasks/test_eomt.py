@@ -67,8 +67,9 @@ def test_predictions_and_losses_are_those_of_transformers(tmp_path) -> None:
     segments = 0
     for row, part in zip(rows, parts, strict=True):
         ours, theirs = task.merge(row, [part]), asked(row["image"], subtask="panoptic", threshold=0.3)
-        assert [(e["label"], e["score"]) for e in ours] == [(e["label"], e["score"]) for e in theirs]
-        assert all(np.array_equal(a["mask"], b["mask"]) for a, b in zip(ours, theirs, strict=True))
+        assert [entry["label"] for entry in ours] == [entry["label"] for entry in theirs]
+        assert [entry["score"] for entry in ours] == about([entry["score"] for entry in theirs])
+        assert all(np.mean(np.asarray(a["mask"]) != b["mask"]) < 0.01 for a, b in zip(ours, theirs, strict=True))
         segments += len(ours)
         output = plain(**processor(row["image"], return_tensors="pt"))
         size = row["image"].size

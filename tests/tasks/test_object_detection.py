@@ -99,15 +99,17 @@ def test_it_overfits_and_comes_back(tmp_path) -> None:
     task, model, rows = make(RT_DETR)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     batch = task.collate(task.encode(rows, "train", 0), "train")
-    model.train()
-    for _ in range(250):
-        optimizer.zero_grad()
-        task.loss(model, batch).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    model.eval()
-    result = measured(task, predictions(task, model, rows), rows)
-    assert result["map50"] > 0.9
+    scores = []
+    while max(scores, default=0) <= 0.9 and len(scores) < 20:
+        model.train()
+        for _ in range(50):
+            optimizer.zero_grad()
+            task.loss(model, batch).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        model.eval()
+        scores.append(measured(task, predictions(task, model, rows), rows)["map50"])
+    assert scores[-1] > 0.9, scores
     model.save_pretrained(tmp_path)
     task.processor.save_pretrained(tmp_path)
     found = base(tmp_path)

@@ -152,13 +152,13 @@ def test_overfits_native_and_generic_task_heads(kind):
     batch = task.collate(task.encode(ROWS, "train", 0), "train")
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = [float(task.loss(model, batch).detach())]
-    while losses[-1] > losses[0] / 10 and len(losses) < 200:
+    while losses[-1] > losses[0] / 50 and len(losses) < 500:
         optimizer.zero_grad()
         loss = task.loss(model, batch)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] <= losses[0] / 10
+    assert losses[-1] <= losses[0] / 50
     assert not [name for name, value in model.named_parameters() if value.grad is None]
     metric = task.metric()
     for row, prediction in zip(ROWS, predict(task, model, ROWS)):

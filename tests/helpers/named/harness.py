@@ -69,7 +69,10 @@ class Case:
         return f"{self.task}/{self.family}/{self.form}"
 
 
-#: twenty steps on one batch
+#: Rounds of training in which a loss is halved at the latest. A random model that meets a high learning rate may
+#: first get worse, and on another CPU at another step.
+ROUNDS = 6
+#: a round: twenty steps on one batch
 TRAINING = {"steps": 20, "learning_rate": 1e-2, "schedule": "constant", "checkpoint_every": "never"}
 
 
@@ -118,16 +121,19 @@ def works(case: Case, plugins: Any, folder: Path) -> None:
 
 
 def learns(case: Case, work: Any, rows: Sequence[Any]) -> None:
-    """Twenty steps on one batch halve its loss, and reach every parameter."""
-    before, reached = loss(work, rows), watched(work.model)
-    result = work.train(rows, **{**TRAINING, "batch_size": 4 * len(rows), **case.training})
-    assert result["items"] <= 4 * len(rows)
-    after = loss(work, rows)
-    if case.batch_norm:
+    """Training on one batch halves its loss, and reaches every parameter."""
+    reached = watched(work.model)
+    losses = [] if case.batch_norm else [loss(work, rows)]
+    for _ in range(ROUNDS):
+        result = work.train(rows, **{**TRAINING, "batch_size": 4 * len(rows), **case.training})
+        assert result["items"] <= 4 * len(rows)
         steps = [entry["loss"] for entry in result["history"] if "loss" in entry]
         assert len(steps) == result["steps"]
-        before, after = steps[0], steps[-1]
-    assert after < before / 2, f"the loss was {before:.4g} and is {after:.4g}"
+        losses = losses or steps[:1]
+        losses.append(steps[-1] if case.batch_norm else loss(work, rows))
+        if losses[-1] < losses[0] / 2:
+            break
+    assert losses[-1] < losses[0] / 2, f"losses round by round: {', '.join(f'{value:.4g}' for value in losses)}"
     wanted = {name for name, _ in work.model.named_parameters()}  # nothing may be frozen unasked
     exempt = {name for name in wanted if any(fnmatchcase(name, one.names) for one in case.unlearned)}
     left = wanted - reached
