@@ -50,7 +50,11 @@ class TextGeneration(Task):
     name = "text-generation"
     Options = TextGenerationOptions
     columns = {
-        "text": Column("a text to learn or score", required=False, kind="text"),
+        "text": Column(
+            "a text to learn or score (of a .txt file each line; with `options: {sample_by: paragraph}` each paragraph)",
+            required=False,
+            kind="text",
+        ),
         "prompt": Column("the beginning of a text that is to be continued", required=False, kind="text"),
         "completion": Column("the continuation of the prompt", target=True, required=False, kind="text"),
         "messages": Column('a chat: [{"role", "content"}, ...]', required=False, kind="messages"),
