@@ -51,7 +51,7 @@ class TextGeneration(Task):
     Options = TextGenerationOptions
     columns = {
         "text": Column(
-            "a text to learn or score (of a .txt file each line; with `options: {sample_by: paragraph}` each paragraph)",
+            "a text to learn or score; of a .txt file a line, or with `options: {sample_by: paragraph}` a paragraph",
             required=False,
             kind="text",
         ),
