@@ -80,7 +80,7 @@ def _joined(bad: Sequence[DataError], role: str) -> DataError:
         rest = len(bad) - 1
         more = f"{rest} more row{'s' * (rest > 1)}: {_listed(bad[1:])}"
         hints = [first.hint] if first.hint else []
-        hints += [f"so {'are' if rest > 1 else 'is'} {more}", "or leave them out: `on_error: skip`"]
+        hints += [f"so {'are' if rest > 1 else 'is'} {more}", "or leave them out: `data: {on_error: skip}`"]
         first.hint = "; ".join(hints)
     return first
 

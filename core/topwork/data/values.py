@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from topwork.errors import UsageError
 
 if TYPE_CHECKING:
-    from topwork.plugins.registry import Plugins
+    from topwork import Plugins
     from topwork.task import Task
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
