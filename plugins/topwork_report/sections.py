@@ -59,7 +59,7 @@ def _metrics(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
         return [], set()
     primary = stage.result.get("primary")
     tiles = [{"name": words(key), "value": value, "main": key == primary} for key, value in metrics.items()]
-    return [{"kind": "tiles", "tiles": tiles}], {"metrics", "primary", "higher_is_better"}
+    return [{"kind": "tiles", "tiles": tiles}], {"metrics", "primary", "higher_is_better", "measures"}
 
 
 def _history(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:

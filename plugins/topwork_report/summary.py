@@ -14,6 +14,15 @@ def is_pruning(stage: StageFiles) -> bool:
     return number(stage.result.get("heads_before")) is not None and number(stage.result.get("heads_after")) is not None
 
 
+def measures_model(stage: StageFiles) -> bool:
+    """Whether the metrics of a stage are those of the whole model; `StageResult` has the key.
+
+    Of runs of earlier versions, which do not have it, only `evaluate` measures the model.
+    """
+    measures = stage.result.get("measures")
+    return measures == "model" if isinstance(measures, str) else stage.name == "evaluate"
+
+
 def metrics_of(stage: StageFiles) -> dict[str, float]:
     """The metrics of a stage's result; empty when it has none."""
     metrics = stage.result.get("metrics")
@@ -22,7 +31,7 @@ def metrics_of(stage: StageFiles) -> dict[str, float]:
 
 def primary(run: RunFiles) -> str | None:
     """The metric that the story is told in: the one that the first evaluation names, else its first that is no loss."""
-    for stage in run.stages:
+    for stage in filter(measures_model, run.stages):
         metrics = metrics_of(stage)
         named = stage.result.get("primary")
         if isinstance(named, str) and named in metrics:
@@ -48,7 +57,7 @@ def story(run: RunFiles) -> dict[str, Any] | None:
             drawn = random_metrics(stage.result).get(key)
             if drawn is not None:
                 state.random = {"value": drawn, "stage": stage}
-        elif key in metrics:
+        elif key in metrics and measures_model(stage):
             cards.append(state.measured(stage, metrics[key]))
             if state.random:
                 cards.append(state.chance())

@@ -66,6 +66,7 @@ class Evaluate(Stage):
             "metrics": metrics,
             "tables": {key: value for key, value in values.items() if key not in metrics},
             "primary": metric.primary,
+            "measures": "model",
             "higher_is_better": metric.higher_is_better,
             "rows": count,
             "rows_per_second": round(count / seconds, 2),
