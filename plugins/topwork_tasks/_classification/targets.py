@@ -80,8 +80,6 @@ class Targets:
             raise DataError("is missing", row=index, column=self.column, hint="map it in `data.columns`")
         value = row[self.column]
         if self.kind == "single":
-            if isinstance(value, list | tuple) and len(value) == 1:
-                value = value[0]
             return self.index(value, index)
         if self.kind == "regression":
             return number_of(value, index, self.column)
