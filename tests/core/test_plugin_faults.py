@@ -165,7 +165,9 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("answer", [5, "text", [1, 2], {"a": 1}, object(), True], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "answer", [5, "text", [1, 2], {"a": 1}, object(), True], ids=lambda value: type(value).__name__
+)
 @pytest.mark.parametrize("hook", QUESTIONS)
 def test_an_answer_that_is_not_what_was_promised_names_plugin_hook_and_file(hook, answer) -> None:
     plugins = load_plugins(only=[], extra=[Answers(hook, answer)])

@@ -238,7 +238,8 @@ def check_alike(value: Any, known: Collection[Any], row: int, column: str, furth
     """
     label = as_label(value, row, column, further)
     earlier = next(iter(known), label)
-    if isinstance(earlier, str) != isinstance(label, str):
+    is_truth_value = isinstance(value, bool) or type(value).__name__ == "bool_"
+    if isinstance(earlier, str) != isinstance(label, str) or (is_truth_value and earlier not in ("true", "false")):
         raise DataError(
             f"{value!r} beside {earlier!r}: labels are either names or numbers",
             row=row,

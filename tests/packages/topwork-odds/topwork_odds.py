@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field
+
 from topwork import AttentionLayer, BaseOptions, Size, Slices, Stage, hookimpl
 
 
@@ -79,7 +81,7 @@ class CountParameters(Stage):
     """How many parameters the model has, and how many of them are trained."""
 
     name: ClassVar[str] = "count_parameters"
-    millions: bool = False
+    millions: bool = Field(False, description="count in millions")
 
     def __call__(self, run):
         count = sum(parameter.numel() for parameter in run.model.parameters())
