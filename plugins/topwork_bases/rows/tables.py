@@ -19,7 +19,7 @@ from topwork_bases.rows.text_files import open_text
 #: separators that are recognised in the header
 _SEPARATORS = (",", ";", "\t", "|")
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar", " ": "a space"}
-_OPTIONS = ("sep", "delimiter", "encoding", "quoting", "names", "header", "skiprows", "dtype")
+_OPTIONS = ("sep", "delimiter", "encoding", "quoting", "names", "column_names", "header", "skiprows", "dtype")
 _BATCH = 20_000
 #: values of a column that are compared with what stands in fields of several lines: their length and their number
 _SHORT, _MOST_VALUES = 60, 10_000
@@ -74,7 +74,7 @@ def form_of(options: Mapping[str, Any], tab: bool) -> Form:
     }
     if not isinstance(quoting, str | int | type(None)) or quoting not in known:
         raise UsageError(f"`quoting: {quoting}` is unknown", hint="write `none` or `minimal`")
-    names = options.get("names") or ()
+    names = options.get("names") or options.get("column_names") or ()  # both are names that `datasets` takes
     if options.get("header", "infer") is None and not names:
         raise UsageError("a table without a header needs `names`", hint="write `options: {names: [text, label]}`")
     skip = options.get("skiprows", 0)

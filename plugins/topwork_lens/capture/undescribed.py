@@ -16,7 +16,7 @@ from torch import nn
 from topwork import AttentionLayer
 from topwork_lens.capture.interface import InterfaceCall, observing_interface
 from topwork_lens.capture.tracing import SoftmaxTracer
-from topwork_lens.layers.architectures import WITHOUT_HEADS
+from topwork_lens.layers.architectures import WITHOUT_HEADS, WITHOUT_HEADS_ENDINGS
 from topwork_lens.refusals import refuse
 from topwork_lens.scope import Scope
 
@@ -32,7 +32,7 @@ def observed(model: nn.Module) -> Iterator[dict[str, set[str]]]:
     ways: dict[str, set[str]] = {}
     weighed: set[str] = set()
     paths = {id(module): path for path, module in model.named_modules()}
-    headless = {path for path, module in model.named_modules() if type(module).__name__ in WITHOUT_HEADS}
+    headless = {path for path, module in model.named_modules() if _has_no_heads(type(module).__name__)}
     stack: list[str] = []
 
     def note(path: str, how: str) -> None:
@@ -72,6 +72,10 @@ def observed(model: nn.Module) -> Iterator[dict[str, set[str]]]:
         hooks.enter_context(observing_interface(called))
         hooks.enter_context(SoftmaxTracer(report))
         yield ways
+
+
+def _has_no_heads(name: str) -> bool:
+    return name in WITHOUT_HEADS or name.endswith(WITHOUT_HEADS_ENDINGS)
 
 
 @contextmanager

@@ -92,6 +92,8 @@ def normed(projection: str, norm: str) -> tuple[Part, ...]:
 #: classes that weigh by a softmax and have no attention heads: an average over earlier layers without any projection,
 #: and a recurrent cell that looks once at the whole picture
 WITHOUT_HEADS = ("Inkling2BlockAttentionResidual", "SLANeXtAttentionGRUCell", "SLANetAttentionGRUCell")
+#: endings of class names of the modules that compute a loss: they compare masks at sampled points
+WITHOUT_HEADS_ENDINGS = ("Matcher", "Loss")
 
 
 #: name of the pattern of attention without an output projection: it can be captured, and is never gated or scored
