@@ -80,8 +80,8 @@ class PruningJob:
         if is_rounding(refused):
             try:
                 return self._once(layers, in_double=True)
-            except Refused:
-                pass
+            except (Refused, RuntimeError):
+                pass  # RuntimeError: what makes float32 tensors of its own (a loss, say) does not run in float64
         why = f"cut, {refused.place} failed: {refused.cause}"
         softer = [replace(layer, prunable="soft", why=layer.why or why) for layer in layers]
         try:
