@@ -98,19 +98,20 @@ def test_a_masked_model_trains(name: str) -> None:
     look.keep_masked({layer.path: [1, 3]})
     weight = output_weight(model, layer)
     before = weight.detach().clone()
-    with torch.no_grad():
-        loss = float(model(**batch).loss)  # without dropout, which would hide what is learned
-    model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     torch.manual_seed(0)
-    for _ in range(30):
-        model(**batch).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    losses: list[float] = []  # without dropout, which would hide what is learned
+    while len(losses) < 2 or (losses[-1] > 0.9 * losses[0] and len(losses) < 12):
+        with torch.no_grad():
+            losses.append(float(model.eval()(**batch).loss))
+        model.train()
+        for _ in range(15):
+            model(**batch).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert losses[-1] <= 0.9 * losses[0], losses
     model.eval()
-    with torch.no_grad():
-        assert float(model(**batch).loss) < 0.95 * loss  # with six seeds it was 0.84 of it at most
     moved = (weight.detach() - before).abs().unflatten(1, (layer.heads, layer.width)).amax((0, 2))
     assert (moved > 0).tolist() == [True, False, True, False]
     gated = first_output(model, inputs)
