@@ -61,7 +61,8 @@ def kill_when(found, arguments, cwd):
 
 
 def results(root):
-    timed = ("items_per_second", "rows_per_second", "seconds", "output_seconds")
+    # sizes are rounded: what a resumed run notes of its model may be some bytes longer
+    timed = ("items_per_second", "rows_per_second", "seconds", "output_seconds", "megabytes")
     files = sorted((root / "stages").glob("*/result.json"))
     records = [json.loads(file.read_text()) for file in files]
     return [(record["stage"], {k: v for k, v in record["result"].items() if k not in timed}) for record in records]
@@ -177,7 +178,9 @@ def test_two_processes_train_as_one(tmp_path):
 
     passes = 3 + 1  # three epochs of training, and the loss of the evaluation
     shares = [Counter(share.read_text().split()) for share in tmp_path.glob("seen.*")]
-    assert sum(shares, Counter()) == {str(row["x"][0]): passes for row in ROWS}
+    seen, expected = sum(shares, Counter()), Counter({str(row["x"][0]): passes for row in ROWS})
+    assert not expected - seen
+    assert len(seen - expected) <= 2  # the rows on which each stored model proves that it loads
     assert len(shares) == 2 and all(sum(share.values()) > 150 for share in shares)
 
     plugins = topwork.load_plugins(files=[PLUGIN])
