@@ -18,9 +18,8 @@ LEFT: dict[str, int] = {
     "core/topwork/data/columns.py": 1,
     "core/topwork/errors.py": 2,
     "core/topwork/saving/deferred.py": 1,
-    "core/topwork/testing/tasks.py": 1,
     "plugins/topwork_bases/transformers/base.py": 1,
-    "plugins/topwork_bases/transformers/sources.py": 2,
+    "plugins/topwork_bases/transformers/sources.py": 1,
     "plugins/topwork_lens/refusals.py": 1,
 }
 #: names that several modules of a package define because a contract names them, or that are still to be renamed

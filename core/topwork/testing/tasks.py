@@ -181,8 +181,8 @@ def _check_encoding(task: Task, rows: Sequence[Any]) -> None:
     with promised(task.name, "costs(rows) gives a list for each row, or None"):
         costs = task.costs(rows)
         if costs is not None:
-            told = [cost for row in costs for cost in row]
-            assert told == [item.cost for item in first], f"{task.name}: costs() differs from the items' own costs"
+            row_costs = [cost for row in costs for cost in row]
+            assert row_costs == [item.cost for item in first], f"{task.name}: costs() differs from the items' own costs"
     assert _encoded(task, [], "predict", 0) == [], f"{task.name}: no rows must give no items"
     for item in _encoded(task, rows[:1], "predict", 0)[:1]:
         with promised(task.name, "units(item) gives Units"):

@@ -83,10 +83,10 @@ def find_file(location: str, file: str, revision: str | None = None, required: b
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(location, file, revision=revision, _raise_exceptions_for_missing_entries=required)
+        cached = cached_file(location, file, revision=revision, _raise_exceptions_for_missing_entries=required)
     except Exception as error:
         raise hub_error(error, location, revision) from error
-    return Path(found) if found else None
+    return Path(cached) if cached else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
