@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,3 +54,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, need in needs:
             parameter.requires_grad_(need)
+
+
+def text_config(config: Any) -> Any:
+    """Return the part of a config that describes texts: that of the decoder where there are several, else all of it."""
+    if not hasattr(config, "get_text_config"):
+        return config
+    try:
+        return config.get_text_config()
+    except ValueError:  # transformers finds several and does not choose
+        return getattr(config, "decoder", config)

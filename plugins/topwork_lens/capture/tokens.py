@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from topwork_lens.capture.attention_call import AttentionCall
+from topwork_lens.model_state import text_config
 from topwork_lens.scope import Scope
 
 
@@ -89,7 +90,7 @@ def token_ids(tokenizer: Any, config: Any) -> dict[str, list[int]]:
     """
     names = ("bos", "cls", "sep", "eos")
     source = tokenizer if tokenizer is not None else config
-    text = source.get_text_config() if hasattr(source, "get_text_config") else source
+    text = text_config(source)
     by_name: dict[str, list[int]] = {}
     for name in names:
         value = getattr(text, f"{name}_token_id", None)

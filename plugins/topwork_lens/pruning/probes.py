@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from topwork_lens.model_state import text_config
 from topwork_lens.refusals import refuse
 
 _ITEMS, _TOKENS, _SAMPLES, _FRAMES = 2, 12, 4000, 200
@@ -71,7 +72,7 @@ def _number(config: Any, *names: str, default: int) -> int:
 
 
 def _tokens(config: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config)
     vocabulary = _number(text, "vocab_size", default=10)
     ids = torch.randint(0, vocabulary, (_ITEMS, _TOKENS), generator=generator)
     pad = getattr(text, "pad_token_id", None)
