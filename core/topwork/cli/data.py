@@ -38,7 +38,7 @@ def data(
 ) -> None:
     """Show how rows are read: columns, counts, distributions, first rows, and every doubt.
 
-    Example: topwork data reviews.csv --task text-classification -c text=review -c label=stars
+    Example: topwork data reviews.csv --task TASK -c text=review -c label=stars
     """
     from topwork.cli.predict import split_pair
     from topwork.recipe.recipe import load_recipe
