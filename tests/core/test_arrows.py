@@ -72,7 +72,9 @@ def test_tasks_and_lens_are_strangers(file):
     room = file.relative_to(ROOT / "plugins").parts[0]
     forbidden = {
         "topwork_tasks": {"topwork_lens", "topwork_report"},
-        "topwork_lens": {"topwork_tasks", "topwork_report"},
+        "topwork_lens": {"topwork_tasks", "topwork_report", "topwork_analyses", "topwork_compress"},
+        "topwork_analyses": {"topwork_tasks", "topwork_report", "topwork_compress"},
+        "topwork_compress": {"topwork_tasks", "topwork_report", "topwork_analyses"},
     }
     found = {name.split(".")[0] for name in imports(file)}
     assert not found & forbidden.get(room, set())

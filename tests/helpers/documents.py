@@ -161,6 +161,10 @@ LENS_ROOMS = (
     *("plugin", "look", "layers", "capture", "gates", "scoring", "pruning", "schedule", "stages"),
     *("scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
 )
+#: folders and modules of `topwork_analyses`, in the order in which rows meet them
+ANALYSES_ROOMS = ("plugin",)
+#: folders and modules of `topwork_compress`, in the order in which rows meet them
+COMPRESS_ROOMS = ("plugin",)
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(
@@ -211,6 +215,8 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "rooms": partial(rooms_table, "plugins/topwork_lens", LENS_ROOMS),
         "coverage": coverage_table,
     },
+    "plugins/topwork_analyses/README.md": {"rooms": partial(rooms_table, "plugins/topwork_analyses", ANALYSES_ROOMS)},
+    "plugins/topwork_compress/README.md": {"rooms": partial(rooms_table, "plugins/topwork_compress", COMPRESS_ROOMS)},
     "plugins/topwork_bases/README.md": {
         "rooms": partial(rooms_table, "plugins/topwork_bases", BASES_ROOMS),
         "samples": samples_table,

@@ -1,0 +1,1 @@
+"""Compression under a budget: attention heads, feed-forward neurons and whole layers; built on the lens."""

@@ -1,0 +1,11 @@
+"""Hooks of compression. Everything heavy is imported when a hook is called."""
+
+from __future__ import annotations
+
+from topwork import Declaration, hookimpl
+
+
+@hookimpl
+def register_stages() -> list[Declaration]:
+    """Declare the stage `compress`."""
+    return []
