@@ -1,0 +1,6 @@
+"""Statistics of analyses: intervals over rows, corrections for many comparisons, nulls, rank correlations.
+
+- `bootstrap`: intervals of paired differences and of any statistic of rows.
+- `corrections`: p-values of many comparisons at once.
+- `correlations`: correlations with intervals, and permutation nulls.
+"""

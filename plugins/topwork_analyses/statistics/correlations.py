@@ -1,0 +1,126 @@
+"""Correlations of two lists of numbers, with bootstrap intervals, and permutation nulls.
+
+Entry points: `correlation` and `permutation_p`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy
+from numpy.typing import ArrayLike, NDArray
+
+from topwork import Json, UsageError, unknown
+
+Kind = Literal["pearson", "spearman", "kendall"]
+KINDS: tuple[Kind, ...] = ("pearson", "spearman", "kendall")
+
+
+def coefficient(first: ArrayLike, second: ArrayLike, kind: Kind = "spearman") -> float:
+    """Return a correlation coefficient; NaN where one side is constant.
+
+    Args:
+        first: numbers.
+        second: as many numbers.
+        kind: "pearson", "spearman" (ties get their mean rank) or "kendall" (tau-b).
+
+    Raises:
+        UsageError: the lists have different lengths or fewer than two numbers, or the kind is not known.
+    """
+    from scipy import stats
+
+    if kind not in KINDS:
+        raise unknown("correlation", kind, KINDS)
+    left, right = numpy.asarray(first, dtype=float), numpy.asarray(second, dtype=float)
+    if left.shape != right.shape or left.ndim != 1 or len(left) < 2:
+        raise UsageError(f"a correlation of {left.size} with {right.size} numbers", hint="give two lists of one length")
+    function = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        return float(function(left, right).statistic)
+
+
+def correlation(
+    first: ArrayLike,
+    second: ArrayLike,
+    kind: Kind = "spearman",
+    *,
+    draws: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Json]:
+    """Return a coefficient, its percentile interval over resampled pairs, and its permutation p-value.
+
+    Args:
+        first: numbers.
+        second: as many numbers.
+        kind: "pearson", "spearman" or "kendall".
+        draws: resamples, and permutations.
+        confidence: of the interval.
+        seed: of both.
+
+    Returns:
+        "kind", "estimate", "low", "high", "p", "pairs"; None in place of numbers where one side is constant.
+    """
+    left, right = numpy.asarray(first, dtype=float), numpy.asarray(second, dtype=float)
+    estimate = coefficient(left, right, kind)
+    if not numpy.isfinite(estimate):
+        return {"kind": kind, "estimate": None, "low": None, "high": None, "p": None, "pairs": len(left)}
+    random = numpy.random.default_rng(seed)
+    chosen = random.integers(len(left), size=(draws, len(left)))
+    drawn = [value for rows in chosen if numpy.isfinite(value := _quick(left[rows], right[rows], kind))]
+    low, high = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if drawn else (estimate, estimate)
+    p = permutation_p(lambda order: coefficient(left[order], right, kind), len(left), draws=draws, seed=seed)
+    return {"kind": kind, "estimate": estimate, "low": float(low), "high": float(high), "p": p, "pairs": len(left)}
+
+
+def permutation_p(
+    statistic: Callable[[NDArray[numpy.int64]], float],
+    count: int,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    alternative: Literal["two-sided", "greater"] = "two-sided",
+) -> float:
+    """Return the share of random orders that give as large a statistic as the given order (Phipson and Smyth 2010).
+
+    The order as it is counts as one of them, so that the p-value is never 0.
+
+    Args:
+        statistic: an order of `count` things -> number.
+        count: how many things are put into order.
+        draws: random orders.
+        seed: of the orders.
+        alternative: "two-sided" compares absolute values.
+    """
+    drawn = permutation_null(statistic, count, draws=draws, seed=seed)
+    observed = statistic(numpy.arange(count))
+    size = numpy.abs if alternative == "two-sided" else numpy.asarray
+    # What differs by rounding is equal.
+    reached = int((size(drawn) >= size(observed) - 1e-12).sum())
+    return (reached + 1) / (draws + 1)
+
+
+def permutation_null(
+    statistic: Callable[[NDArray[numpy.int64]], float], count: int, *, draws: int = 1000, seed: int = 0
+) -> NDArray[numpy.float64]:
+    """Return the statistics of random orders: what it is when nothing belongs together. NaN counts as 0.
+
+    Raises:
+        UsageError: no order is drawn.
+    """
+    if draws < 1:
+        raise UsageError(f"{draws} random orders", hint="give 100 or more")
+    random = numpy.random.default_rng(seed)
+    drawn: list[Any] = [statistic(random.permutation(count)) for _ in range(draws)]
+    return numpy.nan_to_num(numpy.array(drawn, dtype=float))
+
+
+def _quick(first: Any, second: Any, kind: Kind) -> float:
+    """A coefficient of a resample: NaN where it holds one pair only, again and again."""
+    if numpy.ptp(first) == 0 or numpy.ptp(second) == 0:
+        return float("nan")
+    return coefficient(first, second, kind)
