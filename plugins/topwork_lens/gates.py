@@ -189,7 +189,8 @@ def _count_items(
     hooks: Mapping[str, GateHook], scope: Scope, model: nn.Module, args: tuple, kwargs: dict[str, Any]
 ) -> None:
     if scope.active:
-        main = kwargs.get(getattr(model, "main_input_name", ""))
+        name = getattr(model, "main_input_name", None)  # a list where a model has several
+        main = kwargs.get(name) if isinstance(name, str) else None
         tensors = (value for value in (main, *args, *kwargs.values()) if isinstance(value, torch.Tensor))
         first = next((value for value in tensors if value.dim() > 1), None)
         for hook in hooks.values():

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-LIMIT = 120
+LIMIT = 240
 
 
 class OutOfTime(Exception):

@@ -21,7 +21,7 @@ from typing import Any
 HERE = Path(__file__).parent
 TABLE = HERE.parents[1] / "plugins" / "topwork_lens" / "coverage.json"
 #: model types that one worker examines before a fresh one takes over, and seconds that one of them may take
-BEFORE_RESTART, PATIENCE = 60, 150
+BEFORE_RESTART, PATIENCE = 60, 300
 
 
 def shard(names: Sequence[str], text: str) -> list[str]:

@@ -59,20 +59,48 @@ def names(module: nn.Module) -> list[str]:
     return list(inspect.signature(type(module).forward).parameters)[1:]
 
 
-def sliceable(
-    module: nn.Module, layer: AttentionLayer, args: Sequence[Any], kwargs: Mapping[str, Any]
+def sliceable_in_all(
+    layer: AttentionLayer, calls: Sequence[tuple[nn.Module, Sequence[Any], Mapping[str, Any]]]
 ) -> list[list[Any]]:
-    """Return the arguments of a call that may have something for each attention head: [name, dimension, folded]."""
-    arguments: list[list[Any]] = []
+    """Return the arguments that may have something for each attention head in every call that gives them.
+
+    A mask of [rows, queries, keys] looks as if attention heads were folded into its rows when the rows happen to be a
+    multiple of them; calls with other numbers of rows show that they are not.
+
+    Args:
+        calls: module, positional and named arguments of each call.
+
+    Returns:
+        For each such argument: [name, dimension, folded].
+    """
+    tensors = [_tensors(*call) for call in calls]
+    options = [_options(layer, given) for given in tensors]
+    chosen: list[list[Any]] = []
+    for option in (option for of_call in options for option in of_call):
+        holds = all(option in of_call for given, of_call in zip(tensors, options, strict=True) if option[0] in given)
+        if holds and option not in chosen:
+            chosen.append(option)
+    return chosen
+
+
+def _tensors(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors among the arguments whose names say that they may have something for each attention head."""
     values = {**dict(zip(names(module), args, strict=False)), **kwargs}
-    for name, value in values.items():
-        if not isinstance(value, torch.Tensor) or not any(word in name for word in WORDS):
-            continue
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor) and any(word in name for word in WORDS)
+    }
+
+
+def _options(layer: AttentionLayer, tensors: Mapping[str, torch.Tensor]) -> list[list[Any]]:
+    options: list[list[Any]] = []
+    for name, value in tensors.items():
         if value.dim() == 4 and value.shape[1] == layer.heads > 1:
-            arguments.append([name, 1, False])
+            options.append([name, 1, False])
         elif value.dim() == 3 and value.shape[0] % layer.heads == 0 and layer.heads > 1:
-            arguments.append([name, 0, True])
-    return arguments
+            options.append([name, 0, True])
+    return options
 
 
 def cut_arguments(

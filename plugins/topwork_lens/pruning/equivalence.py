@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from topwork import AttentionLayer, Refused, map_tensors
 from topwork_lens.capture.undescribed import all_described
@@ -214,6 +215,18 @@ def widened(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             tensor.data = data
 
 
+class _PromotingMode(TorchFunctionMode):
+    """Casts float32 tensors that meet float64 ones: models make some of their own, whatever dtype they have."""
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        try:
+            return function(*args, **kwargs)
+        except RuntimeError:
+            args, kwargs = map_tensors((args, kwargs), lambda tensor: _widen(tensor, torch.float64))
+            return function(*args, **kwargs)
+
+
 @contextmanager
 def doubled(model: nn.Module) -> Iterator[None]:
     """Run a model in float64 for the block, floating inputs included."""
@@ -223,7 +236,7 @@ def doubled(model: nn.Module) -> Iterator[None]:
 
     handle = model.register_forward_pre_hook(widen_inputs, with_kwargs=True, prepend=True)
     try:
-        with widened(model, torch.float64):
+        with widened(model, torch.float64), _PromotingMode():
             yield
     finally:
         handle.remove()

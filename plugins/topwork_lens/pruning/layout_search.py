@@ -29,7 +29,7 @@ from topwork_lens.layers.description import features, is_projection, output_dim,
 from topwork_lens.layers.name_matching import COUNTS, NOT_SIZES, SIZE_WORDS, WIDTHS
 from topwork_lens.layers.torch_mha import is_folded
 from topwork_lens.layers.variant import with_fused
-from topwork_lens.pruning.arguments import sliceable
+from topwork_lens.pruning.arguments import sliceable_in_all
 from topwork_lens.pruning.equivalence import Replay
 from topwork_lens.pruning.slicing import OwnConfig
 
@@ -83,8 +83,7 @@ def _variants_of(
     described = with_fused(model, layer, fused) if fused else layer
     before = {name: value for name, value in (layer.variant or {}).items() if name != "sites"}
     fixed = {**before, **({"fused": fused} if fused else {}), **({"fit": fit} if fit else {})}
-    calls = [sliceable(replay.module, layer, replay.args, replay.kwargs) for replay in replays]
-    arguments = [*_distinct(argument for call in calls for argument in call)]
+    arguments = sliceable_in_all(layer, [(replay.module, replay.args, replay.kwargs) for replay in replays])
     for chosen in _distinct([[], arguments]):
         for parts in _distinct(_parts(model, described, 0 if fit else ALONE)):
             for sizes in _distinct(_sizes(model, described, fit)):
