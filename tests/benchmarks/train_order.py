@@ -1,21 +1,26 @@
-"""Does grouping items of like length cost quality? A paired comparison over seeds.
+"""Does the order of training items cost quality? A paired comparison over seeds, based on transformers' Trainer.
 
 Three tasks on small rows with texts of very different lengths: tags of words, classes of texts, answers in texts. For
-each seed every way of ordering trains the same initial weights on the same rows; only the batches differ. What is
-printed: the mean score of each way, its difference from a random order, the paired t of that difference, and the
-padded tokens of an epoch relative to a random order.
+each seed every way trains the same initial weights on the same encoded rows, for the same number of steps with the same
+optimizer and schedule; only who trains and the order of the rows differ. `Trainer` is transformers' own, used plainly:
+the model's own loss, its default random order, padding per batch. What is printed: the mean score of each way, its
+difference from Trainer, the paired t of that difference with its two-sided p, the training loss, the padded tokens of
+an epoch relative to a random order, and CPU seconds.
 
-Run: python tests/benchmarks/train_order.py --seeds 10
+Run: python tests/benchmarks/train_order.py --seeds 10 --rows 300 2100
+
+Grouping begins at 64 batches an epoch: with 300 rows the default order is a random one, with 2,100 rows it is grouped.
+Epochs are scaled so that the number of steps is about that of 300 rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -41,8 +46,11 @@ BASE = {
         "attention_probs_dropout_prob": 0.0,
     }
 }
-#: way -> option `group`
-WAYS: dict[str, Any] = {"random": False, "default": None, "grouped": True}
+#: name of the base of the comparison
+TRAINER = "Trainer"
+#: way -> option `group` of the training stage
+WAYS: dict[str, Any] = {TRAINER: TRAINER, "random": False, "default": None, "grouped": True}
+BATCH_SIZE = 16
 
 
 def sentence(draw: random.Random) -> list[tuple[str, str]]:
@@ -97,12 +105,48 @@ def score(task: str, way: Any, seed: int, rows: int) -> tuple[float, float, floa
     make, metric, epochs, rate = TASKS[task]
     draw = random.Random(1000 + seed)
     train, test = make(rows, draw), make(300, draw)
+    epochs = max(1, round(epochs * 300 / rows))
     work = topwork.build(task, BASE, rows=train, seed=seed, tokenizer={"min_frequency": 1})
     start = time.process_time()
-    options = {"epochs": epochs, "batch_size": 16, "learning_rate": rate, "checkpoint_every": "never", "group": way}
-    loss = work.train(train, seed=seed, **options)["loss"]
+    if way == TRAINER:
+        loss = train_with_transformers(work, train, epochs, rate, seed)
+    else:
+        options = {"epochs": epochs, "batch_size": BATCH_SIZE, "learning_rate": rate, "checkpoint_every": "never"}
+        loss = work.train(train, seed=seed, group=way, **options)["loss"]
     seconds = time.process_time() - start
     return float(work.evaluate(test)[metric]), loss, seconds
+
+
+def train_with_transformers(work: Any, rows: list[dict[str, Any]], epochs: int, rate: float, seed: int) -> float:
+    """Train a model of transformers with its Trainer and the loss of its own `forward`; return the mean loss."""
+    from transformers import Trainer, TrainingArguments
+
+    task = work.task
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=BATCH_SIZE,
+            learning_rate=rate,
+            seed=seed,
+            weight_decay=0.0,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            log_level="error",
+            use_cpu=True,
+            remove_unused_columns=False,
+        )
+        work.model.train()
+        trainer = Trainer(
+            model=work.model,
+            args=arguments,
+            train_dataset=task.encode(rows, "train", 0),
+            data_collator=lambda items: task.collate(items, "train").inputs,
+        )
+        loss = trainer.train().training_loss
+    work.model.eval()
+    return float(loss)
 
 
 def padded(task: str, way: Any, rows: int) -> int:
@@ -110,36 +154,41 @@ def padded(task: str, way: Any, rows: int) -> int:
     train = TASKS[task][0](rows, random.Random(1000))
     work = topwork.build(task, BASE, rows=train, tokenizer={"min_frequency": 1})
     costs = [item.cost for item in work.task.encode(train, "train", 0)]
-    sampler = TrainBatches(costs, Budget(16), 0, window={None: None, True: 64, False: 1}.get(way, way))
+    sampler = TrainBatches(costs, Budget(BATCH_SIZE), 0, window={None: None, True: 64, False: 1}.get(way, way))
     return sum(len(batch) * max(costs[index] for _, index in batch) for batch in sampler)
 
 
+def compare(task: str, rows: int, seeds: int) -> None:
+    """Print one comparison."""
+    from scipy import stats
+
+    results = {way: [score(task, group, seed, rows) for seed in range(seeds)] for way, group in WAYS.items()}
+    baseline = padded(task, False, rows)
+    print(f"{task}, {rows} rows, {seeds} seeds: {TASKS[task][1]}")
+    for way, group in WAYS.items():
+        scores = [result[0] for result in results[way]]
+        differences = [mine - base[0] for mine, base in zip(scores, results[TRAINER], strict=True)]
+        test = stats.ttest_1samp(differences, 0.0) if len(set(differences)) > 1 else None
+        t, p = (float(test.statistic), float(test.pvalue)) if test is not None else (0.0, 1.0)
+        tokens = padded(task, group, rows) / baseline if way != TRAINER else 1.0
+        print(
+            f"  {way:8} {statistics.mean(scores):.4f}  difference {statistics.mean(differences):+.4f}  t {t:+.2f}  "
+            f"p {p:.3f}  loss {statistics.mean(result[1] for result in results[way]):.4f}  "
+            f"padded tokens {tokens:.2f}  CPU {statistics.mean(result[2] for result in results[way]):.1f} s",
+            flush=True,
+        )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--rows", type=int, nargs="*", default=[300])
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for task in options.tasks:
-        found = {
-            way: [score(task, group, seed, options.rows) for seed in range(options.seeds)]
-            for way, group in WAYS.items()
-        }
-        baseline = padded(task, False, options.rows)
-        print(f"{task}, {options.rows} rows, {options.seeds} seeds: {TASKS[task][1]}")
-        for way, group in WAYS.items():
-            scores = [entry[0] for entry in found[way]]
-            differences = [left - right[0] for left, right in zip(scores, found["random"], strict=True)]
-            spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
-            t = statistics.mean(differences) / (spread / math.sqrt(len(differences))) if spread else 0.0
-            seconds = statistics.mean(entry[2] for entry in found[way])
-            print(
-                f"  {way:8} {statistics.mean(scores):.4f}  difference {statistics.mean(differences):+.4f}  t {t:+.2f}  "
-                f"loss {statistics.mean(entry[1] for entry in found[way]):.4f}  "
-                f"padded tokens {padded(task, group, options.rows) / baseline:.2f}  CPU {seconds:.1f} s",
-                flush=True,
-            )
+    for rows in options.rows:
+        for task in options.tasks:
+            compare(task, rows, options.seeds)
 
 
 if __name__ == "__main__":
