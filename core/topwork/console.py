@@ -180,7 +180,7 @@ def run_failed(run: Run, error: BaseException) -> None:
     """Log the error, and print how to go on."""
     # whoever started the run gets the error itself, and prints it
     run.console.note(f"failed: {type(error).__name__}: {error}")
-    if not isinstance(error, KeyboardInterrupt) and (run.root / "stages").is_dir():
+    if isinstance(error, Exception) and (run.root / "stages").is_dir():
         run.say(f"`topwork resume {run.root}` goes on from the last finished stage")
 
 

@@ -44,6 +44,15 @@ class Process:
         torch.distributed.all_gather_object(values, value)
         return values
 
+    def sum(self, tensor: Any) -> Any:
+        """Return the sum of every process's tensor, on every process."""
+        if self.count > 1:
+            import torch.distributed
+
+            tensor = tensor.clone()
+            torch.distributed.all_reduce(tensor)
+        return tensor
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process runs the block first, so that it can fill caches that the others then read."""

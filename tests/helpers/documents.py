@@ -155,7 +155,7 @@ CORE_ROOMS = (
         "kernels",
     ),
     *("task", "base", "stage", "metric", "items", "attention_layer", "task_heads", "task_model", "testing"),
-    *("errors", "system_errors", "files", "process", "console", "lazy", "deprecation"),
+    *("errors", "system_errors", "files", "process", "signals", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
     *("plugin", "look", "layers", "capture", "gates", "scoring", "pruning", "schedule", "stages"),

@@ -1,7 +1,8 @@
 """The command line: reads the options that every command shares, loads the plugins, and hands over to a command.
 
-Exit codes: 0 all is well, 1 a run failed, 2 a bad recipe or bad usage, 130 interrupted. Errors that topwork raises on
-purpose, and what the machine refuses, are printed without a traceback.
+Exit codes: 0 all is well, 1 a run failed, 2 a bad recipe or bad usage, 75 a signal (SIGTERM, SIGHUP, SIGUSR1) stopped a
+run that can go on, 130 interrupted. Errors that topwork raises on purpose, and what the machine refuses, are printed
+without a traceback.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from topwork.cli.output import Session, print_json, say
 from topwork.errors import RecipeError, TopworkError, UsageError
 from topwork.plugins.loading import safe_text
 from topwork.plugins.registry import Plugins, load_plugins
+from topwork.signals import Stopped
 from topwork.system_errors import translate_system_error
 
 #: what the libraries below must be told, before they are imported, to print no progress of their own
@@ -168,6 +170,11 @@ def _guarded(command: Callable[..., Any], debug: bool, outcome: Outcome) -> Call
             raise typer.Exit(_failed(error, debug, outcome)) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(_interrupted(error, outcome)) from None
+        except Stopped as error:
+            say(str(error))
+            kind = "KeyboardInterrupt" if error.exit_code == 130 else type(error).__name__
+            outcome.report(kind, str(error), error.exit_code, cause=error.cause, hint=error.hint)
+            raise typer.Exit(error.exit_code) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):  # whoever reads our output has read enough
             raise
         except Exception as error:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from topwork.cli.output import Session, print_json, say, stdout_for_json
+from topwork.cli.output import Session, print_json, stdout_for_json
 from topwork.errors import UsageError
 from topwork.hookspecs import hookimpl
+from topwork.signals import Stopped, listening
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
@@ -80,20 +81,24 @@ def _print_run(done: Run, as_json: bool) -> None:
 
 
 class _Interruptible:
-    """On Ctrl-C during a run, ends the program with the command that goes on from there."""
+    """Around a run: Ctrl-C and signals that ask the program to end name the command that goes on from there."""
 
     def __init__(self, plugins: Plugins) -> None:
         self.root: Path | None = None
+        self._listening = listening()
         plugins.observe(self)
 
     @hookimpl
     def run_started(self, run: Any) -> None:
-        self.root = run.root
+        self.root = Path(run.root)
 
     def __enter__(self) -> None:
-        return None
+        self._listening.__enter__()
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is KeyboardInterrupt:
-            say(f"interrupted; `topwork resume {self.root}` goes on" if self.root else "interrupted")
-            raise typer.Exit(130)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
+        self._listening.__exit__(kind, error, *rest)
+        hint = f"`topwork resume {self.root}` goes on" if self.root is not None and self.root.is_dir() else None
+        if isinstance(error, KeyboardInterrupt):
+            raise Stopped("interrupted", hint, exit_code=130) from None
+        if isinstance(error, Stopped):
+            error.hint = error.hint or hint

@@ -54,7 +54,7 @@ def arguments(stage: Train, run: Run, precision: str) -> TrainingArguments:
         eval_steps=evaluations[1],
         save_strategy=checkpoints[0],
         save_steps=checkpoints[1] or 500,
-        save_total_limit=2,
+        save_total_limit=None,  # `checkpoints.rotate`, which goes by steps and not by times
         restore_callback_states_from_checkpoint=True,
         load_best_model_at_end=stage.keep == "best",
         metric_for_best_model=f"eval_{metric.primary}" if stage.evaluate_every != "never" else None,

@@ -1,5 +1,7 @@
 """Checkpoints of a training: `seal` marks one as complete, `last_checkpoint` finds the newest, `verify` checks it.
 
+`rotate` removes old ones.
+
 The mark lists every file with its size and hash, and names the training. A checkpoint whose optimizer, scheduler or
 random state is absent, cut short or of another training would give another model without a word.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,8 @@ from topwork.saving.weights import digest
 if TYPE_CHECKING:
     from topwork.runs.run import Run
 
+#: checkpoints that are kept
+_KEPT = 2
 #: the file that marks a checkpoint as complete; written last
 MARK = "whole"
 _HINT = "put the file back from a copy, or delete this checkpoint: the training then goes on from the one before"
@@ -41,10 +46,35 @@ def seal(folder: Path, run: Run, finished: bool) -> None:
     write_json(folder / MARK, {"finished": finished, "training": _identity(run), "files": files})
 
 
+def rotate(folder: Path, newest: Path, best: str | None) -> None:
+    """Remove all checkpoints but the newest, the best, and, if these are one, the one before.
+
+    Their steps say which is older: times of files lie when a clock is set back or a folder is copied.
+
+    Args:
+        folder: holds the checkpoints.
+        newest: the one that was written last.
+        best: the one with the best metric, if evaluations chose one.
+    """
+    kept = {newest.name} | ({Path(best).name} if best is not None else set())
+    known = sorted((path for path in folder.glob("checkpoint-*") if path.is_dir()), key=_step)
+    for path in reversed([path for path in known if (path / MARK).is_file()]):
+        if len(kept) < _KEPT:
+            kept.add(path.name)
+    for path in known:
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that was written to its end; None when there is none."""
     folders = [path.parent for path in folder.glob(f"checkpoint-*/{MARK}")]
-    return max(folders, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return max(folders, key=_step, default=None)
 
 
 def verify(folder: Path, run: Run) -> bool:

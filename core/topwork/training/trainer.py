@@ -30,8 +30,9 @@ from topwork.kernels.selection import accelerated
 from topwork.runs.run import CHECKPOINTS
 from topwork.saving.manifest import WEIGHTS
 from topwork.saving.weights import distinct, load_weights, save_weights
+from topwork.signals import requests
 from topwork.training.arguments import arguments, check, precision, restoring_model_state
-from topwork.training.checkpoints import last_checkpoint, seal, verify
+from topwork.training.checkpoints import last_checkpoint, rotate, seal, verify
 from topwork.training.dataset import StreamedBatches, TrainingDataset
 from topwork.training.freezing import Freezing
 from topwork.training.history import equal_windows, mean_loss
@@ -65,7 +66,7 @@ def train(stage: Train, run: Run) -> dict[str, Json]:
             if checkpoint is not None and ended:
                 trainer.take_over(checkpoint)
             else:
-                with closing(trainer.watch):
+                with closing(trainer.watch), requests.deferred():
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.accelerator.free_memory()
         finally:
@@ -240,8 +241,12 @@ class TaskTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self.run.process.barrier()  # every process writes its random state
         if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            seal(folder, self.run, self.control.should_training_stop)
+            folder = Path(self._get_output_dir(trial=trial))
+            newest = folder / f"checkpoint-{self.state.global_step}"
+            seal(newest, self.run, self.control.should_training_stop)
+            rotate(folder, newest, self.state.best_model_checkpoint)
+        self.run.process.barrier()
+        requests.answer()
 
     def take_over(self, checkpoint: Path) -> None:
         """The training ended with this checkpoint, but its result was not written: Trainer would train on."""
@@ -302,6 +307,8 @@ class _Watch(TrainerCallback):
         control.should_log = control.should_log or control.should_save or control.should_training_stop
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if self._is_stopped():
+            control.should_save = True  # `_save_checkpoint` ends the run
         if control.should_save and args.eval_strategy == "epoch" and float(state.epoch).is_integer():
             # the epoch's evaluation comes first: who goes on from this checkpoint would otherwise miss it
             control.should_save, self._late_save = False, True
@@ -310,6 +317,14 @@ class _Watch(TrainerCallback):
             self.bar = self.run.console.bar(state.max_steps, "step")
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
         self.bar.at(state.global_step, f"loss {loss:.4g}" if loss is not None else "")
+
+    def _is_stopped(self) -> bool:
+        """Return whether a signal asked this process, or one of its peers, to end."""
+        if self.run.process.count > 1:
+            signalled = torch.tensor(float(requests.pending is not None), device=self.run.device)
+            if float(self.run.process.sum(signalled)) and requests.pending is None:
+                requests.pending = "a signal to another process"
+        return requests.pending is not None
 
     def close(self) -> None:
         """Take the progress bar away."""
