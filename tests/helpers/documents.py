@@ -162,7 +162,10 @@ LENS_ROOMS = (
     *("scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
 )
 #: folders and modules of `topwork_analyses`, in the order in which rows meet them
-ANALYSES_ROOMS = ("plugin", "statistics")
+ANALYSES_ROOMS = (
+    *("plugin", "statistics"),
+    *("probing",),
+)
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
 COMPRESS_ROOMS = ("plugin",)
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
