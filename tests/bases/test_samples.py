@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from topwork import RowsOptions, UsageError
-from topwork_bases.samples import tables as sample_rows
+from topwork import RowsOptions, UsageError, load_plugins
+from topwork_bases.samples.plugin import DENSE, PLUGIN, SAMPLES, SPOKEN, TEXTS
 
 
 def rows(name: str, split: str):
-    return sample_rows.load_rows(f"sample:{name}", RowsOptions(path=f"sample:{name}", split=split))
+    return PLUGIN.load_rows(f"sample:{name}", RowsOptions(path=f"sample:{name}", split=split))
 
 
 def test_digits_are_the_pictures_of_scikit_learn() -> None:
@@ -93,15 +93,21 @@ def test_rated_words_share_no_stem() -> None:
 
 
 def test_other_names_and_splits() -> None:
-    assert sample_rows.load_rows("data.csv", RowsOptions(path="data.csv")) is None
-    assert sample_rows.load_rows("sample:unheard-of", RowsOptions(path="sample:unheard-of")) is None
+    assert PLUGIN.load_rows("data.csv", RowsOptions(path="data.csv")) is None
+    assert PLUGIN.load_rows("sample:unheard-of", RowsOptions(path="sample:unheard-of")) is None
     with pytest.raises(UsageError, match="train, test"):
-        sample_rows.load_rows("sample:digits", RowsOptions(path="sample:digits"))
+        PLUGIN.load_rows("sample:digits", RowsOptions(path="sample:digits"))
     with pytest.raises(UsageError, match="did you mean `test`"):
         rows("digits", "tset")
     assert len(rows("digits", "test[:10%]+train[5:7]")) == round(len(rows("digits", "test")) / 10) + 2
     assert (
-        next(iter(sample_rows.load_rows("sample:digits", RowsOptions(path="x", split="test", streaming=True))))["label"]
-        == 0
+        next(iter(PLUGIN.load_rows("sample:digits", RowsOptions(path="x", split="test", streaming=True))))["label"] == 0
     )
-    assert set(sample_rows.register_samples()) == {"digits", "digit-scenes", "rated-words", "facts-qa", "python-docs"}
+
+
+def test_every_sample_belongs_to_one_plugin_and_the_old_names_still_choose_theirs() -> None:
+    parts = [set(plugin.register_samples()) for plugin in (PLUGIN, SPOKEN, TEXTS, DENSE)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(SAMPLES)
+    assert set(load_plugins().samples) == set(SAMPLES)
+    assert set(load_plugins(only=["spoken-samples"]).samples) == {"spoken-digits", "spoken-numbers"}
+    assert set(load_plugins(disable=["dense-samples"]).samples) == set(SAMPLES) - {"depth-scenes"}

@@ -9,7 +9,7 @@ from audio_models import CONFIGS, clip, encoded
 from tolerance import about
 
 from topwork import BaseOptions, DataError, RowsOptions, UsageError
-from topwork_bases.samples import speech as spoken_rows
+from topwork_bases.samples.plugin import SPOKEN
 from topwork_bases.transformers.base import load_base
 from topwork_tasks._audio.clips import audio_length, open_audio, spectrogram_image
 from topwork_tasks._audio.frontend import Frontend, clip_windows, find_extractor
@@ -184,7 +184,7 @@ def spoken(tmp_path_factory):
 
     saved, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, tmp_path_factory.mktemp("cache")
     yield {
-        (name, split): spoken_rows.load_rows(f"sample:{name}", RowsOptions(path=f"sample:{name}", split=split))
+        (name, split): SPOKEN.load_rows(f"sample:{name}", RowsOptions(path=f"sample:{name}", split=split))
         for name in ("spoken-digits", "spoken-numbers")
         for split in ("train", "test")
     }
@@ -219,7 +219,7 @@ def test_spoken_digits_are_balanced_and_numbers_are_new(spoken) -> None:
 
 
 def test_the_same_clip_twice_comes_from_the_cache(spoken) -> None:
-    again = spoken_rows.load_rows("sample:spoken-digits", RowsOptions(path="sample:spoken-digits", split="test"))
+    again = SPOKEN.load_rows("sample:spoken-digits", RowsOptions(path="sample:spoken-digits", split="test"))
     assert again[7]["audio"]["bytes"] == spoken["spoken-digits", "test"][7]["audio"]["bytes"]
 
 
@@ -231,9 +231,8 @@ def test_a_missing_package_names_the_mend(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(UsageError, match=r"pip install topwork\[samples\]"):
         next(digit_clips("test"))
-    assert spoken_rows.load_rows("sample:digits", RowsOptions(path="sample:digits")) is None
     with pytest.raises(UsageError, match="no options"):
-        spoken_rows.load_rows(
+        SPOKEN.load_rows(
             "sample:spoken-digits", RowsOptions(path="sample:spoken-digits", split="test", options={"a": 1})
         )
 

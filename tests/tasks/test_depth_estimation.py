@@ -14,7 +14,7 @@ from tolerance import about, close
 
 from topwork import BaseOptions, DataError, RowsOptions, UsageError
 from topwork.testing import check_task
-from topwork_bases.samples import dense as dense_samples
+from topwork_bases.samples.plugin import DENSE
 from topwork_bases.transformers import base as transformers_bases
 from topwork_tasks.depth_estimation import depth_maps as _depth
 from topwork_tasks.depth_estimation.task import DepthEstimation
@@ -239,7 +239,7 @@ def test_predictions_are_never_negative_and_come_back_from_their_files(kind, tmp
 
 def test_the_sample_has_exact_depth_and_other_scenes_for_the_test() -> None:
     train, test = (
-        dense_samples.load_rows("sample:depth-scenes", RowsOptions(path="sample:depth-scenes", split=split))
+        DENSE.load_rows("sample:depth-scenes", RowsOptions(path="sample:depth-scenes", split=split))
         for split in ("train", "test")
     )
     assert (len(train), len(test)) == (2000, 200)
@@ -249,4 +249,3 @@ def test_the_sample_has_exact_depth_and_other_scenes_for_the_test() -> None:
     assert depth.dtype == np.float32
     assert depth.shape == (64, 64)
     assert 1 < depth.min() < depth.max() < 12
-    assert dense_samples.load_rows("sample:digits", RowsOptions(path="sample:digits")) is None

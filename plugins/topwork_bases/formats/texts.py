@@ -33,7 +33,8 @@ def read_conll(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     """Read words and tags, a word a line, sentences apart by empty lines.
 
     Args:
-        options: `word` and `tag`: numbers of columns from 0 (-1 is the last), or names of CoNLL-U's columns.
+        path: a file in the layout of CoNLL, or (`.conllu`) of CoNLL-U.
+        options: `word` and `tag`: indices of columns from 0 (-1 is the last), or names of CoNLL-U's columns.
     """
     universal = path.suffix.lower() == ".conllu"
     word = _column(options.get("word", 1 if universal else 0))

@@ -23,6 +23,7 @@ def read_records(path: Path, options: Mapping[str, Any]) -> Table:
     """Read a file of JSON or JSON lines.
 
     Args:
+        path: the file, packed or not.
         options: `field` names the key under which the records stand; `encoding`.
 
     Raises:

@@ -9,11 +9,12 @@ from topwork import Table, UsageError, nearest
 
 
 def choose(splits: Any, wanted: str | None, source: str) -> Any:
-    """One data set out of what was loaded.
+    """Return one data set of those that were loaded.
 
     Args:
         splits: a mapping from split names to data sets (`DatasetDict`, `IterableDatasetDict`), or one data set.
         wanted: a split, sums and slices of splits as `datasets` writes them; None takes the only split.
+        source: name of the source, for messages.
 
     Raises:
         UsageError: several splits and none named, an unknown split, a bad slice, a slice of a stream.

@@ -29,6 +29,7 @@ def stored_table(
     """Return the rows of a file, read now or taken from the cache.
 
     Args:
+        path: the file.
         key: how the file is read.
         read: reads the file; it is given a list for remarks.
         written: the cells are text as written.

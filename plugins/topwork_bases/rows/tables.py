@@ -51,6 +51,7 @@ def form_of(options: Mapping[str, Any], tab: bool) -> Form:
     """Return the form that a recipe's `options` say.
 
     Args:
+        options: of the recipe.
         tab: the file's name says that tabs stand between fields.
 
     Raises:

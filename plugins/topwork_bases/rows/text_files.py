@@ -39,9 +39,15 @@ class Bounded(io.RawIOBase):
         self.most = max(FIRST_BYTES, MOST_GROWTH * path.stat().st_size)
 
     def readable(self) -> bool:
+        """Return True, as `io.RawIOBase` asks."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with unpacked bytes and return their number.
+
+        Raises:
+            DataError: a damaged archive, or far more bytes than its size makes likely.
+        """
         try:
             data = self.file.read(len(buffer))
         except (OSError, EOFError, lzma.LZMAError) as error:
@@ -119,6 +125,7 @@ def open_text(path: Path, encoding: str | None, remarks: list[str]) -> Iterator[
     """Open a text file, packed or not; line ends stay as they are.
 
     Args:
+        path: the file.
         encoding: None detects it.
         remarks: takes a line about what was detected.
 

@@ -1,23 +1,39 @@
 """Rendered scenes with exact depth: a ground with a checkerboard, a wall behind it, and spheres on the ground.
 
-There is no small real set with depth in any package; in a rendered picture the depth of every pixel is known. Depth is
+There is no small real set with depth in any package; in a rendered image the depth of every pixel is known. Depth is
 the distance along the optical axis, in metres.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Any
+
+from topwork_bases.samples.generated import generated_rows
 
 SIZE = 64
 COUNTS = {"train": 2000, "test": 200}
 FOCAL = 60.0  # pixels
 
 
-def scenes(split: str, code: str = "") -> Iterator[dict[str, Any]]:
-    """Rows: `image` (RGB, 64 x 64) and `depth` (mode F, metres, 1 to 10). The splits come from different seeds.
+def depth_scenes_dataset(split: str) -> Any:
+    """Return the scenes of a split, "train" or "test", as a `datasets.Dataset`: columns image, depth."""
+    import datasets
 
-    `code` is not used; it is part of the cache key.
+    features = {"image": datasets.Image(), "depth": datasets.Image()}
+    return generated_rows(depth_views, split, features, [sys.modules[__name__]])
+
+
+def depth_views(split: str, code: str = "") -> Iterator[dict[str, Any]]:
+    """Yield the scenes of a split; the splits come from different seeds.
+
+    Args:
+        split: "train" or "test".
+        code: not used; part of the key of the cache.
+
+    Yields:
+        `image` (RGB, 64 x 64) and `depth` (mode F, metres, 1 to 10).
     """
     import numpy
     from PIL import Image
@@ -33,7 +49,7 @@ def scenes(split: str, code: str = "") -> Iterator[dict[str, Any]]:
 
 
 def _scene(random: Any) -> tuple[Any, Any]:
-    """Colours [SIZE, SIZE, 3] in 0..1 and depth [SIZE, SIZE] of one scene."""
+    """Return the colours, [SIZE, SIZE, 3] in 0..1, and the depth, [SIZE, SIZE], of a scene."""
     import numpy
 
     height, wall, tilt = random.uniform(0.8, 1.8), random.uniform(4, 10), random.uniform(0.05, 0.3)
@@ -57,7 +73,7 @@ def _scene(random: Any) -> tuple[Any, Any]:
 
 
 def _room(random: Any, rays: Any, height: float, wall: float, light: Any) -> tuple[Any, Any]:
-    """The ground at `height` below the camera and the wall `wall` ahead of it."""
+    """Return colours and depth of the ground at `height` below the camera and the wall `wall` ahead of it."""
     import numpy
 
     with numpy.errstate(divide="ignore"):

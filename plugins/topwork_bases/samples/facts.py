@@ -1,6 +1,7 @@
-"""Generated facts with questions, in the shape of SQuAD 2: three sentences about invented people, one question, the
-answer a span of the sentences; for a fifth of the questions the sentences have no answer.
+"""Generated facts with questions, in the shape of SQuAD 2.
 
+A row has three sentences about invented people and a question whose answer is a span of the sentences; for a fifth of
+the questions the sentences have no answer.
 Every name (person, place, firm, pet) is built from syllables; training and test names are disjoint.
 """
 
@@ -31,15 +32,25 @@ _RELATIONS: dict[str, tuple[str, list[str], list[str]]] = {
 }
 
 
+def facts_dataset(split: str) -> Any:
+    """Return the rows of `facts` of a split, "train" or "test", as a `datasets.Dataset`."""
+    import datasets
+
+    text, start = datasets.Value("string"), datasets.Value("int32")
+    answers = {"text": datasets.List(text), "answer_start": datasets.List(start)}
+    features = datasets.Features({"id": text, "context": text, "question": text, "answers": answers})
+    return datasets.Dataset.from_list(facts(split), features=features)
+
+
 def facts(split: str) -> list[dict[str, Any]]:
-    """Rows {id, context, question, answers {text, answer_start}} of a split; no answer: both lists empty."""
+    """Return rows {id, context, question, answers {text, answer_start}} of a split; no answer: both lists empty."""
     draw = random.Random(f"facts {split}")
     names = {kind: _names(kind, split) for kind in _ENDS}
     return [_row(draw, names, f"{split}-{number}") for number in range(COUNTS[split])]
 
 
 def _names(kind: str, split: str) -> list[str]:
-    """The names of a kind that belong to the split: a fifth of all are test names."""
+    """Return the names of a kind that belong to the split: a fifth of all are test names."""
     every = sorted({start + middle + end for start in _STARTS for middle in _MIDDLES for end in _ENDS[kind]})
     random.Random(f"names {kind}").shuffle(every)
     fifth = len(every) // 5
@@ -71,7 +82,7 @@ def _row(draw: random.Random, names: dict[str, list[str]], name: str) -> dict[st
 
 
 def _position(sentences: list[str], stated: list[tuple[str, str]], question_kind: tuple[str, str], word: str) -> int:
-    """Where the answer stands in the sentence that states it, counted from the start of the context."""
+    """Return the character of the context at which the answer begins, in the sentence that states it."""
     index = stated.index(question_kind)
     before = sum(len(sentence) + 1 for sentence in sentences[:index])
     return before + sentences[index].rindex(word)

@@ -1,5 +1,7 @@
-"""Generated reports of matches with a one-line summary: who beat whom, by how much, where and when. What the summary
-says stands scattered in the report, between sentences that do not matter (the score at half-time, the next match).
+"""Generated reports of matches with a one-line summary: who beat whom, by how much, where and when.
+
+The facts of the summary are scattered in the report, between sentences that do not matter (the score at half-time, the
+next match).
 
 A match (who, where, when) belongs to one split, also where a report only announces it: no summary, no report and no
 sentence that names a team stands in both, so none can be learned by heart.
@@ -8,6 +10,7 @@ sentence that names a team stands in both, so none can be learned by heart.
 from __future__ import annotations
 
 import random
+from typing import Any
 
 COUNTS = {"train": 6000, "test": 300}
 
@@ -18,8 +21,15 @@ _WEATHER = ["It rained all evening.", "The sun was shining.", "A cold wind blew.
 _CROWD = ["The stands were full.", "Few people came.", "The crowd sang to the end.", ""]
 
 
+def match_reports_dataset(split: str) -> Any:
+    """Return the rows of `match_reports` of a split, "train" or "test", as a `datasets.Dataset`."""
+    import datasets
+
+    return datasets.Dataset.from_list(match_reports(split))
+
+
 def match_reports(split: str) -> list[dict[str, str]]:
-    """Rows {"document", "summary"} of a split."""
+    """Return rows {"document", "summary"} of a split."""
     draw = random.Random(f"match reports {split}")
     rows: list[dict[str, str]] = []
     seen: set[str] = set()
@@ -32,8 +42,10 @@ def match_reports(split: str) -> list[dict[str, str]]:
 
 
 def _match(draw: random.Random, test: bool, team: str | None = None) -> tuple[str, str, str, str]:
-    """Home, away, place and day of a match of a split: a twentieth of all is for testing, the same in every process.
-    `team`: plays at home."""
+    """Return home, away, stadium and day of a match of a split, with `team` at home when it is given.
+
+    A twentieth of all matches is for testing, the same ones in every process.
+    """
     while True:
         home, away = draw.sample(_TEAMS, 2)
         home, away = (team, away if away != team else home) if team else (home, away)
@@ -58,8 +70,8 @@ def _row(draw: random.Random, test: bool) -> dict[str, str]:
     ]
     draw.shuffle(between)
     end = f"At the end it was {first} to {second}."
-    place_of_end = draw.randrange(1, len(between) + 1)
-    sentences = [opening, *between[:place_of_end], end, *between[place_of_end:]]
+    end_index = draw.randrange(1, len(between) + 1)
+    sentences = [opening, *between[:end_index], end, *between[end_index:]]
     document = " ".join(sentence for sentence in sentences if sentence)
     if first == second:
         summary = f"{home} and {away} drew {first} to {second} in {stadium} on {day}."

@@ -6,6 +6,7 @@ Every fiftieth number (in a scattered order) is a test number; no number is in b
 from __future__ import annotations
 
 import random
+from typing import Any
 
 LIMIT = 100_000
 
@@ -22,7 +23,7 @@ _DE_TENS = str.split("- - zwanzig dreißig vierzig fünfzig sechzig siebzig acht
 
 
 def english(number: int) -> str:
-    """A number below a million in English words, such as "twenty-one thousand three hundred five"."""
+    """Write a number below a million in English words, such as "twenty-one thousand three hundred five"."""
     if number >= 1000:
         return _joined(f"{english(number // 1000)} thousand", number % 1000)
     if number >= 100:
@@ -38,12 +39,12 @@ def _joined(head: str, rest: int) -> str:
 
 
 def german(number: int) -> str:
-    """A number below a million in German words, such as "einundzwanzigtausenddreihundertfünf"."""
+    """Write a number below a million in German words, such as "einundzwanzigtausenddreihundertfünf"."""
     return "null" if number == 0 else _german(number, last=True)
 
 
 def _german(number: int, last: bool) -> str:
-    """`last`: nothing follows, so that one is "eins"."""
+    """Write a number; with `last` nothing follows it, so that one is "eins"."""
     if number >= 1000:
         return _german(number // 1000, last=False) + "tausend" + _german_rest(number % 1000)
     if number >= 100:
@@ -59,21 +60,37 @@ def _german_rest(number: int) -> str:
 
 
 def numbers(split: str) -> list[int]:
-    """The numbers of a split, scattered."""
+    """Return the numbers of a split in a scattered order."""
     every = list(range(LIMIT))
     random.Random("number words").shuffle(every)
     cut = LIMIT // 50
     return every[:cut] if split == "test" else every[cut:]
 
 
+def number_words_dataset(split: str) -> Any:
+    """Return the rows of `number_words` of a split, "train" or "test", as a `datasets.Dataset`."""
+    import datasets
+
+    return datasets.Dataset.from_list(number_words(split))
+
+
+def number_lines_dataset(split: str) -> Any:
+    """Return the rows of `number_lines` of a split, "train" or "test", as a `datasets.Dataset`."""
+    import datasets
+
+    return datasets.Dataset.from_list(number_lines(split))
+
+
 def number_words(split: str) -> list[dict[str, dict[str, str]]]:
-    """Rows {"translation": {"en", "de"}}."""
+    """Return rows {"translation": {"en", "de"}} of a split."""
     return [{"translation": {"en": english(number), "de": german(number)}} for number in numbers(split)]
 
 
 def number_lines(split: str) -> list[dict[str, str]]:
-    """Rows {"text", "prompt", "completion"}: a number in digits, in English and in German, so that what is masked in
-    one can be told from another; the digits are a prompt, the words complete it."""
+    """Return rows {"text", "prompt", "completion"} with a number in digits, in English and in German.
+
+    A masked word can be inferred from the other two forms; the digits are a prompt, the words complete it.
+    """
     rows = []
     for number in numbers(split):
         prompt, completion = f"{' '.join(str(number))} =", f" {english(number)} = {german(number)}"

@@ -6,9 +6,18 @@ the version of Python.
 
 from __future__ import annotations
 
+from typing import Any
+
+
+def python_docs_dataset(split: str) -> Any:
+    """Return the rows of `paragraphs` of a split, "train" or "test", as a `datasets.Dataset`."""
+    import datasets
+
+    return datasets.Dataset.from_list(paragraphs(split))
+
 
 def paragraphs(split: str) -> list[dict[str, str]]:
-    """Rows {text, topic} of a split; paragraphs of fewer than 80 characters (headings, code lines) are left out."""
+    """Return rows {text, topic} of a split, without paragraphs below 80 characters (headings, lines of code)."""
     from pydoc_data.topics import topics
 
     names = sorted(topics)
@@ -24,6 +33,6 @@ def paragraphs(split: str) -> list[dict[str, str]]:
 
 
 def _paragraphs(text: str) -> list[str]:
-    """Paragraphs with their line breaks and indentation taken out."""
+    """Return the paragraphs of a text without line breaks and indentation."""
     joined = (" ".join(block.split()) for block in text.split("\n\n"))
     return [block for block in joined if len(block) >= 80 and not block.startswith(">>>")]

@@ -13,6 +13,7 @@ import sysconfig
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROLES = str.split(
     "O keyword function class call method attribute parameter argument module decorator variable number string operator"
@@ -29,8 +30,17 @@ _SHORTEST, _LONGEST = 4, 40
 _LAYOUT = {tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.COMMENT, tokenize.ENCODING, tokenize.ENDMARKER}
 
 
+def python_tokens_dataset(split: str) -> Any:
+    """Return the rows of `python_tokens` of a split, "train" or "test"; the tags are a `ClassLabel` of `ROLES`."""
+    import datasets
+
+    words, tags = datasets.List(datasets.Value("string")), datasets.List(datasets.ClassLabel(names=ROLES))
+    features = datasets.Features({"words": words, "tags": tags})
+    return datasets.Dataset.from_list(python_tokens(split), features=features)
+
+
 def python_tokens(split: str) -> list[dict[str, list[str]]]:
-    """Rows {"words", "tags"}: a logical line of code each, tags from `ROLES`. Strings are shortened to `"..."`."""
+    """Return rows {"words", "tags"} of a logical line of code each; strings are shortened to `"..."`."""
     test = set(_MODULES[::6])
     training = _lines([name for name in _MODULES if name not in test])
     rows = training
@@ -40,7 +50,7 @@ def python_tokens(split: str) -> list[dict[str, list[str]]]:
 
 
 def _lines(modules: list[str]) -> dict[tuple[str, ...], list[str]]:
-    """Distinct lines in the order of their first occurrence."""
+    """Return distinct lines, as words and their roles, in the order of their first occurrence."""
     lines: dict[tuple[str, ...], list[str]] = {}
     folder = Path(sysconfig.get_paths()["stdlib"])
     for name in modules:
@@ -84,7 +94,7 @@ def _roles(line: list[tuple[int, str]]) -> list[str]:
 
 
 def _name_role(word: str, before: str, after: str, head: str, depth: int) -> str:
-    """The first rule that fits."""
+    """Return the role by the first rule that applies."""
     rules = (
         (keyword.iskeyword(word), "keyword"),
         (before == "def", "function"),

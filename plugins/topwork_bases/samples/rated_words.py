@@ -22,7 +22,7 @@ _TEST_SHARE = 0.2
 
 
 def rated_words(split: str) -> datasets.Dataset:
-    """Rows `text`, `label` (negative, positive) of the split "train" or "test", in the order of the lexicon."""
+    """Return rows `text`, `label` (negative, positive) of the split "train" or "test", in the order of the lexicon."""
     import datasets
 
     if split not in ("train", "test"):
@@ -34,13 +34,13 @@ def rated_words(split: str) -> datasets.Dataset:
 
 
 def _is_test(word: str) -> bool:
-    """A fifth of the stems, by a hash that is the same everywhere."""
+    """Return True for a fifth of the stems, by a hash that is the same everywhere."""
     digest = hashlib.sha256(word[:4].lower().encode()).digest()
     return digest[0] < 256 * _TEST_SHARE
 
 
 def _lexicon() -> list[tuple[str, float]]:
-    """(word, mean rating) of what consists of letters; emoticons and abbreviations with digits are left out."""
+    """Return (word, mean rating) of the entries that consist of letters, so without emoticons and digits."""
     spec = find_spec("vaderSentiment")
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(

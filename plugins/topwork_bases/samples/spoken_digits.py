@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import io
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from topwork import UsageError
+from topwork_bases.samples.generated import generated_rows
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
@@ -26,7 +28,7 @@ _SEED = {"train": 1, "test": 2}
 
 
 class Synthesiser:
-    """eSpeak NG. `say` gives 16-bit samples at `rate` samples a second.
+    """eSpeak NG's synthesiser; `say` returns 16-bit samples at `rate` samples a second.
 
     Raises:
         UsageError: the package is not installed, or its library does not start.
@@ -56,10 +58,16 @@ class Synthesiser:
         return 0
 
     def say(self, text: str, voice: str, speed: int, pitch: int) -> Any:
-        """[samples] int16, without the silence before and after.
+        """Speak a text; return [samples] int16, without the silence before and after.
 
         Args:
-            voice: accent+variant. speed: words a minute. pitch: 0 to 100.
+            text: what is spoken, in English.
+            voice: accent+variant.
+            speed: words per minute.
+            pitch: 0 to 100.
+
+        Raises:
+            UsageError: the synthesiser has no such voice.
         """
         import numpy
 
@@ -77,8 +85,31 @@ class Synthesiser:
         return clip[max(0, loud[0] - margin) : loud[-1] + margin] if len(loud) else clip
 
 
+def spoken_digits_dataset(split: str) -> Any:
+    """Return clips of one digit of a split, "train" or "test", as a `datasets.Dataset`: columns audio, label."""
+    import datasets
+
+    return _clips(digit_clips, split, {"label": datasets.ClassLabel(names=list(WORDS))})
+
+
+def spoken_numbers_dataset(split: str) -> Any:
+    """Return clips of one to four digits of a split, "train" or "test": columns audio, text."""
+    import datasets
+
+    return _clips(number_clips, split, {"text": datasets.Value("string")})
+
+
+def _clips(make: Callable[..., Iterator[dict[str, Any]]], split: str, target: dict[str, Any]) -> Any:
+    import datasets
+
+    # `datasets.Audio` would need torchcodec to store what is encoded already
+    stored = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    rows = generated_rows(make, split, {"audio": stored, **target}, [sys.modules[__name__]])
+    return rows.cast_column("audio", datasets.Audio(decode=False))
+
+
 def flac(samples: Any, rate: int) -> bytes:
-    """The samples as a FLAC file."""
+    """Encode [samples] int16 at `rate` samples a second as the bytes of a FLAC file."""
     try:
         import soundfile
     except (ImportError, OSError) as error:
@@ -91,7 +122,7 @@ def flac(samples: Any, rate: int) -> bytes:
 
 
 def digit_clips(split: str, code: str = "") -> Iterator[dict[str, Any]]:
-    """One digit a clip: every speaker with every accent says every digit, twice in the training split."""
+    """Yield clips of one digit: every speaker with every accent says every digit, twice in the training split."""
     import numpy
 
     chance, voice = numpy.random.default_rng(_SEED[split]), Synthesiser()
@@ -105,7 +136,7 @@ def digit_clips(split: str, code: str = "") -> Iterator[dict[str, Any]]:
 
 
 def number_clips(split: str, code: str = "") -> Iterator[dict[str, Any]]:
-    """One to four digits a clip (for testing two to four), written in words."""
+    """Yield clips of one to four digits (for testing two to four), written in words."""
     import numpy
 
     chance, voice = numpy.random.default_rng(10 + _SEED[split]), Synthesiser()
@@ -123,8 +154,11 @@ def _manner(chance: Any) -> tuple[int, int]:
 
 
 def _digits(chance: Any, split: str) -> list[int]:
-    """Of two to four digits, the test split has those whose sum divides by five, the training split the others, and
-    single ones."""
+    """Draw digits of a split.
+
+    Of two to four digits, the test split has those whose sum divides by five; the training split has the others, and
+    single digits.
+    """
     while True:
         digits = [int(digit) for digit in chance.integers(0, 10, chance.integers(1, 5))]
         if (len(digits) > 1 and sum(digits) % 5 == 0) == (split == "test"):

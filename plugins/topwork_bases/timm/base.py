@@ -33,13 +33,14 @@ class TimmBase(TransformersBase):
 
     @property
     def origin(self) -> dict[str, Json]:
+        """What makes the same architecture again; see `topwork.Base.origin`."""
         return {**super().origin, "kind": "timm"}
 
     def _has_trained_head(self, auto: Sequence[str]) -> bool:
         return "AutoModelForImageClassification" in auto and self.config.num_labels > 0
 
     def native(self, *auto: str, weights: bool = True, **changes: Any) -> nn.Module | None:
-        """TimmWrapperForImageClassification; with `head: new` its classifier is made anew, whatever its shape was."""
+        """Return timm's classifier as transformers wraps it; with `head: new` its last layer starts anew."""
         loads = weights and not self.scratch and "AutoModelForImageClassification" in auto
         if not loads or (self.options.head == "keep" and self.config.num_labels > 0):
             return super().native(*auto, weights=weights, **changes)
@@ -48,15 +49,18 @@ class TimmBase(TransformersBase):
         return _timm.with_new_classifier(str(self.location), self._changed(changes), self.options)
 
     def backbone(self, *, weights: bool = True, maps: Sequence[int] = (), **changes: Any) -> nn.Module:
-        """The network without its classifier. Tokens are those of the last layer (class tokens included), or the last
-        map's pixels; `maps` are stages, or layers at even distances of a plain vision transformer."""
+        """Return the network without its classifier.
+
+        Tokens are those of the last layer (class tokens included), or the last map's pixels; `maps` are stages, or
+        layers at even distances of a plain vision transformer.
+        """
         from topwork_bases.timm import modules as _timm
 
         location = str(self.location) if weights and not self.scratch else None
         return _timm.backbone(location, self._changed(changes), self.options, maps)
 
     def processor(self, kind: str, **changes: Any) -> Any | None:
-        """The saved image processor of a folder, else the one that the weights were trained with. None from scratch."""
+        """Return the saved image processor of a folder, else that of the weights' training; None from scratch."""
         if self.options.processor is not None:
             return super().processor(kind, **changes)
         if kind != "image_processor":

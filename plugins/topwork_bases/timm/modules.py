@@ -69,8 +69,11 @@ def backbone(location: str | None, config: Any, options: BaseOptions, maps: Sequ
 
 
 class TimmTokens(nn.Module):
-    """Forward: pixel_values [items, channels, height, width] -> Features with `tokens`, for convolutional networks
-    also the last map, and `pooled` where its width is that of the tokens."""
+    """A timm network that gives tokens.
+
+    Forward: pixel_values [items, channels, height, width] -> Features with `tokens`, for convolutional networks also
+    the last map, and `pooled` where its width is that of the tokens.
+    """
 
     accepts_loss_kwargs = False
     main_input = "pixel_values"
@@ -82,6 +85,7 @@ class TimmTokens(nn.Module):
         self.width: int = model.timm_model.num_features
 
     def forward(self, pixel_values: torch.Tensor) -> Features:
+        """Return the tokens of images, [items, tokens, width]."""
         network = self.backbone.timm_model
         outputs = network.forward_features(pixel_values.to(self.backbone.dtype))
         pooled = network.forward_head(outputs)
@@ -134,6 +138,7 @@ class TimmMaps(nn.Module):
         return shapes, height
 
     def forward(self, pixel_values: torch.Tensor) -> Features:
+        """Return the maps of images, each [items, channels, height, width]."""
         # a plain transformer's layers are read through its last norm, as transformers' own backbones do
         maps = self.backbone.timm_model.forward_intermediates(
             pixel_values.to(self.backbone.dtype),
@@ -155,7 +160,7 @@ def _is_pyramid(network: Any) -> bool:
 
 
 def _layers(network: Any, maps: Sequence[int], name: str) -> list[int]:
-    """timm's numbers of the asked maps: the last four stages of a pyramid, or layers at even distances."""
+    """Return timm's indices of the requested maps: the last stages of a pyramid, or layers at even distances."""
     infos = _infos(network)
     if _is_pyramid(network):
         steps = list(range(len(infos)))[-4:]

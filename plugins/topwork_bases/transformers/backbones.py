@@ -93,6 +93,7 @@ class Backbone(nn.Module):
         self._masks = "attention_mask" in inspect.signature(model.forward).parameters
 
     def forward(self, **inputs: Any) -> Features:
+        """Return tokens [items, tokens, width], their mask, the pooled vector and the last map, as far as there are."""
         mask = inputs.get("attention_mask")
         if mask is not None and not self._masks:
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
@@ -142,7 +143,7 @@ class MapBackbone(nn.Module):
         self.width = self.map_widths[-1]
 
     def _probe(self) -> tuple[int, Sequence[torch.Tensor]]:
-        """One forward of an empty image: configs do not tell widths and strides of maps in any one way."""
+        """Return the size of an empty image and its maps: configs have no common name for their widths and strides."""
         size = getattr(self.config, "image_size", None) or 64
         size = size[0] if isinstance(size, list | tuple) else size
         parameter = next(self.backbone.parameters())
@@ -154,6 +155,7 @@ class MapBackbone(nn.Module):
         return size, outputs
 
     def forward(self, pixel_values: torch.Tensor, **inputs: Any) -> Features:
+        """Return the maps of images, each [items, channels, height, width], and the tokens of a plain transformer."""
         if self._is_auto:
             return Features(maps=tuple(self.backbone(pixel_values=pixel_values, **inputs).feature_maps))
         outputs = self.backbone(pixel_values=pixel_values, output_hidden_states=True, **inputs)

@@ -1,7 +1,7 @@
-"""Bases from transformers: a Hub id, a folder that `save_pretrained` wrote, a folder inside an installed package, or a
-config (random weights). Safetensors only; code that comes with a checkpoint runs only when the recipe says so.
+"""Bases from transformers: a Hub id, a saved folder, a folder inside an installed package, or a config.
 
-What a base knows from the start is its config; torch is imported when a module is asked for.
+A config gives random weights. Safetensors only; code that comes with a checkpoint runs only when the recipe says so.
+From the start a base has only its config; torch is imported when a module is requested.
 """
 
 from __future__ import annotations
@@ -57,8 +57,11 @@ class TransformersBase:
         }
 
     def trained_labels(self, *auto: str) -> list[str] | None:
-        """Label names of the checkpoint's own task head, in the order of its outputs, when the checkpoint has trained
-        weights for one of the classes behind these auto names and the recipe keeps its head; else None."""
+        """Return the label names of the checkpoint's own task head, in the order of its outputs.
+
+        None when the checkpoint has no trained weights for one of the classes behind these auto names, or the recipe
+        does not keep its head.
+        """
         if self.scratch or self.options.head == "new" or not self._has_trained_head(auto):
             return None
         return [str(self.config.id2label[number]) for number in sorted(self.config.id2label)]
@@ -162,10 +165,10 @@ def _short(labels: list[str]) -> str:
 
 
 def _take_pruned(config: Any, location: str) -> dict[str, Any]:
-    """What transformers 4 noted in a config as pruned, taken out of it: numbers of attention heads by layer number, and
-    by the name of a part what is noted in the config of that part.
+    """Take out of a config what transformers 4 noted in it as pruned: indices of attention heads by layer index.
 
-    transformers 5 would keep the note, build the model unpruned and fail on its weights.
+    The notes in the configs of parts stand under the names of the parts. transformers 5 would keep the note, build the
+    model unpruned and fail on its weights.
 
     Raises:
         CheckpointError: it cannot be read.

@@ -102,8 +102,10 @@ def from_weights(
     subclass: type | None = None,
     **extra: Any,
 ) -> nn.Module:
-    """A module with the checkpoint's weights; of `subclass`, if one is given. With `fresh_head` its task head starts
-    anew, whatever its shape was."""
+    """Return a module with the checkpoint's weights, of `subclass` if one is given.
+
+    With `fresh_head` its task head starts anew, whatever its shape was.
+    """
     if subclass is not None and (Path(location) / "topwork.safetensors").is_file():
         config.transformers_weights = "topwork.safetensors"
     model, info = _opened(subclass or _chosen(auto, config), auto, location, config, options, extra)
@@ -126,8 +128,9 @@ def fill(
     subclass: type | None = None,
     **extra: Any,
 ) -> None:
-    """Put a checkpoint's weights into a module that was cut to their shape after it was made (of `subclass`, if one was
-    given); its task head stays as it is where the checkpoint has none, and with `fresh_head`.
+    """Put a checkpoint's weights into a module that was cut to their shape after it was made.
+
+    Its task head stays as it is where the checkpoint has none, and with `fresh_head`.
 
     Raises:
         CheckpointError: weights are missing, or have another shape than the module now has.
@@ -189,7 +192,7 @@ def _opened(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers prints a table of missing and mismatched weights; `_account` says it in one line, or raises."""
+    """Silence the table of missing and mismatched weights; `_account` reports them in one line, or raises."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -225,8 +228,11 @@ def _account(model: Any, info: dict[str, Any], location: str, fresh_head: bool) 
 
 
 def _of_task_head(model: Any, key: str) -> bool:
-    """Whether a parameter belongs to the task head: it lies outside the base model, or is the pooler or the per-stage
-    norm that only the task head reads; or the encoder's pooler in a pair of encoder and decoder, which nobody reads."""
+    """Return whether a parameter belongs to the task head.
+
+    It does when it lies outside the base model, or is the pooler or the norm of a stage that only the task head reads;
+    so does the encoder's pooler in a pair of encoder and decoder, which nothing reads.
+    """
     if model.config.model_type == "encoder-decoder" and key.startswith("encoder.pooler."):
         return True
     prefix = model.base_model_prefix

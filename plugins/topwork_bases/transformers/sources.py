@@ -75,8 +75,10 @@ def _package_folder(name: str) -> Path:
 
 
 def find_file(location: str, file: str, revision: str | None = None, required: bool = False) -> Path | None:
-    """A file of a folder or of a Hub repository (fetched when online), or None when there is no such file. On the Hub
-    a `required` file that is missing is an error, which knows why (offline, no such repository ...)."""
+    """Return a file of a folder or of a Hub repository (fetched when online); None when there is no such file.
+
+    On the Hub a `required` file that is missing is an error that gives the reason (offline, no such repository ...).
+    """
     if os.path.isdir(location):
         path = Path(location) / file
         return path if path.is_file() else None
@@ -193,7 +195,7 @@ def unknown_model_type(kind: str, known: Any) -> UsageError:
 
 
 def _refuse_unknown(kind: Any, values: dict[str, Any], path: str) -> None:
-    """transformers keeps entries that it does not know without a word; a misspelt one would change nothing."""
+    """Refuse entries that a config does not have: transformers keeps them silently, so a misspelt one does nothing."""
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -246,8 +248,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def find_processor(location: str, kind: str, revision: str | None, changes: dict[str, Any]) -> Any | None:
-    """A saved tokenizer or processor, or None when no file of that kind is there. A broken file is an error. `encoder/
-    tokenizer` is the tokenizer in the folder `encoder` of a model with two."""
+    """Return a saved tokenizer or processor; None when no file of that kind is there. A broken file is an error.
+
+    `encoder/tokenizer` is the tokenizer in the folder `encoder` of a model with two.
+    """
     part, _, kind = kind.rpartition("/")
     if part:
         location = str(Path(location) / part)
