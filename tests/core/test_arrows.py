@@ -92,7 +92,8 @@ def test_the_table_of_plugins_is_complete():
     paths = {
         path.parent if path.name in ("task", "__init__") else path for path in paths
     }  # a package hands on its task
-    modules = {value for value in TABLE.values() if ":" not in value}  # the others are declarations
+    # modules of declarations have no hooks
+    modules = {value.partition(":")[0] for value in TABLE.values()} - {"topwork.stages", "topwork_tasks"}
     assert {path.as_posix().replace("/", ".") for path in paths} == modules
     from importlib.metadata import entry_points
 

@@ -33,7 +33,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _folders(path: Path, target: str) -> tuple[Path, Path] | None:
-    """The folders of images and of their maps inside a folder."""
+    """Return the folders of images and of their maps inside a folder."""
     if not path.is_dir():
         return None
     names = {entry.name: entry for entry in path.iterdir() if entry.is_dir()}
@@ -43,7 +43,7 @@ def _folders(path: Path, target: str) -> tuple[Path, Path] | None:
 
 
 def _by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
-    """Files by their path below the folder, without the suffix."""
+    """Return files by their path below the folder, without the suffix."""
     return {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for path in sorted(folder.rglob("*"))
@@ -83,7 +83,7 @@ def _read_maps(path: Path, target: str) -> dict[str, Table]:
 
 
 def _partner(key: str, maps: Mapping[str, Path]) -> Path | None:
-    """The map of an image: of the same name, or with a usual ending."""
+    """Return the map of an image: of the same name, or with a usual ending."""
     endings = ("", "_mask", "_L", "_gtFine_labelIds", "_depth", "-mask", "_seg")
     return next((maps[key + ending] for ending in endings if key + ending in maps), None)
 
@@ -151,7 +151,7 @@ def _yolo_split(folder: Path, names: list[str], split: str) -> Table:
 
 
 def _yolo_boxes(file: Path, size: tuple[int, int], names: Sequence[str]) -> tuple[list[list[float]], list[int]]:
-    """Boxes as [left, top, width, height] in pixels, and their classes; polygons become their boxes."""
+    """Return boxes as [left, top, width, height] in pixels, and their classes; polygons become their boxes."""
     boxes, categories = [], []
     for number, line in numbered_lines(file):
         if not line.strip():

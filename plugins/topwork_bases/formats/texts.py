@@ -84,7 +84,7 @@ def _column(value: Any) -> int:
 
 
 def _pair(path: Path) -> list[Path]:
-    """The files of a folder, or beside a file, that have one name and two languages: `train.en`, `train.de`."""
+    """Return the files of a folder, or beside a file, that have one name and two languages: `train.en`, `train.de`."""
     folder, stem = (path, None) if path.is_dir() else (path.parent, path.name)
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and 2 <= len(file.suffix) <= 4]
     pairs: dict[str, list[Path]] = {}

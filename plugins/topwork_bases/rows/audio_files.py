@@ -58,7 +58,7 @@ def _rows(files: Sequence[Path], root: Path) -> list[dict[str, Any]]:
 
 
 def _described(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metadata file, each with its clip; cells are text as written."""
+    """Return the rows of a metadata file, each with its clip; cells are text as written."""
     table = read_table(file, {}) if file.suffix == ".csv" else read_records(file, {})
     rows = []
     for index, row in enumerate(table):

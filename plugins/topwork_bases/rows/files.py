@@ -41,7 +41,7 @@ class Files:
 
 
 def find(source: str, options: RowsOptions) -> Files | None:
-    """The files that `source` means; None when it looks like the name of a Hub data set."""
+    """Return the files that `source` means; None when it looks like the name of a Hub data set."""
     if source.startswith(("http://", "https://", "hf://")):
         return Files(_format(options, [Path(source)], source), (), None)
     path = Path(source).expanduser()
@@ -72,7 +72,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _suffix(path: Path) -> str:
-    """The suffix that tells the format, in lower case: `.csv` of `rows.csv.gz`."""
+    """Return the suffix that tells the format, in lower case: `.csv` of `rows.csv.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
@@ -128,7 +128,7 @@ def read(files: Files, source: str, options: RowsOptions) -> Any:
 
 
 def _by_library(files: Files, source: str, options: RowsOptions) -> Any:
-    """The rows as `datasets` reads them."""
+    """Return the rows as `datasets` reads them."""
     import datasets
 
     try:
@@ -147,14 +147,14 @@ def _by_library(files: Files, source: str, options: RowsOptions) -> Any:
 
 
 def np_lines(rows: Any) -> Any:
-    """The lines of a file of which each is a row."""
+    """Return the lines of a file of which each is a row."""
     import numpy as np
 
     return np.arange(1, len(rows) + 1)
 
 
 def _text_tables(files: Files, source: str, options: RowsOptions) -> dict[str, Any]:
-    """Tables of csv, tsv or JSON by split."""
+    """Return tables of csv, tsv or JSON by split."""
     from topwork_bases.rows.records import read_records
     from topwork_bases.rows.tables import read_table
 
@@ -180,7 +180,7 @@ def _text_tables(files: Files, source: str, options: RowsOptions) -> dict[str, A
 
 
 def _splits_of(files: Files) -> dict[str, list[Path]]:
-    """The files by split: of a folder as `datasets` divides it by names, else all are training rows."""
+    """Return the files by split: of a folder as `datasets` divides it by names, else all are training rows."""
     if files.folder is None:
         return {"train": list(files.paths)}
     import datasets
@@ -198,7 +198,7 @@ def _splits_of(files: Files) -> dict[str, list[Path]]:
 
 
 def _where(files: Files, source: str, options: RowsOptions) -> dict[str, Any]:
-    """The arguments of `load_dataset` that say what to read."""
+    """Return the arguments of `load_dataset` that say what to read."""
     given = dict(options.options)
     names = [path.name.lower() for path in files.paths] or [source]
     if files.format == "csv" and any(".tsv" in name for name in names):
@@ -215,7 +215,7 @@ def _where(files: Files, source: str, options: RowsOptions) -> dict[str, Any]:
 
 
 def _saved(files: Files, source: str, options: RowsOptions) -> Any:
-    """A folder that `save_to_disk` wrote."""
+    """Return a folder that `save_to_disk` wrote."""
     import datasets
 
     try:
@@ -227,7 +227,7 @@ def _saved(files: Files, source: str, options: RowsOptions) -> Any:
 
 
 def _explain(files: Files, source: str, error: Exception) -> DataError | UsageError:
-    """What is wrong with the files: the first one that cannot be read, and its line."""
+    """Raise the fault of the files: the first one that cannot be read, and its line."""
     import datasets
 
     if isinstance(error, datasets.exceptions.DataFilesNotFoundError):
@@ -255,7 +255,7 @@ def _line(error: BaseException) -> str:
 
 
 def _fault(path: Path, format_name: str) -> str | None:
-    """`:line: what` is wrong with a text file, or None when it is read without trouble."""
+    """Return the fault of a text file as `:line: cause`; None when it is read without trouble."""
     if format_name not in ("csv", "json", "text") or _suffix(path) != path.suffix.lower():
         return None
     data = path.read_bytes()
@@ -279,7 +279,7 @@ def _fault(path: Path, format_name: str) -> str | None:
 
 
 def _json_fault(text: str) -> str | None:
-    """The first fault of JSON, or of JSON lines."""
+    """Return the first fault of JSON, or of JSON lines."""
     try:
         json.loads(text)
     except json.JSONDecodeError as whole:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @hookimpl(trylast=True)
 def load_rows(source: str, options: RowsOptions) -> Any | None:
-    """A `datasets.Dataset` (an `IterableDataset` with `streaming`) for a file, a glob, a folder or a Hub id.
+    """Return a `datasets.Dataset` (an `IterableDataset` with `streaming`) for a file, a glob, a folder or a Hub id.
 
     Raises:
         UsageError: no such file, folder, format, data set, configuration or split; several splits and none named.
@@ -39,7 +39,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
 
 
 def _from_hub(source: str, options: RowsOptions) -> Any:
-    """A data set of the Hub, or what stands of it in the local cache when offline."""
+    """Return a data set of the Hub, or what stands of it in the local cache when offline."""
     import datasets
 
     from topwork_bases.rows.splits import choose

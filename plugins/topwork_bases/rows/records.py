@@ -67,7 +67,7 @@ def _kind(value: Any) -> str:
 
 
 def _records(path: Path, field: str | None, encoding: str | None, remarks: list[str]) -> Iterator[tuple[int, Any]]:
-    """(line, record) of all records."""
+    """Yield (line, record) of all records."""
     with open_text(path, encoding, remarks) as file:
         if field is None and _is_lines(path, encoding):
             yield from _from_lines(path, file)
@@ -88,7 +88,7 @@ def _records(path: Path, field: str | None, encoding: str | None, remarks: list[
 
 
 def _is_lines(path: Path, encoding: str | None) -> bool:
-    """Whether the first line that is not empty is a record by itself, and another one follows or none does."""
+    """Return whether the first line that is not empty is a record by itself, and another one follows or none does."""
     with open_text(path, encoding, []) as file:
         first = next((line for line in file if line.strip()), "")
         second = next((line for line in file if line.strip()), "")
@@ -102,7 +102,7 @@ def _is_lines(path: Path, encoding: str | None) -> bool:
 
 
 def _is_plain(record: Any) -> bool:
-    """Whether a lone record is a row: no list of records stands in it."""
+    """Return whether a lone record is a row: no list of records stands in it."""
     return not any(isinstance(value, list) and value and isinstance(value[0], dict) for value in record.values())
 
 
@@ -117,7 +117,7 @@ def _from_lines(path: Path, file: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _lines_of(text: str, records: Sequence[Any]) -> list[int] | None:
-    """The line on which each record of a list begins."""
+    """Return the line on which each record of a list begins."""
     decoder, lines = json.JSONDecoder(), []
     position, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("[") + 1)
     for _ in records:
@@ -133,7 +133,7 @@ def _lines_of(text: str, records: Sequence[Any]) -> list[int] | None:
 
 
 def _wrapped(path: Path, content: Any, field: str | None, remarks: list[str]) -> list[Any]:
-    """The records of a file: the list that it is, or that stands under a key.
+    """Return the records of a file: the list that it is, or that stands under a key.
 
     Raises:
         DataError: no such key, several lists, none.
@@ -168,7 +168,7 @@ def _wrapped(path: Path, content: Any, field: str | None, remarks: list[str]) ->
 
 
 def _questions(path: Path, records: list[Any], remarks: list[str]) -> list[Any]:
-    """One record a question where records are articles as SQuAD has them (Rajpurkar et al. 2016, arXiv 1606.05250)."""
+    """Return one record a question where records are articles as SQuAD has them (Rajpurkar et al. 2016, arXiv 1606.05250)."""
     if not records or not all(isinstance(record, dict) and "paragraphs" in record for record in records):
         return records
     rows = [

@@ -104,7 +104,7 @@ def _joined(path: Path, parts: list[Any]) -> Any:
 
 
 def _mixture(path: Path, name: str, values: Sequence[Any], lines: Sequence[int]) -> DataError:
-    """The error for a column with values of different kinds: names the first value that differs."""
+    """Return the error for a column with values of different kinds: names the first value that differs."""
     kinds = {bool: "a truth value", str: "text", int: "a number", float: "a number", list: "a list", dict: "an object"}
     first = next((value for value in values if value is not None), None)
     for line, value in zip(lines, values):

@@ -95,7 +95,7 @@ def read_table(path: Path, options: Mapping[str, Any], tab: bool = False) -> Tab
 
 
 def _batches(path: Path, form: Form, remarks: list[str]) -> Iterator[tuple[dict[str, list[Any]], list[int]]]:
-    """Columns and lines of rows, many at a time."""
+    """Yield columns and lines of rows, many at a time."""
     form, header, start = _header(path, form, remarks)
     if form.quoted is None:
         form = Form(form.sep, _is_quoted(path, form, len(header), start, remarks), form.encoding, form.names, form.skip)
@@ -119,7 +119,7 @@ def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, 
 
 
 def _checked_rows(path: Path, form: Form, width: int, start: int) -> Iterator[tuple[int, list[str]]]:
-    """Rows that have the header's number of fields; a field of several lines must not hold rows of its own."""
+    """Yield rows that have the header's number of fields; a field of several lines must not hold rows of its own."""
     several: list[tuple[int, list[str]]] = []
     for line, row, last in _rows(path, form, start):
         if len(row) != width:
@@ -150,7 +150,7 @@ def _values(path: Path, form: Form, width: int, start: int) -> list[set[str]]:
 
 
 def _holds_rows(row: Sequence[str], sep: str, width: int, seen: Sequence[set[str]]) -> bool:
-    """Whether a field of several lines holds what other rows have: fields with known values of their columns."""
+    """Return whether a field of several lines holds what other rows have: fields with known values of their columns."""
     for position, cell in enumerate(row):
         for number, text in enumerate(cell.splitlines()[:-1]):
             fields = text.split(sep)
@@ -176,7 +176,7 @@ def _misfit_hint(count: int, width: int) -> str:
 
 
 def _rows(path: Path, form: Form, start: int) -> Iterator[tuple[int, list[str], int]]:
-    """(first line, fields, last line) of every row behind the header; empty lines are no rows."""
+    """Yield (first line, fields, last line) of every row behind the header; empty lines are no rows."""
     line = start + 1
     with open_text(path, form.encoding, []) as file:
         for _ in range(start):
@@ -214,7 +214,7 @@ def _csv_cause(error: csv.Error, line: int, end: int) -> str:
 
 
 def _header(path: Path, form: Form, remarks: list[str]) -> tuple[Form, list[str], int]:
-    """The form with its separator, the names of the columns, and the number of lines above the first row.
+    """Return the form with its separator, the names of the columns, and the number of lines above the first row.
 
     Raises:
         DataError: an empty file, a name that stands twice.
@@ -246,7 +246,7 @@ def _header_fields(path: Path, form: Form, start: int) -> list[str]:
 
 
 def _detected(path: Path, head: Sequence[str], remarks: list[str]) -> str:
-    """The separator: a comma where the header has one, else the sign that the header and the next rows have alike."""
+    """Return the separator: a comma where the header has one, else the sign that header and next rows share."""
     header = head[0]
     if "," in header:
         return ","
@@ -265,7 +265,7 @@ def _detected(path: Path, head: Sequence[str], remarks: list[str]) -> str:
 
 
 def _is_quoted(path: Path, form: Form, width: int, start: int, remarks: list[str]) -> bool:
-    """Whether fields of a table with tabs stand in quotation marks: only where it has the right fields no other way."""
+    """Return whether fields of a table with tabs are quoted: only where they would have the wrong number otherwise."""
     plain = Form(form.sep, False, form.encoding)
     first = next(((line, row) for line, row, _ in _rows(path, plain, start) if len(row) != width), None)
     if first is None:

@@ -81,7 +81,7 @@ class TimmBase(TransformersBase):
 
 @hookimpl
 def load_base(name: str, options: BaseOptions) -> TimmBase | None:
-    """`timm/<name>`, `config:timm_wrapper`, or a folder whose config.json is one of timm's; None otherwise."""
+    """Open `timm/<name>`, `config:timm_wrapper`, or a folder whose config.json is one of timm's; None otherwise."""
     if options.config is not None:
         if options.config["model_type"] != "timm_wrapper":
             return None
@@ -100,7 +100,7 @@ def load_base(name: str, options: BaseOptions) -> TimmBase | None:
 
 
 def _from_name(name: str, options: BaseOptions) -> TimmBase:
-    """`timm/<architecture>` or `timm/<architecture>.<tag>`."""
+    """Open `timm/<architecture>` or `timm/<architecture>.<tag>`."""
     import timm
 
     model = name.removeprefix("timm/")
@@ -153,7 +153,7 @@ def _check_weights(name: str, folder: Path) -> None:
 
 
 def _from_values(values: dict[str, Any], strict: bool = False) -> Any:
-    """A TimmWrapperConfig from entries as they stand in a recipe, in a config.json of transformers or of timm."""
+    """Make a TimmWrapperConfig from the entries of a recipe, or of a config.json of transformers or of timm."""
     from transformers import TimmWrapperConfig
 
     values = {key: value for key, value in copy.deepcopy(values).items() if key not in ("model_type", "label2id")}
@@ -175,7 +175,7 @@ def _from_values(values: dict[str, Any], strict: bool = False) -> Any:
 
 
 def _finish(config: Any, options: BaseOptions) -> Any:
-    """The recipe's changes, the input size in one place, and everything that the image processor needs to come back."""
+    """Apply the recipe's changes; set one input size, and all that the image processor needs to be made again."""
     import timm
 
     changes = dict(options.changes)

@@ -53,14 +53,14 @@ def with_new_classifier(location: str, config: Any, options: BaseOptions) -> nn.
 
 
 def _classifier(model: Any) -> tuple[str, ...]:
-    """The names that the classifier's parameters begin with; distilled models have two."""
+    """Return the names that the classifier's parameters begin with; distilled models have two."""
     names = (model.timm_model.pretrained_cfg or {}).get("classifier") or "head"
     names = (names,) if isinstance(names, str) else tuple(names)
     return tuple(f"timm_model.{name}." for name in names)
 
 
 def backbone(location: str | None, config: Any, options: BaseOptions, maps: Sequence[int]) -> nn.Module:
-    """A wrapper around TimmWrapperModel, with the weights at `location` if there is one."""
+    """Return a wrapper around TimmWrapperModel, with the weights at `location` if there is one."""
     if location is None:
         model: Any = _modules.from_config("AutoModel", config, options)
     else:
@@ -126,7 +126,7 @@ class TimmMaps(nn.Module):
         self.width = self.map_widths[-1]
 
     def _probe(self) -> tuple[list[torch.Size], int]:
-        """Shapes of the maps of an empty image, and its height."""
+        """Return shapes of the maps of an empty image, and its height."""
         channels, height, width = self.config.pretrained_cfg["input_size"]
         parameter = next(self.backbone.parameters())
         image = torch.zeros(1, channels, height, width, device=parameter.device, dtype=parameter.dtype)
@@ -155,7 +155,7 @@ def _infos(network: Any) -> list[dict[str, Any]]:
 
 
 def _is_pyramid(network: Any) -> bool:
-    """Whether the stages halve the picture; a plain transformer keeps its size."""
+    """Return whether the stages halve the image; a plain transformer keeps its size."""
     return len({info["reduction"] for info in _infos(network)}) > 1
 
 

@@ -22,7 +22,7 @@ _LAST_WIDTHS = ("hidden_sizes", "embed_dim", "embed_dims", "neck_hidden_sizes")
 
 
 def width_of(config: Any) -> int:
-    """The width of the last hidden states that a config describes."""
+    """Return the width of the last hidden states that a config describes."""
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     if getattr(config, "add_adapter", False) and getattr(config, "output_hidden_size", None):
         return int(config.output_hidden_size)
@@ -51,7 +51,7 @@ def _hierarchical(config: Any) -> bool:
 
 
 def _pick(stages: Sequence[int], maps: Sequence[int], hierarchical: bool) -> list[int]:
-    """Positions of the asked maps: stages themselves, or four layers at even distances of a plain transformer."""
+    """Return indices of the requested maps: stages, or four layers at even distances of a plain transformer."""
     steps = list(stages) if hierarchical else [stages[max(0, (len(stages) * part) // 4 - 1)] for part in (1, 2, 3, 4)]
     try:
         return list(dict.fromkeys(steps[number] for number in maps))
@@ -62,7 +62,7 @@ def _pick(stages: Sequence[int], maps: Sequence[int], hierarchical: bool) -> lis
 
 
 def wrap(model: Any, maps: Sequence[int]) -> nn.Module:
-    """The wrapper that fits a bare model."""
+    """Return the wrapper that fits a bare model."""
     if maps:
         return MapBackbone(model, maps)
     if getattr(model.config, "is_encoder_decoder", False) and hasattr(model, "get_encoder"):

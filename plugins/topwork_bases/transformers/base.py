@@ -76,7 +76,7 @@ class TransformersBase:
     def native(
         self, *auto: str, weights: bool = True, subclass: type | None = None, **changes: Any
     ) -> nn.Module | None:
-        """The architecture's own class with a task head; see `topwork.Base.native`."""
+        """Return the architecture's own class with a task head; see `topwork.Base.native`."""
         from topwork_bases.transformers import modules as _modules
 
         classes = next((name for name in auto if _modules.has(name, self.config, self.options.trust_remote_code)), None)
@@ -98,7 +98,7 @@ class TransformersBase:
         return self._made(classes, location, config, fresh_head=fresh, subclass=subclass)
 
     def backbone(self, *, weights: bool = True, maps: Sequence[int] = (), **changes: Any) -> nn.Module:
-        """The network without a task head; see `topwork.Base.backbone`. Of an encoder-decoder it is the encoder."""
+        """Return the network without a task head, of an encoder-decoder the encoder; see `topwork.Base.backbone`."""
         from topwork_bases.transformers import backbones
         from topwork_bases.transformers import modules as _modules
 
@@ -117,7 +117,7 @@ class TransformersBase:
         return backbones.wrap(self._made(auto, location, config, **extra), maps)
 
     def _made(self, auto: str, location: str | None, config: Any, fresh_head: bool = False, **extra: Any) -> Any:
-        """A module with its weights; where attention heads are gone, `unfinished` sees to that."""
+        """Return a module with its weights; `unfinished` handles missing attention heads."""
         from topwork_bases.transformers import modules as _modules
 
         if location is not None and extra.get("subclass") is None:
@@ -139,7 +139,7 @@ class TransformersBase:
         return module
 
     def processor(self, kind: str, **changes: Any) -> Any | None:
-        """The saved processor of a kind, from `options.processor` if it is given; see `topwork.Base.processor`."""
+        """Return the saved processor of a kind, of `options.processor` if given; see `topwork.Base.processor`."""
         if self.options.trust_remote_code:
             changes = {"trust_remote_code": True, **changes}
         if self.options.processor is not None:
@@ -190,7 +190,7 @@ def _take_pruned(config: Any, location: str) -> dict[str, Any]:
 
 @hookimpl(trylast=True)
 def load_base(name: str, options: BaseOptions) -> TransformersBase | None:
-    """Folders with a transformers config, Hub ids, `package:<package>/<folder>`, and `config:<model_type>`."""
+    """Open folders with a transformers config, Hub ids, `package:<package>/<folder>`, and `config:<model_type>`."""
     if options.config is not None:
         config = _sources.make_config(options.config)
         _sources.apply(config, options.changes, strict=True)
@@ -219,7 +219,7 @@ def _refuse_altered(name: str, location: str) -> None:
 
 
 def _is_shared_pair(location: str) -> bool:
-    """Whether a folder holds an encoder and a decoder of one copy of weights, and nothing was altered in them."""
+    """Return whether a folder holds an encoder and a decoder that share their weights, and nothing was altered."""
     folder = Path(location)
     config, manifest = (folder / name for name in ("config.json", "topwork.json"))
     if not (config.is_file() and manifest.is_file() and _sources.read_json(config).get("tie_encoder_decoder")):

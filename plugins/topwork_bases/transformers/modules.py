@@ -31,7 +31,7 @@ def _mapping(auto: str) -> Any:
 
 
 def classes(auto: str, config: Any) -> list[type]:
-    """The model classes behind an auto name for this config: none, one or several (then by preference)."""
+    """Return the model classes behind an auto name for this config: none, one or several (then by preference)."""
     mapping = _mapping(auto)
     if type(config) not in mapping:
         return []
@@ -40,23 +40,23 @@ def classes(auto: str, config: Any) -> list[type]:
 
 
 def class_names(auto: str, config: Any) -> list[str]:
-    """Names of the model classes behind an auto name for this config."""
+    """Return names of the model classes behind an auto name for this config."""
     return [names.__name__ for names in classes(auto, config)]
 
 
 def has(auto: str, config: Any, trust: bool) -> bool:
-    """Whether this auto name has a class for the config, or code that came with the checkpoint."""
+    """Return whether this auto name has a class for the config, or code that came with the checkpoint."""
     return bool(classes(auto, config)) or (trust and auto in (getattr(config, "auto_map", None) or {}))
 
 
 def takes(auto: str, config: Any, argument: str) -> bool:
-    """Whether the class behind an auto name takes an argument when it is made."""
+    """Return whether the class behind an auto name takes an argument when it is made."""
     parameters = classes(auto, config)
     return bool(parameters) and argument in inspect.signature(parameters[0]).parameters
 
 
 def _chosen(auto: str, config: Any) -> type | None:
-    """The class to make: the one named in the config if it is one of several (deit and levit have two), else the first.
+    """Return the class to make: of several (deit and levit have two) the one that the config names, else the first.
 
     transformers' own choice fails when `architectures` is None, as in every config made from scratch.
     """
@@ -73,7 +73,7 @@ def _arguments(options: BaseOptions) -> dict[str, Any]:
 
 
 def from_config(auto: str, config: Any, options: BaseOptions, subclass: type | None = None, **extra: Any) -> nn.Module:
-    """A module with random weights; of `subclass`, if one is given."""
+    """Return a module with random weights; of `subclass`, if one is given."""
     dtype = torch.float32 if options.dtype == "auto" else getattr(torch, options.dtype)
     chosen: Any = subclass or _chosen(auto, config)
     try:
@@ -169,7 +169,7 @@ def _shape_like(module: nn.Module, reference: nn.Module) -> None:
 def _opened(
     chosen: Any, auto: str, location: str, config: Any, options: BaseOptions, extra: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """What `from_pretrained` gives, and what it says about missing and misfit weights."""
+    """Call `from_pretrained`; return the model and the report of missing and misfit weights."""
     dtype = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
     arguments = {**_arguments(options), **extra, "dtype": dtype, "use_safetensors": True, "revision": options.revision}
     if chosen is None:
@@ -202,7 +202,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _account(model: Any, info: dict[str, Any], location: str, fresh_head: bool) -> None:
-    """Every weight of the backbone must have come from the checkpoint, in its shape."""
+    """Check that every weight of the backbone came from the checkpoint, in its shape.
+
+    Raises:
+        CheckpointError: names those that did not.
+    """
     missing = set(info.get("missing_keys") or ())
     misfits = {entry[0]: (tuple(entry[1]), tuple(entry[2])) for entry in info.get("mismatched_keys") or ()}
     problems = sorted(key for key in missing - set(misfits) if not _of_task_head(model, key))
@@ -244,7 +248,7 @@ def _of_task_head(model: Any, key: str) -> bool:
 
 
 def _with_new_head(loaded: Any, fresh: Any) -> Any:
-    """The loaded backbone under a task head with new weights."""
+    """Return the loaded backbone under a task head with new weights."""
     prefix = loaded.base_model_prefix
     if not prefix or not hasattr(fresh, prefix):
         raise CheckpointError(

@@ -38,7 +38,7 @@ _TOKENIZER_FILES = (
 
 
 def locate(name: str) -> str | None:
-    """The folder or Hub id that a base's name stands for, or None when it is no business of transformers.
+    """Return the folder or Hub id that a base's name stands for, or None when transformers has no part in it.
 
     `package:<package>/<folder>` is a folder inside an installed package; the package is not imported.
     """
@@ -92,7 +92,7 @@ def find_file(location: str, file: str, revision: str | None = None, required: b
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; a broken file is an error that names it."""
+    """Return a JSON object from a file; a broken file is an error that names it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -103,7 +103,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def hub_error(error: Exception, location: str, revision: str | None) -> TopworkError:
-    """What the Hub's exceptions mean, as an error with a hint."""
+    """Translate an exception of the Hub into an error with a hint."""
     if isinstance(error, TopworkError):
         return error
     from huggingface_hub import constants
@@ -138,7 +138,7 @@ def hub_error(error: Exception, location: str, revision: str | None) -> TopworkE
 
 
 def read_config(location: str, revision: str | None, trust: bool) -> Any | None:
-    """The config object of a folder or Hub repository; None when its `config.json` is not a transformers config."""
+    """Return the config of a folder or Hub repository; None when its `config.json` is not of transformers."""
     path = find_file(location, "config.json", revision, required=True)
     if path is None:
         raise CheckpointError(
@@ -171,7 +171,7 @@ def read_config(location: str, revision: str | None, trust: bool) -> Any | None:
 
 
 def make_config(values: dict[str, Any]) -> Any:
-    """A config object from a recipe's `config`, nested ones included; unknown entries are errors at any depth."""
+    """Make a config from a recipe's `config`, nested ones included; unknown entries are errors at any depth."""
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -188,7 +188,7 @@ def make_config(values: dict[str, Any]) -> Any:
 
 
 def unknown_model_type(kind: str, known: Any) -> UsageError:
-    """The error for a `model_type` that transformers does not have: the list is too long to print."""
+    """Return the error for a `model_type` that transformers does not have; the list is too long to print."""
     error = unknown("model type", kind, known)
     error.hint = "`model_type` is transformers' name of the architecture, such as bert, gpt2, vit"
     return error
@@ -239,7 +239,7 @@ def apply(config: Any, changes: dict[str, Any], strict: bool = False, path: str 
 
 
 def _first_line(error: BaseException) -> str:
-    """The last line that says something: validation errors of configs put the cause there."""
+    """Return the last line that says something: validation errors of configs put the cause there."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:3]) if lines else type(error).__name__
 
