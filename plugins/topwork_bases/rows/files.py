@@ -227,7 +227,7 @@ def _saved(files: Files, source: str, options: RowsOptions) -> Any:
 
 
 def _explain(files: Files, source: str, error: Exception) -> DataError | UsageError:
-    """Raise the fault of the files: the first one that cannot be read, and its line."""
+    """Return the fault of the files: the first one that cannot be read, and its line."""
     import datasets
 
     if isinstance(error, datasets.exceptions.DataFilesNotFoundError):

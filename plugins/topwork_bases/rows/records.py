@@ -168,7 +168,7 @@ def _wrapped(path: Path, content: Any, field: str | None, remarks: list[str]) ->
 
 
 def _questions(path: Path, records: list[Any], remarks: list[str]) -> list[Any]:
-    """Return one record a question where records are articles as SQuAD has them (Rajpurkar et al. 2016, arXiv 1606.05250)."""
+    """Make one record a question of articles in the layout of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250)."""
     if not records or not all(isinstance(record, dict) and "paragraphs" in record for record in records):
         return records
     rows = [
