@@ -152,7 +152,7 @@ def count_flops(model: nn.Module, layers: Sequence[AttentionLayer], call: Callab
 
 
 def _sharing(module: nn.Module, layer: AttentionLayer) -> list[tuple[nn.Module, float]]:
-    """The projections that make shared keys and values, with the share of their output that those are."""
+    """Return the projections that make shared keys and values, with the share of their output that those are."""
     features_of_groups: dict[str, int] = {}
     if layer.groups < layer.heads:
         for piece in layer.slices:

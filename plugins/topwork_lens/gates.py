@@ -86,6 +86,7 @@ class GateHook:
         self.pending = 0
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        """Multiply the input of the output projection, as its forward pre-hook; None outside the scope."""
         if self.scope is not None and not self.scope.active:
             return None
         self.calls += 1

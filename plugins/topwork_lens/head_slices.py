@@ -97,7 +97,7 @@ def verify_heads(model: nn.Module, layers: Sequence[AttentionLayer], run: Callab
 
 
 def _unknown(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[AttentionLayer]:
-    """Layers of which nothing is known; one that was pruned was verified by the check of pruning."""
+    """Return layers of which nothing is known; a pruned one was verified by the check of pruning."""
     unknown = []
     for layer in layers:
         pruned = noted(model, "layers", layer.path) or noted(model, "soft", layer.path)
@@ -161,7 +161,7 @@ def mixing(model: nn.Module, layer: AttentionLayer, run: _Recorded) -> str | Non
 
 
 def _explained(model: nn.Module, layer: AttentionLayer, run: _Recorded) -> bool:
-    """Whether the output projection receives weights @ values, attention head by attention head."""
+    """Return whether the output projection receives weights @ values, attention head by attention head."""
     capture = Capture(model, [layer], ["entropy"])
     try:
         with capture.run() as seen:
@@ -172,7 +172,7 @@ def _explained(model: nn.Module, layer: AttentionLayer, run: _Recorded) -> bool:
 
 
 def _by_parameters(model: nn.Module, layer: AttentionLayer, run: _Recorded) -> str | None:
-    """Whether some parameter, changed for the first or the last attention head, changes no slice but its own.
+    """Return whether some parameter, changed for the first or the last attention head, changes no slice but its own.
 
     One such parameter is enough: scores may be shared by all attention heads where values are not.
     """
@@ -205,7 +205,7 @@ def _by_parameters(model: nn.Module, layer: AttentionLayer, run: _Recorded) -> s
 
 
 def _parameters(layer: AttentionLayer, module: nn.Module) -> dict[str, list[Slices]]:
-    """Parameters before the output projection that have something for each attention head, those of values first."""
+    """Return parameters before the output projection that belong to attention heads, those of values first."""
     by_name: dict[str, list[Slices]] = {}
     counts = {"head": len(layer.kept), "group": len(layer.groups_left)}
     for piece in reversed(layer.slices):
@@ -220,7 +220,7 @@ def _parameters(layer: AttentionLayer, module: nn.Module) -> dict[str, list[Slic
 
 
 def _changed(module: nn.Module, name: str, pieces: Sequence[Slices], owner: int) -> torch.Tensor:
-    """A parameter, changed where it belongs to one attention head or key/value group."""
+    """Return a parameter, changed where it belongs to one attention head or key/value group."""
     value = cast(torch.Tensor, resolve(module, name)).detach()
     generator = torch.Generator().manual_seed(0)
     spread = value.float().abs().mean().to(value.dtype)
@@ -235,7 +235,7 @@ def _changed(module: nn.Module, name: str, pieces: Sequence[Slices], owner: int)
 def _context(
     model: nn.Module, layer: AttentionLayer, run: _Recorded, overrides: dict[str, torch.Tensor]
 ) -> torch.Tensor | None:
-    """[..., heads, width] as the output projection receives it; None when it is not called."""
+    """Return [..., heads, width] as the output projection receives it; None when it is not called."""
     contexts: list[torch.Tensor] = []
 
     def read(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:

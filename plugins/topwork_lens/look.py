@@ -373,7 +373,7 @@ class Look:
 
 
 def _bare(model: Any) -> nn.Module:
-    """The module itself: of an object that has one, of a compiled model, of a wrapper for several devices."""
+    """Return the module itself: of an object that has one, of a compiled model, of a wrapper for several devices."""
     bare = model if isinstance(model, nn.Module) else getattr(model, "model", None)
     while True:
         if isinstance(bare, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -389,7 +389,7 @@ def _bare(model: Any) -> nn.Module:
 
 
 def _tokenizer(owner: Any) -> Any:
-    """The tokenizer of an object that has one, or whose task has one."""
+    """Return the tokenizer of an object that has one, or whose task has one."""
     return getattr(owner, "tokenizer", None) or getattr(getattr(owner, "task", None), "tokenizer", None)
 
 

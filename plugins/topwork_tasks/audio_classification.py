@@ -128,7 +128,7 @@ class AudioClassification(Classifier):
         return items
 
     def _pieces(self, length: int, mode: Mode, seed: int) -> list[tuple[int, int]]:
-        """Windows; in training with `max_seconds`, one piece from a random place."""
+        """Return (start, end) of windows; in training with `max_seconds`, of one piece at random."""
         if mode == "train" and self.options.max_seconds is not None and self.window is not None:
             import numpy
 

@@ -260,7 +260,7 @@ class Capture:
         return pieces
 
     def _in_graph(self, call: AttentionCall) -> tuple[torch.Tensor | None, AttentionCall]:
-        """Weights that the loss depends on: the model goes on with the recomputed context. And the call with them."""
+        """Return weights that the loss depends on (the model goes on with the recomputed context), and the call."""
         if call.dropped:
             cause = "attention dropout is at work, and the recomputed weights that gradients need would go without it"
             raise refuse("no_gradient", cause, place=call.layer.path, hint="model.eval(), or attention dropout 0")

@@ -69,7 +69,7 @@ def _fits(call: AttentionCall, reducer: Reducer) -> bool:
 
 
 def _is_the_formula(call: AttentionCall) -> bool:
-    """Whether the module's own function gives its last queries the same weights."""
+    """Return whether the module's own function gives its last queries the same weights."""
     assert call.formula is not None and call.block is not None and call.values is not None
     query, key, mask = call.formula.query, call.formula.key, call.formula.mask
     queries = call.shape[2]
@@ -180,7 +180,7 @@ class _Sums:
                 torch.mv(powers, somewhere[keys], out=out["somewhere"])
 
     def explain_context(self) -> bool:
-        """Whether these weights explain the context along the random direction."""
+        """Return whether these weights explain the context along the random direction."""
         assert self.call.projected is not None
         product = self.sums["values"] / self.sums["all"]
         gap = (self.call.projected[1].transpose(1, 2) - product).abs().masked_fill(~self.call.attending[:, None], 0)

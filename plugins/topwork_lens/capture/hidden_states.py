@@ -69,7 +69,7 @@ class _Recorder:
 
 
 def _state(value: Any) -> torch.Tensor | None:
-    """The hidden state that a layer takes or returns: a tensor, or the first of several."""
+    """Return the hidden state that a layer takes or returns: a tensor, or the first of several."""
     if isinstance(value, tuple | list) and value:
         value = value[0]
     if isinstance(value, dict) and value:

@@ -117,7 +117,7 @@ def keys_argument(keys: Any) -> KeyChoice | None:
 
 
 def _ragged(keys: Any) -> tuple[tuple[int, ...], ...] | None:
-    """Rows with different numbers of positions."""
+    """Return rows with different numbers of positions."""
     if not isinstance(keys, list | tuple) or not all(isinstance(row, list | tuple) for row in keys):
         return None
     if len({len(row) for row in keys}) < 2:

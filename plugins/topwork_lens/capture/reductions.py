@@ -136,7 +136,7 @@ class Reducer:
     def _coordinates(
         self, start: int, stop: int, shape: tuple[int, int, int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Coordinates of some queries and of all keys."""
+        """Return coordinates of some queries and of all keys."""
         places = torch.arange(shape[3], dtype=torch.float64)[:, None] if self.places is None else self.places
         return places[self.offset + start : self.offset + stop], places
 

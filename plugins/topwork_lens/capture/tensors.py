@@ -49,7 +49,7 @@ class Mask:
         return rows.reshape(*[1] * (4 - rows.dim()), *rows.shape)
 
     def added(self, start: int, stop: int) -> torch.Tensor | None:
-        """What is added to the scores of those queries."""
+        """Return the summand of the scores of those queries."""
         if not self:
             return None
         rows = self._rows(start, stop)
@@ -59,7 +59,7 @@ class Mask:
         return torch.zeros(rows.shape, dtype=self.like.dtype, device=rows.device).masked_fill(~rows, lowest)
 
     def allowed(self, start: int, stop: int) -> torch.Tensor:
-        """[items or 1, heads or 1, queries or 1, keys]: True for what may be attended to."""
+        """Return [items or 1, heads or 1, queries or 1, keys]: True for what may be attended to."""
         rows = self._rows(start, stop)
         if rows.dtype == torch.bool:
             return rows
@@ -68,12 +68,12 @@ class Mask:
 
 
 def rows_of(mask: torch.Tensor | None, start: int, stop: int, queries: int) -> torch.Tensor | None:
-    """The rows of a mask or bias for some of the queries."""
+    """Return the rows of a mask or bias for some of the queries."""
     return mask[..., start:stop, :] if mask is not None and mask.shape[-2] == queries else mask
 
 
 def split_items(state: torch.Tensor, heads: int) -> torch.Tensor | None:
-    """Queries, keys or values as [items, heads, positions, width]; windows become items of their own.
+    """Reshape queries, keys or values to [items, heads, positions, width]; windows become items.
 
     Known forms: that one, [items * heads, positions, width], [items, heads, windows, positions, width] and [items,
     windows, heads, positions, width]; None for any other.
@@ -88,7 +88,7 @@ def split_items(state: torch.Tensor, heads: int) -> torch.Tensor | None:
 
 
 def with_keys_last(function: Any, args: tuple, weights: torch.Tensor) -> torch.Tensor:
-    """An operand of a product as weights whose last dimension is the one that is summed over: the keys."""
+    """Return an operand of a product as weights whose last dimension is the one that is summed over: the keys."""
     if function is torch.einsum and isinstance(args[0], str) and "->" in args[0]:
         terms, result = args[0].replace(" ", "").split("->")
         operands = args[1] if isinstance(args[1], tuple | list) else args[1:]
@@ -102,7 +102,7 @@ def with_keys_last(function: Any, args: tuple, weights: torch.Tensor) -> torch.T
 
 
 def by_heads(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
-    """Weights as [items, heads, queries, keys]; windows (or chunks) of an item become items of their own.
+    """Reshape weights to [items, heads, queries, keys]; windows (or chunks) of an item become items.
 
     Known forms: [items, heads, queries, keys], [items * heads, queries, keys], [items, heads, windows, queries, keys],
     [items, windows, heads, queries, keys], and [items, queries, heads, band].

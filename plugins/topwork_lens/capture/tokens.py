@@ -70,7 +70,7 @@ class TokenKinds:
 
 
 def _token_embeddings(model: nn.Module) -> list[nn.Module]:
-    """The embeddings of tokens, each once; not those of positions and the like."""
+    """Return the embeddings of tokens, each once; not those of positions and the like."""
     embeddings: dict[int, nn.Module] = {}
     for module in model.modules():
         if callable(getter := getattr(module, "get_input_embeddings", None)):

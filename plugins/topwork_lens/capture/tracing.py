@@ -77,7 +77,7 @@ class SoftmaxTracer(TorchFunctionMode):
 
 
 def _sums_to_one(output: torch.Tensor) -> bool:
-    """Whether these are attention weights: what a router gives each token has fewer dimensions."""
+    """Return whether these are attention weights: what a router gives each token has fewer dimensions."""
     if output.dim() < 4:
         return False
     sums = output.detach().float().sum(-1)
@@ -105,7 +105,7 @@ def unmark(tensor: torch.Tensor) -> None:
 
 
 def _origin(tensor: torch.Tensor) -> Any:
-    """The softmax's result that a tensor was made of, or `_SCORES`."""
+    """Return the softmax's result that a tensor was made of, or `_SCORES`."""
     mark = getattr(tensor, _MARK)
     return tensor if mark is _Itself else mark
 

@@ -74,17 +74,17 @@ class Pattern:
 
 
 def separate(query: str, key: str, value: str, *more: Part) -> tuple[Part, ...]:
-    """Projections of their own for queries, keys and values."""
+    """Return separate projections for queries, keys and values."""
     return (Part(query), Part(key, "group"), Part(value, "group"), *more)
 
 
 def beside(core: str, *names: str) -> tuple[Part, ...]:
-    """Projections that stand beside the module that computes the attention."""
+    """Return projections that stand beside the module that computes the attention."""
     return tuple(Part(f"{core}_{name}_proj", optional=name == "query_pos") for name in names)
 
 
 def normed(projection: str, norm: str) -> tuple[Part, ...]:
-    """A projection with a batch norm behind it, whose statistics are kept by output feature."""
+    """Return a projection with a batch norm behind it, whose statistics are kept by output feature."""
     names = ("weight", "bias", "running_mean", "running_var")
     return (Part(projection), *(Part(f"{norm}.{name}", dim=0, optional=True) for name in names))
 

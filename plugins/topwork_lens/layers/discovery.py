@@ -135,7 +135,7 @@ def whole_number(value: Any, what: str) -> int:
 
 
 def _head_indices(value: Any, path: str) -> list[int]:
-    """Indices of attention heads, each once, in order."""
+    """Return indices of attention heads, each once, in order."""
     if isinstance(value, str | Mapping) or not hasattr(value, "__iter__") or getattr(value, "shape", None) == ():
         value = [value]
     try:

@@ -162,7 +162,7 @@ def match_names(module: nn.Module) -> Pattern | None:
 
 
 def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Pattern | None:
-    """A pattern when `core` has queries, keys and values, and `outer` (or `core` itself) an output projection."""
+    """Return a pattern if `core` has queries, keys and values, and `outer` or `core` an output projection."""
     parts, width = _parts(core, prefix)
     counted = any(isinstance(getattr(core, name, None), int) for name in COUNTS)
     named = counted and "ttention" in type(core).__name__
@@ -190,7 +190,7 @@ def _inside(core: nn.Module, prefix: str, outer: nn.Module | None = None) -> Pat
 
 
 def _parts(core: nn.Module, prefix: str) -> tuple[list[Part], int]:
-    """What holds queries, keys and values, and the output features of the last of them."""
+    """Return the holder of queries, keys and values, and the output features of the last of them."""
     query, key, value = (_first(core, names) for names in (QUERIES, KEYS, VALUES))
     fused = _first(core, FUSED)
     if key and key == value:

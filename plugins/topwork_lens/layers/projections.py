@@ -46,7 +46,7 @@ def is_pointwise(value: Any) -> bool:
 
 
 def _has_experts(value: Any) -> bool:
-    """Whether the weight is [experts, output features, input features]."""
+    """Return whether the weight is [experts, output features, input features]."""
     experts = getattr(value, "num_experts", None)
     return isinstance(experts, int) and len(weight_shape(value)) == 3 and weight_shape(value)[0] == experts
 

@@ -43,6 +43,7 @@ class Unfolded:
         self.users = 0
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the module's forward with the calls of torch's attention redirected."""
         with _Redirect(self.module, self.remaining):
             return type(self.module).forward(self.module, *args, **options)
 
@@ -61,7 +62,7 @@ class _Redirect(TorchFunctionMode):
 
 
 def _fewer(heads: int, kept: Sequence[int], args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-    """The call of `F.multi_head_attention_forward` for some of the attention heads that it was written for."""
+    """Return the call of `F.multi_head_attention_forward` for some of the attention heads that it was written for."""
     mask = kwargs.get("attn_mask")
     if mask is not None and mask.dim() == 3 and mask.shape[0] > 1:
         index = torch.tensor(kept, dtype=torch.long, device=mask.device)
@@ -99,9 +100,12 @@ def attend(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compute `F.multi_head_attention_forward` with `project` for the output projection.
 
-    Args:
-        project: the output projection, [items, positions, width] -> [items, positions, width].
-        query: [positions, items, width], or [positions, width] for one item; `key` and `value` likewise.
+    `project` maps [items, positions, width] to the same shape. The other parameters are those of the function of torch:
+    `query`, `key` and `value` are [positions, items, width], or [positions, width] for a single item.
+
+    Returns:
+        The output, in the shape of `query`, and the weights [items, queries, keys] (with heads behind the items when
+        they are not averaged); None for the weights when they are not needed.
     """
     unbatched = query.dim() == 2
     states = [state.unsqueeze(1) if unbatched else state for state in (query, key, value)]
@@ -132,7 +136,7 @@ def _projected(states: Sequence[Any], fused: Any, separate: Sequence[Any], bias:
 
 
 def _mask(mask: Any, padding: Any, query: torch.Tensor, key: torch.Tensor, unbatched: bool) -> torch.Tensor | None:
-    """What is added to the scores [items, heads, queries, keys]."""
+    """Return the summand of the scores, broadcastable to [items, heads, queries, keys]; None without a mask."""
     added = None
     if mask is not None:
         added = _added(mask, query.dtype)

@@ -17,7 +17,7 @@ from topwork_lens.layers.description import output_dim, positions, resolve
 
 
 def with_variant(model: nn.Module, layer: AttentionLayer, variant: Mapping[str, Any] | None) -> AttentionLayer:
-    """The layer as a variant of it says; what its description says already is not said twice."""
+    """Return the layer as a variant of it says; what its description says already is not said twice."""
     if not variant:
         return layer
     module, described = model.get_submodule(layer.path), {piece.parameter for piece in layer.slices}
@@ -35,7 +35,7 @@ def with_variant(model: nn.Module, layer: AttentionLayer, variant: Mapping[str, 
 
 
 def with_fused(model: nn.Module, layer: AttentionLayer, layout: Mapping[str, Any]) -> AttentionLayer:
-    """The layer with the slices of its fused projection, as one of `candidates` says."""
+    """Return the layer with the slices of its fused projection, as one of `candidates` says."""
     path, heads = layout["path"], len(layer.kept)
     groups = len(layer.groups_left) if layer.removed else layout["groups"]
     ratio = heads // max(1, groups)

@@ -68,6 +68,7 @@ def sliceable_in_all(
     multiple of them; calls with other numbers of rows show that they are not.
 
     Args:
+        layer: the layer whose heads and key/value groups are counted.
         calls: module, positional and named arguments of each call.
 
     Returns:

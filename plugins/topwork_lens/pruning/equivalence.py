@@ -266,7 +266,10 @@ def record(
     """Run the model once.
 
     Args:
+        model: the model.
+        layers: the layers whose inputs are recorded.
         known: all layers of the model: nothing else may compute attention; None: that is not checked.
+        call: runs the model.
 
     Returns:
         The first inputs of each layer that ran, by path, and the model's outputs.

@@ -96,6 +96,7 @@ class PruningJob:
         """Prune all layers.
 
         Args:
+            layers: the layers to prune.
             softer: the same layers as they are pruned where the whole model does not pass; empty: it is checked at the
                 end only.
             in_double: the outputs of the whole model are compared in float64.
@@ -155,6 +156,8 @@ class PruningJob:
         """Prune one layer in the first form in which it computes what it computes masked.
 
         Args:
+            layer: as it is now.
+            references: its outputs when masked, on each batch of the check.
             only: parameters that become compact; see `Strategies`.
         """
         replay = references[0].replay

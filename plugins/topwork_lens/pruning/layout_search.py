@@ -66,6 +66,8 @@ def variants(model: nn.Module, layer: AttentionLayer, replays: Sequence[Replay])
     No more than `LIMIT` without fitted reshapes, and no more with them.
 
     Args:
+        model: the model that the layer is part of.
+        layer: the layer as it is described now.
         replays: calls of the layer, whose arguments may have something for each attention head.
     """
     layouts: list[Any] = [*candidates(model, layer)] or [None]

@@ -172,6 +172,7 @@ def further_batches(
     """Yield a batch in other sizes: one that is neutral, such that collide with numbers of attention heads, and padded.
 
     Args:
+        model: the model.
         inputs: keyword arguments for `model.forward`.
         counts: numbers of attention heads (or key/value groups) before and after pruning.
     """

@@ -89,7 +89,10 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
     """Remove attention heads by original numbers; those that are removed already are passed over.
 
     Args:
+        model: the model.
+        heads: original indices of attention heads, by path or number of the layer.
         call: runs the model on the batch that pruning is checked with.
+        plugins: plugins that describe attention layers; None loads the installed ones.
 
     Raises:
         Refused: something would be wrong; the model is then as it was.

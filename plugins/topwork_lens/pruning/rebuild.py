@@ -24,7 +24,9 @@ def rebuild(model: nn.Module, manifest: Mapping[str, Json], plugins: Any = None)
     """Prune the layers that the manifest names, and put its gates back.
 
     Args:
+        model: the model as its config builds it.
         manifest: the lens's section of a model's alterations.
+        plugins: plugins that describe attention layers; None loads the installed ones.
 
     Raises:
         CheckpointError: a layer of the manifest is not in this model, or has another number of attention heads.

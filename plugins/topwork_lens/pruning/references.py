@@ -175,6 +175,7 @@ def _counts(layer: AttentionLayer, removed: Sequence[int]) -> list[tuple[int, in
 
 
 def precision(model: nn.Module, in_double: bool) -> AbstractContextManager[None]:
+    """Return a block in which the model computes in float64, or one that changes nothing."""
     return doubled(model) if in_double else nullcontext()
 
 
@@ -192,6 +193,7 @@ def check_layer(layer: AttentionLayer, references: Sequence[LayerReference]) -> 
 
 
 def running(run: Callable[[], Any], location: str, batch: str = "") -> Any:
+    """Return the result of `run`; refuse the pruning when it raises (see `does_not_run`)."""
     try:
         return run()
     except TopworkError:
@@ -201,6 +203,13 @@ def running(run: Callable[[], Any], location: str, batch: str = "") -> Any:
 
 
 def does_not_run(error: Exception, location: str, batch: str = "") -> Refused:
+    """Make the refusal for a pruned layer or model that raises.
+
+    Args:
+        error: the error that it raises.
+        location: path of the layer; empty for the model.
+        batch: name of the batch that it ran on; empty for the user's.
+    """
     sizes = f" with {batch}" if batch else ""
     cause = f"it does not run any more{sizes}: {error}"
     return refuse("check_failed", cause, place=location, hint="mask it instead")

@@ -220,10 +220,12 @@ def fit(module: nn.Module, counts: Sequence[Counts], sites: Sites | None = None)
     """Fit the reshapes of a module from now on.
 
     Args:
+        module: the module whose forward reshapes.
+        counts: numbers before and after pruning that its reshapes may name.
         sites: the decisions that were made when the module was pruned; None: see `FittedForward`.
 
     Returns:
-        A function that takes it back.
+        A function that restores the module.
     """
     before = module.__dict__.get("forward")
     module.forward = FittedForward(module, counts, sites)
@@ -344,6 +346,7 @@ def split_sizes(shape: Sequence[int], requested: list[int], counts: Sequence[Cou
     Args:
         shape: the size of the dimension alone.
         requested: the size of each part; a single one is the size of all parts.
+        counts: numbers before and after pruning.
     """
     (size,) = shape
     ratios = {

@@ -70,6 +70,8 @@ def cut(model: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: S
     """Keep some attention heads and key/value groups of a layer, and slice its parameters.
 
     Args:
+        model: the model that the layer is part of.
+        layer: as it is now.
         heads: indices among the attention heads that the layer has now.
         groups: indices among its key/value groups; one that is named several times is copied.
 
@@ -305,6 +307,7 @@ class ExportedBias:
     """
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> torch.Tensor | None:
+        """Return the bias, broadcast to the output, while the model is exported; else None, which changes nothing."""
         if not (torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
             return None
         bias = getattr(module, "bias", None)

@@ -56,6 +56,7 @@ def soften(
     """Make the parameters of removed attention heads compact.
 
     Args:
+        model: the model that the layer is part of.
         layer: as its module stands: every attention head that is computed.
         removed: original numbers of all softly removed attention heads, earlier ones included.
         why: the reason, kept in the manifest.

@@ -36,8 +36,10 @@ def shape(model: nn.Module, heads: Mapping[Any, Any], plugins: Any = None, under
     transformers 4 pruned self-attention alone, and no encoder-decoder.
 
     Args:
-        heads: numbers of attention heads by layer number, as in `pruned_heads`; of a model made of several, the same by
+        model: the model, with weights of no meaning yet.
+        heads: indices of attention heads by layer index, as in `pruned_heads`; of a model made of several, the same by
             the names of its parts (entries of its config).
+        plugins: plugins that describe attention layers; None loads the installed ones.
         under: the path of the module that they are counted in, when the checkpoint is a part of the model.
 
     Raises:
@@ -94,7 +96,8 @@ def load(folder: str | Path, model_class: Any, plugins: Any = None, **options: A
     Args:
         folder: where the checkpoint lies, or its name on the Hub.
         model_class: a model class of transformers, such as `BertForSequenceClassification`.
-        options: for `from_pretrained`.
+        plugins: plugins that describe attention layers; None loads the installed ones.
+        **options: for `from_pretrained`.
 
     Raises:
         CheckpointError: weights are missing or do not fit the shape that the config notes.

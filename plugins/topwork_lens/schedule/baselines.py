@@ -42,6 +42,7 @@ class Baselines:
         """Measure choices of `count` attention heads.
 
         Args:
+            count: number of attention heads that each choice removes.
             metrics: the metric with the schedule's choice, by role: that of every choice when nothing is removed.
 
         Returns:
@@ -66,7 +67,9 @@ def charts(name: str, points: Sequence[Point], primary: str, roles: Sequence[str
 
     Args:
         name: the name of the schedule's own series.
+        points: the schedule's measurements, in order.
         primary: the name of the metric.
+        roles: roles of the rows that were measured.
 
     Returns:
         {"title", "x", "series": {name: [[x, y], ...]}, "areas": {name: mean height}} for each role.

@@ -26,6 +26,8 @@ def ablate(
     """Measure the metric, and its change for each masked attention head.
 
     Args:
+        model: the model.
+        layers: the layers whose attention heads are masked.
         measure: returns the metric of the model in its present state.
         one_removed: fill the table with single attention heads masked.
         all_but_one: fill the table with single attention heads left in their layer.

@@ -91,9 +91,14 @@ def score(
     A batch that would keep too much memory for its backward pass is scored in parts, except with reduction "batch".
 
     Args:
+        model: the model.
         layers: the layers that are scored.
+        batches: on the model's device, in mode "loss".
         row_losses: (model, batch) -> [rows].
+        method: see above.
+        reduction: see above; for the gradient methods.
         seed: of random numbers in losses, of random orders and scores.
+        orders: number of random orders of Shapley values.
         known: all layers of the model, where `layers` are fewer.
         gather: a value -> the values of all processes.
 

@@ -52,6 +52,7 @@ def check_row_independence(losses: torch.Tensor, leaves: list[torch.Tensor], bat
     Args:
         losses: [rows].
         leaves: gates, each [items, ...] or [items * windows, ...].
+        batch: the batch, which says which item belongs to which row.
 
     Raises:
         Refused: it has.

@@ -56,7 +56,7 @@ class Importance:
         return f"<p>Importance: {self.method}, {self.rows} rows</p>{self._lines()._repr_html_()}"
 
     def _lines(self) -> LayerTable:
-        """A line for each layer, a column for each attention head."""
+        """Return a line for each layer, a column for each attention head."""
         lines = []
         for layer in self.layers:
             scores = {f"head {index}": f"{score:.3g}" for index, score in enumerate(layer.scores) if score is not None}
@@ -114,6 +114,8 @@ def importance_of(
     Args:
         layers: all attention layers, as they stand now.
         raw: scores of the attention heads that a layer has now, by path; absent or None: the layer never ran.
+        method: the method that made them.
+        rows: number of rows that they were made with.
         normalise: "layer" divides by the layer's l2 norm (Michel et al. 2019; all zero stays zero), "global" maps the
             lowest of all scores to 0 and the highest to 1 (transformers' run_bertology).
 

@@ -163,6 +163,10 @@ def overlay(
     sequences: the matrix [queries][keys] of the first positions.
 
     Args:
+        row_index: index of the row in what was captured.
+        captured: the attention weights.
+        layers: the layers that are shown.
+        units: what the positions are.
         folder: where the image of the row is written; None: nowhere.
     """
     from topwork_lens.layers.discovery import numbered

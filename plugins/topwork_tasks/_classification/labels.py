@@ -109,7 +109,7 @@ def _declared_name(label: str | int, declared: Declared) -> str | None:
 
 @lru_cache(maxsize=32)
 def _lookup(names: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int]]:
-    """Indices by name, and by name without case where that is one to one."""
+    """Return indices by name, and by name without case where that is one to one."""
     indices = {name: index for index, name in reversed(list(enumerate(names)))}
     folded: dict[str, int] = {}
     for name, index in indices.items():
@@ -223,7 +223,7 @@ def _listed(values: Collection[int]) -> str:
 
 
 def _renamed(source: list[str], names: list[str]) -> list[str] | dict[str, str]:
-    """What the source calls its labels -> what the option calls them, by position where the names differ."""
+    """Map the source's label names to those of the option, by index where the names differ."""
     if set(source) <= set(names):
         return names
     by_integer = {str(index): name for index, name in enumerate(names)}

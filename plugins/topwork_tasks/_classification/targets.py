@@ -237,7 +237,7 @@ def _distinct(values: Sequence[Any] | None, column: str, kind: Kind) -> list[str
 
 
 def _separator(values: Sequence[Any], column: str, notes: list[str]) -> str | None:
-    """What stands between labels in cells of text; None where no cell is text.
+    """Return the separator of labels in cells of text; None where no cell is text.
 
     Raises:
         DataError: several could.
@@ -259,7 +259,7 @@ def _separator(values: Sequence[Any], column: str, notes: list[str]) -> str | No
 
 
 def _is_multi_hot(values: Sequence[Sequence[Any]], count: int | None) -> bool:
-    """Whether lists are vectors of zeros and ones: all of one length, which is the number of names if that is known.
+    """Return whether lists are vectors of zeros and ones, all as long as the list of names if that is known.
 
     Without names a repeated entry in a row is the proof: a list of labels names none twice.
     """

@@ -41,8 +41,10 @@ def mix(inputs: dict[str, Any], labels: int, mixup: float, cutmix: float, seed: 
 def _pasted(
     pixels: torch.Tensor, others: torch.Tensor, share: float, random: numpy.random.Generator
 ) -> tuple[torch.Tensor, float]:
-    """The pictures with a box of the others, and the share of their own pixels that is left. The box has the picture's
-    shape and, before it is cut at the edges, 1 - share of its area."""
+    """Return the images with a box of the others pasted in, and the share of their own pixels that is left.
+
+    The box has the image's shape and, before it is cut at the edges, 1 - share of its area.
+    """
     height, width = pixels.shape[-2:]
     side = (1 - share) ** 0.5
     top, bottom = _span(height, side, random)

@@ -254,7 +254,7 @@ def _from_segments_info(row: Row, index: int | None, size: tuple[int, int], labe
 
 
 def _from_objects(row: Row, index: int | None, size: tuple[int, int], label_of: LabelOf) -> Segments:
-    """Where objects overlap, the smaller one has the pixel in `ids`; `masks` keeps both."""
+    """Make segments of objects: where two overlap, the smaller has the pixel in `ids`, and `masks` keeps both."""
     import numpy
 
     value, orientation = row["objects"], frame_orientation(row, index, size)

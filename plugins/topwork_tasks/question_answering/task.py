@@ -107,7 +107,7 @@ class QuestionAnswering(Task):
         return Batch(inputs, items)
 
     def _shift(self, item: Item, inputs: Mapping[str, torch.Tensor]) -> int:
-        """Padding before an item's first token."""
+        """Return the number of padding tokens before an item's first token."""
         return self.text.padding_before(item, inputs["input_ids"].shape[1])
 
     def cost_budget(self, device: str) -> int | None:

@@ -163,7 +163,7 @@ class TextGeneration(Task):
     # ------------------------------------------------------------------ tensors -> numbers
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Nats a token, over all targets of the batch, as transformers' own."""
+        """Return the nats per token over all targets of the batch, as transformers' own loss."""
         nll, count, _ = self._losses(model, batch)
         return text.mean_over_targets(nll, count)
 
