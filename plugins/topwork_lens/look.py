@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Batch, Refused, TopworkError, UsageError, map_tensors
-from topwork_lens.capture.capture import Capture
+from topwork_lens.capture.capture import Capture, needs_attention
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.tokens import token_ids
 from topwork_lens.capture.undescribed import all_described
@@ -135,10 +135,14 @@ class Look:
                 heads, queries]; float32 at least),
                 "mean" ([items, heads, keys]: over queries that are no padding), "weights" ([items, heads, queries,
                 keys]), "quantised" (those as 8-bit integers: 255 times the weight), "context", "context_gradient"
-                ([items, queries, heads, width]), "weights_gradient", "hidden" (what the block around each layer
-                returns), "hidden_states" (of all layers, in models without attention, too; read them by
-                `seen.hidden_states()`).
-            layers: which attention layers; None for all, then attention in any module that is not described is refused.
+                ([items, queries, heads, width]), "attention_output", "head_output" (what each attention head adds to
+                it: [items, queries, heads, width]), "hidden" (what the block around each layer returns),
+                "hidden_states" (of all layers, in models without attention, too; read them by
+                `seen.hidden_states()`), "embeddings", "final_norm", "head_input" (of task heads), "mlp_input",
+                "mlp_activation", "mlp_output" (of feed-forward networks); and the gradients of all of these,
+                "hidden_states_gradient" for one, after a backward pass inside the block.
+            layers: which attention layers and feed-forward networks; None for all, then attention in any module that
+                is not described is refused.
             heads: which attention heads, by original number; by layer, those layers alone; None for all.
             keys: for "mass": positions, [positions] for all rows or [rows, positions]; a mask of booleans, [keys] or
                 [rows, keys]; or one or more of the names "self", "previous", "next" (counted from the query, in
@@ -161,16 +165,18 @@ class Look:
             layers = [layers]
         if isinstance(heads, Mapping):
             layers = list(heads) if layers is None else layers
-        chosen = standing if layers is None else [layer_at(standing, key) for key in layers]
+        attention = needs_attention(what)
+        chosen = standing if layers is None or not attention else [layer_at(standing, key) for key in layers]
         by_path = None
         if heads is not None:
             wanted: Any = heads if isinstance(heads, Mapping) else {layer.path: heads for layer in chosen}
             by_path = {path: indices for path, (_, indices) in heads_by_layer(standing, wanted).items()}
         options: dict[str, Any] = {"heads": by_path, "keys": keys, "places": places, "block": block, "folder": folder}
         options["token_ids"] = token_ids(_tokenizer(self.owner), getattr(self.model, "config", None))
+        options["networks"] = None if layers is None else list(layers)
         capture = Capture(self.model, chosen, what, memory=memory, device=device, known=standing, **options)
         # Who names layers has left the others out on purpose.
-        complete = all_described(self.model, standing) if layers is None else nullcontext()
+        complete = all_described(self.model, standing) if layers is None and attention else nullcontext()
         with complete, capture.run() as seen:
             yield seen
 

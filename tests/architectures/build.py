@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,12 @@ def tables() -> dict[str, list[Any]]:
 def model_types() -> list[str]:
     """All model types, those of AutoModel's table first; then timm's families, as "timm/<model>"."""
     return [*tables(), *(f"timm/{name}" for name in timm_models.FAMILIES)]
+
+
+def sixty() -> dict[str, list[str]]:
+    """The model types of the default test run, with the ways of building attention that each stands for."""
+    lines = Path(__file__).with_name("sixty.txt").read_text(encoding="utf-8").splitlines()
+    return {words[0]: words[1:] for line in lines if (words := line.split()) and not line.startswith("#")}
 
 
 def tiny_config(model_type: str, level: int = 0) -> Any:

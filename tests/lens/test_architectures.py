@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,7 @@ from architectures import build, checks, eager, run, table
 from topwork_lens.capture import capture
 from topwork_lens.look import Look
 
-ROOM = Path(__file__).parents[1] / "architectures"
-
-SIXTY = {
-    words[0]: words[1:]
-    for line in (ROOM / "sixty.txt").read_text().splitlines()
-    if (words := line.split()) and not line.startswith("#")
-}
+SIXTY = build.sixty()
 WAYS = ("fused", "interleaved", "Conv1D", "grouped", "shared", "relative", "windowed", "deformable", "cross")
 KNOWN: dict[str, Any] = json.loads(run.TABLE.read_text())["types"]
 

@@ -17,6 +17,9 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, UsageError, accelerated
+from topwork_lens.activations.hooks import Hook
+from topwork_lens.activations.sites import NAMES, NETWORKS, OF_LAYERS, OPERANDS, Site, chosen_sites, sites_of
+from topwork_lens.activations.taps import tapped
 from topwork_lens.capture.arguments import (
     count_argument,
     device_argument,
@@ -28,7 +31,6 @@ from topwork_lens.capture.arguments import (
 )
 from topwork_lens.capture.attention_call import BLOCK, AttentionCall
 from topwork_lens.capture.fast_reductions import reduced
-from topwork_lens.capture.hidden_states import recording_states
 from topwork_lens.capture.interception import watching
 from topwork_lens.capture.keys import keys_argument
 from topwork_lens.capture.reductions import Reducer, in_full
@@ -42,7 +44,15 @@ from topwork_lens.model_state import device_of
 from topwork_lens.refusals import refuse
 from topwork_lens.scope import Scope, eager_when_compiled
 
-STATES = ("context", "context_gradient", "weights_gradient", "hidden", "hidden_states")
+#: names beside reductions of weights: activations and their gradients (the gradient of the share of an attention head
+#: is that of the layer's output), and the states around attention layers
+STATES = (
+    *(name for name in NAMES if name not in OPERANDS),
+    *(f"{name}_gradient" for name in NAMES if name not in ("head_output", *OPERANDS[:4])),
+    "hidden",
+)
+#: what is captured by hooks of its own, or with the weights
+SPECIAL = ("context", "weights")
 
 
 class Capture:
@@ -54,6 +64,7 @@ class Capture:
         what: names of what is captured.
         known: all layers of the model, where `layers` are fewer.
         token_ids: ids of special and separator tokens, by those names.
+        networks: keys of the feed-forward networks that are watched; None for all.
     """
 
     def __init__(
@@ -71,11 +82,12 @@ class Capture:
         folder: str | Path | None = None,
         known: Sequence[AttentionLayer] | None = None,
         token_ids: Mapping[str, Sequence[int]] | None = None,
+        networks: Any = None,
     ) -> None:
         self.what = names_argument(what, (*Reducer.KNOWN, *STATES))
-        if not layers and known is not None and len(known):
-            raise UsageError("no attention layer is chosen", hint="name some, or leave `layers` out for all")
-        if not layers and set(what) != {"hidden_states"}:
+        if not layers and needs_attention(what):
+            if known is not None and len(known):
+                raise UsageError("no attention layer is chosen", hint="name some, or leave `layers` out for all")
             raise refuse("unknown_layout", "no attention layer was found in this model")
         self.model, self.layers, self.heads = model, layers, heads_argument(heads)
         self.names = [name for name in what if name in Reducer.KNOWN]
@@ -89,8 +101,23 @@ class Capture:
         self.scope = Scope()
         self.parts: dict[str, list[torch.Tensor]] = {}
         self.softmaxes: set[str] = set()
-        self.seen = Captured(layers, what, None if folder is None else Path(folder), known)
+        self.sites = self._sites(layers if known is None else known, networks)
+        self.seen = Captured(layers, what, None if folder is None else Path(folder), known, self.sites)
         self.wants_weights = bool(self.names) or "weights_gradient" in what
+
+    def _sites(self, known: Sequence[AttentionLayer], networks: Any) -> dict[str, list[Site]]:
+        """Sites of the activations that are read at modules, by name of the activation."""
+        names = dict.fromkeys(activation_of(name) for name in self.what)
+        by_name = {}
+        for name in names:
+            if name not in NAMES or name in SPECIAL:
+                continue
+            sites = sites_of(self.model, name, known)
+            if name in NETWORKS:
+                sites = chosen_sites(sites, networks)
+            watched = {layer.path for layer in self.layers}
+            by_name[name] = [site for site in sites if site.layer is None or site.path in watched]
+        return by_name
 
     @contextmanager
     def run(self) -> Iterator[Captured]:
@@ -102,13 +129,14 @@ class Capture:
             for layer in self.layers:
                 hook = self._context(layer) if is_gateable(layer) else self._ran(layer)
                 projection = output_projection(self.model, layer)
-                stack.callback(projection.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                reading = Hook(self.scope, hook, reads=True)
+                stack.callback(projection.register_forward_pre_hook(reading, with_kwargs=True).remove)
             if "hidden" in self.what:
                 for path in blocks(self.layers):
                     module = module_at(self.model, path)
                     stack.callback(module.register_forward_hook(self._hidden(path)).remove)
-            if "hidden_states" in self.what:
-                stack.enter_context(recording_states(self.model, self._state))
+            at_modules = [site for name, sites in self.sites.items() if name not in OPERANDS for site in sites]
+            stack.enter_context(tapped(self.model, at_modules, self._visit, reads=True))
             if self.wants_weights:
                 stack.enter_context(self.tokens.watched())
                 if not torch.is_grad_enabled():
@@ -145,8 +173,6 @@ class Capture:
 
     def _context(self, layer: AttentionLayer) -> Any:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            if not self.scope.active:
-                return
             self.seen.ran.add(layer.path)
             context = first_input(args, kwargs)
             self._explained(layer, context)
@@ -162,8 +188,6 @@ class Capture:
 
     def _ran(self, layer: AttentionLayer) -> Any:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            if not self.scope.active:
-                return
             self.seen.ran.add(layer.path)
             for name in ("context", "context_gradient"):
                 self.seen.fits(name, layer.path, layer.why)
@@ -196,10 +220,24 @@ class Capture:
 
         return hook
 
-    def _state(self, stack: str, state: torch.Tensor, first: bool) -> None:
-        if first:
-            self.seen.begin_states(stack)
-        self.seen.add("hidden_states", stack, self._counted(state))
+    def _visit(self, site: Site, value: torch.Tensor) -> None:
+        """Keep an activation, and its gradient when that arrives."""
+        if site.name in self.what:
+            if site.name == "hidden_states" and site.index == 0:
+                self.seen.begin_states(site.path)
+            self._keep_site(site.name, site, value)
+        gradient = f"{site.name}_gradient"
+        if gradient in self.what and value.requires_grad:
+            value.register_hook(lambda grad: self._keep_site(gradient, site, grad) if self.scope.active else None)
+
+    def _keep_site(self, what: str, site: Site, value: torch.Tensor) -> None:
+        # A copy: models add to states in place.
+        value = value.detach().clone()
+        if site.layer is not None and site.name not in ("attention_output", "context"):
+            self._keep(what, site.layer, value, axis=-2 if site.name == "head_output" else 1)
+            return
+        path = f"{site.path}.{site.index}" if what == "hidden_states_gradient" else site.path
+        self.seen.add(what, path, self._counted(value))
 
     # ------------------------------------------------------------------ weights
 
@@ -275,7 +313,8 @@ class Capture:
     # ------------------------------------------------------------------ keeping
 
     def _keep(self, what: str, layer: AttentionLayer, value: torch.Tensor, axis: int) -> None:
-        if self.heads is not None:
+        # Keys and values of a group belong to several attention heads.
+        if self.heads is not None and value.shape[axis] == len(layer.kept):
             wanted = set(self.heads[layer.path])
             now = [position for position, index in enumerate(layer.kept) if index in wanted]
             value = value.index_select(axis, torch.tensor(now, device=value.device))
@@ -292,6 +331,16 @@ class Capture:
                 f"what was captured exceeds {self.memory} bytes",
                 hint="choose layers or a reduction, or raise `memory`",
             )
+
+
+def activation_of(name: str) -> str:
+    """Return the activation whose gradient a name means, or the name itself."""
+    return name.removesuffix("_gradient")
+
+
+def needs_attention(what: Sequence[str]) -> bool:
+    """Return whether something of attention layers is among the names."""
+    return any(activation_of(name) in (*OF_LAYERS, *Reducer.KNOWN, "hidden") for name in what)
 
 
 def checked_weights(call: AttentionCall, start: int, stop: int) -> torch.Tensor:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from topwork import AttentionLayer, UsageError, unknown
+from topwork_lens.activations.sites import OF_LAYERS, Site, group_at, site_at
 from topwork_lens.capture.tracing import unmark
 from topwork_lens.capture.verification import Explained
 from topwork_lens.capture.windows import merged
-from topwork_lens.layers.discovery import Key, layer_at
+from topwork_lens.layers.discovery import Key, layer_at, numbered
 from topwork_lens.refusals import refuse
 from topwork_lens.tables import LayerTable
 
@@ -67,6 +68,7 @@ class Captured:
         what: names of what is captured.
         folder: where tensors are written instead of being kept in memory; None keeps them.
         known: all layers of the model, to which indices refer; None: those that are watched.
+        sites: where the activations of other parts than attention layers are, by name of the activation.
     """
 
     def __init__(
@@ -75,9 +77,11 @@ class Captured:
         what: Sequence[str],
         folder: Path | None = None,
         known: Sequence[AttentionLayer] | None = None,
+        sites: Mapping[str, Sequence[Site]] | None = None,
     ) -> None:
         self.layers, self.what, self.folder = list(layers), tuple(what), folder
         self.known = self.layers if known is None else list(known)
+        self.sites = dict(sites or {})
         self.values: dict[str, dict[str, Sequence[torch.Tensor]]] = {}
         self.ran: set[str] = set()
         #: (what, path) -> why that has no meaning there; None when it has, at least once
@@ -157,6 +161,10 @@ class Captured:
         return {path: reason for (name, path), reason in self.reasons.items() if name == what and reason is not None}
 
     def _path(self, what: str, layer: Key) -> str:
+        activation = what.removesuffix("_gradient")
+        if activation in self.sites and activation not in OF_LAYERS:
+            site = site_at(self.sites[activation], layer)
+            return f"{site.path}.{site.index}" if what == "hidden_states_gradient" else site.path
         around = self.values.get("hidden", {}) if what == "hidden" else {}
         if layer in around:
             return str(layer)
@@ -171,6 +179,9 @@ class Captured:
 
     def __getitem__(self, key: tuple[str, Key]) -> torch.Tensor:
         what, layer = key
+        if what == "hidden_states":
+            site = site_at(self.sites[what], layer) if what in self.what else Site(what, str(layer))
+            return self.hidden_states(0)[site.path][site.index]
         values = self.calls(what, layer)
         if len(values) > 1:
             raise UsageError(f"{what} was seen {len(values)} times", place=str(layer), hint="use seen.calls(...)")
@@ -209,6 +220,52 @@ class Captured:
             raise UsageError("no stack of layers ran", hint="run the model inside the block")
         return states
 
+    def stack(self, what: str, group: str | None = None) -> torch.Tensor:
+        """Return what was captured of all layers in one tensor, in the order of the layers.
+
+        Args:
+            what: a name that was captured.
+            group: of attention layers, "encoder", "decoder", "cross" or "backbone"; of others, the path of a stack;
+                None for all.
+
+        Returns:
+            [layers, ...]: of a reduction [layers, items, heads, queries]; of hidden states [states, items, ...].
+
+        Raises:
+            UsageError: the layers have tensors of several shapes, or ran several times.
+            Refused: some layer has none.
+
+        Example:
+            >>> entropy = seen.stack("entropy").mean((1, 3))  # doctest: +SKIP
+        """
+        if what == "hidden_states":
+            states = self.hidden_states()
+            if group is None and len(states) > 1:
+                raise UsageError(f"there are states of {', '.join(states)}", hint="name one: stack(what, group)")
+            tensors = states[next(iter(states)) if group is None else group_at(group, list(states))]
+        else:
+            tensors = [self[what, path] for path in self._paths_in(what, group)]
+        if not tensors:
+            raise UsageError(f"no {what} of group {group!r} was captured")
+        shapes = list(dict.fromkeys(tuple(tensor.shape) for tensor in tensors))
+        if len(shapes) > 1:
+            cause = f"{what} has several shapes: {', '.join(map(str, shapes[:4]))}"
+            raise UsageError(cause, hint="name a group of layers, or read them one by one")
+        return torch.stack(list(tensors))
+
+    def _paths_in(self, what: str, group: str | None) -> list[str]:
+        """Paths of the parts of a group for which something is captured."""
+        activation = what.removesuffix("_gradient")
+        if activation in self.sites and activation not in OF_LAYERS:
+            sites = self.sites[activation]
+            wanted = None if group is None else group_at(group, [site.group for site in sites])
+            return [site.path for site in sites if wanted in (None, site.group)]
+        watched = {layer.path for layer in self.layers}
+        groups = {layer.path: name for (name, _), layer in numbered(self.known).items()}
+        if what == "hidden":
+            return list(self.values.get(what, {}))
+        return [path for path in groups if path in watched and group in (None, groups[path])]
+
     def image_map(
         self, what: str, layer: Key, grid: tuple[int, int], window: int | None = None, shift: int = 0
     ) -> torch.Tensor:
@@ -241,7 +298,7 @@ class Captured:
         """
         by_path = self.values.get(what, {})
         if not by_path or what not in self.what:
-            self.calls(what, self.layers[0].path)
+            self.calls(what, self._paths_in(what, None)[0])
         paths = [path for path in by_path if self.reasons.get((what, path)) is None]
         if not paths:
             self.calls(what, next(iter(by_path)))
