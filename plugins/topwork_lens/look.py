@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, Refused, TopworkError, UsageError, map_tensors
+from topwork import AttentionLayer, Batch, Refused, UsageError, map_tensors
 from topwork_lens.capture.capture import Capture, needs_attention
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.tokens import token_ids
@@ -23,11 +22,9 @@ from topwork_lens.layers.context import is_gateable
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
-from topwork_lens.model_state import quiet
-from topwork_lens.pruning.probes import probe_inputs, remembered_batch
+from topwork_lens.pruning.probe_call import call_on
 from topwork_lens.pruning.prune import Pruned, lines, prune
 from topwork_lens.pruning.soft import living_layers
-from topwork_lens.refusals import refuse
 from topwork_lens.scoring.importance import own_loss, score, single_items
 from topwork_lens.scoring.row_independence import RowLosses
 from topwork_lens.scoring.selection import Importance, Normalise, importance_of, in_groups
@@ -290,38 +287,7 @@ class Look:
 
     def call(self, check: Any) -> Callable[[], Any]:
         """Return what runs the model on a batch: a dict of inputs, a `Batch`, a function; None for a random batch."""
-        if callable(check):
-            return check
-        made: dict[str, Any] = {}
-
-        def random_or_remembered() -> dict[str, Any]:
-            remembered = remembered_batch(self.model)
-            try:
-                inputs = probe_inputs(self.model)
-                if remembered is not None:
-                    with quiet(self.model):
-                        self.model(**inputs)
-                return inputs
-            except Exception:
-                if remembered is None:
-                    raise
-                return remembered
-
-        def call() -> Any:
-            if not made:
-                made.update(check.inputs if isinstance(check, Batch) else check or random_or_remembered())
-                if "use_cache" in inspect.signature(self.model.forward).parameters:
-                    # A cache would be filled by one run and read by the next.
-                    made.setdefault("use_cache", False)
-            try:
-                return self.model(**made)
-            except Exception as error:
-                if check is not None or isinstance(error, TopworkError):
-                    raise
-                cause = f"{type(self.model).__name__} does not run on a random batch ({type(error).__name__}: {error})"
-                raise refuse("check_failed", cause, hint="give one: prune_heads(heads, check=batch)") from error
-
-        return call
+        return call_on(self.model, check)
 
     # ------------------------------------------------------------------ scoring
 
