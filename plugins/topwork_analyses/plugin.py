@@ -8,4 +8,10 @@ from topwork import Declaration, hookimpl
 @hookimpl
 def register_stages() -> list[Declaration]:
     """Declare the stages of the analyses."""
-    return []
+    return [
+        Declaration(
+            "head_effects",
+            "topwork_analyses.head_effects.stage:HeadEffects",
+            "Measure what changes without each attention head: intervals over rows, corrected for all attention heads.",
+        ),
+    ]

@@ -163,7 +163,7 @@ LENS_ROOMS = (
 )
 #: folders and modules of `topwork_analyses`, in the order in which rows meet them
 ANALYSES_ROOMS = (
-    *("plugin", "statistics"),
+    *("plugin", "statistics", "head_effects"),
     *("probing",),
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them

@@ -132,7 +132,7 @@ def test_most_attention_heads_can_go_alone(studies: list[Study]) -> None:
     assert all(one.removable >= 18 for one in studies)
 
 
-def test_importance_beats_chance(studies: list[Study]) -> None:
+def test_m9_importance_beats_chance(studies: list[Study]) -> None:
     gains = [sum(one.importance) / 4 - sum(one.random) / 4 for one in studies]
     print("area gained", [round(gain, 3) for gain in gains])
     assert sum(gains) / len(gains) >= 0.03

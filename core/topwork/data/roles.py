@@ -13,7 +13,7 @@ from topwork.data import cuts
 from topwork.data.columns import canonical, check_plain, row_count
 from topwork.data.options import CutOptions, DataOptions, RowsOptions
 from topwork.data.table import Table
-from topwork.errors import TopworkError
+from topwork.errors import TopworkError, UsageError
 from topwork.items import Row
 
 if TYPE_CHECKING:
@@ -63,6 +63,21 @@ class Roles:
             if row_count(self._named[role]) == 0:
                 raise TopworkError("there are no rows", place=f"data.{role}")
         return self._named[role]
+
+    def column(self, role: str, name: str) -> list[Any]:
+        """Return the cells of any column of the rows of a role: one of the task's, or another of the source.
+
+        Raises:
+            UsageError: there is no such column, or the rows are streamed.
+        """
+        rows = self(role) if name in self.task.columns else self._load(role)
+        if row_count(rows) is None:
+            raise UsageError(f"`{name}` cannot be read: the rows are streamed", place=f"data.{role}")
+        rows = rows if isinstance(rows, Table) else Table(rows)
+        if name not in rows.column_names:
+            hint = f"there are: {', '.join(rows.column_names)}"
+            raise UsageError(f"there is no column `{name}`", place=f"data.{role}", hint=hint)
+        return rows.column(name)
 
     def loaded(self, roles: Sequence[str], most: int) -> list[Row]:
         """Return the first rows of the first of these roles that was read already; none of streaming rows."""

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork.data.loop import Settings, evaluate_rows, loss_batches
+from topwork.data.loop import Settings, evaluate_rows, loss_batches, predict_rows
 from topwork.deprecation import warn_renamed
 from topwork.errors import CheckpointError
 from topwork.files import plain, write_json
-from topwork.items import Batch, Json, Row
+from topwork.items import Batch, Json, Prediction, Row
 from topwork.runs.records import RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed
 
 if TYPE_CHECKING:
@@ -97,6 +97,10 @@ class Run:
         self.roles.notes.clear()
         return rows
 
+    def column(self, role: str, name: str) -> list[Any]:
+        """Return the cells of a column of the rows of a role; the source may have columns that the task does not."""
+        return self.roles.column(role, name)
+
     def loaded_rows(self, most: int = 2) -> list[Row]:
         """Return a few rows with targets of a role that was read already; none when there is no such role."""
         return self.roles.loaded(("train", "calibrate", "evaluate"), most)
@@ -110,6 +114,13 @@ class Run:
         chosen = self.settings(**settings)
         metric = evaluate_rows(self.task, self.model, self.rows(role), chosen, self.process, limit=limit)
         return metric.result()
+
+    def predictions(
+        self, role: str = "evaluate", limit: int | None = None, **settings: Any
+    ) -> Iterator[tuple[int, Row, Prediction]]:
+        """Yield (index, row, prediction) of this process's share of a role's rows, in order, by the model as it is."""
+        chosen = self.settings(**settings)
+        yield from predict_rows(self.task, self.model, self.rows(role), chosen, self.process, limit=limit)
 
     def loss_batches(self, role: str, *, limit: int | None = None, batch_size: int | None = None) -> Iterator[Batch]:
         """Whole rows in mode "loss" on the model's device: this process's share. See `topwork.loop.loss_batches`."""

@@ -96,6 +96,38 @@ def mean_intervals(
     return intervals
 
 
+def difference_intervals(
+    first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, draws: int = 2000, seed: int = 0
+) -> list[Interval]:
+    """Return percentile intervals of mean(first) - mean(second) of each column, for rows that are not paired.
+
+    Args:
+        first: [rows, columns].
+        second: [other rows, columns].
+        confidence: share of intervals that hold the true difference.
+        draws: resamples.
+        seed: of the resamples.
+
+    Raises:
+        UsageError: fewer than two rows on a side, or an option out of range.
+    """
+    sides = [numpy.asarray(side, dtype=float) for side in (first, second)]
+    random = numpy.random.default_rng(seed)
+    means = []
+    for side in sides:
+        _check(len(side), confidence, "percentile", draws)
+        # How often each row is drawn: one product gives the means of all columns.
+        counts = random.multinomial(len(side), numpy.full(len(side), 1 / len(side)), size=draws)
+        means.append(counts @ side / len(side))
+    drawn = means[0] - means[1]
+    ends = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    estimates = sides[0].mean(0) - sides[1].mean(0)
+    return [
+        _interval(float(estimate), float(low), float(high), column)
+        for estimate, low, high, column in zip(estimates, *ends, drawn.T)
+    ]
+
+
 def statistic_interval(
     statistic: Callable[[NDArray[numpy.int64]], float],
     rows: int,

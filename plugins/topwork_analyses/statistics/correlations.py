@@ -71,9 +71,12 @@ def correlation(
         return {"kind": kind, "estimate": None, "low": None, "high": None, "p": None, "pairs": len(left)}
     random = numpy.random.default_rng(seed)
     chosen = random.integers(len(left), size=(draws, len(left)))
-    drawn = [value for rows in chosen if numpy.isfinite(value := _quick(left[rows], right[rows], kind))]
-    low, high = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if drawn else (estimate, estimate)
-    p = permutation_p(lambda order: coefficient(left[order], right, kind), len(left), draws=draws, seed=seed)
+    drawn = _by_line(left[chosen], right[chosen], kind)
+    drawn = drawn[numpy.isfinite(drawn)]
+    low, high = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(drawn) else (estimate,) * 2
+    orders = random.permuted(numpy.tile(numpy.arange(len(left)), (draws, 1)), axis=1)
+    null = _by_line(left[orders], numpy.broadcast_to(right, orders.shape), kind)
+    p = (1 + int((numpy.abs(null) >= abs(estimate) - 1e-12).sum())) / (draws + 1)
     return {"kind": kind, "estimate": estimate, "low": float(low), "high": float(high), "p": p, "pairs": len(left)}
 
 
@@ -119,8 +122,14 @@ def permutation_null(
     return numpy.nan_to_num(numpy.array(drawn, dtype=float))
 
 
-def _quick(first: Any, second: Any, kind: Kind) -> float:
-    """A coefficient of a resample: NaN where it holds one pair only, again and again."""
-    if numpy.ptp(first) == 0 or numpy.ptp(second) == 0:
-        return float("nan")
-    return coefficient(first, second, kind)
+def _by_line(first: NDArray[Any], second: NDArray[Any], kind: Kind) -> NDArray[numpy.float64]:
+    """Coefficients of each line of two tables; NaN where a line holds one number only, again and again."""
+    from scipy import stats
+
+    if kind == "kendall":
+        return numpy.array([coefficient(left, right, kind) for left, right in zip(first, second)])
+    if kind == "spearman":
+        first, second = (stats.rankdata(side, axis=1) for side in (first, second))
+    first, second = (side - side.mean(1, keepdims=True) for side in (first, second))
+    with numpy.errstate(invalid="ignore", divide="ignore"):
+        return (first * second).sum(1) / numpy.sqrt((first**2).sum(1) * (second**2).sum(1))
