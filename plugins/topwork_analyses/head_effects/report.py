@@ -7,7 +7,7 @@ from typing import Any
 
 from topwork import AttentionLayer, Json
 from topwork_analyses.head_effects.effects import Effect, significant
-from topwork_lens.layers.discovery import numbered
+from topwork_lens.layers.discovery import group_of, numbered
 
 
 def effect_lines(effects: Sequence[Effect], layers: Sequence[AttentionLayer]) -> list[dict[str, Json]]:
@@ -62,8 +62,7 @@ def group_lines(effects: Sequence[Effect], level: float, sign: int) -> list[dict
     """Return a line for each group of attention (the kinds of an encoder-decoder apart)."""
     groups: dict[str, list[Effect]] = {}
     for effect in effects:
-        group = "cross" if effect.layer.kind == "cross" else effect.layer.side
-        groups.setdefault(group, []).append(effect)
+        groups.setdefault(group_of(effect.layer), []).append(effect)
     lines = []
     for group, members in groups.items():
         line = {"group": group, **counts(members, level, sign)}
