@@ -54,6 +54,12 @@ from topwork.data.options import (
 from topwork.data.options import (
     RowsOptions as RowsOptions,
 )
+from topwork.data.splits import (
+    choose_split as choose_split,
+)
+from topwork.data.splits import (
+    split_named as split_named,
+)
 from topwork.data.table import (
     Origin as Origin,
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from topwork import Declaration, UsageError, hookimpl
+from topwork import Declaration, choose_split, hookimpl
 
 if TYPE_CHECKING:
     from topwork import RowsOptions
@@ -18,13 +19,30 @@ def register_tasks() -> list[Declaration]:
 
 
 @hookimpl
+def register_formats() -> Mapping[str, str]:
+    """Return the two layouts, with a line about each."""
+    return {
+        "coco": "COCO's JSON of boxes, instances or panoptic segments, or a folder with it: image, objects",
+        "voc": "a folder of Pascal VOC, or its Annotations/*.xml: image, objects",
+    }
+
+
+@hookimpl
 def load_rows(source: str, options: RowsOptions) -> Any | None:
-    """Read COCO files of boxes, instances or panoptic segments (`format: coco`), and folders of Pascal VOC."""
+    """Read COCO files of boxes, instances or panoptic segments (`format: coco`), and folders of Pascal VOC.
+
+    Raises:
+        UsageError: no such split, or several and none named.
+        DataError: an entry that is wrong, or an image that is missing.
+    """
     from topwork_tasks.object_detection.coco_files import coco_rows, format_of
     from topwork_tasks.object_detection.voc_files import voc_rows
 
     form = format_of(source, options)
-    if form == "coco" and options.split not in (None, "train"):
-        raise UsageError("a COCO file has no splits", place=source, hint="give each split's file its own `path`")
-    read = {"voc": voc_rows, "coco": coco_rows}.get(form or "")
-    return None if read is None else read(source, options)
+    if form == "voc":
+        rows = voc_rows(source, options)
+    elif form == "coco":
+        rows = choose_split(coco_rows(source, options), options.split, source)
+    else:
+        return None
+    return rows.stream() if options.streaming else rows

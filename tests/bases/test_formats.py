@@ -206,3 +206,35 @@ def test_a_layout_that_is_not_clear_is_asked_for(tmp_path):
 def test_layouts_are_listed():
     assert {"conll", "yolo", "images-masks", "ljspeech", "parallel", "nemo"} <= set(PLUGINS.formats)
     assert PLUGINS.formats.owner("conll").name == "formats"
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_speech_commands(tmp_path, lists):
+    for name in ("yes/s1_nohash_0.wav", "yes/s2_nohash_0.wav", "no/s1_nohash_1.wav", "_background_noise_/hum.wav"):
+        clip(tmp_path / name)
+    if lists:
+        write(tmp_path / "validation_list.txt", "yes/s2_nohash_0.wav\n")
+        write(tmp_path / "testing_list.txt", "no/s1_nohash_1.wav\n")
+    rows = load(tmp_path, split="train")
+    assert [(Path(row["audio"]["path"]).stem, row["label"], row["speaker"]) for row in rows] == (
+        [("s1_nohash_0", 1, "s1")]
+        if lists
+        else [("s1_nohash_1", 0, "s1"), ("s1_nohash_0", 1, "s1"), ("s2_nohash_0", 1, "s2")]
+    )
+    assert rows.features["label"].names == ["no", "yes"] and "left out" in rows.remarks[0]
+    if lists:
+        assert load(tmp_path, split="validation")["label"] == [1] and load(tmp_path, split="test")["label"] == [0]
+        write(tmp_path / "testing_list.txt", "no/absent.wav\n")
+        with pytest.raises(DataError, match=r"testing_list\.txt:1: names `no/absent\.wav`"):
+            load(tmp_path)
+
+
+def test_splits_of_librispeech_and_of_folders_of_clips(tmp_path):
+    for split in ("train-clean-100", "dev-clean"):
+        clip(tmp_path / "libri" / split / "19" / "198" / "19-198-0001.wav")
+        write(tmp_path / "libri" / split / "19" / "198" / "19-198.trans.txt", f"19-198-0001 {split}\n")
+    assert load(tmp_path / "libri", split="validation")["text"] == ["dev-clean"]
+    for split in ("train", "val"):
+        clip(tmp_path / "plain" / split / "a.wav")
+    rows = load(tmp_path / "plain", split="validation")
+    assert rows.column_names == ["audio"] and rows.origin.file_of(0) == str(tmp_path / "plain" / "val" / "a.wav")

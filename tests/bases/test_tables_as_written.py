@@ -203,6 +203,74 @@ def test_json_that_wraps_its_records(tmp_path):
     assert load(two, options={"field": "y"}).to_list() == [{"a": 2}]
 
 
+ANSWERS = [
+    [{"text": "two", "answer_start": 4}],
+    {"text": ["two"], "answer_start": [4]},
+    {"text": "two", "answer_start": 4},
+    [{"text": "two"}],
+    ["two"],
+    "two",
+]
+
+
+@pytest.mark.parametrize("answers", ANSWERS, ids=repr)
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("key", ["answers", "answer"])
+def test_shapes_of_answers(tmp_path, answers, nested, key):
+    from topwork_tasks.question_answering.squad import read_answers
+
+    question = {"id": "1", "question": "which?", key: answers}
+    article = {"title": "t", "paragraphs": [{"context": "one two", "qas": [question]}]}
+    written = {"data": [article]} if nested else [{**question, "context": "one two"}]
+    columns = {} if nested else {"answers": key}
+    options = DataOptions(train=RowsOptions(path=str(write(tmp_path, "a.json", json.dumps(written)))), columns=columns)
+    row = Roles(PLUGINS.tasks["question-answering"], PLUGINS, options)("train")[0]
+    assert read_answers(row, 0) == [("two", 4)]
+
+
+def test_articles_that_are_damaged_are_named(tmp_path):
+    articles = [{"paragraphs": [{"context": "a", "qas": []}]}, {"paragraphs": [{"qas": [{"question": "b"}]}]}]
+    with pytest.raises(DataError, match="article 2 is none of SQuAD's: has no 'context'"):
+        load(write(tmp_path, "a.json", json.dumps(articles)))
+
+
+HUGE = 10**30
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
+@pytest.mark.parametrize("labels", [[HUGE, HUGE + 1], [2**63, 2**64], [10**5000, 7]])
+def test_integers_beyond_64_bits_are_names(tmp_path, form, labels):
+    import sys
+
+    digits = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    written = [str(label) for label in labels]
+    sys.set_int_max_str_digits(digits)
+    texts = [f'{{"text": "t", "label": {label}}}' for label in written]
+    table_text = "text,label\n" + "\n".join(f"t,{label}" for label in written)
+    text = {"json": f"[{', '.join(texts)}]", "jsonl": "\n".join(texts), "csv": table_text}[form]
+    options = DataOptions(train=RowsOptions(path=str(write(tmp_path, f"a.{form}", text))))
+    rows = Roles(PLUGINS.tasks["text-classification"], PLUGINS, options)("train")
+    assert [str(label) if not isinstance(label, int) else label for label in rows["label"]] in (written, labels)
+    model = topwork.build("text-classification", BASES["text-classification"], rows=rows, plugins=PLUGINS)
+    assert sorted(model.task.label_names) == sorted(written)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1e999", r"a\.jsonl:2: 1e999 is larger than a number can be"),
+        ("-1e999", r"a\.jsonl:2: -1e999 is larger"),
+        (f"[1, {10**30}]", r"a\.jsonl:2: `value`: 1000.* is no number of 64 bits"),
+        ("[" * 100000, r"a\.jsonl:2: lists or objects are too deep"),
+    ],
+)
+def test_numbers_that_overflow_are_refused_with_their_line(tmp_path, value, message):
+    path = write(tmp_path, "a.jsonl", f'{{"text": "t", "value": null}}\n{{"text": "t", "value": {value}}}\n')
+    with pytest.raises(DataError, match=message):
+        load(path)
+
+
 def test_what_is_no_file_is_refused_and_bombs_are_bounded(tmp_path):
     os.mkfifo(tmp_path / "rows.csv")
     with pytest.raises(UsageError, match="no regular file"):

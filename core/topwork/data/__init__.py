@@ -9,6 +9,7 @@ In the order in which rows meet them:
 - `table`: rows with random access, which know where each was written
 - `streams`: rows that come one by one
 - `cells`: from text as it was written to values, by the kind of a column
+- `splits`: a split of a source, by name or slices
 - `cuts`: which rows a cut takes: in proportion to labels, or whole groups
 - `checks`: all rows before the first stage
 - `profile`: counts, distributions and doubts before training

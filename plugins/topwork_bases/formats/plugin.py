@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def _layouts() -> dict[str, Layout]:
-    from topwork_bases.formats import media, texts
+    from topwork_bases.formats import boxes, maps, speech, texts
 
-    return {layout.name: layout for layout in (*texts.LAYOUTS, *media.LAYOUTS)}
+    return {layout.name: layout for room in (texts, maps, boxes, speech) for layout in room.LAYOUTS}
 
 
 @hookimpl
@@ -36,7 +36,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
         UsageError: several layouts fit, or an option is unknown.
         DataError: a damaged file, with its line.
     """
-    from topwork_bases.rows.splits import choose
+    from topwork import choose_split
 
     path = Path(source).expanduser()
     layouts = _layouts()
@@ -58,7 +58,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
         if name not in layout.options:
             raise unknown(f"option of `format: {layout.name}`", name, layout.options)
     tables = layout.read(path, options.options)
-    rows = choose(dict(tables), options.split, source)
+    rows = choose_split(dict(tables), options.split, source)
     if options.streaming:
         return rows.stream()
     if not rows.remarks:

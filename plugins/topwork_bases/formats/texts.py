@@ -9,6 +9,7 @@ from typing import Any
 
 from topwork import DataError, Table, UsageError
 from topwork_bases.formats.layout import Layout, Located, table_of
+from topwork_bases.rows.text_files import parse_json
 
 _UNIVERSAL = {"form": 1, "lemma": 2, "upos": 3, "xpos": 4, "deprel": 7}
 
@@ -124,19 +125,11 @@ def located_records(path: Path) -> Iterator[tuple[int | None, Any]]:
     """Yield (line, record) of JSON lines, or of a list."""
     text = path.read_text(encoding="utf-8-sig")
     if text.lstrip().startswith("["):
-        yield from ((None, record) for record in _parsed(path, 1, text))
+        yield from ((None, record) for record in parse_json(path, 1, text))
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            yield number, _parsed(path, number, line)
-
-
-def _parsed(path: Path, number: int, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = number + error.lineno - 1
-        raise DataError(f"{path}:{line}: {error.msg} (column {error.colno})", hint="correct the file") from error
+            yield number, parse_json(path, number, line)
 
 
 def first_record(path: Path) -> Any:
@@ -149,8 +142,8 @@ def first_record(path: Path) -> Any:
     if start < 0 or head[:start].strip() not in ("", "["):
         return None
     try:
-        return json.JSONDecoder().raw_decode(head, start)[0]
-    except json.JSONDecodeError:
+        return json.JSONDecoder(parse_int=str).raw_decode(head, start)[0]
+    except (ValueError, RecursionError):
         return None
 
 

@@ -11,54 +11,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from topwork import DataError
+from topwork import DataError, Origin, Table, split_named
 from topwork_bases.rows.records import read_records
 from topwork_bases.rows.tables import read_table
 
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
 
+def read(paths: Sequence[Path], folder: Path | None) -> dict[str, Table]:
+    """Return by split the rows: the column `audio` and either `label` (folder names) or the metadata's columns.
 
-def read(paths: Sequence[Path], folder: Path | None) -> dict[str, Any]:
-    """Split name -> data set with the column `audio` and either `label` (folder names) or the metadata's columns."""
-    by_split: dict[str, list[Path]] = {}
-    for path in paths:
-        by_split.setdefault(_split(path, folder), []).append(path)
-    root = folder or Path(".")
-    rows = {split: _rows(files, root / split if (root / split).is_dir() else root) for split, files in by_split.items()}
-    labels = sorted({row["label"] for split in rows.values() for row in split if isinstance(row.get("label"), str)})
-    from_folders = any(row.pop("_folder", False) for split in rows.values() for row in split)
-    return {split: _dataset(entries, labels if from_folders else None) for split, entries in rows.items() if entries}
-
-
-def _split(path: Path, folder: Path | None) -> str:
-    parts = path.relative_to(folder).parts[:-1] if folder else ()
-    return _SPLITS.get(parts[0].lower(), "train") if parts else "train"
-
-
-def _rows(files: Sequence[Path], root: Path) -> list[dict[str, Any]]:
+    Raises:
+        DataError: an entry of a metadata file names no clip.
+    """
     from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
     known = {suffix.lower() for suffix in AudioFolder.EXTENSIONS}
-    clips = [path for path in files if path.suffix.lower() in known]
-    tables = [path for path in files if path.name in ("metadata.csv", "metadata.jsonl")]
-    if tables:
-        return [row for table in tables for row in _described(table)]
-    labelled = len({path.parent for path in clips}) > 1 or any(path.parent != root for path in clips)
-    rows: list[dict[str, Any]] = []
-    for path in clips:
-        row: dict[str, Any] = {"audio": {"bytes": None, "path": str(path.resolve())}}
-        if labelled:
-            row |= {"label": path.parent.name, "_folder": True}
-        rows.append(row)
-    return rows
+    by_split: dict[str, list[Path]] = {}
+    for path in paths:
+        by_split.setdefault(_split(path, folder) or "train", []).append(path)
+    labelled = folder is not None or len({path.parent for path in paths}) > 1
+    clips, labels, described = {}, {}, {}
+    for split, files in by_split.items():
+        tables = [path for path in files if path.name in ("metadata.csv", "metadata.jsonl")]
+        if tables:
+            described[split] = Table.concatenate([_described(table) for table in tables])
+            continue
+        clips[split] = [path for path in files if path.suffix.lower() in known]
+        labels[split] = [_label(path, folder) if labelled else None for path in clips[split]]
+    names = sorted({name for given in labels.values() for name in given if name is not None})
+    made = {split: _table(files, labels[split], names) for split, files in clips.items() if files}
+    return {split: (made | described)[split] for split in by_split if split in made or split in described}
 
 
-def _described(file: Path) -> list[dict[str, Any]]:
+def _split(path: Path, folder: Path | None) -> str | None:
+    """Return the split that the first folder below the root names."""
+    parts = path.relative_to(folder).parts[:-1] if folder else ()
+    return split_named(parts[0]) if parts else None
+
+
+def _label(path: Path, folder: Path | None) -> str | None:
+    """Return the name of the folder that a clip lies in; None right below the root, or the folder of a split."""
+    within = path.relative_to(folder).parts[:-1] if folder else path.parts[:-1]
+    if folder and within and split_named(within[0]):
+        within = within[1:]
+    return within[-1] if within else None
+
+
+def _described(file: Path) -> Table:
     """Return the rows of a metadata file, each with its clip; cells are text as written."""
+    import datasets
+
     table = read_table(file, {}) if file.suffix == ".csv" else read_records(file, {})
     rows = []
     for index, row in enumerate(table):
@@ -72,13 +73,19 @@ def _described(file: Path) -> list[dict[str, Any]]:
                 f"{file}:{line}: entry {index + 1} names `{name}`, which does not exist", hint="correct the entry"
             )
         rows.append({"audio": {"bytes": None, "path": str(clip.resolve())}, **row})
-    return rows
+    made = datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio(decode=False))
+    return Table(made, table.origin, written=table.written, remarks=table.remarks)
 
 
-def _dataset(rows: list[dict[str, Any]], labels: list[str] | None) -> Any:
+def _table(files: Sequence[Path], labels: Sequence[str | None], names: list[str]) -> Table:
     import datasets
+    import numpy as np
 
-    made = datasets.Dataset.from_list(rows)
-    if labels is not None:
-        made = made.cast_column("label", datasets.ClassLabel(names=labels))
-    return made.cast_column("audio", datasets.Audio(decode=False))
+    columns: dict[str, Any] = {"audio": [{"bytes": None, "path": str(path.resolve())} for path in files]}
+    if names:
+        columns["label"] = [None if label is None else names.index(label) for label in labels]
+    made = datasets.Dataset.from_dict(columns).cast_column("audio", datasets.Audio(decode=False))
+    if names:
+        made = made.cast_column("label", datasets.ClassLabel(names=names))
+    count = len(files)
+    return Table(made, Origin(tuple(map(str, files)), np.arange(count), np.zeros(count, np.int64)))

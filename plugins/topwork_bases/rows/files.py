@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import DataError, Origin, Table, UsageError, unknown
-from topwork_bases.rows.splits import choose
+from topwork import DataError, Origin, Table, UsageError, choose_split, unknown
 from topwork_bases.rows.text_files import PACKED, check_regular
 
 if TYPE_CHECKING:
@@ -120,10 +119,10 @@ def read(files: Files, source: str, options: RowsOptions) -> Any:
 
         splits = audio_files.read(files.paths, files.folder)
         if options.streaming:
-            splits = {name: rows.to_iterable_dataset() for name, rows in splits.items()}
-        return choose(splits, options.split, source)
+            return choose_split({name: table.stream() for name, table in splits.items()}, options.split, source)
+        return choose_split(splits, options.split, source)
     if files.format in ("csv", "json") and files.paths and not {"data_files", "data_dir"} & set(options.options):
-        return choose(_text_tables(files, source, options), options.split, source)
+        return choose_split(_text_tables(files, source, options), options.split, source)
     return _by_library(files, source, options)
 
 
@@ -137,7 +136,7 @@ def _by_library(files: Files, source: str, options: RowsOptions) -> Any:
         )
     except Exception as error:
         raise _explain(files, source, error) from error
-    rows = choose(loaded, options.split, source)
+    rows = choose_split(loaded, options.split, source)
     if options.streaming or len(files.paths) != 1 or files.folder is not None:
         return rows
     if options.split is not None and "[" in options.split:
@@ -222,7 +221,7 @@ def _saved(files: Files, source: str, options: RowsOptions) -> Any:
         loaded = datasets.load_from_disk(str(files.folder))
     except Exception as error:
         raise DataError(f"{files.folder}: cannot be read as a saved data set: {_line(error)}") from error
-    rows = choose(loaded, options.split, source)
+    rows = choose_split(loaded, options.split, source)
     return rows.to_iterable_dataset() if options.streaming else rows
 
 

@@ -42,7 +42,7 @@ def _from_hub(source: str, options: RowsOptions) -> Any:
     """Return a data set of the Hub, or what stands of it in the local cache when offline."""
     import datasets
 
-    from topwork_bases.rows.splits import choose
+    from topwork import choose_split
 
     try:
         loaded = datasets.load_dataset(
@@ -55,7 +55,7 @@ def _from_hub(source: str, options: RowsOptions) -> Any:
         )
     except Exception as error:
         raise _explain_hub(source, options, error) from error
-    return choose(loaded, options.split, source)
+    return choose_split(loaded, options.split, source)
 
 
 def _explain_hub(source: str, options: RowsOptions, error: Exception) -> UsageError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from topwork import DataError, Table, UsageError, nearest, unknown
 from topwork_bases.rows.stored import stored_table
-from topwork_bases.rows.text_files import open_text
+from topwork_bases.rows.text_files import open_text, parse_json
 
 _OPTIONS = ("field", "encoding")
 _BATCH = 20_000
@@ -75,12 +75,7 @@ def _records(path: Path, field: str | None, encoding: str | None, remarks: list[
         text = file.read()
     if not text.strip():
         raise DataError(f"{path}: the file is empty", hint="write records")
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}:{error.lineno}: {error.msg} (column {error.colno})", hint="correct the file"
-        ) from error
+    content = parse_json(path, 1, text)
     records = _wrapped(path, content, field, remarks)
     lines = _lines_of(text, records) if isinstance(content, list) else None
     for index, record in enumerate(records):
@@ -95,10 +90,12 @@ def _is_lines(path: Path, encoding: str | None) -> bool:
     if not first.lstrip().startswith("{"):
         return False
     try:
-        json.loads(first)
+        record = json.loads(first, parse_int=str)
     except json.JSONDecodeError:
         return second.lstrip().startswith("{") and first.rstrip().endswith("}")
-    return bool(second) or ".json" not in path.suffixes[-2:] or _is_plain(json.loads(first))
+    except RecursionError:
+        return True  # reading the line refuses it
+    return bool(second) or ".json" not in path.suffixes[-2:] or _is_plain(record)
 
 
 def _is_plain(record: Any) -> bool:
@@ -110,15 +107,12 @@ def _from_lines(path: Path, file: Any) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: {error.msg} (column {error.colno})", hint="correct the line") from error
+        yield number, parse_json(path, number, line.rstrip("\r\n"))
 
 
 def _lines_of(text: str, records: Sequence[Any]) -> list[int] | None:
     """Return the line on which each record of a list begins."""
-    decoder, lines = json.JSONDecoder(), []
+    decoder, lines = json.JSONDecoder(parse_int=str), []
     position, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("[") + 1)
     for _ in records:
         start = position
@@ -171,20 +165,38 @@ def _questions(path: Path, records: list[Any], remarks: list[str]) -> list[Any]:
     """Make one record a question of articles in the layout of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250)."""
     if not records or not all(isinstance(record, dict) and "paragraphs" in record for record in records):
         return records
-    rows = [
-        {
-            "id": question.get("id"),
-            "title": article.get("title"),
-            "context": paragraph["context"],
-            "question": question["question"],
-            "answers": {
-                "text": [answer["text"] for answer in question.get("answers") or ()],
-                "answer_start": [answer["answer_start"] for answer in question.get("answers") or ()],
-            },
-        }
-        for article in records
-        for paragraph in article["paragraphs"]
-        for question in paragraph["qas"]
-    ]
+    rows = []
+    for number, article in enumerate(records, 1):
+        try:
+            rows += [
+                {
+                    "id": question.get("id"),
+                    "title": article.get("title"),
+                    "context": paragraph["context"],
+                    "question": question["question"],
+                    "answers": _answers(question),
+                }
+                for paragraph in article["paragraphs"]
+                for question in paragraph["qas"]
+            ]
+        except (KeyError, TypeError, AttributeError) as error:
+            cause = f"has no {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(
+                f"{path}: article {number} is none of SQuAD's: {cause}",
+                hint="it needs paragraphs: [{context, qas: [{question, answers}]}]",
+            ) from error
     remarks.append(f"{path}: read as SQuAD: {len(records)} articles, {len(rows)} questions")
     return rows
+
+
+def _answers(question: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Texts and starts of a question's answers: objects, plain texts, or one of either; starts may be absent."""
+    written = question.get("answers", question.get("answer"))
+    entries = written if isinstance(written, list) else [] if written is None else [written]
+    if len(entries) == 1 and isinstance(entries[0], dict) and isinstance(entries[0].get("text"), list):
+        return {"text": entries[0]["text"], "answer_start": entries[0].get("answer_start", [])}
+    objects = [entry if isinstance(entry, dict) else {"text": entry} for entry in entries]
+    return {
+        "text": [entry["text"] for entry in objects],
+        "answer_start": [entry.get("answer_start") for entry in objects],
+    }

@@ -15,7 +15,7 @@ from typing import Any
 from topwork import DataError, Origin, Table
 
 #: changes when files are read in another way, so that older copies are not used
-_VERSION = 1
+_VERSION = 2
 #: name of the column with the line of each row; no column of a user has it
 _LINE = "__line_of_topwork__"
 
@@ -60,10 +60,11 @@ def _write(path: Path, file: Path, read: Callable[[list[str]], Iterator[Batch]])
     import pyarrow
 
     remarks: list[str] = []
-    parts = [_part(path, columns, lines) for columns, lines in read(remarks)]
+    names: set[str] = set()
+    parts = [_part(path, columns, lines, names) for columns, lines in read(remarks)]
     if not parts:
         raise DataError(f"{path}: has no rows", hint="write rows below the header")
-    table = _joined(path, parts)
+    table = _joined(path, parts, names)
     table = table.replace_schema_metadata({b"topwork": json.dumps(remarks).encode()})
     temporary = file.with_suffix(f".{os.getpid()}")
     try:
@@ -74,7 +75,8 @@ def _write(path: Path, file: Path, read: Callable[[list[str]], Iterator[Batch]])
         temporary.unlink(missing_ok=True)
 
 
-def _part(path: Path, columns: dict[str, list[Any]], lines: list[int]) -> Any:
+def _part(path: Path, columns: dict[str, list[Any]], lines: list[int], names: set[str]) -> Any:
+    """Rows as a table of Arrow; columns with integers beyond 64 bits become text, and are added to `names`."""
     import pyarrow
 
     arrays = {}
@@ -82,14 +84,47 @@ def _part(path: Path, columns: dict[str, list[Any]], lines: list[int]) -> Any:
         try:
             array = pyarrow.array(values)
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
-            raise _mixture(path, name, values, lines) from error
+            if not any(map(_is_huge, values)):
+                raise _mixture(path, name, values, lines) from error
+            array = _with_huge(path, name, values, lines)
+            if array.type == "string":
+                names.add(name)
         arrays[name] = array
     return pyarrow.table({**arrays, _LINE: pyarrow.array(lines, "int64")})
 
 
-def _joined(path: Path, parts: list[Any]) -> Any:
+def _is_huge(value: Any) -> bool:
+    """Return whether a value is, or holds, an integer that no column of 64 bits has."""
+    if isinstance(value, dict):
+        return any(map(_is_huge, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_huge, value))
+    if isinstance(value, str):
+        return len(value) >= 4000 and value.lstrip("-").isdecimal()
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
+
+
+def _with_huge(path: Path, name: str, values: list[Any], lines: list[int]) -> Any:
+    """A column with integers beyond 64 bits: as text where all are integers, as floats where some are floats."""
     import pyarrow
 
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, str} and all(isinstance(value, int | None) or _is_huge(value) for value in values):
+        return pyarrow.array([None if value is None else str(value) for value in values], "string")
+    if kinds == {int, float}:
+        return pyarrow.array([None if value is None else float(value) for value in values], "float64")
+    for line, value in zip(lines, values):
+        if isinstance(value, list | dict) and _is_huge(value):
+            short = str(value) if len(str(value)) <= 40 else f"{str(value)[:40]}…"
+            raise DataError(f"{path}:{line}: `{name}`: {short} is no number of 64 bits", hint="write it as a string")
+    raise _mixture(path, name, values, lines)
+
+
+def _joined(path: Path, parts: list[Any], names: set[str]) -> Any:
+    import pyarrow
+
+    for name in names:  # of one part of the file, and so of all
+        parts = [_as_text(part, name) for part in parts]
     try:
         table = pyarrow.concat_tables(parts, promote_options="permissive")
         for index, column in enumerate(table.schema):
@@ -101,6 +136,13 @@ def _joined(path: Path, parts: list[Any]) -> Any:
             f"{path}: a column has values of different kinds: {str(error).splitlines()[0]}",
             hint="write all values alike",
         ) from error
+
+
+def _as_text(table: Any, name: str) -> Any:
+    index = table.schema.get_field_index(name)
+    if index < 0 or not str(table.schema.field(index).type).startswith(("int", "uint")):
+        return table
+    return table.set_column(index, name, table.column(index).cast("string"))
 
 
 def _mixture(path: Path, name: str, values: Sequence[Any], lines: Sequence[int]) -> DataError:

@@ -19,7 +19,7 @@ from topwork_bases.rows.text_files import open_text
 #: separators that are recognised in the header
 _SEPARATORS = (",", ";", "\t", "|")
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar", " ": "a space"}
-_OPTIONS = ("sep", "delimiter", "encoding", "quoting", "names", "column_names", "header", "skiprows", "dtype")
+TABLE_OPTIONS = ("sep", "delimiter", "encoding", "quoting", "names", "column_names", "header", "skiprows", "dtype")
 _BATCH = 20_000
 #: values of a column that are compared with what stands in fields of several lines: their length and their number
 _SHORT, _MOST_VALUES = 60, 10_000
@@ -58,8 +58,8 @@ def form_of(options: Mapping[str, Any], tab: bool) -> Form:
         UsageError: an unknown option or value.
     """
     for name in options:
-        if name not in _OPTIONS:
-            raise unknown("option of a table", name, _OPTIONS)
+        if name not in TABLE_OPTIONS:
+            raise unknown("option of a table", name, TABLE_OPTIONS)
     sep = options.get("sep", options.get("delimiter", "\t" if tab else None))
     if sep is not None and (not isinstance(sep, str) or len(sep) != 1):
         raise UsageError(f"`sep: {sep}` is no single sign", hint="write one, such as ';'")
@@ -92,6 +92,15 @@ def read_table(path: Path, options: Mapping[str, Any], tab: bool = False) -> Tab
     """
     form = form_of(options, tab)
     return stored_table(path, ("table", repr(form)), lambda remarks: _batches(path, form, remarks), written=True)
+
+
+def read_header(path: Path, form: Form) -> list[str]:
+    """Return the names of a table's columns.
+
+    Raises:
+        DataError: an empty file, a name that stands twice.
+    """
+    return _header(path, form, [])[1]
 
 
 def _batches(path: Path, form: Form, remarks: list[str]) -> Iterator[tuple[dict[str, list[Any]], list[int]]]:

@@ -1,6 +1,6 @@
 """Text of files: unpacked within bounds, decoded, with its byte order mark understood.
 
-Entry point: `open_text`. Tables are read in `tables`, JSON in `records`.
+Entry points: `open_text`, and `parse_json` for one value. Tables are read in `tables`, records of JSON in `records`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import json
 import lzma
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ from topwork import DataError, UsageError
 PACKED = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
 #: a file that grows by more than this when it is unpacked, beyond the first bytes, is refused
 MOST_GROWTH, FIRST_BYTES = 100, 64 * 2**20
+#: whole numbers of more digits are names, whatever reads them
+_MOST_DIGITS = 4000
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
@@ -155,3 +159,46 @@ def _undecodable(path: Path, encoding: str, error: UnicodeDecodeError) -> DataEr
     return DataError(
         f"{path}: not {encoding}: {error.reason}", hint="say how it is written: `options: {encoding: ...}`"
     )
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def parse_json(path: Path, number: int, text: str) -> Any:
+    """Return the value of a text of JSON; whole numbers of thousands of digits stay text.
+
+    Args:
+        path: of the file, for errors.
+        number: line of the file on which the text begins.
+        text: one value.
+
+    Raises:
+        DataError: no JSON, a number too large for a float, lists too deep.
+    """
+    try:
+        return json.loads(text, parse_int=_integer, parse_float=_float)
+    except json.JSONDecodeError as error:
+        line = number + error.lineno - 1
+        raise DataError(f"{path}:{line}: {error.msg} (column {error.colno})", hint="correct the file") from error
+    except OverflowError as error:
+        line = number + text[: max(text.find(str(error)), 0)].count("\n")
+        raise DataError(
+            f"{path}:{line}: {_short(str(error))} is larger than a number can be", hint="write it as a string"
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{path}:{number}: lists or objects are too deep", hint="flatten them") from error
+
+
+def _integer(text: str) -> int | str:
+    return int(text) if len(text) < _MOST_DIGITS else text
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise OverflowError(text)
+    return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else f"{text[:20]}… ({len(text)} characters)"

@@ -131,11 +131,11 @@ class SamplePlugin:
         scheme, _, name = source.partition(":")
         if scheme != "sample" or name not in self.samples:
             return None  # another plugin may have registered it; the core refuses a name that nobody registered
-        from topwork_bases.rows.splits import choose
+        from topwork import choose_split
 
         if options.options:
             raise UsageError(f"`{source}` has no options", hint="leave out `options`")
-        rows = choose({split: _Split(self.samples[name], split) for split in _SPLITS}, options.split, source)
+        rows = choose_split({split: _Split(self.samples[name], split) for split in _SPLITS}, options.split, source)
         rows = rows.dataset() if isinstance(rows, _Split) else rows
         return rows.to_iterable_dataset() if options.streaming else rows
 

@@ -10,64 +10,64 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import DataError, UsageError, nearest
+from topwork import DataError, Origin, Table, UsageError, nearest
 from topwork_tasks._vision.headers import size_of
+from topwork_tasks.object_detection.annotation_files import annotation_folder, coco_files, image_folder
 
 if TYPE_CHECKING:
     from topwork import RowsOptions
 
 _OPTIONS = ("images", "masks")
-_BEGINS = re.compile(rb'\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
 _HINT = "it needs images, annotations and categories that name each other"
 
 
 def format_of(source: str, options: RowsOptions) -> str | None:
     """Return the format that a recipe names; without one "voc" or "coco" for what can be nothing else.
 
-    That is a folder with Annotations/*.xml, or a JSON file that begins as COCO's do and has their three entries.
+    That is a folder with XML files of Pascal VOC, a JSON file that begins as COCO's do and has their three entries, or
+    a folder with such files.
     """
     if options.format is not None:
         return options.format
     path = Path(source).expanduser()
-    if any((path / "Annotations").glob("*.xml")):
+    if annotation_folder(path) is not None:
         return "voc"
-    if path.suffix != ".json" or not path.is_file():
-        return None
-    with path.open("rb") as file:
-        if not _BEGINS.match(file.read(256)):
-            return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:  # a line for each row, say
-        return None
-    return "coco" if {"images", "annotations", "categories"} <= set(content) else None
+    return "coco" if coco_files(path) else None
 
 
-def coco_rows(source: str, options: RowsOptions) -> Any:
-    """Return the rows of a COCO annotation file.
+def coco_rows(source: str, options: RowsOptions) -> dict[str, Table]:
+    """Return the rows of COCO's annotation files by split.
 
     Of boxes: image, image_id, objects {bbox, category, area, iscrowd}, and `segmentation` (run lengths, None where an
     annotation has no mask) in files that have any. Of a panoptic file, whose annotations name a PNG of ids: image,
     image_id, mask, segments_info [{id, category_id, iscrowd, isthing}]. Where the file declares sizes: annotated_size.
 
-    The images lie beside the file, or in `options: {images: folder}`; a panoptic file's PNGs in the folder of the same
-    name, or in `options: {masks: folder}`.
+    The images lie beside the file, in images/, in a folder named after the split, or in `options: {images: folder}`; a
+    panoptic file's PNGs in the folder of the same name, or in `options: {masks: folder}`.
+
+    Args:
+        source: an annotation file, or a folder with one for each split.
+        options: of the rows.
 
     Raises:
+        UsageError: there is no annotation file, or several of one split.
         DataError: the file is no COCO annotation file, an entry is wrong, or an image is missing; names the entry.
     """
     path = Path(source).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"there is no file `{source}`", hint="`format: coco` reads an annotation file")
     if unknown := sorted(set(options.options) - set(_OPTIONS)):
         raise UsageError(f"`{unknown[0]}` is no option of `format: coco`{nearest(unknown[0], _OPTIONS)}", place=source)
-    rows = _CocoFile(path, options).rows()
-    return rows.to_iterable_dataset() if options.streaming else rows
+    files = {"train": path} if path.is_file() else coco_files(path)
+    if not files:
+        raise UsageError(
+            f"`{source}` holds no COCO annotation file", hint="look for annotations/instances_train.json, or name it"
+        )
+    return {split: _CocoFile(file, options).rows() for split, file in files.items()}
 
 
 class _CocoFile:
@@ -126,7 +126,8 @@ class _CocoFile:
         return indices
 
     def _images(self, entries: list[Mapping[str, Any]]) -> dict[Any, Path]:
-        folder = Path(self.options.options.get("images", self.path.parent)).expanduser()
+        names = [str(self.value(record, "file_name", "image")) for record in entries]
+        folder = image_folder(self.path, names, self.options.options.get("images"))
         images: dict[Any, Path] = {}
         self.sizes: dict[Any, tuple[int, int] | None] = {}
         for record in entries:
@@ -169,9 +170,14 @@ class _CocoFile:
             raise self.fault(f"annotation {record.get('id')}: image {identity!r} is unknown; {_known(self.images)}")
         return identity
 
-    def rows(self) -> Any:
+    def rows(self) -> Table:
         """Return the rows: panoptic segments where annotations have any, else boxes."""
-        return self._panoptic() if any("segments_info" in record for record in self.annotations) else self._instances()
+        panoptic = any("segments_info" in record for record in self.annotations)
+        rows = self._panoptic() if panoptic else self._instances()
+        count = sum(len(record.get("segments_info") or ()) for record in self.annotations)
+        things = f"{count:,} segments" if panoptic else f"{len(self.annotations):,} boxes"
+        remark = f"{self.path}: read as COCO: {len(rows):,} images, {len(self.names)} categories, {things}"
+        return Table(rows, Origin((str(self.path),)), remarks=[remark])
 
     # ------------------------------------------------------------ boxes and instances
 
@@ -331,16 +337,17 @@ def detection_rows(
     objects: Sequence[dict[str, list]],
     sizes: Sequence[tuple[int, int] | None],
     names: list[str],
-    options: RowsOptions,
 ) -> Any:
-    """Return rows of images on disk with their objects {bbox, category (an integer), area, iscrowd}.
+    """Return a data set of images on disk with their objects {bbox, category (an integer), area, iscrowd}.
 
     Args:
+        files: of the images.
+        ids: of the images.
+        objects: columns of each image's objects.
         sizes: widths and heights that the annotations declare.
         names: names of the categories' integers.
     """
-    rows = _dataset(files, ids, objects, sizes, names, False)
-    return rows.to_iterable_dataset() if options.streaming else rows
+    return _dataset(files, ids, objects, sizes, names, False)
 
 
 def _dataset(

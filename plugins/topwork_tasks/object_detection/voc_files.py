@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from topwork import DataError, UsageError, nearest
+from topwork import DataError, Origin, Table, UsageError, nearest
+from topwork_tasks.object_detection.annotation_files import annotation_folder, xml_images
 from topwork_tasks.object_detection.coco_files import detection_rows
 
 if TYPE_CHECKING:
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 _OPTIONS = ("images", "difficult")
 
 
-def voc_rows(source: str, options: RowsOptions) -> Any:
-    """Return the rows of a Pascal VOC folder: image, image_id (an index), objects {bbox, category, area, iscrowd}.
+def voc_rows(source: str, options: RowsOptions) -> Table:
+    """Return the rows of a Pascal VOC folder, or of its Annotations.
+
+    They have image, image_id (an index), and objects {bbox, category, area, iscrowd}.
 
     `split` is a list in ImageSets/Main (without one: every annotation). The development kit counts pixels from 1 and
     includes the last one (Everingham et al. 2010): xmin 1, xmax 10 is 10 pixels wide. `difficult` objects count
@@ -26,30 +29,36 @@ def voc_rows(source: str, options: RowsOptions) -> Any:
     Raises:
         UsageError: no such folder, split or option. DataError: a file that is no annotation, or a missing image.
     """
-    folder = Path(source).expanduser()
-    if not (folder / "Annotations").is_dir():
+    import numpy as np
+
+    annotations = annotation_folder(Path(source).expanduser())
+    if annotations is None:
         raise UsageError(
-            f"there is no folder `{source}/Annotations`", hint="`format: voc` reads a folder of Pascal VOC"
+            f"`{source}` has no folder Annotations with XML files", hint="`format: voc` reads a folder of Pascal VOC"
         )
     if unknown := sorted(set(options.options) - set(_OPTIONS)):
         raise UsageError(f"`{unknown[0]}` is no option of `format: voc`{nearest(unknown[0], _OPTIONS)}", place=source)
-    images = Path(options.options.get("images", folder / "JPEGImages")).expanduser()
+    images = xml_images(annotations, options.options.get("images"))
     use = options.options.get("difficult", "ignore") == "use"
-    pairs = [_read(folder / "Annotations" / f"{name}.xml", images, name, use) for name in _names(folder, options)]
+    pairs = [_read(annotations / f"{name}.xml", images, name, use) for name in _names(annotations, options)]
     names = sorted({category for _, objects in pairs for category in objects["category"]})
     indices = {name: index for index, name in enumerate(names)}
     sizes = [objects.pop("size") for _, objects in pairs]
     for _, objects in pairs:
         objects["category"] = [indices[name] for name in objects["category"]]
     files = [str(file) for file, _ in pairs]
-    return detection_rows(files, list(range(len(files))), [objects for _, objects in pairs], sizes, names, options)
+    rows = detection_rows(files, list(range(len(files))), [objects for _, objects in pairs], sizes, names)
+    count = sum(len(objects["category"]) for _, objects in pairs)
+    masks = "; `format: images-masks` reads its masks" if (annotations.parent / "SegmentationClass").is_dir() else ""
+    remark = f"{source}: read as Pascal VOC: {len(rows):,} images, {len(names)} classes, {count:,} boxes{masks}"
+    return Table(rows, Origin(tuple(files), np.arange(len(files)), np.zeros(len(files), np.int64)), remarks=[remark])
 
 
-def _names(folder: Path, options: RowsOptions) -> list[str]:
+def _names(annotations: Path, options: RowsOptions) -> list[str]:
     """Return the names of the images of a split, without suffix."""
-    if options.split is None:
-        return sorted(path.stem for path in (folder / "Annotations").glob("*.xml"))
-    lists = folder / "ImageSets" / "Main"
+    lists = annotations.parent / "ImageSets" / "Main"
+    if options.split is None or (options.split == "train" and not lists.is_dir()):
+        return sorted(path.stem for path in annotations.glob("*.xml"))
     file = lists / f"{options.split}.txt"
     if not file.is_file():
         known = sorted(path.stem for path in lists.glob("*.txt"))

@@ -80,44 +80,85 @@ def answer_texts(row: Row, index: int | None) -> list[str]:
     """Return the texts of a row's answers, none when there is no answer.
 
     Raises:
-        DataError: missing, or not in SQuAD's shape.
+        DataError: missing, or in no shape that is read.
+    """
+    return _texts_and_starts(row, index)[0]
+
+
+def _texts_and_starts(row: Row, index: int | None) -> tuple[list[str], list[Any]]:
+    """Texts and starts of answers in any of the shapes that data sets have; a start that is not written is None.
+
+    The shapes: SQuAD's lists, one answer in it, a list of {text, answer_start}, texts, one text.
+
+    Raises:
+        DataError: missing, empty, or in none of them.
     """
     if "answers" not in row:
         raise DataError("is missing", row=index, column="answers", hint="map it in `data.columns`")
-    texts = row["answers"].get("text") if isinstance(row["answers"], Mapping) else None
-    if texts is None or not _is_list(texts, str):
-        raise DataError(f"{row['answers']!r} is not in SQuAD's shape", row=index, column="answers", hint=_SHAPE)
-    return list(texts)
+    value = row["answers"]
+    if value is None:
+        raise DataError("is empty", row=index, column="answers", hint=f"for no answer write []; else {_SHAPE}")
+    texts, starts = _listed(value)
+    if not _is_list(texts, str):
+        raise DataError(f"{value!r} is not in SQuAD's shape", row=index, column="answers", hint=_SHAPE)
+    texts = list(texts)
+    if starts is None:
+        starts = [None] * len(texts)
+    elif not _is_list(starts, Integral | None):
+        cause = f"{value!r} has no `answer_start` of whole numbers"
+        raise DataError(cause, row=index, column="answers", hint=_SHAPE)
+    if len(texts) != len(starts):
+        raise DataError(f"has {len(texts)} texts and {len(starts)} starts", row=index, column="answers", hint=_SHAPE)
+    return texts, list(starts)
+
+
+def _listed(value: Any) -> tuple[Any, Any]:
+    """Texts and starts as they are written; starts are None where none are."""
+    if isinstance(value, str):
+        return ([value] if value else []), None
+    if isinstance(value, Mapping):
+        texts, starts = value.get("text"), value.get("answer_start")
+        if isinstance(texts, str):
+            return [texts], None if starts is None else [starts]
+        return texts, starts
+    if not isinstance(value, Iterable):
+        return None, None
+    entries = list(value)
+    if entries and all(isinstance(entry, Mapping) and "text" in entry for entry in entries):
+        return [entry["text"] for entry in entries], [entry.get("answer_start") for entry in entries]
+    return entries, None
 
 
 def _is_list(value: Any, kind: Any) -> bool:
     is_list = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
-    return is_list and all(isinstance(element, kind) for element in value)
+    return is_list and all(isinstance(element, kind) and not isinstance(element, bool) for element in value)
 
 
 def read_answers(row: Row, index: int) -> list[tuple[str, int]]:
     """Return (text, start) of each answer, checked against the context.
 
+    An answer whose start is not written starts where the context has it first.
+
     Raises:
-        DataError: not in SQuAD's shape, or not at its start in the context.
+        DataError: in no shape that is read, or not at its start in the context.
     """
-    texts, starts, context = answer_texts(row, index), row["answers"].get("answer_start"), row.get("context")
-    if not _is_list(starts, Integral):
-        cause = f"{row['answers']!r} has no `answer_start` of whole numbers"
-        raise DataError(cause, row=index, column="answers", hint=_SHAPE)
-    if len(texts) != len(starts):
-        raise DataError(f"has {len(texts)} texts and {len(starts)} starts", row=index, column="answers", hint=_SHAPE)
+    texts, starts = _texts_and_starts(row, index)
+    context = row.get("context")
     if not isinstance(context, str):
         raise DataError("is no text", row=index, column="context", hint="make it a string")
-    for answer, start in zip(texts, starts):
-        if not answer or context[start : start + len(answer)] != answer or start < 0:
+    answers = []
+    for answer, written in zip(texts, starts):
+        start = context.find(answer) if written is None else int(written)
+        if not answer or start < 0 or context[start : start + len(answer)] != answer:
+            where = "in the context" if written is None else f"at character {written} of the context"
             raise DataError(
-                f"{answer!r} does not stand at character {start} of the context",
+                f"{answer!r} does not stand {where}",
                 row=index,
                 column="answers",
                 hint="correct `answer_start` (characters, not bytes), or leave the row out",
             )
-    return list(zip(texts, starts))
+        answers.append((answer, start))
+    return answers
 
 
 def normalise(answer: str, punctuation: Literal["ascii", "unicode"] = "ascii", form: UnicodeForm = "none") -> str:

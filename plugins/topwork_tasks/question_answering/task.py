@@ -16,7 +16,7 @@ from topwork_tasks._text.windows import span_in
 from topwork_tasks._text.words import trim_span
 from topwork_tasks.question_answering.examples import answer_examples
 from topwork_tasks.question_answering.options import QuestionAnsweringOptions
-from topwork_tasks.question_answering.squad import SquadMetric, best_spans, rank_answers, read_answers
+from topwork_tasks.question_answering.squad import SquadMetric, answer_texts, best_spans, rank_answers, read_answers
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +37,10 @@ class QuestionAnswering(Task):
         "question": Column("the question", kind="text"),
         "context": Column("the text that the answer is a part of", kind="text"),
         "answers": Column(
-            '{"text": [...], "answer_start": [...]}, both empty when there is no answer', target=True, kind="answers"
+            'SQuAD\'s {"text": [...], "answer_start": [...]}, both empty when there is no answer; also [{text, '
+            "answer_start}], texts or one text, which starts where the context has it first",
+            target=True,
+            kind="answers",
         ),
     }
     cost_unit = "tokens"
@@ -182,7 +185,7 @@ class QuestionAnswering(Task):
 
     def draw(self, row: Row, prediction: Any) -> Picture:
         best = prediction[0] if isinstance(prediction, list) else prediction
-        truths = (row.get("answers") or {}).get("text")
+        truths = None if row.get("answers") is None else answer_texts(row, None)
         metric = self.metric()
         badness = 0.0
         if truths is not None:

@@ -1,15 +1,34 @@
-"""Choosing a split: by name, by slices (`train[:20%]+test`), or the only one that there is."""
+"""Splits of a source: the one that a recipe names, by slices too (`train[:20%]+test`), and usual names of folders."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from topwork import Table, UsageError, nearest
+from topwork.data.table import Table
+from topwork.errors import UsageError, nearest
+
+_NAMES = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_YEAR = re.compile(r"[_-]?(19|20)\d\d$")
 
 
-def choose(splits: Any, wanted: str | None, source: str) -> Any:
-    """Return one data set of those that were loaded.
+def split_named(name: str) -> str | None:
+    """Return the split that the name of a folder or file stands for; None for any other name.
+
+    Example:
+        >>> split_named("Val"), split_named("train2017"), split_named("cats")
+        ('validation', 'train', None)
+    """
+    return _NAMES.get(_YEAR.sub("", name.lower()))
+
+
+def choose_split(splits: Any, wanted: str | None, source: str) -> Any:
+    """Return one data set out of what was loaded.
 
     Args:
         splits: a mapping from split names to data sets (`DatasetDict`, `IterableDatasetDict`), or one data set.

@@ -1,0 +1,179 @@
+"""Layouts of speech: LJSpeech, Common Voice, LibriSpeech, Speech Commands, manifests of NeMo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from topwork import DataError, Table, split_named
+from topwork_bases.formats.folders import CLIPS, file_cell, named_clip
+from topwork_bases.formats.layout import Layout, Located, table_of
+from topwork_bases.formats.texts import first_record, located_records, numbered_lines
+
+_BACKGROUND = "_background_noise_"
+_LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
+
+
+def read_ljspeech(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
+    """Read `metadata.csv` (name|text|normalised text) beside `wavs/`: the normalised text where there is one."""
+    file = path / "metadata.csv"
+    examples: list[Located] = []
+    for number, line in numbered_lines(file):
+        if line.strip():
+            name, *texts = line.split("|")
+            if not texts:
+                raise DataError(f"{file}:{number}: has no text", hint="write name|text")
+            audio = named_clip(path / "wavs", name, file, number)
+            examples.append((number, {"audio": audio, "text": texts[-1] or texts[0]}))
+    return {"train": table_of(examples, file, f"{path}: read as LJSpeech: {len(examples)} clips")}
+
+
+def _is_ljspeech(path: Path) -> bool:
+    file = path / "metadata.csv"
+    if not file.is_file() or not (path / "wavs").is_dir():
+        return False
+    return "|" in next((line for _, line in numbered_lines(file)), "")
+
+
+def read_common_voice(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
+    """Read Common Voice: `train.tsv`, `dev.tsv`, `test.tsv` (else `validated.tsv`) beside `clips/`.
+
+    Raises:
+        DataError: a table without `path` and `sentence`, a line of another width, a clip that does not exist.
+    """
+    names = {"train": "train", "dev": "validation", "test": "test"}
+    files = {split: path / f"{name}.tsv" for name, split in names.items() if (path / f"{name}.tsv").is_file()}
+    made = {}
+    for split, file in (files or {"train": path / "validated.tsv"}).items():
+        lines = list(numbered_lines(file))
+        header = lines[0][1].split("\t") if lines else []
+        if not {"path", "sentence"} <= set(header):
+            raise DataError(f"{file}:1: has no columns `path` and `sentence`", hint="give Common Voice's own table")
+        examples: list[Located] = []
+        for number, line in lines[1:]:
+            cells = line.split("\t")
+            if len(cells) != len(header):
+                cause = f"has {len(cells)} fields where the header has {len(header)}"
+                raise DataError(f"{file}:{number}: {cause}", hint="correct the line")
+            row = dict(zip(header, cells))
+            extra = {name: row[name] for name in ("client_id", "gender", "age", "accents") if name in row}
+            clip = named_clip(path / "clips", row["path"], file, number)
+            examples.append((number, {"audio": clip, "text": row["sentence"], **extra}))
+        made[split] = table_of(examples, file, f"{file}: read as Common Voice: {len(examples)} clips")
+    return made
+
+
+def _is_common_voice(path: Path) -> bool:
+    return (path / "clips").is_dir() and any(
+        (path / f"{name}.tsv").is_file() for name in ("train", "dev", "test", "validated")
+    )
+
+
+def read_librispeech(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
+    """Read a tree of LibriSpeech: `speaker/chapter/*.trans.txt` beside the clips, in folders such as dev-clean/."""
+    by_split: dict[str, tuple[list[Located], list[Path]]] = {}
+    for file in sorted(path.rglob("*.trans.txt")):
+        first = file.relative_to(path).parts[0].split("-")[0]
+        examples, files = by_split.setdefault(split_named(first) or "train", ([], []))
+        for number, line in numbered_lines(file):
+            if not line.strip():
+                continue
+            name, _, text = line.partition(" ")
+            audio = named_clip(file.parent, name, file, number)
+            examples.append((number, {"audio": audio, "text": text, "speaker": name.split("-")[0]}))
+            files.append(file)
+    return {
+        split: table_of(examples, files, f"{path}: read as LibriSpeech: {len(examples)} clips ({split})")
+        for split, (examples, files) in by_split.items()
+    }
+
+
+def _is_speech_commands(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    return all((path / name).is_file() for name in _LISTS) or (path / _BACKGROUND).is_dir()
+
+
+def read_speech_commands(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
+    """Read a tree of Speech Commands: `word/speaker_nohash_0.wav`, and lists of the clips of validation and test.
+
+    Recordings of background noise are no examples of a word and are left out (Warden 2018, arXiv 1804.03209).
+
+    Raises:
+        DataError: a list names a clip that does not exist.
+    """
+    split_of: dict[str, str] = {}
+    for name, split in _LISTS.items():
+        file = path / name
+        for number, line in numbered_lines(file) if file.is_file() else ():
+            if line.strip():
+                named_clip(path, line.strip(), file, number)
+                split_of[line.strip()] = split
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith((".", "_")))
+    by_split: dict[str, list[Path]] = {"train": []}
+    for folder in folders:
+        for clip in sorted(folder.iterdir()):
+            if clip.suffix.lower() in CLIPS:
+                split = split_of.get(clip.relative_to(path).as_posix(), "train")
+                by_split.setdefault(split, []).append(clip)
+    words = [folder.name for folder in folders]
+    noise = "; _background_noise_ is left out" if (path / _BACKGROUND).is_dir() else ""
+    return {
+        split: table_of(
+            [
+                (None, {"audio": file_cell(clip), "label": words.index(clip.parent.name), "speaker": _speaker(clip)})
+                for clip in clips
+            ],
+            clips,
+            f"{path}: read as Speech Commands: {len(clips):,} clips of {len(words)} words ({split}){noise}",
+            {"label": words},
+        )
+        for split, clips in by_split.items()
+        if clips
+    }
+
+
+def _speaker(clip: Path) -> str:
+    return clip.stem.partition("_")[0]
+
+
+def read_nemo(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
+    """Read a manifest of NeMo: JSON lines with `audio_filepath` (relative to it) and `text`.
+
+    Raises:
+        DataError: a line without `audio_filepath`, or one whose clip does not exist.
+    """
+    examples: list[Located] = []
+    for line, record in located_records(path):
+        if not isinstance(record, dict) or not isinstance(record.get("audio_filepath"), str):
+            raise DataError(f"{path}:{line}: has no `audio_filepath`", hint="name the clip of every line")
+        clip = named_clip(path.parent, record["audio_filepath"], path, line or 0)
+        examples.append((line, {"audio": clip, "text": record.get("text"), "duration": record.get("duration")}))
+    return {"train": table_of(examples, path, f"{path}: read as a manifest of NeMo: {len(examples)} clips")}
+
+
+def _is_nemo(path: Path) -> bool:
+    record = first_record(path)
+    return isinstance(record, dict) and "audio_filepath" in record
+
+
+LAYOUTS = (
+    Layout("ljspeech", "metadata.csv (name|text) beside wavs/: audio, text", _is_ljspeech, read_ljspeech),
+    Layout(
+        "common-voice", "train.tsv, dev.tsv, test.tsv beside clips/: audio, text", _is_common_voice, read_common_voice
+    ),
+    Layout(
+        "librispeech",
+        "speaker/chapter/*.trans.txt beside clips: audio, text, speaker",
+        lambda path: path.is_dir() and any(next(path.glob("*/" * depth + "*.trans.txt"), None) for depth in range(4)),
+        read_librispeech,
+    ),
+    Layout(
+        "speech-commands",
+        "word/*.wav, validation_list.txt and testing_list.txt: audio, label, speaker",
+        _is_speech_commands,
+        read_speech_commands,
+    ),
+    Layout("nemo", "JSON lines with audio_filepath and text: audio, text", _is_nemo, read_nemo),
+)
