@@ -251,7 +251,6 @@ def test_integers_beyond_64_bits_are_names(tmp_path, form, labels):
     text = {"json": f"[{', '.join(texts)}]", "jsonl": "\n".join(texts), "csv": table_text}[form]
     options = DataOptions(train=RowsOptions(path=str(write(tmp_path, f"a.{form}", text))))
     rows = Roles(PLUGINS.tasks["text-classification"], PLUGINS, options)("train")
-    assert [str(label) if not isinstance(label, int) else label for label in rows["label"]] in (written, labels)
     model = topwork.build("text-classification", BASES["text-classification"], rows=rows, plugins=PLUGINS)
     assert sorted(model.task.label_names) == sorted(written)
 
@@ -261,7 +260,7 @@ def test_integers_beyond_64_bits_are_names(tmp_path, form, labels):
     [
         ("1e999", r"a\.jsonl:2: 1e999 is larger than a number can be"),
         ("-1e999", r"a\.jsonl:2: -1e999 is larger"),
-        (f"[1, {10**30}]", r"a\.jsonl:2: `value`: 1000.* is no number of 64 bits"),
+        (f"[1, {10**30}]", r"a\.jsonl:2: `value`: .*000.* is no number of 64 bits"),
         ("[" * 100000, r"a\.jsonl:2: lists or objects are too deep"),
     ],
 )

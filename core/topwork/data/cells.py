@@ -26,11 +26,16 @@ STRUCTURES = ("spans", "boxes", "messages", "answers", "segments", "texts")
 #: kinds whose cells name files
 FILES = ("image", "audio", "mask", "depth")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+#: Python converts no text of more digits to an integer (4,300 by default)
+_MOST_DIGITS = 4000
 
 
 def is_integer(text: str) -> bool:
-    """Return True if the text is an integer as a program would write it: `7` and `-1`, not `007`, `1.0` or `+1`."""
-    return _INTEGER.fullmatch(text) is not None
+    """Return True if the text is an integer as a program would write it: `7` and `-1`, not `007`, `1.0` or `+1`.
+
+    Thousands of digits are a name.
+    """
+    return _INTEGER.fullmatch(text) is not None and len(text) < _MOST_DIGITS
 
 
 def reader(column: Column, name: str, cells: Iterable[Any] | None) -> Callable[[Any], Any] | None:
@@ -62,7 +67,7 @@ def reader(column: Column, name: str, cells: Iterable[Any] | None) -> Callable[[
 
 def int_or_none(text: Any) -> Any:
     """Return the integer of a canonical text; anything else as it is."""
-    return int(text) if isinstance(text, str) and is_integer(text) and len(text) < 4000 else text
+    return int(text) if isinstance(text, str) and is_integer(text) else text
 
 
 def float_or_none(text: Any) -> Any:

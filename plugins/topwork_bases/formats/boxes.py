@@ -243,7 +243,8 @@ def read_boxes(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     file is above 1. A line with an image alone says that the image has no object.
 
     Args:
-        options: `images`: the folder of the images, by default that of the table, or images/ in it.
+        path: a table, or a folder with one for each split.
+        options: those of a table, and `images`: the folder of the images, by default that of the table, or images/ in it.
 
     Raises:
         UsageError: there is no table of boxes.
