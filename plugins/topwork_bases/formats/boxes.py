@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from topwork import DataError, Table, UsageError, split_named
-from topwork_bases.formats.folders import IMAGES, file_cell, files_by_stem, find_file
+from topwork_bases.formats.folders import IMAGES, file_cell, files_by_stem, named_file
 from topwork_bases.formats.layout import Layout, Located, table_of
 from topwork_bases.formats.texts import numbered_lines
 from topwork_bases.rows.tables import TABLE_OPTIONS, form_of, read_header, read_table
@@ -344,19 +344,19 @@ def _images_with_boxes(
     names = sorted({label for image in images.values() for label in image.labels})
     examples: list[Located] = []
     for name, image in images.items():
-        found = find_file(folders, name, sorted(IMAGES))
-        if found is None:
+        image_file = named_file(folders, name, sorted(IMAGES))
+        if image_file is None:
             raise DataError(
                 f"{file}:{image.line}: there is no image `{name}` in {folders[0]}",
                 hint="name the folder of the images: `options: {images: ...}`",
             )
         scale = (1.0, 1.0)
         if shares:
-            with Image.open(found) as opened:
+            with Image.open(image_file) as opened:
                 scale = (float(opened.width), float(opened.height))
         boxes = [_sides(box, columns.notation, scale) for box in image.boxes]
         objects = {"bbox": boxes, "category": [names.index(label) for label in image.labels]}
-        row: dict[str, Any] = {"image": file_cell(found), "objects": objects}
+        row: dict[str, Any] = {"image": file_cell(image_file), "objects": objects}
         if columns.size:
             row["annotated_size"] = list(image.size) if image.size else None
         examples.append((image.line, row))

@@ -28,7 +28,7 @@ def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     }
 
 
-def find_file(folders: Iterable[Path], name: str, suffixes: Iterable[str] = ()) -> Path | None:
+def named_file(folders: Iterable[Path], name: str, suffixes: Iterable[str] = ()) -> Path | None:
     """Return the file of this name, or with one of the suffixes behind it, in the first folder that has it."""
     endings = ("", *suffixes)
     candidates = (folder / (name + ending) for folder in folders for ending in endings)
@@ -41,7 +41,7 @@ def named_clip(folder: Path, name: str, file: Path, line: int) -> dict[str, Any]
     Raises:
         DataError: there is no such clip.
     """
-    path = find_file([folder], name, CLIPS)
+    path = named_file([folder], name, CLIPS)
     if path is None:
         raise DataError(
             f"{file}:{line}: names `{name}`, which is not in {folder}", hint="correct the line, or add the clip"

@@ -57,7 +57,9 @@ def read_common_voice(path: Path, options: Mapping[str, Any]) -> dict[str, Table
                 cause = f"has {len(cells)} fields where the header has {len(header)}"
                 raise DataError(f"{file}:{number}: {cause}", hint="correct the line")
             row = dict(zip(header, cells))
-            extra = {name: row[name] for name in ("client_id", "gender", "age", "accents") if name in row}
+            extra: dict[str, Any] = {
+                name: row[name] for name in ("client_id", "gender", "age", "accents") if name in row
+            }
             clip = named_clip(path / "clips", row["path"], file, number)
             examples.append((number, {"audio": clip, "text": row["sentence"], **extra}))
         made[split] = table_of(examples, file, f"{file}: read as Common Voice: {len(examples)} clips")
