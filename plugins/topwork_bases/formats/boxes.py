@@ -244,7 +244,7 @@ def read_boxes(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
 
     Args:
         path: a table, or a folder with one for each split.
-        options: those of a table, and `images`: the folder of the images (by default the folder of the table, or images/).
+        options: those of a table, and `images`: the folder of the images, by default that of the table or images/
 
     Raises:
         UsageError: there is no table of boxes.
