@@ -19,6 +19,9 @@ from topwork.api import (
     predict as predict,
 )
 from topwork.api import (
+    prune as prune,
+)
+from topwork.api import (
     prune_heads as prune_heads,
 )
 from topwork.api import (
@@ -47,6 +50,12 @@ from topwork.base import (
 )
 from topwork.base import (
     Features as Features,
+)
+from topwork.block import (
+    Block as Block,
+)
+from topwork.block import (
+    Producer as Producer,
 )
 from topwork.data.options import (
     DataOptions as DataOptions,

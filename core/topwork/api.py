@@ -223,6 +223,18 @@ def prune_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Any:
     return look(model).prune_heads(heads, **options)
 
 
+def prune(model: nn.Module, heads: HeadChoice | None = None, neurons: HeadChoice | None = None, **options: Any) -> Any:
+    """Remove attention heads, feed-forward neurons and whole layers from a model, for good, with one proof.
+
+    Args:
+        model: any model.
+        heads: as of `prune_heads`.
+        neurons: index or path of a block (see `topwork.look(model).blocks`) -> original indices of neurons.
+        options: see the lens's `Look.prune`.
+    """
+    return look(model).prune(heads, neurons, **options)
+
+
 @contextmanager
 def mask_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Iterator[Any]:
     """Set the output of attention heads to zero inside the block; replaces `head_mask` of transformers 4."""

@@ -134,6 +134,16 @@ class AttentionLayer:
         return f"AttentionLayer({self.path!r}, {where}, {heads} heads of width {self.width}{groups}, {forms})"
 
     @property
+    def count(self) -> int:
+        """Attention heads at the beginning."""
+        return self.heads
+
+    @property
+    def inside(self) -> str:
+        """Path of the module that `slices` are relative to: the attention module itself."""
+        return self.path
+
+    @property
     def removed(self) -> tuple[int, ...]:
         """Original indices of the attention heads that are pruned."""
         kept = set(self.kept)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from topwork import Run  # the public name: a contract stands below the run that keeps it
     from topwork.attention_layer import AttentionLayer
     from topwork.base import Base, BaseOptions
+    from topwork.block import Block
     from topwork.data.options import RowsOptions
     from topwork.data.profile import Profile
     from topwork.items import Json
@@ -85,6 +86,15 @@ def attention_layer(path: str, module: nn.Module, model: nn.Module) -> Attention
     """Describe the attention layer that this module is *as it stands now*; None: "not mine".
 
     One module of a model can be described this way; the lens lays the original indices over what was pruned before.
+    """
+
+
+@hookspec(firstresult=True)
+def block(path: str, module: nn.Module, model: nn.Module) -> Block | None:
+    """Describe the feed-forward neurons that this projection reads, *as it stands now*; None: "not mine".
+
+    The lens asks for every projection that runs, before it looks for neurons by itself, and lays the original indices
+    over what was pruned before.
     """
 
 

@@ -1,4 +1,4 @@
-"""Gates: a factor on the output of each attention head, put on the input of the output projection.
+"""Gates: a factor on the output of each attention head or neuron, put on the input of the projection that reads it.
 
 Entry points: `gated` for the time of a block, `keep_gates` for good. A factor of 0 masks an attention head, a leaf
 tensor that requires grad gives its importance: the gradient of a gate is sum(context * dL/dcontext) exactly (Michel et
@@ -20,6 +20,7 @@ from torch import nn
 
 from topwork import AttentionLayer, UsageError
 from topwork_lens.head_slices import heads_verified
+from topwork_lens.layers.context import Unit as Unit
 from topwork_lens.layers.context import first_input as first_input
 from topwork_lens.layers.context import merge_heads as merge_heads
 from topwork_lens.layers.context import module_at as module_at
@@ -32,7 +33,7 @@ from topwork_lens.refusals import refuse
 from topwork_lens.scope import Scope, eager_when_compiled, forget_compiled
 
 
-def apply_gate(layer: AttentionLayer, context: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+def apply_gate(layer: Unit, context: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Multiply a context by gates.
 
     Args:
@@ -74,7 +75,7 @@ class GateHook:
 
     def __init__(
         self,
-        layer: AttentionLayer,
+        layer: Unit,
         factors: torch.Tensor | Callable[[torch.Tensor], torch.Tensor],
         scope: Scope | None = None,
     ) -> None:
@@ -124,15 +125,15 @@ def _checkpointing() -> int:
 _CHECKPOINT = "torch/utils/checkpoint.py"
 
 
-def factors_of(layer: AttentionLayer, masked: Sequence[int]) -> torch.Tensor:
+def factors_of(layer: Unit, masked: Sequence[int]) -> torch.Tensor:
     """Return [heads now]: 0 for the masked original indices, 1 for the others."""
     chosen = set(masked)
     with torch.inference_mode(False):  # an inference tensor could not be used where gradients are taken later
         return torch.tensor([0.0 if index in chosen else 1.0 for index in layer.kept])
 
 
-def factors_now(layer: AttentionLayer, factors: Any) -> torch.Tensor:
-    """Select [..., original heads] -> [..., heads now], differentiably.
+def factors_now(layer: Unit, factors: Any) -> torch.Tensor:
+    """Select [..., original heads or neurons] -> [..., those that there are now], differentiably.
 
     Raises:
         UsageError: no finite numbers, or another count than the layer has attention heads.
@@ -141,11 +142,11 @@ def factors_now(layer: AttentionLayer, factors: Any) -> torch.Tensor:
         try:
             given = factors if isinstance(factors, torch.Tensor) else torch.tensor(factors, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
-            hint = f"give {layer.heads} numbers, one for each attention head"
+            hint = f"give {layer.count} numbers, one for each {named(layer)}"
             raise UsageError(f"gates must be numbers, not {factors!r}", place=layer.path, hint=hint) from error
-        if given.dim() == 0 or given.shape[-1] != layer.heads or given.is_complex():
+        if given.dim() == 0 or given.shape[-1] != layer.count or given.is_complex():
             size = given.shape[-1] if given.dim() else 1
-            raise UsageError(f"{size} gates for {layer.heads} attention heads", place=layer.path)
+            raise UsageError(f"{size} gates for {layer.count} {named(layer)}s", place=layer.path)
         if not 1 <= given.dim() <= 3 or not bool(given.detach().isfinite().all()):
             cause = f"gates of shape {tuple(given.shape)}" if given.dim() > 3 else "some gate is no finite number"
             hint = "give [heads], [items, heads] or [items, positions, heads]"
@@ -155,9 +156,14 @@ def factors_now(layer: AttentionLayer, factors: Any) -> torch.Tensor:
         return given[..., torch.tensor(layer.kept, dtype=torch.long, device=given.device)]
 
 
+def named(layer: Unit) -> str:
+    """Return what a gate of a layer or block stands for."""
+    return "attention head" if isinstance(layer, AttentionLayer) else "neuron"
+
+
 @contextmanager
 def gated(
-    model: nn.Module, gates: Mapping[str, tuple[AttentionLayer, Any]], *, prepend: bool = False
+    model: nn.Module, gates: Mapping[str, tuple[Unit, Any]], *, prepend: bool = False
 ) -> Iterator[dict[str, GateHook]]:
     """Put gates on layers, by path, for the time of the block; in force in this thread or task.
 
@@ -170,7 +176,7 @@ def gated(
     layers = [layer for layer, _ in gates.values()]
     hooks: dict[str, GateHook] = {}
     with ExitStack() as stack:
-        stack.enter_context(heads_verified(model, layers))
+        stack.enter_context(heads_verified(model, [layer for layer in layers if isinstance(layer, AttentionLayer)]))
         stack.enter_context(eager_when_compiled())
         stack.enter_context(unfolded([module_at(model, path) for path in gates]))
         scope = stack.enter_context(Scope())
@@ -201,7 +207,7 @@ def _count_items(
 class _Runs:
     """What ran while gates were on: parts of the model, attention layers, and whether gradients were wanted."""
 
-    def __init__(self, model: nn.Module, layers: Sequence[AttentionLayer], scope: Scope, stack: ExitStack) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[Unit], scope: Scope, stack: ExitStack) -> None:
         self.scope, self.parts, self.elsewhere, self.wanted = scope, 0, 0, False
         self.layers: set[str] = set()
         # Parts, not the model itself: where its outputs are given out of a cache, nothing runs.
@@ -254,7 +260,7 @@ class _Runs:
                 raise refuse("not_run", cause, place=path, hint=hint)
 
 
-def keep_gates(model: nn.Module, layer: AttentionLayer, factors: Sequence[float]) -> None:
+def keep_gates(model: nn.Module, layer: Unit, factors: Sequence[float]) -> None:
     """Put gates on a layer that stay and are saved: one factor for each original attention head.
 
     They replace the gates that the layer had.
@@ -263,7 +269,7 @@ def keep_gates(model: nn.Module, layer: AttentionLayer, factors: Sequence[float]
     refresh_gates(model, layer)
 
 
-def refresh_gates(model: nn.Module, layer: AttentionLayer) -> None:
+def refresh_gates(model: nn.Module, layer: Unit) -> None:
     """Make the kept gate of a layer fit the attention heads that it has now."""
     projection = output_projection(model, layer)
     hooks = cast(dict[int, Any], projection._forward_pre_hooks)
@@ -283,6 +289,6 @@ def refresh_gates(model: nn.Module, layer: AttentionLayer) -> None:
         forget_compiled()
 
 
-def kept_gates(model: nn.Module, layer: AttentionLayer) -> list[float] | None:
+def kept_gates(model: nn.Module, layer: Unit) -> list[float] | None:
     """Return the factors, by original index, that stay on a layer; None when there are none."""
     return noted(model, "gates", layer.path)

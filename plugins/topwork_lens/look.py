@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Batch, Refused, UsageError, map_tensors
+from topwork_lens.blocks.access import BlockAccess, Heads
 from topwork_lens.capture.capture import Capture, needs_attention
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.tokens import token_ids
@@ -33,11 +34,8 @@ from topwork_lens.tables import LayerTable
 if TYPE_CHECKING:
     from topwork_lens.scoring.gradients import Reduction
 
-#: original indices of attention heads by layer, or pairs of a layer and an index; see `Look` for how a layer is named
-Heads = Mapping[Any, Sequence[int]] | Sequence[tuple[Any, int]] | torch.Tensor
 
-
-class Look:
+class Look(BlockAccess):
     """Access to the attention of a model: capture, mask, score and prune attention heads.
 
     A layer is named by its index (when the model has one kind of attention; -1 is the last), by (group, index) with

@@ -99,6 +99,9 @@ def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: An
         from topwork_lens.pruning.rebuild import rebuild
 
         rebuild(model, alterations["lens"], plugins)
+        from topwork_lens.blocks.rebuild import rebuild_blocks
+
+        rebuild_blocks(model, alterations["lens"], plugins)
     if "pruned_heads" in alterations:
         from topwork_lens.pruning.transformers4 import shape
 

@@ -154,11 +154,12 @@ CORE_ROOMS = (
         "saving",
         "kernels",
     ),
-    *("task", "base", "stage", "metric", "items", "attention_layer", "task_heads", "task_model", "testing"),
+    *("task", "base", "stage", "metric", "items", "attention_layer", "block", "task_heads", "task_model", "testing"),
     *("errors", "system_errors", "files", "process", "signals", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
-    *("plugin", "look", "layers", "activations", "capture", "gates", "scoring", "pruning", "schedule", "stages"),
+    *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "scoring", "pruning", "schedule"),
+    "stages",
     *("scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
 )
 #: folders and modules of `topwork_analyses`, in the order in which rows meet them

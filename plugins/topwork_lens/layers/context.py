@@ -1,4 +1,4 @@
-"""The context of an attention layer, which is the input of its output projection: where it is, split into heads."""
+"""The context of an attention layer, which is the input of its output projection, split into heads; that of a block."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork import AttentionLayer
+from topwork import AttentionLayer, Block
 from topwork_lens.layers.architectures import UNPROJECTED
+
+#: what can be gated and pruned: attention heads of a layer, or neurons of a block
+Unit = AttentionLayer | Block
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:
@@ -21,19 +24,20 @@ def is_gateable(layer: AttentionLayer) -> bool:
     return layer.pattern != UNPROJECTED
 
 
-def output_projection(model: nn.Module, layer: AttentionLayer) -> nn.Module:
+def output_projection(model: nn.Module, layer: Unit) -> nn.Module:
     """Return the module whose input is the context of `layer`."""
     return module_at(model, ".".join(part for part in (layer.path, layer.output) if part))
 
 
-def split_heads(layer: AttentionLayer, context: torch.Tensor) -> torch.Tensor:
+def split_heads(layer: Unit, context: torch.Tensor) -> torch.Tensor:
     """Split a context [items, ..., heads * width] -> [items, ..., heads, width], heads as the layer has them now."""
     if layer.split is not None:
         return layer.split(context)
-    return context.unflatten(-1, (len(layer.kept), layer.width))
+    width = layer.width if isinstance(layer, AttentionLayer) else 1
+    return context.unflatten(-1, (len(layer.kept), width))
 
 
-def merge_heads(layer: AttentionLayer, context: torch.Tensor) -> torch.Tensor:
+def merge_heads(layer: Unit, context: torch.Tensor) -> torch.Tensor:
     """Invert `split_heads`."""
     return layer.merge(context) if layer.merge is not None else context.flatten(-2)
 

@@ -1,4 +1,4 @@
-"""State of altered attention layers, noted on their modules: remaining attention heads, form, gates.
+"""State of altered attention layers and blocks, noted on their modules: what remains, form, gates.
 
 Entry points: `noted`, `write`, `gather`. A note lies on the attention module itself, so that it is found from whatever
 part of a model, or wrapper around it, is looked at: original indices stay original. The model's alterations, which are
@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from topwork import AttentionLayer, UsageError, alterations, save_pretrained
+from topwork import AttentionLayer, Block, UsageError, alterations, save_pretrained
 
-#: "layers": what was cut; "soft": what is scattered at run time; "gates": factors that stay; "taught": true when the
-#: layer was described by a plugin of somebody else, which must be there when it is put back
-Kind = Literal["layers", "soft", "gates", "taught"]
+#: "layers", "blocks": what was cut; "soft": what is scattered at run time; "gates": factors that stay; "taught": true
+#: when the layer was described by a plugin of somebody else, which must be there when it is put back
+Kind = Literal["layers", "soft", "gates", "taught", "blocks"]
 
 _ATTRIBUTE = "_topwork_lens_notes"
 
@@ -28,7 +28,7 @@ def noted(model: nn.Module, kind: Kind, path: str) -> Any | None:
     return model.get_submodule(path).__dict__.get(_ATTRIBUTE, {}).get(kind)
 
 
-def write(model: nn.Module, kind: Kind, layer: AttentionLayer, value: Any | None) -> None:
+def write(model: nn.Module, kind: Kind, layer: AttentionLayer | Block, value: Any | None) -> None:
     """Note something about an attention layer, in place of what was noted; None removes the note."""
     notes = model.get_submodule(layer.path).__dict__.setdefault(_ATTRIBUTE, {})
     notes.pop("taught", None)
@@ -40,7 +40,7 @@ def write(model: nn.Module, kind: Kind, layer: AttentionLayer, value: Any | None
     gather(model)
 
 
-def is_taught(layer: AttentionLayer) -> bool:
+def is_taught(layer: AttentionLayer | Block) -> bool:
     """Return whether a plugin described the layer, not a pattern of the lens."""
     return not layer.pattern
 
@@ -81,7 +81,7 @@ class Saving:
         if state_dict is not None and _shapes(state_dict) != _shapes(self.model.state_dict()):
             wrong.append("state_dict")
         if wrong:
-            cause = f"attention heads of this model are pruned or gated: `{wrong[0]}` cannot be had for it"
+            cause = f"parts of this model are pruned or gated: `{wrong[0]}` cannot be had for it"
             raise UsageError(cause, place="save_pretrained", hint="topwork.save_pretrained(model, folder)")
         save_pretrained(self.model, save_directory)
 

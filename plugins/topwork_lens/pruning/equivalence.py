@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -260,8 +260,20 @@ def _observing_direct_calls(module: nn.Module, remember: Callable[..., None]) ->
             module.__dict__["forward"] = replaced
 
 
+class Observed(Protocol):
+    """What is recorded: the inputs of the module `inside`, under the name `path`."""
+
+    @property
+    def path(self) -> str:
+        """Key of the record."""
+
+    @property
+    def inside(self) -> str:
+        """Module path."""
+
+
 def record(
-    model: nn.Module, layers: Sequence[AttentionLayer], known: Sequence[AttentionLayer] | None, call: Callable[[], Any]
+    model: nn.Module, layers: Sequence[Observed], known: Sequence[AttentionLayer] | None, call: Callable[[], Any]
 ) -> tuple[dict[str, Replay], list[torch.Tensor]]:
     """Run the model once.
 
@@ -289,7 +301,7 @@ def record(
     with ExitStack() as stack:
         for layer in layers:
             hook = remember(layer.path)
-            module = module_at(model, layer.path)
+            module = module_at(model, layer.inside)
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
             stack.enter_context(_observing_direct_calls(module, hook))
         if known is not None:

@@ -5,24 +5,25 @@ Entry point: `PruningJob`. What the check compares with lies in `references`, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from topwork import AttentionLayer, Refused, TopworkError
+from topwork import AttentionLayer, Block, Refused, TopworkError
 from topwork_lens.capture.capture import Capture
-from topwork_lens.gates import factors_of, gated, refresh_gates
+from topwork_lens.gates import Unit, factors_of, gated, refresh_gates
 from topwork_lens.layers.state import write
 from topwork_lens.pruning.equivalence import Comparison, Replay, agree, is_rounding
 from topwork_lens.pruning.layout_search import Variant, variants
+from topwork_lens.pruning.neurons import neuron_strategies, note_neurons
 from topwork_lens.pruning.references import Call, LayerReference, References, check_layer, does_not_run, running
 from topwork_lens.pruning.replaced import WHY, replaced_since_built
 from topwork_lens.pruning.slicing import Undo, groups_of
 from topwork_lens.pruning.soft import soft_entry
-from topwork_lens.pruning.strategies import Strategies, note
+from topwork_lens.pruning.strategies import Strategies, Strategy, note
 from topwork_lens.refusals import refuse
 
 
@@ -30,7 +31,7 @@ from topwork_lens.refusals import refuse
 class _Step:
     """One layer that was pruned, and how to take that back."""
 
-    layer: AttentionLayer
+    layer: Unit
     undos: list[Undo] = field(default_factory=list)
 
     def restore(self, model: nn.Module) -> None:
@@ -57,7 +58,7 @@ class PruningJob:
         # By which variant layers of one kind were cut; None when there is none, so that it is not sought again.
         self.passed: dict[Any, Variant | None] = {}
 
-    def prune(self, layers: Sequence[AttentionLayer]) -> tuple[Comparison, dict[str, Comparison]]:
+    def prune(self, layers: Sequence[Unit]) -> tuple[Comparison, dict[str, Comparison]]:
         """Prune `layers`, slicing parameters where possible and scattering them ("soft") elsewhere.
 
         Each layer is checked alone. If all layers pass but the model's output differs, prune again: with the outputs
@@ -82,8 +83,13 @@ class PruningJob:
                 return self._once(layers, in_double=True)
             except (Refused, RuntimeError):
                 pass  # RuntimeError: what makes float32 tensors of its own (a loss, say) does not run in float64
+        if not any(isinstance(layer, AttentionLayer) for layer in layers):
+            raise refused
         why = f"cut, {refused.place} failed: {refused.cause}"
-        softer = [replace(layer, prunable="soft", why=layer.why or why) for layer in layers]
+        softer: list[Unit] = [
+            replace(layer, prunable="soft", why=layer.why or why) if isinstance(layer, AttentionLayer) else layer
+            for layer in layers
+        ]
         try:
             return self._once(layers, softer)
         except Refused:
@@ -91,7 +97,7 @@ class PruningJob:
             return self._once(softer)
 
     def _once(
-        self, layers: Sequence[AttentionLayer], softer: Sequence[AttentionLayer] = (), in_double: bool = False
+        self, layers: Sequence[Unit], softer: Sequence[Unit] = (), in_double: bool = False
     ) -> tuple[Comparison, dict[str, Comparison]]:
         """Prune all layers.
 
@@ -121,16 +127,18 @@ class PruningJob:
                 self.steps.pop().restore(self.model)
             raise
 
-    def _fixed(self, layer: AttentionLayer) -> AttentionLayer:
+    def _fixed(self, layer: Unit) -> Unit:
         """Return the layer as it may be pruned: softly when the model replaces its module in a run."""
+        if isinstance(layer, Block):
+            return layer
         return replace(layer, prunable="soft", why=WHY) if layer.path in self.replaced else layer
 
     # ------------------------------------------------------------------ one layer
 
     def _prune_checking_model(
         self,
-        layer: AttentionLayer,
-        soft: AttentionLayer,
+        layer: Unit,
+        soft: Unit,
         references: Sequence[LayerReference],
         check_model: Callable[[], Comparison],
     ) -> Comparison:
@@ -138,6 +146,10 @@ class PruningJob:
 
         The last form leaves keys and values whole: they may serve other layers too.
         """
+        if isinstance(layer, Block):
+            comparison = self._prune_layer(layer, references)
+            check_model()
+            return comparison
         per_head = [piece.parameter for piece in layer.slices if piece.per == "head"]
         comparison = self._prune_layer(layer, references)
         for only in (None, per_head):
@@ -151,7 +163,7 @@ class PruningJob:
         return comparison
 
     def _prune_layer(
-        self, layer: AttentionLayer, references: Sequence[LayerReference], only: Sequence[str] | None = None
+        self, layer: Unit, references: Sequence[LayerReference], only: Sequence[str] | None = None
     ) -> Comparison:
         """Prune one layer in the first form in which it computes what it computes masked.
 
@@ -160,28 +172,16 @@ class PruningJob:
             references: its outputs when masked, on each batch of the check.
             only: parameters that become compact; see `Strategies`.
         """
-        replay = references[0].replay
-        neutral = next((reference.replay for reference in references if reference.is_neutral), replay)
         refused: Refused | None = None
-        strategies = Strategies(
-            self.model,
-            layer,
-            self.removed[layer.path],
-            self.plugins,
-            partial(check_layer, layer, references),
-            neutral,
-            partial(_is_weighed, self.model, layer, replay),
-            only,
-        )
-        for strategy, variant in strategies.all(partial(self._variants, layer, references)):
+        for strategy, variant in self._ways(layer, references, only):
             step = _Step(layer)
             self.steps.append(step)
             why = refused.cause if refused else ""
             try:
                 strategy(step.undos, why)
                 comparison = self._checked(layer, references, partial(strategy, step.undos, why), step)
-                if variant is not None:
-                    self._require_proof(comparison, variant, layer, replay)
+                if variant is not None and isinstance(layer, AttentionLayer):
+                    self._require_proof(comparison, variant, layer, references[0].replay)
                 return comparison
             except Exception as error:
                 self.steps.pop().restore(self.model)
@@ -193,9 +193,29 @@ class PruningJob:
         assert refused is not None
         raise refused
 
+    def _ways(
+        self, layer: Unit, references: Sequence[LayerReference], only: Sequence[str] | None
+    ) -> Iterator[tuple[Strategy, Variant | None]]:
+        """Return the ways of pruning one layer or block, the best first, with the variant that each of them uses."""
+        if isinstance(layer, Block):
+            return neuron_strategies(self.model, layer, self.removed[layer.path])
+        replay = references[0].replay
+        neutral = next((reference.replay for reference in references if reference.is_neutral), replay)
+        strategies = Strategies(
+            self.model,
+            layer,
+            self.removed[layer.path],
+            self.plugins,
+            partial(check_layer, layer, references),
+            neutral,
+            partial(_is_weighed, self.model, layer, replay),
+            only,
+        )
+        return strategies.all(partial(self._variants, layer, references))
+
     def _checked(
         self,
-        layer: AttentionLayer,
+        layer: Unit,
         references: Sequence[LayerReference],
         repeat: Callable[[], None],
         step: _Step,
@@ -257,8 +277,11 @@ def _likeness(replay: Replay, layer: AttentionLayer) -> Any:
     return type(replay.module), len(layer.kept), layer.width, layer.groups_left
 
 
-def _restore_note(model: nn.Module, layer: AttentionLayer) -> None:
+def _restore_note(model: nn.Module, layer: Unit) -> None:
     """Put a layer's note back to what the description of it says."""
+    if isinstance(layer, Block):
+        note_neurons(model, layer, layer.kept)
+        return
     if soft_entry(model, layer.path):
         return
     if layer.removed:

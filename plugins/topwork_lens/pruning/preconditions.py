@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from topwork import AttentionLayer, Refused, UsageError
+from topwork import Refused, UsageError
+from topwork_lens.layers.context import Unit
 from topwork_lens.layers.description import resolve
 from topwork_lens.layers.name_matching import FUSED, QUERIES
 from topwork_lens.layers.projections import is_packed, is_projection
@@ -23,14 +24,14 @@ from topwork_lens.refusals import refuse
 _PLAIN = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def not_plain(model: nn.Module, layer: AttentionLayer) -> Refused | None:
+def not_plain(model: nn.Module, layer: Unit) -> Refused | None:
     """Return why the parameters of a layer cannot be cut, or None."""
     for parameter in dict.fromkeys(piece.parameter for piece in layer.slices):
         owner_path, _, name = parameter.rpartition(".")
-        owner: Any = resolve(model.get_submodule(layer.path), owner_path)
+        owner: Any = resolve(model.get_submodule(layer.inside), owner_path)
         obstacle = _obstacle(owner, name)
         if obstacle is not None:
-            location = ".".join(part for part in (layer.path, owner_path) if part)
+            location = ".".join(part for part in (layer.inside, owner_path) if part)
             cause, hint = obstacle
             return refuse("unknown_layout", f"`{name}` of this {_class_name(owner)} {cause}", place=location, hint=hint)
     return None

@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from topwork import AttentionLayer, Json
+from topwork import AttentionLayer, Block, Json
 from topwork_lens.flops import Flops, count_flops
+from topwork_lens.gates import Unit
 from topwork_lens.head_slices import require_heads
 from topwork_lens.layers.discovery import heads_by_layer, numbered
 from topwork_lens.pruning.equivalence import Comparison
@@ -39,6 +40,9 @@ class Pruned:
         check: how masked and pruned model compare; None when nothing was removed.
         by_layer: the same for each layer alone.
         flops: floating-point operations on the batch that it was checked with, before and after.
+        removed_neurons: original numbers of the removed neurons, by path of their block.
+        neurons_before: neurons of all blocks that were looked for; 0 when none were.
+        neurons_after: those that are left.
     """
 
     removed: dict[str, list[int]]
@@ -50,6 +54,9 @@ class Pruned:
     check: Comparison | None
     flops: tuple[Flops, Flops]
     by_layer: dict[str, Comparison] = field(default_factory=dict)
+    removed_neurons: dict[str, list[int]] = field(default_factory=dict)
+    neurons_before: int = 0
+    neurons_after: int = 0
 
     @classmethod
     def merged(cls, steps: Sequence[Pruned]) -> Pruned:
@@ -82,17 +89,33 @@ class Pruned:
             "removed": self.removed,
             "layers": self.layers,
             "check": check,
+            **self._neurons(),
         }
 
+    def _neurons(self) -> dict[str, Json]:
+        if not self.neurons_before:
+            return {}
+        counts = {"neurons_before": self.neurons_before, "neurons_after": self.neurons_after}
+        return {**counts, "removed_neurons": self.removed_neurons}
 
-def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plugins: Any = None) -> Pruned:
-    """Remove attention heads by original numbers; those that are removed already are passed over.
+
+def prune(
+    model: nn.Module,
+    heads: Mapping[Any, Sequence[int]],
+    call: Call,
+    plugins: Any = None,
+    blocks: Sequence[Block] = (),
+    neurons: Mapping[str, Sequence[int]] | None = None,
+) -> Pruned:
+    """Remove attention heads and neurons by original numbers; those that are removed already are passed over.
 
     Args:
         model: the model.
         heads: original indices of attention heads, by path or number of the layer.
         call: runs the model on the batch that pruning is checked with.
         plugins: plugins that describe attention layers; None loads the installed ones.
+        blocks: the blocks of the model, when neurons are removed.
+        neurons: path of a block -> original numbers.
 
     Raises:
         Refused: something would be wrong; the model is then as it was.
@@ -103,7 +126,14 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
     requested = heads_by_layer(layers, heads)
     removed = {path: [n for n in numbers if n in layer.kept] for path, (layer, numbers) in requested.items()}
     removed = {path: numbers for path, numbers in removed.items() if numbers}
-    chosen = [requested[path][0] for path in removed]
+    by_path = {block.path: block for block in blocks}
+    removed_neurons = {
+        path: [number for number in numbers if number in set(by_path[path].kept)]
+        for path, numbers in (neurons or {}).items()
+    }
+    removed_neurons = {path: numbers for path, numbers in removed_neurons.items() if numbers}
+    chosen: list[Unit] = [requested[path][0] for path in removed]
+    chosen += [by_path[path] for path in removed_neurons]
     for layer in chosen:
         check_prunable(model, layer)
     heads_before, parameters_before = count_heads(layers), count_parameters(model)
@@ -111,11 +141,14 @@ def prune(model: nn.Module, heads: Mapping[Any, Sequence[int]], call: Call, plug
         flops_before = flops_after = count_flops(model, layers, call)
         check, by_layer = None, dict[str, Comparison]()
         if chosen:
-            check, by_layer = PruningJob(model, removed, call, plugins).prune(chosen)
+            check, by_layer = PruningJob(model, removed | removed_neurons, call, plugins).prune(chosen)
             flops_after = count_flops(model, living_layers(model, plugins), call)
     layers = living_layers(model, plugins)
     counts = (heads_before, count_heads(layers), parameters_before, count_parameters(model))
-    return Pruned(removed, *counts, lines(model, layers), check, (flops_before, flops_after), by_layer)
+    before = sum(len(block.kept) for block in blocks)
+    after = before - sum(map(len, removed_neurons.values()))
+    flops = (flops_before, flops_after)
+    return Pruned(removed, *counts, lines(model, layers), check, flops, by_layer, removed_neurons, before, after)
 
 
 def count_heads(layers: Sequence[AttentionLayer]) -> int:
@@ -149,16 +182,22 @@ def lines(model: nn.Module, layers: Sequence[AttentionLayer]) -> list[dict[str, 
     return entries
 
 
-def check_prunable(model: nn.Module, layer: AttentionLayer) -> None:
-    """Check that a layer may be pruned.
+def check_prunable(model: nn.Module, layer: Unit) -> None:
+    """Check that a layer or block may be pruned.
 
     Raises:
         Refused: it may not.
     """
-    require_heads([layer])
+    if isinstance(layer, AttentionLayer):
+        require_heads([layer])
     if not layer.prunable:
         cause = layer.why or "this layer cannot be pruned"
-        raise refuse("shared_parameter", cause, place=layer.path, hint="mask it instead")
+        raise refuse(
+            "shared_parameter" if isinstance(layer, AttentionLayer) else "not_a_neuron",
+            cause,
+            place=layer.path,
+            hint="mask it instead",
+        )
     obstacle = not_plain(model, layer)
     if obstacle is not None:
         raise obstacle

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Refused, TopworkError
-from topwork_lens.gates import factors_of, gated
+from topwork import Refused, TopworkError
+from topwork_lens.gates import Unit, factors_of, gated
 from topwork_lens.layers.discovery import find_layers
 from topwork_lens.pruning.equivalence import Comparison, Replay, agree, doubled, record, run_outputs
 from topwork_lens.pruning.probes import captured_inputs, further_batches
@@ -24,7 +24,7 @@ from topwork_lens.refusals import refuse
 
 Call = Callable[[], Any]
 #: a layer with its gates
-Gate = tuple[AttentionLayer, Any]
+Gate = tuple[Unit, Any]
 
 
 @dataclass
@@ -73,7 +73,7 @@ class References:
     def __init__(
         self,
         model: nn.Module,
-        layers: Sequence[AttentionLayer],
+        layers: Sequence[Unit],
         removed: Mapping[str, list[int]],
         call: Call,
         plugins: Any,
@@ -116,7 +116,7 @@ class References:
         replays, plain = record(self.model, layers, known, call)
         for layer in layers:
             if layer.path not in replays:
-                cause = "the attention layer did not run on the batch that pruning is checked with"
+                cause = "it did not run on the batch that pruning is checked with"
                 raise refuse("not_run", cause, place=layer.path, hint="give a batch that uses it: check=batch")
         yield BatchReference("", self.call, replays, self._masked(self.call), plain)
         if inputs[0] is None:
@@ -148,7 +148,7 @@ class References:
             yield
         self.replaced |= replaced
 
-    def of_layer(self, layer: AttentionLayer) -> list[LayerReference]:
+    def of_layer(self, layer: Unit) -> list[LayerReference]:
         """Return what one unpruned layer computes on each batch on which it ran."""
         gate = self.gates[layer.path]
         result = []
@@ -168,10 +168,10 @@ class References:
         return result
 
 
-def _counts(layer: AttentionLayer, removed: Sequence[int]) -> list[tuple[int, int]]:
+def _counts(layer: Unit, removed: Sequence[int]) -> list[tuple[int, int]]:
     """Return the numbers of attention heads before and after pruning: original ones, and those that there are now."""
     after = len(set(layer.kept) - set(removed))
-    return list(dict.fromkeys([(layer.heads, after), (len(layer.kept), after)]))
+    return list(dict.fromkeys([(layer.count, after), (len(layer.kept), after)]))
 
 
 def precision(model: nn.Module, in_double: bool) -> AbstractContextManager[None]:
@@ -179,7 +179,7 @@ def precision(model: nn.Module, in_double: bool) -> AbstractContextManager[None]
     return doubled(model) if in_double else nullcontext()
 
 
-def check_layer(layer: AttentionLayer, references: Sequence[LayerReference]) -> Comparison:
+def check_layer(layer: Unit, references: Sequence[LayerReference]) -> Comparison:
     """Compare the pruned layer with the masked one on all batches; return the comparison on the first.
 
     Raises:

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork import AttentionLayer
+from topwork_lens.layers.context import Unit
 
 WHY = "the model replaces this module when it runs, by one with the number of attention heads of its configuration"
 
 
 @contextmanager
-def restoring_modules(model: nn.Module, layers: Sequence[AttentionLayer]) -> Iterator[set[str]]:
+def restoring_modules(model: nn.Module, layers: Sequence[Unit]) -> Iterator[set[str]]:
     """Put back modules that runs in the block replace, and words by which modules remember it.
 
     Modules that are added, such as parametrizations, stay; so do numbers, such as sizes that pruning corrects.
@@ -62,7 +62,7 @@ def _holds(module: nn.Module, ids: set[int]) -> bool:
     return any(id(below) in ids for below in module.modules())
 
 
-def replaced_since_built(model: nn.Module, layers: Sequence[AttentionLayer]) -> set[str]:
+def replaced_since_built(model: nn.Module, layers: Sequence[Unit]) -> set[str]:
     """Return the paths of layers whose modules are of other classes than in a model that was just built or loaded.
 
     Only transformers models are compared, which their configuration builds; nothing is allocated.

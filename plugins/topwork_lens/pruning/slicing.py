@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Slices
-from topwork_lens.gates import module_at, output_projection
+from topwork_lens.gates import Unit, module_at, output_projection
 from topwork_lens.layers.description import resolve
 from topwork_lens.layers.projections import is_pointwise
 from topwork_lens.layers.torch_mha import count_on
@@ -66,7 +66,7 @@ class Undo:
 _ABSENT = object()
 
 
-def cut(model: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: Sequence[int]) -> Undo:
+def cut(model: nn.Module, layer: Unit, heads: Sequence[int], groups: Sequence[int]) -> Undo:
     """Keep some attention heads and key/value groups of a layer, and slice its parameters.
 
     Args:
@@ -78,7 +78,7 @@ def cut(model: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: S
     Returns:
         What puts everything back; it is used when something fails.
     """
-    module, undo = module_at(model, layer.path), Undo()
+    module, undo = module_at(model, layer.inside), Undo()
     try:
         for (parameter, dim), pieces in by_parameter(layer).items():
             owner_path, _, name = parameter.rpartition(".")
@@ -89,7 +89,8 @@ def cut(model: nn.Module, layer: AttentionLayer, heads: Sequence[int], groups: S
             _set_size(undo, module, owner_path, name, size.factor * _count(size.of, len(heads), len(groups)))
         if layer.adapter is not None:
             _adapt(module, layer.adapter, heads, undo)
-        _apply_variant(module, layer, heads, groups, undo)
+        if isinstance(layer, AttentionLayer):
+            _apply_variant(module, layer, heads, groups, undo)
         if not heads:
             undo.calls.append(export_bias(output_projection(model, layer)))
         _clear_caches(module)
@@ -147,7 +148,7 @@ def groups_of(layer: AttentionLayer) -> list[int]:
     return list(layer.groups_left)
 
 
-def by_parameter(layer: AttentionLayer) -> dict[tuple[str, int], list[Slices]]:
+def by_parameter(layer: Unit) -> dict[tuple[str, int], list[Slices]]:
     """Return the slices of a layer by parameter and dimension: one fused parameter may have several."""
     slices: dict[tuple[str, int], list[Slices]] = {}
     for piece in layer.slices:
@@ -285,9 +286,9 @@ def _correct_convolution(owner: nn.Conv1d | nn.Conv2d) -> None:
     owner.out_channels = owner.weight.shape[0]
 
 
-def shared_elsewhere(model: nn.Module, layer: AttentionLayer) -> str | None:
+def shared_elsewhere(model: nn.Module, layer: Unit) -> str | None:
     """Return the path of a parameter outside the layer that is the very tensor which pruning would cut, or None."""
-    module = module_at(model, layer.path)
+    module = module_at(model, layer.inside)
     inside = {id(below) for below in module.modules()}
     sliced = {id(resolve(module, piece.parameter)) for piece in layer.slices}
     for path, outside in model.named_modules():

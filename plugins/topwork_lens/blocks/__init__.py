@@ -1,0 +1,9 @@
+"""Feed-forward neurons: how they are found in a model, described and chosen.
+
+- `access`: what `topwork.look(model)` can do with neurons.
+- `discovery`: all blocks of a model; blocks and neurons by the keys that callers use.
+- `trace`: which projections run, in which order and inside of which modules.
+- `locality`: the test by which neurons are found.
+- `description`: from projections, or from what is noted on a pruned one, to a `Block`.
+- `rebuild`: the shape of a saved model.
+"""

@@ -1,0 +1,76 @@
+"""`BlockAccess`: what `topwork.look(model)` can do with feed-forward neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from topwork import Block
+from topwork_lens.blocks.discovery import find_blocks, neurons_by_block
+from topwork_lens.gates import factors_of, gated
+from topwork_lens.pruning.probe_call import call_on
+from topwork_lens.pruning.prune import Pruned, prune
+
+#: original indices of attention heads by layer, or pairs of a layer and an index; see `Look` for how a layer is named
+Heads = Mapping[Any, Sequence[int]] | Sequence[tuple[Any, int]] | torch.Tensor
+
+
+class BlockAccess:
+    """Neurons of a model: found, masked and pruned, with attention heads where both are wanted.
+
+    A block is named by its index, in the order in which blocks run (-1 is the last), or by the path of the projection
+    that reads its neurons. Neurons keep the indices that they had before pruning.
+    """
+
+    model: nn.Module
+    plugins: Any
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The feed-forward neurons as they stand now, in the order in which they run on a random batch."""
+        return self.find_blocks()
+
+    def find_blocks(self, check: Any = None) -> list[Block]:
+        """Find the feed-forward neurons of the model by a run.
+
+        Args:
+            check: the batch that is run, as for `prune`: what does not run is not seen.
+        """
+        with torch.inference_mode(False):
+            return find_blocks(self.model, call_on(self.model, check), self.plugins)
+
+    @contextmanager
+    def mask_neurons(self, neurons: Mapping[Any, Sequence[int]], *, check: Any = None) -> Iterator[None]:
+        """Switch neurons off for a block of code: the features that the next projection reads are multiplied by 0.
+
+        Args:
+            neurons: original indices by index or path of a block.
+            check: as of `find_blocks`.
+        """
+        chosen = neurons_by_block(self.find_blocks(check), neurons)
+        gates = {path: (block, factors_of(block, masked)) for path, (block, masked) in chosen.items()}
+        with gated(self.model, gates):
+            yield
+
+    def prune(
+        self, heads: Heads | None = None, neurons: Mapping[Any, Sequence[int]] | None = None, *, check: Any = None
+    ) -> Pruned:
+        """Remove attention heads and feed-forward neurons for good, with one proof that masked and pruned agree.
+
+        Args:
+            heads: as of `prune_heads`.
+            neurons: original indices by index or path of a block (see `blocks`).
+            check: as of `prune_heads`.
+
+        Raises:
+            Refused: they do not agree, or cannot; the model is then as it was.
+        """
+        with torch.inference_mode(False):
+            call = call_on(self.model, check)
+            blocks = find_blocks(self.model, call, self.plugins) if neurons else []
+            chosen = {path: indices for path, (_, indices) in neurons_by_block(blocks, neurons or {}).items()}
+            return prune(self.model, cast(Any, heads or {}), call, self.plugins, blocks, chosen)

@@ -1,0 +1,163 @@
+"""The row-locality test, by which feed-forward neurons are found on any architecture.
+
+Entry point: `test_site`. Let a projection C read n features, and let A be a random half of them. P makes neurons of C
+when parameters of P, changed in the rows of A alone, change features of A alone at the input of C; and when, with the
+features of A at 0 there, that change reaches nothing else. A norm, a router or attention between them changes all
+features; a residual stream reaches other readers: those are no neurons. Both halves are tested, for every layout of
+rows that the sizes allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from topwork import Producer
+from topwork_lens.blocks.trace import channel_dim, input_watch, makes_features
+from topwork_lens.pruning.equivalence import Replay
+
+Form = Literal["rows", "halves", "pairs"]
+#: a change below this share of max|input| is none
+_UNCHANGED = 1e-6
+#: what a candidate is: it makes the neurons; it mixes them; nothing of it arrives
+Answer = Literal["local", "mixing", "absent"]
+
+
+@dataclass
+class Site:
+    """A projection whose input features may be neurons, in the run of the smallest module that makes them.
+
+    Args:
+        consumer: the projection.
+        width: its input features.
+        replay: the module around it, with its inputs in one run.
+    """
+
+    consumer: nn.Module
+    width: int
+    replay: Replay
+
+    def halves(self) -> list[list[int]]:
+        """Return a random half of the features, and the others."""
+        order = torch.randperm(self.width, generator=torch.Generator().manual_seed(self.width)).tolist()
+        middle = self.width // 2
+        return [sorted(order[:middle]), sorted(order[middle:])]
+
+    def run(self, masked: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the consumer's inputs, and the outputs with some of its features at 0."""
+        inputs: list[torch.Tensor] = []
+        handle = input_watch(self.consumer, masked, inputs)
+        try:
+            outputs = self.replay()
+        finally:
+            handle.remove()
+        return inputs, outputs
+
+
+def forms(width: int, features: int) -> tuple[Form, ...]:
+    """Return the layouts in which a projection of so many output features can make `width` neurons."""
+    if features == width:
+        return ("rows",)
+    return ("halves", "pairs") if features == 2 * width else ()
+
+
+def rows_of(form: Form, index: int, width: int) -> list[int]:
+    """Return the output features that make a neuron."""
+    if form == "rows":
+        return [index]
+    return [index, width + index] if form == "halves" else [2 * index, 2 * index + 1]
+
+
+def test_site(site: Site, candidates: Sequence[tuple[str, nn.Module]]) -> tuple[list[Producer], str]:
+    """Find which projections make the neurons of a site.
+
+    Args:
+        site: the consumer and the run around it.
+        candidates: path relative to the module around it, and module, of projections that ran before, the last first.
+
+    Returns:
+        The producers, and the path of a projection that reaches the neurons but mixes them, or "".
+    """
+    halves = site.halves()
+    plain = [site.run(half) for half in halves]
+    producers: list[Producer] = []
+    for path, module in candidates:
+        answers = {}
+        for form in forms(site.width, makes_features(module)):
+            answers[form] = _answer(site, module, form, halves, plain)
+            if answers[form] == "local":
+                producers.append(Producer(path, form))
+                break
+        else:
+            if producers:
+                break  # what runs before the producers reaches the neurons through them
+            if "mixing" in answers.values():
+                return [], path
+    return producers, ""
+
+
+def _answer(site: Site, module: nn.Module, form: Form, halves: Sequence[Sequence[int]], plain: Any) -> Answer:
+    for half, (inputs, outputs) in zip(halves, plain, strict=True):
+        rows = sorted(row for index in half for row in rows_of(form, index, site.width))
+        with changed_rows(module, rows):
+            inputs_changed, outputs_changed = site.run(half)
+        if len(inputs) != len(inputs_changed) or not _alike(inputs, inputs_changed):
+            return "mixing"
+        changed = _changed_features(site.consumer, inputs, inputs_changed)
+        if not changed:
+            return "absent"
+        if not changed <= set(half) or not _equal(outputs, outputs_changed):
+            return "mixing"
+    return "local"
+
+
+def _alike(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
+    return all(first.shape == second.shape for first, second in zip(a, b, strict=True))
+
+
+def _changed_features(consumer: nn.Module, before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> set[int]:
+    changed: set[int] = set()
+    for old, new in zip(before, after, strict=True):
+        gaps = (old.double() - new.double()).abs().nan_to_num().movedim(channel_dim(consumer), 0).flatten(1)
+        limit = _UNCHANGED * float(old.double().abs().nan_to_num().max()) if old.numel() else 0.0
+        if gaps.numel():
+            changed |= set((gaps.amax(1) > limit).nonzero().flatten().tolist())
+    return changed
+
+
+def _equal(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
+    for first, second in zip(a, b, strict=True):
+        if first.shape != second.shape:
+            return False
+        gaps = (first.double() - second.double()).abs().nan_to_num()
+        finite = first.double()[first.isfinite()].abs()
+        if gaps.numel() and float(gaps.max()) > _UNCHANGED * (float(finite.max()) if finite.numel() else 1.0):
+            return False
+    return True
+
+
+@contextmanager
+def changed_rows(module: nn.Module, rows: Sequence[int]) -> Iterator[None]:
+    """Change weight and bias of a projection in some of its output features for the block."""
+    generator = torch.Generator().manual_seed(1)
+    dim = 1 if hasattr(module, "nf") else 0
+    changed = []
+    for name, along in (("weight", dim), ("bias", 0)):
+        parameter = module._parameters.get(name)
+        if parameter is not None:
+            index = torch.tensor(rows, dtype=torch.long, device=parameter.device)
+            part = parameter.data.index_select(along, index)
+            spread = float(parameter.data.float().abs().mean()) or 1.0
+            noise = spread * torch.randn(part.shape, generator=generator).to(part)
+            changed.append((parameter, parameter.data))
+            parameter.data = parameter.data.index_copy(along, index, 1.5 * part + noise)
+    try:
+        yield
+    finally:
+        for parameter, data in changed:
+            parameter.data = data
