@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from topwork import Block, CheckpointError, Producer, Size, Slices
-from topwork_lens.blocks.locality import rows_of
+from topwork_lens.blocks.locality import features_of
 from topwork_lens.blocks.trace import channel_dim, reads_features
 from topwork_lens.layers.projections import input_dim, output_dim
 
@@ -54,13 +54,13 @@ def describe_block(
     slices = [Slices(f"{consumer}.weight", input_dim(reader), [[index] for index in range(count)])]
     for producer in producers:
         module = around.get_submodule(producer.path)
-        rows = [rows_of(producer.form, index, count) for index in range(count)]
+        rows = [features_of(producer.form, index, count) for index in range(count)]
         slices.append(Slices(f"{producer.path}.weight", output_dim(module), rows))
         if module._parameters.get("bias") is not None:
             slices.append(Slices(f"{producer.path}.bias", 0, rows))
     for path in between:
         for name, factor in per_neuron(around.get_submodule(path), count):
-            rows = [rows_of("rows" if factor == 1 else producers[0].form, index, count) for index in range(count)]
+            rows = [features_of("rows" if factor == 1 else producers[0].form, index, count) for index in range(count)]
             slices.append(Slices(f"{path}.{name}", 0, rows))
     channels = channel_dim(reader)
     return Block(

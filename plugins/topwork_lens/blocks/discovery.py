@@ -1,7 +1,7 @@
 """Discovery of feed-forward neurons, and the names by which a caller chooses blocks and neurons.
 
 Entry points: `find_blocks`, `block_at`, `neurons_by_block`. A plugin is asked first (hook `block`); then the test of
-row locality decides (`locality`). A pruned block is described by what is noted on it: few neurons are no evidence any more.
+row locality (`locality`) decides. A pruned block is described by what is noted on it: few neurons prove nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Block, UsageError, unknown
 from topwork_lens.blocks.description import describe_block, of_note, per_neuron
-from topwork_lens.blocks.locality import Site, forms, test_site
+from topwork_lens.blocks.locality import Site, forms, find_producers
 from topwork_lens.blocks.trace import Trace, is_reader, makes_features, reads_features, traced
 from topwork_lens.layers.discovery import find_layers, whole_number
 from topwork_lens.layers.state import noted
@@ -159,7 +159,7 @@ def _tested(model: nn.Module, candidate: _Candidate, replay: Replay, answers: di
     likeness = (type(around), candidate.path[start:], width, shapes)
     if likeness not in answers:
         try:
-            answers[likeness] = test_site(Site(consumer, width, replay), before)
+            answers[likeness] = find_producers(Site(consumer, width, replay), before)
         except Exception:  # a module that does not run again on copies of its inputs
             answers[likeness] = ([], "")
     producers, mixing = answers[likeness]

@@ -1,6 +1,6 @@
 """The row-locality test, by which feed-forward neurons are found on any architecture.
 
-Entry point: `test_site`. Let a projection C read n features, and let A be a random half of them. P makes neurons of C
+Entry point: `find_producers`. Let a projection C read n features, and let A be a random half of them. P makes neurons of C
 when parameters of P, changed in the rows of A alone, change features of A alone at the input of C; and when, with the
 features of A at 0 there, that change reaches nothing else. A norm, a router or attention between them changes all
 features; a residual stream reaches other readers: those are no neurons. Both halves are tested, for every layout of
@@ -66,14 +66,14 @@ def forms(width: int, features: int) -> tuple[Form, ...]:
     return ("halves", "pairs") if features == 2 * width else ()
 
 
-def rows_of(form: Form, index: int, width: int) -> list[int]:
+def features_of(form: Form, index: int, width: int) -> list[int]:
     """Return the output features that make a neuron."""
     if form == "rows":
         return [index]
     return [index, width + index] if form == "halves" else [2 * index, 2 * index + 1]
 
 
-def test_site(site: Site, candidates: Sequence[tuple[str, nn.Module]]) -> tuple[list[Producer], str]:
+def find_producers(site: Site, candidates: Sequence[tuple[str, nn.Module]]) -> tuple[list[Producer], str]:
     """Find which projections make the neurons of a site.
 
     Args:
@@ -103,7 +103,7 @@ def test_site(site: Site, candidates: Sequence[tuple[str, nn.Module]]) -> tuple[
 
 def _answer(site: Site, module: nn.Module, form: Form, halves: Sequence[Sequence[int]], plain: Any) -> Answer:
     for half, (inputs, outputs) in zip(halves, plain, strict=True):
-        rows = sorted(row for index in half for row in rows_of(form, index, site.width))
+        rows = sorted(row for index in half for row in features_of(form, index, site.width))
         with changed_rows(module, rows):
             inputs_changed, outputs_changed = site.run(half)
         if len(inputs) != len(inputs_changed) or not _alike(inputs, inputs_changed):
