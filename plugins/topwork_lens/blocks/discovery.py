@@ -14,7 +14,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Block, UsageError, unknown
 from topwork_lens.blocks.description import describe_block, of_note, per_neuron
-from topwork_lens.blocks.locality import Site, forms, find_producers
+from topwork_lens.blocks.locality import Site, find_producers, forms
 from topwork_lens.blocks.trace import Trace, is_reader, makes_features, reads_features, traced
 from topwork_lens.layers.discovery import find_layers, whole_number
 from topwork_lens.layers.state import noted

@@ -1,6 +1,6 @@
 """The row-locality test, by which feed-forward neurons are found on any architecture.
 
-Entry point: `find_producers`. Let a projection C read n features, and let A be a random half of them. P makes neurons of C
+Entry point: `find_producers`. Let a projection C read n features, and A be a random half of them. P makes neurons of C
 when parameters of P, changed in the rows of A alone, change features of A alone at the input of C; and when, with the
 features of A at 0 there, that change reaches nothing else. A norm, a router or attention between them changes all
 features; a residual stream reaches other readers: those are no neurons. Both halves are tested, for every layout of
