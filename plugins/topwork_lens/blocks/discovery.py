@@ -14,7 +14,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Block, UsageError, unknown
 from topwork_lens.blocks.description import describe_block, of_note, per_neuron
-from topwork_lens.blocks.locality import Site, find_producers, forms
+from topwork_lens.blocks.locality import NeuronSite, find_producers, forms
 from topwork_lens.blocks.trace import Trace, is_reader, makes_features, reads_features, traced
 from topwork_lens.layers.discovery import find_layers, whole_number
 from topwork_lens.layers.state import noted
@@ -159,7 +159,7 @@ def _tested(model: nn.Module, candidate: _Candidate, replay: Replay, answers: di
     likeness = (type(around), candidate.path[start:], width, shapes)
     if likeness not in answers:
         try:
-            answers[likeness] = find_producers(Site(consumer, width, replay), before)
+            answers[likeness] = find_producers(NeuronSite(consumer, width, replay), before)
         except Exception:  # a module that does not run again on copies of its inputs
             answers[likeness] = ([], "")
     producers, mixing = answers[likeness]

@@ -29,7 +29,7 @@ Answer = Literal["local", "mixing", "absent"]
 
 
 @dataclass
-class Site:
+class NeuronSite:
     """A projection whose input features may be neurons, in the run of the smallest module that makes them.
 
     Args:
@@ -73,7 +73,7 @@ def features_of(form: Form, index: int, width: int) -> list[int]:
     return [index, width + index] if form == "halves" else [2 * index, 2 * index + 1]
 
 
-def find_producers(site: Site, candidates: Sequence[tuple[str, nn.Module]]) -> tuple[list[Producer], str]:
+def find_producers(site: NeuronSite, candidates: Sequence[tuple[str, nn.Module]]) -> tuple[list[Producer], str]:
     """Find which projections make the neurons of a site.
 
     Args:
@@ -101,7 +101,7 @@ def find_producers(site: Site, candidates: Sequence[tuple[str, nn.Module]]) -> t
     return producers, ""
 
 
-def _answer(site: Site, module: nn.Module, form: Form, halves: Sequence[Sequence[int]], plain: Any) -> Answer:
+def _answer(site: NeuronSite, module: nn.Module, form: Form, halves: Sequence[Sequence[int]], plain: Any) -> Answer:
     for half, (inputs, outputs) in zip(halves, plain, strict=True):
         rows = sorted(row for index in half for row in features_of(form, index, site.width))
         with changed_rows(module, rows):
