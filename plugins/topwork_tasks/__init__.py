@@ -34,7 +34,7 @@ FILL_MASK = Declaration(
     "fill-mask", "topwork_tasks.fill_mask:FillMask", "Say what stands behind the masked tokens of a text.", "task"
 )
 IMAGE_CLASSIFICATION = Declaration(
-    "image-classification", "topwork_tasks.image_classification:ImageClassification", "Put labels on pictures.", "task"
+    "image-classification", "topwork_tasks.image_classification:ImageClassification", "Put labels on images.", "task"
 )
 IMAGE_SEGMENTATION = Declaration(
     "image-segmentation",

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
+from typing_extensions import override
 
-from topwork import Base, Batch, Column, DataError, Item, Mode, Picture, Row, State, Units, UsageError
+from topwork import Base, Batch, Column, Item, Mode, Picture, Row, State, UsageError
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
-from topwork_tasks._audio.preview import AudioView
+from topwork_tasks._audio.audio_task import AUDIO_COLUMN, AudioTask
 from topwork_tasks._audio.spec_augment import SPEC_AUGMENT_HELP, SpecAugment, fit_masks
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._classification.scores import LabelScores, logits_to_scores
@@ -35,7 +36,7 @@ class AudioClassificationOptions(ClassifierOptions):
     pooling: Literal["mean", "first", "own"] = Field("mean", description="of the generic task head")
 
 
-class AudioClassification(Classifier):
+class AudioClassification(AudioTask, Classifier):
     """Put labels on clips of sound: one, or several of them.
 
     | bad input | what happens |
@@ -58,17 +59,16 @@ class AudioClassification(Classifier):
     name = "audio-classification"
     Options = AudioClassificationOptions
     columns: ClassVar[Mapping[str, Column]] = {
-        "audio": Column("a clip: {bytes, path}, bytes, a path, or {array, sampling_rate}", lazy=True, kind="audio"),
+        "audio": AUDIO_COLUMN,
         "label": Column("a label's name or number; with multi_label a list of them", target=True, kind="label"),
     }
-    cost_unit = "samples"
-    rows_view = AudioView()
     HEAD = ("AutoModelForAudioClassification",)
     usual_top = 5  # as the Hub's pipeline
 
     # ------------------------------------------------------------------ once
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: AudioClassificationOptions) -> State:
         base = bases["base"]
         labels, notes = cls.learn_labels(rows, base, options)
@@ -97,6 +97,7 @@ class AudioClassification(Classifier):
         self.window = min(sizes, default=None)
         self.repeatable = requested is None
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         native = self.base.native(*self.HEAD, weights=weights, **self.head_config(), **self._masks)
         if native is not None:
@@ -108,20 +109,18 @@ class AudioClassification(Classifier):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    @override
     def precheck(self, row: Row, mode: Mode) -> bool:
         if mode != "predict":
             self.targets.of(row)
         return _audio.may_be_unreadable(row.get("audio"))
 
+    @override
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items: list[Item] = []
         for index, row in enumerate(rows):
-            if "audio" not in row:
-                raise DataError("is missing", row=index, column="audio", hint="map it in `data.columns`")
-            label = None
-            if mode != "predict":
-                label = self.targets.of(row, index)
-            clip = self.frontend.clip(row["audio"], index)
+            label = None if mode == "predict" else self.targets.of(row, index)
+            clip = self.open_clip(row, index)
             for start, end in self._pieces(len(clip), mode, seed + index):
                 inputs = self.frontend.features(clip[start:end], index)
                 items.append(Item(index, inputs, self.frontend.window or end - start, label))
@@ -136,24 +135,22 @@ class AudioClassification(Classifier):
             return [(start, min(length, start + self.window))]
         return _audio_frontend.clip_windows(length, self.window)
 
+    @override
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
-        try:
-            lengths = [_audio.audio_length(row["audio"], self.frontend.rate) for row in rows]
-        except (DataError, KeyError):
-            return None  # encoding the rows says which one, and why
+        lengths = self.sample_counts(rows)
+        if lengths is None:
+            return None
         return [
             [self.frontend.window or end - start for start, end in self._pieces(length, "train", 0)]
             for length in lengths
         ]
 
+    @override
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         inputs = self.frontend.collate(items, training=mode == "train")
         if mode != "predict":
             inputs["labels"] = self.targets.tensor([item.extra for item in items])
         return Batch(inputs, items)
-
-    def cost_budget(self, device: str) -> int | None:
-        return self.frontend.cost_budget(device)
 
     # ------------------------------------------------------------------ tensors -> numbers
 
@@ -169,25 +166,23 @@ class AudioClassification(Classifier):
         logits = torch.cat(parts)
         return logits[torch.tensor(order, device=logits.device).argsort()] if len(parts) > 1 else logits
 
+    @override
     def predict(self, model: nn.Module, batch: Batch) -> list[list[float]]:
         return logits_to_scores(self.logits(model, batch), self.kind)
 
+    @override
     def merge(self, row: Row, parts: Sequence[list[float]]) -> LabelScores:
         return self.prediction([sum(column) / len(parts) for column in zip(*parts)])
 
     # ------------------------------------------------------------------ numbers -> people
 
-    def units(self, item: Item) -> Units:
-        return self.frontend.units()
-
+    @override
     def draw(self, row: Row, prediction: Any) -> Picture:
-        rate = self.frontend.rate
-        clip = _audio.open_audio(row.get("audio"), None, "audio", rate)
-        image = _audio.spectrogram_image(clip, rate)
-        shown = [(f"{len(clip) / rate:.2f} s", "")]
-        return self.drawn(row, prediction, shown, image)
+        image, seconds = self.spectrogram(row)
+        return self.drawn(row, prediction, [(f"{seconds:.2f} s", "")], image)
 
     @classmethod
+    @override
     def example_rows(cls) -> list[Row]:
         melodies = {"rising": (300, 600, 1200), "falling": (1200, 600, 300), "level": (600, 600, 600)}
         return [

@@ -7,6 +7,8 @@ warm-started as encoder and decoder, on decoders by prompt; see `sequence_to_seq
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 from topwork import Column, Row
 from topwork_tasks.sequence_to_sequence.task import SequenceToSequence
 
@@ -33,6 +35,7 @@ class Summarization(SequenceToSequence):
     }
 
     @classmethod
+    @override
     def example_rows(cls) -> list[Row]:
         pairs = [
             ("It rained all day in Oslo and the streets were wet.", "Rain in Oslo."),

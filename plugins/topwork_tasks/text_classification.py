@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
+from typing_extensions import override
 
-from topwork import Base, Batch, Column, Item, Mode, Picture, Row, State, Units
+from topwork import Base, Batch, Column, Item, Mode, Picture, Row, State
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._text import inputs as text
+from topwork_tasks._text.text_task import TextTask
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +44,7 @@ class TextClassificationOptions(ClassifierOptions):
         return self
 
 
-class TextClassification(Classifier):
+class TextClassification(TextTask, Classifier):
     """Put labels on texts and pairs of texts, or a number (regression).
 
     | bad input | what happens |
@@ -70,25 +72,24 @@ class TextClassification(Classifier):
         "text_pair": Column("a second text, for pairs", required=False, kind="text"),
         "label": Column("the label; a list of labels (multi_label); a number (regression)", target=True, kind="label"),
     }
-    cost_unit = "tokens"
     HEAD = (AUTO,)
     usual_top = 1  # as the Hub's pipeline; all labels with multi_label
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: TextClassificationOptions) -> State:
         base = bases["base"]
         labels, notes = cls.learn_labels(rows, base, options)
         texts = text.column_texts(rows, ("text", "text_pair"))
-        tokenizer, changes = text.find_tokenizer(base, texts, options.tokenizer)
-        values = {**labels, "token_changes": changes, "inputs": text.model_inputs(base, tokenizer)}
-        return State(values, {"tokenizer": tokenizer}, notes)
+        state = text.learn_text_state(base, texts, options.tokenizer, labels)
+        state.notes += notes
+        return state
 
     def __init__(self, bases: Mapping[str, Base], options: TextClassificationOptions, state: State) -> None:
         super().__init__(bases, options, state)
-        self.inputs: list[str] = state.values["inputs"]
-        self.tokenizer = state.processors["tokenizer"]
-        self.max_length = text.length_limit(self.base.config, self.tokenizer, options.max_length)
+        self.text = text.TextInputs.from_state(state, self.base, options.max_length)
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         changes = dict(self.state.values["token_changes"])
         native = self.base.native(AUTO, weights=weights, **self.head_config(), **changes)
@@ -104,39 +105,32 @@ class TextClassification(Classifier):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    @override
     def precheck(self, row: Row, mode: Mode) -> bool:
-        for column in ("text", *(("text_pair",) if row.get("text_pair") is not None else ())):
-            text.text_of(row, 0, column)
+        self.text.precheck(row, "text", *(("text_pair",) if row.get("text_pair") is not None else ()))
         if mode != "predict":
             self.targets.of(row)
         return False
 
+    @override
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
-        texts = [text.text_of(row, index, "text") for index, row in enumerate(rows)]
-        pairs = [
-            None if row.get("text_pair") is None else text.text_of(row, index, "text_pair")
+        texts = [self.text.open(row, index) for index, row in enumerate(rows)]
+        pairs = {
+            index: self.text.open(row, index, "text_pair")
             for index, row in enumerate(rows)
-        ]
-        items: list[Item | None] = [None] * len(rows)
-        for paired in (False, True):
-            indices = [index for index, pair in enumerate(pairs) if (pair is not None) == paired]
-            if not indices:
-                continue
-            second = [pairs[index] for index in indices] if paired else None
-            encoded = self.tokenizer(
-                [texts[index] for index in indices],
-                second,
-                truncation=self.max_length is not None,
-                max_length=self.max_length,
-            )
-            for position, index in enumerate(indices):
-                inputs = {name: encoded[name][position] for name in self.inputs}
-                items[index] = Item(index, self._not_empty(inputs), len(inputs["input_ids"]) or 1)
-        made = [item for item in items if item is not None]
-        if mode != "predict":
-            for index, (row, item) in enumerate(zip(rows, made)):
-                item.extra = self.targets.of(row, index)
-        return made
+            if row.get("text_pair") is not None
+        }
+        single = [index for index in range(len(rows)) if index not in pairs]
+        features: dict[int, dict[str, list[int]]] = {
+            **dict(zip(single, self.text.features([texts[index] for index in single]))),
+            **dict(zip(pairs, self.text.features([texts[index] for index in pairs], list(pairs.values())))),
+        }
+        items = []
+        for index, row in enumerate(rows):
+            inputs = self._not_empty(features[index])
+            target = None if mode == "predict" else self.targets.of(row, index)
+            items.append(Item(index, inputs, len(inputs["input_ids"]), target))
+        return items
 
     def _not_empty(self, inputs: dict[str, list[int]]) -> dict[str, list[int]]:
         if inputs["input_ids"]:
@@ -145,15 +139,12 @@ class TextClassification(Classifier):
         first = {"input_ids": self.tokenizer.pad_token_id if end is None else end, "attention_mask": 1}
         return {name: [first.get(name, 0)] for name in inputs}
 
+    @override
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        inputs = text.pad_tokens(self.tokenizer, items, self.inputs)
+        inputs = self.text.collate(items)
         if mode != "predict":
             inputs["labels"] = self.targets.tensor([item.extra for item in items])
         return Batch(inputs, items)
-
-    def cost_budget(self, device: str) -> int | None:
-        # on a CPU a small batch stays in the cache; a large one of varied lengths loses more than it gains
-        return 512 if device == "cpu" else 16384
 
     # ------------------------------------------------------------------ tensors -> numbers
 
@@ -179,9 +170,7 @@ class TextClassification(Classifier):
 
     # ------------------------------------------------------------------ numbers -> people
 
-    def units(self, item: Item) -> Units:
-        return text.token_units(self.tokenizer, item.inputs["input_ids"])
-
+    @override
     def draw(self, row: Row, prediction: Any) -> Picture:
         shown = [(row["text"], "")]
         if row.get("text_pair") is not None:
@@ -189,6 +178,7 @@ class TextClassification(Classifier):
         return self.drawn(row, prediction, shown)
 
     @classmethod
+    @override
     def example_rows(cls) -> list[Row]:
         sentences_of = {
             "good": ["a warm and generous film", "we loved every minute", "a wonderful, moving story"],

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pydantic import Field
+from typing_extensions import override
 
 from topwork import Column, DataError, Row
 from topwork_tasks._text.inputs import text_of
@@ -52,6 +53,7 @@ class Translation(SequenceToSequence):
     }
 
     @classmethod
+    @override
     def source_text(cls, row: Row, index: int, options: TranslationOptions) -> str:
         if row.get("translation") is None and row.get("source") is None:
             hint = "map one of them in `data.columns`"
@@ -61,12 +63,14 @@ class Translation(SequenceToSequence):
         return _side(row, index, options.source_language, "source_language")
 
     @classmethod
+    @override
     def target_text(cls, row: Row, index: int, options: TranslationOptions) -> str:
         if row.get("translation") is None:
             return text_of(row, index, "target")
         return _side(row, index, options.target_language, "target_language")
 
     @classmethod
+    @override
     def example_rows(cls) -> list[Row]:
         pairs = {
             "one house": "ein Haus",

@@ -98,7 +98,7 @@ def test_loss_equals_the_native_class(written):
     )
     tokenizer.pad_token = task.tokenizer.pad_token
     encoded = tokenizer([row["text"] for row in ROWS], padding=True, return_tensors="pt")
-    encoded = {name: value for name, value in encoded.items() if name in task.inputs}
+    encoded = {name: value for name, value in encoded.items() if name in task.text.names}
     labels = torch.tensor([{"bad": 0, "good": 1, "mixed": 2}[row["label"]] for row in ROWS])
     expected = plain(**encoded, labels=labels).loss
     close(task.loss(model, batch), expected)
@@ -124,8 +124,8 @@ def test_pairs_are_encoded_as_the_tokenizer_does(written):
     ]
     items = task.encode(rows, "predict", 0)
     expected = task.tokenizer("a warm film", "dull")
-    assert items[0].inputs == {name: expected[name] for name in task.inputs}
-    assert items[1].inputs == items[2].inputs == {name: task.tokenizer("a warm film")[name] for name in task.inputs}
+    assert items[0].inputs == {name: expected[name] for name in task.text.names}
+    assert items[1].inputs == items[2].inputs == {name: task.tokenizer("a warm film")[name] for name in task.text.names}
 
 
 def test_a_decoder_pads_without_changing_its_answer():
@@ -151,7 +151,7 @@ def test_state_survives_saving(tmp_path):
     rows = [*ROWS, {"text": "warm", "text_pair": "unheard-of"}]
     before, after = (entry.encode(rows, "predict", 0) for entry in (task, again))
     assert [item.inputs for item in before] == [item.inputs for item in after]
-    assert again.max_length == task.max_length
+    assert again.text.max_length == task.text.max_length
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
@@ -347,7 +347,7 @@ def test_empty_text_is_handled(written):
 def test_an_empty_sequence_gets_one_token(written):
     """A tokenizer that adds no special tokens gives nothing for an empty text; a model cannot take nothing."""
     task, model = build({"model": str(written)}, rows=None)
-    task.tokenizer = transformers.AutoTokenizer.from_pretrained(written)
+    task.text.tokenizer = transformers.AutoTokenizer.from_pretrained(written)
     task.tokenizer.pad_token = task.tokenizer.pad_token or "[SEP]"
     task.tokenizer._tokenizer.post_processor = None
     (item,) = task.encode([{"text": ""}], "predict", 0)
@@ -366,7 +366,7 @@ def test_what_cannot_be_learned_is_said():
 
 def test_positions_of_roberta_begin_behind_the_padding_token():
     task, model = build({"config": {"model_type": "roberta", **SMALL, "max_position_embeddings": 20}})
-    assert task.max_length == 20 - task.tokenizer.pad_token_id - 1
+    assert task.text.max_length == 20 - task.tokenizer.pad_token_id - 1
     predict(task, model, [{"text": "money " * 50}])
 
 

@@ -34,7 +34,8 @@ class TextInputs:
         names: outputs of the tokenizer that the model takes.
         config: the base's config, which bounds the length.
         max_length: tokens, at most; None for what tokenizer and model allow.
-        budget: the largest count * cost of a batch of predictions on a CPU: a small batch stays in the cache.
+        budget: the largest count * cost of a batch of predictions on a CPU: a small batch stays in the cache,
+            and a large one of varied lengths loses more by padding than it gains.
 
     Raises:
         UsageError: `max_length` is more than the model has positions.

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from typing_extensions import override
+
 import topwork as tw
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
-from topwork_tasks._audio.preview import AudioView
+from topwork_tasks._audio.audio_task import AUDIO_COLUMN, AudioTask
 from topwork_tasks._audio.spec_augment import fit_masks
 from topwork_tasks.automatic_speech_recognition import ctc as _ctc
 from topwork_tasks.automatic_speech_recognition import options as choices
@@ -27,16 +29,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class SpeechRecognition(tw.Task):
+class SpeechRecognition(AudioTask):
     """Write down the words of a clip, by CTC or by a decoder. `bad_input.md` says what becomes of bad rows."""
 
     name = "automatic-speech-recognition"
     Options = choices.SpeechRecognitionOptions
     columns: ClassVar[Mapping[str, tw.Column]] = {
-        "audio": tw.Column("a clip: {bytes, path}, bytes, a path, or {array, sampling_rate}", lazy=True, kind="audio"),
+        "audio": AUDIO_COLUMN,
         "text": tw.Column("the words that are said", target=True, kind="text"),
     }
-    cost_unit = "samples"
     state_types: ClassVar[Mapping[str, Any]] = {
         "form": Literal["ctc", "seq2seq"],
         "native": bool,
@@ -45,11 +46,11 @@ class SpeechRecognition(tw.Task):
         "reduction": Literal["mean", "sum"],
         "spec_augment": dict[str, Any],
     }
-    rows_view = AudioView()
 
     # ------------------------------------------------------------------ once
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, tw.Base], options: choices.SpeechRecognitionOptions) -> tw.State:
         base = bases["base"]
         form = choices.speech_form(base, options)
@@ -95,6 +96,7 @@ class SpeechRecognition(tw.Task):
         # the generic head of a model of one size counts the frames that a clip fills; `generate` wants the mask too
         self._with_mask = self.frontend.window is not None
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         fresh = self.state.values["own_vocabulary"]
         if self.form == "seq2seq":
@@ -129,16 +131,16 @@ class SpeechRecognition(tw.Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    @override
     def precheck(self, row: tw.Row, mode: tw.Mode) -> bool:
         return _audio.may_be_unreadable(row.get("audio"))
 
+    @override
     def encode(self, rows: Sequence[tw.Row], mode: tw.Mode, seed: int) -> list[tw.Item]:
         items: list[tw.Item] = []
         for index, row in enumerate(rows):
-            if "audio" not in row:
-                raise tw.DataError("is missing", row=index, column="audio", hint="map it in `data.columns`")
             target = self._target(row, index) if mode != "predict" else None
-            clip = self.frontend.clip(row["audio"], index)
+            clip = self.open_clip(row, index)
             if target is not None:
                 self._check_length(len(clip), index)
                 items.append(self._item(clip, index, target))
@@ -175,37 +177,36 @@ class SpeechRecognition(tw.Task):
                     hint="divide clip and text, or leave the row out",
                 )
 
+    @override
     def costs(self, rows: Sequence[tw.Row]) -> list[list[int]] | None:
-        try:
-            lengths = [_audio.audio_length(row["audio"], self.frontend.rate) for row in rows]
-        except (tw.DataError, KeyError):
-            return None  # encoding says which row, and why
-        if any(length > limit for length in lengths for limit, _ in self._limits()):
+        lengths = self.sample_counts(rows)
+        if lengths is None or any(length > limit for length in lengths for limit, _ in self._limits()):
             return None
         return [[self.frontend.window or length] for length in lengths]
 
+    @override
     def collate(self, items: Sequence[tw.Item], mode: tw.Mode) -> tw.Batch:
         inputs = self.frontend.collate(items, training=mode == "train")
         if mode != "predict" and self.form == "seq2seq":
             inputs["labels"] = seq2seq.label_tensor([item.extra for item in items])
         return tw.Batch(inputs, items)
 
-    def cost_budget(self, device: str) -> int | None:
-        return self.frontend.cost_budget(device)
-
     # ------------------------------------------------------------------ tensors -> numbers
 
+    @override
     def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
         losses, tokens = self._losses(model, batch)
         if tokens is not None:
             return losses.sum() / tokens.sum()
         return losses.sum() if self.state.values["reduction"] == "sum" else losses.mean()
 
+    @override
     def target_counts(self, batch: tw.Batch) -> tuple[float | torch.Tensor]:
         if self.form == "seq2seq":
             return ((batch.inputs["labels"] != -100).sum(),)
         return (0 if self.state.values["reduction"] == "sum" else len(batch),)
 
+    @override
     def row_losses(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
         losses, tokens = self._losses(model, batch)
         return losses if tokens is None else losses / tokens
@@ -237,6 +238,7 @@ class SpeechRecognition(tw.Task):
         per_letter = self.state.values["reduction"] != "sum"
         return _ctc.ctc_losses(output.logits, lengths, targets, self._blank, per_letter)
 
+    @override
     def predict(self, model: nn.Module, batch: tw.Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)
         for positions, inputs in self.frontend.groups(batch, model):
@@ -262,6 +264,7 @@ class SpeechRecognition(tw.Task):
             frames.append((ids[:length][_ctc.kept_frames(samples, left, right, per_frame)], per_frame))
         return frames
 
+    @override
     def merge(self, row: tw.Row, parts: Sequence[Any]) -> dict[str, Any]:
         rate, timestamps = self.frontend.rate, self.options.timestamps
         if self.form == "seq2seq":
@@ -273,17 +276,15 @@ class SpeechRecognition(tw.Task):
 
     # ------------------------------------------------------------------ numbers -> people
 
+    @override
     def metric(self) -> tw.Metric:
         return _transcripts.ErrorRates(self.case)
 
-    def units(self, item: tw.Item) -> tw.Units:
-        return self.frontend.units()
-
+    @override
     def draw(self, row: tw.Row, prediction: Any) -> tw.Picture:
-        rate = self.frontend.rate
-        image = _audio.spectrogram_image(_audio.open_audio(row.get("audio"), None, "audio", rate), rate)
-        return _transcripts.draw_transcript(row, prediction, self.case, image)
+        return _transcripts.draw_transcript(row, prediction, self.case, self.spectrogram(row)[0])
 
     @classmethod
+    @override
     def example_rows(cls) -> list[tw.Row]:
         return speech_examples()

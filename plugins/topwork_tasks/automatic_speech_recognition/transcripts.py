@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from topwork import DataError, Json, Metric, Picture, Row
 
 Case = Literal["keep", "lower", "upper"]
@@ -45,6 +47,7 @@ class ErrorRates(Metric):
         self.words = dict.fromkeys(_COUNTS, 0)
         self.characters = dict.fromkeys(_COUNTS, 0)
 
+    @override
     def update(self, row: Row, prediction: Any) -> None:
         import jiwer
 
@@ -58,6 +61,7 @@ class ErrorRates(Metric):
         self.rows += 1
         self.exact += truth == predicted
 
+    @override
     def merge(self, metric: ErrorRates) -> None:
         self.rows += metric.rows
         self.exact += metric.exact
@@ -65,6 +69,7 @@ class ErrorRates(Metric):
             self.words[name] += metric.words[name]
             self.characters[name] += metric.characters[name]
 
+    @override
     def result(self) -> dict[str, Json]:
         if not self.rows:
             return dict.fromkeys(self.keys, math.nan)

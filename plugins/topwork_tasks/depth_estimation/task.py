@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PositiveFloat
+from typing_extensions import override
 
 import topwork as tw
 from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision.headers import may_be_refused, orientation_of
+from topwork_tasks._vision.image_task import IMAGE_COLUMN, ImageTask
 from topwork_tasks._vision.images import shrink_map
 from topwork_tasks._vision.preview import doubts_of_rows
 from topwork_tasks.depth_estimation import depth_maps
@@ -33,13 +35,13 @@ if TYPE_CHECKING:
 HEAD = ("AutoModelForDepthEstimation",)
 
 
-class DepthEstimation(tw.Task):
+class DepthEstimation(ImageTask):
     """Estimate the distance of every pixel. `bad_input.md` says what becomes of bad rows."""
 
     name = "depth-estimation"
     Options = DepthEstimationOptions
     columns: ClassVar[Mapping[str, tw.Column]] = {
-        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True, kind="image"),
+        "image": IMAGE_COLUMN,
         "depth": tw.Column(
             "depth of each pixel: an image of mode I;16, I or F, a path (.npy, .exr too), an array or nested lists",
             target=True,
@@ -47,13 +49,13 @@ class DepthEstimation(tw.Task):
             kind="depth",
         ),
     }
-    cost_unit = "pixels"
     state_types: ClassVar[Mapping[str, Any]] = {"typical_depth": PositiveFloat, "pixel_range": list[float] | None}
     rows_view = DepthView()
 
     # ------------------------------------------------------------------ once
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: DepthEstimationOptions) -> tw.State:
         base, notes = bases["base"], doubts_of_rows(cls.rows_view, rows, options)
         processor = inputs.saved_processor(base, options.image_size)
@@ -73,11 +75,11 @@ class DepthEstimation(tw.Task):
 
     def __init__(self, bases: Mapping[str, Any], options: DepthEstimationOptions, state: tw.State) -> None:
         super().__init__(bases, options, state)
-        self.processor = state.processors["image_processor"]
         self.inputs = inputs.ImageInputs(self.processor, self.base.config, options, state.values)
         self._parts = augmentation.augment_parts(options.augment, augmentation.DEPTH_PARTS)
         self.repeatable = not self._parts
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         from topwork_tasks._vision.dense_heads import DepthHead, backbone_with_maps
 
@@ -114,11 +116,13 @@ class DepthEstimation(tw.Task):
             lambda: orientation_of(row.get("image")),
         )
 
+    @override
     def precheck(self, row: tw.Row, mode: tw.Mode) -> bool:
         # the header of an EXR file is not read here
         plain = mode == "predict" or is_exr(row.get("depth"))
         return may_be_refused(row, *(() if plain else ("depth",)))
 
+    @override
     def encode(self, rows: Sequence[tw.Row], mode: tw.Mode, seed: int) -> list[tw.Item]:
         items = []
         for index, row in enumerate(rows):
@@ -138,6 +142,7 @@ class DepthEstimation(tw.Task):
             items.append(tw.Item(index, tensors, cost=self.inputs.cost(size), extra=size))
         return items
 
+    @override
     def collate(self, items: Sequence[tw.Item], mode: tw.Mode) -> tw.Batch:
         tensors = batches.side_by_side(items)
         if mode != "predict":
@@ -147,14 +152,9 @@ class DepthEstimation(tw.Task):
             tensors["labels"] = torch.stack(labels) if len({depth.shape for depth in labels}) == 1 else labels
         return tw.Batch(tensors, items)
 
-    def cost_budget(self, device: str) -> int | None:
-        return self.inputs.cost_budget(device)
-
-    def costs(self, rows: Sequence[tw.Row]) -> list[list[int]] | None:
-        return self.inputs.costs(rows)
-
     # ------------------------------------------------------------------ tensors -> numbers
 
+    @override
     def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
         return self.row_losses(model, batch).mean()
 
@@ -172,9 +172,11 @@ class DepthEstimation(tw.Task):
         return batch.mean_by_row(torch.stack(losses))
 
     @property
+    @override
     def single_row_losses(self) -> bool:
         return self.inputs.shape is None
 
+    @override
     def predict(self, model: nn.Module, batch: tw.Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)
         for indices, tensors in batches.by_shape(batches.model_tensors(batch, model, "labels")):
@@ -182,20 +184,21 @@ class DepthEstimation(tw.Task):
                 parts[index] = depth_maps.to_image_size(depth, batch.items[index].extra)
         return parts
 
+    @override
     def merge(self, row: tw.Row, parts: Sequence[Any]) -> depth_maps.Depth:
         return depth_maps.Depth(super().merge(row, parts))
 
     # ------------------------------------------------------------------ numbers -> people
 
+    @override
     def metric(self) -> DepthMetric:
         return DepthMetric(self._truth, self.options.min_depth, self.options.max_depth, self.options.align)
 
+    @override
     def write(self, prediction: depth_maps.Depth, folder: Path, name: str) -> tw.Json:
         return depth_maps.write_depth(prediction, folder, name, self.options.write_as, self.options.png_scale)
 
-    def units(self, item: tw.Item) -> tw.Units:
-        return self.inputs.units(self.base, item.inputs["pixel_values"])
-
+    @override
     def draw(self, row: tw.Row, prediction: depth_maps.Depth) -> tw.Picture:
         image, size = self.inputs.open(row, None, "RGB")
         predicted, options = prediction["predicted_depth"], self.options
@@ -212,6 +215,7 @@ class DepthEstimation(tw.Task):
         return tw.Picture(caption, badness, depth_maps.draw_depths(image, maps, deepest))
 
     @classmethod
+    @override
     def example_rows(cls) -> list[tw.Row]:
         return depth_examples()
 

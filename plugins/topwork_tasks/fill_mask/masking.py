@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from topwork import DataError, Item, Json, Metric, Mode, Picture, Row, UsageError
 from topwork_tasks._text.windows import TextWindow
 
@@ -244,6 +246,7 @@ class MaskedTokenMetric(Metric):
     def __init__(self) -> None:
         self.nll, self.right, self.count, self.rows = 0.0, 0, 0, 0
 
+    @override
     def update(self, row: Row, prediction: Any) -> None:
         self.rows += 1
         for nll, right in prediction.scores:
@@ -251,12 +254,14 @@ class MaskedTokenMetric(Metric):
             self.right += right
             self.count += 1
 
+    @override
     def merge(self, metric: MaskedTokenMetric) -> None:
         self.nll += metric.nll
         self.right += metric.right
         self.count += metric.count
         self.rows += metric.rows
 
+    @override
     def result(self) -> dict[str, Json]:
         if not self.count:
             return {**dict.fromkeys(self.keys, math.nan), "masked": 0.0 if self.rows else math.nan}

@@ -11,21 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from topwork import (
-    Base,
-    Batch,
-    Column,
-    Item,
-    Metric,
-    Mode,
-    Picture,
-    Row,
-    State,
-    Task,
-    Units,
-    UsageError,
-)
+from typing_extensions import override
+
+from topwork import Base, Batch, Column, Item, Metric, Mode, Picture, Row, State, UsageError
 from topwork_tasks._text import inputs as text
+from topwork_tasks._text.text_task import TokenTargetTask
 from topwork_tasks._text.windows import TextWindow
 from topwork_tasks.fill_mask import masking
 from topwork_tasks.fill_mask.examples import masked_examples
@@ -38,7 +28,7 @@ if TYPE_CHECKING:
 AUTO = "AutoModelForMaskedLM"
 
 
-class FillMask(Task):
+class FillMask(TokenTargetTask):
     """Say what stands behind the masked tokens of a text.
 
     Rows that it refuses or mends: `bad_input.md`.
@@ -52,11 +42,11 @@ class FillMask(Task):
             "what belongs in the text's masks: a token, or one for each", target=True, required=False, kind="text"
         ),
     }
-    cost_unit = "tokens"
     state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "inputs": list[str]}
     repeatable = False
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: FillMaskOptions) -> State:
         state = text.learn_text_state(bases["base"], text.column_texts(rows, ("text",)), options.tokenizer)
         tokenizer = state.processors["tokenizer"]
@@ -68,11 +58,11 @@ class FillMask(Task):
     def __init__(self, bases: Mapping[str, Base], options: FillMaskOptions, state: State) -> None:
         super().__init__(bases, options, state)
         self.text = text.TextInputs.from_state(state, self.base, options.max_length)
-        self.tokenizer = self.text.tokenizer
         self.target_ids = masking.restricted_ids(self.tokenizer, options.targets)
         special = set(self.tokenizer.all_special_ids)
         self.ordinary = [token for token in range(len(self.tokenizer)) if token not in special]
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         model = self.base.native(AUTO, weights=weights, **self.state.values["token_changes"])
         if model is None:
@@ -84,10 +74,12 @@ class FillMask(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    @override
     def precheck(self, row: Row, mode: Mode) -> bool:
         # the answers to masks have much that can be wrong; rows without them have nothing to learn
         return self.options.mask in self.text.open(row, 0) and mode == "predict"
 
+    @override
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         mask = self.tokenizer.mask_token
         texts = [self.text.open(row, index).replace(self.options.mask, mask) for index, row in enumerate(rows)]
@@ -125,24 +117,10 @@ class FillMask(Task):
         inputs = {**window.inputs, "input_ids": changed, "labels": labels}
         return Item(row, inputs, len(ids), (positions, spans))
 
-    def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        return self.text.collate_labelled(items, mode)
-
-    def cost_budget(self, device: str) -> int | None:
-        return self.text.cost_budget(device)
-
     # ------------------------------------------------------------------ tensors -> numbers
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return text.mean_over_targets(*self._losses(model, batch))
-
-    def target_counts(self, batch: Batch) -> tuple[torch.Tensor]:
-        return ((batch.inputs["labels"] != -100).sum(),)
-
-    def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return text.row_means_over_targets(batch, *self._losses(model, batch))
-
-    def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    @override
+    def token_losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of the cross-entropy over the masks of each item, and their number; both [items]."""
         from torch.nn.functional import cross_entropy
 
@@ -174,20 +152,21 @@ class FillMask(Task):
         judged = zip(values.tolist(), tokens.tolist(), zip(nll.tolist(), right.tolist()), labels)
         return [(masking.mask_entries(item, judged), item.inputs["input_ids"]) for item in batch.items]
 
+    @override
     def merge(self, row: Row, parts: Sequence[Any]) -> masking.FilledMasks:
         return masking.filled_masks(self.tokenizer, parts)
 
     # ------------------------------------------------------------------ numbers -> people
 
+    @override
     def metric(self) -> Metric:
         return masking.MaskedTokenMetric()
 
-    def units(self, item: Item) -> Units:
-        return self.text.units(item)
-
+    @override
     def draw(self, row: Row, prediction: Any) -> Picture:
         return masking.draw_masks(row, prediction)
 
     @classmethod
+    @override
     def example_rows(cls) -> list[Row]:
         return masked_examples()

@@ -11,12 +11,14 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
+from typing_extensions import override
 
-from topwork import Batch, Column, Item, Mode, Picture, Row, State, Units, UsageError
+from topwork import Batch, Column, Item, Mode, Picture, Row, State, UsageError
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._vision import augmentation, inputs
 from topwork_tasks._vision.batches import model_tensors, stack
 from topwork_tasks._vision.headers import may_be_refused
+from topwork_tasks._vision.image_task import IMAGE_COLUMN, ImageTask
 from topwork_tasks._vision.images import magnified
 from topwork_tasks._vision.preview import ImageView
 from topwork_tasks.image_classification.mixup import mix
@@ -35,8 +37,8 @@ class ImageClassificationOptions(ClassifierOptions, inputs.ImageOptions):
     pooling: Literal["mean", "first", "own"] = Field("mean", description="of the generic task head")
 
 
-class ImageClassification(Classifier):
-    """Put labels on pictures.
+class ImageClassification(ImageTask, Classifier):
+    """Put labels on images.
 
     | bad input | what happens |
     |---|---|
@@ -59,10 +61,9 @@ class ImageClassification(Classifier):
     name = "image-classification"
     Options = ImageClassificationOptions
     columns: ClassVar[Mapping[str, Column]] = {
-        "image": Column("a picture: PIL, {bytes, path}, a path, or an uint8 array", lazy=True, kind="image"),
+        "image": IMAGE_COLUMN,
         "label": Column("a label's name or number; with multi_label a list of them", target=True, kind="label"),
     }
-    cost_unit = "pixels"
     rows_view = ImageView()
     HEAD = ("AutoModelForImageClassification",)
     usual_top = 5  # as the Hub's pipeline
@@ -70,6 +71,7 @@ class ImageClassification(Classifier):
     # ------------------------------------------------------------------ once
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: ImageClassificationOptions) -> State:
         base = bases["base"]
         if cls.target_kind(base, options) == "multi" and (options.mixup or options.cutmix or options.label_smoothing):
@@ -92,6 +94,7 @@ class ImageClassification(Classifier):
         self._mixes = options.mixup > 0 or options.cutmix > 0
         self.repeatable = not self._parts and not self._mixes
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         from topwork.task_heads import PooledHead
 
@@ -105,10 +108,6 @@ class ImageClassification(Classifier):
         backbone = self.base.backbone(weights=weights, **sees_all, **size_changes)
         return PooledHead(backbone, len(self.names), self.options.pooling, self.options.dropout)
 
-    @property
-    def processor(self) -> Any:
-        return self.state.processors["image_processor"]
-
     # ------------------------------------------------------------------ rows -> tensors
 
     @cached_property
@@ -117,9 +116,11 @@ class ImageClassification(Classifier):
         colour = inputs.mean_colour(self.processor)
         return augmentation.make_augmentation(self._parts, height, width, colour)
 
+    @override
     def precheck(self, row: Row, mode: Mode) -> bool:
         return may_be_refused(row, check=None if mode == "predict" else lambda row, _: self.targets.of(row))
 
+    @override
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         items = []
         for index, row in enumerate(rows):
@@ -134,6 +135,7 @@ class ImageClassification(Classifier):
             items.append(Item(index, {**target, **tensors}, cost=height * width, extra=row_seed))
         return items
 
+    @override
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         tensors: dict[str, Any] = {"pixel_values": stack([item.inputs["pixel_values"] for item in items])}
         if mode != "predict":
@@ -143,26 +145,20 @@ class ImageClassification(Classifier):
             mix(tensors, len(self.label_names), options.mixup, options.cutmix, seed)
         return Batch(tensors, items)
 
-    def cost_budget(self, device: str) -> int | None:
-        return self.inputs.cost_budget(device)
-
-    def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
-        return self.inputs.costs(rows)
-
     # ------------------------------------------------------------------ tensors -> numbers
 
+    @override
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return model(**model_tensors(batch, model, "labels")).logits
 
     # ------------------------------------------------------------------ numbers -> people
 
-    def units(self, item: Item) -> Units:
-        return self.inputs.units(self.base, item.inputs["pixel_values"])
-
+    @override
     def draw(self, row: Row, prediction: Any) -> Picture:
         return self.drawn(row, prediction, image=magnified(self.inputs.open(row, None, "RGB")[0]))
 
     @classmethod
+    @override
     def example_rows(cls) -> list[Row]:
         from PIL import Image, ImageDraw
 

@@ -13,10 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 import topwork as tw
 from topwork_tasks._vision import augmentation, batches
 from topwork_tasks._vision.frames import ANNOTATED_SIZE
 from topwork_tasks._vision.headers import may_be_refused
+from topwork_tasks._vision.image_task import IMAGE_COLUMN, ImageTask
 from topwork_tasks._vision.images import shrink_map
 from topwork_tasks._vision.inputs import ImageInputs, mean_colour, size_changes
 from topwork_tasks._vision.preview import doubts_of_rows
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class ImageSegmentation(tw.Task):
+class ImageSegmentation(ImageTask):
     """Label the pixels of images. `bad_input.md` says what becomes of bad rows.
 
     UperNet, BEiT and other heads with pooled context normalise over the batch and cannot learn from a single row: a
@@ -43,7 +46,7 @@ class ImageSegmentation(tw.Task):
     name = "image-segmentation"
     Options = ImageSegmentationOptions
     columns: ClassVar[Mapping[str, tw.Column]] = {
-        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True, kind="image"),
+        "image": IMAGE_COLUMN,
         "mask": tw.Column(
             "numbers of labels: an image of mode L, P or I, a path or an array; panoptic: COCO's segment ids",
             target=True,
@@ -65,7 +68,6 @@ class ImageSegmentation(tw.Task):
         ),
         "annotated_size": tw.Column(ANNOTATED_SIZE, target=True, required=False),
     }
-    cost_unit = "pixels"
     state_types: ClassVar[Mapping[str, Any]] = {
         "label_names": tw.OutputNames,
         "declared": tw.OutputNames | None,
@@ -79,6 +81,7 @@ class ImageSegmentation(tw.Task):
     # ------------------------------------------------------------------ once
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: ImageSegmentationOptions) -> tw.State:
         return learn_state(rows, bases["base"], options, doubts_of_rows(cls.rows_view, rows, options))
 
@@ -87,13 +90,13 @@ class ImageSegmentation(tw.Task):
         self.label_names: list[str] = state.values["label_names"]
         # labels whose segments are one; a folder of an older version has them in its options alone
         self._stuff: list[str] = state.values.get("stuff", options.stuff or [])
-        self.processor = state.processors["image_processor"]
         self._universal = models.learns_masks(self.base.config, options)
         self._truth = SegmentationTruth(options, state.values, self._universal)
         self.inputs = ImageInputs(self.processor, self.base.config, options, state.values, self._process)
         self._parts = augmentation.augment_parts(options.augment, augmentation.MAP_PARTS)
         self.repeatable = not self._parts
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.label_names))
         label2id = {name: index for index, name in numbered.items()}
@@ -134,10 +137,12 @@ class ImageSegmentation(tw.Task):
             return models.universal_inputs(self.processor, image, truth, labels)
         return models.semantic_inputs(self.processor, image, truth)
 
+    @override
     def precheck(self, row: tw.Row, mode: tw.Mode) -> bool:
         maps = ("mask",) if self.options.kind == "semantic" else ("mask", "instances")
         return may_be_refused(row, *(() if mode == "predict" else maps))
 
+    @override
     def encode(self, rows: Sequence[tw.Row], mode: tw.Mode, seed: int) -> list[tw.Item]:
         items = []
         for index, row in enumerate(rows):
@@ -152,6 +157,7 @@ class ImageSegmentation(tw.Task):
             items.append(tw.Item(index, tensors, self.inputs.cost(size), {"size": size, "seed": row_seed}))
         return items
 
+    @override
     def collate(self, items: Sequence[tw.Item], mode: tw.Mode) -> tw.Batch:
         if mode == "predict":
             return tw.Batch(batches.side_by_side(items), items)
@@ -165,20 +171,16 @@ class ImageSegmentation(tw.Task):
         maps = [batches.pad_map(item.inputs["labels"], height, width, ignored) for item in items]
         return tw.Batch({**tensors, "labels": batches.stack(maps).long()}, items)
 
-    def cost_budget(self, device: str) -> int | None:
-        return self.inputs.cost_budget(device)
-
-    def costs(self, rows: Sequence[tw.Row]) -> list[list[int]] | None:
-        return self.inputs.costs(rows)
-
     # ------------------------------------------------------------------ tensors -> numbers
 
+    @override
     def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
         if self._universal:
             return models.universal_loss(model, batch)
         loss = None if self._dense else models.native_loss(model, batch, self.options.ignore_index)
         return self._pixel_losses(model, batch).mean() if loss is None else loss
 
+    @override
     def target_counts(self, batch: tw.Batch) -> tuple[float | torch.Tensor]:
         if self._universal:  # the losses of masks; the cross-entropy of their labels, a mean over queries, goes along
             return (sum(len(labels) for labels in batch.inputs["class_labels"]),)
@@ -192,6 +194,7 @@ class ImageSegmentation(tw.Task):
         return super().row_losses(model, batch) if self.single_row_losses else self._pixel_losses(model, batch)
 
     @property
+    @override
     def single_row_losses(self) -> bool:
         plain = self.base.config.model_type == "segformer" and len(self.label_names) > 1
         return not (self._dense or plain)
@@ -203,6 +206,7 @@ class ImageSegmentation(tw.Task):
         dice = self.options.dice if self._dense else 0.0
         return row_losses(logits, batch.inputs["labels"], self.options.ignore_index, dice)
 
+    @override
     def predict(self, model: nn.Module, batch: tw.Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)
         stuff = [self.label_names.index(name) for name in self._stuff]
@@ -218,6 +222,7 @@ class ImageSegmentation(tw.Task):
                 parts[index] = result
         return parts
 
+    @override
     def merge(self, row: tw.Row, parts: Sequence[Any]) -> outputs.Segmentation:
         part: Any = super().merge(row, parts)
         if self.options.kind == "semantic":
@@ -230,6 +235,7 @@ class ImageSegmentation(tw.Task):
 
     # ------------------------------------------------------------------ numbers -> people
 
+    @override
     def metric(self) -> tw.Metric:
         if self.options.kind == "semantic":
             return SemanticMetric(self.label_names, self._truth.labels, self.options.ignore_index)
@@ -237,12 +243,11 @@ class ImageSegmentation(tw.Task):
             return InstanceMetric(self.label_names, self._truth.segments)
         return PanopticMetric(self.label_names, self._truth.segments, self._stuff)
 
+    @override
     def write(self, prediction: outputs.Segmentation, folder: Path, name: str) -> tw.Json:
         return outputs.write_masks(prediction, folder, name)
 
-    def units(self, item: tw.Item) -> tw.Units:
-        return self.inputs.units(self.base, item.inputs["pixel_values"])
-
+    @override
     def draw(self, row: tw.Row, prediction: outputs.Segmentation) -> tw.Picture:
         image, size = self.inputs.open(row, None, "RGB")
         if row.get("mask") is None and row.get("objects") is None:
@@ -253,5 +258,6 @@ class ImageSegmentation(tw.Task):
         return drawing.draw_segments(image, prediction, self._truth.segments(row, size), self.label_names)
 
     @classmethod
+    @override
     def example_rows(cls) -> list[tw.Row]:
         return mask_examples()

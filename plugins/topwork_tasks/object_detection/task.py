@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 import topwork as tw
 from topwork_tasks._classification.labels import label_index
 from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision import boxes as _boxes
 from topwork_tasks._vision.frames import ANNOTATED_SIZE
 from topwork_tasks._vision.headers import may_be_refused
+from topwork_tasks._vision.image_task import IMAGE_COLUMN, ImageTask
 from topwork_tasks._vision.images import magnified
 from topwork_tasks._vision.preview import doubts_of_rows
 from topwork_tasks.object_detection import detectors, processors
@@ -32,19 +35,18 @@ if TYPE_CHECKING:
 HEAD = ("AutoModelForObjectDetection",)
 
 
-class ObjectDetection(tw.Task):
+class ObjectDetection(ImageTask):
     """Find objects in images. `bad_input.md` says what becomes of bad rows."""
 
     name = "object-detection"
     Options = ObjectDetectionOptions
     columns: ClassVar[Mapping[str, tw.Column]] = {
-        "image": tw.Column("an image: PIL, {bytes, path}, a path, or an uint8 array", lazy=True, kind="image"),
+        "image": IMAGE_COLUMN,
         "objects": tw.Column(
             "{bbox: [[4 numbers]], category: [name or number]}, or a list of such dicts", target=True, kind="boxes"
         ),
         "annotated_size": tw.Column(ANNOTATED_SIZE, target=True, required=False),
     }
-    cost_unit = "pixels"
     state_types: ClassVar[Mapping[str, Any]] = {
         "label_names": tw.OutputNames,
         "declared": tw.OutputNames | None,
@@ -56,6 +58,7 @@ class ObjectDetection(tw.Task):
     # ------------------------------------------------------------------ once
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: ObjectDetectionOptions) -> tw.State:
         base = bases["base"]
         notes: list[str] = []
@@ -83,11 +86,11 @@ class ObjectDetection(tw.Task):
     def __init__(self, bases: Mapping[str, Any], options: ObjectDetectionOptions, state: tw.State) -> None:
         super().__init__(bases, options, state)
         self.label_names: list[str] = state.values["label_names"]
-        self.processor = state.processors["image_processor"]
         self.inputs = inputs.ImageInputs(self.processor, self.base.config, options, state.values, self._process)
         self._parts = augmentation.augment_parts(options.augment, augmentation.BOX_PARTS)
         self.repeatable = not self._parts
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         numbered = dict(enumerate(self.label_names))
         changes: dict[str, Any] = {
@@ -131,9 +134,11 @@ class ObjectDetection(tw.Task):
         declared = self.state.values["declared"]
         return [label_index(value, self.label_names, declared, index, "objects") for value in categories]
 
+    @override
     def precheck(self, row: tw.Row, mode: tw.Mode) -> bool:
         return may_be_refused(row, check=None if mode == "predict" else self._objects)
 
+    @override
     def encode(self, rows: Sequence[tw.Row], mode: tw.Mode, seed: int) -> list[tw.Item]:
         items = []
         for index, row in enumerate(rows):
@@ -162,6 +167,7 @@ class ObjectDetection(tw.Task):
             "boxes": _boxes.to_target(objects.boxes[~objects.crowd], size),
         }
 
+    @override
     def collate(self, items: Sequence[tw.Item], mode: tw.Mode) -> tw.Batch:
         if mode == "predict":
             return tw.Batch(batches.side_by_side(items), items)
@@ -172,17 +178,13 @@ class ObjectDetection(tw.Task):
         ]
         return tw.Batch(tensors, items)
 
-    def cost_budget(self, device: str) -> int | None:
-        return self.inputs.cost_budget(device)
-
-    def costs(self, rows: Sequence[tw.Row]) -> list[list[int]] | None:
-        return self.inputs.costs(rows)
-
     # ------------------------------------------------------------------ tensors -> numbers
 
+    @override
     def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
         return model(**batches.model_tensors(batch, model)).loss
 
+    @override
     def loss_terms(self, model: nn.Module, batch: tw.Batch) -> tuple[torch.Tensor, ...]:
         outputs = model(**batches.model_tensors(batch, model))
         if self._queries is None:
@@ -190,6 +192,7 @@ class ObjectDetection(tw.Task):
         entropy = sum(loss for name, loss in outputs.loss_dict.items() if name.startswith("loss_ce"))
         return entropy, outputs.loss - entropy
 
+    @override
     def target_counts(self, batch: tw.Batch) -> tuple[float, ...]:
         return detectors.target_counts(batch, self._queries, self.base.config)
 
@@ -200,6 +203,7 @@ class ObjectDetection(tw.Task):
             return (self.options.detr_head or DetrHeadOptions()).queries
         return detectors.mean_over_queries(self.base.config)
 
+    @override
     def predict(self, model: nn.Module, batch: tw.Batch) -> list[Any]:
         parts: list[Any] = [None] * len(batch)
         for indices, tensors in batches.by_shape(batches.model_tensors(batch, model)):
@@ -211,17 +215,20 @@ class ObjectDetection(tw.Task):
                 parts[index] = part
         return parts
 
+    @override
     def merge(self, row: tw.Row, parts: Sequence[Any]) -> Detections:
         scores, labels, boxes, size = super().merge(row, parts)
         return Detections(scores, labels, boxes, size, self.label_names, self.options.threshold)
 
     # ------------------------------------------------------------------ numbers -> people
 
+    @override
     def metric(self) -> CocoMetric:
         return CocoMetric(self.label_names, self._objects)
 
+    @override
     def units(self, item: tw.Item) -> tw.Units:
-        units = self.inputs.units(self.base, item.inputs["pixel_values"])
+        units = super().units(item)
         queries = getattr(self.base.config, "num_detection_tokens", 0)
         if units.grid is None or not queries:
             return tw.Units("patch", image=units.image)
@@ -229,6 +236,7 @@ class ObjectDetection(tw.Task):
         special = (*units.special, *range(last, last + queries))
         return tw.Units("patch", special=special, grid=units.grid, image=units.image)
 
+    @override
     def draw(self, row: tw.Row, prediction: Detections) -> tw.Picture:
         image, size = self.inputs.open(row, None, "RGB")
         predicted = [(list(entry["box"].values()), entry) for entry in prediction]
@@ -246,5 +254,6 @@ class ObjectDetection(tw.Task):
         return tw.Picture(caption=caption, badness=badness, image=drawn)
 
     @classmethod
+    @override
     def example_rows(cls) -> list[tw.Row]:
         return object_examples()

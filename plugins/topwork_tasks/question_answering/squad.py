@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
+from typing_extensions import override
+
 from topwork import DataError, Json, Metric, Row
 from topwork_tasks._text.metrics import UnicodeForm, in_unicode_form
 from topwork_tasks._text.words import trim_span
@@ -212,6 +214,7 @@ class SquadMetric(Metric):
         self.with_answer = [0, 0.0, 0.0]  # rows, exact, f1
         self.without = [0, 0.0, 0.0]
 
+    @override
     def update(self, row: Row, prediction: Any) -> None:
         truths = answer_texts(row, None)
         best = prediction[0] if isinstance(prediction, list) else prediction
@@ -224,10 +227,12 @@ class SquadMetric(Metric):
         sums[1] += max(float(predicted == truth) for truth in normalised)
         sums[2] += max(f1(predicted, truth) for truth in normalised)
 
+    @override
     def merge(self, metric: SquadMetric) -> None:
         self.with_answer = [mine + theirs for mine, theirs in zip(self.with_answer, metric.with_answer)]
         self.without = [mine + theirs for mine, theirs in zip(self.without, metric.without)]
 
+    @override
     def result(self) -> dict[str, Json]:
         both = [mine + theirs for mine, theirs in zip(self.with_answer, self.without)]
         return {

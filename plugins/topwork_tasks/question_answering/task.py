@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
+from typing_extensions import override
+
+from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State
 from topwork_tasks._text import inputs as text
+from topwork_tasks._text.text_task import TextTask
 from topwork_tasks._text.windows import span_in
 from topwork_tasks._text.words import trim_span
 from topwork_tasks.question_answering.examples import answer_examples
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 AUTO = "AutoModelForQuestionAnswering"
 
 
-class QuestionAnswering(Task):
+class QuestionAnswering(TextTask):
     """Find the span of a context that answers a question, or say that there is none.
 
     Rows that it refuses or mends: `bad_input.md`.
@@ -43,10 +46,10 @@ class QuestionAnswering(Task):
             kind="answers",
         ),
     }
-    cost_unit = "tokens"
     state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "no_answer": bool, "inputs": list[str]}
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: QuestionAnsweringOptions) -> State:
         may_be_absent = options.no_answer
         if may_be_absent is None:
@@ -57,9 +60,9 @@ class QuestionAnswering(Task):
     def __init__(self, bases: Mapping[str, Base], options: QuestionAnsweringOptions, state: State) -> None:
         super().__init__(bases, options, state)
         self.text = text.TextInputs.from_state(state, self.base, options.max_length)
-        self.tokenizer = self.text.tokenizer
         self.length = options.max_length or min(384, self.text.max_length or 384)
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         changes = self.state.values["token_changes"]
         model = self.base.native(AUTO, weights=weights, **changes)
@@ -71,10 +74,12 @@ class QuestionAnswering(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    @override
     def precheck(self, row: Row, mode: Mode) -> bool:
         self.text.precheck(row, "question", "context")
         return not row["context"].strip()
 
+    @override
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         questions = [self.text.open(row, index, "question") for index, row in enumerate(rows)]
         contexts = [self.text.open(row, index, "context") for index, row in enumerate(rows)]
@@ -99,6 +104,7 @@ class QuestionAnswering(Task):
                 items.append(Item(index, inputs, len(inputs["input_ids"]), extra))
         return items
 
+    @override
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         import torch
 
@@ -113,20 +119,20 @@ class QuestionAnswering(Task):
         """Return the number of padding tokens before an item's first token."""
         return self.text.padding_before(item, inputs["input_ids"].shape[1])
 
-    def cost_budget(self, device: str) -> int | None:
-        return self.text.cost_budget(device)
-
     # ------------------------------------------------------------------ tensors -> numbers
 
+    @override
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return self._losses(model, batch).mean()
 
+    @override
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         if self.single_row_losses:
             return super().row_losses(model, batch)
         return batch.mean_by_row(self._losses(model, batch))
 
     @property
+    @override
     def single_row_losses(self) -> bool:
         # padding before a text moves its tokens to other positions
         return self.tokenizer.padding_side == "left"
@@ -155,6 +161,7 @@ class QuestionAnswering(Task):
     def _forward(self, model: nn.Module, batch: Batch) -> Any:
         return model(**text.plain_inputs(batch.inputs, "start_positions", "end_positions"))
 
+    @override
     def predict(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
         outputs = self._forward(model, batch)
         starts, ends = outputs.start_logits.float().cpu(), outputs.end_logits.float().cpu()
@@ -169,6 +176,7 @@ class QuestionAnswering(Task):
             parts.append({"spans": spans, "null": float(start[null] + end[null])})
         return parts
 
+    @override
     def merge(self, row: Row, parts: Sequence[Mapping[str, Any]]) -> Any:
         null = min(part["null"] for part in parts) if self.state.values["no_answer"] else None
         spans = [span for part in parts for span in part["spans"]]
@@ -177,12 +185,11 @@ class QuestionAnswering(Task):
 
     # ------------------------------------------------------------------ numbers -> people
 
+    @override
     def metric(self) -> Metric:
         return SquadMetric(self.options.punctuation, self.options.normalise)
 
-    def units(self, item: Item) -> Units:
-        return self.text.units(item)
-
+    @override
     def draw(self, row: Row, prediction: Any) -> Picture:
         best = prediction[0] if isinstance(prediction, list) else prediction
         truths = None if row.get("answers") is None else answer_texts(row, None)
@@ -205,5 +212,6 @@ class QuestionAnswering(Task):
         return Picture(caption, badness, None, [piece for piece in pieces if piece[0]])
 
     @classmethod
+    @override
     def example_rows(cls) -> list[Row]:
         return answer_examples()

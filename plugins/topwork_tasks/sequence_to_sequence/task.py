@@ -26,6 +26,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from topwork import Base, BaseOptions, Batch, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.metrics import TextMetric, rouge_l
@@ -74,6 +76,7 @@ class SequenceToSequence(Task):
     # ------------------------------------------------------------------ once
 
     @classmethod
+    @override
     def recipe_problems(
         cls, options: Any, bases: Mapping[str, BaseOptions], columns: Collection[str], stages: Sequence[str]
     ) -> Sequence[tuple[str, str]]:
@@ -85,6 +88,7 @@ class SequenceToSequence(Task):
         return [(f"stages.{name}", message) for name in dict.fromkeys(pruning)]
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: Seq2SeqOptions) -> State:
         def texts(*sides: str) -> Any:
             if rows is None:
@@ -100,6 +104,7 @@ class SequenceToSequence(Task):
         self.sides = tokens.Sides(bases, options, state)
         self.tokenizer, self.target_tokenizer = self.sides.source, self.sides.target
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         changes = self.state.values["token_changes"]
         model: Any
@@ -132,12 +137,14 @@ class SequenceToSequence(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    @override
     def precheck(self, row: Row, mode: Mode) -> bool:
         self.source_text(row, 0, self.options)
         if mode != "predict":
             self.target_text(row, 0, self.options)
         return False
 
+    @override
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         sources = [self.source_text(row, index, self.options) for index, row in enumerate(rows)]
         targets = None
@@ -153,6 +160,7 @@ class SequenceToSequence(Task):
             items.append(Item(index, inputs, cost))
         return items
 
+    @override
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         together = self.form == "prompt"  # source and target are one sequence
         side = "left" if together and mode == "predict" else self.sides.padding
@@ -171,22 +179,26 @@ class SequenceToSequence(Task):
     def _padded(self, items: Sequence[Item], name: str, value: int, side: str) -> torch.Tensor:
         return text.pad_lists([item.inputs[name] for item in items], value, side)
 
+    @override
     def cost_budget(self, device: str) -> int | None:
         beams = self.options.generation.num_beams or 1
         return max(256, (2048 if device == "cpu" else 32768) // beams)
 
     # ------------------------------------------------------------------ tensors -> numbers
 
+    @override
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         smoothed = self.options.label_smoothing and batch.mode == "train"
         if not smoothed and "decoder_input_ids" not in batch.inputs:
             return super().loss(model, batch)
         return text.mean_over_targets(*self._losses(model, batch))
 
+    @override
     def target_counts(self, batch: Batch) -> tuple[torch.Tensor]:
         labels = batch.inputs["labels"]
         return (((labels[:, 1:] if self.form == "prompt" else labels) != -100).sum(),)
 
+    @override
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return text.row_means_over_targets(batch, *self._losses(model, batch))
 
@@ -212,6 +224,7 @@ class SequenceToSequence(Task):
         )
         return losses.sum(1), (labels != -100).sum(1).to(losses.dtype)
 
+    @override
     def predict(self, model: nn.Module, batch: Batch) -> list[list[dict[str, str]]]:
         first_row = batch.row_numbers[0]
         prompts = self.form == "prompt"
@@ -222,6 +235,7 @@ class SequenceToSequence(Task):
 
     # ------------------------------------------------------------------ numbers -> people
 
+    @override
     def metric(self) -> Metric:
         def truth(row: Row) -> str:
             return self.target_text(row, 0, self.options)
@@ -234,6 +248,7 @@ class SequenceToSequence(Task):
             self.options.normalise,
         )
 
+    @override
     def units(self, item: Item) -> Units:
         return text.token_units(self.tokenizer, item.inputs["input_ids"])
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import BertGenerationConfig, BertGenerationDecoder, BertGenerationEncoder, EncoderDecoderModel
+from typing_extensions import override
 
 from topwork import Base, UsageError
 
@@ -133,6 +134,7 @@ class SharedEncoderDecoder(EncoderDecoderModel):
         tied = {name: shared.get(source, source) for name, source in self.all_tied_weights_keys.items()}
         self.all_tied_weights_keys = {**tied, **shared}
 
+    @override
     def tie_weights(self, *args: Any, **kwargs: Any) -> Any:
         result = super().tie_weights(*args, **kwargs)
         if hasattr(self, "decoder"):

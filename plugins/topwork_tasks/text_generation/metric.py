@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from topwork import Json, Metric, Picture, Row
 from topwork_tasks._text.metrics import BleuTokenizer, UnicodeForm, corpus_bleu, in_unicode_form, rouge_l
 
@@ -98,6 +100,7 @@ class LanguageMetric(Metric):
         self.predictions: list[str] = []
         self.truths: list[str] = []
 
+    @override
     def update(self, row: Row, prediction: GeneratedText) -> None:
         self.nll += prediction.nll
         self.tokens += prediction.tokens
@@ -107,6 +110,7 @@ class LanguageMetric(Metric):
             self.predictions.append(in_unicode_form(prediction.completion.strip(), self.form))
             self.truths.append(in_unicode_form(truth.strip(), self.form))
 
+    @override
     def merge(self, metric: LanguageMetric) -> None:
         self.nll += metric.nll
         self.tokens += metric.tokens
@@ -114,6 +118,7 @@ class LanguageMetric(Metric):
         self.predictions += metric.predictions
         self.truths += metric.truths
 
+    @override
     def result(self) -> dict[str, Json]:
         loss = self.nll / self.tokens if self.tokens else math.nan
         scores: dict[str, Json] = {

@@ -12,21 +12,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from topwork import (
-    Base,
-    BaseOptions,
-    Batch,
-    Column,
-    Item,
-    Metric,
-    Mode,
-    Picture,
-    Row,
-    State,
-    Task,
-    Units,
-    UsageError,
-)
+from typing_extensions import override
+
+from topwork import Base, BaseOptions, Batch, Column, Item, Metric, Mode, Picture, Row, State, Task, Units, UsageError
 from topwork_tasks._text import generation
 from topwork_tasks._text import inputs as text
 from topwork_tasks.text_generation import prompts
@@ -63,6 +51,7 @@ class TextGeneration(Task):
     state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "compare": bool}
 
     @classmethod
+    @override
     def recipe_problems(
         cls, options: Any, bases: Mapping[str, BaseOptions], columns: Collection[str], stages: Sequence[str]
     ) -> Sequence[tuple[str, str]]:
@@ -73,6 +62,7 @@ class TextGeneration(Task):
         return ()
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: TextGenerationOptions) -> State:
         base = bases["base"]
         tokenizer, changes = text.find_tokenizer(base, prompts.row_texts(rows), options.tokenizer, template=False)
@@ -96,6 +86,7 @@ class TextGeneration(Task):
         self.new = generation.length_behind_prompt("generation.max_new_tokens", new, default, self.positions)
         self.group_rows = 64 if options.packing else 1
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         model = self.base.native(AUTO, weights=weights, **self.state.values["token_changes"])
         if model is None:
@@ -107,6 +98,7 @@ class TextGeneration(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    @override
     def precheck(self, row: Row, mode: Mode) -> bool:
         return mode == "predict" and not prompts.is_well_formed(row)  # a row without a completion can be continued
 
@@ -142,6 +134,7 @@ class TextGeneration(Task):
         start = self.tokenizer.bos_token_id
         return [self.tokenizer.eos_token_id if start is None else start]
 
+    @override
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
         pad = self.tokenizer.pad_token_id
         inputs: dict[str, Any] = {
@@ -157,6 +150,7 @@ class TextGeneration(Task):
             }
         return Batch(inputs, items)
 
+    @override
     def cost_budget(self, device: str) -> int | None:
         return 1024 if device == "cpu" else 16384
 
@@ -167,9 +161,11 @@ class TextGeneration(Task):
         nll, count, _ = self._losses(model, batch)
         return text.mean_over_targets(nll, count)
 
+    @override
     def target_counts(self, batch: Batch) -> tuple[torch.Tensor]:
         return ((batch.inputs["labels"][:, 1:] != -100).sum(),)
 
+    @override
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         nll, count, _ = self._losses(model, batch)
         mean, tokens = batch.mean_by_row(nll), batch.mean_by_row(count.to(nll.dtype))
@@ -179,6 +175,7 @@ class TextGeneration(Task):
         inputs = text.plain_inputs(batch.inputs, "labels", "prompt")
         return causal_token_losses(model(**inputs).logits, batch.inputs["labels"])
 
+    @override
     def predict(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
         if bool((batch.inputs["labels"][:, 1:] != -100).any()):
             scored = [values.tolist() for values in self._losses(model, batch)]
@@ -211,6 +208,7 @@ class TextGeneration(Task):
         inputs = {"input_ids": ids, "attention_mask": ids.new_ones(ids.shape)}
         return stream(generation.causal_module(model), self.tokenizer, inputs, self.options.generation, self.new)
 
+    @override
     def merge(self, row: Row, parts: Sequence[Mapping[str, Any]]) -> GeneratedText:
         completion = parts[0].get("completion") if parts else None
         shown = prompts.full_text(row, completion or "") if self.options.return_full_text else completion or ""
@@ -218,20 +216,24 @@ class TextGeneration(Task):
 
     # ------------------------------------------------------------------ numbers -> people
 
+    @override
     def metric(self) -> Metric:
         options = self.options
         return LanguageMetric(
             self.state.values["compare"], prompts.reference, options.bleu_tokenizer, options.normalise
         )
 
+    @override
     def units(self, item: Item) -> Units:
         return text.token_units(self.tokenizer, item.inputs["ids"])
 
+    @override
     def draw(self, row: Row, prediction: Any) -> Picture:
         question: Any = "\n".join(prompts.contents(row)) or row.get("prompt") or row.get("text")
         return draw_text(question, prediction, prompts.reference(row))
 
     @classmethod
+    @override
     def example_rows(cls) -> list[Row]:
         return generation_examples()
 

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from topwork import DataError, Json, Metric, Row, UsageError
 
 Scheme = Literal["IOB1", "IOB2", "IOBES", "plain"]
@@ -290,6 +292,7 @@ class EntityMetric(Metric):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "truth": None}  # processes exchange counts alone
 
+    @override
     def update(self, row: Row, prediction: Any) -> None:
         tags, spans = self.truth(row)
         if tags is not None:
@@ -307,12 +310,14 @@ class EntityMetric(Metric):
         self.predicted.update(kind for kind, _, _ in set(predicted))
         self.right.update(kind for kind, _, _ in set(true) & set(predicted))
 
+    @override
     def merge(self, metric: EntityMetric) -> None:
         for name in ("right", "predicted", "true"):
             getattr(self, name).update(getattr(metric, name))
         for name in ("tags", "tags_right", "rows", "inexpressible"):
             setattr(self, name, getattr(self, name) + getattr(metric, name))
 
+    @override
     def result(self) -> dict[str, Json]:
         if not self.rows:
             return dict.fromkeys(self.keys, math.nan)

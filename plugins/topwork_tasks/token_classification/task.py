@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, OutputNames, Picture, Row, State, Task, Units
+from typing_extensions import override
+
+from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, OutputNames, Picture, Row, State
 from topwork_tasks._text import inputs as text
+from topwork_tasks._text.text_task import TokenTargetTask
 from topwork_tasks._text.windows import TextWindow
 from topwork_tasks._text.words import Span
 from topwork_tasks.token_classification import entities, predictions, tags
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 AUTO = "AutoModelForTokenClassification"
 
 
-class TokenClassification(Task):
+class TokenClassification(TokenTargetTask):
     """Put a tag on every word, and find entities and other spans.
 
     Rows that it refuses or mends: `bad_input.md`.
@@ -43,7 +46,6 @@ class TokenClassification(Task):
             "entities of the text: a list of {start, end, label}, in characters", True, False, kind="spans"
         ),
     }
-    cost_unit = "tokens"
     state_types: ClassVar[Mapping[str, Any]] = {
         "label_names": OutputNames,
         "declared": OutputNames | None,
@@ -54,6 +56,7 @@ class TokenClassification(Task):
     rows_view = TagsView()
 
     @classmethod
+    @override
     def learn(cls, rows: Any, bases: Mapping[str, Base], options: TokenClassificationOptions) -> State:
         base = bases["base"]
         notes: list[str] = []
@@ -75,10 +78,10 @@ class TokenClassification(Task):
         self.scheme: entities.Scheme = values["scheme"]
         self.reader = tags.RowReader(self.names, values["declared"], options.span_words)
         self.text = text.TextInputs.from_state(state, self.base, options.max_length)
-        self.tokenizer = self.text.tokenizer
         self.stride = options.stride if options.stride is not None else (self.text.max_length or 0) // 4
         self.continuing = entities.continuing_tags(self.names, self.scheme)
 
+    @override
     def build(self, weights: bool = True) -> nn.Module:
         changes = dict(self.state.values["token_changes"])
         model = self.base.native(AUTO, weights=weights, id2label=dict(enumerate(self.names)), **changes)
@@ -90,6 +93,7 @@ class TokenClassification(Task):
 
     # ------------------------------------------------------------------ rows -> tensors
 
+    @override
     def precheck(self, row: Row, mode: Mode) -> bool:
         _, words = self.reader.words(row, None)
         if mode != "predict":
@@ -97,6 +101,7 @@ class TokenClassification(Task):
             self.reader.check_spans(row, None, words)
         return False
 
+    @override
     def encode(self, rows: Sequence[Row], mode: Mode, seed: int) -> list[Item]:
         read = [self.reader.words(row, index) for index, row in enumerate(rows)]
         by_row = self.text.windows([string for string, _ in read], self.stride)
@@ -131,24 +136,10 @@ class TokenClassification(Task):
             )
         return targets
 
-    def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        return self.text.collate_labelled(items, mode)
-
-    def cost_budget(self, device: str) -> int | None:
-        return self.text.cost_budget(device)
-
     # ------------------------------------------------------------------ tensors -> numbers
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return text.mean_over_targets(*self._losses(model, batch))
-
-    def target_counts(self, batch: Batch) -> tuple[torch.Tensor]:
-        return ((batch.inputs["labels"] != -100).sum(),)
-
-    def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return text.row_means_over_targets(batch, *self._losses(model, batch))
-
-    def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    @override
+    def token_losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of the cross-entropy over the targets of each item, and their number; both [items]."""
         from torch.nn.functional import cross_entropy
 
@@ -179,22 +170,23 @@ class TokenClassification(Task):
             parts.append([predictions.JudgedToken(*token) for token in judged])
         return parts
 
+    @override
     def merge(self, row: Row, parts: Sequence[list[predictions.JudgedToken]]) -> predictions.TagPrediction:
         reader = predictions.TokenReader(self.tokenizer, self.reader, self.scheme, self.options.aggregation)
         return reader.read(row, [token for part in parts for token in part])
 
     # ------------------------------------------------------------------ numbers -> people
 
+    @override
     def metric(self) -> Metric:
         read = entities.strict_entities if self.options.strict else None
         return entities.EntityMetric(self.reader, self.scheme, read)
 
-    def units(self, item: Item) -> Units:
-        return self.text.units(item)
-
+    @override
     def draw(self, row: Row, prediction: Any) -> Picture:
         return predictions.draw_tags(row, prediction, self.reader, self.scheme)
 
     @classmethod
+    @override
     def example_rows(cls) -> list[Row]:
         return tagged_examples()
