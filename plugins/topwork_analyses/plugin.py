@@ -5,6 +5,16 @@ from __future__ import annotations
 from topwork import Declaration, hookimpl
 
 
+#: stages that study hidden states, syntax and relevance
+_STUDIES_OF_STATES = (
+    Declaration(
+        "edge_probing",
+        "topwork_analyses.probing.stage:EdgeProbing",
+        "Probe which layer of the frozen model holds what: cumulative probes, control tasks, expected layers.",
+    ),
+)
+
+
 @hookimpl
 def register_stages() -> list[Declaration]:
     """Declare the stages of the analyses."""
@@ -14,4 +24,5 @@ def register_stages() -> list[Declaration]:
             "topwork_analyses.head_effects.stage:HeadEffects",
             "Measure what changes without each attention head: intervals over rows, corrected for all attention heads.",
         ),
+        *_STUDIES_OF_STATES,
     ]

@@ -131,8 +131,18 @@ def test_a_probe_of_types_reaches_its_control_and_a_probe_of_contexts_does_not()
     assert scores.f1(0)[0, 0] > 0.95 and scores.f1(1)[0, 0] > 0.95
 
 
-def test_resampled_scores_of_every_row_once_are_the_scores():
+def test_scores_of_every_row_once_are_the_scores_and_rows_count_as_often_as_they_are_drawn():
     rows = planted(1, 0, 60)
     scores = probe_layers(rows, rows, ProbeOptions(projection=8, epochs=1, seeds=(0, 1)))
-    again = scores.resampled(0, np.ones((1, rows.row_count)))
-    assert again[0] == pytest.approx(scores.f1().mean(-1), abs=1e-12)
+    everything = np.arange(rows.row_count)
+    assert scores.f1(0, everything) == pytest.approx(scores.f1(), abs=1e-12)
+    assert scores.f1(0, np.array([4, 4])) == pytest.approx(scores.f1(0, np.array([4])), abs=1e-12)
+    assert not np.allclose(scores.f1(0, everything[:10]), scores.f1())
+
+
+def test_shares_of_processes_sum_to_what_a_single_process_computes():
+    rows, options = planted(1, 0, 40), ProbeOptions(projection=8, epochs=1, seeds=(0, 1))
+    whole = probe_layers(rows, rows, options)
+    parts = [probe_layers(rows, rows, options, share=(index, 3)) for index in range(3)]
+    assert (sum(part.counts for part in parts) == whole.counts).all()
+    assert (sum(part.weights for part in parts) == whole.weights).all()

@@ -92,7 +92,7 @@ class Roles:
             return self._raw[role]
         options = getattr(self.data, role, None)
         if isinstance(options, RowsOptions) and role != "train":
-            return self._read(options, role)
+            return self.read(options, role)
         if not self.has(role):
             raise TopworkError(f"the recipe has no {role} rows", place="data", hint=f"add `data.{role}`")
         if role == "evaluate" and options is None:
@@ -106,7 +106,13 @@ class Roles:
             )
         return self._raw[role]
 
-    def _read(self, options: RowsOptions, role: str) -> Any:
+    def read(self, options: RowsOptions, role: str) -> Any:
+        """Return rows as their source has them, limited and shuffled, with all of their columns.
+
+        Args:
+            options: where they come from.
+            role: for the log.
+        """
         try:
             rows = self.plugins.load_rows(options)
         except TopworkError as error:
@@ -127,7 +133,7 @@ class Roles:
 
     def _cut(self) -> None:
         """Read the training rows and cut from them what the other roles want."""
-        rows = self._raw["train"] if "train" in self._raw else self._read(self._train_options(), "train")
+        rows = self._raw["train"] if "train" in self._raw else self.read(self._train_options(), "train")
         if row_count(rows) is not None and not isinstance(rows, Table):
             check_plain(rows, "data.train")
             rows = Table(rows)

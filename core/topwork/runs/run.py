@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from topwork.console import Console
+    from topwork.data.options import RowsOptions
     from topwork.data.roles import Roles
     from topwork.process import Process
     from topwork.stage import Stage, StageResult
@@ -91,7 +92,19 @@ class Run:
 
     def rows(self, role: str) -> Any:
         """The rows of a role ("train", "calibrate", "evaluate", "predict") with the task's column names."""
-        rows = self.roles(role)
+        return self._noted(self.roles(role))
+
+    def read_rows(self, options: RowsOptions, name: str) -> Any:
+        """Return rows of a stage's own, as their source has them, with columns that the task may not know.
+
+        Args:
+            options: where they come from.
+            name: what they are, for the log and for errors.
+        """
+        return self._noted(self.roles.read(options, name))
+
+    def _noted(self, rows: Any) -> Any:
+        """Write what was noted while rows were read into the log."""
         for note in self.roles.notes:
             self.say(note)
         self.roles.notes.clear()

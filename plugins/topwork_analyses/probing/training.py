@@ -95,22 +95,18 @@ class ProbeScores:
     counts: np.ndarray
     weights: np.ndarray
 
-    def f1(self, task: int = 0) -> np.ndarray:
-        """Return the micro-averaged F1 of a task [layers + 1, seeds]."""
-        return micro_f1(self.counts[:, :, task].sum(-2))
-
-    def resampled(self, task: int, repeats: np.ndarray) -> np.ndarray:
-        """Return the mean F1 over seeds for rows drawn with replacement.
+    def f1(self, task: int = 0, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the micro-averaged F1 of a task [layers + 1, seeds].
 
         Args:
-            task: 0, or 1 for the control.
-            repeats: [samples, rows], how often each row was drawn.
-
-        Returns:
-            [samples, layers + 1].
+            task: 0, or 1 for its control.
+            rows: indices of the rows that count, some of them several times; None for each once.
         """
-        counts = np.einsum("lsrc,nr->nlsc", self.counts[:, :, task].astype(np.float64), repeats, optimize=True)
-        return micro_f1(counts).mean(-1)
+        counts = self.counts[:, :, task]
+        if rows is None:
+            return micro_f1(counts.sum(-2))
+        repeats = np.bincount(rows, minlength=counts.shape[2]).astype(np.float64)
+        return micro_f1(np.einsum("lsrc,r->lsc", counts, repeats))
 
 
 def micro_f1(counts: np.ndarray) -> np.ndarray:
@@ -123,7 +119,8 @@ def probe_layers(
     train: SpanRows,
     evaluate: SpanRows,
     options: ProbeOptions | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    share: tuple[int, int] = (0, 1),
 ) -> ProbeScores:
     """Train probes on the layers 0 to l of frozen states, for each l and seed, and score them on other rows.
 
@@ -134,6 +131,8 @@ def probe_layers(
         evaluate: what they are scored on.
         options: how they are trained.
         progress: wraps the probes that are trained.
+        share: index of this process, and how many there are: each trains its share of the probes, and the sums of the
+            counts and weights of all are those of one process.
     """
     options = options or ProbeOptions()
     layers = train.states.shape[1]
@@ -141,7 +140,7 @@ def probe_layers(
     counts = np.zeros((layers, len(options.seeds), tasks, evaluate.row_count, 3), dtype=np.int32)
     weights = np.zeros((len(options.seeds), layers))
     pairs = [(layer, index) for layer in range(layers) for index in range(len(options.seeds))]
-    for layer, index in progress(pairs):
+    for layer, index in progress(pairs[share[0] :: share[1]]):
         probe = train_probe(train, layer + 1, options.seeds[index], options)
         counts[layer, index] = count_rows(probe, evaluate, layer + 1)
         if layer == layers - 1:

@@ -1,0 +1,240 @@
+"""Labelled rows of a run as spans over states in a file: encoded once, run once, found again by position.
+
+Entry point: `prepare`. On several processes the first one runs the model; the others read what it wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from topwork import DataError, Item, Row, Task, UsageError
+from topwork.data.loop import encode_rows
+from topwork_analyses.positions.spans import layout_of
+from topwork_analyses.probing.control import control_labels
+from topwork_analyses.probing.labelled_rows import Target, kinds_in, targets_of, text_of_row
+from topwork_analyses.probing.states import StateFile, write_states
+from topwork_analyses.probing.training import SpanRows
+
+if TYPE_CHECKING:
+    from topwork import Run
+
+#: rows that are encoded at a time
+CHUNK = 64
+
+
+@dataclass
+class Located:
+    """Targets of one kind with the positions of their spans in the file of states.
+
+    Args:
+        rows: index of the row of each target.
+        spans: for each target, for each of its spans, the positions.
+        labels: of each target.
+        types: of each target, for the control task; None where a span has no name.
+        missing: targets that no item of their row holds (cut texts).
+    """
+
+    rows: list[int] = field(default_factory=list)
+    spans: list[list[list[int]]] = field(default_factory=list)
+    labels: list[tuple[str, ...]] = field(default_factory=list)
+    types: list[str | None] = field(default_factory=list)
+    missing: int = 0
+
+
+@dataclass
+class Prepared:
+    """Rows of one role: states in a file, and the targets of each kind.
+
+    Args:
+        file: of the states.
+        shape: of the states.
+        kinds: kind of labels -> its targets.
+        row_count: rows that were used.
+        skipped: notes of the rows that were left out.
+    """
+
+    file: Path
+    shape: tuple[int, int, int]
+    kinds: dict[str, Located]
+    row_count: int
+    skipped: list[dict[str, Any]]
+
+    def span_rows(self, kind: str, names: Sequence[str]) -> SpanRows:
+        """Return the targets of a kind as tensors, with labels in the order of `names`."""
+        located = self.kinds[kind]
+        index = {name: position for position, name in enumerate(names)}
+        labels = torch.zeros(1, len(located.labels), len(names), dtype=torch.uint8)
+        for target, values in enumerate(located.labels):
+            labels[0, target, [index[value] for value in values]] = 1
+        spans = [_padded([spans[number] for spans in located.spans]) for number in range(len(located.spans[0]))]
+        states = StateFile(self.file, self.shape)
+        return SpanRows(states, spans, labels, torch.tensor(located.rows), self.row_count)
+
+
+def prepare(
+    run: Run, rows: Any, kinds: Sequence[str] | None, file: Path, *, column: str | None, stack: str | None
+) -> Prepared:
+    """Run the model on rows, write the states of their items, and locate the targets in them.
+
+    Args:
+        run: whose task and model are used.
+        rows: labelled rows.
+        kinds: kinds of labels; None for all that the first row has.
+        file: where states are written; the targets are written beside it for other processes.
+        column: the task's column that is given the text of a row; None for `text`.
+        stack: path of the stack of layers.
+
+    Raises:
+        UsageError: no row has labels of a kind.
+        DataError: a row cannot be used.
+        Refused: positions or states are not known.
+    """
+    targets = file.with_suffix(".targets")
+    if run.process.main:
+        prepared = _Preparation(run, kinds, column).run(rows, file, stack)
+        torch.save(prepared, targets)
+    run.process.barrier()
+    prepared = torch.load(targets, weights_only=False)
+    assert isinstance(prepared, Prepared)
+    return prepared
+
+
+class _Preparation:
+    """State of `prepare` while rows go by."""
+
+    def __init__(self, run: Run, kinds: Sequence[str] | None, column: str | None) -> None:
+        self.run_, self.column = run, column
+        self.kinds = None if kinds is None else list(kinds)
+        self.located: dict[str, Located] = {}
+        self.settings = run.settings()
+        #: row -> (text, targets by kind that stand in no item yet, items of the row that have not run)
+        self.waiting: dict[int, tuple[str | None, dict[str, list[Target]], int]] = {}
+        self.used = 0
+
+    def run(self, rows: Any, file: Path, stack: str | None) -> Prepared:
+        """Go through the rows."""
+        task, model = self.run_.task, self.run_.model
+        items = self._items(iter(rows))
+        states = write_states(task, model, items, file, plugins=self.run_.plugins, stack=stack, written=self._written)
+        for _, targets, _ in self.waiting.values():
+            self._missing(targets)
+        for kind, located in self.located.items():
+            if not located.labels:
+                raise UsageError(f"no row has a target of the kind `{kind}`", hint="name other `labels`, or more rows")
+        return Prepared(file, states.shape, self.located, self.used, self.settings.skipped)
+
+    def _items(self, rows: Iterator[Row]) -> Iterator[Item]:
+        """The items of the rows; what is known of their targets waits for the states."""
+        index = 0
+        while group := list(islice(rows, CHUNK)):
+            usable: dict[int, Row] = {}
+            for row in group:
+                try:
+                    text, targets = text_of_row(row), self._targets(row, index)
+                    usable[index] = task_row(self.run_.task, row, text, self.column)
+                    self.waiting[index] = (text, targets, 0)
+                except DataError as error:
+                    if self.settings.on_error != "skip":
+                        raise
+                    self.settings.skipped.append(error.note())
+                index += 1
+            indices, _, items = encode_rows(
+                self.run_.task, list(usable), list(usable.values()), "predict", self.settings
+            )
+            for row_index in indices:
+                text, targets, _ = self.waiting[row_index]
+                self.waiting[row_index] = (text, targets, sum(item.row == row_index for item in items))
+                self.used += 1
+            for row_index in usable.keys() - set(indices):
+                del self.waiting[row_index]
+            yield from items
+
+    def _targets(self, row: Row, index: int) -> dict[str, list[Target]]:
+        if self.kinds is None:
+            self.kinds = kinds_in(row)
+            if not self.kinds:
+                hint = "give tags, spans, heads and relations, targets or a label, or name `labels`"
+                raise UsageError("the rows have no labels that a probe knows", place="labels", hint=hint)
+        return {kind: targets_of(row, kind, index) for kind in self.kinds}
+
+    def _written(self, item: Item, start: int, count: int) -> None:
+        """Locate the targets that the states of an item hold."""
+        text, targets, items = self.waiting[item.row]
+        layout = layout_of(self.run_.task, item, text, count)
+        for kind, waiting in targets.items():
+            located = self.located.setdefault(kind, Located())
+            left = []
+            for target in waiting:
+                positions = [[start + index for index in layout.positions(span)] for span in target.spans]
+                if not all(positions):
+                    left.append(target)
+                    continue
+                located.rows.append(item.row)
+                located.spans.append(positions)
+                located.labels.append(target.labels)
+                located.types.append(target.type)
+            targets[kind] = left
+        if items > 1:
+            self.waiting[item.row] = (text, targets, items - 1)
+            return
+        self._missing(targets)
+        del self.waiting[item.row]
+
+    def _missing(self, targets: dict[str, list[Target]]) -> None:
+        for kind, waiting in targets.items():
+            self.located.setdefault(kind, Located()).missing += len(waiting)
+
+
+def task_row(task: Task, row: Row, text: str | None, column: str | None = None) -> Row:
+    """Return a row with the columns of a task: those that it has, and its text.
+
+    Args:
+        task: that encodes the row.
+        row: any row.
+        text: its text, None for rows of something else.
+        column: the task's column for the text; None for `text`.
+
+    Raises:
+        UsageError: the task has no such column.
+    """
+    if text is None:
+        return {name: row[name] for name in task.columns if name in row}
+    name = column or "text"
+    if name not in task.columns:
+        known = ", ".join(task.columns)
+        cause = f"task {task.name} has no column `{name}` for the text of a row"
+        raise UsageError(cause, place="column", hint=f"name one of {known}")
+    return {name: text}
+
+
+def label_names(*prepared: Located) -> list[str]:
+    """Return the labels that occur, in the order of the alphabet."""
+    return sorted({label for located in prepared for labels in located.labels for label in labels})
+
+
+def add_control(
+    train: SpanRows, evaluate: SpanRows, types: tuple[Sequence[str | None], Sequence[str | None]], seed: int
+) -> None:
+    """Give both sets of rows the labels of a control task as their second task.
+
+    Targets without a name (regions, stretches of time, whole rows) are types of their own: their labels are drawn for
+    each of them.
+    """
+    pool = train.labels[0]
+    for rows, names, role in ((train, types[0], "train"), (evaluate, types[1], "evaluate")):
+        known = [(role, index) if name is None else name for index, name in enumerate(names)]
+        rows.labels = torch.stack([rows.labels[0], control_labels(known, rows.labels[0], pool, seed)])
+
+
+def _padded(positions: Sequence[Sequence[int]]) -> torch.Tensor:
+    longest = max(len(values) for values in positions)
+    result = torch.full((len(positions), longest), -1, dtype=torch.long)
+    for index, values in enumerate(positions):
+        result[index, : len(values)] = torch.tensor(values, dtype=torch.long)
+    return result
