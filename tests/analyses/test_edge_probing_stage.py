@@ -1,4 +1,4 @@
-"""The stage `edge_probing` on rows of several tasks: which positions spans have, which states are read, what it says."""
+"""The stage `edge_probing` on rows of several tasks: positions of spans, states, figures, errors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from lens_recipes import RANGE, SIZES
-from tiny_bases import SEGFORMER, WAV2VEC2
+from tiny_bases import BART, GPT2, SEGFORMER, WAV2VEC2
 
 import topwork
 from topwork import DataError, Refused, UsageError
+from topwork_analyses.positions.readers import reader_of
 from topwork_analyses.positions.spans import Layout, Span
 from topwork_analyses.positions.tokens import token_characters, tokenizer_of, words_in
 from topwork_analyses.probing.labelled_rows import targets_of
@@ -31,12 +32,14 @@ SENTENCES = [
 NAMES = {"D": "det", "A": "amod", "N": "subj", "V": "root", "R": "adv"}
 for sentence in SENTENCES:
     sentence["relations"] = [NAMES[tag] for tag in sentence["tags"]]
-    sentence["text"] = " ".join(sentence["words"])
+    sentence["text"] = sentence["document"] = " ".join(sentence["words"])
+    sentence |= {"label": sentence["tags"][0], "summary": sentence["words"][-1]}
+LABELLED = [{name: row[name] for name in ("words", "tags", "heads", "relations")} for row in SENTENCES]
 QUICK = {"seeds": 2, "epochs": 2, "projection": 8, "draws": 20}
 
 
-def rows_file(folder: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
-    file = folder / "labelled.jsonl"
+def rows_file(folder: Path, rows: list[dict[str, Any]], name: str = "rows") -> dict[str, str]:
+    file = folder / f"{name}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return {"path": str(file)}
 
@@ -48,13 +51,13 @@ def text_recipe(folder: Path, stages: list[Any], task: str = "fill-mask", **base
 
 
 def probe(folder: Path, task: str = "fill-mask", rows: Any = None, base: Any = None, **options: Any) -> Any:
-    source = rows_file(folder, SENTENCES if rows is None else rows)
+    source = rows_file(folder, LABELLED if rows is None else rows, "labelled")
     stage = {"edge_probing": {"train": source, "evaluate": source, **QUICK, **options}}
     return topwork.run(text_recipe(folder, [stage], task, **(base or {})), folder=folder / "run", quiet=True)
 
 
 def test_words_and_pairs_of_words_are_probed_on_a_model_that_stays_as_it_is(tmp_path):
-    source = rows_file(tmp_path, SENTENCES)
+    source = rows_file(tmp_path, LABELLED, "labelled")
     stages = ["save", {"edge_probing": {"train": source, "evaluate": source, **QUICK}}]
     done = topwork.run(text_recipe(tmp_path, stages), folder=tmp_path / "run", quiet=True)
     result = done.results[1]["result"]
@@ -77,20 +80,18 @@ def test_words_and_pairs_of_words_are_probed_on_a_model_that_stays_as_it_is(tmp_
     assert not (done.root / done.results[1]["folder"] / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("task", ["text-classification", "token-classification", "text-generation"])
-def test_the_labels_of_any_rows_are_probed_on_the_model_of_any_task_on_texts(tmp_path, task):
-    base = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2} if task == "text-generation" else None
-    if task == "text-classification":
-        rows = [{**row, "label": row["tags"][0]} for row in SENTENCES]
-        source = rows_file(tmp_path, rows)
-        recipe = text_recipe(tmp_path, [{"edge_probing": {**QUICK, "labels": ["label"]}}], task)
-        recipe["data"] = {"train": rows_file(tmp_path, rows), "evaluate": source}
-        done = topwork.run(recipe, folder=tmp_path / "run", quiet=True)
-        assert done.results[0]["result"]["tables"]["edge probing"][0]["train_targets"] == 6
-        return
-    options = {"column": "prompt"} if task == "text-generation" else {}
-    result = probe(tmp_path, task, base=base, labels=["tags"], **options).results[0]["result"]
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "text-generation", "summarization"])
+def test_words_are_probed_on_the_model_of_any_task_on_texts(tmp_path, task):
+    base = {"text-generation": GPT2, "summarization": BART}.get(task, {}).get("config")
+    result = probe(tmp_path, task, base=base, labels=["tags"]).results[0]["result"]
     assert result["tables"]["edge probing"][0]["train_targets"] == 20
+
+
+def test_labels_of_whole_rows_are_probed_on_the_rows_of_the_run(tmp_path):
+    stages = [{"edge_probing": {**QUICK}}]
+    done = topwork.run(text_recipe(tmp_path, stages, "text-classification"), folder=tmp_path / "run", quiet=True)
+    line = done.results[0]["result"]["tables"]["edge probing"][0]
+    assert (line["labels"], line["train_targets"]) == ("label", 6)
 
 
 def test_whole_images_and_regions_are_probed_by_their_patches(tmp_path):
@@ -122,31 +123,31 @@ def test_stretches_of_sound_are_probed_by_their_frames(tmp_path):
         for index in range(8)
     ]
     work = topwork.build("audio-classification", WAV2VEC2, rows=rows)
-    items = work.task.encode(rows[:1], "predict", 0)
-    states = batch_states(work.task, Look(work.model), items)
+    reader = reader_of(work.task, work.model, rows[0])
+    items = reader.encode(rows[0], 0)
+    states = batch_states(reader, Look(work.model), items)
     seconds = work.task.units(items[0]).seconds
     assert states.shape[1] == pytest.approx(0.5 / seconds, abs=2)
-    layout = Layout(states.shape[1], work.task.units(items[0]))
+    layout = reader.layout(items[0], states.shape[1])
     assert layout.positions(Span("seconds", (10 * seconds, 20 * seconds))) == list(range(10, 20))
 
 
 def test_states_of_many_items_are_those_of_each_alone_and_those_of_the_model(tmp_path):
     work = topwork.build("fill-mask", {"config": {"model_type": "bert", **SIZES, **RANGE}}, rows=SENTENCES)
-    items = [item.at(index) for index, row in enumerate(SENTENCES) for item in work.task.encode([row], "predict", 0)]
+    reader = reader_of(work.task, work.model, SENTENCES[0])
+    items = [item for index, row in enumerate(SENTENCES) for item in reader.encode(row, index)]
     starts: dict[int, tuple[int, int]] = {}
-    states = write_states(
-        work.task,
-        work.model,
-        items,
-        tmp_path / "x",
-        written=lambda item, start, count: starts.update({item.row: (start, count)}),
-    )
+
+    def written(item: topwork.Item, start: int, count: int) -> None:
+        starts[item.row] = (start, count)
+
+    states = write_states(reader, items, tmp_path / "x", written=written)
     work.model.eval()
     for item in items:
         start, count = starts[item.row]
-        batch = work.task.collate([item], "predict")
+        inputs = {name: torch.tensor([values]) for name, values in item.inputs.items()}
         with torch.no_grad():
-            wanted = work.model(**batch.inputs, output_hidden_states=True).hidden_states
+            wanted = work.model(**inputs, output_hidden_states=True).hidden_states
         np.testing.assert_allclose(states[start : start + count], torch.stack(wanted, 2)[0].numpy(), atol=1e-5)
 
 
@@ -163,17 +164,10 @@ def test_tokens_of_a_text_are_found_among_special_and_other_tokens():
 
 
 def test_what_a_cut_text_has_lost_is_counted_and_not_probed(tmp_path):
-    rows = [
-        {**row, "words": [*row["words"], *["far"] * 40, "end"], "tags": [*row["tags"], *["R"] * 41]}
-        for row in SENTENCES
-    ]
-    rows = [{"words": row["words"], "tags": row["tags"]} for row in rows]
-    recipe = text_recipe(tmp_path, [])
-    source = rows_file(tmp_path, rows)
-    recipe["task"] = {"name": "text-classification", "max_length": 16}
-    labelled = rows_file(tmp_path, [{**row, "text": " ".join(row["words"]), "label": row["tags"][0]} for row in rows])
-    recipe["data"] = {"train": labelled, "evaluate": labelled}
-    recipe["stages"] = [{"edge_probing": {"train": source, "evaluate": source, "labels": ["tags"], **QUICK}}]
+    rows = [{"words": [*row["words"], *["far"] * 40], "tags": [*row["tags"], *["R"] * 40]} for row in SENTENCES]
+    recipe = text_recipe(tmp_path, [], "text-classification")
+    source = rows_file(tmp_path, rows, "labelled")
+    recipe["stages"] = [{"edge_probing": {"train": source, "evaluate": source, "max_length": 16, **QUICK}}]
     line = topwork.run(recipe, folder=tmp_path / "run", quiet=True).results[0]["result"]["tables"]["edge probing"][0]
     total = sum(len(row["words"]) for row in rows)
     assert line["cut_off"] == 2 * total - line["train_targets"] - line["evaluate_targets"] > 0
@@ -216,22 +210,23 @@ def test_words_stand_in_a_text_one_after_another():
     assert words_in("no, no", ["no", ",", "no"]) == [(0, 2), (2, 3), (4, 6)]
 
 
-def test_unknown_kinds_columns_and_stacks_are_errors_that_name_what_there_is(tmp_path):
-    with pytest.raises(UsageError, match="did you mean `tags`"):
-        probe(tmp_path / "a", labels=["tag"]) if (tmp_path / "a").mkdir() is None else None
-    (tmp_path / "b").mkdir()
-    with pytest.raises(UsageError, match="no column `texts`"):
-        probe(tmp_path / "b", column="texts")
-    (tmp_path / "c").mkdir()
-    with pytest.raises(UsageError, match="no stack of layers `decoder`"):
-        probe(tmp_path / "c", stack="decoder")
-    (tmp_path / "d").mkdir()
-    with pytest.raises(UsageError, match="one label only"):
-        probe(tmp_path / "d", rows=[{"words": ["a", "b"], "tags": ["X", "X"]}])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": ["tag"]}, "did you mean `tags`"),
+        ({"stack": "decoder"}, "no stack of layers `decoder`"),
+        ({"rows": [{"words": ["a", "b"], "tags": ["X", "X"]}]}, "one label only"),
+        ({"rows": [{"words": ["a", "b"]}]}, "no labels that a probe knows"),
+    ],
+)
+def test_what_is_not_there_is_an_error_that_names_what_there_is(tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        probe(tmp_path, **options)
 
 
-def test_layers_of_different_widths_are_refused_by_name():
-    work = topwork.build("image-segmentation", SEGFORMER)
-    rows = type(work.task).example_rows()[:1]
-    with pytest.raises(Refused, match="different positions or widths|dimensions"):
-        batch_states(work.task, Look(work.model), work.task.encode(rows, "predict", 0))
+def test_layers_of_different_widths_are_refused_by_name(plugins):
+    rows = plugins.task("image-segmentation").example_rows()
+    work = topwork.build("image-segmentation", SEGFORMER, rows=rows)
+    reader = reader_of(work.task, work.model, rows[0])
+    with pytest.raises(Refused, match=r"different positions or widths|dimensions"):
+        batch_states(reader, Look(work.model), reader.encode(rows[0], 0))

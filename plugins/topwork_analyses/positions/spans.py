@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from topwork import Item, Refused, Task, Units
-from topwork_analyses.positions.tokens import Characters, token_characters, tokenizer_of, tokens_covering
+from topwork import Refused, Units
+from topwork_analyses.positions.tokens import Characters, tokens_covering
 
 
 @dataclass(frozen=True)
@@ -88,28 +88,3 @@ class Layout:
         row = min(rows - 1, int((top + bottom) / 2 * rows))
         column = min(columns - 1, int((left + right) / 2 * columns))
         return inside or [patches[row * columns + column]]
-
-
-def layout_of(task: Task, item: Item, text: str | None, count: int) -> Layout:
-    """Return the layout of an item's states.
-
-    Args:
-        task: that made the item.
-        item: what the states are of.
-        text: of the row, None for rows of something else.
-        count: positions of the states.
-
-    Raises:
-        Refused: there are not as many states as positions.
-    """
-    units = task.units(item)
-    if text is None:
-        expected = None if units.grid is None else units.grid[0] * units.grid[1] + len(units.special)
-        if expected is not None and expected != count:
-            raise Refused(f"{count} states for {expected} positions", reason="unknown_layout")
-        return Layout(count, units)
-    ids: Any = item.inputs.get("input_ids")
-    if ids is None or len(ids) != count:
-        cause = f"{count} states for {0 if ids is None else len(ids)} tokens"
-        raise Refused(cause, reason="unknown_layout", hint="choose the states of another stack of layers")
-    return Layout(count, units, token_characters(tokenizer_of(task), text, [int(token) for token in ids]))

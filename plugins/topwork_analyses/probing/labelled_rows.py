@@ -1,8 +1,9 @@
 """Labelled rows of any kind as targets of edge probes: one or two spans with one or several labels.
 
 Entry point: `targets_of`. The kinds of labels (`KINDS`) cover the eight tasks of Tenney et al. 2019: a label for each
-word (parts of speech), for a span (constituents, entities), for two spans (dependencies, roles, relations, coreference),
-several labels for two spans (proto-roles); and, for images and sound, labels of whole rows, regions and stretches.
+word (parts of speech), for a span (constituents, entities), for two spans (dependencies, roles, relations,
+coreference), several labels for two spans (proto-roles); and, for images and sound, labels of whole rows, regions and
+stretches of time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topwork import DataError, Row, unknown
+from topwork_analyses.positions.readers import text_of_row
 from topwork_analyses.positions.spans import Span
 from topwork_analyses.positions.tokens import Characters, words_in
 
@@ -32,14 +34,6 @@ class Target:
     def type(self) -> str | None:
         """The word that a control task labels: what stands in the first span."""
         return self.spans[0].name
-
-
-def text_of_row(row: Row) -> str | None:
-    """Return the text of a row, or its words with spaces between them; None for a row of something else."""
-    if isinstance(row.get("text"), str):
-        return row["text"]
-    words = row.get("words")
-    return " ".join(words) if isinstance(words, list | tuple) else None
 
 
 def targets_of(row: Row, kind: str, index: int | None = None) -> list[Target]:

@@ -5,27 +5,23 @@ Entry point: `prepare`. On several processes the first one runs the model; the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from topwork import DataError, Item, Row, Task, UsageError
-from topwork.data.loop import encode_rows
-from topwork_analyses.positions.spans import layout_of
+from topwork import DataError, Item, Row, UsageError
+from topwork_analyses.positions.readers import reader_of
 from topwork_analyses.probing.control import control_labels
-from topwork_analyses.probing.labelled_rows import Target, kinds_in, targets_of, text_of_row
+from topwork_analyses.probing.labelled_rows import Target, kinds_in, targets_of
 from topwork_analyses.probing.states import StateFile, write_states
 from topwork_analyses.probing.training import SpanRows
 
 if TYPE_CHECKING:
     from topwork import Run
-
-#: rows that are encoded at a time
-CHUNK = 64
 
 
 @dataclass
@@ -78,7 +74,7 @@ class Prepared:
 
 
 def prepare(
-    run: Run, rows: Any, kinds: Sequence[str] | None, file: Path, *, column: str | None, stack: str | None
+    run: Run, rows: Any, kinds: Sequence[str] | None, file: Path, *, max_length: int | None, stack: str | None
 ) -> Prepared:
     """Run the model on rows, write the states of their items, and locate the targets in them.
 
@@ -87,7 +83,7 @@ def prepare(
         rows: labelled rows.
         kinds: kinds of labels; None for all that the first row has.
         file: where states are written; the targets are written beside it for other processes.
-        column: the task's column that is given the text of a row; None for `text`.
+        max_length: tokens of a text, at most; None for what tokenizer and model allow.
         stack: path of the stack of layers.
 
     Raises:
@@ -97,7 +93,7 @@ def prepare(
     """
     targets = file.with_suffix(".targets")
     if run.process.main:
-        prepared = _Preparation(run, kinds, column).run(rows, file, stack)
+        prepared = _Preparation(run, kinds, max_length).run(rows, file, stack)
         torch.save(prepared, targets)
     run.process.barrier()
     prepared = torch.load(targets, weights_only=False)
@@ -108,51 +104,43 @@ def prepare(
 class _Preparation:
     """State of `prepare` while rows go by."""
 
-    def __init__(self, run: Run, kinds: Sequence[str] | None, column: str | None) -> None:
-        self.run_, self.column = run, column
+    def __init__(self, run: Run, kinds: Sequence[str] | None, max_length: int | None) -> None:
+        self.source, self.max_length = run, max_length
         self.kinds = None if kinds is None else list(kinds)
         self.located: dict[str, Located] = {}
         self.settings = run.settings()
-        #: row -> (text, targets by kind that stand in no item yet, items of the row that have not run)
-        self.waiting: dict[int, tuple[str | None, dict[str, list[Target]], int]] = {}
+        #: row -> (targets by kind that stand in no item yet, items of the row that have not run)
+        self.waiting: dict[int, tuple[dict[str, list[Target]], int]] = {}
         self.used = 0
 
     def run(self, rows: Any, file: Path, stack: str | None) -> Prepared:
         """Go through the rows."""
-        task, model = self.run_.task, self.run_.model
-        items = self._items(iter(rows))
-        states = write_states(task, model, items, file, plugins=self.run_.plugins, stack=stack, written=self._written)
-        for _, targets, _ in self.waiting.values():
-            self._missing(targets)
+        rows = iter(rows)
+        first = next(rows, None)
+        if first is None:
+            raise UsageError("there are no rows", hint="give labelled rows")
+        self.reader = reader_of(self.source.task, self.source.model, first, self.max_length)
+        items = self._items(chain([first], rows))
+        options: dict[str, Any] = {"plugins": self.source.plugins, "stack": stack}
+        states = write_states(self.reader, items, file, written=self._written, **options)
         for kind, located in self.located.items():
             if not located.labels:
                 raise UsageError(f"no row has a target of the kind `{kind}`", hint="name other `labels`, or more rows")
         return Prepared(file, states.shape, self.located, self.used, self.settings.skipped)
 
-    def _items(self, rows: Iterator[Row]) -> Iterator[Item]:
+    def _items(self, rows: Iterable[Row]) -> Iterator[Item]:
         """The items of the rows; what is known of their targets waits for the states."""
-        index = 0
-        while group := list(islice(rows, CHUNK)):
-            usable: dict[int, Row] = {}
-            for row in group:
-                try:
-                    text, targets = text_of_row(row), self._targets(row, index)
-                    usable[index] = task_row(self.run_.task, row, text, self.column)
-                    self.waiting[index] = (text, targets, 0)
-                except DataError as error:
-                    if self.settings.on_error != "skip":
-                        raise
-                    self.settings.skipped.append(error.note())
-                index += 1
-            indices, _, items = encode_rows(
-                self.run_.task, list(usable), list(usable.values()), "predict", self.settings
-            )
-            for row_index in indices:
-                text, targets, _ = self.waiting[row_index]
-                self.waiting[row_index] = (text, targets, sum(item.row == row_index for item in items))
-                self.used += 1
-            for row_index in usable.keys() - set(indices):
-                del self.waiting[row_index]
+        for index, row in enumerate(rows):
+            try:
+                targets, items = self._targets(row, index), self.reader.encode(row, index)
+            except DataError as error:
+                error.row = index
+                if self.settings.on_error != "skip":
+                    raise
+                self.settings.skipped.append(error.note())
+                continue
+            self.used = index + 1
+            self.waiting[index] = (targets, len(items))
             yield from items
 
     def _targets(self, row: Row, index: int) -> dict[str, list[Target]]:
@@ -165,8 +153,8 @@ class _Preparation:
 
     def _written(self, item: Item, start: int, count: int) -> None:
         """Locate the targets that the states of an item hold."""
-        text, targets, items = self.waiting[item.row]
-        layout = layout_of(self.run_.task, item, text, count)
+        targets, items = self.waiting[item.row]
+        layout = self.reader.layout(item, count)
         for kind, waiting in targets.items():
             located = self.located.setdefault(kind, Located())
             left = []
@@ -181,7 +169,7 @@ class _Preparation:
                 located.types.append(target.type)
             targets[kind] = left
         if items > 1:
-            self.waiting[item.row] = (text, targets, items - 1)
+            self.waiting[item.row] = (targets, items - 1)
             return
         self._missing(targets)
         del self.waiting[item.row]
@@ -189,28 +177,6 @@ class _Preparation:
     def _missing(self, targets: dict[str, list[Target]]) -> None:
         for kind, waiting in targets.items():
             self.located.setdefault(kind, Located()).missing += len(waiting)
-
-
-def task_row(task: Task, row: Row, text: str | None, column: str | None = None) -> Row:
-    """Return a row with the columns of a task: those that it has, and its text.
-
-    Args:
-        task: that encodes the row.
-        row: any row.
-        text: its text, None for rows of something else.
-        column: the task's column for the text; None for `text`.
-
-    Raises:
-        UsageError: the task has no such column.
-    """
-    if text is None:
-        return {name: row[name] for name in task.columns if name in row}
-    name = column or "text"
-    if name not in task.columns:
-        known = ", ".join(task.columns)
-        cause = f"task {task.name} has no column `{name}` for the text of a row"
-        raise UsageError(cause, place="column", hint=f"name one of {known}")
-    return {name: text}
 
 
 def label_names(*prepared: Located) -> list[str]:

@@ -60,9 +60,9 @@ def summarise(scores: ProbeScores, confidence: float, draws: int, seed: int) -> 
     weights = scores.weights.mean(0)
     figures["centre_of_gravity"] = centre_of_gravity(weights)
     figures["weights_divergence_bits"] = divergence_from_uniform(weights)
-    remarks = (
-        [] if math.isfinite(layer) else ["the expected layer is undefined: the scores do not rise over the layers"]
-    )
+    remarks = []
+    if not math.isfinite(layer):
+        remarks.append("the expected layer is undefined: the scores do not rise over the layers")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UndefinedStatisticWarning)
         figures["gains_divergence_bits"] = gain_divergence(series)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -31,7 +32,9 @@ class EdgeProbing(Stage):
     )
     train: RowsOptions | None = Field(None, description="labelled rows to train probes on; by default the run's")
     evaluate: RowsOptions | None = Field(None, description="labelled rows to score probes on; by default the run's")
-    column: str | None = Field(None, description="the task's column that is given the text of a row; default `text`")
+    max_length: PositiveInt | None = Field(
+        None, description="tokens of a text; default what the model takes, 512 at most"
+    )
     limit: PositiveInt = Field(1000, description="most rows to train probes on")
     evaluate_limit: PositiveInt = Field(500, description="most rows to score probes on")
     stack: str | None = Field(None, description="path of the stack of layers; by default the first that can be mixed")
@@ -53,7 +56,9 @@ class EdgeProbing(Stage):
         train = self._prepare(run, "train", self.limit, self.labels)
         evaluate = self._prepare(run, "evaluate", self.evaluate_limit, list(train.kinds))
         scores: dict[str, ProbeScores] = {}
-        lines, metrics, remarks = [], {}, []
+        lines: list[dict[str, Json]] = []
+        metrics: dict[str, Json] = {}
+        remarks: list[str] = []
         for kind in train.kinds:
             scores[kind], line, undefined = self._probe(run, kind, train, evaluate)
             lines.append({"labels": kind, **line})
@@ -64,7 +69,7 @@ class EdgeProbing(Stage):
         from topwork_analyses.probing.report import curves
 
         return {
-            "rows": evaluate.row_count,
+            "rows": evaluate.row_count - len(evaluate.skipped),
             "metrics": metrics,
             "measures": "part",
             "states": dict(zip(("positions", "layers", "width"), train.shape)),
@@ -76,14 +81,14 @@ class EdgeProbing(Stage):
         }
 
     def _prepare(self, run: Run, role: str, limit: int, kinds: list[str] | None) -> Prepared:
-        from topwork.data.loop import head_rows
         from topwork_analyses.probing.preparation import prepare
 
         options = getattr(self, role)
         rows = run.rows(role) if options is None else run.read_rows(options, role)
         folder = run.folder / "checkpoints"
-        rows = run.progress(head_rows(rows, limit), label=f"states of {role} rows")
-        return prepare(run, rows, kinds, folder / f"{role}.states", column=self.column, stack=self.stack)
+        total = min(len(rows), limit) if hasattr(rows, "__len__") else None
+        rows = run.progress(islice(iter(rows), limit), total, label=f"states of {role} rows")
+        return prepare(run, rows, kinds, folder / f"{role}.states", max_length=self.max_length, stack=self.stack)
 
     def _probe(
         self, run: Run, kind: str, train: Prepared, evaluate: Prepared

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from topwork import Batch, Item, Refused, Task, UsageError
-from topwork.data.loop import cast_to_model_dtype, device_of
+from topwork import Item, Refused, UsageError
+from topwork_analyses.positions.readers import Reader
 from topwork_lens.look import Look
 
 #: items that are encoded before the first of them runs
@@ -41,8 +40,7 @@ class StateFile:
 
 
 def write_states(
-    task: Task,
-    model: nn.Module,
+    reader: Reader,
     items: Iterable[Item],
     file: Path,
     *,
@@ -53,8 +51,7 @@ def write_states(
     """Run a model on items, and write the states of all layers of one of its stacks.
 
     Args:
-        task: that made the items.
-        model: as it is, in evaluation mode; it is not changed.
+        reader: that made the items, and runs the model.
         items: in any number.
         file: where the states are written.
         plugins: that describe attention layers.
@@ -65,17 +62,16 @@ def write_states(
         UsageError: there is no such stack, or no item.
         Refused: no stack has states that can be mixed.
     """
-    look = Look(model, plugins)
+    look = Look(reader.module, plugins)
     total, layers, width = 0, 0, 0
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as output:
         for bucket in _buckets(items):
             for batch in _alike(bucket):
-                states = batch_states(task, look, batch, stack)
+                states = batch_states(reader, look, batch, stack)
                 if layers and states.shape[2:] != (layers, width):
-                    raise Refused(
-                        f"states of {tuple(states.shape[2:])}, before of {(layers, width)}", reason="unknown_layout"
-                    )
+                    cause = f"states of {tuple(states.shape[2:])} layers and width, before of {(layers, width)}"
+                    raise Refused(cause, reason="unknown_layout")
                 layers, width = states.shape[2:]
                 for item, values in zip(batch, states):
                     output.write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
@@ -87,8 +83,8 @@ def write_states(
 
 
 @torch.no_grad()
-def batch_states(task: Task, look: Look, items: Sequence[Item], stack: str | None = None) -> np.ndarray:
-    """Return the states of items of one shape [items, positions, layers, width] during a prediction.
+def batch_states(reader: Reader, look: Look, items: Sequence[Item], stack: str | None = None) -> np.ndarray:
+    """Return the states of items of one shape [items, positions, layers, width].
 
     Of several forward passes (generation) those of the first are returned.
 
@@ -96,10 +92,8 @@ def batch_states(task: Task, look: Look, items: Sequence[Item], stack: str | Non
         UsageError: there is no such stack.
         Refused: no stack has states that can be mixed, or they are not apart by items.
     """
-    model = look.model
-    batch: Batch = cast_to_model_dtype(task.collate(items, "predict").to(device_of(model)), model)
     with look.capture("hidden_states") as seen:
-        task.predict(model, batch)
+        reader.run(items)
     stacks = seen.hidden_states(run=0)
     if stack is not None and stack not in stacks:
         raise UsageError(f"no stack of layers `{stack}` ran", hint=f"there are {', '.join(stacks)}")
