@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from topwork import Declaration, hookimpl
 
-
 #: stages that study hidden states, syntax and relevance
 _STUDIES_OF_STATES = (
     Declaration(
