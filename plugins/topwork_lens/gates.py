@@ -9,8 +9,6 @@ their attention heads are refused (`head_slices`).
 from __future__ import annotations
 
 import functools
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -19,6 +17,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, UsageError
+from topwork_lens.activations.runs import Runs, checkpointing
 from topwork_lens.head_slices import heads_verified
 from topwork_lens.layers.context import Unit as Unit
 from topwork_lens.layers.context import first_input as first_input
@@ -92,7 +91,7 @@ class GateHook:
             return None
         self.calls += 1
         if self.scope is not None:
-            self.pending += _checkpointing()
+            self.pending += checkpointing()
         context = first_input(args, kwargs)
         self._check_items()
         factors = self.factors if isinstance(self.factors, torch.Tensor) else self.factors(context)
@@ -110,19 +109,6 @@ class GateHook:
 
 class KeptGate(GateHook):
     """A gate that stays on the model and is saved with it."""
-
-
-def _checkpointing() -> int:
-    """Return 1 in the forward pass of gradient checkpointing, -1 where its backward pass runs a layer again, else 0."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_filename.endswith(_CHECKPOINT):
-            return -1 if frame.f_code.co_name in ("backward", "recompute_fn", "unpack_hook") else 1
-        frame = frame.f_back  # type: ignore[assignment]
-    return 0
-
-
-_CHECKPOINT = "torch/utils/checkpoint.py"
 
 
 def factors_of(layer: Unit, masked: Sequence[int]) -> torch.Tensor:
@@ -180,7 +166,7 @@ def gated(
         stack.enter_context(eager_when_compiled())
         stack.enter_context(unfolded([module_at(model, path) for path in gates]))
         scope = stack.enter_context(Scope())
-        runs = _Runs(model, layers, scope, stack)
+        runs = Runs(model, list(gates), scope, stack)
         for path, (layer, factors) in gates.items():
             hook = hooks[path] = GateHook(layer, factors, scope)
             target = output_projection(model, layer)
@@ -202,62 +188,6 @@ def _count_items(
         first = next((value for value in tensors if value.dim() > 1), None)
         for hook in hooks.values():
             hook.items = None if first is None else len(first)
-
-
-class _Runs:
-    """What ran while gates were on: parts of the model, attention layers, and whether gradients were wanted."""
-
-    def __init__(self, model: nn.Module, layers: Sequence[Unit], scope: Scope, stack: ExitStack) -> None:
-        self.scope, self.parts, self.elsewhere, self.wanted = scope, 0, 0, False
-        self.layers: set[str] = set()
-        # Parts, not the model itself: where its outputs are given out of a cache, nothing runs.
-        for part in [*model.children()] or [model]:
-            stack.callback(part.register_forward_hook(self._part).remove)
-        stack.callback(model.register_forward_hook(self._output).remove)
-        for layer in layers:
-            for module in module_at(model, layer.path).modules():
-                stack.callback(module.register_forward_pre_hook(self._inside(layer.path)).remove)
-
-    def _part(self, *_: Any) -> None:
-        if self.scope.active:
-            self.parts += 1
-        else:
-            self.elsewhere += 1
-
-    def _inside(self, path: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            if self.scope.active:
-                self.layers.add(path)
-
-        return hook
-
-    def _output(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self.scope.active:
-            return
-        values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else [output]
-        self.wanted |= any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
-
-    def check(self, hooks: Mapping[str, GateHook]) -> None:
-        """Refuse gates that were not in force where their layer ran.
-
-        Raises:
-            Refused: see `gated`.
-        """
-        for path, hook in hooks.items():
-            if hook.pending > 0 and self.wanted:
-                cause = "gradient checkpointing ran this layer, and its backward pass would run it without the gates"
-                hint = "call backward inside the block, or run the model under torch.no_grad()"
-                raise refuse("no_gradient", cause, place=path, hint=hint)
-            if hook.calls:
-                continue
-            if path in self.layers:
-                raise refuse("not_run", "the model ran, but the output projection under the gate did not", place=path)
-            if self.parts:
-                warnings.warn(f"{path} did not run in this block: its gates changed nothing", stacklevel=4)
-            elif self.elsewhere:
-                cause = "the model ran in another thread, where these gates are not in force"
-                hint = "start the thread with contextvars.copy_context().run"
-                raise refuse("not_run", cause, place=path, hint=hint)
 
 
 def keep_gates(model: nn.Module, layer: Unit, factors: Sequence[float]) -> None:

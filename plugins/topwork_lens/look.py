@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, Refused, UsageError, map_tensors
+from topwork import AttentionLayer, Batch, Refused, UsageError
 from topwork_lens.blocks.access import BlockAccess, Heads
 from topwork_lens.capture.capture import Capture, needs_attention
 from topwork_lens.capture.result import Captured
@@ -23,6 +23,8 @@ from topwork_lens.layers.context import is_gateable
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
+from topwork_lens.model_state import bare_model, plain_inputs
+from topwork_lens.patching.patch import patched, patches_of
 from topwork_lens.pruning.probe_call import call_on
 from topwork_lens.pruning.prune import Pruned, lines, prune
 from topwork_lens.pruning.soft import living_layers
@@ -48,7 +50,7 @@ class Look(BlockAccess):
     """
 
     def __init__(self, model: Any, plugins: Any = None) -> None:
-        self.model: nn.Module = _bare(model)
+        self.model: nn.Module = bare_model(model)
         self.plugins = plugins
         self.owner = model
         gather(self.model)
@@ -213,6 +215,49 @@ class Look(BlockAccess):
         with gated(self.model, chosen):
             yield
 
+    @contextmanager
+    def patch(
+        self,
+        what: str,
+        value: Any,
+        *,
+        layers: Any = None,
+        heads: Any = None,
+        positions: int | Sequence[int] | None = None,
+        neurons: int | Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> Iterator[None]:
+        """Replace an activation for a block: `with look.patch("context", 0.0, heads={2: [1]}): model(**batch)`.
+
+        A patch is in force in the thread or task that entered the block. Patches may be nested: the last one entered
+        has the last word.
+
+        Args:
+            what: an activation as `capture` names it: "embeddings", "hidden_states", "final_norm", "head_input",
+                "context", "head_output", "attention_output", "mlp_input", "mlp_activation", "mlp_output".
+            value: a number; a tensor, of the shape of what is replaced or repeated to it; "mean", over all rows and
+                positions of the batch that runs; "resample", values of another row of it; a `Captured`, whose values
+                are put back run by run; a function that is given what is replaced; or any of these by layer.
+            layers: one part of the model or a list, named as `seen[what, ...]` names it; None for all.
+            heads: original indices of attention heads: of all layers, or by layer, or as pairs; None for all.
+            positions: token positions (of scores and weights: queries); None for all.
+            neurons: indices along the last dimension; None for all.
+            seed: of "resample".
+
+        Raises:
+            UsageError: there is no such part, or the value does not fit it.
+            Refused: the model has no such activation, it was not seen where its part ran, or single attention heads of
+                a layer that mixes them are meant.
+
+        Example:
+            >>> with look.patch("hidden_states", clean, layers=3, positions=5):  # doctest: +SKIP
+            ...     logits = model(**corrupt).logits
+        """
+        chosen: dict[str, Any] = {"keys": layers, "heads": heads, "positions": positions, "neurons": neurons}
+        standing = find_layers(self.model, self.plugins)
+        with patched(self.model, patches_of(self.model, what, value, standing, **chosen, seed=seed)):
+            yield
+
     def keep_masked(self, heads: Heads, factor: float = 0.0) -> dict[str, list[int]]:
         """Switch attention heads off for good, without cutting: the gates stay on the model and are saved with it.
 
@@ -325,7 +370,7 @@ class Look(BlockAccess):
         layers = self.layers
         scored = [layer for layer in in_groups(layers, groups) if is_gateable(layer) or method == "entropy"]
         if row_losses is None:
-            batches = (row for batch in batches for row in single_items(_inputs(batch)))
+            batches = (row for batch in batches for row in single_items(plain_inputs(batch)))
         with torch.inference_mode(False):
             rows, raw = score(
                 self.model,
@@ -342,28 +387,6 @@ class Look(BlockAccess):
         return importance_of(layers, raw, method, rows, normalise)
 
 
-def _bare(model: Any) -> nn.Module:
-    """Return the module itself: of an object that has one, of a compiled model, of a wrapper for several devices."""
-    bare = model if isinstance(model, nn.Module) else getattr(model, "model", None)
-    while True:
-        if isinstance(bare, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            bare = bare.module
-        elif isinstance(inner := getattr(bare, "_orig_mod", None), nn.Module):
-            bare = inner
-        elif isinstance(bare, nn.Module):
-            return bare
-        else:
-            raise UsageError(
-                f"a {type(model).__name__} is no model", hint="give an nn.Module, or what topwork.build made"
-            )
-
-
 def _tokenizer(owner: Any) -> Any:
     """Return the tokenizer of an object that has one, or whose task has one."""
     return getattr(owner, "tokenizer", None) or getattr(getattr(owner, "task", None), "tokenizer", None)
-
-
-def _inputs(batch: Mapping[str, Any] | Batch) -> Mapping[str, Any]:
-    inputs = batch.inputs if isinstance(batch, Batch) else batch
-    # Inference tensors cannot be saved for a backward pass, copies of them can.
-    return map_tensors(inputs, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)

@@ -5,12 +5,14 @@ Entry points: `quiet`, `frozen`, `device_of`. Both context managers restore what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+
+from topwork import Batch, UsageError, map_tensors
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -64,3 +66,26 @@ def text_config(config: Any) -> Any:
         return config.get_text_config()
     except ValueError:  # transformers finds several and does not choose
         return getattr(config, "decoder", config)
+
+
+def bare_model(model: Any) -> nn.Module:
+    """Return the module itself: of an object that has one, of a compiled model, of a wrapper for several devices."""
+    bare = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+    while True:
+        if isinstance(bare, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            bare = bare.module
+        elif isinstance(inner := getattr(bare, "_orig_mod", None), nn.Module):
+            bare = inner
+        elif isinstance(bare, nn.Module):
+            return bare
+        else:
+            raise UsageError(
+                f"a {type(model).__name__} is no model", hint="give an nn.Module, or what topwork.build made"
+            )
+
+
+def plain_inputs(batch: Mapping[str, Any] | Batch) -> Mapping[str, Any]:
+    """Return the inputs of a batch, such that gradients can be taken."""
+    inputs = batch.inputs if isinstance(batch, Batch) else batch
+    # Inference tensors cannot be saved for a backward pass, copies of them can.
+    return map_tensors(inputs, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)

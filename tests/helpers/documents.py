@@ -158,8 +158,8 @@ CORE_ROOMS = (
     *("errors", "system_errors", "files", "process", "signals", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
-    *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "scoring", "pruning", "schedule"),
-    "stages",
+    *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "patching", "scoring"),
+    *("pruning", "schedule", "stages"),
     *("scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
 )
 #: folders and modules of `topwork_analyses`, in the order in which rows meet them

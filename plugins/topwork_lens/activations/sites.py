@@ -7,7 +7,7 @@ and whole stacks of layers with what follows them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -52,8 +52,8 @@ class Site:
     path: str
     group: str = ""
     index: int = 0
-    layer: AttentionLayer | None = None
-    network: FeedForward | None = None
+    layer: AttentionLayer | None = field(default=None, compare=False)
+    network: FeedForward | None = field(default=None, compare=False)
 
 
 def sites_of(model: nn.Module, name: str, layers: Sequence[AttentionLayer]) -> list[Site]:
@@ -98,13 +98,14 @@ def _required(sites: list[Site], what: str) -> list[Site]:
 
 
 def head_paths(model: nn.Module, stacks: dict[str, list[nn.Module]]) -> list[str]:
-    """Return the paths of what may be a task head: parts of the model beside the one that holds its stacks."""
+    """Return the paths of what may be a task head: parts of the model after the one that holds its stacks."""
+    children = list(model.named_children())
+    bodies = [any(f"{stack}.".startswith(f"{path}.") for stack in stacks) for path, _ in children]
+    first = bodies.index(True) if any(bodies) else 0
     return [
         path
-        for path, module in model.named_children()
-        if next(module.parameters(), None) is not None
-        and not any(f"{stack}.".startswith(f"{path}.") for stack in stacks)
-        and not is_norm(module)
+        for (path, module), is_body in zip(children[first:], bodies[first:], strict=True)
+        if not is_body and not is_norm(module) and next(module.parameters(), None) is not None
     ]
 
 
@@ -126,8 +127,10 @@ def site_at(sites: Sequence[Site], key: object) -> Site:
         return matching[0]
     groups = list(dict.fromkeys(site.group for site in sites))
     group, index = _split(key, groups)
-    inside = [site for site in sites if site.group == group]
-    if inside and -len(inside) <= index < len(inside):
+    inside = {site.index: site for site in sites if site.group == group}
+    if index < 0:
+        index += len(inside)
+    if index in inside:
         return inside[index]
     raise unknown(sites[0].name, str(key), [str((site.group, site.index)) for site in sites])
 

@@ -6,6 +6,7 @@ Entry point: `tapped`, for what modules read and write. Operands of attention co
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -106,13 +107,27 @@ def _tap_networks(model: nn.Module, sites: Sequence[Site], visit: Visit, hooks: 
     for site in sites:
         network = _network(site)
         if site.name == "mlp_input":
-            # All projections read the same state; who replaces it replaces it for each.
+            once = _Once(visit)
             for path in network.inputs[:1] if hooks.reads else network.inputs:
-                hooks.before(module_at(model, path), _input_hook(site, visit))
+                hooks.before(module_at(model, path), _input_hook(site, once))
         elif site.name == "mlp_activation":
             hooks.before(module_at(model, network.output), _input_hook(site, visit))
         else:
             hooks.after(module_at(model, network.output), _output_hook(site, visit))
+
+
+class _Once:
+    """Visit of a state that several projections read: who replaces it does so once, for all of them."""
+
+    def __init__(self, visit: Visit) -> None:
+        self.visit = visit
+        self.last: weakref.ref[torch.Tensor] | None = None
+        self.changed: torch.Tensor | None = None
+
+    def __call__(self, site: Site, value: torch.Tensor) -> torch.Tensor | None:
+        if self.last is None or self.last() is not value:
+            self.last, self.changed = weakref.ref(value), self.visit(site, value)
+        return self.changed
 
 
 def _input_hook(site: Site, visit: Visit) -> Callable[..., Any]:

@@ -101,23 +101,21 @@ class Capture:
         self.scope = Scope()
         self.parts: dict[str, list[torch.Tensor]] = {}
         self.softmaxes: set[str] = set()
-        self.sites = self._sites(layers if known is None else known, networks)
-        self.seen = Captured(layers, what, None if folder is None else Path(folder), known, self.sites)
+        sites = self._sites(layers if known is None else known)
+        self.sites = [site for name in sites for site in self._chosen(sites[name], name, networks)]
+        self.seen = Captured(layers, what, None if folder is None else Path(folder), known, sites)
         self.wants_weights = bool(self.names) or "weights_gradient" in what
 
-    def _sites(self, known: Sequence[AttentionLayer], networks: Any) -> dict[str, list[Site]]:
-        """Sites of the activations that are read at modules, by name of the activation."""
+    def _sites(self, known: Sequence[AttentionLayer]) -> dict[str, list[Site]]:
+        """All sites of the activations that are read, by name of the activation."""
         names = dict.fromkeys(activation_of(name) for name in self.what)
-        by_name = {}
-        for name in names:
-            if name not in NAMES or name in SPECIAL:
-                continue
-            sites = sites_of(self.model, name, known)
-            if name in NETWORKS:
-                sites = chosen_sites(sites, networks)
-            watched = {layer.path for layer in self.layers}
-            by_name[name] = [site for site in sites if site.layer is None or site.path in watched]
-        return by_name
+        return {name: sites_of(self.model, name, known) for name in names if name in NAMES and name not in SPECIAL}
+
+    def _chosen(self, sites: Sequence[Site], name: str, networks: Any) -> list[Site]:
+        if name in NETWORKS:
+            return chosen_sites(sites, networks)
+        watched = {layer.path for layer in self.layers}
+        return [site for site in sites if site.layer is None or site.path in watched]
 
     @contextmanager
     def run(self) -> Iterator[Captured]:
@@ -135,7 +133,7 @@ class Capture:
                 for path in blocks(self.layers):
                     module = module_at(self.model, path)
                     stack.callback(module.register_forward_hook(self._hidden(path)).remove)
-            at_modules = [site for name, sites in self.sites.items() if name not in OPERANDS for site in sites]
+            at_modules = [site for site in self.sites if site.name not in OPERANDS]
             stack.enter_context(tapped(self.model, at_modules, self._visit, reads=True))
             if self.wants_weights:
                 stack.enter_context(self.tokens.watched())

@@ -259,12 +259,19 @@ class Captured:
         if activation in self.sites and activation not in OF_LAYERS:
             sites = self.sites[activation]
             wanted = None if group is None else group_at(group, [site.group for site in sites])
-            return [site.path for site in sites if wanted in (None, site.group)]
+            return [
+                site.path for site in sites if wanted in (None, site.group) and site.path in self.values.get(what, {})
+            ]
         watched = {layer.path for layer in self.layers}
         groups = {layer.path: name for (name, _), layer in numbered(self.known).items()}
         if what == "hidden":
             return list(self.values.get(what, {}))
         return [path for path in groups if path in watched and group in (None, groups[path])]
+
+    def _any_path(self, what: str) -> Key:
+        """Key of some part that `what` could be of, for the message that there is none."""
+        sites = self.sites.get(what.removesuffix("_gradient"), ())
+        return sites[0].path if sites else self.layers[0].path if self.layers else 0
 
     def image_map(
         self, what: str, layer: Key, grid: tuple[int, int], window: int | None = None, shift: int = 0
@@ -298,7 +305,7 @@ class Captured:
         """
         by_path = self.values.get(what, {})
         if not by_path or what not in self.what:
-            self.calls(what, self._paths_in(what, None)[0])
+            self.calls(what, next(iter(self._paths_in(what, None)), self._any_path(what)))
         paths = [path for path in by_path if self.reasons.get((what, path)) is None]
         if not paths:
             self.calls(what, next(iter(by_path)))
