@@ -184,7 +184,19 @@ from topwork.saving.deferred import (
     DeferredModule as DeferredModule,
 )
 from topwork.stage import (
+    HeadMap as HeadMap,
+)
+from topwork.stage import (
+    RandomBaseline as RandomBaseline,
+)
+from topwork.stage import (
+    Removal as Removal,
+)
+from topwork.stage import (
     Stage as Stage,
+)
+from topwork.stage import (
+    StageResult as StageResult,
 )
 from topwork.task import (
     Column as Column,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypedDict  # which pydantic needs before Python 3.12
 
 from topwork.items import Json
 
@@ -22,62 +23,137 @@ class RandomBaseline(TypedDict, total=False):
 
     Keys:
         draws: how many random choices were measured.
-        metrics: name -> mean over the draws.
+        role: whose rows they were measured on, such as "evaluate".
+        metrics: name -> mean over the draws; None where there is no value.
         each: the metrics of each draw.
+        chosen: the metrics of the stage's own choice, measured in the same way.
     """
 
     draws: int
-    metrics: dict[str, float]
-    each: list[dict[str, float]]
+    role: str
+    metrics: dict[str, float | None]
+    each: list[dict[str, float | None]]
+    chosen: dict[str, float | None]
+
+
+class Removal(TypedDict, total=False):
+    """Parts of the model that a stage took away.
+
+    Keys:
+        how: past participle: "pruned", "masked" (they are still there, and do nothing), or another one.
+        unit: what is counted, in the plural: "attention heads", "neurons", "layers".
+        before, after: how many of them the model had, and how many it has now.
+        parameters_before, parameters_after: parameters of the model; left out where their number stays.
+        heads: path of an attention layer -> original indices of the attention heads that the stage took away.
+    """
+
+    how: str
+    unit: str
+    before: int
+    after: int
+    parameters_before: int
+    parameters_after: int
+    heads: dict[str, list[int]]
+
+
+class HeadMap(TypedDict, total=False):
+    """A map of layers x attention heads, drawn of one list in each entry of `layers`.
+
+    Keys:
+        key: of the list; it has a value for each original attention head, or for each of `kept`; None where there is
+            no value.
+        title: over the map.
+        note: the unit, and how to read it.
+        fitted: begin the scale of colours at the smallest value instead of 0.
+        crossed: cross out the attention heads that later stages of the run took away.
+    """
+
+    key: str
+    title: str
+    note: str
+    fitted: bool
+    crossed: bool
+
+
+class EqualityCheck(TypedDict, total=False):
+    """Comparison of the outputs of two models that must be equal, such as masked and pruned.
+
+    Keys:
+        difference: the largest that was measured.
+        tolerance: the largest that is allowed.
+    """
+
+    difference: float
+    tolerance: float
 
 
 class StageResult(TypedDict, total=False):
-    """What the result of a stage may contain, beside keys of its own; JSON only.
+    """Result of a stage: JSON with those of these keys that apply, beside keys of its own.
 
-    A stage gives those that apply. The page of a run draws them, and later stages look for them; everything else is
-    shown as plain numbers and tables.
+    The page of a run is made of these keys alone: it never looks at the name of a stage, a metric or an option. All
+    other keys are shown as plain numbers and tables. On the page, in this order:
+
+    - `primary` of the first stage with `measures: "model"` is the metric of the headline.
+    - A stage with `measures: "model"` and that metric in `metrics` becomes a card with its value. The card is called
+      "Evaluation", "Before pruning", "After pruning", "After recovery" ... by the `change` of the stages around it.
+    - A stage with `removal` becomes a card that says how many of how many parts were taken away.
+    - A stage with `random_baseline` adds the card "As many at random".
 
     Keys:
-        metrics: name -> number: what was measured, `primary` among them.
-        primary: the metric to choose by.
+        metrics: name -> number: what was measured; None where there is no value.
+        primary: the metric to choose by, one of `metrics`.
         higher_is_better: the direction of `primary`.
-        measures: what `metrics` say something about: "model" for the whole model as it is now, "part" for anything
-            else (a probe, a part of the rows). Without it only `evaluate` measures the model.
+        measures: "model" when `metrics` are those of the whole model as it is now; anything else, or nothing, for
+            those of a probe, of another model, of a part of the model.
+        role: whose rows `metrics` were measured on: "evaluate", "calibrate", "train".
         rows: how many rows were used.
-        skipped, skipped_rows: rows that were left out, their number and the first of them: {"row", "column", "cause"}.
-        heads_before, heads_after: attention heads of the model: the stage removed or masked the difference.
-        parameters_before, parameters_after: the same of parameters.
-        removed, masked: path of an attention layer -> original indices of its heads that the stage took away.
-        layers: one entry an attention layer: {"path", "number", "scores" | "kept" ...}, lists with a value for each
-            attention head.
-        method: how `layers` were scored.
+        skipped, skipped_rows: rows that were left out, how many and the first of them: {"row", "column", "cause"}.
+        change: a noun for what the stage did to the model: "training", "pruning", "masking", "quantisation" ...;
+            left out when the model is as before.
+        removal: which parts of the model were taken away.
         random_baseline: what random choices of the same size gave.
-        history: [{"step", name: number}] of a training.
+        check: that the changed model computes what it must.
+        layers: an entry for each attention layer: {"path", "number", "side", "kind", "heads", "kept"} and lists with
+            a value for each attention head. `heads` is their original number, `kept` the original indices of those
+            that are still there.
+        head_maps: which lists of `layers` are drawn, and how.
+        history: of a training, in the order of the steps: {"step", "loss", "learning_rate", "eval_loss",
+            "eval_<metric>"}, each where it was measured. `eval_` are measurements on the calibrate rows.
         curves: [{"title", "x", "series": {name: [[x, y], ...]}}].
-        tables: title -> list of dicts, or {"columns", "rows"}, or a confusion matrix {"labels", "counts"}.
+        tables: title -> list of dicts, or {"columns", "rows"}, or a confusion matrix {"labels", "counts"} with a row
+            of counts for each true label.
         model_folder: where a model was saved, relative to the run folder when it lies inside.
+        page: file that the stage wrote about the run; a page leaves such stages out.
+
+    Files beside result.json that are drawn as well: `pictures.json`, a list of {"row", "caption", "image", "text"}
+    (see `topwork.Picture`; `image` is a path in the stage's folder), and `attention.json`, {"rows": [{"row", "image",
+    "grid", "names", "layers": [{"number", "group", "weights"}]}]}.
+
+    Example:
+        def __call__(self, run: Run) -> StageResult:
+            accuracy = probe_accuracy(run)
+            return {"metrics": {"accuracy": accuracy}, "primary": "accuracy", "measures": "probe", "role": "evaluate"}
     """
 
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     primary: str
     higher_is_better: bool
     measures: str
+    role: str
     rows: int
     skipped: int
     skipped_rows: list[dict[str, Any]]
-    heads_before: int
-    heads_after: int
-    parameters_before: int
-    parameters_after: int
-    removed: dict[str, list[int]]
-    masked: dict[str, list[int]]
-    layers: list[dict[str, Any]]
-    method: str
+    change: str
+    removal: Removal
     random_baseline: RandomBaseline
+    check: EqualityCheck | None
+    layers: list[dict[str, Any]]
+    head_maps: list[HeadMap]
     history: list[dict[str, Any]]
     curves: list[dict[str, Any]]
     tables: dict[str, Any]
     model_folder: str
+    page: str
 
 
 class Stage(BaseModel):

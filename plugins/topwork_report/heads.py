@@ -1,6 +1,7 @@
-"""What stages found out about attention heads: maps of layers x heads, and which heads were removed.
+"""Blocks about attention heads: maps of layers x attention heads, and which attention heads were removed.
 
-Heads go by their original numbers throughout, so a column means the same head before and after pruning.
+Entry points: `head_maps` and `removal`. Attention heads go by their original indices throughout, so a column means the
+same attention head before and after pruning.
 """
 
 from __future__ import annotations
@@ -9,60 +10,45 @@ from typing import Any
 
 from topwork_report.charts import HeatRow, heat_map
 from topwork_report.formatting import short, words
-from topwork_report.run_files import RunFiles, StageFiles, mappings, number, numbers
-from topwork_report.summary import is_pruning, random_metrics
+from topwork_report.run_files import RunFiles, StageFiles, count_in, mappings, number, numbers
+from topwork_report.summary import baseline_of, removal_of, text_in
 
 Block = dict[str, Any]
 Layer = dict[str, Any]
-_MEASURES = {
-    "entropy": ("Entropy", "nats; low: sharp, high: spread out"),
-    "distance": ("Attention distance", "in positions or patches"),
-    "special": ("On special positions", "share"),
-    "one_removed": ("Without the attention head", "change of the metric"),
-    "all_but_one": ("With the attention head alone in its layer", "change of the metric"),
-}
-_FITTED = ("entropy", "distance")
+_MOST_HEADS = 4096  # of a layer on the page
 
 
-def importance(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
-    """The map of the scores, the attention heads crossed that a later stage of the run removed."""
-    layers = [layer for layer in mappings(stage.result.get("layers")) if isinstance(layer.get("scores"), list)]
-    method = stage.result.get("method")
-    title = "Importance of the attention heads" + (f" ({method})" if isinstance(method, str) else "")
-    block = _heat(run, title, layers, "scores", cut_later(run, stage)) if layers else None
-    return ([block], {"layers"}) if block else ([], set())
+def head_maps(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
+    """Return the maps that `head_maps` of the result describes; each shows one list of the entries of `layers`."""
+    layers = mappings(stage.result.get("layers"))
+    blocks = []
+    for described in mappings(stage.result.get("head_maps")):
+        key = text_in(described, "key", "")
+        cut = cut_later(run, stage) if described.get("crossed") is True else {}
+        title, note = text_in(described, "title", words(key)), text_in(described, "note", "")
+        blocks.append(_heat(run, title, layers, key, cut, note=note, fitted=described.get("fitted") is True))
+    drawn = [block for block in blocks if block]
+    return drawn, {"layers", "head_maps"} if drawn else set()
 
 
-def measured(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
-    """Maps of what a stage measured of every attention head: from attention.json, else from the result itself."""
-    attention = stage.artefacts.get("attention.json")
-    inside = mappings(stage.result.get("layers"))
-    layers = (mappings(attention.get("layers")) if isinstance(attention, dict) else []) or inside
-    maps = [
-        _heat(run, title, layers, key, {}, note=note, fitted=key in _FITTED) for key, (title, note) in _MEASURES.items()
-    ]
-    blocks = [block for block in maps if block]
-    return blocks, ({"layers"} if blocks and layers == (inside or layers) else set())
-
-
-def pruning(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
-    """Counts before and after, the random baseline, the heads of each layer as kept or removed, the self-check."""
-    if not is_pruning(stage):
-        return [], set()
-    result = stage.result
-    shown = {"heads_before", "heads_after"}
-    tiles = [{"name": "attention heads", "value": result["heads_after"], "was": result["heads_before"], "main": True}]
-    sizes = number(result.get("parameters_before")), number(result.get("parameters_after"))
+def removal(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
+    """Return counts before and after, the random baseline, the attention heads of each layer, and the check."""
+    baseline, shown = _baseline(stage)
+    counts = removal_of(stage)
+    if counts is None:
+        return baseline, shown
+    unit = text_in(counts, "unit", "parts")
+    tiles = [{"name": unit, "value": counts["after"], "was": counts["before"], "main": True}]
+    sizes = count_in(counts, "parameters_before"), count_in(counts, "parameters_after")
     if None not in sizes:
         tiles.append({"name": "parameters", "value": sizes[1], "was": sizes[0], "main": False})
-        shown |= {"parameters_before", "parameters_after"}
-    blocks: list[Block] = [{"kind": "tiles", "tiles": tiles}]
-    blocks += _baseline(result, shown)
-    layers = mappings(result.get("layers"))
-    if layers:
-        blocks.append(_head_rows(run, stage, layers))
-        shown |= {"layers", "removed", "masked"}
-    check = _check(result.get("check"))
+    blocks: list[Block] = [{"kind": "tiles", "tiles": tiles}, *baseline]
+    shown |= {"removal", *(key for key in ("parameters_before", "parameters_after") if stage.result.get(key) in sizes)}
+    layers = mappings(stage.result.get("layers"))
+    if layers and isinstance(counts.get("heads"), dict):
+        blocks.append(_head_rows(run, counts, layers))
+        shown.add("layers")
+    check = _check(stage.result.get("check"))
     if check:
         blocks.append(check)
         shown |= set() if check["more"] else {"check"}
@@ -70,30 +56,18 @@ def pruning(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
 
 
 def cut_later(run: RunFiles, stage: StageFiles) -> dict[str, set[int]]:
-    """The attention heads, by a layer's path, that pruning stages after this one removed."""
+    """Return the attention heads, by a layer's path, that later stages took away."""
     cut: dict[str, set[int]] = {}
     for later in run.stages:
-        if later.number > stage.number and is_pruning(later):
-            for layer in mappings(later.result.get("layers")):
-                cut.setdefault(str(layer.get("path")), set()).update(removed_heads(run, later, layer))
+        counts = removal_of(later) if later.number > stage.number else None
+        for path, heads in _removed_heads(counts).items():
+            cut.setdefault(path, set()).update(heads)
     return cut
 
 
-def removed_heads(run: RunFiles, stage: StageFiles, layer: Layer) -> set[int]:
-    """What a pruning stage removed (or masked) of one layer: as it says, else what was scored and is kept no longer."""
-    path = str(layer.get("path"))
-    for listed in (stage.result.get("removed"), stage.result.get("masked")):
-        if isinstance(listed, dict):
-            return set(_whole(listed.get(path)))
-    if isinstance(layer.get("removed"), list):
-        return set(_whole(layer["removed"]))
-    for earlier in reversed([other for other in run.stages if other.number < stage.number]):
-        for scored in mappings(earlier.result.get("layers")):
-            if scored.get("path") == layer.get("path") and isinstance(scored.get("scores"), list):
-                heads = _columns(scored, scored["scores"])
-                before = {head for head, value in heads.items() if value is not None}
-                return before - set(_whole(layer.get("kept"))) if isinstance(layer.get("kept"), list) else set()
-    return set()
+def _removed_heads(counts: dict[str, Any] | None) -> dict[str, set[int]]:
+    heads = counts.get("heads") if counts else None
+    return {str(path): set(_whole(indices)) for path, indices in heads.items()} if isinstance(heads, dict) else {}
 
 
 def layer_names(run: RunFiles, layers: list[Layer]) -> list[str]:
@@ -131,7 +105,9 @@ def _heat(
         values = _columns(layer, layer[key])
         kept = set(_whole(layer["kept"])) if isinstance(layer.get("kept"), list) else set(values)
         absent = frozenset(set(range(max(values, default=-1) + 1)) - kept)
-        rows.append(HeatRow(name, _place(layer, name), values, frozenset(cut.get(str(layer.get("path")), ())), absent))
+        rows.append(
+            HeatRow(name, _layer_tip(layer, name), values, frozenset(cut.get(str(layer.get("path")), ())), absent)
+        )
     count = max((max(row.values, default=-1) for row in rows), default=-1) + 1
     columns = [str(head) for head in range(count)]
     # Entropies differ little beside their size: their scale begins at the smallest; it is written under the map.
@@ -150,49 +126,49 @@ def _columns(layer: Layer, values: list[Any]) -> dict[int, float | None]:
 
 def _whole(values: Any) -> list[int]:
     """The head numbers in a list; an empty list for anything else."""
-    return [value for value in values if type(value) is int and 0 <= value < 4096] if isinstance(values, list) else []
+    return (
+        [value for value in values if type(value) is int and 0 <= value < _MOST_HEADS]
+        if isinstance(values, list)
+        else []
+    )
 
 
-def _place(layer: Layer, name: str) -> str:
+def _layer_tip(layer: Layer, name: str) -> str:
     path = layer.get("path")
     return f"layer {name}, {path}" if isinstance(path, str) and path != name else f"layer {name}"
 
 
-def _baseline(result: dict[str, Any], shown: set[str]) -> list[Block]:
-    """As many attention heads removed at random, beside the chosen ones."""
-    chance = random_metrics(result)
+def _baseline(stage: StageFiles) -> tuple[list[Block], set[str]]:
+    """Return what as many random choices gave, beside the stage's own choice measured in the same way."""
+    chance = baseline_of(stage)
     if not chance:
-        return []
-    drawn = result["random"]
-    draws = drawn.get("draws") if isinstance(drawn, dict) else drawn
-    count = len(draws) if isinstance(draws, list) else number(draws)
+        return [], set()
+    baseline = stage.result["random_baseline"]
     tiles = [{"name": words(key), "value": value, "main": False} for key, value in chance.items()]
-    if isinstance(drawn, dict):
-        for key, value in numbers(drawn).items():
-            if key.startswith("masked_"):
-                name = f"{words(key.removeprefix('masked_'))}, the chosen ones masked"
-                tiles.append({"name": name, "value": value, "main": False})
-        shown |= {key for key, value in numbers(drawn).items() if result.get(key) == value}
-    mean = f" (mean of {count:.0f} draws)" if count and count > 1 else ""
-    return [{"kind": "tiles", "title": f"As many attention heads at random{mean}", "tiles": tiles}]
+    chosen = baseline.get("chosen")
+    for key, value in numbers(chosen).items() if isinstance(chosen, dict) else ():
+        tiles.append({"name": f"{words(key)}, the chosen ones", "value": value, "main": False})
+    draws, role = count_in(baseline, "draws"), text_in(baseline, "role", "")
+    notes = [*([f"mean of {draws} draws"] if draws and draws > 1 else []), *([f"{role} rows"] if role else [])]
+    title = "As many at random" + (f" ({', '.join(notes)})" if notes else "")
+    return [{"kind": "tiles", "title": title, "tiles": tiles}], {"random_baseline"}
 
 
-def _head_rows(run: RunFiles, stage: StageFiles, layers: list[Layer]) -> Block:
-    """Layers with their attention heads as kept, removed here, or gone before."""
+def _head_rows(run: RunFiles, counts: dict[str, Any], layers: list[Layer]) -> Block:
+    """Return the layers with their attention heads as kept, removed here, or removed before."""
     lines = []
+    removed = _removed_heads(counts)
     for layer, name in zip(layers, layer_names(run, layers), strict=True):
-        cut = removed_heads(run, stage, layer)
+        cut = removed.get(str(layer.get("path")), set())
         kept = set(_whole(layer.get("kept"))) - cut
-        named = number(layer.get("heads")) or 0
-        count = max(cut | kept | {min(4096, int(named)) - 1})
+        last = max(cut | kept | {min(_MOST_HEADS, count_in(layer, "heads") or 0) - 1})
         if not isinstance(layer.get("kept"), list):
-            kept = set(range(count + 1)) - cut
-        marks = ["cut" if head in cut else "kept" if head in kept else "gone" for head in range(count + 1)]
-        line = {"name": name, "tip": _place(layer, name), "marks": marks, "cut": sorted(cut), "kept": len(kept)}
+            kept = set(range(last + 1)) - cut
+        marks = ["cut" if head in cut else "kept" if head in kept else "gone" for head in range(last + 1)]
+        line = {"name": name, "tip": _layer_tip(layer, name), "marks": marks, "cut": sorted(cut), "kept": len(kept)}
         lines.append({**line, "form": layer.get("form")})
     forms = any(line["form"] is not None for line in lines)
-    word = "masked" if "masked" in stage.result else "removed"
-    return {"kind": "heads", "lines": lines, "forms": forms, "word": word}
+    return {"kind": "heads", "lines": lines, "forms": forms, "word": text_in(counts, "how", "removed")}
 
 
 def _check(check: Any) -> Block | None:

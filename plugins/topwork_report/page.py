@@ -12,8 +12,8 @@ from topwork_report.attention_view import attention_blocks
 from topwork_report.colours import inks, scales
 from topwork_report.images import embed
 from topwork_report.run_files import RunFiles, StageFiles, mappings, read_run
-from topwork_report.sections import headline, section
-from topwork_report.summary import story
+from topwork_report.sections import section, stage_numbers
+from topwork_report.summary import headline_cards
 
 PAGE = "report.html"
 MOST_PICTURES = 24  # of predictions, on the whole page
@@ -35,7 +35,7 @@ def write_page(folder: Path, *, title: str | None = None, without: str | None = 
     """
     run = read_run(Path(folder), without)
     # A page says nothing about pages: so it is the same whether its own stage makes it or somebody makes it later.
-    run.stages = [stage for stage in run.stages if stage.name != "report"]
+    run.stages = [stage for stage in run.stages if "page" not in stage.result]
     text = page_text(run, title)
     write_text(run.folder / PAGE, text)
     size = len(text.encode("utf-8"))
@@ -57,8 +57,8 @@ def page_text(run: RunFiles, title: str | None = None) -> str:
         title=title or str(run.about.get("name") or run.folder.resolve().name),
         head=_head(run),
         versions=_versions(run),
-        story=story(run),
-        stages=[{"stage": stage, "numbers": headline(stage)} for stage in run.stages],
+        story=headline_cards(run),
+        stages=[{"stage": stage, "numbers": stage_numbers(stage)} for stage in run.stages],
         seconds=_seconds(run),
         sections=sections,
         problems=run.problems,

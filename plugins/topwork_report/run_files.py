@@ -90,6 +90,12 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {str(key): finite for key, value in values.items() if (finite := number(value)) is not None}
 
 
+def count_in(values: Any, key: str) -> int | None:
+    """Return the whole number, 0 or more, under a key of a JSON object; None when there is none."""
+    value = values.get(key) if isinstance(values, dict) else None
+    return value if type(value) is int and value >= 0 else None
+
+
 def mappings(value: Any) -> list[dict[str, Any]]:
     """The dicts in a list; an empty list for anything else."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

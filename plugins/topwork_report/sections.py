@@ -1,7 +1,7 @@
-"""What each stage's result becomes on the page: blocks, chosen by what a result holds, not by the stage's name.
+"""Blocks of the page for the result of each stage, chosen by the keys of `topwork.StageResult`.
 
-So a stranger's stage that answers with a `history`, `metrics`, `tables`, or layers with scores is drawn like ours; all
-that nobody recognises is shown as plain numbers and tables.
+Entry point: `section`. The name of a stage decides nothing, so the result of a stage of another package is drawn like
+those of built-in stages; keys that the contract does not have are shown as plain numbers and tables.
 """
 
 from __future__ import annotations
@@ -11,22 +11,17 @@ from typing import Any
 
 from topwork_report.charts import curves
 from topwork_report.formatting import short, words
-from topwork_report.heads import importance, measured, pruning
+from topwork_report.heads import head_maps, removal
 from topwork_report.json_blocks import as_table, blocks_of
 from topwork_report.run_files import RunFiles, StageFiles, mappings, number, numbers
-from topwork_report.summary import is_pruning
+from topwork_report.summary import metrics_of, removal_of
 
 Block = dict[str, Any]
-# A reader answers with blocks and the keys of the result that they have told.
+# A reader returns blocks, and the keys of the result that they show.
 Reader = Callable[[RunFiles, StageFiles], tuple[list[Block], set[str]]]
 
-_UNTOLD = (
-    "runtime",
-    "per_second",
-    "total_flos",
-    "epoch",
-    "grad_norm",
-)  # bookkeeping of the trainer: no curve of their own
+# Keys of a history that have no curve of their own.
+_WITHOUT_CURVE = ("step", "epoch", "grad_norm")
 
 _MOST_CURVES = 12
 
@@ -35,7 +30,7 @@ def section(run: RunFiles, stage: StageFiles) -> dict[str, Any]:
     """One stage's part of the page: its blocks (special ones first, then whatever is left of the result)."""
     blocks: list[Block] = []
     shown: set[str] = set()
-    for reader in (_metrics, _history, pruning, _curves, importance, measured, _tables):
+    for reader in (_metrics, _history, removal, _curves, head_maps, _tables):
         drawn, keys = reader(run, stage)
         blocks += drawn
         shown |= keys
@@ -43,14 +38,12 @@ def section(run: RunFiles, stage: StageFiles) -> dict[str, Any]:
     return {"stage": stage, "blocks": blocks, "rest": blocks_of(rest), "options": _options(stage)}
 
 
-def headline(stage: StageFiles) -> dict[str, float]:
-    """The numbers of a stage for the table of stages: its metrics, else its first plain numbers."""
-    metrics = stage.result.get("metrics")
-    figures = numbers(metrics) if isinstance(metrics, dict) else {}
-    keys = ("heads_before", "heads_after", "parameters_after") if is_pruning(stage) else ()
-    plain = numbers({key: value for key, value in stage.result.items() if not keys or key in keys})
-    figures.update({key: value for key, value in plain.items() if key not in figures and not figures})
-    return dict(list(figures.items() or plain.items())[:4]) if figures else dict(list(plain.items())[:4])
+def stage_numbers(stage: StageFiles) -> dict[str, float]:
+    """Return at most four numbers for the table of stages: metrics, what was removed, or the first plain numbers."""
+    figures = metrics_of(stage)
+    if not figures and (removal := removal_of(stage)):
+        figures = numbers({key: removal.get(key) for key in ("before", "after", "parameters_after")})
+    return dict(list((figures or numbers(stage.result)).items())[:4])
 
 
 def _metrics(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
@@ -59,7 +52,7 @@ def _metrics(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
         return [], set()
     primary = stage.result.get("primary")
     tiles = [{"name": words(key), "value": value, "main": key == primary} for key, value in metrics.items()]
-    return [{"kind": "tiles", "tiles": tiles}], {"metrics", "primary", "higher_is_better", "measures"}
+    return [{"kind": "tiles", "tiles": tiles}], {"metrics", "primary", "higher_is_better", "measures", "role", "change"}
 
 
 def _history(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
@@ -68,7 +61,7 @@ def _history(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
     for point in history:
         step = number(point.get("step"))
         for key, value in numbers(point).items():
-            if step is not None and key != "step" and not any(word in key for word in _UNTOLD):
+            if step is not None and key not in _WITHOUT_CURVE:
                 series.setdefault(key, []).append((step, value))
     if not series:
         return [], set()

@@ -1,148 +1,149 @@
-"""The run told in one line: the metric before pruning, after it, at random, after recovery; and what was removed."""
+"""The headline of the page: one metric over the stages of a run, and the parts of the model that were taken away.
+
+Entry point: `headline_cards`. Every card is made of keys of `topwork.StageResult`; the names of stages, metrics and
+options decide nothing.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from topwork_report.run_files import RunFiles, StageFiles, mappings, number, numbers
+from topwork_report.run_files import RunFiles, StageFiles, count_in, numbers
 
 Card = dict[str, Any]
 
 
-def is_pruning(stage: StageFiles) -> bool:
-    """True for a stage that says how many attention heads there were before it and after."""
-    return number(stage.result.get("heads_before")) is not None and number(stage.result.get("heads_after")) is not None
-
-
 def measures_model(stage: StageFiles) -> bool:
-    """Whether the metrics of a stage are those of the whole model; `StageResult` has the key.
-
-    Of runs of earlier versions, which do not have it, only `evaluate` measures the model.
-    """
-    measures = stage.result.get("measures")
-    return measures == "model" if isinstance(measures, str) else stage.name == "evaluate"
+    """Return whether the metrics of a stage are those of the whole model, as the stage itself says."""
+    return stage.result.get("measures") == "model"
 
 
 def metrics_of(stage: StageFiles) -> dict[str, float]:
-    """The metrics of a stage's result; empty when it has none."""
-    metrics = stage.result.get("metrics")
-    return numbers(metrics) if isinstance(metrics, dict) else {}
+    """Return the metrics of a stage's result; empty when it has none."""
+    return _metrics(stage.result.get("metrics"))
 
 
-def primary(run: RunFiles) -> str | None:
-    """The metric that the story is told in: the one that the first evaluation names, else its first that is no loss."""
+def removal_of(stage: StageFiles) -> dict[str, Any] | None:
+    """Return the `removal` of a stage's result, None when the stage took nothing away or does not say how many."""
+    removal = stage.result.get("removal")
+    if not isinstance(removal, dict):
+        return None
+    before, after = count_in(removal, "before"), count_in(removal, "after")
+    return removal if before is not None and after is not None and after <= before else None
+
+
+def baseline_of(stage: StageFiles) -> dict[str, float]:
+    """Return the metrics of a stage's random baseline; empty when it has none."""
+    baseline = stage.result.get("random_baseline")
+    return _metrics(baseline.get("metrics")) if isinstance(baseline, dict) else {}
+
+
+def text_in(values: Any, key: str, default: str) -> str:
+    """Return the text under a key of a JSON object, and the default where there is none."""
+    value = values.get(key) if isinstance(values, dict) else None
+    return value if isinstance(value, str) and value else default
+
+
+def primary_metric(run: RunFiles) -> tuple[str, bool | None] | None:
+    """Return the metric of the headline, and whether higher is better.
+
+    It is the `primary` metric of the first stage that measures the model. None when no stage does, or none names it.
+    """
     for stage in filter(measures_model, run.stages):
-        metrics = metrics_of(stage)
-        named = stage.result.get("primary")
-        if isinstance(named, str) and named in metrics:
-            return named
-        if metrics:
-            return next((key for key in metrics if "loss" not in key), next(iter(metrics)))
+        primary, direction = stage.result.get("primary"), stage.result.get("higher_is_better")
+        if isinstance(primary, str) and primary in metrics_of(stage):
+            return primary, direction if isinstance(direction, bool) else None
     return None
 
 
-def story(run: RunFiles) -> dict[str, Any] | None:
-    """The cards of the strip, in the order of the stages; None when no metric was measured."""
-    key = primary(run)
-    if key is None:
+def headline_cards(run: RunFiles) -> dict[str, Any] | None:
+    """Return the headline of a run, {"metric", "cards", "higher_is_better"}; None when the model was not measured."""
+    primary = primary_metric(run)
+    if primary is None:
         return None
-    cards: list[Card] = []
-    state = _State(any(is_pruning(stage) for stage in run.stages))
+    metric, higher_is_better = primary
+    story = _Story(run, metric)
     for stage in run.stages:
-        metrics = metrics_of(stage)
-        if is_pruning(stage):
-            cards.append(_pruned(stage))
-            state.pruned, state.trained = True, False
-            state.way = "masking" if "masked" in stage.result else "pruning"
-            drawn = random_metrics(stage.result).get(key)
-            if drawn is not None:
-                state.random = {"value": drawn, "stage": stage}
-        elif key in metrics and measures_model(stage):
-            cards.append(state.measured(stage, metrics[key]))
-            if state.random:
-                cards.append(state.chance())
-        elif "history" in stage.result:
-            state.trained = True
-    if state.random:
-        cards.append(state.chance())
-    _scale(cards)
-    direction = next((s.result["higher_is_better"] for s in run.stages if "higher_is_better" in s.result), None)
-    return {"metric": key, "cards": cards, "higher_is_better": direction if isinstance(direction, bool) else None}
+        story.add(stage)
+    story.add_baseline()
+    _add_bars(story.cards)
+    return {"metric": metric, "cards": story.cards, "higher_is_better": higher_is_better}
 
 
-class _State:
-    """What has happened so far: it decides what a measurement is called."""
+class _Story:
+    """The cards so far, and what was done to the model so far: a measurement is named by what came before it."""
 
-    def __init__(self, will_prune: bool) -> None:
-        self.will_prune, self.pruned, self.trained = will_prune, False, False
-        self.way = "pruning"
-        self.random: dict[str, Any] | None = None
-        self.first: float | None = None
+    def __init__(self, run: RunFiles, metric: str) -> None:
+        removing = [stage for stage in run.stages if removal_of(stage)]
+        self.metric = metric
+        self.cards: list[Card] = []
+        self.first_removal = text_in(removing[0].result, "change", "removal") if removing else None
+        self.last_change: str | None = None
+        self.removed = False
+        self.baseline: tuple[float, str | None, StageFiles] | None = None
+        self.first_values: dict[str | None, float] = {}  # whose rows -> the first value that was measured on them
 
-    def measured(self, stage: StageFiles, value: float) -> Card:
-        if self.pruned:
-            label = "After recovery" if self.trained else f"After {self.way}"
-        elif self.will_prune:
-            label = "Before pruning"
-        else:
-            label = "After training" if self.trained else "Evaluation"
-        role = stage.options.get("role")
-        card = self._card(label, value, stage)
-        card["role"] = role if isinstance(role, str) and role != "evaluate" else None
-        if self.first is None:
-            self.first = value
-        return card
+    def add(self, stage: StageFiles) -> None:
+        """Add the cards of a stage, if it has any."""
+        removal, metrics = removal_of(stage), metrics_of(stage)
+        if removal is not None:
+            self.cards.append(_removal_card(stage, removal))
+            self.removed = True
+        if stage.result.get("change"):
+            self.last_change = text_in(stage.result, "change", "the change")
+        chance = baseline_of(stage).get(self.metric)
+        if chance is not None:
+            role = text_in(stage.result.get("random_baseline"), "role", "")
+            self.baseline = (chance, role or None, stage)
+        if self.metric in metrics and measures_model(stage):
+            rows = text_in(stage.result, "role", "") or None
+            self.cards.append(self._value_card(self._label(), metrics[self.metric], rows, stage))
+            self.first_values.setdefault(rows, metrics[self.metric])
+            self.add_baseline()
 
-    def chance(self) -> Card:
-        assert self.random is not None
-        drawn, self.random = self.random, None
-        card = self._card("As many at random", drawn["value"], drawn["stage"])
-        return {**card, "kind": "random", "role": None}
+    def add_baseline(self) -> None:
+        """Add the card of the random baseline that waits for the measurement which it is compared with."""
+        if self.baseline is not None:
+            value, role, stage = self.baseline
+            self.cards.append({**self._value_card("As many at random", value, role, stage), "kind": "random"})
+            self.baseline = None
 
-    def _card(self, label: str, value: float, stage: StageFiles) -> Card:
-        change = None if self.first is None else value - self.first
-        return {"kind": "value", "label": label, "value": value, "change": change, "stage": stage}
+    def _label(self) -> str:
+        if self.first_removal is not None and not self.removed:
+            return f"Before {self.first_removal}"
+        if self.last_change is None:
+            return "Evaluation"
+        if self.removed and self.last_change == "training":
+            return "After recovery"
+        return f"After {self.last_change}"
+
+    def _value_card(self, label: str, value: float, role: str | None, stage: StageFiles) -> Card:
+        first = self.first_values.get(role)
+        change = None if first is None else value - first
+        return {"kind": "value", "label": label, "value": value, "change": change, "role": role, "stage": stage}
 
 
-def _pruned(stage: StageFiles) -> Card:
-    result = stage.result
-    before, after = result["heads_before"], result["heads_after"]
-    card: Card = {
+def _removal_card(stage: StageFiles, removal: dict[str, Any]) -> Card:
+    before, after = removal["before"], removal["after"]
+    sizes = count_in(removal, "parameters_before"), count_in(removal, "parameters_after")
+    return {
         "kind": "pruned",
-        "word": "Masked" if "masked" in result else "Pruned",
+        "word": text_in(removal, "how", "removed").capitalize(),
+        "unit": text_in(removal, "unit", "parts"),
         "stage": stage,
         "removed": before - after,
         "before": before,
-        "after": after,
+        "share": (before - after) / before if before else 0.0,
+        "parameters": None if None in sizes else sizes,
     }
-    card["share"] = (before - after) / before if before else 0.0
-    sizes = number(result.get("parameters_before")), number(result.get("parameters_after"))
-    card["parameters"] = sizes if None not in sizes else None
-    return card
 
 
-def random_metrics(result: dict[str, Any]) -> dict[str, float]:
-    """Metrics of the random baseline: `random` is one draw or several (then their mean is taken).
-
-    A draw is {metric: value}, {"metrics": {metric: value}}, or has the metrics as `random_<metric>`.
-    """
-    drawn = result.get("random")
-    if isinstance(drawn, dict) and isinstance(drawn.get("draws"), list) and not isinstance(drawn.get("metrics"), dict):
-        drawn = drawn["draws"]
-    if isinstance(drawn, list):
-        each = [random_metrics({"random": draw}) for draw in mappings(drawn)]
-        shared = [key for key in (each[0] if each else {}) if all(key in draw for draw in each)]
-        return {key: sum(draw[key] for draw in each) / len(each) for key in shared}
-    if not isinstance(drawn, dict):
-        return {}
-    named = {key.removeprefix("random_"): value for key, value in numbers(drawn).items() if key.startswith("random_")}
-    if named:
-        return named
-    return numbers(drawn["metrics"]) if isinstance(drawn.get("metrics"), dict) else numbers(drawn)
+def _metrics(values: Any) -> dict[str, float]:
+    return numbers(values) if isinstance(values, dict) else {}
 
 
-def _scale(cards: list[Card]) -> None:
-    """Bars on one scale from 0: up to 1 when all values lie there (or 100), else up to the largest; none below 0."""
+def _add_bars(cards: list[Card]) -> None:
+    """Add bars on one scale from 0: up to 1 when all values lie there, else up to the largest; none below 0."""
     values = [card["value"] for card in cards if card["kind"] != "pruned"]
     top = max(values, default=0.0)
     top = 1.0 if top <= 1 else top

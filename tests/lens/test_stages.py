@@ -30,7 +30,7 @@ def test_scored_pruned_saved_and_loaded(tmp_path: Path) -> None:
     scored, pruned = done.results[0]["result"], done.results[1]["result"]
     assert scored["rows"] == 8
     folder = tmp_path / "run" / done.results[0]["folder"]
-    assert Importance.load(folder).json() == scored
+    assert Importance.load(folder).json() == {key: scored[key] for key in scored if key != "head_maps"}
     assert (pruned["heads_before"], pruned["heads_after"]) == (8, 4)
     assert pruned["check"]["difference"] <= pruned["check"]["tolerance"] == 1e-5
     assert pruned["check"]["proves"] is True

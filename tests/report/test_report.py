@@ -50,7 +50,7 @@ def test_every_number_of_the_results_stands_on_the_page(made: tuple[Path, Any]) 
     pruned = found[5]
     wanted += [pruned[key] for key in ("heads_before", "heads_after", "parameters_before", "parameters_after")]
     wanted += [pruned["check"][key] for key in ("difference", "tolerance", "effect")]
-    wanted += [pruned["random"][key] for key in ("random_accuracy", "masked_accuracy")]
+    wanted += [pruned["random_baseline"][key]["accuracy"] for key in ("metrics", "chosen")]
     wanted += [812.25, 12.5, 799.75, 41.5]
     assert len(wanted) > 400
     assert sorted(set(wanted) - set(reader.values)) == []
@@ -222,11 +222,12 @@ def test_bases_by_role_are_named_by_role(tmp_path: Path) -> None:
 
 
 def test_masking_is_told_as_masking(tmp_path: Path) -> None:
-    stage(tmp_path, 1, "evaluate", 1.0, {"metrics": {"accuracy": 0.9}})
+    evaluated = {"primary": "accuracy", "measures": "model", "role": "calibrate"}
+    stage(tmp_path, 1, "evaluate", 1.0, {"metrics": {"accuracy": 0.9}, **evaluated})
     layers = [{"path": "a", "number": 0, "heads": 4, "kept": [0, 1, 2, 3], "form": "whole"}]
-    result = {"masked": {"a": [1]}, "heads_before": 4, "heads_after": 3, "layers": layers}
-    stage(tmp_path, 2, "mask_heads", 1.0, result)
-    stage(tmp_path, 3, "evaluate", 1.0, {"metrics": {"accuracy": 0.8}})
+    removal = {"how": "masked", "unit": "attention heads", "before": 4, "after": 3, "heads": {"a": [1]}}
+    stage(tmp_path, 2, "mask_heads", 1.0, {"change": "masking", "removal": removal, "layers": layers})
+    stage(tmp_path, 3, "evaluate", 1.0, {"metrics": {"accuracy": 0.8}, **evaluated})
     text = page(tmp_path).text
     assert "Masked −1 of 4 attention heads (25 %)" in text
     assert "After masking 0.8" in text
@@ -247,7 +248,8 @@ def test_layers_are_named_by_side_and_kind_where_there_are_several(tmp_path: Pat
             "scores": [None, 5],
         },
     ]
-    stage(tmp_path, 1, "head_importance", 1.0, {"method": "taylor", "layers": layers})
+    maps = [{"key": "scores", "title": "Importance"}]
+    stage(tmp_path, 1, "head_importance", 1.0, {"method": "taylor", "layers": layers, "head_maps": maps})
     reader = page(tmp_path)
     for name in ("encoder self 0", "decoder self 0", "decoder cross 0"):
         assert f"layer {name}, " in reader.text
@@ -297,7 +299,9 @@ def test_ablations_are_maps_of_attention_heads(tmp_path: Path) -> None:
     root = make_run(tmp_path / "run")
     entry = {"path": "a.0", "number": 0, "heads": 2, "kept": [0, 1]}
     changes = {"one_removed": [-0.25, 0.125], "all_but_one": [-0.5, -0.0625]}
-    stage(root, 99, "head_ablation", 1.0, {"metric": 0.75, "layers": [{**entry, **changes}]})
+    titles = {"one_removed": "Without the attention head", "all_but_one": "alone in its layer"}
+    maps = [{"key": key, "title": title} for key, title in titles.items()]
+    stage(root, 99, "head_ablation", 1.0, {"metric": 0.75, "layers": [{**entry, **changes}], "head_maps": maps})
     reader = page(root)
     assert {-0.25, 0.125, -0.5, -0.0625} <= set(reader.values)
     assert "Without the attention head" in reader.text and "alone in its layer" in reader.text

@@ -86,20 +86,33 @@ def test_odd_values_under_known_keys_do_not_break_the_page(tmp_path: Path, value
         "tables",
         "history",
         "layers",
-        "heads_before",
-        "heads_after",
-        "random",
+        "head_maps",
+        "removal",
+        "random_baseline",
         "check",
         "primary",
-        "removed",
+        "measures",
+        "change",
+        "role",
+        "higher_is_better",
     )
-    for place, key in enumerate(keys):
-        stage(tmp_path, place + 1, f"odd{place}", 1.0, {"heads_before": 4, "heads_after": 2, key: value})
-    folder = stage(tmp_path, 20, "odd", 1.0, {"layers": [{"path": "a", "scores": value}], "tables": {"t": value}})
+    full = {"metrics": {"a": 0.5}, "primary": "a", "measures": "model", "removal": {"before": 4, "after": 2}}
+    for index, key in enumerate(keys):
+        stage(tmp_path, index + 1, f"odd{index}", 1.0, {**full, key: value})
+    for index, key in enumerate(("how", "unit", "before", "after", "parameters_before", "parameters_after", "heads")):
+        removal = {"before": 4, "after": 2, "heads": {"a": [1]}, key: value}
+        stage(tmp_path, 20 + index, "odd", 1.0, {"removal": removal, "layers": [{"path": "a", "heads": 3}]})
+    for index, key in enumerate(("draws", "role", "metrics", "each", "chosen")):
+        stage(tmp_path, 30 + index, "odd", 1.0, {"random_baseline": {"metrics": {"a": 0.5}, "draws": 2, key: value}})
+    for index, key in enumerate(("key", "title", "note", "fitted", "crossed")):
+        maps = [{"key": "scores", key: value}]
+        stage(tmp_path, 40 + index, "odd", 1.0, {"head_maps": maps, "layers": [{"path": "a", "scores": [1, 2]}]})
+    scored = {"layers": [{"path": "a", "scores": value, "kept": value}], "head_maps": [{"key": "scores"}]}
+    folder = stage(tmp_path, 50, "odd", 1.0, {**scored, "tables": {"t": value}})
     write(folder / "attention.json", {"layers": value, "rows": [{"row": value, "grid": value, "names": value,
           "layers": [{"number": value, "weights": value}]}]})  # fmt: skip
     write(folder / "pictures.json", [{"row": value, "caption": value, "image": value, "text": value}])
-    assert "20 · odd" in page(tmp_path).text
+    assert "50 · odd" in page(tmp_path).text
 
 
 def test_pictures_are_bounded(tmp_path: Path) -> None:
@@ -119,7 +132,8 @@ def test_pictures_are_bounded(tmp_path: Path) -> None:
 
 
 def test_heads_removed_earlier_keep_their_numbers(tmp_path: Path) -> None:
-    stage(tmp_path, 1, "head_importance", 1.0, {"layers": [layer(0, kept=[0, 3], scores=[0.5, 0.25])]})
+    layers = [layer(0, kept=[0, 3], scores=[0.5, 0.25])]
+    stage(tmp_path, 1, "head_importance", 1.0, {"layers": layers, "head_maps": [{"key": "scores"}]})
     page(tmp_path)
     html = (tmp_path / "report.html").read_text()
     titles = re.findall(r"attention head (\d): ([^<]+)</title>", html)
@@ -127,10 +141,12 @@ def test_heads_removed_earlier_keep_their_numbers(tmp_path: Path) -> None:
 
 
 def test_a_baseline_of_several_draws_is_shown_as_its_mean(tmp_path: Path) -> None:
-    stage(tmp_path, 1, "evaluate", 1.0, {"metrics": {"accuracy": 0.9}})
-    draws = [{"accuracy": 0.5}, {"accuracy": 0.7}]
-    stage(tmp_path, 2, "prune_heads", 1.0, {"heads_before": 4, "heads_after": 2, "random": draws})
-    assert "As many at random 0.6" in page(tmp_path).text
+    stage(tmp_path, 1, "evaluate", 1.0, {"metrics": {"accuracy": 0.9}, "primary": "accuracy", "measures": "model"})
+    drawn = {"draws": 2, "metrics": {"accuracy": 0.6}, "each": [{"accuracy": 0.5}, {"accuracy": 0.7}]}
+    stage(tmp_path, 2, "prune_heads", 1.0, {"removal": {"before": 4, "after": 2}, "random_baseline": drawn})
+    text = page(tmp_path).text
+    assert "As many at random 0.6" in text
+    assert "As many at random (mean of 2 draws) accuracy 0.6" in text
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

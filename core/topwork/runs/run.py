@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.data.loop import Settings, evaluate_rows, loss_batches, predict_rows
 from topwork.deprecation import warn_renamed
-from topwork.errors import CheckpointError
+from topwork.errors import CheckpointError, PluginError
 from topwork.files import plain, write_json
 from topwork.items import Batch, Json, Prediction, Row
 from topwork.runs.records import RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed
@@ -179,13 +179,24 @@ class Run:
         self.model.eval()
         self.plugins.hook.stage_started(run=self, stage=stage, index=index)
         start = time.perf_counter()
-        result = plain(stage(self))
+        result = self._checked(stage, stage(self))
         self.model.eval()
         seconds = round(time.perf_counter() - start, 3)
         self._check_folder()
         self._record(stage, index, result, seconds)
         self.plugins.hook.stage_done(run=self, stage=stage, index=index, result=result)
         return result
+
+    def _checked(self, stage: Stage, result: Any) -> StageResult:
+        """Return a stage's result as plain JSON values.
+
+        Raises:
+            PluginError: it is no dict.
+        """
+        if not isinstance(result, Mapping):
+            message = f"the stage must return a dict of JSON values, it returned {type(result).__name__}"
+            raise PluginError(message, place=f"stage {stage.name}", hint="return {} when there is nothing to say")
+        return plain(result)
 
     @contextmanager
     def nested(self, name: str) -> Iterator[Path]:

@@ -67,6 +67,7 @@ class Evaluate(Stage):
             "tables": {key: value for key, value in values.items() if key not in metrics},
             "primary": metric.primary,
             "measures": "model",
+            "role": self.role,
             "higher_is_better": metric.higher_is_better,
             "rows": count,
             "rows_per_second": round(count / seconds, 2),

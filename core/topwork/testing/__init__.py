@@ -9,11 +9,11 @@ topwork's own tests run them over everything installed; authors of plugins call 
 Each check raises AssertionError with what was promised and what was found.
 
 - `tasks`: `check_task`, `build_example`, `example_batch`.
-- `parts`: `check_metric`, `check_stage`, `check_base`.
+- `parts`: `check_metric`, `check_stage`, `check_stage_result`, `check_base`.
 - `promises`: what the checks share, and `same_predictions`.
 """
 
-from topwork.testing.parts import check_base, check_metric, check_stage
+from topwork.testing.parts import check_base, check_metric, check_stage, check_stage_result
 from topwork.testing.promises import same_predictions
 from topwork.testing.tasks import build_example, check_task, example_batch
 
@@ -22,6 +22,7 @@ __all__ = [
     "check_base",
     "check_metric",
     "check_stage",
+    "check_stage_result",
     "check_task",
     "example_batch",
     "same_predictions",

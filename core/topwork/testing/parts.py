@@ -1,4 +1,4 @@
-"""Checks of a metric, a stage and a base: `check_metric`, `check_stage`, `check_base`."""
+"""Checks of a metric, a stage, its result and a base."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from topwork.files import plain
 from topwork.metric import Metric
-from topwork.stage import Stage
+from topwork.stage import Stage, StageResult
 from topwork.task import Task
 from topwork.testing.promises import kind_of, promised
 
@@ -86,6 +86,42 @@ def check_stage(stage: type[Stage]) -> None:
         except ValueError:  # options that depend on each other
             return
         assert set(roles) <= {"train", "calibrate", "evaluate", "predict"}, f"stage {name}: unknown roles {roles}"
+
+
+def check_stage_result(result: Mapping[str, Any]) -> None:
+    """Check the result of a stage: JSON, and what it has of the keys of `topwork.StageResult` has their types.
+
+    Args:
+        result: what the stage returned.
+
+    Raises:
+        AssertionError: the key that does not keep the contract, and what it holds.
+
+    Example:
+        result = work.apply("my_stage", {"evaluate": rows})
+        check_stage_result(result)
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    assert isinstance(result, Mapping), f"a stage must return a dict, it returns {kind_of(result)}"
+    with promised("the result of the stage", "is JSON"):
+        json.dumps(plain(result), allow_nan=False)
+    try:
+        TypeAdapter(StageResult).validate_python(plain(result), strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise AssertionError(f"the result's `{key}`: {fault['msg']}, it is {fault['input']!r}") from error
+    metrics, primary = result.get("metrics", {}), result.get("primary")
+    assert not metrics or primary is None or primary in metrics, f"`primary` is {primary!r}, which is none of `metrics`"
+    removal = result.get("removal")
+    if removal is not None:
+        missing = [key for key in ("before", "after") if key not in removal]
+        assert not missing, f"`removal` has no {missing[0] if missing else ''!r}"
+        assert 0 <= removal["after"] <= removal["before"], "`removal` says that there are more parts than before"
+    lists = {key for layer in result.get("layers", ()) for key in layer}
+    missing = [described.get("key") for described in result.get("head_maps", ()) if described.get("key") not in lists]
+    assert not missing, f"`head_maps` names {missing[0] if missing else ''!r}, which no entry of `layers` has"
 
 
 def check_base(base: Any, inputs: Mapping[str, Any]) -> None:

@@ -80,6 +80,7 @@ def _result(stage: Train, trainer: TaskTrainer, seconds: float) -> dict[str, Jso
         {key: value for key, value in entry.items() if key != "total_flos"} for entry in trainer.state.log_history
     ]
     return {
+        "change": "training",
         "loss": mean_loss(history),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from topwork import AttentionLayer, Block, Json
+from topwork import AttentionLayer, Block, Json, Removal
 from topwork_lens.flops import Flops, count_flops
 from topwork_lens.gates import Unit
 from topwork_lens.head_slices import require_heads
@@ -71,6 +71,18 @@ class Pruned:
         counts = (first.heads_before, last.heads_after, first.parameters_before, last.parameters_after)
         check = next((step.check for step in reversed(steps) if step.check), None)
         return cls(removed, *counts, last.layers, check, (first.flops[0], last.flops[1]), by_layer)
+
+    def removal(self) -> Removal:
+        """Return what was taken away, as the result of a stage says it."""
+        return {
+            "how": "pruned",
+            "unit": "attention heads",
+            "before": self.heads_before,
+            "after": self.heads_after,
+            "parameters_before": self.parameters_before,
+            "parameters_after": self.parameters_after,
+            "heads": self.removed,
+        }
 
     def json(self) -> dict[str, Json]:
         """Return the form that a stage's result has."""

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from topwork_lens.capture.result import Captured
 
 _TOKENS = 64
+_MAPS: list[Json] = [
+    {"key": "entropy", "title": "Entropy", "note": "nats; low: sharp, high: spread out", "fitted": True},
+    {"key": "distance", "title": "Attention distance", "note": "in positions or patches", "fitted": True},
+    {"key": "special", "title": "On special positions", "note": "share"},
+]
 
 
 class Attention(Stage):
@@ -58,7 +63,7 @@ class Attention(Stage):
         if run.process.main:
             write_json(run.folder / "attention.json", statistics)
         run.process.barrier()
-        return {"rows": self.rows, **tables.means(), "layers": statistics["layers"]}
+        return {"rows": self.rows, **tables.means(), "layers": statistics["layers"], "head_maps": _MAPS}
 
 
 def first_rows(rows: Any, count: int) -> list[Any]:

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from topwork import Run
 
 
+_MAPS = {
+    "one_removed": {"title": "Without the attention head", "note": "change of the metric"},
+    "all_but_one": {"title": "With the attention head alone in its layer", "note": "change of the metric"},
+}
+
+
 class HeadAblation(Stage):
     """Measure what happens without each attention head, and with each alone in its layer; the model stays as it is."""
 
@@ -46,4 +52,5 @@ class HeadAblation(Stage):
             all_but_one="all_but_one" in self.tables,
             progress=lambda values: run.progress(values, label="head ablation"),
         )
-        return {**summary(table, metric.higher_is_better), "primary": metric.primary, "layers": table["layers"]}
+        result = {**summary(table, metric.higher_is_better), "primary": metric.primary, "layers": table["layers"]}
+        return {**result, "head_maps": [{"key": name, **_MAPS[name]} for name in self.tables]}

@@ -73,4 +73,5 @@ class HeadImportance(ScoreOptions, Stage):
         if run.process.main:
             importance.save(run.folder)
         run.process.barrier()
-        return importance.json()
+        title = f"Importance of the attention heads ({importance.method})"
+        return {**importance.json(), "head_maps": [{"key": "scores", "title": title, "crossed": True}]}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from topwork import Json
-from topwork_lens.stages.selection import SelectionOptions, shown
+from topwork_lens.stages.selection import SelectionOptions, baseline_keys, shown
 
 if TYPE_CHECKING:
     from topwork import Run
@@ -32,4 +32,6 @@ class MaskHeads(SelectionOptions):
         masked = look.keep_masked(chosen, self.factor)
         after = count_heads(look.active_layers())
         result = {"heads_before": before, "heads_after": after, **shown(comparison), "masked": masked}
-        return {**result, "layers": look.table(), **({"random": comparison} if comparison else {})}
+        removal = {"how": "masked", "unit": "attention heads", "before": before, "after": after, "heads": masked}
+        result |= {"change": "masking", "removal": removal} if self.factor == 0 else {"change": "scaling"}
+        return {**result, "layers": look.table(), **baseline_keys(comparison)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from topwork import Json
-from topwork_lens.stages.selection import SelectionOptions, shown
+from topwork_lens.stages.selection import SelectionOptions, baseline_keys, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,8 @@ class PruneHeads(SelectionOptions):
         look = Look(run.model, run.plugins)
         chosen = self.choose(run, look)
         comparison = self.compare_with_random(run, look, chosen)
-        result = look.prune_heads(chosen, check=check_call(run) if self.check else None).json()
+        pruned = look.prune_heads(chosen, check=check_call(run) if self.check else None)
+        result = pruned.json()
         check = result["check"] or {"proves": True, "layers": {}}
         if not check["proves"] and not all(layer["proves"] for layer in check["layers"].values()):
             run.say("the check of pruning proves nothing: masking these attention heads hardly changes the output")
@@ -50,7 +51,9 @@ class PruneHeads(SelectionOptions):
             **shown(comparison),
             "speed_limit": result["speed_limit"],
             **result,
-            **({"random": comparison} if comparison else {}),
+            "change": "pruning",
+            "removal": pruned.removal(),
+            **baseline_keys(comparison),
         }
 
 

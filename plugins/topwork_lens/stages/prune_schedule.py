@@ -13,12 +13,13 @@ from pydantic import Field, PositiveInt, model_validator
 from topwork import Json, Stage, UsageError, write_json
 from topwork_lens.stages.head_importance import Group, ScoreOptions, score_model
 from topwork_lens.stages.prune_heads import check_call
+from topwork_lens.stages.selection import random_baseline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from topwork import Run
+    from topwork import RandomBaseline, Run
     from topwork_lens.look import Look
     from topwork_lens.pruning.prune import Pruned
     from topwork_lens.schedule.baselines import Baselines
@@ -146,10 +147,19 @@ class ScheduleRun:
         if "random" in last.more:
             result[f"random_{self.primary}"] = last.more[f"random_{self.primary}"]
             result["area_gained"] = area_gained(drawn[-1])
+            result["random_baseline"] = self.random_baseline(last)
         if self.stage.prune:
-            result = {**result, **self.prune(search).json(), **result}
+            pruned = self.prune(search)
+            change = "pruning" if self.trainer is None else "pruning with recovery"
+            result = {**result, **pruned.json(), **result, "change": change, "removal": pruned.removal()}
         result |= {"ended_by": search.reason, "measured": len(curve)}
         return {**result, "curves": drawn, "curve": curve, "masks": search.removed}
+
+    def random_baseline(self, point: Point) -> RandomBaseline:
+        """Return what random choices gave at a point, on evaluate rows where they are measured."""
+        role = self.roles[-1]
+        chosen = point.more[f"evaluate_{self.primary}"] if role == "evaluate" else point.metric
+        return random_baseline(self.primary, role, point.more["random"][role], chosen)
 
     def name(self) -> str:
         """Return the name of the schedule's own curve."""

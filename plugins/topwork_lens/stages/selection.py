@@ -12,7 +12,7 @@ from topwork import Json, Stage, UsageError
 from topwork_lens.stages.head_importance import Group, HeadImportance, ScoreOptions, score_model
 
 if TYPE_CHECKING:
-    from topwork import Run
+    from topwork import RandomBaseline, Run
     from topwork_lens.look import Look
     from topwork_lens.scoring.selection import Choice, Importance
 
@@ -117,7 +117,8 @@ class SelectionOptions(Stage):
         """Measure the metric on evaluation rows with the chosen attention heads masked, and with as many random ones.
 
         Returns:
-            "draws", "random_<metric>" (the mean), "masked_<metric>", "values"; None when no comparison is wanted.
+            "draws", "random_<metric>" (the mean), "masked_<metric>", "values", and the same as "baseline", as the
+            result of a stage has it; None when no comparison is wanted.
         """
         from topwork_lens.scoring.selection import Choice, choose_random
 
@@ -135,9 +136,39 @@ class SelectionOptions(Stage):
             with look.mask_heads(draw):
                 values.append(run.evaluate("evaluate")[primary])
         mean = sum(values) / len(values)
-        return {"draws": len(values), f"random_{primary}": mean, f"masked_{primary}": masked, "values": values}
+        drawn = {"draws": len(values), f"random_{primary}": mean, f"masked_{primary}": masked, "values": values}
+        return {**drawn, "baseline": random_baseline(primary, "evaluate", values, masked)}
 
 
 def shown(comparison: dict[str, Json] | None) -> dict[str, Json]:
     """Return the numbers of `compare_with_random` that the summary shows."""
     return {name: value for name, value in (comparison or {}).items() if name.startswith(("random_", "masked_"))}
+
+
+def random_baseline(metric: str, role: str, values: Sequence[float], chosen: float) -> RandomBaseline:
+    """Return the random baseline of a stage's result.
+
+    Args:
+        metric: name of the metric.
+        role: whose rows it was measured on.
+        values: the metric of each random choice.
+        chosen: the metric of the stage's own choice, measured in the same way.
+    """
+    return {
+        "draws": len(values),
+        "role": role,
+        "metrics": {metric: sum(values) / len(values)},
+        "each": [{metric: value} for value in values],
+        "chosen": {metric: chosen},
+    }
+
+
+def baseline_keys(comparison: dict[str, Json] | None) -> dict[str, Json]:
+    """Return the keys of a stage's result that `compare_with_random` fills: none, or `random_baseline` and `random`."""
+    if comparison is None:
+        return {}
+    # `random` is what results had before `random_baseline`; readers of earlier results know it.
+    return {
+        "random_baseline": comparison["baseline"],
+        "random": {key: value for key, value in comparison.items() if key != "baseline"},
+    }
