@@ -52,6 +52,7 @@ ColumnKind = Literal[
     "audio",
     "mask",
     "depth",
+    "file",
 ]
 
 

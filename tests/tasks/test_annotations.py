@@ -239,6 +239,96 @@ def test_millimetres_are_told_and_holes_left_out(dtype) -> None:
     assert (truth[:8] == 0).all() and truth.max() == pytest.approx(8, rel=1e-3)
 
 
+@pytest.mark.parametrize(("scale", "declared", "divisor"), [(None, None, 1), (None, 256.0, 256), (1000, 256.0, 1000)])
+def test_the_scale_of_depth_is_that_of_the_option_else_of_the_row(scale, declared, divisor) -> None:
+    row = {"image": Image.new("RGB", (48, 40)), "depth": np.full((40, 48), 2560, np.uint16), "depth_scale": declared}
+    work = topwork.build("depth-estimation", BASES["depth-estimation"], rows=[row] * 2, depth_scale=scale)
+    assert work.task._truth(row, (48, 40)).max() == pytest.approx(2560 / divisor)
+    assert work.task.state.values["typical_depth"] == pytest.approx(2560 / divisor)
+
+
+@pytest.mark.parametrize(("share", "first"), [(1.0, "millimetres"), (0.2, "1/256 m, as KITTI")])
+def test_the_likeliest_scale_is_named_first(share, first) -> None:
+    depth = np.linspace(500, 8000, 40 * 48).reshape(40, 48).astype(np.uint16)
+    depth[np.random.default_rng(0).random((40, 48)) >= share] = 0
+    rows = [{"image": Image.new("RGB", (48, 40)), "depth": depth}] * 2
+    notes = " ".join(topwork.build("depth-estimation", BASES["depth-estimation"], rows=rows).task.state.notes)
+    assert f"cannot be metres. {first}: `depth_scale" in notes
+
+
+# ---------------------------------------------------------------- colours of masks
+
+TABLES = {
+    "class_dict.csv": "name,r,g,b\nroad,128,64,128\ntree,0,128,0\n",
+    "no header": "road,128,64,128\ntree,0,128,0\n",
+    "label_colors.txt": "128 64 128\troad\n0 128 0\ttree\n",
+    "labelmap.txt": "# label:color_rgb:parts:actions\nroad:128,64,128::\ntree:0,128,0::\n",
+}
+
+
+def coloured(kind: str, left=(128, 64, 128), right=(0, 128, 0)) -> Image.Image:
+    """A mask of two colours side by side, as an RGB image, a palette or RGBA."""
+    pixels = np.zeros((40, 48, 3), np.uint8)
+    pixels[:, :24], pixels[:, 24:] = left, right
+    image = Image.fromarray(pixels)
+    return image.convert("P", palette=Image.Palette.ADAPTIVE) if kind == "palette" else image.convert(kind)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "palette"])
+def test_a_table_beside_the_masks_names_their_colours(table, kind, tmp_path) -> None:
+    file = tmp_path / "colours"
+    file.write_text(TABLES[table], encoding="utf-8")
+    row = {"image": Image.new("RGB", (48, 40)), "mask": coloured(kind), "colour_table": str(file)}
+    base = BASES["image-segmentation"]
+    work = topwork.build("image-segmentation", base, rows=[row] * 2)
+    assert work.task.label_names == ["road", "tree"]
+    truth = work.task._truth.labels(row, (48, 40))
+    assert (truth[:, :24] == 0).all() and (truth[:, 24:] == 1).all()
+    # the rows of another role have a table of their own, in another order
+    turned = tmp_path / "turned"
+    turned.write_text("tree,128,64,128\nroad,0,128,0\n", encoding="utf-8")
+    assert (work.task._truth.labels({**row, "colour_table": str(turned)}, (48, 40)) == 1 - truth).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("road,128,64,128\ntree;no\n", "colours:2: `tree;no` names no colour"),
+        ("road,128,64,300\n", "colours:1: `road` is not within 0 to 255"),
+        ("road,1,2,3\ntree,1,2,3\n", "colours:2: `tree` or its colour stands twice"),
+        ("# nothing\n", "names no colour"),
+    ],
+)
+def test_damaged_tables_of_colours_name_their_line(text, message, tmp_path) -> None:
+    (tmp_path / "colours").write_text(text, encoding="utf-8")
+    row = {"image": Image.new("RGB", (48, 40)), "mask": coloured("RGB"), "colour_table": str(tmp_path / "colours")}
+    with pytest.raises(DataError, match=message):
+        topwork.build("image-segmentation", BASES["image-segmentation"], rows=[row] * 2)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA"])
+def test_colours_without_a_table_are_labels(kind) -> None:
+    rows = [
+        {"image": Image.new("RGB", (48, 40)), "mask": coloured(kind)},
+        {"image": Image.new("RGB", (48, 40)), "mask": Image.new("L", (48, 40), 0)},
+    ]
+    work = topwork.build("image-segmentation", BASES["image-segmentation"], rows=rows)
+    assert work.task.label_names == ["#000000", "#008000", "#804080"]
+    assert any("3 colours are labels" in note for note in work.task.state.notes)
+    assert set(np.unique(work.task._truth.labels(rows[0], (48, 40)))) == {1, 2}
+    assert set(np.unique(work.task._truth.labels(rows[1], (48, 40)))) == {0}
+    with pytest.raises(DataError, match=r"has the colour \[9, 9, 200\]"):
+        work.task._truth.labels({**rows[0], "mask": coloured(kind, right=(9, 9, 200))}, (48, 40))
+
+
+def test_masks_of_hundreds_of_colours_are_refused() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3)).astype(np.uint8)
+    rows = [{"image": Image.new("RGB", (48, 40)), "mask": Image.fromarray(noise)}] * 2
+    with pytest.raises(DataError, match=r"is a colour image, and makes \d+ colours .*JPEG"):
+        topwork.build("image-segmentation", BASES["image-segmentation"], rows=rows)
+
+
 # ---------------------------------------------------------------- sizes and augmentation
 
 

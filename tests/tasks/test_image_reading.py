@@ -274,7 +274,7 @@ def test_a_declared_size_that_fits_no_frame_is_refused(form, tmp_path) -> None:
     right = coco_file(tmp_path, (60, 30)) if form == "coco" else voc_file(tmp_path, (60, 30), "a.png")
     work = detector(right)
     assert work.task.encode([right[0]], "loss", 0)[0].inputs["labels"]["boxes"].shape == (1, 4)
-    raw = rows.cast_column("image", datasets.Image(decode=False))
+    raw = rows.rows.cast_column("image", datasets.Image(decode=False))
     with pytest.raises(DataError, match=r"declare 30 x 60 pixels, .*a\.png has 60 x 30"):
         work.task.encode([raw[0]], "loss", 0)
 
@@ -285,7 +285,7 @@ def test_boxes_follow_the_image_from_the_frame_that_they_were_drawn_on(form, fra
     turned_jpeg(tmp_path / "a.jpg")
     size = (60, 30) if frame == "stored" else (30, 60)
     rows = coco_file(tmp_path, size, "a.jpg") if form == "coco" else voc_file(tmp_path, size, "a.jpg")
-    raw = rows.cast_column("image", datasets.Image(decode=False))
+    raw = rows.rows.cast_column("image", datasets.Image(decode=False))
     objects, _ = detector(raw).task._objects(raw[0], (30, 60))
     # turned clockwise, what was 2 from the left and the top is 2 from the top and the right
     assert objects.boxes.tolist() == [[18, 2, 28, 12] if frame == "stored" else [2, 2, 12, 12]]
@@ -303,7 +303,7 @@ def test_masks_follow_the_image_from_the_stored_frame(tmp_path) -> None:
     assert (depth.task._truth({"image": row["image"], "depth": mask + 1.0}, (30, 60))[2:12, 18:28] == 2).all()
     polygon = {"segmentation": [[2, 2, 12, 2, 12, 12, 2, 12]]}
     rows = coco_file(tmp_path, (60, 30), "a.jpg", **polygon)
-    raw = rows.cast_column("image", datasets.Image(decode=False))
+    raw = rows.rows.cast_column("image", datasets.Image(decode=False))
     from dense_models import MASK2FORMER
 
     segmenter = topwork.build("image-segmentation", {"config": MASK2FORMER}, rows=raw, kind="instance")

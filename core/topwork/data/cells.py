@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: kinds whose cells are JSON when a table holds text
 STRUCTURES = ("spans", "boxes", "messages", "answers", "segments", "texts")
 #: kinds whose cells name files
-FILES = ("image", "audio", "mask", "depth")
+FILES = ("image", "audio", "mask", "depth", "file")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 #: Python converts no text of more digits to an integer (4,300 by default)
 _MOST_DIGITS = 4000

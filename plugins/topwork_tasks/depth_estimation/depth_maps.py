@@ -6,11 +6,12 @@ depth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork import Json, TopworkError
+from topwork import DataError, Json, TopworkError
 from topwork_tasks._vision.images import magnified, open_map
 from topwork_tasks._vision.statistics import spread_rows
 from topwork_tasks.depth_estimation.exr import is_exr, read_exr
@@ -27,6 +28,8 @@ _LEAST = 1e-6
 _FAR = 300
 #: share of the pixels from which the largest value may mark holes
 _MARKED = 0.05
+#: share of the pixels without depth in the maps of a laser scanner
+_SPARSE = 0.6
 
 
 def open_depth(
@@ -77,30 +80,50 @@ def _numbers(array: numpy.ndarray) -> numpy.ndarray:
     return array
 
 
-def typical_depth(rows: Any, scale: float, cap: float | None, holes: Sequence[float] = ()) -> float:
+def scale_of(row: Mapping[str, Any], scale: float | None, index: int | None = None) -> float:
+    """Return what a row's numbers are divided by: the option `depth_scale`, else what the row declares, else 1.
+
+    Raises:
+        DataError: the row's scale is no positive number.
+    """
+    if scale is not None:
+        return scale
+    declared = row.get("depth_scale")
+    if declared is None:
+        return 1.0
+    if isinstance(declared, bool) or not isinstance(declared, int | float) or not 0 < declared < math.inf:
+        hint = "write what the numbers are divided by, such as 1000 for millimetres"
+        raise DataError(f"{declared!r} is no positive number", row=index, column="depth_scale", hint=hint)
+    return float(declared)
+
+
+def typical_depth(rows: Any, scale: float | None, cap: float | None, holes: Sequence[float] = ()) -> float:
     """Return the median depth of some rows, where a random task head begins; 1 without rows."""
     import numpy
 
     medians = []
     for index, row in spread_rows(rows, 50) if rows is not None else ():
-        depth = open_depth(row.get("depth"), index, None, scale, cap, holes)
+        depth = open_depth(row.get("depth"), index, None, scale_of(row, scale, index), cap, holes)
         if (depth > 0).any():
             medians.append(float(numpy.median(depth[depth > 0])))
     return round(float(numpy.median(medians)), 6) if medians else 1.0
 
 
-def depth_doubts(rows: Iterable[Mapping[str, Any]], scale: float, holes: Sequence[float]) -> list[str]:
-    """Return doubts about depth, one sentence each: millimetres, a largest number that marks holes.
+def depth_doubts(rows: Iterable[Mapping[str, Any]], scale: float | None, holes: Sequence[float]) -> list[str]:
+    """Return doubts about depth, one sentence each: units that are no metres, a largest number that marks holes.
 
     Args:
-        scale, holes: the options `depth_scale` and `hole_values`.
+        rows: some rows.
+        scale: the option `depth_scale`.
+        holes: the option `hole_values`.
     """
     import numpy
 
-    medians, shares = [], []
+    medians, shares, empty, whole = [], [], [], True
     for index, row in enumerate(rows):
         try:
             array = open_map(row.get("depth"), index, "depth", "depth map", "", _numbers, read=_read_exr)
+            divisor = scale_of(row, scale, index)
         except TopworkError:
             continue  # reading the row for training refuses it, or skips and counts it
         known = array[numpy.isfinite(array) & (array > 0) & ~numpy.isin(array, holes)]
@@ -109,16 +132,31 @@ def depth_doubts(rows: Iterable[Mapping[str, Any]], scale: float, holes: Sequenc
         largest = known == known.max()
         shares.append(float(largest.mean()))
         marked = shares[-1] > _MARKED and not largest.all()
-        medians.append(float(numpy.median(known[~largest] if marked else known)) / scale)
+        medians.append(float(numpy.median(known[~largest] if marked else known)) / divisor)
+        empty.append(1 - known.size / array.size)
+        whole = whole and array.dtype.kind in "iu"
     doubts = []
     if medians and (median := float(numpy.median(medians))) > _FAR:
-        doubts.append(f"the median depth is {median:.4g}: millimetres? `depth_scale: 1000` makes metres of them")
+        doubts.append(_scale_doubt(median, whole and scale is None, float(numpy.median(empty)) > _SPARSE))
     if shares and float(numpy.median(shares)) > _MARKED:
         doubts.append(
             f"more than {_MARKED:.0%} of the pixels hold exactly the largest value of their map: a mark for holes? "
             "`hole_values` leaves it out"
         )
     return doubts
+
+
+def _scale_doubt(median: float, whole: bool, sparse: bool) -> str:
+    """Return the doubt that depth is in metres, with the scales of well-known data sets, the likeliest first."""
+    if not whole:
+        return f"the median depth is {median:.4g}: millimetres? `depth_scale: 1000` makes metres of them"
+    # maps of a laser scanner are empty between its points, those of a camera are not
+    known = {"millimetres": 1000, "1/5000 m, as TUM": 5000, "1/256 m, as KITTI": 256}
+    likely = dict(reversed(known.items())) if sparse else known
+    figures = "; ".join(
+        f"{name}: `depth_scale: {scale}`, a median of {median / scale:.3g} m" for name, scale in likely.items()
+    )
+    return f"the median depth is {median:.4g}, which cannot be metres. {figures}"
 
 
 def resize_depth(depth: numpy.ndarray, size: Sequence[int]) -> torch.Tensor:

@@ -19,8 +19,10 @@ class DepthEstimationOptions(ImageOptions):
         "silog", description="silog and l1: depth in the rows' unit; scale_shift_invariant: up to scale and shift"
     )
     silog_share: float = Field(0.5, ge=0, le=1, description="of the squared mean in silog; 1: scale does not count")
-    depth_scale: PositiveFloat = Field(
-        1.0, description="the data's numbers are divided by it: 1000 for millimetres, 256 for KITTI"
+    depth_scale: PositiveFloat | None = Field(
+        None,
+        description="the data's numbers are divided by it: 1000 for millimetres, 256 for KITTI, 5000 for TUM; by "
+        "default what the rows' `depth_scale` says, else 1",
     )
     hole_values: list[float] = Field(
         default_factory=list, description="numbers in the data that mean no depth, such as 65535; 0 always does"

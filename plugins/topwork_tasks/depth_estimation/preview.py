@@ -9,7 +9,7 @@ import topwork as tw
 from topwork_tasks._vision.headers import size_of
 from topwork_tasks._vision.images import shrink_map
 from topwork_tasks._vision.preview import MOST_DECODED, ImageView, spread
-from topwork_tasks.depth_estimation.depth_maps import depth_doubts, draw_depths, open_depth
+from topwork_tasks.depth_estimation.depth_maps import depth_doubts, draw_depths, open_depth, scale_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +20,7 @@ class DepthView(ImageView):
 
     def draw(self, image: Image, row: tw.Row, options: Any) -> tuple[Image, str]:
         """Return the image and its depth, near bright."""
-        scale, cap, holes = options.depth_scale, options.max_depth, options.hole_values
+        scale, cap, holes = scale_of(row, options.depth_scale), options.max_depth, options.hole_values
         depth = shrink_map(open_depth(row.get("depth"), None, size_of(row.get("image")), scale, cap, holes), image.size)
         valid = depth[depth > 0]
         if not len(valid):

@@ -48,6 +48,12 @@ class DepthEstimation(ImageTask):
             lazy=True,
             kind="depth",
         ),
+        "depth_scale": tw.Column(
+            "what the numbers of `depth` are divided by, where the source tells it",
+            target=True,
+            required=False,
+            kind="number",
+        ),
     }
     state_types: ClassVar[Mapping[str, Any]] = {"typical_depth": PositiveFloat, "pixel_range": list[float] | None}
     rows_view = DepthView()
@@ -110,7 +116,7 @@ class DepthEstimation(ImageTask):
             row["depth"],
             index,
             size,
-            options.depth_scale,
+            depth_maps.scale_of(row, options.depth_scale, index),
             options.max_depth,
             options.hole_values,
             lambda: orientation_of(row.get("image")),

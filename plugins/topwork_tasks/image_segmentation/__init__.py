@@ -2,6 +2,7 @@
 
 - `task`: the task; `options`: its options; `examples`: example rows.
 - `labels`: label names, learned once, and the labels of numbers in masks.
+- `colours`: masks whose colours are labels.
 - `truth`: masks, instances and panoptic segments of rows; targets.
 - `models`: segmenters of transformers, their image processors and losses; `mask_head`: a head for any backbone.
 - `outputs`: the meaning of segmenters' outputs; predictions.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from topwork import DataError, Row
+from topwork_tasks.image_segmentation.colours import is_coloured
 from topwork_tasks.image_segmentation.masks import open_mask
 
 if TYPE_CHECKING:
@@ -57,12 +58,14 @@ def _pixel_counts(rows: Iterable[Row]) -> Counter[int]:
 
     counts: Counter[int] = Counter()
     for index, row in enumerate(rows):
-        if row.get("mask") is None or row.get("segments_info") is not None:
+        if row.get("mask") is None or row.get("segments_info") is not None or row.get("colour_table") is not None:
             continue
         try:
             mask = open_mask(row["mask"], index, "mask")
         except DataError:
             continue  # reading the row for training refuses it, or skips and counts it
+        if is_coloured(mask):
+            continue
         values, pixels = numpy.unique(mask if mask.ndim == 2 else mask[..., 0], return_counts=True)
         counts.update(dict(zip(values.tolist(), pixels.tolist())))
     return counts

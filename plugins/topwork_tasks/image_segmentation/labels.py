@@ -13,6 +13,14 @@ from topwork_tasks._classification.labels import Declared, LabelNames, check_ali
 from topwork_tasks._vision.boxes import categories_of, columns_of, declared_names
 from topwork_tasks._vision.inputs import find_pixel_range
 from topwork_tasks.image_segmentation import models
+from topwork_tasks.image_segmentation.colours import (
+    MOST_COLOURS,
+    RowColours,
+    colours_in,
+    grey,
+    is_coloured,
+    names_in_tables,
+)
 from topwork_tasks.image_segmentation.masks import flat, open_mask, segment_categories, tells_segments
 
 if TYPE_CHECKING:
@@ -47,7 +55,13 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions, notes:
     if options.colours and (options.kind != "semantic" or reduce):
         raise UsageError("`colours` is for semantic masks, without `reduce_labels`", place="task.colours")
     given: Any = options.label_names or (list(options.colours) if options.colours else None)
+    if given is None and options.kind == "semantic" and rows is not None and "colour_table" in _columns_in(rows):
+        narrow = rows.select_columns(["colour_table"]) if hasattr(rows, "select_columns") else rows
+        given = names_in_tables(narrow) or None
     names, declared = learn_mask_labels(rows, base, auto, options.kind, given, options.ignore_index, reduce)
+    if RowColours(options, names).learned:
+        listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        notes.append(f"the masks are colour images: {len(names)} colours are labels ({listed}); `colours` names them")
     for name in options.stuff or ():
         if name not in names:
             raise UsageError(f"`{name}` is no label", place="task.stuff", hint=f"labels: {', '.join(names)}")
@@ -130,16 +144,26 @@ def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
             hint="give training rows, `label_names`, or a base with a trained task head",
         )
     values: set[Any] = set()
+    colours: set[str] = set()
     wanted = [name for name in ("mask", "objects", "segments_info") if name in _columns_in(rows)]
     narrow = rows.select_columns(wanted) if hasattr(rows, "select_columns") else rows
     for index, row in enumerate(narrow):
         column, row_values = _values(row, index, kind)
+        if column == "colours":
+            colours.update(row_values)
+            if len(colours) > MOST_COLOURS:
+                hint = "write labels as 0, 1, 2 ... in PNG files, or give `colours`; JPEG changes colours"
+                cause = f"is a colour image, and makes {len(colours)} colours with those before"
+                raise DataError(cause, row=index, column="mask", hint=hint)
+            continue
         for value in row_values:
             check_alike(value, values, index, column)
             if not isinstance(value, str) and not 0 <= value <= _MOST and value != ignored:
                 cause, hint = f"holds the number {value}", f"labels count from 0 to {_MOST}; or give `label_names`"
                 raise DataError(cause, row=index, column=column, hint=hint)
             values.add(value)
+    if colours:
+        return sorted(colours | {grey(value) for value in values if value <= 255})
     if ignored in values and len(values) == 2 and kind == "semantic":
         cause = f"has only the label {sorted(values - {ignored})}, and {ignored}, which does not count (`ignore_index`)"
         raise DataError(cause, column="mask", hint="write labels as 0, 1, 2 ..., or set another `ignore_index`")
@@ -158,7 +182,7 @@ def _columns_in(rows: Any) -> list[str]:
 
 
 def _values(row: Row, index: int, kind: str) -> tuple[str, list[Any]]:
-    """Return the column that holds a row's labels, and those labels."""
+    """Return the column that holds a row's labels, and those labels; "colours" and the colours of a colour mask."""
     import numpy
 
     if kind != "semantic" and uses_objects(row, index):
@@ -170,6 +194,8 @@ def _values(row: Row, index: int, kind: str) -> tuple[str, list[Any]]:
     if "mask" not in row:
         raise DataError("is missing", row=index, column="mask", hint="map it in `data.columns`")
     mask = open_mask(row["mask"], index, "mask") if mask is None else mask
+    if kind == "semantic" and is_coloured(mask):
+        return "colours", list(colours_in(mask))
     labels = mask[..., 0] if mask.ndim == 3 and kind != "semantic" else flat(mask, index, "mask")
     return "mask", numpy.unique(labels).tolist()
 

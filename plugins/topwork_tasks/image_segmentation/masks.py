@@ -109,7 +109,10 @@ def flat(array: numpy.ndarray, index: int | None, column: str) -> numpy.ndarray:
         return array
     if not (array == array[..., :1]).all():
         raise DataError(
-            "is a colour image", row=index, column=column, hint="give the numbers of labels (mode L, P or I)"
+            "is a colour image",
+            row=index,
+            column=column,
+            hint="give the numbers of labels (mode L, P or I), or `colours`",
         )
     return array[..., 0]
 
@@ -143,7 +146,7 @@ def values_of_colours(
             f"has the colour {[unknown >> 16, unknown >> 8 & 255, unknown & 255]} in {int((values == -1).sum())} pixels"
         )
         hint = "add it to `colours`; names that are not in `label_names` do not count"
-        raise DataError(f"{cause}, which is not in the table `colours`", row=index, column="mask", hint=hint)
+        raise DataError(f"{cause}, which is not in the table of colours", row=index, column="mask", hint=hint)
     return values
 
 

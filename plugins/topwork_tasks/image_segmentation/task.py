@@ -67,6 +67,12 @@ class ImageSegmentation(ImageTask):
             "panoptic: [{id, category_id, iscrowd, isthing}], as in COCO", target=True, required=False, kind="segments"
         ),
         "annotated_size": tw.Column(ANNOTATED_SIZE, target=True, required=False),
+        "colour_table": tw.Column(
+            "file that names the colours of the mask: lines of name,red,green,blue",
+            target=True,
+            required=False,
+            kind="file",
+        ),
     }
     state_types: ClassVar[Mapping[str, Any]] = {
         "label_names": tw.OutputNames,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Row
 from topwork_tasks._vision.frames import frame_orientation
+from topwork_tasks.image_segmentation.colours import RowColours
 from topwork_tasks.image_segmentation.labels import LabelNumbers, uses_objects
 from topwork_tasks.image_segmentation.masks import (
     Segments,
@@ -37,18 +38,22 @@ class SegmentationTruth:
     def __init__(self, options: ImageSegmentationOptions, values: Mapping[str, Any], universal: bool) -> None:
         self.options, self.universal = options, universal
         self.reduce: bool = values["reduce_labels"]
+        self.colours = RowColours(options, values["label_names"])
         self.numbers = LabelNumbers(values["label_names"], values["declared"])
 
     def labels(self, row: Row, size: tuple[int, int], index: int | None = None) -> numpy.ndarray:
         """Return label indices, int32 [height, width]; `ignore_index` where a pixel does not count."""
         self._present(row, index)
         frame_orientation(row, index, size)  # refuses a declared size that does not fit
-        mask = open_row_mask(row, index, "mask", size, colours=bool(self.options.colours))
+        colours = self.colours.of(row)
+        mask = open_row_mask(row, index, "mask", size, colours=colours is not None)
         if tells_segments(row, mask):
             segments = panoptic_of(row, index, size, self.numbers, self.options.ignore_index)
             return labels_of_segments(segments, self.options.ignore_index)
-        if self.options.colours and mask.ndim == 3:
-            return values_of_colours(mask, self.options.colours, self.numbers.names, self.options.ignore_index, index)
+        if colours is self.colours.learned and mask.ndim == 2:
+            mask = mask[..., None].repeat(3, axis=-1)  # a mask that is grey among coloured ones
+        if colours is not None and mask.ndim == 3:
+            return values_of_colours(mask, colours, self.numbers.names, self.options.ignore_index, index)
         return self.numbers.of_map(flat(mask, index, "mask"), self.options.ignore_index, self.reduce, index)
 
     def segments(self, row: Row, size: tuple[int, int], index: int | None = None) -> Segments:

@@ -1,0 +1,121 @@
+"""Colours of masks: tables that name them, in options or in a file beside the masks, and masks without any table.
+
+Entry points: `read_colour_table`, `colours_in`, `RowColours`. Colours without a table are labels named `#rrggbb`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topwork import DataError, Row
+
+if TYPE_CHECKING:
+    import numpy
+
+    from topwork_tasks.image_segmentation.options import ImageSegmentationOptions
+
+#: label name -> red, green, blue
+Colours = Mapping[str, tuple[int, int, int]]
+#: most colours that can be labels; more come from photographs or from JPEG compression
+MOST_COLOURS = 256
+_HEX = re.compile(r"#[0-9a-f]{6}")
+_NUMBERS_FIRST = re.compile(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(\S.*?)\s*")
+_NAME_FIRST = re.compile(r'\s*"?([^",;:\t]+?)"?\s*[,;:\t]\s*(\d+)\s*[,;\t ]\s*(\d+)\s*[,;\t ]\s*(\d+)\s*(?:[,;:\t].*)?')
+
+
+@lru_cache(maxsize=32)
+def read_colour_table(file: str) -> Colours:
+    """Return label name -> colour of a file with a label in every line.
+
+    Lines are `name,red,green,blue` (with or without a header), `red green blue name` (CamVid) or
+    `name:red,green,blue:...` (CVAT); those that begin with # are comments.
+
+    Raises:
+        DataError: a line of another form, or a colour or name that stands twice; names the line.
+    """
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read: {error}", column="colour_table", hint="name another file") from error
+    colours: dict[str, tuple[int, int, int]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        if match := _NUMBERS_FIRST.fullmatch(line):
+            *numbers, name = match.groups()
+        elif match := _NAME_FIRST.fullmatch(line):
+            name, *numbers = match.groups()
+        elif not colours and not re.search(r"\d", line):
+            continue  # a header
+        else:
+            raise DataError(
+                f"{file}:{number}: `{line[:60]}` names no colour",
+                column="colour_table",
+                hint="write name,red,green,blue",
+            )
+        red, green, blue = map(int, numbers)
+        if max(red, green, blue) > 255 or name in colours or (red, green, blue) in colours.values():
+            cause = "is not within 0 to 255" if max(red, green, blue) > 255 else "or its colour stands twice"
+            raise DataError(f"{file}:{number}: `{name}` {cause}", column="colour_table", hint="correct the line")
+        colours[name] = red, green, blue
+    if not colours:
+        raise DataError(f"{file}: names no colour", column="colour_table", hint="write name,red,green,blue")
+    return colours
+
+
+def names_in_tables(rows: Iterable[Row]) -> list[str]:
+    """Return the names in the tables of colours that rows name, in their order; none where rows name no table."""
+    names: dict[str, None] = {}
+    for file in dict.fromkeys(row.get("colour_table") for row in rows):
+        if file is not None:
+            names.update(dict.fromkeys(read_colour_table(str(file))))
+    return list(names)
+
+
+def is_coloured(mask: numpy.ndarray) -> bool:
+    """Return whether the channels of a mask differ."""
+    return mask.ndim == 3 and not bool((mask == mask[..., :1]).all())
+
+
+def colours_in(mask: numpy.ndarray) -> set[str]:
+    """Return the colours of a mask [height, width, 3] as `#rrggbb`."""
+    import numpy
+
+    codes = numpy.unique(mask[..., 0] * 65536 + mask[..., 1] * 256 + mask[..., 2])
+    return {f"#{code:06x}" for code in codes.tolist()}
+
+
+def grey(value: int) -> str:
+    """Return the colour of a grey value, 0 to 255, as `#rrggbb`."""
+    return f"#{value:02x}{value:02x}{value:02x}"
+
+
+class RowColours:
+    """The colours that a row's mask is read by.
+
+    Args:
+        options: of the task; their table comes first.
+        names: of the labels; those learned from colours are the colours themselves.
+    """
+
+    def __init__(self, options: ImageSegmentationOptions, names: Sequence[str]) -> None:
+        self.options = options
+        self.learned: dict[str, tuple[int, int, int]] = {}
+        if names and all(map(_HEX.fullmatch, names)):
+            self.learned = {name: (int(name[1:3], 16), int(name[3:5], 16), int(name[5:], 16)) for name in names}
+
+    def of(self, row: Row) -> Colours | None:
+        """Return label name -> colour; None where the mask holds numbers.
+
+        Raises:
+            DataError: the table of the row is damaged.
+        """
+        if self.options.colours:
+            return self.options.colours
+        if row.get("colour_table") is not None:
+            return read_colour_table(str(row["colour_table"]))
+        return self.learned or None
