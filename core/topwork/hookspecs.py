@@ -63,6 +63,17 @@ def register_formats() -> Mapping[str, str]:  # type: ignore[empty-body]
     """Return names of layouts of files that `load_rows` of this plugin reads, with a line about each."""
 
 
+@hookspec
+def register_trackers() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return names of trackers that `make_tracker` of this plugin makes, with a line about each.
+
+    Example:
+        @topwork.hookimpl
+        def register_trackers():
+            return {"printed": "Print every number that a training logs."}
+    """
+
+
 # ---------------------------------------------------------------- questions: the first answer that is not None counts
 
 
@@ -108,6 +119,15 @@ def profile_page(profile: Profile, file: Path) -> bool | None:
     """Write the profile of a recipe's rows (`topwork data --page FILE`) as one offline page; True when written."""
 
 
+@hookspec(firstresult=True)
+def make_tracker(name: str, run: Run) -> Any | None:
+    """Return an object that hears the news of this run, or None: "not mine".
+
+    The object has methods with the names and arguments of the hooks of news that it wants, such as `step_logged`, each
+    marked by `@topwork.hookimpl`. It is made when a run begins whose recipe says `track: [name]`, on the main process.
+    """
+
+
 @hookspec
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
     """Restore structural changes of a model before its weights are loaded.
@@ -138,6 +158,23 @@ def run_started(run: Run) -> None:
 @hookspec
 def stage_started(run: Run, stage: Stage, index: int) -> None:
     """Called when a stage begins."""
+
+
+@hookspec
+def step_logged(run: Run, stage: Stage, step: int, numbers: Mapping[str, float]) -> None:
+    """Called on the main process when a training has logged numbers, about fifty times in a stage.
+
+    Args:
+        run: the run; `run.folder` is the running stage's own folder.
+        stage: the stage that trains.
+        step: optimizer steps so far in this training.
+        numbers: such as "loss", "learning_rate", "grad_norm", "epoch", and "eval_<metric>" after an evaluation.
+
+    Example:
+        @topwork.hookimpl
+        def step_logged(step, numbers):
+            print(step, numbers.get("loss"))
+    """
 
 
 @hookspec

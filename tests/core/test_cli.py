@@ -239,6 +239,7 @@ def test_schema_knows_what_is_installed(topwork) -> None:
 
 def test_ctrl_c_says_how_to_go_on(topwork, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "runs" / "r-1").mkdir(parents=True)
 
     def interrupted(recipe, *, folder, plugins, quiet):
         class Started:

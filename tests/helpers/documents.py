@@ -89,6 +89,13 @@ def samples_table() -> str:
     return "\n".join(lines)
 
 
+def trackers_table() -> str:
+    plugins = _plugins()
+    lines = ["| tracker | what it keeps |", "|---|---|"]
+    lines += [f"| `{name}` | {plugins.trackers.about(name)} |" for name in sorted(plugins.trackers)]
+    return "\n".join(lines)
+
+
 def recipes_table() -> str:
     lines = ["| recipe | what it does | what it promises, held by a test |", "|---|---|---|"]
     for file in sorted((ROOT / "recipes").glob("*.yaml")):
@@ -169,6 +176,8 @@ ANALYSES_ROOMS = (
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
 COMPRESS_ROOMS = ("plugin",)
+#: folders and modules of `topwork_workbench`
+WORKBENCH_ROOMS = ("plugin", "trackers")
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(
@@ -221,6 +230,10 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "plugins/topwork_analyses/README.md": {"rooms": partial(rooms_table, "plugins/topwork_analyses", ANALYSES_ROOMS)},
     "plugins/topwork_compress/README.md": {"rooms": partial(rooms_table, "plugins/topwork_compress", COMPRESS_ROOMS)},
+    "plugins/topwork_workbench/README.md": {
+        "rooms": partial(rooms_table, "plugins/topwork_workbench", WORKBENCH_ROOMS),
+        "trackers": trackers_table,
+    },
     "plugins/topwork_bases/README.md": {
         "rooms": partial(rooms_table, "plugins/topwork_bases", BASES_ROOMS),
         "samples": samples_table,

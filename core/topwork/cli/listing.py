@@ -26,7 +26,7 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="tasks, stages, bases, recipes, samples, formats, plugins, commands, architectures; or all."
+            help="tasks, stages, bases, recipes, samples, formats, trackers, plugins, commands, architectures; or all."
         ),
     ] = None,
     name: Annotated[str | None, typer.Argument(help="A task or stage: list its columns and options instead.")] = None,
@@ -195,6 +195,7 @@ KINDS: dict[str, Callable[[Plugins], list[Entry]]] = {
     "recipes": _recipes,
     "samples": _registered("sample"),
     "formats": _registered("format"),
+    "trackers": _registered("tracker"),
     "plugins": _plugins,
     "commands": _registered("command"),
 }
@@ -202,7 +203,7 @@ KINDS: dict[str, Callable[[Plugins], list[Entry]]] = {
 
 def brought(plugins: Plugins, info: Any) -> list[str]:
     """List what a plugin registered, and the hooks that it implements."""
-    tables = (plugins.tasks, plugins.stages, plugins.commands, plugins.samples, plugins.formats)
+    tables = (plugins.tasks, plugins.stages, plugins.commands, plugins.samples, plugins.formats, plugins.trackers)
     nouns = [f"{table.kind} {name}" for table in tables for name in table if table.owner(name) == info]
     hooks = [name for name in vars(plugins.hook) if not name.startswith(("_", "register_"))]
     return nouns + [f"hook {hook}" for hook in hooks if info.name in plugins.implementers(hook)]

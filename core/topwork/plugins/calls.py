@@ -21,7 +21,7 @@ from topwork.errors import PluginError, TopworkError
 from topwork.plugins.loading import PluginInfo, safe_text
 
 #: hooks that bring news: a failure there is a warning, unless `strict`
-NEWS = ("run_started", "stage_started", "stage_done", "run_failed", "run_done")
+NEWS = ("run_started", "stage_started", "step_logged", "stage_done", "run_failed", "run_done")
 _BASE = ("config", "native", "backbone", "trained_labels", "processor")
 
 
@@ -71,6 +71,7 @@ def _wrapped(
 ) -> Callable[..., Any]:
     location = f"plugin {info}, hook {hook}"
     hint = f"`topwork --disable {info.name} ...` goes on without this plugin" if info.version else None
+    warned: set[tuple[str, str]] = set()
 
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
@@ -82,7 +83,10 @@ def _wrapped(
             failure = PluginError(safe_text(error), place=location, hint=hint)
             if hook not in NEWS or strict:
                 raise failure from error
-            _warn(failure, dict(zip(names, arguments)).get("run"))
+            run = dict(zip(names, arguments)).get("run")
+            if (key := (str(getattr(run, "root", "")), failure.cause)) not in warned:  # not once for every step
+                warned.add(key)
+                _warn(failure, run)
             return None
         except (SystemExit, KeyboardInterrupt) as error:
             if not raised_by_code(error):

@@ -46,7 +46,7 @@ class Registered(Mapping[str, Any]):
     """What plugins registered of one kind, by name; a declaration is imported when its entry is read.
 
     Args:
-        kind: "task", "stage", "command", "sample", "format" or "recipe".
+        kind: "task", "stage", "command", "sample", "format", "tracker" or "recipe".
     """
 
     def __init__(self, kind: str) -> None:
@@ -130,8 +130,8 @@ def check_entry(kind: str, thing: Any) -> None:
         check_class(thing, Stage, kind)
     elif kind == "command" and not (callable(thing) and hasattr(thing, "__name__")):
         raise PluginError(f"the command {thing!r} is not a function")
-    elif kind in ("sample", "format") and not isinstance(thing, str):
-        raise PluginError(f"a sample is described by a text, not by {thing!r}")
+    elif kind in ("sample", "format", "tracker") and not isinstance(thing, str):
+        raise PluginError(f"a {kind} is described by a text, not by {thing!r}")
 
 
 def plugin_kind(thing: Any) -> str | None:

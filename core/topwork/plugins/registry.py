@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from topwork.base import Base, BaseOptions
     from topwork.data.options import RowsOptions
+    from topwork.runs.run import Run
     from topwork.stage import Stage
     from topwork.task import Task
 
@@ -56,6 +57,7 @@ class Plugins:
         tasks, stages, commands: what was registered, by name; a declared one is imported when it is read.
         samples: name -> a line about it; answered as `sample:<name>`.
         formats: name -> a line about it; layouts of files.
+        trackers: name -> a line about it; what a recipe's `track` may name.
         recipe_folders, recipes: folders of shipped recipes; name -> path of the recipes in them.
         loaded, failed: the plugins themselves, in the order in which they were loaded.
         files: local files that were given by `--plugin`.
@@ -68,7 +70,7 @@ class Plugins:
         self.hook = self._manager.hook
         self.tasks, self.stages, self.commands = Registered("task"), Registered("stage"), Registered("command")
         self.samples, self.recipes = Registered("sample"), Registered("recipe")
-        self.formats = Registered("format")
+        self.formats, self.trackers = Registered("format"), Registered("tracker")
         self.recipe_folders: list[Path] = []
         self.loaded: list[PluginInfo] = []
         self.failed: list[FailedPlugin] = []
@@ -79,13 +81,13 @@ class Plugins:
 
     @property
     def _tables(self) -> dict[str, Registered]:
-        tables = (self.tasks, self.stages, self.commands, self.samples, self.recipes, self.formats)
+        tables = (self.tasks, self.stages, self.commands, self.samples, self.recipes, self.formats, self.trackers)
         return {table.kind: table for table in tables}
 
     # ------------------------------------------------------------------ what is there
 
     def owner(self, kind: str, name: str) -> PluginInfo:
-        """Return the plugin that registered a "task", "stage", "command", "sample", "format" or "recipe"."""
+        """Return the plugin that registered a "task", "stage", "command", "sample", "format", "tracker" or "recipe"."""
         table = self._tables[kind]
         if name not in table:
             raise self.unknown(kind, name, table)
@@ -210,6 +212,28 @@ class Plugins:
         check_hooks(self._manager, observer)
         self._manager.register(observer)
 
+    @contextmanager
+    def tracking(self, names: Sequence[str], run: Run) -> Iterator[None]:
+        """Let the named trackers hear the news of a run for the block; one that fails warns, and the run goes on.
+
+        Raises:
+            PluginError: a tracker cannot be made: its package is missing, say.
+        """
+        trackers: list[Any] = []
+        try:
+            for name in names:
+                tracker = self.hook.make_tracker(name=name, run=run)
+                if tracker is None:
+                    raise self._nobody("tracker", name, "make_tracker")
+                check_hooks(self._manager, tracker)
+                self._manager.register(tracker)
+                trackers.append(tracker)
+                wrap_hooks(self._manager, tracker, self.trackers.owner(name), is_strict())
+            yield
+        finally:
+            for tracker in trackers:
+                self._manager.unregister(tracker)
+
     def add(self, candidate: Candidate) -> None:
         """Import, check and register one plugin: whole or not at all.
 
@@ -260,7 +284,8 @@ class Plugins:
                 table.add(name, thing, info)
                 module = thing.target.partition(":")[0] if isinstance(thing, Declaration) else thing.__module__
                 self._modules.setdefault(module, info)
-        for table, hook in ((self.samples, "register_samples"), (self.formats, "register_formats")):
+        for table in (self.samples, self.formats, self.trackers):
+            hook = f"register_{table.kind}s"
             described = self._answer(hook, plugin) or {}
             if not hasattr(described, "items"):
                 raise PluginError(f"`{hook}` must give a dict, and gave {type(described).__name__}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from topwork.task import Task, TaskOptions
 
 NAME = r"[^/\\\0]+"  # of a run folder
-KEYS = ("name", "description", "extends", "task", "base", "data", "seed", "stages")
+KEYS = ("name", "description", "extends", "task", "base", "data", "seed", "track", "stages")
 
 
 class RecipeChecker:
@@ -48,7 +48,7 @@ class RecipeChecker:
         data = check_data(self.root.get("data"), task, self.plugins, self.problems)
         if check_roles:
             self._roles()
-        seed = self._seed()
+        seed, track = self._seed(), self._track()
         name, description = self._name(), self._plain("description", str, "text", None)
         if self.problems or task is None or options is None or data is None:
             return None
@@ -64,6 +64,7 @@ class RecipeChecker:
             "data": data,
             "stages": stages,
             "seed": seed,
+            "track": track,
             "name": name,
             "description": description,
         }
@@ -96,6 +97,23 @@ class RecipeChecker:
         if seed < 0:
             self._fault(self.root.value["seed"].location, "seed", f"should be 0 or more, not `{seed}`")
         return seed
+
+    def _track(self) -> list[str]:
+        """Return the names of the trackers."""
+        node = self.root.get("track")
+        if node is None or node.value is None:
+            return []
+        entries = node.value if isinstance(node.value, list) else [node]
+        names = []
+        for entry in entries:
+            if not isinstance(entry.value, str):
+                self._fault(entry.start, "track", "should be a list of trackers' names, such as [tensorboard]")
+            elif entry.value not in self.plugins.trackers:
+                error = self.plugins.unknown("tracker", entry.value, self.plugins.trackers)
+                self._fault(entry.start, "track", str(error))
+            else:
+                names.append(entry.value)
+        return list(dict.fromkeys(names))
 
     def _name(self) -> str | None:
         name = self._plain("name", str, "text", None)

@@ -44,6 +44,7 @@ class Recipe:
         data: where the rows come from; without any role when the rows are in memory.
         stages: the stages in their order; each is a pydantic object with its options.
         seed: of everything random in the run.
+        track: names of the trackers that hear the news of the run.
         name, description: for people; a recipe without a name is called after its file, or else after its task.
         source: where the recipe came from: a file, or "recipe" for Python objects.
         plugin_files: local plugin files that were loaded when it was read, and that it may need again.
@@ -55,6 +56,7 @@ class Recipe:
     data: DataOptions = field(default_factory=lambda: DataOptions.model_validate({}))
     stages: list[Stage] = field(default_factory=list)
     seed: int = 0
+    track: list[str] = field(default_factory=list)
     name: str | None = None
     description: str | None = None
     source: str = "recipe"
@@ -101,6 +103,8 @@ class Recipe:
         answer["base"] = bases if len(bases) > 1 else next(iter(bases.values()))
         answer["data"] = written_out(self.data)
         answer["seed"] = self.seed
+        if self.track:
+            answer["track"] = list(self.track)
         answer["stages"] = [
             {stage.name: written_out(stage)} if written_out(stage) else stage.name for stage in self.stages
         ]

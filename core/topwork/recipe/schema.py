@@ -51,6 +51,11 @@ def recipe_schema(plugins: Plugins) -> dict[str, Json]:
             "base": {"anyOf": [base, {"type": "object", "additionalProperties": base}]},
             "data": where[DataOptions],
             "seed": {"type": "integer", "minimum": 0, "default": 0},
+            "track": {
+                "type": "array",
+                "items": {"enum": sorted(plugins.trackers)},
+                "description": "trackers that hear the news of the run",
+            },
             "stages": {"type": "array", "minItems": 1, "items": _stage(stages, where)},
         },
         "$defs": shared,

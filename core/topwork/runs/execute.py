@@ -129,6 +129,14 @@ def _run_stages(recipe: Recipe, plugins: Plugins, process: Process, root: Path, 
         console.say("every stage of this run is done")
     with plugins.blaming():
         run = _prepare(recipe, plugins, process, root, console, done)
+    with plugins.tracking(recipe.track if process.main else (), run):
+        _run_observed(run, recipe, done)
+    return run
+
+
+def _run_observed(run: Run, recipe: Recipe, done: int) -> None:
+    """Run the stages from position `done` on, between the news of the run's beginning and end."""
+    plugins = run.plugins
     plugins.hook.run_started(run=run)
     try:
         with plugins.blaming():
@@ -146,7 +154,6 @@ def _run_stages(recipe: Recipe, plugins: Plugins, process: Process, root: Path, 
             error.add_note(f"besides: {second}")
         raise
     plugins.hook.run_done(run=run)
-    return run
 
 
 def _run_stage(run: Run, recipe: Recipe, stage: Stage, index: int) -> None:

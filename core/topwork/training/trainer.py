@@ -112,7 +112,7 @@ class TaskTrainer(Trainer):
         planned = stage.steps or stage.epochs * math.ceil(batches / stage.accumulate)
         self.window = max(1, round(planned) // 50)  # steps between two logs
         self.precision = precision(stage.precision, run.device)
-        self.watch = _Watch(run, freezing)
+        self.watch = _Watch(stage, run, freezing)
         callbacks: list[TrainerCallback] = [self.watch]
         if stage.patience:
             callbacks.append(EarlyStoppingCallback(early_stopping_patience=stage.patience))
@@ -290,8 +290,8 @@ def shared(model: Any) -> dict[str, str]:
 class _Watch(TrainerCallback):
     """Freezing by epoch, the progress bar, and a stop when the loss is no number any more."""
 
-    def __init__(self, run: Run, freezing: Freezing) -> None:
-        self.run, self.freezing = run, freezing
+    def __init__(self, stage: Train, run: Run, freezing: Freezing) -> None:
+        self.stage, self.run, self.freezing = stage, run, freezing
         self.bar: Bar | None = None
         self._late_save = False
 
@@ -334,6 +334,9 @@ class _Watch(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         loss = (logs or {}).get("loss")
+        if self.run.process.main:
+            numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+            self.run.plugins.hook.step_logged(run=self.run, stage=self.stage, step=state.global_step, numbers=numbers)
         if loss is not None and not math.isfinite(float(loss)):
             raise TopworkError(
                 f"the training loss is {loss} at step {state.global_step}",

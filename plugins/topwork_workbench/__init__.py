@@ -1,0 +1,1 @@
+"""Workbench around runs: trackers that observe trainings, repetitions and sweeps, exported models, model cards."""

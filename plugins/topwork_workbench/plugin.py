@@ -1,0 +1,35 @@
+"""Hooks of the workbench. Everything heavy is imported when a hook is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from topwork import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from topwork import Run
+
+TRACKERS = {
+    "tensorboard": "Curves, metrics, tables and images in the run folder's `tensorboard` (extra `tensorboard`).",
+    "trackio": "The same in a local trackio dashboard (extra `trackio`).",
+    "wandb": "The same in Weights & Biases; WANDB_MODE=offline keeps it local (extra `wandb`).",
+    "mlflow": "The same in MLflow, by MLFLOW_TRACKING_URI (extra `mlflow`).",
+}
+
+
+@hookimpl
+def register_trackers() -> Mapping[str, str]:
+    """Declare the trackers of well-kept libraries."""
+    return TRACKERS
+
+
+@hookimpl
+def make_tracker(name: str, run: Run) -> Any | None:
+    """Make a tracker of this plugin."""
+    if name not in TRACKERS:
+        return None
+    from topwork_workbench.trackers.tracker import make
+
+    return make(name, run)
