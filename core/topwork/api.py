@@ -243,6 +243,6 @@ def mask_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Iterator[
 
 
 def _plugins() -> Plugins:
-    from topwork.plugins.registry import shared_plugins
+    from topwork.plugins.shared import shared_plugins
 
     return shared_plugins()

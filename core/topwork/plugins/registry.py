@@ -10,9 +10,9 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from topwork.base import Base, BaseOptions
     from topwork.data.options import RowsOptions
-    from topwork.runs.run import Run
     from topwork.stage import Stage
     from topwork.task import Task
 
@@ -207,32 +206,21 @@ class Plugins:
 
     # ------------------------------------------------------------------ loading
 
-    def observe(self, observer: Any) -> None:
-        """Let an object with hook implementations hear the news of a run, without being a plugin of its own."""
+    def observe(self, observer: Any, owner: PluginInfo | None = None) -> Callable[[], object]:
+        """Let an object with hook implementations hear the news of a run, without being a plugin of its own.
+
+        Args:
+            observer: the object.
+            owner: the plugin that made it, which messages about its failures name.
+
+        Returns:
+            A function that ends it.
+        """
         check_hooks(self._manager, observer)
         self._manager.register(observer)
-
-    @contextmanager
-    def tracking(self, names: Sequence[str], run: Run) -> Iterator[None]:
-        """Let the named trackers hear the news of a run for the block; one that fails warns, and the run goes on.
-
-        Raises:
-            PluginError: a tracker cannot be made: its package is missing, say.
-        """
-        trackers: list[Any] = []
-        try:
-            for name in names:
-                tracker = self.hook.make_tracker(name=name, run=run)
-                if tracker is None:
-                    raise self._nobody("tracker", name, "make_tracker")
-                check_hooks(self._manager, tracker)
-                self._manager.register(tracker)
-                trackers.append(tracker)
-                wrap_hooks(self._manager, tracker, self.trackers.owner(name), is_strict())
-            yield
-        finally:
-            for tracker in trackers:
-                self._manager.unregister(tracker)
+        if owner is not None:
+            wrap_hooks(self._manager, observer, owner, is_strict())
+        return partial(self._manager.unregister, observer)
 
     def add(self, candidate: Candidate) -> None:
         """Import, check and register one plugin: whole or not at all.
@@ -366,40 +354,6 @@ def load_plugins(
     for path in dict.fromkeys(Path(file).resolve() for file in files):
         _add_file(plugins, path)
     return plugins
-
-
-_shared: dict[tuple, Plugins] = {}
-
-
-def shared_plugins() -> Plugins:
-    """Return the installed plugins, loaded once for a process.
-
-    They are loaded anew when the environment variables that choose plugins, or the packages that are installed in the
-    folders of `sys.path`, have changed. `load_plugins` makes a new object at each call.
-    """
-    variables = ("TOPWORK_PLUGINS", "TOPWORK_DISABLE", "TOPWORK_TRACE", "TOPWORK_STRICT")
-    folders = tuple((path, _packages(path, _modified(path))) for path in sys.path)
-    key = (*(os.environ.get(name) for name in variables), folders)
-    if key not in _shared:
-        _shared.clear()
-        _shared[key] = load_plugins()
-    return _shared[key]
-
-
-def _modified(path: str) -> int | None:
-    try:
-        return os.stat(path or ".").st_mtime_ns
-    except OSError:
-        return None
-
-
-@lru_cache(maxsize=64)
-def _packages(path: str, modified: int | None) -> tuple[str, ...]:
-    """List the metadata folders in a folder that was modified at this time."""
-    try:
-        return tuple(name for name in os.listdir(path or ".") if name.endswith(("-info", ".egg-link")))
-    except OSError:  # a zip file, or nothing at all
-        return (str(modified),)
 
 
 def _reraise_interrupt(error: BaseException, candidate: Candidate) -> None:

@@ -173,7 +173,7 @@ def load_recipe(
     if isinstance(source, Recipe) and not overrides:
         return source
     if plugins is None:
-        from topwork.plugins.registry import shared_plugins
+        from topwork.plugins.shared import shared_plugins
 
         plugins = shared_plugins()
     problems: list[Problem] = []
