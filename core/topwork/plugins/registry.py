@@ -272,8 +272,11 @@ class Plugins:
                 table.add(name, thing, info)
                 module = thing.target.partition(":")[0] if isinstance(thing, Declaration) else thing.__module__
                 self._modules.setdefault(module, info)
-        for table in (self.samples, self.formats, self.trackers):
-            hook = f"register_{table.kind}s"
+        for table, hook in (
+            (self.samples, "register_samples"),
+            (self.formats, "register_formats"),
+            (self.trackers, "register_trackers"),
+        ):
             described = self._answer(hook, plugin) or {}
             if not hasattr(described, "items"):
                 raise PluginError(f"`{hook}` must give a dict, and gave {type(described).__name__}")
