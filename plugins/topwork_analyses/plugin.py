@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from topwork import Declaration, hookimpl
 
+#: stages that study attention heads
+_STUDIES_OF_HEADS = (
+    Declaration(
+        "attention_patterns",
+        "topwork_analyses.attention_patterns.stage:AttentionPatterns",
+        "Measure where attention heads look: offsets, named tokens, directions, time lags; how broadly, and how alike.",
+    ),
+    Declaration(
+        "head_effects",
+        "topwork_analyses.head_effects.stage:HeadEffects",
+        "Measure what changes without each attention head: intervals over rows, corrected for all attention heads.",
+    ),
+)
 #: stages that study hidden states, syntax and relevance
 _STUDIES_OF_STATES = (
     Declaration(
@@ -17,11 +30,4 @@ _STUDIES_OF_STATES = (
 @hookimpl
 def register_stages() -> list[Declaration]:
     """Declare the stages of the analyses."""
-    return [
-        Declaration(
-            "head_effects",
-            "topwork_analyses.head_effects.stage:HeadEffects",
-            "Measure what changes without each attention head: intervals over rows, corrected for all attention heads.",
-        ),
-        *_STUDIES_OF_STATES,
-    ]
+    return [*_STUDIES_OF_HEADS, *_STUDIES_OF_STATES]
