@@ -102,9 +102,9 @@ def map_of(
 
 def _within_layers(paths: Sequence[str], distances: Any) -> dict[str, float]:
     """Mean divergence of attention heads of the same layer, and of different layers."""
-    same, different = [], []
+    means: dict[str, list[float]] = {"within_layers": [], "between_layers": []}
     for first in range(len(paths)):
         for second in range(first + 1, len(paths)):
-            (same if paths[first] == paths[second] else different).append(float(distances[first, second]))
-    means = {"within_layers": same, "between_layers": different}
+            name = "within_layers" if paths[first] == paths[second] else "between_layers"
+            means[name].append(float(distances[first, second]))
     return {name: sum(values) / len(values) for name, values in means.items() if values}

@@ -141,14 +141,14 @@ class PatternStudy:
         )
 
         lines = head_lines(self.means, self.layers, sorted(self.special))
-        maps = [map_of(paths, between, self.layers, most, self.run.seed) for paths, between in self.distances.items()]
+        drawn = [map_of(paths, between, self.layers, most, self.run.seed) for paths, between in self.distances.items()]
+        maps = [points for points in drawn if points is not None]
         result: dict[str, Json] = {"rows": len(self.seen), **pattern_summary(self.means, self.layers, lines)}
-        maps = [drawn for drawn in maps if drawn is not None]
         if maps:
             result |= {"clusters": maps[0]["clusters"], "silhouette": maps[0]["silhouette"], "maps": maps}
         result["layers"] = pattern_entries(self.means, self.layers)
         result["tables"] = {"Attention heads": lines} | {
-            f"Map of {drawn['group']} attention heads": drawn["points"] for drawn in maps
+            f"Map of {entry['group']} attention heads": entry["points"] for entry in maps
         }
         result["curves"] = share_curves(self.means, self.layers)
         return {**result, "missing": self.missing} if self.missing else result
