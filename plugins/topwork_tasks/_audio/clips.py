@@ -45,6 +45,9 @@ def open_audio(value: Any, row: int | None, column: str, rate: int) -> np.ndarra
     Args:
         value: {bytes, path} as `datasets` has undecoded audio; bytes; a path; {array, sampling_rate}, the array
             [samples] or two-dimensional with channels; or a decoder with `get_all_samples`, as torchcodec has.
+        row: index of the row, for messages.
+        column: name of the column, for messages.
+        rate: samples a second that are wanted.
 
     Channels are averaged; whole numbers are scaled to -1..1; other rates are resampled by soxr (high quality).
 
@@ -89,8 +92,10 @@ def audio_length(value: Any, rate: int) -> int:
 
 
 def clip_lengths(rows: Any, rate: int, most: int = 1000) -> list[int]:
-    """Return the samples of the clips of training rows, of at most `most` at even distances, those left out that
-    cannot be read; of a stream the first."""
+    """Return the samples of the clips of training rows, of at most `most` at even distances; of a stream the first.
+
+    Clips that cannot be read are left out.
+    """
     indices = range(0, len(rows), max(1, len(rows) // most)) if hasattr(rows, "__len__") else None
     chosen = (rows[index] for index in indices) if indices is not None else islice(rows, most)
     lengths = []

@@ -33,6 +33,7 @@ def find_extractor(base: Base, clips: Iterable[Any] | None) -> Any:
     """Return the base's own feature extractor, or one for its config.
 
     Args:
+        base: the base, whose config says what kind of features its network takes.
         clips: values of the audio column, to learn mean and deviation of spectrograms from; None when there are none.
     """
     saved = base.processor("feature_extractor")

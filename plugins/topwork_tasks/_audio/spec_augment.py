@@ -27,6 +27,9 @@ def fit_masks(
     """Return the config entries that fit the masks to clips; none where they fit, or where the config has no masks.
 
     Args:
+        option: the option `spec_augment`.
+        frontend: the clips as the network takes them.
+        config: the base's config, with its masks.
         lengths: samples of training clips; a tenth of them may be shorter than what masks are fitted to.
         notes: gets a sentence where masks cover a large share of the frames.
     """

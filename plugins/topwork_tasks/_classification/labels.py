@@ -72,8 +72,11 @@ def label_index(
     """Return the index of the model's output that a label of a row stands for.
 
     Args:
+        value: as the row has it: a name or an integer.
         names: label names in the order of the outputs.
         declared: what the data's integers stand for.
+        row: index of the row, for messages.
+        column: name of the column, for messages.
 
     Example:
         >>> label_index("no", ["yes", "no"], None), label_index(0, ["yes", "no"], ["no", "yes"])
@@ -175,6 +178,7 @@ def integer_names(
         option: the option `label_names`.
         source: names that the rows' source declares; the values are names then.
         notes: takes a line where both readings fit and differ.
+        column: name of the column, for messages.
 
     Returns:
         names by position or by written value, or None when integers are names themselves.
@@ -253,6 +257,7 @@ def check_spellings(first_rows: Mapping[str, int], column: str) -> None:
 
     Args:
         first_rows: label -> index of the first row that has it.
+        column: name of the column, for messages.
 
     Raises:
         DataError: with both spellings and the row of the later one.

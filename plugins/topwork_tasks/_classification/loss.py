@@ -24,6 +24,7 @@ def learn_weights(
         option: weights by name (1 for the others), or "balanced": rows / (labels * rows with this label), as
             scikit-learn has it; a label without rows gets 1.
         rows: training rows, for "balanced".
+        targets: the labels.
     """
     if option is None:
         return None
@@ -56,6 +57,7 @@ def classification_loss(
     Args:
         logits: [rows, labels]; [rows, 1] for a regression.
         labels: as `Targets.tensor` makes them; "single" also takes probabilities [rows, labels] (mixup).
+        kind: "single", "multi" or "regression": the three losses, in this order.
         weights: per label. A row's loss is multiplied by its label's weight, and the mean is over rows: so the loss of
             a batch is the mean of its rows' losses (torch's weighted mean would divide by the sum of weights instead).
         reduction: "none" returns [rows].

@@ -32,6 +32,7 @@ def logits_to_scores(logits: torch.Tensor, kind: Kind) -> list[list[float]]:
 
     Args:
         logits: [rows, labels].
+        kind: "single", "multi" or "regression": the three functions, in this order.
     """
     logits = logits.detach().float().cpu()
     if kind == "single":
@@ -65,6 +66,9 @@ def draw_labels(
     or the absolute error (regression).
 
     Args:
+        row: the row, perhaps with its truth.
+        prediction: of the row.
+        targets: the labels.
         shown: pieces of text that stand for the row.
         image: that stands for the row.
     """

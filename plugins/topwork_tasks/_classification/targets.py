@@ -74,6 +74,7 @@ class Targets:
         """Return the target of a row: the label's index, a list of indices ("multi") or a float ("regression").
 
         Args:
+            row: the row.
             index: of the row, for errors.
         """
         if self.column not in row:
@@ -168,10 +169,14 @@ def learn_targets(
     transformers calls it.
 
     Args:
+        rows: training rows, or None.
+        kind: "single", "multi" or "regression".
+        base: the base, which may have a trained task head.
         auto: the auto classes whose heads the base may have.
         option: `label_names`.
         separator: between labels of a cell; found in the column when it is None.
         notes: takes lines for the log.
+        column: name of the column.
 
     Raises:
         DataError: rows that have no usable labels.

@@ -52,6 +52,7 @@ def bounded_length(option: str, requested: int, default: int, limit: int | None,
 
     Args:
         option: name of the option, for the error.
+        requested: the value of the option.
         default: the option's default, which gives way to a smaller limit.
         limit: None when nothing bounds it.
         cause: why there is a limit.
@@ -84,8 +85,11 @@ def generate_continuations(
     """Generate the tokens behind each prompt, without padding.
 
     Args:
+        model: a causal model of transformers.
+        tokenizer: its tokenizer.
         inputs: `input_ids` and `attention_mask` [items, positions], padded on the left: a causal model that is padded
             on the right continues the padding.
+        options: of generating.
         most: new tokens that there is room for.
         row: index of the first row, mixed into the seed, so that batches differ.
     """

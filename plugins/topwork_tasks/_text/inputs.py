@@ -119,7 +119,9 @@ def learn_text_state(
     """Find or learn the tokenizer of a task with one base, as the state that `TextInputs.from_state` reads.
 
     Args:
+        base: the base.
         texts: what a tokenizer is learned from, when the base has none.
+        options: of learning a tokenizer.
         values: what else the task learned.
     """
     tokenizer, changes = find_tokenizer(base, texts, options)
@@ -248,6 +250,7 @@ def position_limit(config: Any, pad: int, *, decoder: bool = False) -> int | Non
     """Return how many positions a model has; None when they are not counted (relative ones).
 
     Args:
+        config: the model's config; of a model of several parts, its text part counts.
         pad: id of the padding token, behind which some models begin to count.
         decoder: look for the bound of the decoder of an encoder-decoder.
     """

@@ -56,6 +56,8 @@ def learn_tokenizer(texts: Iterable[str], options: TokenizerOptions, template: b
     """Learn a fast tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] as tokens 0 to 4.
 
     Args:
+        texts: what it is learned from.
+        options: kind and size of the vocabulary, and how text is prepared.
         template: put [CLS] before a text and [SEP] behind each; False adds nothing (language models).
     """
     from tokenizers import processors

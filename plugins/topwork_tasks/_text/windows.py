@@ -44,6 +44,9 @@ def context_windows(
     A question longer than half the window is cut to that.
 
     Args:
+        tokenizer: a fast tokenizer.
+        questions: the questions.
+        contexts: a context for each of them.
         names: outputs of the tokenizer to keep.
         length: tokens in a window, special ones included.
         stride: tokens of context that neighbouring windows share; less where a long question leaves too little room.
@@ -139,6 +142,8 @@ def text_windows(
     """Make the windows of each text, in order; together they own each token once. A text without tokens has none.
 
     Args:
+        tokenizer: a fast tokenizer.
+        texts: the texts.
         names: outputs of the tokenizer to keep.
         length: tokens in a window, special ones included; None for no bound.
         stride: tokens that neighbouring windows share; in the middle of them ownership passes on.

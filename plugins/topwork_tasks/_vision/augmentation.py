@@ -77,8 +77,10 @@ def make_augmentation(
 
     Args:
         parts: see `augment_help`.
-        height, width: of a crop, in pixels.
+        height: of a crop, in pixels.
+        width: of a crop, in pixels.
         colour: of the pixels outside the image, a number for each channel.
+        kind: what lies on the image and follows it.
         map_fill: value of a map outside the image.
         crop: least share of the image in a crop.
     """

@@ -30,8 +30,10 @@ def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def side_by_side(items: Sequence[Item]) -> dict[str, Any]:
-    """Return inputs for prediction: stacked where all images have one size, else lists: padding would change
-    predictions."""
+    """Return inputs for prediction: stacked where all images have one size, else lists.
+
+    Padding would change predictions.
+    """
     import torch
 
     names = [name for name in ("pixel_values", "pixel_mask") if name in items[0].inputs]
@@ -60,6 +62,7 @@ def padded(items: Sequence[Item], masked: bool) -> tuple[dict[str, Any], list[An
     """Return inputs for training, padded with zeros at the right and below.
 
     Args:
+        items: items with `pixel_values` [channels, height, width].
         masked: add `pixel_mask` [items, height, width], 1 where a pixel is no padding.
 
     Returns:

@@ -130,6 +130,7 @@ def objects_of(row: Row, index: int | None, size: tuple[int, int], form: BoxForm
     """Read a row's objects.
 
     Args:
+        row: with the column `objects`.
         index: index of the row, for messages.
         size: width and height of the upright image in pixels.
         form: notation of the boxes.
@@ -188,8 +189,10 @@ def _fitting_formats(boxes: Sequence[Any], size: tuple[int, int], form: BoxForma
 
 
 def box_doubts(rows: Iterable[Row], form: BoxFormat) -> list[str]:
-    """Return doubts about the boxes of rows, one sentence each: boxes that leave their image and are clipped, boxes
-    that cannot be used, no box at all."""
+    """Return doubts about the boxes of rows, one sentence each.
+
+    They are about boxes that leave their image and are clipped, boxes that cannot be used, and rows without any box.
+    """
     leaving, unusable, total, example = 0, 0, 0, ""
     fitting: set[BoxFormat] = {"coco", "voc", "yolo", "albumentations"}
     for row in rows:

@@ -86,8 +86,10 @@ class CocoAveragePrecision(Metric):
         return result
 
     def _measured(self, labels: range) -> tuple[numpy.ndarray, numpy.ndarray]:
-        """Return precision (the mean over the recalls) and recall, each [10 overlaps, labels, 4 sizes]; -1 without
-        truth."""
+        """Return precision (the mean over the recalls) and recall, each [10 overlaps, labels, 4 sizes].
+
+        Where there is no truth, both are -1.
+        """
         from faster_coco_eval import COCO, COCOeval_faster
 
         images, truths, predictions = self.entries(labels)

@@ -53,7 +53,9 @@ def backbone_with_maps(base: Base, weights: bool, **changes: Any) -> Any:
     """Return the base's backbone with as many maps as it has, four at most.
 
     Args:
-        changes: entries of the config to change.
+        base: the base.
+        weights: False makes a module with random weights.
+        **changes: entries of the config to change.
 
     Raises:
         CheckpointError: it is no network for images, or gives no feature maps.
@@ -235,6 +237,7 @@ def row_losses(logits: torch.Tensor, labels: torch.Tensor, ignored: int, dice: f
         logits: [items, labels, h, w]; enlarged to the truth's size.
         labels: long [items, height, width].
         ignored: the label that does not count.
+        dice: weight of the Dice loss; 0 for none.
     """
     logits = functional.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     valid = labels != ignored

@@ -20,6 +20,7 @@ def frame_orientation(row: Row, index: int | None, size: tuple[int, int]) -> int
     """Return the EXIF orientation by which a row's annotations must be turned; 1 where they are upright.
 
     Args:
+        row: with its image, and perhaps `annotated_size`.
         index: index of the row, for messages.
         size: width and height of the upright image.
 

@@ -51,7 +51,8 @@ def may_be_refused(row: Row, *maps: str, check: Callable[[Row, tuple[int, int]],
     """Return whether, by headers, the row's `image` may be refused, or its maps for another size than the image.
 
     Args:
-        maps: names of columns; a row may do without them.
+        row: the row.
+        *maps: names of columns; a row may do without them.
         check: (row, width and height of the image): raises DataError where a target is wrong.
     """
     size = size_of(row.get("image"))

@@ -55,7 +55,10 @@ def open_image(value: Any, index: int | None, column: str = "image", reading: Re
     Orientation tags are applied. Images of more than 33 megapixels are reduced.
 
     Args:
+        value: what the column holds.
         index: index of the row, for messages.
+        column: name of the column, for messages.
+        reading: colours, range, background and least size.
 
     Raises:
         DataError: None, a missing file, anything that is no image, or one deeper than 8 bits without a pixel range.
@@ -85,6 +88,7 @@ def read_pixels(value: Any, least: tuple[int, int] | None = None) -> Image | num
     """Return an upright PIL image, or the numbers of an image deeper than 8 bits, [height, width(, channels)].
 
     Args:
+        value: what the column holds.
         least: height and width that a very large image keeps.
 
     Raises:
@@ -153,8 +157,10 @@ def _reduced(image: Image, factor: int) -> Image:
 
 
 def open_file(source: Any) -> Image:
-    """Open an image file, its pixels not yet decoded, without PIL's warning of many pixels: `read_pixels` reduces very
-    large images, and PIL refuses twice the pixels of its warning."""
+    """Open an image file, its pixels not yet decoded, without PIL's warning of many pixels.
+
+    `read_pixels` reduces very large images, and PIL refuses twice the pixels of its warning.
+    """
     from PIL import Image as pil
 
     with warnings.catch_warnings():
@@ -163,8 +169,9 @@ def open_file(source: Any) -> Image:
 
 
 def to_pil(value: Any) -> Any:
-    """Return the PIL image of a value, its pixels not yet decoded where it is a file; an array deeper than 8 bits as
-    an array.
+    """Return the PIL image of a value; an array deeper than 8 bits as an array.
+
+    The pixels of a file are not yet decoded.
 
     Raises:
         OSError, ValueError: no such file, no image, or an array of another type or shape.
@@ -202,8 +209,9 @@ def to_pil(value: Any) -> Any:
 
 
 def _deep_colours(image: Image, value: Any) -> numpy.ndarray | None:
-    """Return the numbers of a colour PNG of 16 bits a channel, of which PIL reads the upper byte only; None for any
-    other image.
+    """Return the numbers of a colour PNG of 16 bits a channel; None for any other image.
+
+    PIL reads the upper byte of such a file only.
 
     Raises:
         ValueError: another format of 16 bits a channel.
@@ -295,6 +303,8 @@ def turn_boxes(boxes: numpy.ndarray, orientation: int, size: tuple[int, int]) ->
     """Turn corners [n, 4] upright by an EXIF orientation.
 
     Args:
+        boxes: left, top, right and bottom in pixels.
+        orientation: 1 to 8, as EXIF numbers them.
         size: width and height of the upright image.
     """
     if orientation in TURNED:
@@ -323,11 +333,13 @@ def open_map(
     orientation: Callable[[], int] = lambda: 1,
     read: Callable[[Any], numpy.ndarray | None] = lambda value: None,
 ) -> numpy.ndarray:
-    """Open numbers of pixels: a PIL image (a palette's numbers, not its colours), {bytes, path}, a path, bytes, a .npy
-    file, an array or nested lists.
+    """Open numbers of pixels, such as labels or depth.
 
     Args:
+        value: a PIL image (a palette's numbers, not its colours), {bytes, path}, a path, bytes, a .npy file, an array
+            or nested lists.
         index: index of the row, for messages.
+        column: name of the column, for messages.
         noun: name of such a map in messages.
         hint: hint of the error for a value that cannot be read.
         check: returns an array as the task wants it, [height, width, ...]; raises ValueError.

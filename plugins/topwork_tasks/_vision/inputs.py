@@ -56,10 +56,14 @@ class ImageOptions(TaskOptions):
 
 
 def find_pixel_range(rows: Any, options: ImageOptions, config: Any, notes: list[str]) -> tuple[float, float] | None:
-    """Return the option `pixel_range`, else the range of the training rows' images deeper than 8 bits; None where they
-    have none.
+    """Return the option `pixel_range`, else the range of the training rows' images deeper than 8 bits.
+
+    None where they have no such image.
 
     Args:
+        rows: training rows, or None.
+        options: of the task.
+        config: the base's config, which says how many channels there are.
         notes: gets the learned range, and a sentence where the scaled images have a few grey levels only.
     """
     pixel_range = options.pixel_range
@@ -161,15 +165,20 @@ class ImageInputs:
         return None if self.shape is None else [[self.shape[0] * self.shape[1]] for _ in range(len(rows))]
 
     def cost_budget(self, device: str) -> int | None:
-        """Return the pixels of a batch for predictions: on a CPU few images, whose maps stay in the cache; but two of
-        the usual sizes, for torch resizes the maps of a single image up to ten times as slowly."""
+        """Return the pixels of a batch for predictions.
+
+        On a CPU few images, whose maps stay in the cache; but two of the usual sizes, for torch resizes the maps of a
+        single image up to ten times as slowly.
+        """
         return _CPU_PIXELS if device == "cpu" else None
 
     def units(self, base: Base, pixels: torch.Tensor) -> Units:
-        """Return the patches of a plain vision transformer, with class tokens and registers; the image alone for any
-        other network.
+        """Return the patches of a plain vision transformer, with class tokens and registers.
+
+        For any other network it is the image alone.
 
         Args:
+            base: the base, whose config says which kind it is.
             pixels: [channels, height, width], as the network takes it.
         """
         image = tensor_to_image(pixels, self.processor)
@@ -206,6 +215,8 @@ def learn_processor(
     """Make an image processor for a base without one, from the mean and deviation of the rows.
 
     Args:
+        rows: training rows, or None.
+        base: the base.
         options: `image_size`; without it the size in the base's config, else the median of the rows.
         pixel_range: that deeper images are scaled from.
         make: (height, width, mean, deviation) -> image processor.
@@ -234,8 +245,9 @@ def learn_processor(
 
 
 def size_changes(base: Base, image_size: int | None) -> dict[str, Any]:
-    """Return the config entry that gives a network from a config the size of the option `image_size`; none where it
-    has no fixed size, or has that one.
+    """Return the config entry that gives a network from a config the size of the option `image_size`.
+
+    There is none where the network has no fixed size, or has that one.
 
     Raises:
         UsageError: the network has weights for another size, or the recipe's config names another size.

@@ -61,6 +61,9 @@ def doubts_of_rows(view: ImageView, rows: Any, options: Any, most: int = 1000) -
     """Return what looks wrong in training rows without being an error, for the notes of a task's state.
 
     Args:
+        view: shows the rows of the task.
+        rows: training rows, or None.
+        options: of the task.
         most: rows that are looked at.
     """
     return [] if rows is None else view.doubts(spread(rows, most), options)

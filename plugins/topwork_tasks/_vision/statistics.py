@@ -16,6 +16,7 @@ def learn_pixel_range(rows: Iterable[Row], most: int = 1000) -> tuple[float, flo
     """Learn the smallest and largest value of images deeper than 8 bits; None where there are none.
 
     Args:
+        rows: training rows.
         most: rows that are looked at, at even distances.
     """
     import numpy
@@ -43,6 +44,8 @@ def learn_statistics(
     Images that cannot be read are left out: whether such a row is an error or skipped is decided when it is used.
 
     Args:
+        rows: training rows.
+        reading: how their images are read.
         most: rows that are read, at even distances.
 
     Raises:

@@ -102,10 +102,15 @@ def natural_case(tokenizer: Any) -> Literal["keep", "lower", "upper"]:
 def unaligned_notes(
     rows: Any, frontend: Frontend, tokenizer: Any, case: Literal["keep", "lower", "upper"], upsample: int
 ) -> list[str]:
-    """Return a sentence about training rows whose texts need more frames than their clips have: they have no alignment
-    (a letter takes a frame, and a blank parts two equal ones), so their loss is 0.
+    """Return a sentence about training rows whose texts need more frames than their clips have.
+
+    They have no alignment (a letter takes a frame, and a blank parts two equal ones), so their loss is 0.
 
     Args:
+        rows: training rows.
+        frontend: the clips as the network takes them.
+        tokenizer: of the texts.
+        case: the case that texts get.
         upsample: frames of the output for each frame of the backbone.
 
     Raises:
@@ -146,6 +151,8 @@ def ctc_losses(
     Args:
         logits: [items, frames, vocabulary].
         lengths: [items], real frames.
+        targets: tokens of each item.
+        blank: token that stands for no letter.
         per_letter: divide by the target's length, as transformers does under `ctc_loss_reduction: mean`.
 
     A target that has no alignment, because it is longer than its clip has frames, gives 0 and no gradient.
@@ -215,8 +222,17 @@ def chunk_places(length: int, chunk: int, stride: int, align: int) -> list[tuple
 def chunks_of(
     length: int, frontend: Frontend, chunk_seconds: float | None, stride_seconds: float | None, frames: bool
 ) -> list[tuple[int, int, int, int]]:
-    """Return the chunks of a clip by a recipe: the whole clip, unless it is longer than `chunk_seconds` or than the
-    model's one size. `frames`: cuts lie between frames of the model.
+    """Return the chunks of a clip: the whole clip, unless it is longer than `chunk_seconds` or the model's one size.
+
+    Args:
+        length: samples of the clip.
+        frontend: the clips as the network takes them.
+        chunk_seconds: the option; None for no limit but the model's.
+        stride_seconds: the option: context on each side of a chunk.
+        frames: cuts lie between frames of the model.
+
+    Returns:
+        For each chunk its first sample, its end, and the samples of context on its left and on its right.
     """
     chunk_size = None if chunk_seconds is None else round(chunk_seconds * frontend.rate)
     size = min((entry for entry in (chunk_size, frontend.window) if entry is not None), default=None)
@@ -257,7 +273,11 @@ def ctc_transcript(
     {"text"} and, with `timestamps`, {"chunks": [{"text", "timestamp": (start, end)}]}.
 
     Args:
+        ids: the best token of each frame.
+        tokenizer: of the texts.
+        timestamps: what gets a time; None for nothing.
         per_frame: samples between two frames, at `rate` samples a second.
+        rate: samples a second.
     """
     result: dict[str, Any] = {"text": tokenizer.decode(ids, skip_special_tokens=False) if len(ids) else ""}
     if timestamps is None:

@@ -45,6 +45,7 @@ class CtcHead(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, **inputs: Any) -> CtcOutput:
+        """Return the logits of clips, [items, frames * upsample, vocabulary], and their real frames, [items]."""
         mask = inputs.pop("attention_mask", None) if self.fixed else None
         features = self.backbone(**inputs)
         frames = self._in_time(features.tokens)

@@ -156,6 +156,8 @@ def decoder_transcript(
 
     Args:
         parts: of each window what `generate` gave and (seconds, seconds of context on the left, on the right).
+        tokenizer: of the texts.
+        timestamps: what gets a time; None for nothing.
         precision: seconds between two time tokens.
     """
     import numpy

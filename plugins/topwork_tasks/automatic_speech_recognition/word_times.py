@@ -56,6 +56,8 @@ def generate_with_times(
     Items go one by one: in a batch the padding behind a short text would be aligned to the sound with it.
 
     Args:
+        core: a Whisper model of transformers.
+        inputs: of `generate`, for several items.
         chosen: arguments of `generate`, the defaults filled in.
     """
     pairs = check_alignment(core, chosen)

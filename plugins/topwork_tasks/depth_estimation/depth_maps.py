@@ -41,14 +41,16 @@ def open_depth(
     holes: Sequence[float] = (),
     orientation: Callable[[], int] = lambda: 1,
 ) -> numpy.ndarray:
-    """Open depth as float32 [height, width] in the rows' unit; 0 where there is none: zero, below zero, NaN, infinite,
-    or more than `cap`.
+    """Open depth as float32 [height, width] in the rows' unit; 0 where there is none.
+
+    There is none where a value is zero, below zero, NaN, infinite or more than `cap`.
 
     Args:
         value: a PIL image (L, I, I;16 or F), {bytes, path}, a path (.npy, .exr too), bytes, an array or nested lists.
         index: index of the row, for messages.
         size: width and height of the image.
         scale: the value is divided by it: 1000 for millimetres in a 16-bit PNG.
+        cap: largest depth, after scaling; None for no bound.
         holes: numbers before scaling that mean no depth.
         orientation: see `open_map`.
 
@@ -184,6 +186,8 @@ def depth_losses(predicted: torch.Tensor, truth: torch.Tensor, kind: Loss, share
     Args:
         predicted: [items, h, w], resized to the truth's size.
         truth: [items, height, width], 0 where it is not known.
+        kind: which of the three.
+        share: the option `silog_share`, for silog.
     """
     import torch
     from torch.nn import functional

@@ -1,5 +1,6 @@
-"""Metrics of depth as Eigen et al. 2014 (arXiv 1406.2283) defined them: the mean over the valid pixels of each image,
-then the mean over the images.
+"""Metrics of depth as Eigen et al. 2014 (arXiv 1406.2283) defined them.
+
+Each is the mean over the valid pixels of an image, then the mean over the images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""depth-estimation: the distance of every pixel, by the architecture's own class (GLPN, DPT, Depth Anything) or by a
-dense task head on the feature maps of any backbone, whose decoder may be that of DPT.
+"""depth-estimation: the distance of every pixel.
 
-transformers' classes have no training loss, or one without a mask of invalid pixels: the losses here are topwork's.
+The task head is the architecture's own (GLPN, DPT, Depth Anything), or a dense one on the feature maps of any backbone,
+whose decoder may be that of DPT. transformers' classes have no training loss, or one without a mask of invalid pixels:
+the losses here are topwork's.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ def choose(groups: Sequence[Sequence[int]], share: float, draw: Any) -> list[int
 
     Args:
         groups: positions that are masked together (a token, or all tokens of a word).
+        share: the share of all positions.
         draw: a numpy Generator.
     """
     wanted = max(1, round(share * sum(len(group) for group in groups)))
@@ -42,7 +43,13 @@ def corrupt(
     """Return the tokens with the chosen positions masked; a share `kept` stays, a share `random` becomes any token.
 
     Args:
+        ids: tokens.
+        positions: the chosen positions.
+        mask: the mask token.
         words: tokens to draw from, all but the special ones.
+        kept: share of the chosen positions.
+        random: share of the chosen positions.
+        draw: a numpy Generator.
     """
     changed = list(ids)
     for position, chance in zip(positions, draw.random(len(positions))):

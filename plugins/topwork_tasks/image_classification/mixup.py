@@ -1,5 +1,6 @@
-"""Training pictures blended with others of their batch: mixup (Zhang et al. 2017, arXiv 1710.09412) and cutmix (Yun et
-al. 2019, arXiv 1905.04899).
+"""Training images blended with others of their batch: mixup and cutmix.
+
+Sources: Zhang et al. 2017, arXiv 1710.09412; Yun et al. 2019, arXiv 1905.04899.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ if TYPE_CHECKING:
 
 
 def mix(inputs: dict[str, Any], labels: int, mixup: float, cutmix: float, seed: int) -> None:
-    """Blend each picture and its label with those of another row of the batch, all by one share.
+    """Blend each image and its label with those of another row of the batch, all by one share.
 
     Args:
         inputs: `pixel_values` [items, channels, height, width] and `labels` [items], which become shares [items,
             labels].
-        mixup, cutmix: alphas of the Beta distributions that the share is drawn from; where both are given, one of the
-            two is chosen for the batch, each as often.
+        labels: number of labels.
+        mixup: alpha of the Beta distribution that the share of mixup is drawn from; 0 for no mixup.
+        cutmix: alpha of that of cutmix; where both are given, one of the two is chosen for the batch, each as often.
+        seed: of the draws.
     """
     import numpy
     import torch

@@ -34,10 +34,14 @@ _MOST = 10_000
 
 
 def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions, notes: list[str]) -> State:
-    """Learn the task's state: `label_names`, `declared` (names of the data's numbers), `reduce_labels`, `stuff`, and
-    the image processor.
+    """Learn the task's state.
+
+    It holds `label_names`, `declared` (names of the data's numbers), `reduce_labels`, `stuff`, and the image processor.
 
     Args:
+        rows: training rows, or None.
+        base: the base.
+        options: of the task.
         notes: for the log, to which others are added.
 
     Raises:
@@ -237,8 +241,9 @@ class LabelNumbers:
         return self.table[int(value)]
 
     def of_map(self, labels: Any, ignored: int, reduce: bool, index: int | None) -> Any:
-        """Return labels as int32 [height, width]; `ignored` stays. With `reduce` 0 does not count and the others move
-        down.
+        """Return labels as int32 [height, width]; `ignored` stays.
+
+        With `reduce`, 0 does not count and the other numbers are lowered by one.
 
         Raises:
             DataError: a number that is no label.

@@ -60,6 +60,7 @@ def open_mask(
     Args:
         value: see `open_map`.
         index: index of the row, for messages.
+        column: name of the column, for messages.
         size: width and height that the map must have.
         orientation: see `open_map`.
 
@@ -124,12 +125,16 @@ def values_of_colours(
     ignored: int,
     index: int | None,
 ) -> numpy.ndarray:
-    """Return the position in `names` of each pixel's colour, int32 [height, width]; `ignored` for colours whose name
-    is not among them.
+    """Return the index in `names` of each pixel's colour, int32 [height, width].
+
+    It is `ignored` for colours whose name is not among them.
 
     Args:
         mask: [height, width, 3].
         colours: name -> red, green, blue.
+        names: label names.
+        ignored: value for colours of other names.
+        index: index of the row, for messages.
 
     Raises:
         DataError: a colour that the table does not have.
@@ -159,10 +164,16 @@ def tells_segments(row: Row, mask: numpy.ndarray) -> bool:
 
 
 def instances_of(row: Row, index: int | None, size: tuple[int, int], label_of: LabelOf, ignored: int) -> Segments:
-    """Read instances from `objects` (polygons or run lengths), from `mask` with `instances`, or from a colour `mask`
-    (red the label, green the instance).
+    """Read a row's instances.
+
+    They come from `objects` (polygons or run lengths), from `mask` with `instances`, or from a colour `mask` (red the
+    label, green the instance).
 
     Args:
+        row: the row.
+        index: index of the row, for messages.
+        size: width and height of the image.
+        label_of: maps what the row has as labels to label indices.
         ignored: value of `mask` that does not count.
     """
     import numpy
@@ -180,8 +191,11 @@ def instances_of(row: Row, index: int | None, size: tuple[int, int], label_of: L
 
 
 def panoptic_of(row: Row, index: int | None, size: tuple[int, int], label_of: LabelOf, ignored: int) -> Segments:
-    """Read panoptic segments from `mask` with `segments_info` (COCO's: id = red + 256 green + 65536 blue), or from
-    `mask` with `instances`: what belongs to no instance is one segment for each label."""
+    """Read a row's panoptic segments.
+
+    They come from `mask` with `segments_info` (COCO's: id = red + 256 green + 65536 blue), or from `mask` with
+    `instances`: the pixels that belong to no instance are one segment for each label.
+    """
     import numpy
 
     if row.get("segments_info") is not None:

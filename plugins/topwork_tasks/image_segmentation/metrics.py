@@ -1,5 +1,7 @@
-"""Metrics of segmentation: a confusion matrix for semantic masks, COCO's average precision for instances, panoptic
-quality (Kirillov et al. 2019, arXiv 1801.00868, section 4). They keep numbers only, never a mask of a whole image.
+"""Metrics of segmentation, which keep numbers only, never a mask of a whole image.
+
+They are a confusion matrix for semantic masks, COCO's average precision for instances, and panoptic quality (Kirillov
+et al. 2019, arXiv 1801.00868, section 4).
 """
 
 from __future__ import annotations

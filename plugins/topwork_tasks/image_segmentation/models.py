@@ -80,10 +80,14 @@ def build_universal(base: Base, weights: bool, changes: Mapping[str, Any]) -> nn
 def find_processor(
     rows: Any, base: Base, options: Any, pixel_range: tuple[float, float] | None, universal: bool
 ) -> Any:
-    """Return the base's own image processor where it can process masks with images; else one that resizes to the size
-    and normalises by the mean and deviation of the base's own, or of the rows.
+    """Return the base's own image processor where it can process masks with images; else a new one.
+
+    The new one resizes to the size and normalises by the mean and deviation of the base's own, or of the rows.
 
     Args:
+        rows: training rows, or None.
+        base: the base.
+        options: of the task.
         pixel_range: that images deeper than 8 bits are scaled from.
         universal: whether it must make masks with labels of maps.
     """
@@ -186,10 +190,14 @@ def semantic_inputs(processor: Any, image: Any, labels: numpy.ndarray | None) ->
 def universal_inputs(
     processor: Any, image: Any, ids: numpy.ndarray | None = None, labels: Mapping[int, int] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return `pixel_values`, `pixel_mask` (not of EoMT), and with a map of ids also `mask_labels` bool [n, h, w] and
+    """Return the inputs of a universal segmenter for one image.
+
+    They are `pixel_values`, `pixel_mask` (not of EoMT), and with a map of ids also `mask_labels` bool [n, h, w] and
     `class_labels` [n].
 
     Args:
+        processor: the image processor.
+        image: a PIL image.
         ids: 0 for nothing.
         labels: the label index of each id.
     """

@@ -74,8 +74,10 @@ def universal_semantic(processor: Any, output: Any, size: tuple[int, int]) -> nu
 def universal_panoptic(
     processor: Any, output: Any, size: tuple[int, int], thresholds: Mapping[str, float], stuff: Sequence[int]
 ) -> tuple[numpy.ndarray, list[int], list[float]]:
-    """Return ids of segments [height, width] (0: nothing), and label and score of each, from id 1. Segments of a label
-    in `stuff` are one."""
+    """Return ids of segments [height, width] (0: nothing), and label and score of each, from id 1.
+
+    Segments of a label in `stuff` are one.
+    """
     import numpy
 
     more: dict[str, Any] = {} if is_eomt(processor) else {"label_ids_to_fuse": set()}
@@ -124,8 +126,10 @@ def _eomt_masks(processor: Any, output: Any, size: tuple[int, int]) -> torch.Ten
 
 
 def _eomt_semantic(processor: Any, output: Any, size: tuple[int, int]) -> torch.Tensor:
-    """Return label indices [height, width]: the label whose masks are likeliest together. transformers' own way would
-    stretch the padding into the image."""
+    """Return label indices [height, width]: the label whose masks are likeliest together.
+
+    transformers' own way would stretch the padding into the image.
+    """
     import torch
 
     classes = output.class_queries_logits[0].softmax(-1)[:, :-1]
@@ -135,8 +139,10 @@ def _eomt_semantic(processor: Any, output: Any, size: tuple[int, int]) -> torch.
 def _eomt_instances(
     processor: Any, output: Any, size: tuple[int, int]
 ) -> tuple[list[int], list[float], list[dict[str, Any]]]:
-    """Return label, score and run lengths of every mask that is not empty. transformers' own way answers masks with
-    holes where later ones lie over them."""
+    """Return label, score and run lengths of every mask that is not empty.
+
+    transformers' own way returns masks with holes where later ones lie over them.
+    """
     masks = _eomt_masks(processor, output, size)
     scores, labels = output.class_queries_logits[0].softmax(-1)[:, :-1].max(-1)
     inside = masks > 0
@@ -152,6 +158,10 @@ def read_universal(processor: Any, output: Any, size: tuple[int, int], options: 
     """Return one image's output of a universal segmenter, as the kind of segmentation wants it.
 
     Args:
+        processor: the image processor.
+        output: of the model, for one image.
+        size: width and height of the image.
+        options: of the task.
         stuff: label indices whose segments are one.
     """
     if options.kind == "semantic":

@@ -195,8 +195,11 @@ class ImageSegmentation(ImageTask):
         return ((batch.inputs["labels"] != self.options.ignore_index).sum(),)
 
     def row_losses(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
-        """Return the losses at once for the generic task head and for SegFormer; heads with auxiliary outputs and
-        universal segmenters, whose loss is divided by the masks of the batch, go row by row."""
+        """Return the loss of each row.
+
+        One forward does for the generic task head and for SegFormer; heads with auxiliary outputs and universal
+        segmenters, whose loss is divided by the masks of the batch, go row by row.
+        """
         return super().row_losses(model, batch) if self.single_row_losses else self._pixel_losses(model, batch)
 
     @property

@@ -77,8 +77,10 @@ class SegmentationTruth:
             raise DataError("is missing", row=index, column="mask", hint="map it in `data.columns`")
 
     def target(self, row: Row, size: tuple[int, int], index: int | None) -> tuple[numpy.ndarray, dict[int, int]]:
-        """Return the model's target as a map; for universal segmenters a map of ids, 0 for nothing, and the label of
-        each id."""
+        """Return the model's target as a map, [height, width].
+
+        For universal segmenters it is a map of ids, 0 for nothing, and the label of each id.
+        """
         if self.options.kind == "semantic":
             labels = self.labels(row, size, index)
             if not self.universal:

@@ -221,8 +221,10 @@ class _CocoFile:
         return box
 
     def _segmentation(self, record: Mapping[str, Any], image: Any) -> dict[str, Any] | None:
-        """Return {size, counts} of an annotation's mask, None without one; without a size the counts say what is
-        wrong with it, for a task that wants the mask."""
+        """Return {size, counts} of an annotation's mask; None without a mask.
+
+        Without a size the counts are the fault of the mask, for a task that wants it.
+        """
         try:
             return run_lengths(record.get("segmentation"), self._size(image))
         except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -291,6 +293,7 @@ def run_lengths(written: Any, size: tuple[int, int]) -> dict[str, Any] | None:
     """Return {size, counts} of a mask, run lengths or polygons; None without one (a polygon has three points or more).
 
     Args:
+        written: the entry `segmentation` of an annotation.
         size: width and height of the image.
 
     Raises:

@@ -23,6 +23,9 @@ def learn_object_names(
     categories, sorted.
 
     Args:
+        rows: training rows, or None.
+        base: the base.
+        auto: the auto classes whose heads the base may have.
         option: `label_names`.
         notes: takes lines for the log.
     """
@@ -69,7 +72,9 @@ def target_counts(batch: Batch, queries: int | None, config: Any) -> tuple[float
     Other detectors divide everything by the number of boxes.
 
     Args:
+        batch: the batch.
         queries: of one image, for a detector of DETR's kind; None for others.
+        config: the model's config.
     """
     boxes = [len(target["class_labels"]) for target in batch.inputs["labels"]]
     shared = float(sum(boxes))
@@ -99,6 +104,8 @@ def detections(
             entry is "no object"; then each query has its best label only.
         boxes: [items, queries, 4], centre and size in shares.
         sizes: width and height of the original images.
+        labels: number of labels.
+        most: number of boxes of an image.
     """
     import torch
 
@@ -125,7 +132,8 @@ def count_mistakes(truth: Any, names: Sequence[str], predicted: Sequence[tuple[S
     """Return the number of objects that no box of their label overlaps by half, plus the boxes that are left over.
 
     Args:
-        truth: [n, 4] corners. names: their labels.
+        truth: [n, 4] corners.
+        names: their labels.
         predicted: (corners, label) of each predicted box.
     """
     import numpy

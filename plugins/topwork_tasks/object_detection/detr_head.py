@@ -82,6 +82,7 @@ class DetrHead(nn.Module):
         pixel_mask: torch.Tensor | None = None,
         labels: list[dict[str, torch.Tensor]] | None = None,
     ) -> DetrObjectDetectionOutput:
+        """Return `logits` [items, queries, labels + 1], `pred_boxes` [items, queries, 4], and the loss with labels."""
         decoded = self._decoded(pixel_values, pixel_mask)
         hidden = decoded.last_hidden_state
         logits = self.class_labels_classifier(hidden)

@@ -1,8 +1,9 @@
-"""object-detection: boxes with labels, by transformers' detectors (DETR and its descendants, YOLOS), or by DETR's
-transformer on any other backbone: transformers' or timm's, convolutional or a plain vision transformer.
+"""object-detection: boxes with labels.
 
-Detectors end in one of two ways: a softmax over the labels and "no object", or a sigmoid for each label. The number of
-outputs tells which, so predictions are right whatever image processor the base came with.
+The model is one of transformers' detectors (DETR and its descendants, YOLOS), or DETR's transformer on any other
+backbone: transformers' or timm's, convolutional or a plain vision transformer. Detectors end in one of two ways: a
+softmax over the labels and "no object", or a sigmoid for each label. The number of outputs tells which, so predictions
+are right whatever image processor the base came with.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ def rank_answers(
     """Return {score, start, end, answer} of the best answers, best first; `score` is a softmax over them.
 
     Args:
+        context: the text that the spans are parts of.
         spans: (start + end logits, first character, end) from all windows.
         null: logits of "no answer", or None where there must be one.
         count: answers that compete.
@@ -167,6 +168,7 @@ def normalise(answer: str, punctuation: Literal["ascii", "unicode"] = "ascii", f
     """Return an answer as SQuAD compares it: lower case, no punctuation, no English articles, white space collapsed.
 
     Args:
+        answer: the text.
         punctuation: "ascii" as SQuAD; "unicode" every character of category P or S, in every script.
         form: Unicode form, applied first.
 

@@ -21,6 +21,10 @@ def settle_generation(model: Any, sides: Sides, options: Seq2SeqOptions, state: 
     """Put what generating needs into the model's generation config (nothing of it belongs on `model.config`).
 
     Args:
+        model: the model.
+        sides: its two sides and their tokenizers.
+        options: of the task.
+        state: of the task, where the settled config is kept.
         fresh: the model has the checkpoint's own config; else the one that was settled before is put back.
 
     Raises:
@@ -92,6 +96,10 @@ def generate_targets(
     """Generate the texts of a batch.
 
     Args:
+        model: the model.
+        inputs: of the batch.
+        tokenizer: of the targets.
+        options: of the task.
         prompts: the inputs are prompts, padded on the left; the texts are what comes behind them.
         row: index of the first row, mixed into the seed of sampling.
     """

@@ -34,6 +34,8 @@ def build_pair(
     """Build an EncoderDecoderModel from two bases.
 
     Args:
+        encoder: the base of the encoder.
+        decoder: the base of the decoder.
         weights: False makes it with random weights, to be loaded afterwards.
         changes: config entries of encoder and decoder that follow from their tokenizers.
         share: one copy of every weight that both sides have: all but the cross-attention and the output layer.
@@ -211,6 +213,7 @@ class SourceEncoder(nn.Module):
         return {"inputs_embeds": self.bridge(tokens), "attention_mask": attention_mask}
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: Any = None) -> Any:
+        """Return the output of the model behind the source encoder, with its loss where there are labels."""
         return self.model(**self._embedded(input_ids, attention_mask), labels=labels)
 
     def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: Any) -> torch.Tensor:

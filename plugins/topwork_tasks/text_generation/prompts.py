@@ -63,6 +63,8 @@ def encode_row(tokenizer: Any, row: Row, index: int, targets: bool) -> EncodedRo
     """Encode a row.
 
     Args:
+        tokenizer: the tokenizer.
+        row: the row.
         index: of the row, for errors.
         targets: refuse a row without targets (training).
 

@@ -223,6 +223,8 @@ def token_targets(
 
     Args:
         wanted: tag of each word.
+        words: characters of each word.
+        offsets: characters of each token.
         continuing: for each tag the one that continues it.
         all_tokens: later tokens of a word learn the continuing tag.
     """
