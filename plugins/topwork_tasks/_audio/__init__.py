@@ -1,5 +1,6 @@
 """Shared code of audio tasks.
 
+- `audio_task`: `AudioTask`, the base class.
 - `clips`: clips from whatever a column holds, as samples at the model's rate; drawings of clips.
 - `frontend`: `Frontend`, clips as a network takes them: feature extractor, windows, padding, masks.
 """

@@ -1,5 +1,6 @@
 """Shared code of the text tasks: tokenizers, words and windows, generation, metrics.
 
+- `text_task`: `TextTask` and `TokenTargetTask`, the base classes.
 - `inputs`: the text front end (`TextInputs`): tokenizer, lengths, padding, units, costs.
 - `tokenizers`: tokenizers learned from rows.
 - `words`: words and signs of any script, spans of characters.

@@ -1,6 +1,8 @@
 """Shared code of the image tasks.
 
-- `images`: images and maps of numbers from whatever a column holds; tensors back to images.
+- `image_task`: `ImageTask`, the base class.
+- `images`: images from whatever a column holds.
+- `maps`: masks and depth maps from whatever a column holds.
 - `headers`: sizes of images and maps from the headers of their files.
 - `inputs`: `ImageInputs`, images as a network takes them: image processor, sizes, costs, patches.
 - `augmentation`: random changes of training images, with their boxes or maps.

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork import DataError, Json, TopworkError
-from topwork_tasks._vision.images import magnified, open_map
+from topwork_tasks._vision.images import magnified
+from topwork_tasks._vision.maps import open_map
 from topwork_tasks._vision.statistics import spread_rows
 from topwork_tasks.depth_estimation.exr import is_exr, read_exr
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import topwork as tw
 from topwork_tasks._vision.headers import size_of
-from topwork_tasks._vision.images import shrink_map
+from topwork_tasks._vision.maps import shrink_map
 from topwork_tasks._vision.preview import MOST_DECODED, ImageView, spread
 from topwork_tasks.depth_estimation.depth_maps import depth_doubts, draw_depths, open_depth, scale_of
 

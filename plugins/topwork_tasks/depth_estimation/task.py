@@ -19,7 +19,7 @@ import topwork as tw
 from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision.headers import may_be_refused, orientation_of
 from topwork_tasks._vision.image_task import IMAGE_COLUMN, ImageTask
-from topwork_tasks._vision.images import shrink_map
+from topwork_tasks._vision.maps import shrink_map
 from topwork_tasks._vision.preview import doubts_of_rows
 from topwork_tasks.depth_estimation import depth_maps
 from topwork_tasks.depth_estimation.examples import depth_examples

@@ -15,7 +15,8 @@ from topwork import DataError, Row
 from topwork_tasks._vision.boxes import categories_of, columns_of, optional_column
 from topwork_tasks._vision.frames import frame_orientation, frame_size
 from topwork_tasks._vision.headers import orientation_of
-from topwork_tasks._vision.images import open_map, to_pil, turn_array
+from topwork_tasks._vision.images import to_pil, turn_array
+from topwork_tasks._vision.maps import open_map
 
 if TYPE_CHECKING:
     import numpy

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from topwork import Row
 from topwork_tasks._vision.headers import size_of
-from topwork_tasks._vision.images import magnified, shrink_map
+from topwork_tasks._vision.images import magnified
+from topwork_tasks._vision.maps import shrink_map
 from topwork_tasks._vision.preview import LEAST_SIDE, MOST_DECODED, ImageView, spread
 from topwork_tasks.image_segmentation.colours import Colours, RowColours, colours_in, is_coloured
 from topwork_tasks.image_segmentation.doubts import mask_doubts

@@ -20,8 +20,8 @@ from topwork_tasks._vision import augmentation, batches
 from topwork_tasks._vision.frames import ANNOTATED_SIZE
 from topwork_tasks._vision.headers import may_be_refused
 from topwork_tasks._vision.image_task import IMAGE_COLUMN, ImageTask
-from topwork_tasks._vision.images import shrink_map
 from topwork_tasks._vision.inputs import ImageInputs, mean_colour, size_changes
+from topwork_tasks._vision.maps import shrink_map
 from topwork_tasks._vision.preview import doubts_of_rows
 from topwork_tasks.image_segmentation import drawing, models, outputs
 from topwork_tasks.image_segmentation.examples import mask_examples

@@ -89,7 +89,7 @@ def answer_texts(row: Row, index: int | None) -> list[str]:
 
 
 def _texts_and_starts(row: Row, index: int | None) -> tuple[list[str], list[Any]]:
-    """Texts and starts of answers in any of the shapes that data sets have; a start that is not written is None.
+    """Return texts and starts of answers in any of the shapes that data sets have; a start that is not written is None.
 
     The shapes: SQuAD's lists, one answer in it, a list of {text, answer_start}, texts, one text.
 
@@ -116,7 +116,7 @@ def _texts_and_starts(row: Row, index: int | None) -> tuple[list[str], list[Any]
 
 
 def _listed(value: Any) -> tuple[Any, Any]:
-    """Texts and starts as they are written; starts are None where none are."""
+    """Return texts and starts as they are written; starts are None where none are."""
     if isinstance(value, str):
         return ([value] if value else []), None
     if isinstance(value, Mapping):
