@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from topwork.stage import Stage
     from topwork.task import Task
 
+#: version of the contract between topwork and plugins: hooks, `Task`, `Stage`, `Base`, `Metric`. It rises when
+#: something is taken away or changes its meaning. A package names the one it was written for: `TOPWORK_CONTRACT = 1`.
+CONTRACT = 1
+
 hookspec = pluggy.HookspecMarker("topwork")
 hookimpl = pluggy.HookimplMarker("topwork")
 

@@ -1,4 +1,4 @@
-"""`list`, `plugins` and `doctor`: what is installed, and what is wrong with it."""
+"""`list` and `doctor`: what is installed, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def list_(
         _by_command(kind, as_json, session)
         return
     entries = {title: KINDS[title](session.plugins) for title in kinds}
-    failed = [_failed(plugin) for plugin in session.plugins.failed]
+    failed = [failed_entry(plugin) for plugin in session.plugins.failed]
     if as_json:
         print_json({**entries, "failed": failed})
         return
@@ -209,31 +209,12 @@ def brought(plugins: Plugins, info: Any) -> list[str]:
     return nouns + [f"hook {hook}" for hook in hooks if info.name in plugins.implementers(hook)]
 
 
-def _failed(plugin: Any) -> Entry:
+def failed_entry(plugin: Any) -> Entry:
+    """Return what is shown of a plugin that failed to load."""
     return {key: value for key, value in dataclasses.asdict(plugin).items() if key != "trace"}
 
 
-# ---------------------------------------------------------------- plugins and doctor
-
-
-def plugins(
-    context: typer.Context,
-    traces: Annotated[bool, typer.Option("--traces", help="Show the tracebacks of failed plugins.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Show the plugins: what each brought, which failed and why."""
-    session: Session = context.obj
-    loaded = session.plugins
-    failed = [_failed(plugin) for plugin in loaded.failed]
-    if as_json:
-        shown = [{**dataclasses.asdict(info), "brings": brought(loaded, info)} for info in loaded.loaded]
-        print_json({"loaded": shown, "failed": failed})
-        return
-    print_table("loaded", [(info.name, info.source, ", ".join(brought(loaded, info))) for info in loaded.loaded])
-    for plugin in loaded.failed:
-        print(f"failed: {plugin.name} ({plugin.source})\n  {plugin.error}\n  disable it: {plugin.disable}")
-        if traces:
-            print(plugin.trace)
+# ---------------------------------------------------------------- doctor
 
 
 def doctor(context: typer.Context, as_json: AsJson = False) -> None:

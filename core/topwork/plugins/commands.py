@@ -19,7 +19,7 @@ COMMANDS = {
     "new": "recipes:new",
     "schema": "recipes:schema",
     "predict": "predict:predict_command",
-    "plugins": "listing:plugins",
+    "plugins": "plugins:plugins",
     "doctor": "listing:doctor",
 }
 

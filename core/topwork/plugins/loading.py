@@ -106,6 +106,31 @@ def from_file(path: Path) -> Candidate:
     return Candidate(PluginInfo(path.stem, str(path), ""), lambda: _import_file(path))
 
 
+def from_folder(folder: Path) -> list[Candidate]:
+    """Make the plugins of a package that is not installed, as its pyproject.toml declares them.
+
+    Raises:
+        UsageError: pyproject.toml declares none, or is damaged.
+    """
+    import tomllib
+
+    file = folder / "pyproject.toml"
+    try:
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        points = dict(project["entry-points"][GROUP])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        hint = f"declare the plugin: [project.entry-points.{GROUP}]"
+        raise UsageError(f"there is no plugin ({safe_text(error)})", place=str(file), hint=hint) from error
+    for source in (folder / "src", folder):
+        if source.is_dir() and str(source.resolve()) not in sys.path:
+            sys.path.insert(0, str(source.resolve()))
+    package, version = str(project.get("name", folder.name)), str(project.get("version", ""))
+    return [
+        Candidate(PluginInfo(name, package, version), EntryPoint(name, str(target), GROUP).load)
+        for name, target in points.items()
+    ]
+
+
 def _import_file(path: Path) -> ModuleType:
     # The prefix keeps a file called datasets.py from standing in for the package of that name.
     name = f"topwork_file_{path.stem}"
@@ -184,6 +209,27 @@ def check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
         if name not in hooks:
             hint = nearest(name, hooks)
             raise PluginError(f"there is no hook `{name}`{hint}", hint=None if hint else f"hooks: {', '.join(hooks)}")
+
+
+def check_contract(plugin: Any, contract: int) -> None:
+    """Refuse a plugin whose package was written for a newer contract (`TOPWORK_CONTRACT`) than this topwork keeps.
+
+    Raises:
+        PluginError: says both versions.
+    """
+    module = plugin if isinstance(plugin, ModuleType) else sys.modules.get(getattr(plugin, "__module__", ""))
+    package = sys.modules.get(getattr(module, "__name__", "").partition(".")[0])
+    for holder in (module, package):
+        wanted = getattr(holder, "TOPWORK_CONTRACT", None)
+        if wanted is None:
+            continue
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+            raise PluginError(f"`TOPWORK_CONTRACT` is a whole number from 1, not {wanted!r}")
+        if wanted > contract:
+            raise PluginError(
+                f"it was written for version {wanted} of the plugin contract, this topwork keeps version {contract}",
+                hint="install a newer topwork, or an older version of the plugin",
+            )
 
 
 def check_class(thing: Any, contract: Any, kind: str) -> None:

@@ -29,9 +29,11 @@ from topwork.plugins.loading import (
     Candidate,
     FailedPlugin,
     PluginInfo,
+    check_contract,
     check_hooks,
     describe_failure,
     from_file,
+    from_folder,
     from_object,
     installed_plugins,
     safe_text,
@@ -222,6 +224,21 @@ class Plugins:
             wrap_hooks(self._manager, observer, owner, is_strict())
         return partial(self._manager.unregister, observer)
 
+    def ask_one(self, info: PluginInfo, hook: str, **arguments: Any) -> Any:
+        """Call a hook of one plugin alone, and return its answer."""
+        silent = [plugin for name, plugin in self._manager.list_name_plugin() if name != info.name]
+        answer = self._manager.subset_hook_caller(hook, silent)(**arguments)
+        return (answer[0] if answer else None) if isinstance(answer, list) else answer
+
+    def add_local(self, path: Path) -> None:
+        """Load a Python file, or the plugins of a package's folder that is not installed; failures go to `failed`."""
+        for candidate in from_folder(path) if path.is_dir() else [from_file(path)]:
+            try:
+                self.add(candidate)
+            except BaseException as error:
+                _reraise_interrupt(error, candidate)
+                self.failed.append(describe_failure(candidate.info, error, ()))
+
     def add(self, candidate: Candidate) -> None:
         """Import, check and register one plugin: whole or not at all.
 
@@ -236,6 +253,7 @@ class Plugins:
         folders = list(self.recipe_folders)
         with redirect_stdout(sys.stderr):
             plugin = candidate.load()
+            check_contract(plugin, hookspecs.CONTRACT)
             check_hooks(manager, plugin)
             manager.register(plugin, info.name)
             try:
