@@ -44,6 +44,7 @@ def write_package(name: str, kind: str, parent: Path, plugins: Plugins) -> Path:
         "CLASS": "".join(part.capitalize() for part in short.split("-")),
         "ABOUT": ABOUTS[kind],
         "CONTRACT": str(CONTRACT),
+        "TASK": "" if kind == "task" else _task_of_labels(plugins),
     }
     _check_names(words, kind, plugins)
     folder = parent / name
@@ -69,6 +70,16 @@ def _check_names(words: dict[str, str], kind: str, plugins: Plugins) -> None:
     taken = taken or next((str(info) for info in plugins.loaded if info.name == words["SHORT"]), None)
     if taken is not None:
         raise UsageError(f"the name `{name}` is taken by {taken}", place="topwork plugins new", hint="choose another")
+
+
+def _task_of_labels(plugins: Plugins) -> str:
+    """Return the name of an installed task that reads texts with labels: the tests of other kinds train it."""
+    for name, task in sorted(plugins.tasks.items()):
+        required = {title for title, column in task.columns.items() if column.required}
+        if required == {"text", "label"}:
+            return name
+    hint = "install topwork's own tasks, or take --kind task"
+    raise UsageError("no installed task has the columns text and label", place="topwork plugins new", hint=hint)
 
 
 def _filled(text: str, words: dict[str, str]) -> str:

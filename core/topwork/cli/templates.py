@@ -1,7 +1,8 @@
 """Texts of the files that `topwork plugins new` writes: `FILES` of every package, `PLUGINS` and `TESTS` by kind.
 
 `@NAME@` stands for the name of the package, `@MODULE@` for that of its module, `@SHORT@` and `@CLASS@` for the name of
-what it brings, in recipes and in Python, `@CONTRACT@` for the version of topwork's contract.
+what it brings, in recipes and in Python, `@TASK@` for an installed task on which it is tried, `@CONTRACT@` for the version of
+topwork's contract.
 """
 
 from __future__ import annotations
@@ -392,7 +393,7 @@ def test_the_stage_keeps_its_promises() -> None:
 
 
 def test_the_stage_counts_every_parameter_once() -> None:
-    work = topwork.build("text-classification", BASE, rows=ROWS, plugins=topwork.load_plugins(extra=[@MODULE@]))
+    work = topwork.build("@TASK@", BASE, rows=ROWS, plugins=topwork.load_plugins(extra=[@MODULE@]))
     result = work.apply("@IDENTIFIER@", {"depth": 2})
     assert result["parameters"] == sum(parameter.numel() for parameter in work.model.parameters())
     assert len(result["tables"]["parameters"]) > 1
@@ -414,7 +415,7 @@ def test_the_observer_writes_what_a_run_reports(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\\n".join(lines), encoding="utf-8")
     recipe = {
-        "task": "text-classification",
+        "task": "@TASK@",
         "base": BASE,
         "data": {"train": str(rows), "evaluate": str(rows)},
         "stages": [{"train": {"steps": 4, "batch_size": 4}}, "evaluate"],
@@ -450,7 +451,7 @@ def test_the_base_leaves_other_names_alone() -> None:
 
 def test_a_task_learns_on_the_base_and_loads_again(tmp_path: Path) -> None:
     plugins = topwork.load_plugins(extra=[@MODULE@])
-    work = topwork.build("text-classification", "@SHORT@:32", rows=ROWS, plugins=plugins)
+    work = topwork.build("@TASK@", "@SHORT@:32", rows=ROWS, plugins=plugins)
     work.train(ROWS, epochs=20, learning_rate=1e-2, batch_size=8)
     work.save(tmp_path / "model")
     assert topwork.load(tmp_path / "model", plugins=plugins).evaluate(ROWS)["accuracy"] == 1.0
