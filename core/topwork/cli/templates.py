@@ -1,8 +1,8 @@
 """Texts of the files that `topwork plugins new` writes: `FILES` of every package, `PLUGINS` and `TESTS` by kind.
 
 `@NAME@` stands for the name of the package, `@MODULE@` for that of its module, `@SHORT@` and `@CLASS@` for the name of
-what it brings, in recipes and in Python, `@TASK@` for an installed task on which it is tried, `@CONTRACT@` for the version of
-topwork's contract.
+what it brings, in recipes and in Python, `@TASK@` for an installed task on which it is tried, `@CONTRACT@` for the
+version of topwork's contract.
 """
 
 from __future__ import annotations
