@@ -198,6 +198,14 @@ class Stage(BaseModel):
         """
         return None
 
+    def precheck_model(self, run: Run) -> str | None:
+        """Return what of the model, as it is before the first stage, would end the run in this stage; else None.
+
+        Args:
+            run: before its first stage, or before the first that is not done yet.
+        """
+        return None
+
     @abstractmethod
     def __call__(self, run: Run) -> dict[str, Json]:
         """Run the stage.

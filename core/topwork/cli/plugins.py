@@ -126,10 +126,21 @@ def _meant(name: str, loaded: Plugins) -> tuple[list[PluginInfo], list[FailedPlu
     path = Path(name)
     before = len(loaded.loaded), len(loaded.failed)
     if path.suffix == ".py" or (path / "pyproject.toml").is_file():
-        loaded.add_local(path)
+        _load_local(path, loaded)
         return loaded.loaded[before[0] :], loaded.failed[before[1] :]
     infos = [info for info in loaded.loaded if name in (info.name, info.package)]
     failed = [plugin for plugin in loaded.failed if name in (plugin.name, plugin.package)]
     if not infos and not failed:
         raise loaded.unknown("plugin", name, {info.name for info in loaded.loaded} | {i.package for i in loaded.loaded})
     return infos, failed
+
+
+def _load_local(path: Path, loaded: Plugins) -> None:
+    """Load a Python file, or the plugins of a package's folder that is not installed; failures go to `failed`."""
+    from topwork.plugins.loading import describe_failure, from_file, from_folder
+
+    for candidate in from_folder(path) if path.is_dir() else [from_file(path)]:
+        try:
+            loaded.add(candidate)
+        except (Exception, SystemExit) as error:
+            loaded.failed.append(describe_failure(candidate.info, error, ()))

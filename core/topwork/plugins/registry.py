@@ -33,7 +33,6 @@ from topwork.plugins.loading import (
     check_hooks,
     describe_failure,
     from_file,
-    from_folder,
     from_object,
     installed_plugins,
     safe_text,
@@ -225,19 +224,10 @@ class Plugins:
         return partial(self._manager.unregister, observer)
 
     def ask_one(self, info: PluginInfo, hook: str, **arguments: Any) -> Any:
-        """Call a hook of one plugin alone, and return its answer."""
+        """Call a hook of one plugin alone, and return its answer (through pluggy, so that TOPWORK_TRACE shows it)."""
         silent = [plugin for name, plugin in self._manager.list_name_plugin() if name != info.name]
         answer = self._manager.subset_hook_caller(hook, silent)(**arguments)
         return (answer[0] if answer else None) if isinstance(answer, list) else answer
-
-    def add_local(self, path: Path) -> None:
-        """Load a Python file, or the plugins of a package's folder that is not installed; failures go to `failed`."""
-        for candidate in from_folder(path) if path.is_dir() else [from_file(path)]:
-            try:
-                self.add(candidate)
-            except BaseException as error:
-                _reraise_interrupt(error, candidate)
-                self.failed.append(describe_failure(candidate.info, error, ()))
 
     def add(self, candidate: Candidate) -> None:
         """Import, check and register one plugin: whole or not at all.
@@ -281,7 +271,7 @@ class Plugins:
         own_kind = plugin_kind(plugin)
         for kind, table in (("task", self.tasks), ("stage", self.stages), ("command", self.commands)):
             alone: list[Any] = [plugin] if own_kind == kind else []
-            for thing in alone or self._registered(f"register_{kind}s", plugin):
+            for thing in alone or self._registered(f"register_{kind}s", info):
                 if not isinstance(thing, Declaration):
                     check_entry(kind, thing)
                 name = (
@@ -295,25 +285,19 @@ class Plugins:
             (self.formats, "register_formats"),
             (self.trackers, "register_trackers"),
         ):
-            described = self._answer(hook, plugin) or {}
+            described = self.ask_one(info, hook) or {}
             if not hasattr(described, "items"):
                 raise PluginError(f"`{hook}` must give a dict, and gave {type(described).__name__}")
             for name, about in described.items():
                 check_entry(table.kind, about)
                 table.add(name, about, info)
-        self._take_recipes([Path(folder) for folder in self._registered("register_recipes", plugin)], info)
+        self._take_recipes([Path(folder) for folder in self._registered("register_recipes", info)], info)
 
-    def _registered(self, hook: str, plugin: Any) -> Iterator[Any]:
-        answer = self._answer(hook, plugin)
+    def _registered(self, hook: str, info: PluginInfo) -> Iterator[Any]:
+        answer = self.ask_one(info, hook)
         if answer is not None and (isinstance(answer, str | dict) or not isinstance(answer, Iterable)):
             raise PluginError(f"`{hook}` must give a list, and gave {type(answer).__name__}")
         return iter(answer or ())
-
-    def _answer(self, hook: str, plugin: Any) -> Any:
-        """Call a hook of this plugin alone (through pluggy, so that TOPWORK_TRACE shows it)."""
-        silent = [loaded for _, loaded in self._manager.list_name_plugin() if loaded is not plugin]
-        answers = self._manager.subset_hook_caller(hook, silent)()
-        return answers[0] if answers else None
 
     def _take_recipes(self, folders: Sequence[Path], info: PluginInfo) -> None:
         for folder in folders:

@@ -9,7 +9,7 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -141,6 +141,7 @@ def _run_observed(run: Run, recipe: Recipe, done: int) -> None:
     plugins.hook.run_started(run=run)
     try:
         with plugins.blaming():
+            _check_model(run, recipe.stages, done)
             check_run(run, {role for stage in recipe.stages[done:] for role in stage.reads()}, recipe.data.check)
         for index, stage in enumerate(recipe.stages):
             if index < done:
@@ -155,6 +156,17 @@ def _run_observed(run: Run, recipe: Recipe, done: int) -> None:
             error.add_note(f"besides: {second}")
         raise
     plugins.hook.run_done(run=run)
+
+
+def _check_model(run: Run, stages: Sequence[Stage], done: int) -> None:
+    """Let the stages that are not done yet look at the model, before hours of training and not after them.
+
+    Raises:
+        UsageError: what a stage wants of it cannot be.
+    """
+    for index, stage in enumerate(stages):
+        if index >= done and (problem := stage.precheck_model(run)) is not None:
+            raise UsageError(problem, place=f"stage {index + 1}, {stage.name}")
 
 
 def _run_stage(run: Run, recipe: Recipe, stage: Stage, index: int) -> None:

@@ -147,10 +147,12 @@ def _check_stage(name: str, plugins: Plugins) -> None:
 
 
 def _check_command(name: str, plugins: Plugins) -> None:
-    from topwork.cli.app import make_app
+    import typer
 
     assert (plugins.commands[name].__doc__ or "").strip(), f"command {name} has no docstring"
-    make_app(plugins)
+    app = typer.Typer()
+    app.command(name)(plugins.commands[name])
+    typer.main.get_command(app)  # reads the signature
 
 
 def _check_recipe(name: str, plugins: Plugins) -> None:

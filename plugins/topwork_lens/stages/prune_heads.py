@@ -27,6 +27,10 @@ class PruneHeads(SelectionOptions):
         roles = super().reads()
         return ("calibrate", *roles) if self.check and "calibrate" not in roles else roles
 
+    def precheck_model(self, run: Run) -> str | None:
+        """Return a problem when the attention heads cannot be removed because other layers have the same weights."""
+        return self.shared_problem(run)
+
     def __call__(self, run: Run) -> dict[str, Json]:
         """Run the stage."""
         from topwork_lens.look import Look

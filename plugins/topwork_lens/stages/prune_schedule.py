@@ -89,6 +89,13 @@ class PruneSchedule(Stage):
         more = ("train",) if self.recover is not None else ()
         return ("calibrate", *more, *(("evaluate",) if self.evaluate else ()))
 
+    def precheck_model(self, run: Run) -> str | None:
+        """Return a problem when the attention heads cannot be removed because other layers have the same weights."""
+        from topwork_lens.look import Look
+        from topwork_lens.stages.selection import shared_problem
+
+        return shared_problem(Look(run.model, run.plugins), self.groups) if self.prune else None
+
     def __call__(self, run: Run) -> dict[str, Json]:
         """Run the stage."""
         return ScheduleRun(self, run)()

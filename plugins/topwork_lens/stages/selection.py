@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from topwork import Json, Stage, UsageError
+from topwork import Json, Stage, TopworkError, UsageError
 from topwork_lens.stages.head_importance import Group, HeadImportance, ScoreOptions, score_model
 
 if TYPE_CHECKING:
@@ -64,6 +64,23 @@ class SelectionOptions(Stage):
         if needs and not any(stage.name == HeadImportance.name for stage in before):
             return "nothing scores the attention heads: put head_importance before it, or give `importance`"
         return None
+
+    def shared_problem(self, run: Run) -> str | None:
+        """Return a problem when attention heads that may be chosen share their weights with other layers."""
+        from topwork_lens.layers.discovery import heads_by_layer
+        from topwork_lens.look import Look
+        from topwork_lens.scoring.selection import whole_layers
+
+        look = Look(run.model, run.plugins)
+        try:
+            named = None
+            if self.heads is not None:
+                named = heads_by_layer(look.layers, dict(self.heads))
+            elif self.layers is not None:
+                named = whole_layers(look.active_layers(), self.layers)
+        except TopworkError:  # a layer that is not there: the stage itself says so
+            return None
+        return shared_problem(look, self.groups, named)
 
     def choose(self, run: Run, look: Look) -> dict[str, list[int]]:
         """Choose attention heads: original numbers by module path, without those that are masked already.
@@ -172,3 +189,32 @@ def baseline_keys(comparison: dict[str, Json] | None) -> dict[str, Json]:
         "random_baseline": comparison["baseline"],
         "random": {key: value for key, value in comparison.items() if key != "baseline"},
     }
+
+
+def shared_problem(look: Look, groups: Sequence[str] | None, paths: Collection[str] | None = None) -> str | None:
+    """Return a problem when attention heads that may be removed share their weights with another layer.
+
+    Encoder and decoder with one copy of their weights are the common case: a layer cannot become smaller alone.
+
+    Args:
+        look: the model.
+        groups: only layers of these groups may be pruned; None for all.
+        paths: only these layers may be pruned; None for all.
+    """
+    from topwork_lens.layers.discovery import group_of
+    from topwork_lens.pruning.slicing import shared_elsewhere
+    from topwork_lens.scoring.selection import in_groups
+
+    present = {group_of(layer) for layer in look.layers}
+    chosen = in_groups(look.active_layers(), [group for group in groups if group in present] if groups else None)
+    for layer in chosen:
+        if paths is not None and layer.path not in paths:
+            continue
+        if layer.prunable and (user := shared_elsewhere(look.model, layer)) is not None:
+            free = sorted({group_of(other) for other in chosen if shared_elsewhere(look.model, other) is None})
+            instead = f"prune `groups: [{', '.join(free)}]` alone, or " if free and paths is None else ""
+            return (
+                f"`{layer.path}` cannot be pruned: its weights are also those of {user}; {instead}switch the attention "
+                "heads off with mask_heads (for prune_schedule: `prune: false`), or build the model without `share`"
+            )
+    return None
