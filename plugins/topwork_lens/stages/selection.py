@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -73,7 +73,7 @@ class SelectionOptions(Stage):
 
         look = Look(run.model, run.plugins)
         try:
-            named = None
+            named: Any = None
             if self.heads is not None:
                 named = heads_by_layer(look.layers, dict(self.heads))
             elif self.layers is not None:
