@@ -222,7 +222,7 @@ if TYPE_CHECKING:
 
 
 @hookimpl
-def progressed(run: Run, stage: Stage, step: int, numbers: Mapping[str, float]) -> None:
+def step_logged(run: Run, stage: Stage, step: int, numbers: Mapping[str, float]) -> None:
     """Write the numbers of a stage that is at work: the loss of a training, its metrics."""
     _write(run, {"stage": stage.name, "step": step, **numbers})
 
