@@ -177,6 +177,9 @@ from topwork.recipe.recipe import (
 from topwork.runs.run import (
     Run as Run,
 )
+from topwork.runs.task_model import (
+    TaskModel as TaskModel,
+)
 from topwork.saving.alterations import (
     alterations as alterations,
 )
@@ -212,9 +215,6 @@ from topwork.task import (
 )
 from topwork.task import (
     TaskOptions as TaskOptions,
-)
-from topwork.task_model import (
-    TaskModel as TaskModel,
 )
 
 __version__: str

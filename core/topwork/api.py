@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
     from topwork.recipe.recipe import Recipe
     from topwork.runs.run import Run
-    from topwork.task_model import TaskModel
+    from topwork.runs.task_model import TaskModel
 
 HeadChoice = Mapping[Any, Sequence[int]]
 
@@ -153,11 +153,11 @@ def load(
         CheckpointError: the folder is none of these, is damaged, or needs code that is not trusted.
         PluginError: the task, or what was altered in the model, belongs to a plugin that is not loaded.
     """
+    from topwork.runs.task_model import TaskModel
     from topwork.saving.model_folder import load_folder, local_folder
-    from topwork.task_model import TaskModel
 
     parts = load_folder(local_folder(folder, revision), plugins or _plugins(), trust_remote_code=trust_remote_code)
-    return TaskModel(*parts)
+    return TaskModel.of(parts)
 
 
 def save_pretrained(model: nn.Module, folder: str | Path) -> Path:

@@ -56,6 +56,21 @@ def exists(path: Path) -> bool:
         return False
 
 
+def write_failure(folder: Path) -> OSError | None:
+    """Return the system's error when a megabyte cannot be written into a folder; None when it can.
+
+    For libraries that report a failed write without saying why, such as `torch.save`.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
 def _flush(path: Path) -> None:
     for entry in path.rglob("*") if path.is_dir() else [path]:
         if entry.is_file():

@@ -1,12 +1,16 @@
 """Errors of the machine (a full disk, a folder without permission, too little memory) as errors of topwork.
 
 Libraries raise these in different ways. They are no fault of topwork or of a plugin, so whoever started a run gets the
-cause and a hint, and no traceback. Entry point: `translate_system_error`.
+cause and a hint, and no traceback. Entry point: `translate_system_error`. It goes by types and by the system's error
+numbers, never by words of a message.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import re
+import sys
 
 from topwork.errors import TopworkError
 
@@ -21,16 +25,31 @@ _HINTS = {
 _MEMORY = "take a smaller `batch_size` (or a `batch_cost`) in the stage, `precision: bf16`, or a smaller base"
 
 
+#: how libraries in other languages give the number of the system's error: Rust's `io::Error`, and torch's allocator
+_NUMBER = re.compile(r"\(os error (\d+)\)|\bError code (\d+) \(")
+
+
 def translate_system_error(error: BaseException) -> TopworkError | None:
     """Return the error in topwork's words, or None when the machine is not the cause."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
+    number = error_number(error)
+    if number == errno.ENOMEM or isinstance(error, MemoryError) or _is_out_of_memory(error):
         text = " ".join(str(error).split())[:200]
         return TopworkError(f"out of memory{f' ({text})' if text else ''}", hint=_MEMORY)
-    if isinstance(error, OSError) and error.errno is not None:  # else a library's own: PIL's of a damaged picture
-        file = str(error.filename) if error.filename is not None else None
-        return TopworkError(error.strerror or str(error), place=file, hint=_HINTS.get(error.errno))
-    # safetensors, tokenizers and torch report the system's errors in words of their own, without a number: torch, when
-    # a write to a checkpoint was cut short, its place in the archive alone
-    if any(text in str(error) for text in ("No space left on device", "PytorchStreamWriter", "inline_container")):
-        return TopworkError("No space left on device", hint=_HINTS[errno.ENOSPC])
-    return None
+    if number is None:  # a library's own error, such as PIL's of a damaged image
+        return None
+    file = getattr(error, "filename", None)
+    cause = (error.strerror if isinstance(error, OSError) else None) or os.strerror(number)
+    return TopworkError(cause, place=str(file) if file is not None else None, hint=_HINTS.get(number))
+
+
+def error_number(error: BaseException) -> int | None:
+    """Return the system's number (`errno`) of an error, also of libraries that only write it into their message."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    match = _NUMBER.search(str(error))
+    return int(match[1] or match[2]) if match else None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)

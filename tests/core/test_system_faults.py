@@ -45,13 +45,21 @@ def recipe(tmp_path, monkeypatch):
     return {"name": "demo", "task": "points", "base": BASE, "data": {"train": str(rows)}, "stages": ["draw"]}
 
 
+def refused_memory() -> RuntimeError:
+    """Return the error of torch's allocator when the system has too little memory."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**17, dtype=torch.uint8)
+    return caught.value
+
+
 FAULTS = [
     (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "a/b: No space left on device; free some space"),
     (PermissionError(errno.EACCES, "Permission denied", "c"), "c: Permission denied; choose a folder"),
     (SafetensorError("I/O error: No space left on device (os error 28)"), "No space left on device; free some space"),
     (MemoryError(), "out of memory; take a smaller `batch_size`"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "out of memory (CUDA out of memory"),
-    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory ([enforce fail]"),
+    (refused_memory(), "out of memory ([enforce fail"),
+    (RuntimeError("cannot write (os error 13)"), "Permission denied; choose a folder"),
 ]
 
 
@@ -68,6 +76,7 @@ def test_what_the_machine_refuses_is_said_with_its_stage(error, text, recipe):
 def test_what_a_plugin_does_wrong_is_left_alone():
     assert translate_system_error(OSError("cannot identify image file")) is None  # PIL's, of a damaged picture
     assert translate_system_error(ValueError("wrong")) is None
+    assert translate_system_error(RuntimeError("No space left on device, says a plugin")) is None
 
 
 def test_a_run_folder_has_one_run_at_a_time(recipe, engine, tmp_path):

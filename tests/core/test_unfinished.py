@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from topwork import CheckpointError, DeferredModule, PluginError, alterations, hookimpl, load_plugins
-from topwork.task_model import graft
+from topwork.saving.parts import graft
 
 
 class Base:

@@ -161,7 +161,7 @@ CORE_ROOMS = (
         "saving",
         "kernels",
     ),
-    *("task", "base", "stage", "metric", "items", "attention_layer", "block", "task_heads", "task_model", "testing"),
+    *("task", "base", "stage", "metric", "items", "attention_layer", "block", "task_heads", "testing"),
     *("errors", "system_errors", "files", "process", "signals", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (

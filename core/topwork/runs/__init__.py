@@ -2,6 +2,7 @@
 
 - `execute`: from a recipe to a finished run, and how an interrupted run goes on.
 - `build`: the task and its model, from bases and training rows.
+- `task_model`: `TaskModel`, what `topwork.build` and `topwork.load` give, for notebooks and scripts.
 - `run`: `Run`, what a stage is given.
 - `records`: what a run writes about itself in its folder, and what `resume` compares with the recipe.
 - `lock`: one process at a time in a folder.

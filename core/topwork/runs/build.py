@@ -9,7 +9,8 @@ from topwork.data.columns import row_count
 from topwork.data.table import located
 from topwork.errors import DataError
 from topwork.runs.records import stage_seed
-from topwork.task_model import TaskModel, graft
+from topwork.runs.task_model import TaskModel
+from topwork.saving.parts import graft
 
 if TYPE_CHECKING:
     from topwork.base import BaseOptions

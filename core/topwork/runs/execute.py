@@ -29,9 +29,9 @@ from topwork.runs.build import make_task_model
 from topwork.runs.lock import locking
 from topwork.runs.records import RECIPE, RESULT, RUN, check_inputs, read_record, stage_folder, stage_inputs
 from topwork.runs.run import Run
+from topwork.runs.task_model import TaskModel
 from topwork.saving.model_folder import load_folder
 from topwork.system_errors import translate_system_error
-from topwork.task_model import TaskModel
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
@@ -207,7 +207,7 @@ def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, con
     if stored is not None:
         console.say(f"going on from {stored.relative_to(root).as_posix()}")
         trusted = any(options.trust_remote_code for options in recipe.bases.values())
-        work = TaskModel(*load_folder(stored, plugins, trust_remote_code=trusted))
+        work = TaskModel.of(load_folder(stored, plugins, trust_remote_code=trusted))
     else:
         with process.main_first():  # caches of prepared rows are written once
             rows = roles("train") if roles.has("train") else None

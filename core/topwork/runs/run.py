@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from topwork.data.options import RowsOptions
     from topwork.data.roles import Roles
     from topwork.process import Process
+    from topwork.saving.parts import TaskParts
     from topwork.stage import Stage, StageResult
     from topwork.task import Task
-    from topwork.task_model import TaskModel
 
 
 #: a folder of this name in a stage's own is dropped as soon as the stage's result is on disk
@@ -48,7 +48,7 @@ class Run:
 
     def __init__(
         self,
-        work: TaskModel,
+        work: TaskParts,
         roles: Roles,
         root: Path,
         process: Process,

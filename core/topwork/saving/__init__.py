@@ -3,6 +3,7 @@
 - `model_folder`: writes and loads the folder of a task and its model; finds one on the Hub.
 - `transformers_models`: the same for a model of transformers without a task.
 - `manifest`: what a folder says about itself, and how it is checked before anything of it is used.
+- `parts`: `TaskParts`, a task with its model, and `graft`, which makes one.
 - `weights`: tensors to and from safetensors files, strictly.
 - `verification`: proves that a folder that was just written loads, and gives the same model.
 - `alterations`: what plugins changed in a model's structure; saved with it.

@@ -19,7 +19,7 @@ from topwork.saving.alterations import alterations
 if TYPE_CHECKING:
     from topwork.items import Json
     from topwork.plugins.registry import Plugins
-    from topwork.task_model import TaskModel
+    from topwork.saving.parts import TaskParts
 
 MANIFEST = "topwork.json"
 FORMAT = 1
@@ -41,7 +41,7 @@ _TYPES: dict[str, type] = {
 }
 
 
-def manifest(work: TaskModel, plainly: bool, aliases: Mapping[str, str]) -> dict[str, Json]:
+def manifest(work: TaskParts, plainly: bool, aliases: Mapping[str, str]) -> dict[str, Json]:
     """What topwork needs to make the model again: JSON, nothing of it is executed."""
     task = work.task
     owner = work.plugins.owner("task", task.name)

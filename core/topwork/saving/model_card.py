@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from topwork.items import Json
 
 if TYPE_CHECKING:
-    from topwork.task_model import TaskModel
+    from topwork.saving.parts import TaskParts
 
 
-def model_card(work: TaskModel, plainly: bool, numbers: Mapping[str, Json]) -> str:
+def model_card(work: TaskParts, plainly: bool, numbers: Mapping[str, Json]) -> str:
     """The README.md of a model folder, with the Hub's front matter."""
     import yaml
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from topwork.base import BaseOptions
 from topwork.errors import CheckpointError, PluginError, TopworkError, UsageError
@@ -20,36 +20,24 @@ from topwork.items import Json, Row
 from topwork.saving.alterations import alterations
 from topwork.saving.manifest import MANIFEST, PLAIN_WEIGHTS, WEIGHTS, manifest, read_manifest, saved_by, task_of
 from topwork.saving.model_card import model_card
+from topwork.saving.parts import TaskParts, graft
 from topwork.saving.verification import silenced, unloadable, verify_losses, verify_model
 from topwork.saving.weights import check_file, check_numbers, check_tensors, describe_file, load_weights, save_weights
 from topwork.task import State
-from topwork.task_model import graft
 
 if TYPE_CHECKING:
     from torch import nn
 
     from topwork.base import Base
     from topwork.plugins.registry import Plugins
-    from topwork.task import Task
-    from topwork.task_model import TaskModel
 
 #: what a model folder on the Hub is made of; a repository may hold more
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class LoadedParts(NamedTuple):
-    """What a model folder holds, in the order of the arguments of `TaskModel`."""
-
-    task: Task
-    model: nn.Module
-    plugins: Plugins
-    form: str
-    origins: Mapping[str, Json]
-
-
 def save_folder(
-    work: TaskModel, folder: Path, card: Mapping[str, Json] | None = None, rows: Sequence[Row] = ()
+    work: TaskParts, folder: Path, card: Mapping[str, Json] | None = None, rows: Sequence[Row] = ()
 ) -> Path:
     """Write a model folder, whole or not at all (a folder that was there is replaced), and prove that it loads.
 
@@ -93,7 +81,7 @@ def save_folder(
     return folder
 
 
-def _verify(work: TaskModel, folder: Path, rows: Sequence[Row]) -> None:
+def _verify(work: TaskParts, folder: Path, rows: Sequence[Row]) -> None:
     """Load what was just written, and compare it with the model."""
     trusted = any(base.options.trust_remote_code for base in work.task.bases.values())
     try:
@@ -132,7 +120,7 @@ def _left_out(model: nn.Module, file: Path) -> dict[str, str]:
     }
 
 
-def is_plain(work: TaskModel) -> bool:
+def is_plain(work: TaskParts) -> bool:
     """Whether plain transformers can load the model by itself: a native class, nothing altered."""
     from transformers import PreTrainedModel
 
@@ -149,7 +137,7 @@ def count_tensors(folder: Path) -> int:
     return count
 
 
-def _save_configs(work: TaskModel, folder: Path) -> None:
+def _save_configs(work: TaskParts, folder: Path) -> None:
     """The config of each base (its own folder when there are several), so that it can be made again without weights."""
     from transformers import PreTrainedModel
 
@@ -188,7 +176,7 @@ def local_folder(folder: str | Path, revision: str | None = None) -> Path:
         raise CheckpointError(cause, place=f"{folder}" + (f" at {revision}" if revision else ""), hint=hint) from error
 
 
-def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = False) -> LoadedParts:
+def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = False) -> TaskParts:
     """Load the task and its model as they were saved; the original weights of the base are not needed.
 
     Args:
@@ -238,7 +226,7 @@ def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = Fal
             model.generation_config = type(generation).from_pretrained(folder)
     check_numbers(model, folder)
     model.eval()
-    return LoadedParts(task, model, plugins, form, saved["bases"])
+    return TaskParts(task, model, plugins, form, saved["bases"])
 
 
 def _bases(saved: Mapping[str, Json], folder: Path, plugins: Plugins, weights: bool, trusted: bool) -> dict[str, Base]:

@@ -17,7 +17,7 @@ from topwork.testing.promises import kind_of, not_json, promised, same_items, sa
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
-    from topwork.task_model import TaskModel
+    from topwork.runs.task_model import TaskModel
 
 
 def build_example(

@@ -15,7 +15,7 @@ from topwork.runs.run import CHECKPOINTS
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
-    from topwork.stages.train import Train
+    from topwork.training.options import TrainOptions
 
 _NOTHING = object()
 
@@ -29,7 +29,7 @@ def precision(requested: str, device: Any) -> str:
     return "bf16" if fast else "float32"
 
 
-def arguments(stage: Train, run: Run, precision: str) -> TrainingArguments:
+def arguments(stage: TrainOptions, run: Run, precision: str) -> TrainingArguments:
     """TrainingArguments for a stage."""
     metric = run.task.metric()
     checkpoints, evaluations = _strategy(stage.checkpoint_every), _strategy(stage.evaluate_every)
@@ -85,7 +85,7 @@ def _strategy(every: int | str) -> tuple[str, int | None]:
     return ("epoch" if every == "epoch" else "no"), None
 
 
-def check(stage: Train, run: Run, streaming: bool) -> None:
+def check(stage: TrainOptions, run: Run, streaming: bool) -> None:
     """What the Trainer would stumble over, or pass over without a word."""
     if streaming and stage.steps is None:
         raise UsageError("streaming rows have no end", hint="say `steps` in the stage")

@@ -25,6 +25,7 @@ from topwork.data.batching import GROUPED, Budget, TrainBatches
 from topwork.data.columns import row_count
 from topwork.data.loop import cast_to_model_dtype
 from topwork.errors import TopworkError, UsageError
+from topwork.files import write_failure
 from topwork.items import Batch, Json
 from topwork.kernels.selection import accelerated
 from topwork.runs.run import CHECKPOINTS
@@ -39,10 +40,10 @@ from topwork.training.history import equal_windows, mean_loss
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
-    from topwork.stages.train import Train
+    from topwork.training.options import TrainOptions
 
 
-def train(stage: Train, run: Run) -> dict[str, Json]:
+def train(stage: TrainOptions, run: Run) -> dict[str, Json]:
     """Train `run.model` as the stage says, from the last complete checkpoint in the stage's folder, if any.
 
     Raises:
@@ -75,7 +76,7 @@ def train(stage: Train, run: Run) -> dict[str, Json]:
     return _result(stage, trainer, time.perf_counter() - start)
 
 
-def _result(stage: Train, trainer: TaskTrainer, seconds: float) -> dict[str, Json]:
+def _result(stage: TrainOptions, trainer: TaskTrainer, seconds: float) -> dict[str, Json]:
     history = [
         {key: value for key, value in entry.items() if key != "total_flos"} for entry in trainer.state.log_history
     ]
@@ -97,7 +98,7 @@ def _result(stage: Train, trainer: TaskTrainer, seconds: float) -> dict[str, Jso
 class TaskTrainer(Trainer):
     """Trainer, told by a task what a batch, a loss and an evaluation are."""
 
-    def __init__(self, stage: Train, run: Run, freezing: Freezing, streaming: bool) -> None:
+    def __init__(self, stage: TrainOptions, run: Run, freezing: Freezing, streaming: bool) -> None:
         self.stage, self.run, self.task, self.freezing = stage, run, run.task, freezing
         self.settings = run.settings()
         self.seen = 0
@@ -239,7 +240,12 @@ class TaskTrainer(Trainer):
             save_weights(self.run.model, folder / WEIGHTS, state_dict)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        try:
+            super()._save_checkpoint(model, trial)
+        except RuntimeError as error:  # torch.save does not say why the system refused to write
+            if (failure := write_failure(self.run.folder)) is None:
+                raise
+            raise failure from error
         self.run.process.barrier()  # every process writes its random state
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial))

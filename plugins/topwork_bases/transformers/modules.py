@@ -181,13 +181,25 @@ def _opened(
                 location, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
             )
     except Exception as error:
-        if "safetensors" in str(error):
+        if _lacks_safetensors(location, options.revision):
             raise CheckpointError(
                 "has no safetensors weights",
                 place=f"base {location}",
                 hint="save it with transformers' save_pretrained, or choose a revision that has them",
             ) from error
         raise hub_error(error, location, options.revision) from error
+
+
+def _lacks_safetensors(location: str, revision: str | None) -> bool:
+    """Return whether a folder, or a repository as the Hub's cache knows it, has no file of safetensors weights."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+    folder = Path(location).expanduser()
+    if folder.is_dir():
+        return not any(folder.glob("*.safetensors"))
+    names = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    return all(try_to_load_from_cache(location, name, revision=revision) is _CACHED_NO_EXIST for name in names)
 
 
 @contextmanager

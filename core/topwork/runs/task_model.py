@@ -8,39 +8,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Self
 
 from topwork.errors import TopworkError
 from topwork.items import Json, Prediction, Row
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from topwork.plugins.registry import Plugins
-    from topwork.task import Task
-
-
-def graft(task: Task, plugins: Plugins, *, weights: bool) -> tuple[nn.Module, str]:
-    """Base and task head for a task, and the form: the name of the plugin that made it, "native" or "generic".
-
-    Plugins are asked first (`build_head`), the task's own `build` comes last. What bases leave unfinished is finished
-    as it comes (see `topwork.unfinished`); what was put back in it is then noted on the whole model.
-    """
-    from transformers import PreTrainedModel
-
-    from topwork.saving.deferred import finishing
-
-    with finishing(task.bases.values(), plugins) as finished:
-        model = plugins.hook.build_head(task=task, bases=task.bases, weights=weights)
-        form = "plugin"
-        if model is None:
-            model = task.build(weights=weights)
-            # a subclass that a task defines is no native class: plain transformers could not open what it saves
-            native = isinstance(model, PreTrainedModel) and type(model).__module__.startswith("transformers")
-            form = "native" if native else "generic"
-    if finished:
-        plugins.hook.model_saving(model=model)
-    return model, form
+from topwork.saving.parts import TaskParts
 
 
 class Predictions(list):
@@ -55,7 +27,7 @@ class Predictions(list):
         self.skipped = list(skipped)
 
 
-class TaskModel:
+class TaskModel(TaskParts):
     """A task and its model.
 
     Attributes:
@@ -63,12 +35,16 @@ class TaskModel:
         model: the torch module.
         form: "native", "generic" or "plugin": who made the task head.
         origins: of a loaded model, where its bases came from at first; None for a model that was just built.
+
+    Example:
+        >>> work = topwork.load("runs/reviews-1/stages/04-save/model")  # doctest: +SKIP
+        >>> work.predict("a generous film")  # doctest: +SKIP
     """
 
-    def __init__(
-        self, task: Task, model: nn.Module, plugins: Plugins, form: str, origins: Mapping[str, Json] | None = None
-    ) -> None:
-        self.task, self.model, self.plugins, self.form, self.origins = task, model, plugins, form, origins
+    @classmethod
+    def of(cls, parts: TaskParts) -> Self:
+        """Return the task model of these parts, such as those of a saved folder."""
+        return cls(parts.task, parts.model, parts.plugins, parts.form, parts.origins)
 
     def train(
         self,
@@ -179,10 +155,8 @@ class TaskModel:
         return predict_rows(self.task, self.model, named, chosen, Process())
 
     def look(self) -> Any:
-        """The introspection of the model: `topwork.look`."""
-        from topwork.api import look
-
-        return look(self.model, plugins=self.plugins)
+        """Return the introspection of the model, as `topwork.look` does."""
+        return self.plugins.look(self.model)
 
     def save(self, folder: str | Path) -> Path:
         """Write a model folder: Hub-style, safetensors, with topwork's manifest."""

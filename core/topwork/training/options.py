@@ -1,0 +1,80 @@
+"""Options of a training, `TrainOptions`: those of the stage `train`."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+
+class TrainOptions(BaseModel):
+    """How the model is trained."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    epochs: PositiveFloat = Field(3.0, le=1e6, description="passes over the rows")
+    steps: PositiveInt | None = Field(
+        None, le=10**9, description="stop after this many steps instead (needed for streaming rows)"
+    )
+    batch_size: PositiveInt = Field(32, le=2**20, description="items in a batch of one process")
+    batch_cost: PositiveInt | None = Field(
+        None, description="tokens, pixels or samples in a batch, padding counted, instead of a number of items"
+    )
+    group: bool | None = Field(
+        None,
+        description="items of like cost in one batch, which saves padding; by default only within small parts of an "
+        "epoch, which keeps the order random; false: not at all",
+    )
+    accumulate: PositiveInt = Field(1, le=2**20, description="batches whose gradients make one step")
+    learning_rate: PositiveFloat = Field(5e-5, description="at its highest")
+    schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "cosine_with_min_lr"] = Field(
+        "linear", description="how the rate falls after the warmup"
+    )
+    warmup: NonNegativeFloat = Field(0.0, description="steps until the full rate; below 1 a share of all steps")
+    weight_decay: NonNegativeFloat = Field(0.0, description="of AdamW: share of weights lost at each step, times rate")
+    optimizer: str = Field("adamw_torch_fused", description="a name of transformers' OptimizerNames")
+    clip: NonNegativeFloat = Field(1.0, description="largest norm of the gradient; 0 for no bound")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, else float32"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: less memory, a third more time"
+    )
+    freeze: list[str] = Field(
+        default_factory=list, description="`backbone`, or patterns of parameter names (`*.embeddings.*`)"
+    )
+    unfreeze: dict[NonNegativeInt, list[str]] = Field(
+        default_factory=dict, description="epoch -> patterns (or `all`) that are trained from then on"
+    )
+    evaluate_every: PositiveInt | Literal["epoch", "never"] = Field(
+        "never", description="steps, or `epoch`: the metric on the calibrate rows"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="best: the checkpoint with the best metric on calibrate rows"
+    )
+    patience: PositiveInt | None = Field(None, description="stop after this many evaluations without a better metric")
+    checkpoint_every: PositiveInt | Literal["epoch", "never"] = Field(
+        "epoch", description="steps, or `epoch`: from where `resume` goes on"
+    )
+    workers: NonNegativeInt = Field(0, le=256, description="processes that prepare rows")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.keep == "best" or self.patience) and self.evaluate_every == "never":
+            self.evaluate_every = "epoch"
+        if self.keep == "best" and self.checkpoint_every != self.evaluate_every:
+            self.checkpoint_every = self.evaluate_every
+        if self.group is False and self.batch_cost is not None:
+            raise ValueError("`batch_cost` groups items of like cost: `group: false` does not go with it")
+        if self.unfreeze and not self.freeze:
+            raise ValueError("`unfreeze` without `freeze`: everything is trained already")
+        return self
