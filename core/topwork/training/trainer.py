@@ -296,7 +296,7 @@ def shared(model: Any) -> dict[str, str]:
 class _Watch(TrainerCallback):
     """Freezing by epoch, the progress bar, and a stop when the loss is no number any more."""
 
-    def __init__(self, stage: Train, run: Run, freezing: Freezing) -> None:
+    def __init__(self, stage: TrainOptions, run: Run, freezing: Freezing) -> None:
         self.stage, self.run, self.freezing = stage, run, freezing
         self.bar: Bar | None = None
         self._late_save = False
