@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from topwork.cli.output import Session, print_json, stdout_for_json
+from topwork.cli.output import Session, print_json, print_table, stdout_for_json
 from topwork.errors import UsageError
 from topwork.hookspecs import hookimpl
 from topwork.signals import Stopped, listening
@@ -31,6 +31,12 @@ def run_command(
     save_outside: Annotated[
         bool, typer.Option("--save-outside", help="Let the stage `save` write to a folder outside the run folder.")
     ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(help="Run it with this many seeds, and give each metric's mean and interval.")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Run it on this many folds of the training rows, each evaluated on once.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe."""
@@ -50,8 +56,24 @@ def run_command(
     with _Interruptible(session.plugins), stdout_for_json(as_json):
         quiet = session.quiet or as_json
         more: dict[str, Any] = {"save_outside": True} if save_outside else {}
+        if seeds is not None or folds is not None:
+            _repeat(checked, session.plugins, as_json, seeds=seeds, folds=folds, folder=folder, quiet=quiet, **more)
+            return
         done = start(checked, folder=folder, plugins=session.plugins, quiet=quiet, **more)
     _print_run(done, as_json)
+
+
+def _repeat(recipe: Any, plugins: Plugins, as_json: bool, **options: Any) -> None:
+    """Run a recipe several times; print the numbers of all runs together."""
+    from topwork.runs.repeat import repeat_run, table
+
+    done = repeat_run(recipe, plugins, **options)
+    if as_json:
+        print_json({"folder": done.root, **done.to_dict()})
+        return
+    title = f"{len(done.runs)} {done.kind}: stage, metric, mean, 95 % interval of the mean, each"
+    print_table(title, table(done))
+    print(done.root)
 
 
 def resume_command(

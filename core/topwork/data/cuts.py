@@ -1,6 +1,7 @@
 """Rows cut from training rows at random: stratified by label, or whole groups.
 
-Entry point: `choose_rows`. Which role is cut from which, and when, is decided in `roles`.
+Entry points: `choose_rows`, and `choose_fold` for one of several folds. Which role is cut from which, and when, is
+decided in `roles`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,40 @@ def choose_rows(
     if strata is None:
         return np.sort(random.permutation(count)[:size])
     return _choose_stratified(random, size, strata)
+
+
+def choose_fold(
+    count: int,
+    fold: tuple[int, int],
+    seed: Sequence[int],
+    strata: Sequence[Any] | None = None,
+    groups: Sequence[Any] | None = None,
+) -> np.ndarray:
+    """Choose the rows of one of several folds: every row is in one, and the same seed gives the same folds.
+
+    Args:
+        count: number of rows.
+        fold: its position, from 0, and the number of folds.
+        seed: of the order of rows.
+        strata: the label of each row; every fold gets its share of every label.
+        groups: what each row belongs to; groups are never divided.
+
+    Returns:
+        the indices, ascending.
+    """
+    import numpy as np
+    from sklearn.model_selection import GroupKFold
+
+    position, folds = fold
+    random = np.random.default_rng(list(seed))
+    if groups is not None:
+        splitter = GroupKFold(folds, shuffle=True, random_state=int(random.integers(2**31)))
+        parts = list(splitter.split(np.zeros(count), groups=_codes(groups)))
+        return np.sort(parts[position][1])
+    order = random.permutation(count)
+    if strata is not None:  # rows of one label beside each other, dealt out in turn
+        order = order[np.argsort(_codes(strata)[order], kind="stable")]
+    return np.sort(order[position::folds])
 
 
 def _choose_stratified(random: np.random.Generator, size: int, strata: Sequence[Any]) -> np.ndarray:

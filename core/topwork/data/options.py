@@ -34,17 +34,34 @@ class RowsOptions(BaseModel):
 
 
 class GroupedCut(BaseModel):
-    """A share of the training rows, whole groups together: `cut: {share: 0.2, by: speaker}`."""
+    """A share of the training rows, whole groups together: `cut: {share: 0.2, by: speaker}`.
+
+    Or one of several folds of like size, which together are all training rows: `cut: {folds: 5, fold: 1}`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    share: float | PositiveInt = Field(description="a share (0 < share < 1) or a number of the training rows")
+    share: float | PositiveInt | None = Field(
+        None, description="a share (0 < share < 1) or a number of the training rows"
+    )
     by: str | None = Field(None, description="a column of the rows: those with the same value stay together")
+    folds: int | None = Field(None, ge=2, le=1000, description="divide the training rows into this many folds")
+    fold: PositiveInt | None = Field(None, description="which of the folds it is, from 1")
 
     @model_validator(mode="after")
     def _is_share(self) -> GroupedCut:
-        _check_share(self.share)
+        if (self.share is None) == (self.folds is None) or (self.folds is None) != (self.fold is None):
+            raise ValueError("a cut has a `share`, or both `folds` and `fold`")
+        if self.folds is not None and self.fold is not None and self.fold > self.folds:
+            raise ValueError(f"fold {self.fold} of {self.folds}: folds count from 1")
+        if self.share is not None:
+            _check_share(self.share)
         return self
+
+    @property
+    def size(self) -> float | int:
+        """The share or the number of rows."""
+        return self.share if self.share is not None else 1 / (self.folds or 1)
 
 
 class CutOptions(BaseModel):
@@ -67,12 +84,19 @@ class CutOptions(BaseModel):
     @property
     def size(self) -> float | int:
         """The share or the number of rows."""
-        return self.cut.share if isinstance(self.cut, GroupedCut) else self.cut
+        return self.cut.size if isinstance(self.cut, GroupedCut) else self.cut
 
     @property
     def by(self) -> str | None:
         """The column whose groups stay together."""
         return self.cut.by if isinstance(self.cut, GroupedCut) else None
+
+    @property
+    def fold(self) -> tuple[int, int] | None:
+        """The position of the fold, from 0, and the number of folds; None for a share."""
+        if isinstance(self.cut, GroupedCut) and self.cut.fold is not None and self.cut.folds is not None:
+            return self.cut.fold - 1, self.cut.folds
+        return None
 
 
 def _check_share(size: float | int) -> None:

@@ -171,9 +171,18 @@ class Roles:
             raise TopworkError(f"{size} of {total} training rows cannot be cut off", place=f"data.{role}")
         groups = None if by is None else cuts.group_values(rows, by, role)
         strata = None if by is not None else cuts.label_strata(rows, self.task, self.data.columns)
-        chosen = cuts.choose_rows(total, size, [self.seed, sum(role.encode())], strata, groups)
+        fold = options.fold if options else None
+        if fold is not None:
+            # not by the run's seed: the folds of several seeds are to be the same rows
+            if total < fold[1] or (groups is not None and len(set(groups)) < fold[1]):
+                what = "rows" if groups is None else f"groups of `{by}`"
+                raise TopworkError(f"there are fewer {what} than {fold[1]} folds", place=f"data.{role}")
+            chosen = cuts.choose_fold(total, fold, [0, sum(role.encode())], strata, groups)
+        else:
+            chosen = cuts.choose_rows(total, size, [self.seed, sum(role.encode())], strata, groups)
         if not 0 < len(chosen) < total:
             raise TopworkError(f"the groups of `{by}` cannot be divided", place=f"data.{role}", hint="leave out `by`")
         how = f", whole groups of `{by}`" if by is not None else ", in proportion to their labels" if strata else ""
-        self.notes.append(f"{role}: {len(chosen)} of {total} training rows, cut off with seed {self.seed}{how}")
+        which = f"fold {fold[0] + 1} of {fold[1]}" if fold else f"cut off with seed {self.seed}"
+        self.notes.append(f"{role}: {len(chosen)} of {total} training rows, {which}{how}")
         return rows.select(np.setdiff1d(np.arange(total), chosen)), rows.select(chosen)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topwork.data.options import DataOptions, RowsOptions
+from topwork.data.options import CutOptions, DataOptions, RowsOptions
 from topwork.errors import Problem, TopworkError, nearest
 from topwork.files import exists, expanded
 from topwork.recipe.headers import read_header
@@ -139,9 +139,10 @@ def _column_faults(
 
 def _check_cuts(node: Node, options: DataOptions, total: int, problems: list[Problem]) -> None:
     for role in ("evaluate", "calibrate"):
-        cut = getattr(getattr(options, role), "cut", None)
-        if cut is None:
+        section = getattr(options, role)
+        if not isinstance(section, CutOptions):
             continue
+        cut = section.size
         count = cut if isinstance(cut, int) else round(total * cut)
         if not 0 < count < total:
             message = f"cuts {count} of {total} training rows off; some must go and some must stay"

@@ -68,7 +68,7 @@ def execute(
             its first stage leaves no folder.
     """
     process = Process()
-    root = _new_folder(recipe, process, folder)
+    root = new_folder(recipe, process, folder)
     with _locked(root, process):
         if process.main and (root / RUN).exists():
             hint = f"`topwork resume {root}`, or another folder"
@@ -282,7 +282,7 @@ def _removed_unless_begun(root: Path, process: Process) -> Iterator[None]:
         raise
 
 
-def _new_folder(recipe: Recipe, process: Process, folder: str | Path | None) -> Path:
+def new_folder(recipe: Recipe, process: Process, folder: str | Path | None) -> Path:
     """Make the run folder: the given one, or the next free `runs/<name>-<number>`; the same on every process."""
     root = Path()
     if process.main:
