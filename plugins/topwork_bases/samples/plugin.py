@@ -58,6 +58,11 @@ SAMPLES: Mapping[str, Sample] = {
         "paragraphs of Python's language reference, from the standard library: text, topic",
         "python_docs:python_docs_dataset",
     ),
+    "parsed-docs": Sample(
+        "sentences of that reference, parsed by spaCy's small English model (silver): text, words, tags, heads,"
+        " relations, spans",
+        "parsed_docs:parsed_docs_dataset",
+    ),
     "python-tokens": Sample(
         "lines of Python's standard library with the role of every token: words, tags",
         "python_tokens:python_tokens_dataset",
