@@ -24,6 +24,11 @@ _STUDIES_OF_STATES = (
         "topwork_analyses.probing.stage:EdgeProbing",
         "Probe which layer of the frozen model holds what: cumulative probes, control tasks, expected layers.",
     ),
+    Declaration(
+        "cat_probing",
+        "topwork_analyses.syntax.stage:CatProbing",
+        "Compare attention with distances in syntax trees (CAT-score), by layer, beside random orders of the tokens.",
+    ),
 )
 
 

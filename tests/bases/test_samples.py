@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,16 @@ def test_without_a_parser_parsed_docs_name_what_to_install(monkeypatch) -> None:
     monkeypatch.setattr(parsed_docs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install spacy"):
         rows("parsed-docs", "train")
+
+
+def test_python_functions_stand_by_themselves_and_in_one_split() -> None:
+    train, test = rows("python-functions", "train"), rows("python-functions", "test")
+    assert len(train) > 500 and len(test) > 100
+    assert not set(train["text"]) & set(test["text"])
+    for row in [*train, *test]:
+        (function,) = ast.parse(row["text"]).body
+        assert row["name"].endswith(f".{function.name}")
+        assert 3 <= len(row["text"].splitlines()) <= 15
 
 
 def test_rated_words_share_no_stem() -> None:

@@ -67,6 +67,10 @@ SAMPLES: Mapping[str, Sample] = {
         "lines of Python's standard library with the role of every token: words, tags",
         "python_tokens:python_tokens_dataset",
     ),
+    "python-functions": Sample(
+        "functions of Python's standard library of 3 to 15 lines: text, name",
+        "python_functions:python_functions_dataset",
+    ),
     "number-words": Sample(
         "the numbers 0 to 99,999 in English and German words: translation {en, de}",
         "number_words:number_words_dataset",

@@ -41,23 +41,28 @@ def python_tokens_dataset(split: str) -> Any:
 
 def python_tokens(split: str) -> list[dict[str, list[str]]]:
     """Return rows {"words", "tags"} of a logical line of code each; strings are shortened to `"..."`."""
-    test = set(_MODULES[::6])
-    training = _lines([name for name in _MODULES if name not in test])
+    training = _lines("train")
     rows = training
     if split == "test":
-        rows = {words: tags for words, tags in _lines(sorted(test)).items() if words not in training}
+        rows = {words: tags for words, tags in _lines("test").items() if words not in training}
     return [{"words": list(words), "tags": tags} for words, tags in rows.items()]
 
 
-def _lines(modules: list[str]) -> dict[tuple[str, ...], list[str]]:
+def module_sources(split: str) -> Iterator[tuple[str, str]]:
+    """Yield names and sources of the modules of a split that this version of Python has."""
+    test = set(_MODULES[::6])
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    for name in sorted(test) if split == "test" else [name for name in _MODULES if name not in test]:
+        file = next((path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()), None)
+        if file is not None:
+            yield name, file.read_text(encoding="utf-8")
+
+
+def _lines(split: str) -> dict[tuple[str, ...], list[str]]:
     """Return distinct lines, as words and their roles, in the order of their first occurrence."""
     lines: dict[tuple[str, ...], list[str]] = {}
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    for name in modules:
-        file = next((path for path in (folder / f"{name}.py", folder / name / "__init__.py") if path.is_file()), None)
-        if file is None:  # not in this version of Python
-            continue
-        for line in _logical(file.read_text(encoding="utf-8")):
+    for _, source in module_sources(split):
+        for line in _logical(source):
             if _SHORTEST <= len(line) <= _LONGEST:
                 words = tuple('"..."' if kind == tokenize.STRING else word for kind, word in line)
                 lines.setdefault(words, _roles(line))
