@@ -46,7 +46,7 @@ def python_tree(source: str, row: int | None = None) -> SyntaxTree:
     except (SyntaxError, ValueError, tokenize.TokenError) as error:
         cause = f"no Python of this version: {error.msg if isinstance(error, SyntaxError) else error}"
         raise DataError(cause, row=row, hint="leave the row out (`on_error: skip`), or name its language") from error
-    lines = source.splitlines(keepends=True)
+    lines = io.StringIO(source).readlines()  # form feeds end no line here
     starts = [0, *accumulate(map(len, lines))]
     parents, spans = _nodes(module, lines, starts, len(source))
     leaves, kept = [], []
