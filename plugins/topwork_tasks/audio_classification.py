@@ -39,21 +39,7 @@ class AudioClassificationOptions(ClassifierOptions):
 class AudioClassification(AudioTask, Classifier):
     """Put labels on clips of sound: one, or several of them.
 
-    | bad input | what happens |
-    |---|---|
-    | `audio`, `label`: missing; None | refused |
-    | `audio`: a number; neither bytes nor a path; no such file; no sound; cut short; a WAV cut short | refused |
-    | `audio`: of no samples; a file of no samples; an MP3 cut short; shorter than the model; NaN in it | refused |
-    | `audio`: a sampling rate of 0; a sampling rate of NaN; no sampling rate | refused |
-    | `audio`: of three dimensions; an array of texts | refused |
-    | `audio`: another sampling rate; stereo; of integers; silence | handled: resampled by soxr, channels averaged |
-    | `audio`: longer than `max_seconds` | handled: windows (or the model's one size), scores averaged |
-    | `label`: unknown; empty; a list; a float; NaN; True; an integer | refused: the known labels, the nearest |
-    | `label`: -1 with `label_names`; a number beyond with `label_names`; a list with `label_names` | refused |
-    | `label`: a number with `label_names` | handled: the name at that place |
-    | `label`: no list with `multi_label`; None with `multi_label`; None in it with `multi_label` | refused |
-    | `label`: unknown with `multi_label` | refused |
-    | `label`: empty with `multi_label`; twice with `multi_label` | handled: every label is wrong; counts once |
+    Rows that it refuses or mends: `_classification/bad_input.md`.
     """
 
     name = "audio-classification"

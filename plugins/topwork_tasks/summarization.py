@@ -16,14 +16,7 @@ from topwork_tasks.sequence_to_sequence.task import SequenceToSequence
 class Summarization(SequenceToSequence):
     """Write the summary of a document.
 
-    | bad input | what happens |
-    |---|---|
-    | `document`, `summary`: missing; None; a number; a list | refused |
-    | `document`, `summary`: empty; blank; strange letters | handled: special tokens alone; the end token alone |
-    | `document`: longer than the model | handled: cut at `max_source_length`; a prompt is cut inside it |
-    | `summary`: longer than the model | handled: cut at `max_target_length` in training, whole in the metric |
-
-    An encoder as the only base is refused, and so are two bases that cannot be paired or shared.
+    Rows that it refuses or mends: `sequence_to_sequence/bad_input.md`.
     """
 
     name = "summarization"

@@ -39,30 +39,13 @@ class TextClassificationOptions(ClassifierOptions):
     def _one_kind(self) -> TextClassificationOptions:
         if self.multi_label and self.regression:
             raise ValueError("`multi_label` and `regression` exclude each other")
-        if self.label_smoothing and (self.multi_label or self.regression):
-            raise ValueError("`label_smoothing` is for one label a row")
         return self
 
 
 class TextClassification(TextTask, Classifier):
     """Put labels on texts and pairs of texts, or a number (regression).
 
-    | bad input | what happens |
-    |---|---|
-    | `text`, `label`: missing; None | refused |
-    | `text`, `text_pair`: a number; a list | refused |
-    | `text`, `text_pair`: empty; blank; strange letters | handled: special tokens alone, else one end token |
-    | `text`, `text_pair`: longer than the model | handled: cut at `max_length`, of a pair the longer text first |
-    | `text_pair`: None | handled: no pair |
-    | `label`: unknown; empty; a list; a float; NaN; True; an integer | refused: the known labels, the nearest |
-    | `label`: -1 with `label_names`; a number beyond with `label_names`; a list with `label_names` | refused |
-    | `label`: a number with `label_names` | handled: the name at that place |
-    | `label`: no list with `multi_label`; None with `multi_label`; None in it with `multi_label` | refused |
-    | `label`: unknown with `multi_label` | refused |
-    | `label`: empty with `multi_label`; twice with `multi_label` | handled: every label is wrong; counts once |
-    | `label`: NaN with `regression`; infinite with `regression`; None with `regression` | refused |
-    | `label`: a text with `regression`; a list with `regression` | refused |
-    | `label`: digits with `regression` | handled: the number that they write |
+    Rows that it refuses or mends: `_classification/bad_input.md`.
     """
 
     name = "text-classification"

@@ -28,18 +28,7 @@ class TranslationOptions(Seq2SeqOptions):
 class Translation(SequenceToSequence):
     """Write a text in another language.
 
-    | bad input | what happens |
-    |---|---|
-    | `translation`: missing; None | refused, where `source` is not there either |
-    | `translation`: a number; a text; no languages; a number in a language | refused: those that it has |
-    | `translation`: not the language; None in a language | refused in training and evaluation, handled in predictions |
-    | `source`, `target`: missing; None; a number; a list | refused |
-    | `source`, `target`: empty; blank; strange letters | handled: special tokens alone; the end token alone |
-    | `source`: longer than the model | handled: cut at `max_source_length`; a prompt is cut inside it |
-    | `target`: longer than the model | handled: cut at `max_target_length` in training, whole in the metric |
-
-    A language that the tokenizer does not know is refused, and so are dicts when `source_language` and
-    `target_language` are not given.
+    Rows that it refuses or mends: `sequence_to_sequence/bad_input.md`.
     """
 
     name = "translation"

@@ -1,7 +1,7 @@
 """Faults of input rows, and what each task documents about them.
 
-A task that is a package documents them in `bad_input.md` beside its module, a task in a single file in the docstring of
-its class. The table has rows such as
+A task documents them in `bad_input.md` beside its module. Tasks with one base class (the three classifications; the
+sequence-to-sequence tasks) share a page beside that class, with a section for all and one for each. Rows are such as
 
     | `audio`, `label`: missing; None | refused |
     | `audio`: longer than the model | refused in training, handled in predictions: in chunks |
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from topwork import Task
+from topwork_tasks._classification.classifier import Classifier
+from topwork_tasks.sequence_to_sequence import SequenceToSequence
 
 Row = dict[str, Any]
 MODES = ("training", "evaluation", "predictions")
@@ -86,9 +88,13 @@ _VERDICT = re.compile(r"\b(refused|handled)\b(?: in (\w+)(?: and (\w+))?)?")
 
 
 def documented(task: type[Task]) -> str:
-    """The text that holds a task's table: `bad_input.md` beside its module, else the docstring of its class."""
-    beside = Path(inspect.getfile(task)).with_name("bad_input.md")
-    return beside.read_text(encoding="utf-8") if beside.exists() else task.__doc__ or ""
+    """The text that holds a task's table: `bad_input.md` beside its module, or its sections of the shared one."""
+    shared = next((base for base in (Classifier, SequenceToSequence) if issubclass(task, base)), None)
+    text = Path(inspect.getfile(shared or task)).with_name("bad_input.md").read_text(encoding="utf-8")
+    if shared is None:
+        return text
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    return "\n".join(section for section in sections if section.startswith(("All", task.name)))
 
 
 def told(task: type[Task]) -> dict[str, dict[str, str]]:

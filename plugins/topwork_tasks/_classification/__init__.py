@@ -2,6 +2,7 @@
 
 - `labels`: names of labels, and what a value of a row means among them (all tasks with numbered classes)
 - `targets`: targets of rows that have one label, several, or a number
+- `options`: types of options that tasks share
 - `loss`: class weights and the loss
 - `scores`: predictions, and pictures of them
 - `metric`: accuracy, F1, correlations

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from topwork import Base, Batch, Json, OutputNames, Picture, Row, State, Task, TaskOptions, UsageError
-from topwork_tasks._classification.labels import LABEL_NAMES_HELP, LabelNames
+from topwork_tasks._classification.labels import LABEL_NAMES_HELP, LabelNames, label_config
 from topwork_tasks._classification.loss import classification_loss, learn_weights
 from topwork_tasks._classification.metric import ClassificationMetric
+from topwork_tasks._classification.options import HeadDropout, LabelSmoothing, training_smoothing
 from topwork_tasks._classification.scores import LabelScores, draw_labels, logits_to_scores
 from topwork_tasks._classification.targets import Kind, Targets, learn_targets
 
@@ -42,13 +43,11 @@ class ClassifierOptions(TaskOptions):
     class_weights: Literal["balanced"] | dict[str, NonNegativeFloat] | None = Field(
         None, description="weights of the labels in the loss: `balanced`, or by name"
     )
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of the target spread over all labels, in training"
-    )
+    label_smoothing: LabelSmoothing = 0.0
     top_k: PositiveInt | Literal["all"] | None = Field(
         None, description="labels in a prediction, or `all`; by default as many as the Hub's pipeline of the task gives"
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the generic task head")
+    dropout: HeadDropout = 0.1
 
     @field_validator("label_names")
     @classmethod
@@ -56,6 +55,12 @@ class ClassifierOptions(TaskOptions):
         if isinstance(names, list) and len(set(names)) != len(names):
             raise ValueError("a name stands twice")
         return names
+
+    @model_validator(mode="after")
+    def _one_label(self) -> ClassifierOptions:
+        if self.label_smoothing and (self.multi_label or getattr(self, "regression", False)):
+            raise ValueError("`label_smoothing` is for one label a row")
+        return self
 
 
 class Classifier(Task):
@@ -126,12 +131,7 @@ class Classifier(Task):
 
     def head_config(self) -> dict[str, Any]:
         """Return the config entries of a native task head: names of labels and the kind of problem."""
-        by_index = dict(enumerate(self.names))
-        return {
-            "id2label": by_index,
-            "label2id": {name: index for index, name in by_index.items()},
-            "problem_type": _PROBLEMS[self.kind],
-        }
+        return {**label_config(self.names), "problem_type": _PROBLEMS[self.kind]}
 
     # ------------------------------------------------------------------ tensors -> numbers
 
@@ -146,8 +146,7 @@ class Classifier(Task):
         return batch.mean_by_row(self._losses(model, batch))
 
     def _losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        # smoothing is a change of training alone: evaluation and scores of heads use the unchanged loss
-        smoothing = self.options.label_smoothing if batch.mode == "train" else 0.0
+        smoothing = training_smoothing(self.options, batch)
         weights = self.state.values["class_weights"]
         logits = self.logits(model, batch)
         return classification_loss(logits, batch.inputs["labels"], self.kind, weights, "none", smoothing)

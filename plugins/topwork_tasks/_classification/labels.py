@@ -31,6 +31,11 @@ LABEL_NAMES_HELP = (
 Declared = Sequence[str] | Mapping[str, str] | None
 
 
+def label_config(names: Sequence[str]) -> dict[str, Any]:
+    """Return the config entries of a task head whose outputs are these labels, in order: `id2label` and `label2id`."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
 # ---------------------------------------------------------------- reading one value
 
 

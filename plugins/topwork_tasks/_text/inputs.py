@@ -327,6 +327,24 @@ def pad_lists(lists: Sequence[Sequence[int]], value: int, side: str = "right") -
     return result
 
 
+def sums_over_targets(
+    logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sum of the cross-entropy over the targets of each item, and their number; both [items].
+
+    Args:
+        logits: [items, positions, outputs].
+        labels: [items, positions], -100 where there is no target.
+        smoothing: share of the target spread over all outputs (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+    """
+    from torch.nn.functional import cross_entropy
+
+    losses = cross_entropy(
+        logits.float().transpose(1, 2), labels, reduction="none", ignore_index=-100, label_smoothing=smoothing
+    )
+    return losses.sum(1), (labels != -100).sum(1).to(losses.dtype)
+
+
 def mean_over_targets(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """Return the loss of a batch from the sums of its targets' losses and their counts, both [items]."""
     return sums.sum() / counts.sum().clamp(min=1)

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from topwork import Base, TaskOptions, UsageError
 from topwork_tasks._audio.spec_augment import SPEC_AUGMENT_HELP, SpecAugment
+from topwork_tasks._classification.options import HeadDropout
 from topwork_tasks.automatic_speech_recognition import transcripts as _transcripts
 
 HEAD = ("AutoModelForCTC",)
@@ -37,7 +38,7 @@ class SpeechRecognitionOptions(TaskOptions):
     max_seconds: PositiveFloat | None = Field(None, description="refuse to train on longer clips")
     upsample: PositiveInt = Field(1, description="frames for each frame of the backbone; generic task head")
     spec_augment: SpecAugment = Field("auto", description=SPEC_AUGMENT_HELP)
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the generic task head")
+    dropout: HeadDropout = 0.1
     generation: dict[str, Any] = Field(default_factory=dict, description="arguments of `generate` (seq2seq)")
 
 

@@ -16,6 +16,7 @@ class FillMaskOptions(TaskOptions):
     kept: float = Field(0.1, ge=0, le=1, description="share of the chosen tokens that stay as they are")
     random: float = Field(0.1, ge=0, le=1, description="share of the chosen tokens that become another token")
     whole_words: bool = Field(False, description="mask all tokens of a word together")
+    # a number always, as in the Hub's pipeline: the likeliest of a vocabulary, never "all"
     top_k: PositiveInt = Field(5, description="tokens in a prediction, for each mask")
     targets: list[str] | None = Field(None, description="predict these tokens only")
     max_length: PositiveInt | None = Field(None, description="tokens of a window; by default what the model can take")

@@ -40,22 +40,7 @@ class ImageClassificationOptions(ClassifierOptions, inputs.ImageOptions):
 class ImageClassification(ImageTask, Classifier):
     """Put labels on images.
 
-    | bad input | what happens |
-    |---|---|
-    | `image`, `label`: missing | refused |
-    | `image`: None; a number; of floats; of no pixels; neither bytes nor a path | refused |
-    | `image`: no such file; no image; cut short | refused |
-    | `image`: grey; palette; transparent; CMYK | handled: converted, transparent pixels to the background |
-    | `image`: 16-bit; of channels first | refused: the scale of the values is not known; the shapes that are read |
-    | `image`: 16-bit with `pixel_range` | handled: scaled |
-    | `image`: turned by EXIF; of one pixel; very wide | handled: turned upright, resized by the image processor |
-    | `label`: None | refused |
-    | `label`: unknown; empty; a list; a float; NaN; True; an integer | refused: the known labels, the nearest |
-    | `label`: -1 with `label_names`; a number beyond with `label_names`; a list with `label_names` | refused |
-    | `label`: a number with `label_names` | handled: the name at that place |
-    | `label`: no list with `multi_label`; None with `multi_label`; None in it with `multi_label` | refused |
-    | `label`: unknown with `multi_label` | refused |
-    | `label`: empty with `multi_label`; twice with `multi_label` | handled: every label is wrong; counts once |
+    Rows that it refuses or mends: `_classification/bad_input.md`.
     """
 
     name = "image-classification"
@@ -74,10 +59,8 @@ class ImageClassification(ImageTask, Classifier):
     @override
     def learn(cls, rows: Any, bases: Mapping[str, Any], options: ImageClassificationOptions) -> State:
         base = bases["base"]
-        if cls.target_kind(base, options) == "multi" and (options.mixup or options.cutmix or options.label_smoothing):
-            raise UsageError(
-                "mixup, cutmix and label_smoothing are for one label a row", place="task", hint="leave them out"
-            )
+        if cls.target_kind(base, options) == "multi" and (options.mixup or options.cutmix):
+            raise UsageError("mixup and cutmix are for one label a row", place="task", hint="leave them out")
         labels, notes = cls.learn_labels(rows, base, options)
         processor = inputs.saved_processor(base, options.image_size)
         pixel_range = inputs.find_pixel_range(rows, options, base.config, notes)

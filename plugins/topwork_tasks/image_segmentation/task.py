@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 import topwork as tw
+from topwork_tasks._classification.labels import label_config
 from topwork_tasks._vision import augmentation, batches
 from topwork_tasks._vision.frames import ANNOTATED_SIZE
 from topwork_tasks._vision.headers import may_be_refused
@@ -104,12 +105,9 @@ class ImageSegmentation(ImageTask):
 
     @override
     def build(self, weights: bool = True) -> nn.Module:
-        numbered = dict(enumerate(self.label_names))
-        label2id = {name: index for index, name in numbered.items()}
-        changes: dict[str, Any] = {"id2label": numbered, "label2id": label2id}
-        config = self.base.config
+        config, outputs_count = self.base.config, len(self.label_names)
         size_change = size_changes(self.base, self.options.image_size)
-        changes |= size_change
+        changes: dict[str, Any] = {**label_config(self.label_names), **size_change}
         if models.is_universal(config):
             return models.build_universal(self.base, weights, changes)
         if self._universal:
@@ -117,7 +115,7 @@ class ImageSegmentation(ImageTask):
             from topwork_tasks.image_segmentation.mask_head import MaskHead
 
             size = self.options.mask_head or MaskHeadOptions()
-            return MaskHead(backbone_with_maps(self.base, weights, **size_change), size, len(numbered))
+            return MaskHead(backbone_with_maps(self.base, weights, **size_change), size, outputs_count)
         for name in ("semantic_loss_ignore_index", "loss_ignore_index"):
             if hasattr(config, name):
                 changes[name] = self.options.ignore_index
@@ -127,7 +125,7 @@ class ImageSegmentation(ImageTask):
         from topwork_tasks._vision.dense_heads import DenseHead, backbone_with_maps
 
         self._dense = True
-        return DenseHead(backbone_with_maps(self.base, weights, **size_change), len(numbered), self.options.decoder)
+        return DenseHead(backbone_with_maps(self.base, weights, **size_change), outputs_count, self.options.decoder)
 
     # ------------------------------------------------------------------ rows -> tensors
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 import topwork as tw
-from topwork_tasks._classification.labels import label_index
+from topwork_tasks._classification.labels import label_config, label_index
 from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision import boxes as _boxes
 from topwork_tasks._vision.frames import ANNOTATED_SIZE
@@ -93,19 +93,16 @@ class ObjectDetection(ImageTask):
 
     @override
     def build(self, weights: bool = True) -> nn.Module:
-        numbered = dict(enumerate(self.label_names))
-        changes: dict[str, Any] = {
-            "id2label": numbered,
-            "label2id": {name: index for index, name in numbered.items()},
-        }
         size_change = inputs.size_changes(self.base, self.options.image_size)
-        changes |= size_change
+        changes = {**label_config(self.label_names), **size_change}
         model = self.base.native(*HEAD, weights=weights, **changes)
         if model is None:
             from topwork_tasks.object_detection.detr_head import DetrHead
 
             size = self.options.detr_head or DetrHeadOptions()
-            model = DetrHead(self.base.backbone(weights=weights, maps=(-1,), **size_change), size, len(numbered))
+            model = DetrHead(
+                self.base.backbone(weights=weights, maps=(-1,), **size_change), size, len(self.label_names)
+            )
         if self.state.values["all_trainable"]:
             # DETR's classes freeze a convolutional backbone that they expect to be pretrained: here it is random
             model.requires_grad_(True)

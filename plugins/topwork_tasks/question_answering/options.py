@@ -20,6 +20,7 @@ class QuestionAnsweringOptions(TaskOptions):
     stride: NonNegativeInt = Field(128, description="tokens of context that neighbouring windows share")
     max_answer_length: PositiveInt = Field(30, description="tokens of an answer, at most")
     n_best: PositiveInt = Field(20, description="spans per window that compete")
+    # a number always, as in the Hub's pipeline; the answers that compete are the option `n_best`
     top_k: PositiveInt = Field(1, description="answers in a prediction")
     no_answer: bool | None = Field(
         None, description="may there be no answer? By default, whether training rows have that"

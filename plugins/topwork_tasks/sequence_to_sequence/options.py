@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, PositiveInt, model_validator
 
 from topwork import TaskOptions
+from topwork_tasks._classification.options import LabelSmoothing
 from topwork_tasks._text.generation import GenerationOptions
 from topwork_tasks._text.metrics import BleuTokenizer, UnicodeForm
 from topwork_tasks._text.tokenizers import WritingTokenizerOptions
@@ -33,7 +34,7 @@ class Seq2SeqOptions(TaskOptions):
         description="tokens of a target, its end included; the rest is cut. The default is bounded by the model's "
         "positions",
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over the vocabulary")
+    label_smoothing: LabelSmoothing = 0.0
     share: bool = Field(
         False, description="with `base: {encoder: ..., decoder: ...}`: one copy of the weights that both have"
     )

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from topwork import Base, BaseOptions, Batch, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
+from topwork_tasks._classification.options import training_smoothing
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.metrics import TextMetric, rouge_l
 from topwork_tasks.sequence_to_sequence import generation, tokens
@@ -188,8 +189,7 @@ class SequenceToSequence(Task):
 
     @override
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        smoothed = self.options.label_smoothing and batch.mode == "train"
-        if not smoothed and "decoder_input_ids" not in batch.inputs:
+        if not training_smoothing(self.options, batch) and "decoder_input_ids" not in batch.inputs:
             return super().loss(model, batch)
         return text.mean_over_targets(*self._losses(model, batch))
 
@@ -203,26 +203,14 @@ class SequenceToSequence(Task):
         return text.row_means_over_targets(batch, *self._losses(model, batch))
 
     def _losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the sum of the cross-entropy over the target tokens of each item, and their number; both [items].
-
-        Label smoothing as in Szegedy et al. 2016: a share of the target is spread over the whole vocabulary.
-        """
-        from torch.nn.functional import cross_entropy
-
+        """Return the sum of the cross-entropy over the target tokens of each item, and their number; both [items]."""
         labels = batch.inputs["labels"]
         # native models make their decoder's inputs of the labels, each in its own way
         inputs = text.plain_inputs(batch.inputs, "labels") if "decoder_input_ids" in batch.inputs else batch.inputs
         logits = model(**inputs).logits
         if self.form == "prompt":
             logits, labels = logits[:, :-1], labels[:, 1:]
-        losses = cross_entropy(
-            logits.float().transpose(1, 2),
-            labels,
-            reduction="none",
-            ignore_index=-100,
-            label_smoothing=self.options.label_smoothing if batch.mode == "train" else 0.0,
-        )
-        return losses.sum(1), (labels != -100).sum(1).to(losses.dtype)
+        return text.sums_over_targets(logits, labels, training_smoothing(self.options, batch))
 
     @override
     def predict(self, model: nn.Module, batch: Batch) -> list[list[dict[str, str]]]:

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork import TaskOptions
 from topwork_tasks._classification.labels import LABEL_NAMES_HELP, LabelNames
+from topwork_tasks._classification.options import HeadDropout, LabelSmoothing
 from topwork_tasks._text.tokenizers import TokenizerOptions
 
 #: how the scores of tokens become tags of words
@@ -32,10 +33,10 @@ class TokenClassificationOptions(TaskOptions):
     span_words: Literal["words", "signs"] = Field(
         "words", description="rows with spans: tag words, or every sign, so that spans may end inside words"
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all tags")
+    label_smoothing: LabelSmoothing = 0.0
     max_length: PositiveInt | None = Field(None, description="tokens of a window; by default what the model can take")
     stride: NonNegativeInt | None = Field(None, description="tokens that windows share; by default a quarter")
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the generic task head")
+    dropout: HeadDropout = 0.1
     tokenizer: TokenizerOptions = Field(
         default_factory=lambda: TokenizerOptions(), description="to learn one, when the base is a config"
     )

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import override
 
 from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, OutputNames, Picture, Row, State
+from topwork_tasks._classification.labels import label_config
+from topwork_tasks._classification.options import training_smoothing
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.text_task import TokenTargetTask
 from topwork_tasks._text.windows import TextWindow
@@ -84,7 +86,7 @@ class TokenClassification(TokenTargetTask):
     @override
     def build(self, weights: bool = True) -> nn.Module:
         changes = dict(self.state.values["token_changes"])
-        model = self.base.native(AUTO, weights=weights, id2label=dict(enumerate(self.names)), **changes)
+        model = self.base.native(AUTO, weights=weights, **label_config(self.names), **changes)
         if model is not None:
             return model
         from topwork.task_heads import TokenHead
@@ -141,18 +143,8 @@ class TokenClassification(TokenTargetTask):
     @override
     def token_losses(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum of the cross-entropy over the targets of each item, and their number; both [items]."""
-        from torch.nn.functional import cross_entropy
-
-        logits = model(**text.plain_inputs(batch.inputs, "labels")).logits.float()
-        labels = batch.inputs["labels"]
-        losses = cross_entropy(
-            logits.transpose(1, 2),
-            labels,
-            reduction="none",
-            ignore_index=-100,
-            label_smoothing=self.options.label_smoothing if batch.mode == "train" else 0.0,
-        )
-        return losses.sum(1), (labels != -100).sum(1).to(losses.dtype)
+        logits = model(**text.plain_inputs(batch.inputs, "labels")).logits
+        return text.sums_over_targets(logits, batch.inputs["labels"], training_smoothing(self.options, batch))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[list[predictions.JudgedToken]]:
         """Return for each item the tokens that it owns, with the likeliest tag."""
