@@ -4,6 +4,9 @@ from topwork.api import (
     build as build,
 )
 from topwork.api import (
+    compress as compress,
+)
+from topwork.api import (
     from_pretrained as from_pretrained,
 )
 from topwork.api import (

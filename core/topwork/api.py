@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork.errors import UsageError
+from topwork.errors import PluginError, UsageError
 from topwork.items import Prediction
 
 if TYPE_CHECKING:
@@ -233,6 +233,27 @@ def prune(model: nn.Module, heads: HeadChoice | None = None, neurons: HeadChoice
         options: see the lens's `Look.prune`.
     """
     return look(model).prune(heads, neurons, **options)
+
+
+def compress(model: Any, batches: Iterable[Any], *, plugins: Plugins | None = None, **options: Any) -> Any:
+    """Make a model smaller than a budget without training it: heads and neurons go, what reads them is fitted.
+
+    Args:
+        model: any module, or a TaskModel.
+        batches: calibration rows: dicts of tensors with labels for a model that computes its own loss, or `Batch`
+            objects together with `row_losses`.
+        plugins: the loaded plugins; by default all that are installed.
+        options: `macs=0.5` or `parameters=0.5`, and those of `topwork_compress.compression.compress_model`.
+
+    Raises:
+        UsageError: the budget cannot be met, or an option is wrong.
+        PluginError: no loaded plugin compresses.
+    """
+    plugins = plugins or _plugins()
+    result = plugins.hook.compress(model=model, batches=batches, options=options, plugins=plugins)
+    if result is None:
+        raise PluginError("no loaded plugin compresses models", hint="see `topwork plugins`")
+    return result
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from torch import nn
@@ -116,6 +116,11 @@ def block(path: str, module: nn.Module, model: nn.Module) -> Block | None:
 @hookspec(firstresult=True)
 def look(model: nn.Module, plugins: Any) -> Any | None:
     """Return the object behind `topwork.look`, which finds, captures, masks and prunes attention heads."""
+
+
+@hookspec(firstresult=True)
+def compress(model: nn.Module, batches: Iterable[Any], options: Mapping[str, Any], plugins: Any) -> Any | None:
+    """Make a model smaller than a budget and return what came of it: what is behind `topwork.compress`."""
 
 
 @hookspec(firstresult=True)

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
 from topwork import Declaration, hookimpl
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @hookimpl
 def register_stages() -> list[Declaration]:
     """Declare the stage `compress`."""
-    return []
+    return [
+        Declaration(
+            "compress",
+            "topwork_compress.stages.compress:Compress",
+            "Remove attention heads and neurons below a budget, and fit what reads them; nothing is trained.",
+        )
+    ]
+
+
+@hookimpl
+def register_commands() -> list[Declaration]:
+    """Declare the command `compress`."""
+    return [Declaration("compress", "topwork_compress.command:compress_command")]
+
+
+@hookimpl
+def compress(model: nn.Module, batches: Iterable[Any], options: Mapping[str, Any], plugins: Any) -> Any:
+    """Return the result behind `topwork.compress`."""
+    from topwork_compress.compression import compress_model
+
+    return compress_model(model, batches, plugins=plugins, **options)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from topwork import AttentionLayer, Json
+from topwork import AttentionLayer, Block, Json
 from topwork_lens.layers.context import module_at
 from topwork_lens.layers.projections import features
 from topwork_lens.model_state import quiet
@@ -53,11 +53,13 @@ class Flops:
         total: of the whole model.
         by_layer: of each attention layer, its projections included, by path; 0 for a layer that did not run.
         shared: of those, what makes the keys and values of groups that several attention heads share.
+        by_block: of each block of neurons that was asked about: what makes and what reads them.
     """
 
     total: int
     by_layer: dict[str, int]
     shared: dict[str, int] = field(default_factory=dict)
+    by_block: dict[str, int] = field(default_factory=dict)
 
     @property
     def attention(self) -> int:
@@ -120,11 +122,21 @@ class _Counter(TorchDispatchMode):
         return output
 
 
-def count_flops(model: nn.Module, layers: Sequence[AttentionLayer], call: Callable[[], Any]) -> Flops:
-    """Count the operations of matrix products, convolutions and attention kernels while `call` runs the model."""
+def count_flops(
+    model: nn.Module, layers: Sequence[AttentionLayer], call: Callable[[], Any], blocks: Sequence[Block] = ()
+) -> Flops:
+    """Count the operations of matrix products, convolutions and attention kernels while `call` runs the model.
+
+    Args:
+        model: the model.
+        layers: attention layers that are counted each.
+        call: runs the model.
+        blocks: blocks of neurons that are counted each.
+    """
     counter = _Counter()
     by_layer = dict.fromkeys((layer.path for layer in layers), 0)
     shared = dict.fromkeys(by_layer, 0.0)
+    by_block = dict.fromkeys((block.path for block in blocks), 0)
     begun: list[int] = []
 
     def enter(*_: Any) -> None:
@@ -145,10 +157,16 @@ def count_flops(model: nn.Module, layers: Sequence[AttentionLayer], call: Callab
             for part, counts, share in watched:
                 stack.callback(part.register_forward_pre_hook(enter).remove)
                 stack.callback(part.register_forward_hook(leave(counts, layer.path, share)).remove)
+        for block in blocks:
+            around = module_at(model, block.inside)
+            for path in (block.consumer, *(producer.path for producer in block.producers), *block.between):
+                part = around.get_submodule(path)
+                stack.callback(part.register_forward_pre_hook(enter).remove)
+                stack.callback(part.register_forward_hook(leave(by_block, block.path, 1.0)).remove)
         stack.enter_context(quiet(model))
         stack.enter_context(counter)
         call()
-    return Flops(counter.total, by_layer, {path: round(count) for path, count in shared.items()})
+    return Flops(counter.total, by_layer, {path: round(count) for path, count in shared.items()}, by_block)
 
 
 def _sharing(module: nn.Module, layer: AttentionLayer) -> list[tuple[nn.Module, float]]:

@@ -9,8 +9,7 @@ from topwork import Refused
 
 REASONS = {
     "unknown_layout": "attention runs here, but nothing says where its attention heads are in its weights",
-    "not_a_head": "a slice of the context is not the output of one attention head",
-    "not_a_neuron": "rows of one projection do not make single features of the next",
+    "not_a_head": "a slice of the context is not the output of one attention head, or a feature that of one neuron",
     "shared_parameter": "a parameter that would be cut is used by another module too",
     "not_run": "the attention layer did not run, or its output projection was never called",
     "no_weights": "the attention weights cannot be seen, or do not explain the context that was computed",

@@ -24,7 +24,7 @@ LEFT: dict[str, int] = {
 }
 #: names that several modules of a package define because a contract names them, or that are still to be renamed
 SHARED = {
-    "topwork": {"look", "run_started", "stage_started", "stage_done", "run_failed", "run_done"},
+    "topwork": {"look", "compress", "run_started", "stage_started", "stage_done", "run_failed", "run_done"},
     "topwork_tasks": {"flat"},
     "topwork_bases": {"read", "scenes", "load_rows", "load_base", "register_samples", "register_formats"},
 }

@@ -175,7 +175,9 @@ ANALYSES_ROOMS = (
     *("positions", "probing", "syntax"),
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
-COMPRESS_ROOMS = ("plugin",)
+COMPRESS_ROOMS = (
+    *("plugin", "stages", "command", "compression", "units", "scores", "search", "rearrange", "tuning", "measure"),
+)
 #: folders and modules of `topwork_workbench`
 WORKBENCH_ROOMS = ("plugin", "trackers")
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")

@@ -88,7 +88,7 @@ def test_a_norm_between_is_refused_by_name() -> None:
     with pytest.raises(Refused, match="norm") as caught:
         look.prune(neurons={0: [1]}, check=lambda: model(**inputs))
     assert caught.value.place == "layers.0.mlp.down_proj"
-    assert caught.value.reason == "not_a_neuron"
+    assert caught.value.reason == "not_a_head"
 
 
 @pytest.mark.parametrize("left", [1, 0])

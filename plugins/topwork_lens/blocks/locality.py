@@ -9,8 +9,8 @@ rows that the sizes allow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ class NeuronSite:
         inputs: list[torch.Tensor] = []
         handle = input_watch(self.consumer, masked, inputs)
         try:
-            outputs = self.replay()
+            outputs = self.replay.all_outputs()
         finally:
             handle.remove()
         return inputs, outputs
@@ -98,7 +98,28 @@ def find_producers(site: NeuronSite, candidates: Sequence[tuple[str, nn.Module]]
                 break  # what runs before the producers reaches the neurons through them
             if "mixing" in answers.values():
                 return [], path
+    if producers and not _complete(site, producers, dict(candidates)):
+        return [], ""
     return producers, ""
+
+
+def _complete(site: NeuronSite, producers: Sequence[Producer], modules: Mapping[str, nn.Module]) -> bool:
+    """Return whether nothing but the producers makes the neurons: without them, neurons are the same for all items.
+
+    A sum of what several projections make, of which some are not known, would still tell the items apart.
+    """
+    half = site.halves()[0]
+    with ExitStack() as stack:
+        for producer in producers:
+            rows = sorted(row for index in half for row in features_of(producer.form, index, site.width))
+            stack.enter_context(changed_rows(modules[producer.path], rows, to_zero=True))
+        inputs, _ = site.run([])
+    for value in inputs:
+        neurons = value.double().movedim(channel_dim(site.consumer), -1)[..., half]
+        spread = (neurons - neurons[:1]).abs().nan_to_num()
+        if spread.numel() and float(spread.max()) > _UNCHANGED * float(value.double().abs().nan_to_num().max()):
+            return False
+    return True
 
 
 def _answer(site: NeuronSite, module: nn.Module, form: Form, halves: Sequence[Sequence[int]], plain: Any) -> Answer:
@@ -142,8 +163,8 @@ def _equal(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
 
 
 @contextmanager
-def changed_rows(module: nn.Module, rows: Sequence[int]) -> Iterator[None]:
-    """Change weight and bias of a projection in some of its output features for the block."""
+def changed_rows(module: nn.Module, rows: Sequence[int], to_zero: bool = False) -> Iterator[None]:
+    """Change weight and bias of a projection in some of its output features for the block, or make them 0."""
     generator = torch.Generator().manual_seed(1)
     dim = 1 if hasattr(module, "nf") else 0
     changed = []
@@ -155,7 +176,7 @@ def changed_rows(module: nn.Module, rows: Sequence[int]) -> Iterator[None]:
             spread = float(parameter.data.float().abs().mean()) or 1.0
             noise = spread * torch.randn(part.shape, generator=generator).to(part)
             changed.append((parameter, parameter.data))
-            parameter.data = parameter.data.index_copy(along, index, 1.5 * part + noise)
+            parameter.data = parameter.data.index_copy(along, index, part * 0 if to_zero else 1.5 * part + noise)
     try:
         yield
     finally:

@@ -171,6 +171,10 @@ class Replay:
 
     def __call__(self) -> list[torch.Tensor]:
         """Return the outputs of the layer alone; of several, the first: the others are attention weights."""
+        return self.all_outputs()[:1]
+
+    def all_outputs(self) -> list[torch.Tensor]:
+        """Return all outputs of the module alone."""
         if self.wide is None:
             try:
                 self.wide = any(parameter.dtype in _HALF for parameter in self.module.parameters())
@@ -180,8 +184,8 @@ class Replay:
         return self._run(torch.float32 if self.wide else None)
 
     def in_double(self) -> list[torch.Tensor]:
-        """Return the same outputs computed in float64."""
-        return self._run(torch.float64)
+        """Return what a call returns, computed in float64."""
+        return self._run(torch.float64)[:1]
 
     def _run(self, dtype: torch.dtype | None) -> list[torch.Tensor]:
         with quiet(self.module), widened(self.module, dtype) if dtype else nullcontext():
@@ -190,7 +194,7 @@ class Replay:
             if dtype:
                 args, kwargs = map_tensors((args, kwargs), lambda tensor: _widen(tensor, dtype))
             output = self.module(*args, **kwargs)
-        return tensors(output)[:1]
+        return tensors(output)
 
 
 def _is_narrower(tensor: torch.Tensor, dtype: torch.dtype) -> bool:

@@ -205,7 +205,7 @@ def check_prunable(model: nn.Module, layer: Unit) -> None:
     if not layer.prunable:
         cause = layer.why or "this layer cannot be pruned"
         raise refuse(
-            "shared_parameter" if isinstance(layer, AttentionLayer) else "not_a_neuron",
+            "shared_parameter" if isinstance(layer, AttentionLayer) else "not_a_head",
             cause,
             place=layer.path,
             hint="mask it instead",

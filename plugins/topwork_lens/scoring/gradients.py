@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch
-from topwork_lens.gates import GateHook, module_at, output_projection, split_heads
+from topwork import Batch
+from topwork_lens.gates import GateHook, Unit, module_at, output_projection, split_heads
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.model_state import device_of
 from topwork_lens.refusals import refuse
@@ -44,7 +44,7 @@ class GradientScorer:
     def __init__(
         self,
         model: nn.Module,
-        layers: Sequence[AttentionLayer],
+        layers: Sequence[Unit],
         row_losses: RowLosses,
         reduction: Reduction,
         squared: bool,
@@ -71,10 +71,14 @@ class GradientScorer:
                 waiting = [*self.splitter.halves(part), *waiting]
                 continue
             for path, value in values.items():
-                sums[path] = sums[path] + value if path in sums else value
+                sums[path] = self._joined(sums[path], value) if path in sums else value
             if part.row_count > 1 and not self.independence.verified:
                 self.independence.mark_verified()
         return sums
+
+    def _joined(self, before: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Join the scores of two parts of a batch."""
+        return before + value
 
     def _score_part(self, batch: Batch) -> dict[str, torch.Tensor]:
         gates = {layer.path: _UnitGates(layer, len(batch), self.reduction == "token") for layer in self.layers}
@@ -121,6 +125,26 @@ class GradientScorer:
             ran += [path for path, hook in hooks.items() if hook.calls]
 
 
+class RowGradients(GradientScorer):
+    """Gradients of gates, row by row: [rows, heads or neurons] by path, rows in the order of the batch.
+
+    Args:
+        model: the model; its parameters are frozen while it is called (`model_state.frozen`).
+        units: attention layers and blocks.
+        row_losses: (model, batch) -> [rows].
+        seed: of the random numbers that the losses draw.
+    """
+
+    def __init__(self, model: nn.Module, units: Sequence[Unit], row_losses: RowLosses, seed: int) -> None:
+        super().__init__(model, units, row_losses, "example", False, seed)
+
+    def _joined(self, before: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return torch.cat([before, value])
+
+    def _reduced(self, gradient: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return _sum_items(gradient, batch)
+
+
 class _UnitGates:
     """Makes gates of 1 that need a gradient: one for each item and attention head, or for each position.
 
@@ -129,7 +153,7 @@ class _UnitGates:
         by_token: a gate for each position.
     """
 
-    def __init__(self, layer: AttentionLayer, items: int, by_token: bool) -> None:
+    def __init__(self, layer: Unit, items: int, by_token: bool) -> None:
         self.layer, self.items, self.by_token = layer, items, by_token
         self.leaves: list[torch.Tensor] = []
 

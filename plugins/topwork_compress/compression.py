@@ -1,0 +1,397 @@
+"""Compression of one model below a budget: score, search, rearrange, tune, cut with proof.
+
+Entry point: `compress_model`. The recipe stage and the command stand on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from topwork import AttentionLayer, Batch, Json, UsageError
+from topwork_compress.rearrange import objective, rearranged
+from topwork_compress.scores import METHODS, Scores, score
+from topwork_compress.search import Normalise, in_multiples, normalised, search
+from topwork_compress.tuning import RIDGE, Fitted, Method, tune
+from topwork_compress.units import Choice, Costs, Masks, Units, macs, members_of, parameters
+from topwork_lens.flops import Flops
+from topwork_lens.gates import factors_of, gated
+from topwork_lens.look import Look
+from topwork_lens.model_state import quiet
+from topwork_lens.pruning.prune import Pruned
+from topwork_lens.scoring.importance import own_loss, single_items
+from topwork_lens.scoring.row_independence import RowLosses
+
+#: positions that least squares reads, and batches that costs are counted on
+_POSITIONS, _COUNTED = 16384, 8
+
+
+@dataclass
+class Budget:
+    """What may be left of a model, as shares of what it had; one of them is given.
+
+    Args:
+        macs: of the multiply-accumulates on calibration rows.
+        parameters: of the parameters.
+    """
+
+    macs: float | None = None
+    parameters: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if len(given) != 1:
+            raise UsageError("give one budget", hint="macs=0.5 or parameters=0.5")
+        ((name, value),) = given.items()
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+            raise UsageError(f"`{name}` is the share that is left, between 0 and 1, not {value!r}")
+
+    @property
+    def share(self) -> float:
+        """The share that is left."""
+        return float(self.macs if self.macs is not None else self.parameters or 0.0)
+
+
+@dataclass
+class Settings:
+    """How a model is compressed.
+
+    Args:
+        score: "fisher", "kl", "fluctuation", "magnitude" or "random".
+        tune: "lstsq", "bias" or "none".
+        ridge: of least squares, see `tuning`.
+        rearrange: swap by block Fisher.
+        multiple: widths of blocks are multiples of it.
+        at_least: heads and neurons that every layer and block keeps.
+        normalise: "kind" makes scores of heads and neurons comparable; None: for scores that are no estimate of a loss.
+        seed: of random numbers.
+    """
+
+    score: str = "fisher"
+    tune: Method = "lstsq"
+    ridge: float = RIDGE
+    rearrange: bool = True
+    multiple: int = 1
+    at_least: int = 1
+    normalise: Literal["none", "kind"] | None = None
+    seed: int = 0
+
+    def how(self) -> Normalise:
+        """Return how scores are normalised."""
+        if self.normalise is not None:
+            return self.normalise
+        return "none" if self.score in ("fisher", "kl") else "cost" if self.score == "random" else "kind"
+
+
+@dataclass
+class Plan:
+    """What is removed, before anything is.
+
+    Args:
+        units: of the model.
+        costs: of the units.
+        removed: original indices by path.
+        cost: of the whole model then.
+        budget: the largest cost allowed.
+        rearranged: objective of block Fisher before and after the swaps, summed over layers and blocks.
+    """
+
+    units: Units
+    costs: Costs
+    removed: Masks
+    cost: int
+    budget: int
+    rearranged: tuple[float, float] | None = None
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return heads and neurons, before and after."""
+        result = {}
+        for kind, wanted in (("heads", True), ("neurons", False)):
+            units = [unit for unit in self.units.chosen.values() if isinstance(unit, AttentionLayer) == wanted]
+            before = sum(len(unit.kept) for unit in units)
+            result[kind] = (before, before - sum(len(self.removed.get(unit.path, ())) for unit in units))
+        return result
+
+
+@dataclass
+class Compressed:
+    """Result of compression.
+
+    Args:
+        plan: what was removed.
+        pruned: the proof that masked and pruned model agree, and the layers.
+        tuned: what least squares changed.
+        before: costs before, on the same rows.
+        after: the counted cost of the smaller model.
+        seconds: what each step took.
+    """
+
+    plan: Plan
+    pruned: Pruned
+    tuned: list[Fitted]
+    before: int
+    after: int
+    flops: tuple[Flops, Flops] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in self.plan.counts().items())
+        return f"Compressed({self.plan.costs.unit} {self.before} -> {self.after}, {counts})"
+
+    def json(self) -> dict[str, Json]:
+        """Return the form that a stage's result has."""
+        unit, plan = self.plan.costs.unit, self.plan
+        counts = plan.counts()
+        removable = plan.costs.removable(plan.units)
+        result: dict[str, Json] = {
+            f"{unit}_before": self.before,
+            f"{unit}_after": self.after,
+            f"{unit}_left": self.after / self.before,
+            f"{unit}_predicted": plan.cost,
+            "limit": self.before / self.after,
+            "share_of_heads": removable["heads"] / self.before,
+            "share_of_neurons": removable["neurons"] / self.before,
+            "neurons_before": counts["neurons"][0],
+            "neurons_after": counts["neurons"][1],
+        }
+        tables: dict[str, Json] = {"what is left": self._left()}
+        if self.tuned:
+            tables["least squares"] = [entry.json() for entry in self.tuned]
+        return {**result, **self.pruned.json(), "seconds": self.seconds, "tables": tables}
+
+    def _left(self) -> list[dict[str, Json]]:
+        table = []
+        for path, unit in self.plan.units.chosen.items():
+            kind = "heads" if isinstance(unit, AttentionLayer) else "neurons"
+            now = len(unit.kept) - len(self.plan.removed.get(path, ()))
+            table.append({"path": path, "kind": kind, "before": len(unit.kept), "after": now})
+        return table
+
+
+class Compression:
+    """Steps of compressing one model; `compress_model` runs them all.
+
+    Args:
+        model: the model.
+        batches: calibration rows.
+        row_losses: (model, batch) -> [rows].
+        plugins: plugins that describe attention layers and blocks.
+        settings: how.
+    """
+
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Batch], row_losses: RowLosses, plugins: Any, settings: Settings
+    ) -> None:
+        if not batches:
+            raise UsageError("there are no calibration rows", hint="give at least one batch")
+        if settings.score not in METHODS:
+            raise UsageError(f"there is no score {settings.score!r}", hint=f"one of {', '.join(METHODS)}")
+        self.model, self.batches, self.row_losses, self.settings = model, batches, row_losses, settings
+        self.look = Look(model, plugins)
+        self.seconds: dict[str, float] = {}
+        self.units = Units.of(model, self.look.layers, self.look.find_blocks(self.run_first))
+        if not self.units.chosen:
+            raise UsageError("nothing of this model can be made smaller", hint="topwork.look(model).table() says why")
+        self._scores: Scores | None = None
+
+    def run_first(self) -> Any:
+        """Run the model on the first calibration batch."""
+        return self.row_losses(self.model, self.batches[0])
+
+    def run_counted(self) -> None:
+        """Run the model on the batches that costs are counted on."""
+        for batch in self.batches[:_COUNTED]:
+            self.row_losses(self.model, batch)
+
+    def costs(self, budget: Budget) -> Costs:
+        """Return what the units cost now."""
+        if budget.macs is None:
+            return parameters(self.model, self.units)
+        return macs(self.model, self.units, self.run_counted)[0]
+
+    @property
+    def scores(self) -> Scores:
+        """Scores of the units."""
+        if self._scores is None:
+            with self._timed("score"):
+                arguments = (self.model, self.units, self.batches, self.row_losses)
+                self._scores = score(*arguments, self.settings.score, self.settings.seed)
+        return self._scores
+
+    def plan(self, budget: Budget, costs: Costs | None = None) -> Plan:
+        """Search for what is removed below a budget."""
+        costs = costs or self.costs(budget)
+        choices = self.units.choices(costs.by_path, self.scores.values)
+        fixed = costs.total - sum(choice.cost for choice in choices)
+        wanted = int(budget.share * costs.total)
+        with self._timed("search"):
+            ready = in_multiples(normalised(choices, self.settings.how()), self.settings.multiple)
+            removed, spent = search(ready, wanted, fixed, self.settings.at_least)
+            plan = Plan(self.units, costs, self.units.original(removed), spent, wanted)
+            if self.settings.rearrange and self.scores.gradients:
+                self._rearrange(plan, removed)
+        return plan
+
+    def _rearrange(self, plan: Plan, removed: Sequence[Choice]) -> None:
+        by_path: dict[str, set[int]] = {}
+        for choice in removed:
+            by_path.setdefault(choice.path, set()).update(choice.members)
+        before = after = 0.0
+        for path, positions in by_path.items():
+            unit, gradients = self.units.chosen[path], self.scores.gradients[path]
+            groups = members_of(unit)
+            chosen = [index for index, members in enumerate(groups) if members[0] in positions]
+            swapped = rearranged(gradients, chosen)
+            before += objective(gradients, chosen)
+            after += objective(gradients, swapped)
+            plan.removed[path] = sorted(unit.kept[position] for index in swapped for position in groups[index])
+        plan.rearranged = (before, after)
+
+    def masked(self, removed: Masks) -> Any:
+        """Mask what is removed for a block."""
+        chosen = {path: (self.units.chosen[path], indices) for path, indices in removed.items() if indices}
+        return gated(self.model, {path: (unit, factors_of(unit, indices)) for path, (unit, indices) in chosen.items()})
+
+    def random(self, plan: Plan, seed: int) -> Masks:
+        """Return a random choice of as many heads and neurons in each layer and block."""
+        generator = torch.Generator().manual_seed(seed)
+        masks = {}
+        for path, indices in plan.removed.items():
+            unit = self.units.chosen[path]
+            groups = members_of(unit)
+            count = len(indices) // len(groups[0])
+            order = torch.randperm(len(groups), generator=generator).tolist()[:count]
+            masks[path] = sorted(unit.kept[position] for index in order for position in groups[index])
+        return masks
+
+    def tune(self, removed: Masks) -> list[Fitted]:
+        """Fit the projections behind what is removed."""
+        with self._timed("tune"):
+            batches, positions = [], 0
+            for batch in self.batches:
+                mask = batch.inputs.get("attention_mask")
+                positions += int(mask.sum()) if isinstance(mask, torch.Tensor) else 0
+                batches.append(batch)
+                if positions > _POSITIONS:
+                    break
+            arguments = (self.model, self.units, removed, batches, self.row_losses)
+            return tune(*arguments, self.settings.tune, self.settings.ridge)
+
+    def cut(self, plan: Plan) -> Pruned:
+        """Prune, with the proof that masked and pruned model agree."""
+        heads = {
+            path: plan.removed[path] for path in plan.removed if isinstance(self.units.chosen[path], AttentionLayer)
+        }
+        neurons = {path: indices for path, indices in plan.removed.items() if path not in heads}
+        with self._timed("cut"):
+            return self.look.prune(heads, neurons, check=self.run_check)
+
+    def run_check(self) -> Any:
+        """Run the model on the first rows of the first batch."""
+        return self.row_losses(self.model, _first_rows(self.batches[0], 4))
+
+    def _timed(self, name: str) -> Any:
+        return _Timer(self.seconds, name)
+
+
+class _Timer:
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.start = time.process_time()
+
+    def __exit__(self, *_: Any) -> None:
+        spent = time.process_time() - self.start
+        self.seconds[self.name] = round(self.seconds.get(self.name, 0.0) + spent, 3)
+
+
+def _first_rows(batch: Batch, count: int) -> Batch:
+    """Return the first rows of a batch, where its inputs are row by row; else the batch."""
+    items = [item for item, row in zip(batch.items, batch.rows, strict=True) if row < count]
+    tensors = [value for value in batch.inputs.values() if isinstance(value, torch.Tensor)]
+    by_item = tensors and all(value.dim() and len(value) == len(batch.items) for value in tensors)
+    if len(items) == len(batch.items) or not by_item or len(tensors) < len(batch.inputs):
+        return batch
+    if batch.rows != sorted(batch.rows):
+        return batch
+    inputs = {name: value[: len(items)] for name, value in batch.inputs.items()}
+    return Batch(inputs, items, batch.device, batch.mode)
+
+
+def compress_model(
+    model: Any,
+    batches: Iterable[Mapping[str, Any] | Batch],
+    *,
+    macs: float | None = None,
+    parameters: float | None = None,
+    row_losses: RowLosses | None = None,
+    plugins: Any = None,
+    watch: Callable[[Compression, Plan], None] | None = None,
+    **options: Any,
+) -> Compressed:
+    """Make a model smaller than a budget without training: heads and neurons go, what reads them is fitted.
+
+    Args:
+        model: any module; it changes.
+        batches: calibration rows: dicts of tensors with labels for a model that computes its own loss, or `Batch`.
+        macs: the share of the multiply-accumulates that is left.
+        parameters: the share of the parameters that is left.
+        row_losses: (model, batch) -> [rows], with `Batch` objects.
+        plugins: plugins that describe attention layers and blocks.
+        watch: is given the plan while the model is whole, before it is tuned.
+        options: see `Settings`.
+
+    Raises:
+        UsageError: the budget cannot be met, or an option is wrong.
+        Refused: something would be wrong; the model is then as it was.
+    """
+    budget = Budget(macs, parameters)
+    unknown_options = sorted(set(options) - set(Settings.__dataclass_fields__))
+    if unknown_options:
+        raise UsageError(f"there is no option `{unknown_options[0]}`", hint=", ".join(Settings.__dataclass_fields__))
+    ready: list[Batch] = []
+    for batch in batches:
+        if isinstance(batch, Batch):
+            ready.append(batch)
+        elif row_losses is None:
+            ready += single_items(batch)
+        else:
+            raise UsageError("`row_losses` goes with `Batch` objects", hint="give topwork.Batch, or leave it out")
+    look = Look(model, plugins)
+    with torch.inference_mode(False):
+        compression = Compression(look.model, ready, row_losses or own_loss, plugins, Settings(**options))
+        return run_all(compression, budget, watch)
+
+
+def run_all(
+    compression: Compression, budget: Budget, watch: Callable[[Compression, Plan], None] | None = None
+) -> Compressed:
+    """Run the steps in their order; put the weights back when one fails."""
+    costs = compression.costs(budget)
+    plan = compression.plan(budget, costs)
+    if watch is not None:
+        with quiet(compression.model):
+            watch(compression, plan)
+    state = {name: value.clone() for name, value in compression.model.state_dict().items()}
+    try:
+        tuned = compression.tune(plan.removed)
+        pruned = compression.cut(plan)
+    except BaseException:
+        compression.model.load_state_dict(state)
+        raise
+    after = _counted_again(compression, budget)
+    return Compressed(plan, pruned, tuned, costs.total, after, seconds=compression.seconds)
+
+
+def _counted_again(compression: Compression, budget: Budget) -> int:
+    """Return the cost of the model as it is now."""
+    if budget.macs is None:
+        return sum(parameter.numel() for parameter in compression.model.parameters())
+    empty = Units(compression.look.layers, [], {})
+    return macs(compression.model, empty, compression.run_counted)[0].total

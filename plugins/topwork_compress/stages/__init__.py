@@ -1,0 +1,1 @@
+"""Recipe stages of compression; torch is imported only when a stage runs."""

@@ -1,0 +1,225 @@
+"""The stage `compress`: heads and neurons go until a budget is kept; what reads them is fitted, nothing is trained.
+
+Entry point: `Compress`, its options; `CompressRun` is one run of it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from topwork import Json, Stage, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from topwork import Batch, Run
+    from topwork_compress.compression import Budget, Compressed, Compression, Plan
+    from topwork_compress.measure import RowMetrics
+
+
+class Compress(Stage):
+    """Remove attention heads and neurons below a budget, and fit what reads them; nothing is trained."""
+
+    name: ClassVar[str] = "compress"
+    changes_model: ClassVar[bool] = True
+
+    macs: float | None = Field(None, gt=0, lt=1, description="share of the multiply-accumulates that is left")
+    parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters that is left")
+    keep_metric: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="the smallest budget of operations that keeps this share of the metric, masked",
+    )
+    score: Literal["fisher", "kl", "fluctuation", "magnitude", "random"] = Field(
+        "fisher",
+        description="fisher: squared gradients of gates; kl: without labels; fluctuation: without gradients",
+    )
+    rows: PositiveInt = Field(512, description="take at most this many calibration rows to score and fit")
+    batch_size: PositiveInt | None = Field(None, description="rows a batch; by default what the memory budget allows")
+    rearrange: bool = Field(True, description="swap by block Fisher within layers, where the score has gradients")
+    tune: Literal["lstsq", "bias", "none"] = Field(
+        "lstsq", description="fit what reads heads and neurons, each accepted on held-out calibration rows"
+    )
+    ridge: float = Field(0.01, gt=0, description="least squares: how much the old weights count")
+    multiple: PositiveInt = Field(1, description="widths of blocks are multiples of it")
+    at_least: PositiveInt = Field(1, description="heads and neurons that every layer and block keeps")
+    compare_random: int = Field(
+        6, ge=0, description="random choices of the same size, masked and measured beside the chosen one"
+    )
+    evaluate: bool = Field(True, description="measure evaluate rows before and after; false: calibration rows alone")
+    time: bool = Field(True, description="measure wall time before and after on calibration rows")
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Compress:
+        given = [name for name in ("macs", "parameters", "keep_metric") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of macs, parameters, keep_metric")
+        return self
+
+    def reads(self) -> tuple[str, ...]:
+        """Return the roles whose rows the stage reads."""
+        return ("calibrate", "evaluate") if self.evaluate else ("calibrate",)
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        """Run the stage."""
+        return CompressRun(self, run)()
+
+    def settings(self, seed: int) -> Any:
+        """Return the settings of compression."""
+        from topwork_compress.compression import Settings
+
+        names = ("score", "tune", "ridge", "rearrange", "multiple", "at_least")
+        return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
+
+
+class CompressRun:
+    """One run of the stage `compress`."""
+
+    def __init__(self, stage: Compress, run: Run) -> None:
+        self.stage, self.run = stage, run
+        self.metric = run.task.metric()
+        self.roles = stage.reads()
+        self.random: list[dict[str, float]] = []
+        self.masked: dict[str, float] = {}
+
+    def __call__(self) -> dict[str, Json]:
+        """Measure, compress, measure again, and return the stage's result."""
+        from topwork_compress.compression import Compression, run_all
+
+        stage, run = self.stage, self.run
+        batches = self.batches()
+        compression = Compression(run.model, batches, run.task.row_losses, run.plugins, stage.settings(run.seed))
+        before = self.measure()
+        budget = self.budget(compression, before)
+        self.say_shares(compression, budget)
+        whole = copy.deepcopy(run.model) if stage.time else None
+        compressed = run_all(compression, budget, self.watch)
+        after = self.measure()
+        result: dict[str, Json] = {**self.compared(before, after)}
+        if whole is not None:
+            result |= self.timed(whole, batches, compressed)
+        result |= compressed.json()
+        if self.random:
+            result["random_baseline"] = self.baseline()
+        return result
+
+    def batches(self) -> list[Batch]:
+        """Return the calibration batches of all processes."""
+        run, stage = self.run, self.stage
+        share = -(-stage.rows // run.process.count)
+        loaded = list(run.loss_batches("calibrate", limit=share * run.process.count, batch_size=stage.batch_size))
+        if run.process.count == 1:
+            return loaded
+        gathered = run.process.gather([batch.to("cpu") for batch in loaded])
+        return [batch.to(run.device) for batches in gathered for batch in batches]
+
+    def measure(self) -> dict[str, RowMetrics]:
+        """Return the metrics of rows by role, of the model as it is."""
+        from topwork_compress.measure import measure_rows
+
+        return {role: measure_rows(self.run, role) for role in self.roles}
+
+    # ------------------------------------------------------------------ the budget
+
+    def budget(self, compression: Compression, before: dict[str, RowMetrics]) -> Budget:
+        """Return the budget; of `keep_metric`, the smallest of those that are tried, by bisection."""
+        from topwork_compress.compression import Budget
+
+        stage = self.stage
+        if stage.keep_metric is None:
+            return Budget(stage.macs, stage.parameters)
+        costs = compression.costs(Budget(macs=0.5))
+        low = 1 - sum(costs.removable(compression.units).values()) / costs.total
+        high, first = 1.0, before["calibrate"].value
+        for _ in range(6):
+            middle = (low + high) / 2
+            try:
+                plan = compression.plan(Budget(macs=middle), costs)
+            except UsageError:  # what has to stay is more than that
+                low = middle
+                continue
+            with compression.masked(plan.removed):
+                value = float(self.run.evaluate("calibrate")[self.metric.primary])
+            kept = value / first if self.metric.higher_is_better else first / value if value else 1.0
+            self.run.say(f"  {middle:.3f} of the operations: {self.metric.primary} {value:.4g} on calibration rows")
+            low, high = (low, middle) if kept >= stage.keep_metric else (middle, high)
+        if high == 1.0:
+            cause = f"no budget keeps {stage.keep_metric} of {self.metric.primary}"
+            raise UsageError(cause, place="stage compress", hint="give a lower `keep_metric`, or `macs`")
+        return Budget(macs=high)
+
+    def say_shares(self, compression: Compression, budget: Budget) -> None:
+        """Say before anything is cut which share of the model can become smaller."""
+        costs = compression.costs(budget)
+        shares = {kind: cost / costs.total for kind, cost in costs.removable(compression.units).items()}
+        rest = 1 - sum(shares.values())
+        words = ", ".join(f"{share:.1%} in {kind}" for kind, share in shares.items())
+        self.run.say(f"  of {costs.total:,} {costs.unit}: {words}; {rest:.1%} cannot become smaller")
+
+    # ------------------------------------------------------------------ comparisons
+
+    def watch(self, compression: Compression, plan: Plan) -> None:
+        """Measure the masked model, and random choices of the same size, before anything is fitted or cut."""
+        if not self.stage.compare_random:
+            return
+        role = self.roles[-1]
+        with compression.masked(plan.removed):
+            self.masked = {self.metric.primary: float(self.run.evaluate(role)[self.metric.primary])}
+        for draw in range(self.stage.compare_random):
+            with compression.masked(compression.random(plan, self.run.seed + draw)):
+                self.random.append({self.metric.primary: float(self.run.evaluate(role)[self.metric.primary])})
+
+    def baseline(self) -> dict[str, Json]:
+        """Return what random choices of the same size gave, in the form that the page of a run draws."""
+        primary = self.metric.primary
+        values = [entry[primary] for entry in self.random]
+        return {"draws": len(values), "metrics": {primary: sum(values) / len(values)}, "each": self.random}
+
+    def compared(self, before: dict[str, RowMetrics], after: dict[str, RowMetrics]) -> dict[str, Json]:
+        """Return the metric before and after for each role, with intervals of the difference."""
+        from topwork_compress.measure import paired_interval
+
+        primary, last = self.metric.primary, self.roles[-1]
+        result: dict[str, Json] = {
+            "primary": primary,
+            "higher_is_better": self.metric.higher_is_better,
+            f"before_{primary}": before[last].value,
+            f"after_{primary}": after[last].value,
+        }
+        if self.masked:
+            values = [entry[primary] for entry in self.random]
+            result |= {f"masked_{primary}": self.masked[primary], f"random_{primary}": sum(values) / len(values)}
+            result["better_than_random"] = sum(self._better(self.masked[primary], value) for value in values)
+        result["roles"] = {
+            role: {
+                "before": before[role].value,
+                "after": after[role].value,
+                "paired": paired_interval(before[role], after[role], self.run.seed),
+            }
+            for role in self.roles
+        }
+        return result
+
+    def _better(self, value: float, other: float) -> bool:
+        return value > other if self.metric.higher_is_better else value < other
+
+    def timed(self, whole: nn.Module, batches: list[Batch], compressed: Compressed) -> dict[str, Json]:
+        """Measure both models in turn on the largest calibration batch; several processes measure each for itself."""
+        from topwork_compress.measure import reason_of_gap, wall_times
+        from topwork_lens.model_state import quiet
+
+        task, model = self.run.task, self.run.model
+        batch = max(batches, key=lambda batch: batch.row_count)
+        with quiet(whole), quiet(model):
+            before, after = wall_times([lambda: task.row_losses(whole, batch), lambda: task.row_losses(model, batch)])
+        limit = compressed.before / compressed.after
+        positions = max(sum(item.cost for item in batch.items), len(batch.items))
+        reason = reason_of_gap(before / after, limit, positions, compressed.plan.costs.unit)
+        if reason:
+            self.run.say(f"  {before / after:.2f} times faster, where {limit:.2f} is the limit: {reason}")
+        times = {"seconds_before": before, "seconds_after": after, "speedup": before / after}
+        return {**times, "of_limit": before / after / limit, "reason_of_gap": reason, "positions": positions}
