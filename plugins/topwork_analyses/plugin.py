@@ -16,6 +16,11 @@ _STUDIES_OF_HEADS = (
         "topwork_analyses.head_effects.stage:HeadEffects",
         "Measure what changes without each attention head: intervals over rows, corrected for all attention heads.",
     ),
+    Declaration(
+        "word_relations",
+        "topwork_analyses.word_relations.stage:WordRelations",
+        "Compare attention between words with dependencies and coreference: single heads, fixed offsets, a probe.",
+    ),
 )
 #: stages that study hidden states, syntax and relevance
 _STUDIES_OF_STATES = (

@@ -71,6 +71,15 @@ def test_words_a_line(tmp_path, name, text, options, wanted):
     assert text.splitlines()[rows.origin.line_of(0) - 1].split()[0] in (wanted[0][0][0], "1")
 
 
+def test_heads_and_relations_of_conllu(tmp_path):
+    rows = load(write(tmp_path / "a.conllu", CONLLU))
+    words = [line.split("\t") for line in CONLLU.splitlines() if line.split("\t")[0].isdigit()]
+    assert rows[0]["heads"] == [int(fields[6]) for fields in words]
+    assert rows[0]["relations"] == [fields[7] for fields in words]
+    bare = "\n".join("\t".join([*fields[:6], "_", "_", "_", "_"]) for fields in words) + "\n"
+    assert "heads" not in load(write(tmp_path / "b.conllu", bare)).column_names
+
+
 def test_columns_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match=r"a\.conll:2: has 1 columns"):
         load(write(tmp_path / "a.conll", "a B\nb\n"))

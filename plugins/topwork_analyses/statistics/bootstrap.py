@@ -128,6 +128,35 @@ def difference_intervals(
     ]
 
 
+def ratio_intervals(
+    numerators: ArrayLike, denominators: ArrayLike, *, confidence: float = 0.95, draws: int = 2000, seed: int = 0
+) -> list[Interval]:
+    """Return percentile intervals of sum(numerators) / sum(denominators), such as accuracies of words over sentences.
+
+    Args:
+        numerators: [rows, columns].
+        denominators: [rows], above 0 in some row.
+        confidence: share of intervals that hold the true ratio.
+        draws: resamples of rows.
+        seed: of the resamples.
+
+    Raises:
+        UsageError: fewer than two rows, or an option out of range.
+    """
+    tops, bottoms = numpy.asarray(numerators, dtype=float), numpy.asarray(denominators, dtype=float)
+    _check(len(tops), confidence, "percentile", draws)
+    random = numpy.random.default_rng(seed)
+    counts = random.multinomial(len(tops), numpy.full(len(tops), 1 / len(tops)), size=draws)
+    below = counts @ bottoms
+    drawn = (counts @ tops)[below > 0] / below[below > 0, None]
+    ends = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    estimates = tops.sum(0) / bottoms.sum()
+    return [
+        _interval(float(estimate), float(low), float(high), column)
+        for estimate, low, high, column in zip(estimates, *ends, drawn.T)
+    ]
+
+
 def statistic_interval(
     statistic: Callable[[NDArray[numpy.int64]], float],
     rows: int,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_conll(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
-    """Read words and tags, a word a line, sentences apart by empty lines.
+    """Read words and tags, a word a line, sentences apart by empty lines; of CoNLL-U also heads and relations.
+
+    Heads count words from 1, with 0 for the root; they are left out where they are not annotated.
 
     Args:
         path: a file in the layout of CoNLL, or (`.conllu`) of CoNLL-U.
@@ -43,12 +45,13 @@ def read_conll(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     examples: list[Located] = []
     words: list[str] = []
     tags: list[str] = []
+    trees: list[list[str]] = []
     begin = width = 0
     for number, line in [*numbered_lines(path), (0, "")]:
         if not line.strip() or line.startswith("-DOCSTART-"):
             if words:
-                examples.append((begin, {"words": words, "tags": tags}))
-            words, tags = [], []
+                examples.append((begin, {"words": words, "tags": tags, **_dependencies(trees)}))
+            words, tags, trees = [], [], []
             continue
         if line.startswith("#") and not words and ("\t" not in line):
             continue
@@ -62,6 +65,8 @@ def read_conll(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
                 hint="write every word with the same columns, at least the word and its tag",
             )
         begin = begin if words else number
+        if universal:
+            trees.append(fields)
         try:
             words.append(fields[word])
             tags.append(fields[tag])
@@ -71,6 +76,13 @@ def read_conll(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
             ) from error
     remark = f"{path}: read as CoNLL: {len(examples)} sentences, words in column {word}, tags in column {tag}"
     return {"train": table_of(examples, path, remark)}
+
+
+def _dependencies(lines: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Heads and relations of the words of a sentence in CoNLL-U; nothing where some word has none."""
+    if not lines or any(len(fields) < 8 or not fields[6].isdigit() for fields in lines):
+        return {}
+    return {"heads": [int(fields[6]) for fields in lines], "relations": [fields[7] for fields in lines]}
 
 
 def _column(value: Any) -> int:

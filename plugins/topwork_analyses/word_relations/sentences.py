@@ -1,0 +1,143 @@
+"""Sentences with dependencies and documents with coreference clusters, from rows or from files of CoNLL's layouts.
+
+Entry points: `sentence_of`, `document_of`, `read_documents`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from topwork import DataError, Row
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Words with their heads.
+
+    Args:
+        words: the words.
+        heads: position of the head of each word; -1 for the root.
+        relations: name of the relation of each word to its head.
+    """
+
+    words: tuple[str, ...]
+    heads: tuple[int, ...]
+    relations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """Words with clusters of mentions that mean the same.
+
+    Args:
+        words: the words.
+        clusters: mentions as (first word, word behind the last).
+    """
+
+    words: tuple[str, ...]
+    clusters: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def sentence_of(row: Row, index: int | None = None) -> Sentence:
+    """Return the sentence of a row with `words`, `heads` (1 for the first word, 0 for the root) and `relations`.
+
+    Subtypes of relations (`nsubj:pass`) are kept.
+
+    Raises:
+        DataError: a column is missing, or does not fit the words.
+    """
+    words = _list(row, "words", index)
+    heads, relations = _list(row, "heads", index), _list(row, "relations", index)
+    for column, cells in (("heads", heads), ("relations", relations)):
+        if len(cells) != len(words):
+            raise DataError(f"has {len(cells)} entries for {len(words)} words", row=index, column=column)
+    for head in heads:
+        if not isinstance(head, int) or not 0 <= head <= len(words):
+            hint = "write the number of the head's word, from 1; 0 for the root"
+            raise DataError(f"{head!r} is no word of {len(words)}", row=index, column="heads", hint=hint)
+    return Sentence(tuple(map(str, words)), tuple(head - 1 for head in heads), tuple(map(str, relations)))
+
+
+def document_of(row: Row, index: int | None = None) -> Document:
+    """Return the document of a row with `words` and `clusters`: lists of [first word, word behind the last], from 0.
+
+    Raises:
+        DataError: a column is missing, or a mention does not lie in the words.
+    """
+    words, clusters = _list(row, "words", index), _list(row, "clusters", index)
+    checked = []
+    for cluster in clusters:
+        mentions = []
+        for mention in cluster:
+            start, end = (int(bound) for bound in mention)
+            if not 0 <= start < end <= len(words):
+                raise DataError(f"a mention of words {start} to {end} of {len(words)}", row=index, column="clusters")
+            mentions.append((start, end))
+        checked.append(tuple(sorted(mentions)))
+    return Document(tuple(map(str, words)), tuple(checked))
+
+
+def _list(row: Row, column: str, index: int | None) -> Sequence[Any]:
+    cells = row.get(column)
+    if not isinstance(cells, list | tuple) or (not cells and column == "words"):
+        raise DataError("is missing, empty or no list", row=index, column=column)
+    return cells
+
+
+def read_documents(path: Path, word: int = 3) -> Iterator[Document]:
+    """Yield the documents of a file in the layout of CoNLL 2012: the last column holds the brackets of mentions.
+
+    Args:
+        path: the file; documents stand between `#begin document` and `#end document`, sentences apart by empty lines.
+        word: index of the column of words, from 0.
+
+    Raises:
+        DataError: a bracket is not closed or not opened, or a line has too few columns; with file and line.
+    """
+    words: list[str] = []
+    opened: dict[str, list[int]] = {}
+    clusters: dict[str, list[tuple[int, int]]] = {}
+    number = 0
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("#begin"):
+            words, opened, clusters = [], {}, {}
+        elif line.startswith("#end"):
+            _all_closed(opened, path, number)
+            yield _document(words, clusters)
+            words, clusters = [], {}
+        elif line.strip() and not line.startswith("#"):
+            cells = line.split()
+            if len(cells) <= word:
+                raise DataError(f"{path}:{number}: has {len(cells)} columns, and words are to stand in column {word}")
+            words.append(cells[word])
+            _read_brackets(cells[-1], len(words) - 1, opened, clusters, f"{path}:{number}")
+    _all_closed(opened, path, number)
+    if words:
+        yield _document(words, clusters)
+
+
+def _document(words: Sequence[str], clusters: dict[str, list[tuple[int, int]]]) -> Document:
+    return Document(tuple(words), tuple(tuple(sorted(mentions)) for mentions in clusters.values()))
+
+
+def _read_brackets(
+    cell: str, position: int, opened: dict[str, list[int]], clusters: dict[str, list[tuple[int, int]]], location: str
+) -> None:
+    """Read one cell such as "(12|(3)|4)": mentions that begin and end at a word."""
+    for begins, name, ends in re.findall(r"(\(?)([^()|\s-]+)(\)?)", cell):
+        if begins:
+            opened.setdefault(name, []).append(position)
+        if ends:
+            if not opened.get(name):
+                raise DataError(f"{location}: mention {name} ends and has not begun")
+            clusters.setdefault(name, []).append((opened[name].pop(), position + 1))
+
+
+def _all_closed(opened: dict[str, list[int]], path: Path, number: int) -> None:
+    left = [name for name, starts in opened.items() if starts]
+    if left:
+        raise DataError(f"{path}:{number}: the document ends, and mention {left[0]} does not")
