@@ -12,6 +12,17 @@ _STUDIES_OF_HEADS = (
         "Measure where attention heads look: offsets, named tokens, directions, time lags; how broadly, and how alike.",
     ),
     Declaration(
+        "head_roles",
+        "topwork_analyses.head_roles.stage:HeadRoles",
+        "Name roles of attention heads by the keys they attend to most; each must hold again on the other half of"
+        " rows.",
+    ),
+    Declaration(
+        "importance_over_training",
+        "topwork_analyses.head_effects.over_training:ImportanceOverTraining",
+        "Train, and score the attention heads before it and at every evaluation in it: how importance comes about.",
+    ),
+    Declaration(
         "head_effects",
         "topwork_analyses.head_effects.stage:HeadEffects",
         "Measure what changes without each attention head: intervals over rows, corrected for all attention heads.",

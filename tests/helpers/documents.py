@@ -171,7 +171,7 @@ LENS_ROOMS = (
 )
 #: folders and modules of `topwork_analyses`, in the order in which rows meet them
 ANALYSES_ROOMS = (
-    *("plugin", "statistics", "attention_patterns", "word_relations", "head_effects"),
+    *("plugin", "statistics", "attention_patterns", "head_roles", "word_relations", "head_effects"),
     *("positions", "probing", "syntax"),
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them

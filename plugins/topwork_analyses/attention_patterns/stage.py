@@ -151,4 +151,5 @@ class PatternStudy:
             f"Map of {entry['group']} attention heads": entry["points"] for entry in maps
         }
         result["curves"] = share_curves(self.means, self.layers)
+        result["head_maps"] = [{"key": "entropy", "title": "Entropy of attention", "note": "nats"}]
         return {**result, "missing": self.missing} if self.missing else result

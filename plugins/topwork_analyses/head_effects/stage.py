@@ -61,6 +61,12 @@ class HeadEffects(IntervalOptions):
     measures: list[Literal["metric", "loss"]] = Field(
         ["metric", "loss"], min_length=1, description="the task's metric, the mean loss of the rows"
     )
+    ablation: Literal["zero", "mean", "resample"] = Field(
+        "zero",
+        description="what takes the output's part: zero (as pruning does), its mean over rows, or the output at random "
+        "other positions",
+    )
+    donors: PositiveInt = Field(64, description="rows of which means and samples are made")
     groups: list[Literal["encoder", "decoder", "cross", "backbone"]] | None = Field(
         None, description="only attention heads of these groups"
     )
@@ -91,11 +97,22 @@ class HeadEffects(IntervalOptions):
         study = Study(self, run, self.role, layers)
         level, sign = 1 - self.confidence, study.difference.sign
         result: dict[str, Json] = {"metrics": study.metrics(), "primary": study.difference.primary, "measures": "part"}
-        result |= {"higher_is_better": sign > 0, "rows": len(study.base.rows), "tables": {}, "layers": []}
+        result |= {
+            "higher_is_better": sign > 0,
+            "role": self.role,
+            "ablation": self.ablation,
+            "rows": len(study.base.rows),
+            "tables": {},
+            "layers": [],
+        }
         if "one_removed" in self.tables:
             singles = study.removed()
             result |= counts(singles, level, sign) | study.extremes(singles)
             result["layers"] = layer_entries(singles, layers)
+            result["head_maps"] = [
+                {"key": f"{name}_change", "title": f"Change of the {name} without each attention head", "fitted": True}
+                for name in self.measures
+            ]
             result["tables"]["One attention head removed"] = effect_lines(singles, layers)
             result["tables"]["By group"] = group_lines(singles, level, sign)
             result |= self._agreement(run, layers, singles)
@@ -134,21 +151,18 @@ class Study:
     """
 
     def __init__(self, stage: HeadEffects, run: Run, role: str, layers: list[AttentionLayer]) -> None:
+        from topwork_analyses.head_effects.ablations import Donors, ablation_of
         from topwork_analyses.head_effects.row_values import MetricDifference, measure
         from topwork_lens.look import Look
 
         self.run, self.role, self.layers = run, role, layers
-        self.look = Look(run.model, run.plugins)
+        donors = None if stage.ablation == "zero" else Donors.collect(run, role, layers, stage.donors)
+        self.ablation: Ablation = ablation_of(stage.ablation, Look(run.model, run.plugins), donors, run.seed)
         self.measured: Callable[[], RowValues] = lambda: measure(run, role, stage.limit, stage.measures)
         self.base = self.measured()
         self.difference: MetricDifference = MetricDifference(
             run.task, self.base.metrics, stage.options(run.seed, sum(len(layer.kept) for layer in layers))
         )
-
-    @property
-    def ablation(self) -> Ablation:
-        """What makes a block in which attention heads are switched off."""
-        return lambda layer, heads: self.look.mask_heads({layer.path: list(heads)})
 
     def metrics(self) -> dict[str, float]:
         """Return metric and loss of the whole model."""
