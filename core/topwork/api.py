@@ -31,6 +31,7 @@ def run(
     plugins: Plugins | None = None,
     quiet: bool = False,
     save_outside: bool = False,
+    reuse: str | Path | None = None,
 ) -> Run:
     """Run a recipe: a path, the name of a shipped one, a dict of the same shape, or a loaded Recipe.
 
@@ -41,6 +42,8 @@ def run(
         plugins: what is installed; by default everything.
         quiet: print nothing.
         save_outside: the stage `save` may write to a folder outside the run folder.
+        reuse: folder of another run; its finished leading stages are taken over where nothing that they depend on
+            (options, seed, task, base, rows) was changed.
 
     Returns:
         the Run; `run.results` has every stage's result, `run.model_folder` is the folder that `save` wrote.
@@ -58,26 +61,27 @@ def run(
     from topwork.runs.execute import execute
 
     plugins = plugins or _plugins()
-    return execute(
-        load_recipe(recipe, overrides, plugins), plugins, folder=folder, quiet=quiet, save_outside=save_outside
-    )
+    checked = load_recipe(recipe, overrides, plugins)
+    return execute(checked, plugins, folder=folder, quiet=quiet, save_outside=save_outside, reuse=reuse)
 
 
-def resume(folder: str | Path, *, plugins: Plugins | None = None, quiet: bool = False) -> Run:
+def resume(folder: str | Path, *, plugins: Plugins | None = None, quiet: bool = False, redo: bool = False) -> Run:
     """Go on with an interrupted run from its last finished stage, or from the last checkpoint of its training.
 
     Args:
         folder: the run folder.
         plugins: the loaded plugins; by default all that are installed.
         quiet: print nothing (the log file is still written).
+        redo: where the recipe, or the rows, of finished stages were changed, do these stages and later ones again.
 
     Raises:
-        UsageError: it is no run folder, or its run is still going on.
+        UsageError: it is no run folder, its run is still going on, or something that a finished stage depends on was
+            changed.
         CheckpointError: a file in it is damaged.
     """
     from topwork.runs.execute import resume_run
 
-    return resume_run(Path(folder), plugins or _plugins(), quiet=quiet)
+    return resume_run(Path(folder), plugins or _plugins(), quiet=quiet, again=redo)
 
 
 def build(

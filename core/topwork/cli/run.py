@@ -37,6 +37,10 @@ def run_command(
     folds: Annotated[
         int | None, typer.Option(help="Run it on this many folds of the training rows, each evaluated on once.")
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Take over the leading stages of this run that did not change."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe."""
@@ -56,6 +60,12 @@ def run_command(
     with _Interruptible(session.plugins), stdout_for_json(as_json):
         quiet = session.quiet or as_json
         more: dict[str, Any] = {"save_outside": True} if save_outside else {}
+        if source is not None:
+            if seeds is not None or folds is not None:
+                raise UsageError(
+                    "`--from` goes with one run", place="topwork run", hint="leave --seeds and --folds out"
+                )
+            more["reuse"] = source
         if seeds is not None or folds is not None:
             _repeat(checked, session.plugins, as_json, seeds=seeds, folds=folds, folder=folder, quiet=quiet, **more)
             return
@@ -79,6 +89,7 @@ def _repeat(recipe: Any, plugins: Plugins, as_json: bool, **options: Any) -> Non
 def resume_command(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="The run folder of an interrupted run.")],
+    redo: Annotated[bool, typer.Option("--redo", help="Do stages again whose recipe or rows were changed.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with an interrupted run, from its last finished stage or checkpoint."""
@@ -89,7 +100,8 @@ def resume_command(
     from topwork.api import resume as go_on
 
     with _Interruptible(session.plugins), stdout_for_json(as_json):
-        done = go_on(folder, plugins=session.plugins, quiet=session.quiet or as_json)
+        more: dict[str, Any] = {"redo": True} if redo else {}
+        done = go_on(folder, plugins=session.plugins, quiet=session.quiet or as_json, **more)
     _print_run(done, as_json)
 
 

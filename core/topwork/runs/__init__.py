@@ -5,6 +5,8 @@
 - `task_model`: `TaskModel`, what `topwork.build` and `topwork.load` give, for notebooks and scripts.
 - `run`: `Run`, what a stage is given.
 - `records`: what a run writes about itself in its folder, and what `resume` compares with the recipe.
+- `fingerprints`: of the files that rows come from.
+- `reuse`: finished stages that are kept, done again, or taken over from another run.
 - `lock`: one process at a time in a folder.
 
 Stages lie in `topwork.stages`, the training in `topwork.training`, model folders in `topwork.saving`.

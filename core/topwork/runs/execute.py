@@ -27,7 +27,8 @@ from topwork.plugins.tracking import tracking
 from topwork.process import Process
 from topwork.runs.build import make_task_model
 from topwork.runs.lock import locking
-from topwork.runs.records import RECIPE, RESULT, RUN, check_inputs, read_record, stage_folder, stage_inputs
+from topwork.runs.records import RECIPE, RUN, read_record, stage_inputs
+from topwork.runs.reuse import check_inputs, count_finished, redo, stored_model, take_over
 from topwork.runs.run import Run
 from topwork.runs.task_model import TaskModel
 from topwork.saving.model_folder import load_folder
@@ -49,6 +50,7 @@ def execute(
     folder: str | Path | None = None,
     quiet: bool = False,
     save_outside: bool = False,
+    reuse: str | Path | None = None,
 ) -> Run:
     """Run a recipe from its beginning in a new run folder.
 
@@ -58,6 +60,7 @@ def execute(
         folder: the run folder; by default the next free `runs/<name>-<number>`.
         quiet: print nothing.
         save_outside: `save` may write to a folder outside the run folder.
+        reuse: folder of another run, whose leading stages are taken over as far as their inputs are the same.
 
     Returns:
         the finished run.
@@ -78,12 +81,19 @@ def execute(
             if process.main:
                 write_text(root / RECIPE, recipe.to_yaml())
                 write_json(root / RUN, _facts(recipe, plugins, process, save_outside))
+            note = take_over(recipe, root, Path(reuse)) if process.main and reuse is not None else None
             process.barrier()
-            return _run_stages(recipe, plugins, process, root, quiet)
+            return _run_stages(recipe, plugins, process, root, quiet, note)
 
 
-def resume_run(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
+def resume_run(root: Path, plugins: Plugins, *, quiet: bool = False, again: bool = False) -> Run:
     """Go on in a run folder: finished stages are kept, the model is the last stored one.
+
+    Args:
+        root: the run folder.
+        plugins: who brings its task, stages, bases and rows.
+        quiet: print nothing.
+        again: stages that depend on something that was changed are done again, instead of an error.
 
     Raises:
         UsageError: the folder is no run folder, its plugins are not loaded, its run is still going on, or its recipe
@@ -104,8 +114,13 @@ def resume_run(root: Path, plugins: Plugins, *, quiet: bool = False) -> Run:
         )
     recipe, process = load_recipe(root / RECIPE, (), plugins), Process()
     with _locked(root, process), following(facts.get("kernels")):
-        check_inputs(recipe, root)
-        return _run_stages(recipe, plugins, process, root, quiet)
+        note = None
+        if not again:
+            check_inputs(recipe, root)
+        elif process.main:
+            note = redo(recipe, root)
+        process.barrier()
+        return _run_stages(recipe, plugins, process, root, quiet, note)
 
 
 def silence_libraries() -> None:
@@ -121,11 +136,13 @@ def silence_libraries() -> None:
 # ---------------------------------------------------------------- stages
 
 
-def _run_stages(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: bool) -> Run:
-    """Run the stages that are not done yet, and tell the observers."""
+def _run_stages(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: bool, note: str | None) -> Run:
+    """Run the stages that are not done yet, and tell the observers; `note` says how it came to those that are."""
     silence_libraries()
     console = Console(quiet=quiet or not process.main, log=root / _LOG if process.main else None)
-    done = _count_finished(recipe, root)
+    if note is not None:
+        console.say(note)
+    done = count_finished(recipe, root)
     if done == len(recipe.stages) and done:
         console.say("every stage of this run is done")
     with plugins.blaming():
@@ -189,21 +206,11 @@ def _locate(error: TopworkError, stage: Stage, index: int) -> None:
     error.place = f"stage {index + 1}, {stage.name}" + (f", {error.place}" if error.place else "")
 
 
-def _count_finished(recipe: Recipe, root: Path) -> int:
-    """Return how many stages are done, in order."""
-    count = 0
-    for index, stage in enumerate(recipe.stages):
-        if not (stage_folder(root, stage, index) / RESULT).is_file():
-            break
-        count += 1
-    return count
-
-
 def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, console: Console, done: int) -> Run:
     """Make the run, with the model that the finished stages left, or a fresh one."""
     wanted = {role for stage in recipe.stages for role in stage.reads()}
     roles = Roles(recipe.task_class, plugins, recipe.data, seed=recipe.seed, wanted=wanted)
-    stored = _stored_model(recipe, root, done)
+    stored = stored_model(recipe, root, done)
     if stored is not None:
         console.say(f"going on from {stored.relative_to(root).as_posix()}")
         trusted = any(options.trust_remote_code for options in recipe.bases.values())
@@ -233,32 +240,6 @@ def _prepare(recipe: Recipe, plugins: Plugins, process: Process, root: Path, con
         name=recipe.name or recipe.task_name,
         save_outside=bool(read_record(root / RUN).get("save_outside")),
     )
-
-
-def _stored_model(recipe: Recipe, root: Path, done: int) -> Path | None:
-    """Return the folder of the model as the finished stages left it; None when none of them changed it.
-
-    Raises:
-        UsageError: there is no such folder any more.
-    """
-    changed = [index for index in range(done) if recipe.stages[index].changes_model]
-    if not changed:
-        return None
-    last = changed[-1]
-    kept = stage_folder(root, recipe.stages[last], last) / "model"
-    if kept.is_dir():
-        return kept
-    for index in range(last + 1, len(recipe.stages)):  # a finished run keeps what `save` wrote, and no second copy
-        file = stage_folder(root, recipe.stages[index], index) / RESULT
-        if recipe.stages[index].changes_model:
-            break
-        if not file.is_file():
-            continue
-        result = read_record(file, "result")["result"]
-        saved = result.get("model_folder") if isinstance(result, dict) else None
-        if isinstance(saved, str) and not Path(saved).is_absolute() and (root / saved).is_dir():
-            return root / saved
-    raise UsageError("the model that the finished stages left is gone", place=str(kept), hint="run again")
 
 
 # ---------------------------------------------------------------- the run folder

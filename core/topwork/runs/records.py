@@ -1,4 +1,4 @@
-"""Files in which a run describes itself: `read_record`, and the inputs of a stage, which `resume` compares.
+"""Files in which a run describes itself: `read_record`, and the inputs of a stage, which `first_change` compares.
 
 A stage depends on its options, the seed, the task with its options, the bases and the rows that it reads. They are
 written into run.json when the stage begins, so that a recipe that was changed since then is noticed.
@@ -7,12 +7,14 @@ written into run.json when the stage begins, so that a recipe that was changed s
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.errors import CheckpointError, UsageError
 from topwork.files import write_json
 from topwork.items import Json
+from topwork.runs.fingerprints import fingerprints
 
 if TYPE_CHECKING:
     from topwork.recipe.recipe import Recipe
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 RUN, RECIPE, RESULT = "run.json", "recipe.yaml", "result.json"
 #: in run.json: folder of a stage -> what its result depends on
-_BEGUN = "begun"
+BEGUN = "begun"
 _DAMAGED = "put it back from a copy, or start the run again"
 #: roles whose rows are cut from the training rows, which then depend on the cut
 _CUT_ROLES = ("calibrate", "evaluate")
@@ -81,23 +83,24 @@ def stage_inputs(recipe: Recipe, stage: Stage) -> dict[str, Json]:
         "task": whole["task"],
         "base": whole["base"],
         "data": data,
+        "files": fingerprints(data),
     }
 
 
 def note_inputs(root: Path, folder: Path, inputs: Json) -> None:
     """Write into run.json what the stage that begins in `folder` depends on."""
     record = read_record(root / RUN)
-    record.setdefault(_BEGUN, {})[folder.name] = inputs
+    record.setdefault(BEGUN, {})[folder.name] = inputs
     write_json(root / RUN, record)
 
 
-def check_inputs(recipe: Recipe, root: Path) -> None:
+def first_change(recipe: Recipe, root: Path) -> tuple[int, str] | None:
     """Compare a recipe with the inputs of the stages that have begun.
 
-    Raises:
-        UsageError: a value on which a begun or finished stage depends was changed.
+    Returns:
+        position of the first stage that depends on something that was changed, and what; None when nothing was.
     """
-    begun = read_record(root / RUN).get(_BEGUN, {})
+    begun = read_record(root / RUN).get(BEGUN, {})
     for index, stage in enumerate(recipe.stages):
         folder = stage_folder(root, stage, index)
         if folder.name in begun:
@@ -106,16 +109,29 @@ def check_inputs(recipe: Recipe, root: Path) -> None:
             before = {"options": read_record(folder / RESULT, "stage").get("options")}
         else:
             continue
-        now = json.loads(json.dumps(stage_inputs(recipe, stage)))
-        for key in before:
-            change = _difference(before[key], now.get(key), f"stages.{stage.name}" if key == "options" else key)
-            if before[key] is not None and change is not None:
-                state = "was finished" if (folder / RESULT).is_file() else "began"
-                raise UsageError(
-                    f"the recipe was changed since stage {index + 1}, {stage.name}, {state}: {change}",
-                    place=str(root / RECIPE),
-                    hint="put the value back, or start a run of its own with the changed recipe",
-                )
+        change = change_of(before, stage_inputs(recipe, stage), stage)
+        if change is not None:
+            state = "was finished" if (folder / RESULT).is_file() else "began"
+            return index, f"the recipe was changed since stage {index + 1}, {stage.name}, {state}: {change}"
+    return None
+
+
+def change_of(before: Mapping[str, Json], inputs: Mapping[str, Json], stage: Stage) -> str | None:
+    """Describe the first difference between the inputs that a stage had and has now; None when they are equal."""
+    now = json.loads(json.dumps(inputs))
+    for key in before:
+        if before[key] is None:
+            continue
+        if key == "files":
+            known = now.get(key, {})
+            change = next((path for path, mark in before[key].items() if known.get(path) != mark), None)
+            if change is not None:
+                return f"the rows of `{change}` are not those of then"
+            continue
+        change = _difference(before[key], now.get(key), f"stages.{stage.name}" if key == "options" else key)
+        if change is not None:
+            return change
+    return None
 
 
 def _difference(before: Json, now: Json, path: str) -> str | None:

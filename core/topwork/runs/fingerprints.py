@@ -1,0 +1,68 @@
+"""Fingerprints of local files that rows come from: `fingerprints`. Rows of the Hub have their `revision` instead."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from topwork.files import expanded
+from topwork.items import Json
+
+#: bytes at both ends of a file that are read; between them its size speaks for it
+_READ = 32 * 2**20
+#: files of a folder that are listed
+_LISTED = 100_000
+
+
+def fingerprints(data: Mapping[str, Json]) -> dict[str, str]:
+    """Return a fingerprint for each path of local rows.
+
+    A file is known by its content: all of it up to 64 MB, else both ends and the size. A folder is known by names and
+    sizes of its files. Times do not count: copies are equal.
+
+    Args:
+        data: the section `data` of a recipe, written out.
+    """
+    paths = [rows["path"] for rows in data.values() if isinstance(rows, dict) and isinstance(rows.get("path"), str)]
+    known = {path: _fingerprint(path) for path in dict.fromkeys(paths)}
+    return {path: mark for path, mark in known.items() if mark is not None}
+
+
+def _fingerprint(path: str) -> str | None:
+    """Return None for what is neither a file nor a folder here: a sample, a name on the Hub, a device."""
+    try:
+        files = [Path(name) for name in sorted(glob.glob(path))] if glob.has_magic(path) else [expanded(path)]
+        marks = [_of_folder(file) if file.is_dir() else _of_file(file) for file in files if file.exists()]
+    except (OSError, ValueError):
+        return None
+    marks = [mark for mark in marks if mark]
+    return hashlib.sha256("".join(marks).encode()).hexdigest() if marks else None
+
+
+def _of_file(file: Path) -> str:
+    if not file.is_file():
+        return ""
+    size, content = file.stat().st_size, hashlib.sha256()
+    with file.open("rb") as stream:
+        content.update(stream.read(_READ))
+        if size > 2 * _READ:
+            stream.seek(-_READ, os.SEEK_END)
+        content.update(stream.read(_READ))
+    return f"{size}:{content.hexdigest()}"
+
+
+def _of_folder(folder: Path) -> str:
+    names = hashlib.sha256()
+    count = 0
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            file = Path(parent) / name
+            names.update(f"{file.relative_to(folder)}:{file.stat().st_size}\n".encode(errors="surrogateescape"))
+            count += 1
+        if count > _LISTED:
+            break
+    return f"{count}:{names.hexdigest()}"
