@@ -131,13 +131,14 @@ class Look(BlockAccess):
             what: any of "entropy", "information", "distance" (in self-attention), "mass", "argmax", "max" ([items,
                 heads, queries]; float32 at least),
                 "mean" ([items, heads, keys]: over queries that are no padding), "weights" ([items, heads, queries,
-                keys]), "quantised" (those as 8-bit integers: 255 times the weight), "context", "context_gradient"
-                ([items, queries, heads, width]), "attention_output", "head_output" (what each attention head adds to
-                it: [items, queries, heads, width]), "hidden" (what the block around each layer returns),
-                "hidden_states" (of all layers, in models without attention, too; read them by
+                keys]), "quantised" (those as 8-bit integers: 255 times the weight), "query", "key", "value" ([items,
+                heads or groups, positions, width], as they are multiplied), "scores" (before the softmax, mask and
+                bias included), "context" ([items, queries, heads, width]), "attention_output", "head_output" (what
+                each attention head adds to it: [items, queries, heads, width]), "hidden" (what the block around each
+                layer returns), "hidden_states" (of all layers, in models without attention, too; read them by
                 `seen.hidden_states()`), "embeddings", "final_norm", "head_input" (of task heads), "mlp_input",
-                "mlp_activation", "mlp_output" (of feed-forward networks); and the gradients of all of these,
-                "hidden_states_gradient" for one, after a backward pass inside the block.
+                "mlp_activation", "mlp_output" (of feed-forward networks); and the gradients of all of these, such as
+                "context_gradient", after a backward pass inside the block.
             layers: which attention layers and feed-forward networks; None for all, then attention in any module that
                 is not described is refused.
             heads: which attention heads, by original number; by layer, those layers alone; None for all.
@@ -234,7 +235,8 @@ class Look(BlockAccess):
 
         Args:
             what: an activation as `capture` names it: "embeddings", "hidden_states", "final_norm", "head_input",
-                "context", "head_output", "attention_output", "mlp_input", "mlp_activation", "mlp_output".
+                "query", "key", "value", "scores", "weights", "context", "head_output", "attention_output",
+                "mlp_input", "mlp_activation", "mlp_output".
             value: a number; a tensor, of the shape of what is replaced or repeated to it; "mean", over all rows and
                 positions of the batch that runs; "resample", values of another row of it; a `Captured`, whose values
                 are put back run by run; a function that is given what is replaced; or any of these by layer.

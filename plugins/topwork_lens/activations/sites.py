@@ -71,7 +71,7 @@ def sites_of(model: nn.Module, name: str, layers: Sequence[AttentionLayer]) -> l
         sites = [
             Site(name, layer.path, group, index, layer=layer)
             for (group, index), layer in numbered(layers).items()
-            if is_gateable(layer) or name in OPERANDS
+            if (layer.form != "deformable" if name in OPERANDS else is_gateable(layer))
         ]
         return _required(sites, "attention layer")
     if name in NETWORKS:

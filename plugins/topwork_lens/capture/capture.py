@@ -33,6 +33,7 @@ from topwork_lens.capture.attention_call import BLOCK, AttentionCall
 from topwork_lens.capture.fast_reductions import reduced
 from topwork_lens.capture.interception import watching
 from topwork_lens.capture.keys import keys_argument
+from topwork_lens.capture.operands import operands_tapped
 from topwork_lens.capture.reductions import Reducer, in_full
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.tokens import TokenKinds
@@ -47,10 +48,12 @@ from topwork_lens.scope import Scope, eager_when_compiled
 #: names beside reductions of weights: activations and their gradients (the gradient of the share of an attention head
 #: is that of the layer's output), and the states around attention layers
 STATES = (
-    *(name for name in NAMES if name not in OPERANDS),
-    *(f"{name}_gradient" for name in NAMES if name not in ("head_output", *OPERANDS[:4])),
+    *(name for name in NAMES if name != "weights"),
+    *(f"{name}_gradient" for name in NAMES if name != "head_output"),
     "hidden",
 )
+NO_MATRIX = "it attends to points, which have no queries, keys and scores of positions"
+NOT_BY_HEAD = "this layer computes them in a form that says nothing of single attention heads"
 #: what is captured by hooks of its own, or with the weights
 SPECIAL = ("context", "weights")
 
@@ -133,6 +136,9 @@ class Capture:
                 for path in blocks(self.layers):
                     module = module_at(self.model, path)
                     stack.callback(module.register_forward_hook(self._hidden(path)).remove)
+            operands = [site for site in self.sites if site.name in OPERANDS]
+            in_graph = "scores_gradient" in self.what
+            stack.enter_context(operands_tapped(self.model, operands, self._visit, edits=False, in_graph=in_graph))
             at_modules = [site for site in self.sites if site.name not in OPERANDS]
             stack.enter_context(tapped(self.model, at_modules, self._visit, reads=True))
             if self.wants_weights:
@@ -149,6 +155,10 @@ class Capture:
         Raises:
             Refused: reason "no_weights".
         """
+        for name in (name for name in self.what if name in OPERANDS[:4]):
+            for layer in self.layers:
+                if layer.path in self.seen.ran - self.seen.values.get(name, {}).keys() and layer.kept:
+                    self.seen.fits(name, layer.path, NO_MATRIX if layer.form == "deformable" else NOT_BY_HEAD)
         if not self.wants_weights:
             return
         valid = self.seen.values.get("valid", {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -82,11 +83,11 @@ class _Watch:
         finally:
             self.busy = False
 
-    def called(self, call: InterfaceCall, run: Callable[[], Any]) -> Any:
+    def called(self, call: InterfaceCall, run: Callable[[InterfaceCall], Any]) -> Any:
         """Observe a call of the attention interface."""
         busy, self.busy = self.busy, True
         try:
-            output = run()
+            output = run(call)
         finally:
             self.busy = busy
         layer = self.owner.get(id(call.module))
@@ -125,6 +126,39 @@ def interface_call(layer: AttentionLayer, seen: InterfaceCall, output: tuple) ->
     Raises:
         Refused: the mask cannot be read, or other attention heads are computed than are described.
     """
+    query, key, value = seen.states
+    shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    again = recomputation(layer, seen)
+    allowed, formula = again.mask.allowed if again.mask else None, None
+    if seen.weights is not None:
+        return AttentionCall(layer, output[0], seen.weights, allowed, None, shape, False, value)
+    if seen.options.get("position_bias") is None and query.shape[-1] == key.shape[-1]:
+        scale = seen.options.get("scaling") or getattr(seen.module, "scaling", None)
+        formula = Formula(query, key, scale if isinstance(scale, float) else query.shape[-1] ** -0.5, again.mask)
+    return AttentionCall(layer, output[0], None, allowed, again.block, shape, again.dropped, value, formula=formula)
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """The module's own eager function, on some queries of a call.
+
+    Args:
+        mask: which keys may be attended to.
+        block: as of `AttentionCall`.
+        dropped: True when dropout was at work in the call: it is not in the recomputation.
+    """
+
+    mask: Mask
+    block: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    dropped: bool
+
+
+def recomputation(layer: AttentionLayer, seen: InterfaceCall) -> Recomputation:
+    """Return how the weights of a call can be computed again.
+
+    Raises:
+        Refused: the mask cannot be read, or other attention heads are computed than are described.
+    """
     module, options, mask = seen.module, seen.options, seen.mask
     query, key, value = seen.states
     if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 4):
@@ -137,26 +171,22 @@ def interface_call(layer: AttentionLayer, seen: InterfaceCall, output: tuple) ->
     if layer.kept and query.shape[1] != len(layer.kept):
         cause = f"{query.shape[1]} attention heads were computed where {len(layer.kept)} are described"
         raise refuse("no_weights", cause, place=layer.path, hint="teach it by the hook `attention_layer`")
-    shape = (query.shape[0], query.shape[1], query.shape[2], key.shape[2])
+    queries, keys = query.shape[2], key.shape[2]
     causal = options.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    implicit = mask is None and not seen.is_eager and bool(causal) and shape[2] > 1
-    masked = Mask(mask, implicit, shape[2:], query)
+    implicit = mask is None and not seen.is_eager and bool(causal) and queries > 1
+    masked = Mask(mask, implicit, (queries, keys), query)
     dropped = module.training and float(options.get("dropout") or 0.0) > 0
     options = {name: value for name, value in options.items() if name not in ("dropout", "output_attentions")}
 
     def block(start: int, stop: int, values: torch.Tensor = value) -> tuple[torch.Tensor, torch.Tensor]:
         bias = options.get("position_bias")
-        cut = {**options, "position_bias": rows_of(bias, start, stop, shape[2])} if bias is not None else options
+        cut = {**options, "position_bias": rows_of(bias, start, stop, queries)} if bias is not None else options
         part = query[:, :, start:stop]
         context, weights = seen.eager(module, part, key, values, masked.added(start, stop), dropout=0.0, **cut)[:2]
         return context, weights
 
-    allowed, formula = masked.allowed if masked else None, None
-    if options.get("position_bias") is None and query.shape[-1] == key.shape[-1]:
-        scale = options.get("scaling") or getattr(module, "scaling", None)
-        formula = Formula(query, key, scale if isinstance(scale, float) else query.shape[-1] ** -0.5, masked)
-    return AttentionCall(layer, output[0], None, allowed, block, shape, dropped, value, formula=formula)
+    return Recomputation(masked, block, dropped)
 
 
 def direct_call(

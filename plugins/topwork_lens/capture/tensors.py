@@ -87,6 +87,23 @@ def split_items(state: torch.Tensor, heads: int) -> torch.Tensor | None:
     return None
 
 
+def merged_items(original: torch.Tensor, state: torch.Tensor, heads: int) -> torch.Tensor:
+    """Invert `split_items`.
+
+    Args:
+        original: the tensor in the form that modelling code gave it.
+        state: [items, heads, positions, width], windows as items of their own.
+        heads: how many attention heads there are.
+    """
+    if original.dim() == 4:
+        return state
+    if original.dim() == 3:
+        return state.flatten(0, 1)
+    windows = original.transpose(1, 2) if original.shape[1] == heads else original
+    unfolded = state.unflatten(0, windows.shape[:2])
+    return unfolded.transpose(1, 2) if original.shape[1] == heads else unfolded
+
+
 def with_keys_last(function: Any, args: tuple, weights: torch.Tensor) -> torch.Tensor:
     """Return an operand of a product as weights whose last dimension is the one that is summed over: the keys."""
     if function is torch.einsum and isinstance(args[0], str) and "->" in args[0]:

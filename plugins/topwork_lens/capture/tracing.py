@@ -6,6 +6,8 @@ Entry point: `SoftmaxTracer`. Whose module runs, and what the tensors mean, its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,6 +33,18 @@ PRODUCTS = (
 )
 
 
+@dataclass(frozen=True)
+class Computation:
+    """Call of a function of torch."""
+
+    function: Any
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+_REPLACED: ContextVar[Computation | None] = ContextVar("topwork_lens_replaced", default=None)
+
+
 class SoftmaxTracer(TorchFunctionMode):
     """Mode that traces the product of two computed tensors (scores) into a softmax, and that into the next product.
 
@@ -46,13 +60,30 @@ class SoftmaxTracer(TorchFunctionMode):
     def __init__(self, report: Callable[..., Any]) -> None:
         super().__init__()
         self.report = report
+        self._changed: Any = None
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        output = function(*args, **kwargs)
+        _REPLACED.set(None)
+        output = self.compute(function, args, kwargs or {})
+        # What ran in the end may have been another computation than the one that was asked for.
+        replaced = _REPLACED.get()
+        self._trace(replaced or Computation(function, args, kwargs or {}), output)
+        _REPLACED.set(replaced)
+        return self._answer(output)
+
+    def compute(self, function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Return what a function of torch returns."""
+        return function(*args, **kwargs)
+
+    def _answer(self, output: Any) -> Any:
+        changed, self._changed = self._changed, None
+        return output if changed is None else changed
+
+    def _trace(self, computation: Computation, output: Any) -> None:
+        function, args, kwargs = computation.function, computation.args, computation.kwargs
         if function in KERNELS:
-            changed = self.report("kernel", function, args, kwargs, output, None)
-            return output if changed is None else changed
+            self._changed = self.report("kernel", function, args, kwargs, output, None)
+            return
         if function is functional.grid_sample:
             self.report("samples", function, args, kwargs, output, None)
         operands = [operand for operand in (*_flat(args), *kwargs.values()) if isinstance(operand, torch.Tensor)]
@@ -61,7 +92,7 @@ class SoftmaxTracer(TorchFunctionMode):
             weights = [operand for operand in marked if _origin(operand) is not _SCORES]
             if weights and len(operands) > 1:
                 self.report("softmax", function, args, kwargs, output, (_origin(weights[0]), weights[0]))
-            elif len(operands) > 1 and not any(isinstance(operand, nn.Parameter) for operand in operands):
+            elif is_computed_product(function, operands):
                 _mark(output, _SCORES)
         elif function in SOFTMAX:
             if marked:
@@ -73,7 +104,33 @@ class SoftmaxTracer(TorchFunctionMode):
         elif marked and _is_new(output, marked):
             origins = (_origin(operand) for operand in marked)
             _mark(output, next((origin for origin in origins if origin is not _SCORES), _SCORES))
-        return output
+
+
+def is_computed_product(function: Any, operands: Sequence[torch.Tensor]) -> bool:
+    """Return whether a function multiplies two computed tensors: parameters are none."""
+    several = function in PRODUCTS and len(operands) > 1
+    return several and not any(isinstance(operand, nn.Parameter) for operand in operands)
+
+
+def weighing_operand(operands: Sequence[Any]) -> torch.Tensor | None:
+    """Return the operand that was made of a softmax of scores; None when there is none."""
+    marked = [each for each in operands if isinstance(each, torch.Tensor) and hasattr(each, _MARK)]
+    return next((each for each in marked if _origin(each) is not _SCORES), None)
+
+
+def mark_weights(weights: torch.Tensor) -> None:
+    """Mark a tensor as the result of a softmax of scores."""
+    _mark(weights, weights)
+
+
+def is_scored(operand: Any) -> bool:
+    """Return whether a tensor was made of a product of computed tensors."""
+    return isinstance(operand, torch.Tensor) and hasattr(operand, _MARK)
+
+
+def replace_computation(function: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Tell the tracer above the running mode what is computed instead of what it asked for."""
+    _REPLACED.set(Computation(function, args, kwargs))
 
 
 def _sums_to_one(output: torch.Tensor) -> bool:

@@ -47,10 +47,10 @@ def observed(model: nn.Module) -> Iterator[dict[str, set[str]]]:
         if stack and scope.active:
             stack.pop()
 
-    def called(call: InterfaceCall, run: Callable[[], Any]) -> Any:
+    def called(call: InterfaceCall, run: Callable[[InterfaceCall], Any]) -> Any:
         if id(call.module) in paths:
             note(paths[id(call.module)], "interface")
-        return run()
+        return run(call)
 
     def report(how: str, *_: Any) -> None:
         if not stack or not scope.active:

@@ -19,6 +19,7 @@ from topwork import AttentionLayer, UsageError, unknown
 from topwork_lens.activations.runs import Runs, checkpointing
 from topwork_lens.activations.sites import NAMES, OPERANDS, Site, chosen_sites, site_at, sites_of
 from topwork_lens.activations.taps import tapped
+from topwork_lens.capture.operands import operands_tapped
 from topwork_lens.capture.result import Captured
 from topwork_lens.head_slices import heads_verified
 from topwork_lens.layers.discovery import heads_by_layer, whole_number
@@ -155,7 +156,10 @@ def patched(model: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
         if patch is None:
             return None
         patch.pending += checkpointing()
-        return patch(value)
+        changed = patch(value)
+        # What is given back as it was needs no computation but the model's own, where no gradient is wanted of it.
+        wanted = torch.is_grad_enabled() and changed.requires_grad
+        return None if not wanted and torch.equal(changed, value) else changed
 
     sliced = [patch.site.layer for patch in patches if patch.selection.heads is not None and patch.site.layer]
     with ExitStack() as stack:
@@ -164,7 +168,11 @@ def patched(model: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
         scope = stack.enter_context(Scope())
         missed = "the model ran this part, and the activation under the patch was not seen"
         runs = Runs(model, _watched_paths(model, patches), scope, stack, "patches", missed)
-        stack.enter_context(tapped(model, [patch.site for patch in patches], visit, reads=False))
+        sites = [patch.site for patch in patches]
+        at_modules = [site for site in sites if site.name not in OPERANDS]
+        stack.enter_context(tapped(model, at_modules, visit, reads=False))
+        operands = [site for site in sites if site.name in OPERANDS]
+        stack.enter_context(operands_tapped(model, operands, visit, edits=True))
         yield
     runs.check({patch.site.path: patch for patch in patches})
 
