@@ -5,7 +5,7 @@
 - `interception`: each attention computation of the watched layers, by `interface`, `tracing` and torch's kernels.
 - `attention_call`: one such computation, and how its weights can be computed again.
 - `tensors`: queries, keys, values, weights and masks in one form.
-- `operands`: queries, keys, values, scores and weights, read and replaced.
+- `operands`, `products`: queries, keys, values, scores and weights, read and replaced.
 - `verification`: weights @ values must be the context.
 - `reductions`, `fast_reductions`: what weights are reduced to, block by block.
 - `result`: `Captured`, what was seen.

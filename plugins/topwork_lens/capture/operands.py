@@ -24,7 +24,8 @@ from topwork_lens.activations.sites import Site
 from topwork_lens.activations.states import Visit
 from topwork_lens.capture.interception import recomputation
 from topwork_lens.capture.interface import InterfaceCall, observing_interface
-from topwork_lens.capture.tensors import Mask, by_heads, merged_items, split_items
+from topwork_lens.capture.products import argument, factors_of_product, with_arguments
+from topwork_lens.capture.tensors import Mask, by_heads, merged_items, merged_weights, split_items
 from topwork_lens.capture.tracing import (
     PRODUCTS,
     SOFTMAX,
@@ -268,8 +269,8 @@ class _Operands:
 
     def product(self, owner: int, layer: AttentionLayer, function: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Visit the operands of a product that a module computes itself; return its output."""
-        names = _factors(function, args, kwargs)
-        operands = [] if names is None else [_read(name, args, kwargs) for name in names]
+        names = factors_of_product(function, args, kwargs)
+        operands = [] if names is None else [argument(name, args, kwargs) for name in names]
         if names is None or not all(isinstance(operand, torch.Tensor) for operand in operands):
             return function(*args, **kwargs)
         left, right = operands
@@ -283,7 +284,7 @@ class _Operands:
             right = right if key is transposed else key.transpose(-1, -2)
         if left is operands[0] and right is operands[1]:
             return function(*args, **kwargs)
-        args, kwargs = _written(names, (left, right), args, kwargs)
+        args, kwargs = with_arguments(names, (left, right), args, kwargs)
         output = function(*args, **kwargs)
         replace_computation(function, args, kwargs)
         return output
@@ -311,13 +312,6 @@ class _Operands:
         return value if changed is split else merged_weights(value, changed, heads)
 
 
-def merged_weights(original: torch.Tensor, split: torch.Tensor, heads: int) -> torch.Tensor:
-    """Invert `tensors.by_heads`."""
-    if original.dim() == 4 and original.shape[1] != heads:
-        return split.transpose(1, 2)
-    return merged_items(original, split, heads)
-
-
 def _reshaped(context: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
     with torch._C.DisableTorchFunction():
         return context.reshape(*query.shape[:-1], context.shape[-1])
@@ -330,33 +324,6 @@ def _require_no_dropout(layer: AttentionLayer, dropped: bool) -> None:
 
 
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-
-
-def _factors(function: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[int | str, int | str] | None:
-    """Where a product has its two factors: indices of arguments, or names; None for a form that is not read."""
-    if function in (torch.baddbmm, torch.Tensor.baddbmm):
-        first: int | str = "batch1" if "batch1" in kwargs else 1
-        return first, "batch2" if "batch2" in kwargs else 2
-    if function in (torch.einsum, torch.Tensor.__rmatmul__):
-        return None
-    second = next((name for name in ("other", "mat2") if name in kwargs), None)
-    return (0, second or 1) if second or len(args) > 1 else None
-
-
-def _read(name: int | str, args: tuple, kwargs: dict[str, Any]) -> Any:
-    return kwargs[name] if isinstance(name, str) else args[name]
-
-
-def _written(
-    names: Sequence[int | str], values: Sequence[Any], args: tuple, kwargs: dict[str, Any]
-) -> tuple[tuple, dict[str, Any]]:
-    listed, named = list(args), dict(kwargs)
-    for name, value in zip(names, values, strict=True):
-        if isinstance(name, str):
-            named[name] = value
-        else:
-            listed[name] = value
-    return tuple(listed), named
 
 
 class _OperandTracer(SoftmaxTracer):

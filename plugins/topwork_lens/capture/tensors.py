@@ -134,3 +134,10 @@ def by_heads(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
     if weights.dim() != 4 or heads not in weights.shape[1:3]:
         return None
     return weights if weights.shape[1] == heads else weights.transpose(1, 2)
+
+
+def merged_weights(original: torch.Tensor, split: torch.Tensor, heads: int) -> torch.Tensor:
+    """Invert `by_heads`."""
+    if original.dim() == 4 and original.shape[1] != heads:
+        return split.transpose(1, 2)
+    return merged_items(original, split, heads)
