@@ -1,1 +1,14 @@
-"""Lens plugin: finding (`layers`), observing (`capture`), scoring and pruning attention heads of any model."""
+"""Lens plugin: finding, observing, scoring and pruning attention heads of any model.
+
+In the order in which a model meets them:
+
+- `plugin`: the hooks; `look`: `Look`, what the lens can do with one model.
+- `layers`: attention layers, found and described; `blocks`: feed-forward neurons.
+- `capture`: attention weights while a model runs; `activations`: every other tensor; `patching`: replacing them.
+- `gates`: factors on the outputs of heads; `head_slices`: the check that a slice is one head.
+- `scoring`: importance of heads, and choices by it.
+- `pruning`: removal, proved equal to masking; `schedule`: searches for heads that can go.
+- `stages`: all of this in recipes; `coverage`: what the matrix of architectures measured.
+
+Used by several: `model_state`, `scope`, `flops`, `tables`, `refusals`. `v4` is a public path.
+"""

@@ -25,7 +25,7 @@ from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
 from topwork_lens.model_state import bare_model, plain_inputs
 from topwork_lens.patching.patch import patched, patches_of
-from topwork_lens.pruning.probe_call import call_on
+from topwork_lens.pruning.probes import call_on
 from topwork_lens.pruning.prune import Pruned, lines, prune
 from topwork_lens.pruning.soft import living_layers
 from topwork_lens.scoring.importance import own_loss, score, single_items

@@ -1,6 +1,11 @@
 """Tasks: one module or package for each task. Each is a plugin by itself: the declarations below, by constant.
 
-A declaration is all that listing and checking recipes of other tasks import. Shared code lies in these folders:
+A declaration is all that listing and checking recipes of other tasks import.
+
+Each task has a module or package of its name: `text_classification`, `token_classification`, `question_answering`,
+`fill_mask`, `text_generation`, `summarization`, `translation` (both on `sequence_to_sequence`), `image_classification`,
+`object_detection`, `image_segmentation`, `depth_estimation`, `audio_classification`, `automatic_speech_recognition`.
+Shared code lies in these folders:
 
 - `_text`: tokenizers, windows, words, generation, metrics of texts
 - `_vision`: images, augmentation, boxes, dense heads, COCO's metric

@@ -148,3 +148,19 @@ def test_the_contracts_of_import_linter_hold():
     code = "import sys; from importlinter import cli; sys.exit(cli.lint_imports(no_cache=True))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stdout + shown.stderr
+
+
+MAPPED = [
+    init
+    for package in ("topwork_tasks", "topwork_bases", "topwork_lens")
+    for init in sorted((ROOT / "plugins" / package).rglob("__init__.py"))
+]
+
+
+@pytest.mark.parametrize("init", MAPPED, ids=lambda init: init.parent.relative_to(ROOT / "plugins").as_posix())
+def test_the_map_of_a_folder_names_all_that_lies_in_it(init):
+    """The docstring of a folder's `__init__.py` is what a newcomer reads first."""
+    modules = {path.stem for path in init.parent.glob("*.py")} - {"__init__"}
+    modules |= {path.parent.name for path in init.parent.glob("*/__init__.py")}
+    named = set(re.findall(r"`(\w+)`", ast.get_docstring(ast.parse(init.read_text(encoding="utf-8")))))
+    assert modules <= named if len(modules) > 1 else True

@@ -1,1 +1,7 @@
-"""Rows from files, folders and the Hub."""
+"""Rows from files, folders and the Hub.
+
+- `plugin`: the hook; `splits`: the split of what was loaded.
+- `files`: which files a path means, and their format.
+- `tables`: csv and tsv; `records`: JSON; `audio_files`: folders of clips.
+- `text_files`: decoding; `stored`: the cache of what was read.
+"""

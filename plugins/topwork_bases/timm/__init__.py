@@ -1,1 +1,5 @@
-"""Bases that timm loads."""
+"""Bases that timm loads.
+
+- `base`: the base, and the hook that opens it.
+- `modules`: networks as backbones, and new classifiers.
+"""

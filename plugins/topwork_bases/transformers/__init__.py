@@ -1,1 +1,7 @@
-"""Bases that transformers loads."""
+"""Bases that transformers loads.
+
+- `base`: the base, and the hook that opens it.
+- `sources`: where a base lies, and what its files say.
+- `modules`: from a config to a module, with every weight accounted for.
+- `backbones`: networks without a task head.
+"""

@@ -12,7 +12,7 @@ from torch import nn
 from topwork import Block
 from topwork_lens.blocks.discovery import find_blocks, neurons_by_block
 from topwork_lens.gates import factors_of, gated
-from topwork_lens.pruning.probe_call import call_on
+from topwork_lens.pruning.probes import call_on
 from topwork_lens.pruning.prune import Pruned, prune
 
 #: original indices of attention heads by layer, or pairs of a layer and an index; see `Look` for how a layer is named

@@ -9,6 +9,7 @@
 - `verification`: weights @ values must be the context.
 - `reductions`, `fast_reductions`: what weights are reduced to, block by block.
 - `result`: `Captured`, what was seen.
+- `keys`: the keys whose share of attention sums up; `tokens`: which of them are special.
 - `windows`: what was captured of windowed attention, in the order of the image.
 - `undescribed`: attention that runs where no layer is described.
 """

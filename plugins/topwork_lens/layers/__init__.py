@@ -4,6 +4,8 @@
 - `description`: from a module and a pattern to an `AttentionLayer`.
 - `architectures`: the patterns, the only file that names model types.
 - `name_matching`: patterns made for other modules from the names of their projections.
+- `context`: the input of the output projection, head by head.
+- `mixing`: layers whose heads are mixed before the output projection.
 - `variant`: a description with what its pattern left out, as pruning found it.
 - `projections`: what counts as a projection, and where its features lie.
 - `stacks`: lists of layers that run one after another.

@@ -1,13 +1,22 @@
-"""Removal of attention heads, proved equal to masking them.
+"""Removal of attention heads and neurons, proved equal to masking them.
+
+In the order in which a call meets them:
 
 - `prune`: `prune`, the entry point, and its result.
-- `job`: the layers one by one, each in the best form that passes its check.
-- `strategies`: the forms of one layer, the best first.
-- `layout_search`: variants of a layer's description, where its pattern leaves something out.
-- `slicing`, `soft`: the two forms: sliced parameters, and compact ones scattered at run time.
-- `reshapes`, `arguments`: what sliced layers need at run time.
-- `equivalence`, `references`: comparison of masked and pruned; `probes`, `probe_call`: on which batches.
-- `replaced`: modules that a model replaces when it runs.
 - `preconditions`: layers that are never pruned.
-- `rebuild`: the shape of a saved model; `transformers4`: checkpoints that transformers 4 pruned.
+- `probes`: the batches that a check runs on.
+- `references`: what the masked model computes on them.
+- `job`: the layers one by one, each in the best form that passes its check; else everything is put back.
+- `strategies`: the forms of one layer, the best first; `neurons`: those of a block.
+- `slicing`, `soft`: the two forms: sliced parameters, and compact ones scattered at run time.
+- `equivalence`: the comparison of masked and pruned.
+
+Needed by few models only:
+
+- `layout_search`: variants of a layer's description, where its pattern leaves something out.
+- `reshapes`, `arguments`: what sliced layers need at run time.
+- `replaced`: modules that a model replaces when it runs.
+
+Afterwards: `rebuild` gives a new model the shape of a saved one, `transformers4` that of a checkpoint that
+transformers 4 pruned.
 """

@@ -1,8 +1,8 @@
 """Batches that the check of pruning runs on.
 
-Entry points: `probe_inputs`, a small random batch for a model, used when the caller gives none, or `remembered_batch`
-where nothing is known of its inputs; `further_batches`, the same batch in other sizes and with padding, so that what
-holds for one batch is known to hold for others.
+Entry points: `call_on`, the run of a model on the caller's batch, or on a small random one (`probe_inputs`), or on the
+last that was scored (`remembered_batch`) where nothing is known of its inputs; `further_batches`, the same batch in
+other sizes and with padding, so that what holds for one batch is known to hold for others.
 """
 
 from __future__ import annotations
@@ -16,10 +16,54 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from topwork_lens.model_state import text_config
+from topwork import Batch, TopworkError
+from topwork_lens.model_state import quiet, text_config
 from topwork_lens.refusals import refuse
 
 _ITEMS, _TOKENS, _SAMPLES, _FRAMES = 2, 12, 4000, 200
+
+
+def call_on(model: nn.Module, check: Any) -> Callable[[], Any]:
+    """Return what runs a model on a batch.
+
+    Args:
+        model: the model.
+        check: a dict of inputs, a `Batch`, or a function that runs the model; None for a random batch, or for the last
+            one that was scored, where a random one does not run.
+    """
+    if callable(check):
+        return check
+    made: dict[str, Any] = {}
+
+    def call() -> Any:
+        if not made:
+            made.update(check.inputs if isinstance(check, Batch) else check or _random_or_remembered(model))
+            if "use_cache" in inspect.signature(model.forward).parameters:
+                # A cache would be filled by one run and read by the next.
+                made.setdefault("use_cache", False)
+        try:
+            return model(**made)
+        except Exception as error:
+            if check is not None or isinstance(error, TopworkError):
+                raise
+            cause = f"{type(model).__name__} does not run on a random batch ({type(error).__name__}: {error})"
+            raise refuse("check_failed", cause, hint="give one: prune_heads(heads, check=batch)") from error
+
+    return call
+
+
+def _random_or_remembered(model: nn.Module) -> dict[str, Any]:
+    remembered = remembered_batch(model)
+    try:
+        inputs = probe_inputs(model)
+        if remembered is not None:
+            with quiet(model):
+                model(**inputs)
+        return inputs
+    except Exception:
+        if remembered is None:
+            raise
+        return remembered
 
 
 def probe_inputs(model: nn.Module) -> dict[str, Any]:

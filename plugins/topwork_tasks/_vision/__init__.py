@@ -3,6 +3,8 @@
 - `image_task`: `ImageTask`, the base class.
 - `images`: images from whatever a column holds.
 - `maps`: masks and depth maps from whatever a column holds.
+- `frames`: annotations of images that their files store turned.
+- `statistics`: what is learned from training images; `preview`: rows before any model exists.
 - `headers`: sizes of images and maps from the headers of their files.
 - `inputs`: `ImageInputs`, images as a network takes them: image processor, sizes, costs, patches.
 - `augmentation`: random changes of training images, with their boxes or maps.

@@ -2,6 +2,7 @@
 
 - `task`: the task; `options`: its options; `examples`: example rows.
 - `depth_maps`: reading of depth maps, losses, predictions; `exr`: depth maps in OpenEXR files.
+- `preview`: rows before any model exists.
 - `metric`: figures of the literature.
 """
 

@@ -5,7 +5,8 @@
 - `processors`: families of detectors and their image processors.
 - `detr_head`: DETR's transformer as a task head on any backbone.
 - `metric`: predictions and COCO's mean average precision of boxes.
-- `coco_files`, `voc_files`: annotation files as rows.
+- `annotation_files`: where they lie; `coco_files`, `voc_files`: annotation files as rows.
+- `preview`: rows before any model exists.
 - `examples`: example rows.
 """
 

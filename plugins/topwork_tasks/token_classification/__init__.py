@@ -3,6 +3,7 @@
 - `task`: the task; `options`: its options; `examples`: example rows.
 - `tags`: words and true tags of rows, names of tags.
 - `predictions`: tags and entities from the scores of tokens, drawn predictions.
+- `preview`: rows before any model exists.
 - `entities`: entities in sequences of tags, their schemes, the metric.
 """
 
