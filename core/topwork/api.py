@@ -133,7 +133,7 @@ def build(
     made = {role: make_base_options(value) for role, value in named.items()}
     chosen = make_task_options(task, options, plugins)
     if rows is not None:
-        rows = canonical(rows, task_class, columns or {}, targets=True, place="rows")
+        rows = canonical(rows, task_class, columns or {}, targets=True, location="rows")
     return make_task_model(task_class, made, chosen, rows, plugins, seed, on_error)
 
 

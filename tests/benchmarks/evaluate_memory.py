@@ -200,7 +200,7 @@ def measure(task: str, who: str, folder: Path, count: int) -> dict[str, float]:
     if who == "topwork":
         state = by_topwork(work, rows)
     else:
-        named = canonical(rows, load_plugins().tasks[task], {}, targets=True, place="rows")
+        named = canonical(rows, load_plugins().tasks[task], {}, targets=True, location="rows")
         with tempfile.TemporaryDirectory() as temporary:
             state = by_trainer(work, named, temporary)
     return {"peak": highest() - before, "state": state / count}

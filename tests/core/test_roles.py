@@ -85,11 +85,11 @@ def test_cuts_that_make_no_sense():
 def test_columns_are_renamed_swapped_and_dropped(rows):
     renamed = [{"place": row["x"], "x": row["y"], "y": row["y"], "more": 1} for row in ROWS[:5]]
     source = renamed if isinstance(rows, list) else datasets.Dataset.from_list(renamed)
-    found = canonical(source, Points, {"x": "place"}, targets=True, place="here")
+    found = canonical(source, Points, {"x": "place"}, targets=True, location="here")
     assert list(found) == [{"x": row["x"], "y": row["y"]} for row in ROWS[:5]]
     swapped = [{"x": row["y"], "y": row["x"]} for row in ROWS[:5]]
     source = swapped if isinstance(rows, list) else datasets.Dataset.from_list(swapped)
-    found = canonical(source, Points, {"x": "y", "y": "x"}, targets=True, place="here")
+    found = canonical(source, Points, {"x": "y", "y": "x"}, targets=True, location="here")
     assert list(found) == [{"x": row["x"], "y": row["y"]} for row in ROWS[:5]]
 
 
@@ -97,26 +97,28 @@ def test_missing_columns_are_named_with_what_there_is(rows):
     bare = [{"xs": row["x"], "other": 0} for row in ROWS[:3]]
     bare = bare if isinstance(rows, list) else datasets.Dataset.from_list(bare)
     with pytest.raises(TopworkError) as caught:
-        canonical(bare, Points, {}, targets=True, place="data.train")
+        canonical(bare, Points, {}, targets=True, location="data.train")
     assert str(caught.value).startswith("data.train: no column `x` for the task's `x` (coordinates)")
     assert "there are xs, other; map it with `data.columns: {x: ...}`" in str(caught.value)
     with pytest.raises(TopworkError, match=r"no column `cots`.*did you mean `cost`|no column `cots`"):
-        canonical(rows, Points, {"cost": "cots"}, targets=True, place="data.train")  # asked for, so needed
+        canonical(rows, Points, {"cost": "cots"}, targets=True, location="data.train")  # asked for, so needed
     with pytest.raises(TopworkError, match=r"data.columns: `z` is not a column of task points"):
-        canonical(rows, Points, {"z": "x"}, targets=True, place="data.train")
-    assert keys(canonical(bare, Points, {"x": "xs"}, targets=False, place="p")) == keys(ROWS[:3])  # targets not needed
+        canonical(rows, Points, {"z": "x"}, targets=True, location="data.train")
+    assert keys(canonical(bare, Points, {"x": "xs"}, targets=False, location="p")) == keys(
+        ROWS[:3]
+    )  # targets not needed
 
 
 def test_rows_that_are_no_rows():
     for bad in ({"x": [1.0]}, "rows", (row for row in ROWS)):
         with pytest.raises(TopworkError, match="rows are a list of dicts"):
-            canonical(bad, Points, {}, targets=True, place="rows")
+            canonical(bad, Points, {}, targets=True, location="rows")
 
 
 def test_a_column_that_the_first_row_lacks_is_there():
     rows = [{"x": [1.0], "y": 0}, {"x": [2.0], "y": 1, "cost": 5}]
     assert column_names(rows) == ["x", "y", "cost"]
-    assert canonical(rows, Points, {}, targets=True, place="rows")[1]["cost"] == 5
+    assert canonical(rows, Points, {}, targets=True, location="rows")[1]["cost"] == 5
 
 
 def test_streams_are_cut_by_number_and_renamed(engine):
@@ -164,8 +166,8 @@ def test_shares_of_processes_in_chunks():
 
 def test_rows_in_memory_are_dicts_and_may_be_none_at_all(engine) -> None:
     task = engine.tasks["points"]
-    assert canonical([], task, {}, targets=False, place="rows") == []
+    assert canonical([], task, {}, targets=False, location="rows") == []
     with pytest.raises(TopworkError, match="rows: row 1 is int, not a dict"):
-        canonical([{"x": [0.0, 0.0]}, 3], task, {}, targets=False, place="rows")
+        canonical([{"x": [0.0, 0.0]}, 3], task, {}, targets=False, location="rows")
     with pytest.raises(TopworkError, match="not str"):
-        canonical("rows", task, {}, targets=False, place="rows")
+        canonical("rows", task, {}, targets=False, location="rows")

@@ -322,7 +322,7 @@ def test_the_ways_to_write_a_mask_mean_the_same(tmp_path) -> None:
         np.stack([numbers] * 3, -1),
     ]
     for value in ways:
-        found = _masks.flat(_masks.open_mask(value, 0, "mask", (4, 2)), 0, "mask")
+        found = _masks.one_channel(_masks.open_mask(value, 0, "mask", (4, 2)), 0, "mask")
         assert found.tolist() == numbers.tolist()
 
 

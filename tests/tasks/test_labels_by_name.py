@@ -37,7 +37,7 @@ def outputs(work, rows):
     """The target of each row as the model's outputs."""
     from topwork.data.columns import canonical
 
-    table = canonical(rows, type(work.task), {}, targets=True, place="rows")
+    table = canonical(rows, type(work.task), {}, targets=True, location="rows")
     return [work.task.targets.of(row) for row in table]
 
 

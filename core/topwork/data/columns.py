@@ -24,7 +24,7 @@ ColumnNames = Mapping[str, "str | Sequence[str]"]
 
 
 def canonical(
-    rows: Any, task: type[Task], columns: ColumnNames, *, targets: bool, place: str, role: str | None = None
+    rows: Any, task: type[Task], columns: ColumnNames, *, targets: bool, location: str, role: str | None = None
 ) -> Any:
     """Return the rows with the task's column names and nothing else, cells as the columns want them.
 
@@ -32,7 +32,7 @@ def canonical(
         rows: a `datasets` dataset, a `Table` or a list of dicts.
         columns: the task's column -> the rows' column; columns that are not named keep their name.
         targets: True when the target columns must be there too.
-        place: location for errors.
+        location: of the rows, for errors: a key of the recipe, or "rows".
         role: of the rows in a run.
 
     Returns:
@@ -43,14 +43,14 @@ def canonical(
     """
     table = rows if isinstance(rows, Table) else rows.table if isinstance(rows, Stream) else None
     inner = rows.rows if isinstance(rows, Table | Stream) else rows
-    plain = check_plain(inner, place)
+    plain = check_plain(inner, location)
     if plain and not inner:
         return []
     present = column_names(inner)
     several = {name: list(origin) for name, origin in columns.items() if not isinstance(origin, str)}
     single = {name: origin for name, origin in columns.items() if isinstance(origin, str)}
-    _check_mapping(task, columns, several, present, place)
-    kept = _kept_columns(task, single, several, present, targets, place)
+    _check_mapping(task, columns, several, present, location)
+    kept = _kept_columns(task, single, several, present, targets, location)
     if plain:
         made = [{name: row.get(origin) for name, origin in kept.items()} for row in inner]
         return _finished(made, table, task, several, role, inner, origins=kept)
@@ -273,7 +273,7 @@ class RowStream:
             if not isinstance(row, Mapping):
                 raise TopworkError(f"row {index} is {type(row).__name__}, not a dict", place="rows")
             if not index:
-                canonical([row], self.task, self.columns, targets=False, place="rows")
+                canonical([row], self.task, self.columns, targets=False, location="rows")
             present += [name for name, column in names.items() if column in row and name not in present]
             yield {name: row.get(names[name]) for name in present}  # a column that this row lacks is None
 

@@ -58,7 +58,7 @@ class Roles:
             rows = self._load(role)
             targets = role != "predict"
             self._named[role] = canonical(
-                rows, self.task, self.data.columns, targets=targets, place=f"data.{role}", role=role
+                rows, self.task, self.data.columns, targets=targets, location=f"data.{role}", role=role
             )
             if row_count(self._named[role]) == 0:
                 raise TopworkError("there are no rows", place=f"data.{role}")

@@ -147,7 +147,7 @@ class TaskModel(TaskParts):
         if is_endless(rows):
             named: Any = RowStream(rows, type(self.task), columns or {})
         else:
-            named = canonical(rows, type(self.task), columns or {}, targets=False, place="rows")
+            named = canonical(rows, type(self.task), columns or {}, targets=False, location="rows")
         try:
             chosen = Settings(**settings)
         except TypeError as error:

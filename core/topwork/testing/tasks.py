@@ -129,7 +129,7 @@ def _check_learning(task: type[Task], base: Any, plugins: Plugins, options: Mapp
     given = base if several else {task.nearest_roles(())[0]: base}
     bases = {role: plugins.load_base(make_base_options(value)) for role, value in given.items()}
     chosen = make_task_options(name, options or {}, plugins)
-    rows = canonical(task.example_rows(), task, {}, targets=True, place="rows")
+    rows = canonical(task.example_rows(), task, {}, targets=True, location="rows")
     with promised(name, "learn(rows, bases, options) gives a topwork.State"):
         state = task.learn(rows, bases, chosen)
     assert isinstance(state, State), f"{name}: learn() must give a topwork.State, it gives {kind_of(state)}"

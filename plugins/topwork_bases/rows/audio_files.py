@@ -16,7 +16,7 @@ from topwork_bases.rows.records import read_records
 from topwork_bases.rows.tables import read_table
 
 
-def read(paths: Sequence[Path], folder: Path | None) -> dict[str, Table]:
+def read_audio_files(paths: Sequence[Path], folder: Path | None) -> dict[str, Table]:
     """Return by split the rows: the column `audio` and either `label` (folder names) or the metadata's columns.
 
     Raises:

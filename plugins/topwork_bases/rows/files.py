@@ -106,7 +106,7 @@ def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
     return counts.most_common(1)[0][0]
 
 
-def read(files: Files, source: str, options: RowsOptions) -> Any:
+def read_files(files: Files, source: str, options: RowsOptions) -> Any:
     """Read the rows of the files, the split chosen.
 
     Returns:
@@ -117,7 +117,7 @@ def read(files: Files, source: str, options: RowsOptions) -> Any:
     if files.format == "audiofolder":
         from topwork_bases.rows import audio_files
 
-        splits = audio_files.read(files.paths, files.folder)
+        splits = audio_files.read_audio_files(files.paths, files.folder)
         if options.streaming:
             return choose_split({name: table.stream() for name, table in splits.items()}, options.split, source)
         return choose_split(splits, options.split, source)

@@ -34,7 +34,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
     from topwork_bases.rows import files as _files
 
     files = _files.find(source, options)
-    rows = _from_hub(source, options) if files is None else _files.read(files, source, options)
+    rows = _from_hub(source, options) if files is None else _files.read_files(files, source, options)
     return _without_decoding_audio(rows)
 
 

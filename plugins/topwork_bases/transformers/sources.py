@@ -114,27 +114,27 @@ def hub_error(error: Exception, location: str, revision: str | None) -> TopworkE
     while link is not None and link not in causes:
         causes.append(link)
         link = link.__cause__ or link.__context__
-    place = f"base {location}" + (f" at {revision}" if revision else "")
+    base = f"base {location}" + (f" at {revision}" if revision else "")
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return CheckpointError(
-            "the repository is gated", place=place, hint="accept its terms and log in (`hf auth login`)"
+            "the repository is gated", place=base, hint="accept its terms and log in (`hf auth login`)"
         )
     if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
-        return CheckpointError("no such revision on the Hub", place=place, hint="correct `revision`")
+        return CheckpointError("no such revision on the Hub", place=base, hint="correct `revision`")
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return CheckpointError(
-            "no such repository on the Hub", place=place, hint="correct the id, or log in if it is private"
+            "no such repository on the Hub", place=base, hint="correct the id, or log in if it is private"
         )
     if Path(location).expanduser().is_dir():
         message = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        return CheckpointError(f"cannot be opened ({message})", place=place, hint="save it again")
+        return CheckpointError(f"cannot be opened ({message})", place=base, hint="save it again")
     if constants.HF_HUB_OFFLINE:
         return CheckpointError(
             "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it",
-            place=place,
+            place=base,
             hint=f"fetch it once online (`hf download {location}`), or give a local folder",
         )
-    return CheckpointError(str(error).strip().splitlines()[0], place=place, hint="is the Hub reachable?")
+    return CheckpointError(str(error).strip().splitlines()[0], place=base, hint="is the Hub reachable?")
 
 
 def read_config(location: str, revision: str | None, trust: bool) -> Any | None:

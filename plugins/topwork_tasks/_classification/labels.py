@@ -303,7 +303,7 @@ def distinct_labels(values: Iterable[tuple[int, Any]], column: str, further: str
     return [str(label) for label in sorted(first_rows)]
 
 
-def flat(values: Iterable[Any]) -> Iterator[Any]:
+def flattened(values: Iterable[Any]) -> Iterator[Any]:
     """Yield the entries of lists, and what is no list as it is."""
     for value in values:
         if isinstance(value, list | tuple) or type(value).__name__ == "ndarray":

@@ -202,7 +202,7 @@ def learn_targets(
         names = names or [str(position) for position in range(width)]
         notes.append(f"{column}: vectors of {width} zeros and ones, one for each label")
     else:
-        flat = [] if values is None else list(labels.flat(values))
+        flat = [] if values is None else list(labels.flattened(values))
         declared = labels.integer_names(flat, option, source, notes, column)
     names = list(names) if names else _distinct(values, column, kind)
     if len(set(names)) < (2 if kind == "single" else 1):

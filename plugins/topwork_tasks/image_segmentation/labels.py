@@ -21,7 +21,7 @@ from topwork_tasks.image_segmentation.colours import (
     is_coloured,
     names_in_tables,
 )
-from topwork_tasks.image_segmentation.masks import flat, open_mask, segment_categories, tells_segments
+from topwork_tasks.image_segmentation.masks import one_channel, open_mask, segment_categories, tells_segments
 
 if TYPE_CHECKING:
     from topwork_tasks.image_segmentation.options import ImageSegmentationOptions
@@ -200,7 +200,7 @@ def _values(row: Row, index: int, kind: str) -> tuple[str, list[Any]]:
     mask = open_mask(row["mask"], index, "mask") if mask is None else mask
     if kind == "semantic" and is_coloured(mask):
         return "colours", list(colours_in(mask))
-    labels = mask[..., 0] if mask.ndim == 3 and kind != "semantic" else flat(mask, index, "mask")
+    labels = mask[..., 0] if mask.ndim == 3 and kind != "semantic" else one_channel(mask, index, "mask")
     return "mask", numpy.unique(labels).tolist()
 
 

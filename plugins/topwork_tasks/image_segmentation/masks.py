@@ -105,7 +105,7 @@ def _whole_numbers(array: numpy.ndarray) -> numpy.ndarray:
     return array.astype(numpy.int32)
 
 
-def flat(array: numpy.ndarray, index: int | None, column: str) -> numpy.ndarray:
+def one_channel(array: numpy.ndarray, index: int | None, column: str) -> numpy.ndarray:
     """Return [height, width] of a map that may be a colour image whose channels are alike."""
     if array.ndim == 2:
         return array
@@ -229,7 +229,7 @@ def _values_and_ids(row: Row, index: int | None, size: tuple[int, int]) -> tuple
     mask = open_row_mask(row, index, "mask", size)
     if row.get("instances") is not None:
         instances = open_row_mask(row, index, "instances", size)
-        return flat(mask, index, "mask"), flat(instances, index, "instances")
+        return one_channel(mask, index, "mask"), one_channel(instances, index, "instances")
     if mask.ndim == 3:
         return mask[..., 0], mask[..., 1]
     raise DataError(

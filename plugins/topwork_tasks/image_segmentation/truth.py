@@ -11,9 +11,9 @@ from topwork_tasks.image_segmentation.colours import RowColours
 from topwork_tasks.image_segmentation.labels import LabelNumbers, uses_objects
 from topwork_tasks.image_segmentation.masks import (
     Segments,
-    flat,
     instances_of,
     labels_of_segments,
+    one_channel,
     open_row_mask,
     panoptic_of,
     tells_segments,
@@ -54,7 +54,7 @@ class SegmentationTruth:
             mask = mask[..., None].repeat(3, axis=-1)  # a mask that is grey among coloured ones
         if colours is not None and mask.ndim == 3:
             return values_of_colours(mask, colours, self.numbers.names, self.options.ignore_index, index)
-        return self.numbers.of_map(flat(mask, index, "mask"), self.options.ignore_index, self.reduce, index)
+        return self.numbers.of_map(one_channel(mask, index, "mask"), self.options.ignore_index, self.reduce, index)
 
     def segments(self, row: Row, size: tuple[int, int], index: int | None = None) -> Segments:
         """Return instances, or panoptic segments."""
