@@ -1,5 +1,8 @@
-"""The contract of a base: what a recipe names, lazily: its config, its network with or without a task head, and its
-processors. Where bases come from is the business of plugins (`load_base`)."""
+"""The contract of a base: `Base`, its options `BaseOptions`, and `Features`, the output of a backbone.
+
+A base is made lazily: it knows its config, and makes its network (with or without a task head) and its processors when
+they are asked for. Where bases come from is decided by plugins (hook `load_base`).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class BaseOptions(BaseModel):
-    """What a recipe says about a base."""
+    """Options of a base in a recipe."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -52,7 +55,7 @@ class BaseOptions(BaseModel):
 
 @dataclass
 class Features:
-    """What a backbone answers.
+    """Output of a backbone.
 
     Args:
         tokens: [items, positions, width], the last hidden states; None for a backbone that has maps only.
@@ -90,16 +93,13 @@ class Base(Protocol):
     def native(
         self, *auto: str, weights: bool = True, subclass: type[nn.Module] | None = None, **changes: Any
     ) -> nn.Module | None:
-        """The architecture's own class with a task head, by the first of the `AutoModelFor...` names that has it.
+        """Return the architecture's own class with a task head, or None when it has no such class.
 
         Args:
-            auto: names of transformers' auto classes, tried in order.
+            auto: names of transformers' auto classes (`AutoModelFor...`), tried in order.
             weights: False makes the module with random weights (they are loaded afterwards).
             subclass: a subclass of that class to make in its place; what it shares stands in the checkpoint once.
             changes: config entries to set, such as `id2label`.
-
-        Returns:
-            the module, or None when the architecture has no such class.
 
         Raises:
             CheckpointError: the checkpoint's own task head does not fit and the recipe does not say `head: new`.
@@ -107,21 +107,36 @@ class Base(Protocol):
         ...
 
     def backbone(self, *, weights: bool = True, maps: Sequence[int] = (), **changes: Any) -> nn.Module:
-        """The network without a task head. Its forward takes the architecture's usual inputs and answers `Features`.
+        """Return the network without a task head; its forward takes the usual inputs and returns `Features`.
 
-        The module has `width` (of tokens and pooled), `main_input` (the name of its first input), and with `maps`
-        also `map_widths` and `map_strides`. `maps` chooses stages of a feature pyramid: (0, 1, 2, 3) all four,
-        (-1,) the coarsest.
+        The module has `width` (of tokens and pooled), `main_input` (the name of its first input), and with `maps` also
+        `map_widths` and `map_strides`, one for each map.
+
+        Args:
+            weights: False makes the module with random weights.
+            maps: stages of a feature pyramid: (0, 1, 2, 3) for all four, (-1,) for the coarsest.
+            changes: config entries to set.
         """
         ...
 
     def trained_labels(self, *auto: str) -> list[str] | None:
-        """Label names of the checkpoint's own task head, in the order of its outputs, when it was trained for one of
-        these auto classes and the recipe keeps it; else None."""
+        """Return the label names of the checkpoint's own task head, in the order of its outputs.
+
+        Args:
+            auto: names of transformers' auto classes.
+
+        Returns:
+            None when the checkpoint was trained for none of these classes, or the recipe replaces its task head.
+        """
         ...
 
     def processor(self, kind: str, **changes: Any) -> Any | None:
-        """The saved tokenizer, image processor, feature extractor or processor of the base, or None when it has none
-        (the task then makes one from the rows). `kind` is "tokenizer", "image_processor", "feature_extractor",
-        "video_processor" or "processor"."""
+        """Return the saved processor of a kind, or None when the base has none.
+
+        The task then makes one from the rows.
+
+        Args:
+            kind: "tokenizer", "image_processor", "feature_extractor", "video_processor" or "processor".
+            changes: settings that replace the saved ones.
+        """
         ...

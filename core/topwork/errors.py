@@ -186,13 +186,24 @@ def _escape(character: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean `x`?"` for the nearest known word, or an empty string."""
+    """Return a question for the nearest known word, or an empty string when none is near.
+
+    Example:
+        >>> nearest("evalute", ["evaluate", "train"])
+        '; did you mean `evaluate`?'
+    """
     match = get_close_matches(str(word), [str(name) for name in known], n=1, cutoff=0.6)
     return f"; did you mean `{match[0]}`?" if match else ""
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that nobody registered: names the nearest match, or all that there are."""
+    """Return the error for a name that nobody registered; it names the nearest match, and all that there are.
+
+    Args:
+        kind: what the name is of, such as "task".
+        word: the unknown name.
+        known: the names that there are.
+    """
     known = sorted(known)
     hint = nearest(word, known)
     return UsageError(f"unknown {kind} `{word}`{hint}", hint=f"known: {', '.join(known) or 'none'}")

@@ -17,9 +17,13 @@ from topwork.items import Json
 
 @contextmanager
 def write_whole(target: Path) -> Iterator[Path]:
-    """Give a temporary path beside `target`; when the block ends well, its file or folder becomes `target`.
+    """Yield a temporary path beside `target`, whose file or folder becomes `target` when the block ends well.
 
-    The block may make a file or a folder; a folder that was at `target` is replaced.
+    A folder that was at `target` is replaced. When the block fails, `target` is as it was.
+
+    Example:
+        >>> with write_whole(Path("scores.csv")) as temporary:  # doctest: +SKIP
+        ...     temporary.write_text("row,score")
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)) / target.name

@@ -39,32 +39,72 @@ hookimpl = pluggy.HookimplMarker("topwork")
 
 @hookspec
 def register_tasks() -> list[type[Task]]:  # type: ignore[empty-body]
-    """Return task classes, or declarations of them (`topwork.Declaration`), that this plugin adds."""
+    """Return task classes, or declarations of them (`topwork.Declaration`), that this plugin adds.
+
+    Example:
+        @topwork.hookimpl
+        def register_tasks():
+            about = "Answer one of several choices."
+            return [topwork.Declaration("multiple-choice", "my_package.task:MultipleChoice", about)]
+    """
 
 
 @hookspec
 def register_stages() -> list[type[Stage]]:  # type: ignore[empty-body]
-    """Return stage classes, or declarations of them, that this plugin adds."""
+    """Return stage classes, or declarations of them, that this plugin adds.
+
+    Example:
+        @topwork.hookimpl
+        def register_stages():
+            return [LinearProbe]
+    """
 
 
 @hookspec
 def register_commands() -> list[Callable[..., Any]]:  # type: ignore[empty-body]
-    """Return functions, or declarations of them, that become commands; typer reads their signatures."""
+    """Return functions, or declarations of them, that become commands; typer reads their signatures.
+
+    Example:
+        def sizes(folder: Path) -> None:
+            "Print the sizes of the tensors of a model folder."
+
+        @topwork.hookimpl
+        def register_commands():
+            return [sizes]
+    """
 
 
 @hookspec
 def register_recipes() -> list[Path]:  # type: ignore[empty-body]
-    """Return folders with recipes (`*.yaml`) that this plugin ships; they can be run by their file's name."""
+    """Return folders with recipes (`*.yaml`) that this plugin ships; they can be run by their file's name.
+
+    Example:
+        @topwork.hookimpl
+        def register_recipes():
+            return [Path(__file__).parent / "recipes"]
+    """
 
 
 @hookspec
 def register_samples() -> Mapping[str, str]:  # type: ignore[empty-body]
-    """Return names of small data sets, with a line about each; `load_rows` is asked for `sample:<name>`."""
+    """Return names of small data sets, with a line about each; `load_rows` is asked for `sample:<name>`.
+
+    Example:
+        @topwork.hookimpl
+        def register_samples():
+            return {"riddles": "Two hundred riddles with their answers."}
+    """
 
 
 @hookspec
 def register_formats() -> Mapping[str, str]:  # type: ignore[empty-body]
-    """Return names of layouts of files that `load_rows` of this plugin reads, with a line about each."""
+    """Return names of layouts of files that `load_rows` of this plugin reads, with a line about each.
+
+    Example:
+        @topwork.hookimpl
+        def register_formats():
+            return {"elan": "Annotations of ELAN beside their audio files."}
+    """
 
 
 @hookspec
@@ -83,17 +123,53 @@ def register_trackers() -> Mapping[str, str]:  # type: ignore[empty-body]
 
 @hookspec(firstresult=True)
 def load_base(name: str, options: BaseOptions) -> Base | None:
-    """Return the base of a name (a Hub id, a folder, `config:<model_type>`), or None: "not mine"."""
+    """Return the base of a name (a Hub id, a folder, `config:<model_type>`), or None: "not mine".
+
+    Args:
+        name: as in the recipe.
+        options: everything that the recipe says about the base.
+
+    Example:
+        @topwork.hookimpl
+        def load_base(name, options):
+            return MyBase(name, options) if name.startswith("mine/") else None
+    """
 
 
 @hookspec(firstresult=True)
 def load_rows(source: str, options: RowsOptions) -> Any | None:
-    """Return the `datasets` dataset of a path or name, or None: "not mine"."""
+    """Return the `datasets` dataset of a path or name, or None: "not mine".
+
+    Args:
+        source: a path, a Hub id, or `sample:<name>`.
+        options: everything that the recipe says about these rows.
+
+    Example:
+        @topwork.hookimpl
+        def load_rows(source, options):
+            if source != "sample:riddles":
+                return None
+            return datasets.Dataset.from_list([{"text": "...", "label": "egg"}])
+    """
 
 
 @hookspec(firstresult=True)
 def build_head(task: Task, bases: Mapping[str, Base], weights: bool) -> nn.Module | None:
-    """Return base and task head for this task on this architecture, or None; the task's `build` comes last."""
+    """Return base and task head for this task on this architecture, or None; the task's `build` comes last.
+
+    Args:
+        task: with its options and what it learned.
+        bases: by role.
+        weights: False only shapes the module; weights are loaded later.
+
+    Example:
+        @topwork.hookimpl
+        def build_head(task, bases, weights):
+            base = bases.get("base")
+            if task.name != "multiple-choice" or base is None or base.config.model_type != "mine":
+                return None
+            return MyHead(base.backbone(weights=weights), labels=len(task.state.values["labels"]))
+    """
 
 
 @hookspec(firstresult=True)
@@ -101,6 +177,18 @@ def attention_layer(path: str, module: nn.Module, model: nn.Module) -> Attention
     """Describe the attention layer that this module is *as it stands now*; None: "not mine".
 
     One module of a model can be described this way; the lens lays the original indices over what was pruned before.
+
+    Args:
+        path: of the module in the model.
+        module: the module.
+        model: the whole model.
+
+    Example:
+        @topwork.hookimpl
+        def attention_layer(path, module, model):
+            if not isinstance(module, MyAttention):
+                return None
+            return topwork.AttentionLayer(path, "out", heads=module.heads, width=module.width)
     """
 
 
@@ -110,12 +198,30 @@ def block(path: str, module: nn.Module, model: nn.Module) -> Block | None:
 
     The lens asks for every projection that runs, before it looks for neurons by itself, and lays the original indices
     over what was pruned before.
+
+    Args:
+        path: of the projection in the model.
+        module: the projection.
+        model: the whole model.
+
+    Example:
+        @topwork.hookimpl
+        def block(path, module, model):
+            if not path.endswith("mixer.down"):
+                return None
+            return topwork.Block(path, inside=path.removesuffix(".down"), width=module.in_features)
     """
 
 
 @hookspec(firstresult=True)
 def look(model: nn.Module, plugins: Any) -> Any | None:
-    """Return the object behind `topwork.look`, which finds, captures, masks and prunes attention heads."""
+    """Return the object behind `topwork.look`, which finds, captures, masks and prunes attention heads.
+
+    Example:
+        @topwork.hookimpl
+        def look(model, plugins):
+            return MyLens(model, plugins)
+    """
 
 
 @hookspec(firstresult=True)
@@ -125,7 +231,14 @@ def compress(model: nn.Module, batches: Iterable[Any], options: Mapping[str, Any
 
 @hookspec(firstresult=True)
 def profile_page(profile: Profile, file: Path) -> bool | None:
-    """Write the profile of a recipe's rows (`topwork data --page FILE`) as one offline page; True when written."""
+    """Write the profile of a recipe's rows (`topwork data --page FILE`) as one offline page; True when written.
+
+    Example:
+        @topwork.hookimpl
+        def profile_page(profile, file):
+            topwork.write_text(file, f"<h1>{profile.task}</h1>")
+            return True
+    """
 
 
 @hookspec(firstresult=True)
@@ -134,6 +247,11 @@ def make_tracker(name: str, run: Run) -> Any | None:
 
     The object has methods with the names and arguments of the hooks of news that it wants, such as `step_logged`, each
     marked by `@topwork.hookimpl`. It is made when a run begins whose recipe says `track: [name]`, on the main process.
+
+    Example:
+        @topwork.hookimpl
+        def make_tracker(name, run):
+            return Printer(run) if name == "printed" else None
     """
 
 
@@ -144,6 +262,13 @@ def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: An
     `alterations` maps plugin names to the JSON section that each wrote in `model_saving`; apply your own, ignore the
     others. For a section found in a foreign checkpoint (see `DeferredModule`) the keys are module paths and `model` is
     the base network, not the task's model.
+
+    Example:
+        @topwork.hookimpl
+        def model_rebuilt(model, alterations, plugins):
+            for path in alterations.get("low_rank", {}):
+                factorise(model.get_submodule(path), rank=alterations["low_rank"][path])
+                topwork.alterations(model)["low_rank"] = alterations["low_rank"]
     """
 
 
@@ -151,8 +276,15 @@ def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: An
 def model_saving(model: nn.Module) -> None:
     """Bring this plugin's section of a model's alterations up to date.
 
-    Called before a model is written, and when one was built of altered parts: the alteration may have been made through
-    a part of the model.
+    Called before a model is written, and when a model was built of altered parts, because the alteration may have been
+    made through a part of the model.
+
+    Example:
+        @topwork.hookimpl
+        def model_saving(model):
+            ranks = {path: module.rank for path, module in model.named_modules() if isinstance(module, LowRank)}
+            if ranks:
+                topwork.alterations(model)["low_rank"] = ranks
     """
 
 
@@ -161,12 +293,24 @@ def model_saving(model: nn.Module) -> None:
 
 @hookspec
 def run_started(run: Run) -> None:
-    """Called when a run begins, or goes on after an interruption."""
+    """Called when a run begins, or goes on after an interruption.
+
+    Example:
+        @topwork.hookimpl
+        def run_started(run):
+            run.say(f"the run folder is {run.root}")
+    """
 
 
 @hookspec
 def stage_started(run: Run, stage: Stage, index: int) -> None:
-    """Called when a stage begins."""
+    """Called when a stage begins.
+
+    Example:
+        @topwork.hookimpl
+        def stage_started(run, stage, index):
+            run.say(f"{stage.name} begins with seed {run.seed}")
+    """
 
 
 @hookspec
@@ -188,14 +332,33 @@ def step_logged(run: Run, stage: Stage, step: int, numbers: Mapping[str, float])
 
 @hookspec
 def stage_done(run: Run, stage: Stage, index: int, result: Mapping[str, Json]) -> None:
-    """Called when a stage has ended; its result is on disk."""
+    """Called when a stage has ended; its result is on disk.
+
+    Example:
+        @topwork.hookimpl
+        def stage_done(run, stage, index, result):
+            if result.get("measures") == "model":
+                print(stage.name, result["metrics"])
+    """
 
 
 @hookspec
 def run_failed(run: Run, error: BaseException) -> None:
-    """Called when a run has ended with an error."""
+    """Called when a run has ended with an error.
+
+    Example:
+        @topwork.hookimpl
+        def run_failed(run, error):
+            notify(f"{run.root} failed: {error}")
+    """
 
 
 @hookspec
 def run_done(run: Run) -> None:
-    """Called when a run has ended well."""
+    """Called when a run has ended well.
+
+    Example:
+        @topwork.hookimpl
+        def run_done(run):
+            notify(f"{run.root} is done after {len(run.results)} stages")
+    """

@@ -1,4 +1,4 @@
-"""Values between a task and the core: rows, items, batches, parts, positions, pictures and the view of rows.
+"""Values between a task and the core: rows, items, batches, parts, units, pictures and the view of rows.
 
 Nothing here knows a task or a modality. torch is imported inside functions, so that listing tasks stays cheap.
 """
@@ -33,12 +33,16 @@ class Item:
     """One input of the model, made by `Task.encode`.
 
     Args:
-        row: position, in the list of rows that `encode` was given, of the row that this item belongs to.
+        row: index, in the list of rows that `encode` was given, of the row that this item belongs to.
         inputs: what `Task.collate` needs to build tensors: numbers, lists, arrays, tensors.
-        cost: what the item costs in a batch (tokens, pixels, samples): items are sorted by it, and a batch is
-            planned by count * largest cost.
+        cost: of the item in a batch (tokens, pixels, samples): items are sorted by it, and a batch is planned by
+            count * largest cost.
         extra: values that must not become tensors: offsets, original sizes, ragged targets.
         beside: deprecated name of `extra`.
+
+    Example:
+        >>> Item(row=0, inputs={"input_ids": [101, 2204, 102]}, cost=3, extra="positive").at(5).row
+        5
     """
 
     row: int
@@ -67,13 +71,13 @@ setattr(Item, "beside", property(_deprecated_beside, doc="Deprecated name of `ex
 
 @dataclass
 class Batch:
-    """What a model is given. `inputs` goes to the device (nested lists and dicts of tensors too); `items` stay.
+    """Input of a model, made by `Task.collate`: `inputs` goes to the device, `items` stay.
 
-    In mode "loss" all items of a row stand in one batch; `rows` numbers the rows of the batch from 0 in the
-    order of their first item.
+    In mode "loss" all items of a row stand in one batch; `rows` numbers the rows of the batch from 0 in the order of
+    their first item.
 
     Args:
-        inputs: keyword arguments of the model.
+        inputs: keyword arguments of the model: tensors, and nested lists and dicts of tensors.
         items: the items that were collated, in their order.
         device: where `inputs` lies; None before it was moved.
         mode: the mode of `Task.collate`, noted by topwork; None for a batch that was made by hand. What belongs to
@@ -95,7 +99,7 @@ class Batch:
 
     @property
     def row_numbers(self) -> list[int]:
-        """The rows of the batch in the order of `Task.row_losses`, by their number in the data set."""
+        """Indices, in the data set, of the rows of the batch, in the order of `Task.row_losses`."""
         return list(dict.fromkeys(item.row for item in self.items))
 
     @property
@@ -104,12 +108,21 @@ class Batch:
         return max(self.rows, default=-1) + 1
 
     def to(self, device: Any, non_blocking: bool = False) -> Batch:
-        """The batch with every tensor of `inputs`, however deep, on `device`."""
+        """Return the batch with every tensor of `inputs`, however deep, on `device`.
+
+        Args:
+            device: a torch device.
+            non_blocking: as of `torch.Tensor.to`.
+        """
         moved = map_tensors(self.inputs, lambda tensor: tensor.to(device, non_blocking=non_blocking))
         return Batch(moved, self.items, device, self.mode)
 
     def mean_by_row(self, values: torch.Tensor) -> torch.Tensor:
-        """[items] -> [rows]: the mean of the values of each row's items."""
+        """Return the mean of the values of each row's items, [rows].
+
+        Args:
+            values: [items].
+        """
         import torch
 
         index = torch.tensor(self.rows, device=values.device)
@@ -132,7 +145,7 @@ def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) ->
 
 
 def size_of(value: Any) -> int:
-    """Bytes that a value holds, roughly: tensors, arrays, pictures, texts, and what lists and dicts of them hold."""
+    """Return roughly how many bytes a value holds: tensors, arrays, images, texts, and lists and dicts of them."""
     if isinstance(value, int | float):
         return 8
     if isinstance(value, str | bytes):
@@ -151,15 +164,19 @@ def size_of(value: Any) -> int:
 
 @dataclass
 class Units:
-    """What the positions of an item are, for whoever shows or measures attention.
+    """Description of the positions of an item, for whoever shows or measures attention.
 
     Args:
         kind: "token", "patch", "frame", "query" ... one word.
         names: one name a position (tokens), or empty.
         special: positions that stand for nothing in the input (class and separator tokens, registers).
         grid: (rows, columns) of the positions that are not special, when they tile an image.
-        seconds: seconds a position covers, when they tile time.
-        image: the picture as the model saw it, when there is one.
+        seconds: seconds that a position covers, when they tile time.
+        image: the image as the model gets it, when there is one.
+
+    Example:
+        >>> Units("token", names=["[CLS]", "good", "[SEP]"], special=[0, 2]).kind
+        'token'
     """
 
     kind: str
@@ -172,12 +189,12 @@ class Units:
 
 @dataclass
 class Picture:
-    """A rendering of one prediction beside the truth.
+    """Rendering of one prediction beside the truth.
 
     Args:
         caption: one line of plain text.
         badness: the larger, the worse the prediction: the worst are shown first.
-        image: a picture, when the row has one.
+        image: an image, when the row has one.
         text: marked-up text as pieces (text, mark); mark is "" for plain text, else a short class such as "truth".
         audio: a WAV file to play, when the row has a clip.
     """

@@ -10,15 +10,15 @@ from topwork.items import Json, Prediction, Row
 
 
 class Metric(ABC):
-    """Collects rows and their predictions one by one and answers with numbers at the end.
+    """Streaming metric: takes rows with their predictions one by one, and gives numbers at the end.
+
+    The state must stay small (a few numbers a row, never a map or an image) and be picklable: processes exchange whole
+    metrics and `merge` them. `topwork.testing.check_metric` tests an implementation.
 
     Attributes:
         keys: names of the numbers that `result` always contains.
         primary: the key that choosing (best checkpoint, early stopping, pruning search) goes by.
         higher_is_better: the direction of `primary`.
-
-    The state must stay small (a few numbers a row, never a map or a picture) and be picklable: processes exchange
-    whole metrics and `merge` them.
     """
 
     keys: tuple[str, ...]
@@ -35,20 +35,29 @@ class Metric(ABC):
 
     @abstractmethod
     def result(self) -> dict[str, Json]:
-        """All of `keys` as floats, and whatever tables go with them (per class, confusion matrix) as JSON.
+        """Return all of `keys` as floats, and whatever tables go with them (per class, confusion matrix) as JSON.
 
-        A metric that has seen no row answers NaN for its keys.
+        A metric without rows gives NaN for its keys.
         """
 
 
 class MeanMetric(Metric):
-    """Means over rows of whatever a function measures; enough for many tasks.
+    """Means over rows of the numbers that a function measures; enough for many tasks.
 
     Args:
         measure: (row, prediction) -> {key: number}; a function of a module, so that processes can exchange the metric.
         keys: the keys that it gives.
-        primary: the one to choose by; the first by default.
+        primary: the key to choose by; the first by default.
         higher_is_better: its direction.
+
+    Example:
+        >>> def measure(row, prediction):
+        ...     return {"exact": float(prediction == row["label"])}
+        >>> metric = MeanMetric(measure, ("exact",))
+        >>> metric.update({"label": "yes"}, "yes")
+        >>> metric.update({"label": "yes"}, "no")
+        >>> metric.result()
+        {'exact': 0.5}
     """
 
     def __init__(
@@ -64,13 +73,16 @@ class MeanMetric(Metric):
         self.count = 0
 
     def update(self, row: Row, prediction: Prediction) -> None:
+        """Add the numbers of one row."""
         for key, number in self.measure(row, prediction).items():
             self.sums[key] += number
         self.count += 1
 
     def merge(self, other: MeanMetric) -> None:
+        """Add the sums of another metric of the same function."""
         self.sums = {key: total + other.sums[key] for key, total in self.sums.items()}
         self.count += other.count
 
     def result(self) -> dict[str, Json]:
+        """Return the means; NaN without rows."""
         return {key: total / self.count if self.count else float("nan") for key, total in self.sums.items()}

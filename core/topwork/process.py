@@ -1,4 +1,4 @@
-"""This process among its peers: who writes files, how objects are exchanged, which device is ours."""
+"""This process among those of a run: which one writes files, how objects are exchanged, which device is whose."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class Process:
-    """One process of a run. Alone unless started by `accelerate launch` or `torchrun`.
+    """One process of a run; alone unless started by `accelerate launch` or `torchrun`.
 
     Attributes:
         index, count: this process and how many there are.
-        main: True for the one that writes files and prints.
+        main: True for the process that writes files and prints.
         device: the torch device that accelerate gives this process.
     """
 
@@ -27,6 +27,7 @@ class Process:
 
     @property
     def main(self) -> bool:
+        """Whether this process writes files and prints."""
         return self.index == 0
 
     def barrier(self) -> None:
@@ -35,7 +36,7 @@ class Process:
             self.gather(None)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in the order of the processes, on every process."""
+        """Return every process's value, in the order of the processes, on every process."""
         if self.count == 1:
             return [value]
         import torch.distributed
@@ -55,7 +56,7 @@ class Process:
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process runs the block first, so that it can fill caches that the others then read."""
+        """Run the block on the main process first, so that it can fill caches that the others then read."""
         if not self.main:
             self.barrier()
         yield

@@ -1,8 +1,8 @@
-"""The contract of a task: everything that topwork knows about what a model is for stands behind these methods.
+"""The contract of a task: all that topwork knows about the purpose of a model stands behind the methods of `Task`.
 
-A task is one class. The runner, the lens, the command line and the page use nothing else of it, so a task written in
-ten minutes gets all of them. Only `learn`, `build`, `encode`, `collate`, `predict`, `metric` and `example_rows` must
-be written; the others have a default that is right, if not always the fastest.
+A task is one class. Runs, the lens, the command line and the page use nothing else of it, so a short class gets all of
+them. Only `learn`, `build`, `encode`, `collate`, `predict`, `metric` and `example_rows` must be written; the others
+have a default that is right, if not always the fastest. `topwork.testing.check_task` tests an implementation.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Column:
 
 @dataclass
 class State:
-    """What a task learned from its rows and its base, once; saved with the model.
+    """Values that a task learned from its rows and its base, once; saved with the model.
 
     Args:
         values: JSON: label names, statistics, weights of classes ...
@@ -110,7 +110,9 @@ _RENAMED_METHODS = {"doubtful": "precheck", "one_by_one": "single_row_losses"}
 
 
 class Task(ABC):
-    """A task on a base.
+    """Contract of a task on a base.
+
+    A task object owns its preprocessing: after loading it predicts without anything but its model folder.
 
     Class attributes:
         name: as in a recipe; for the Hub's tasks the pipeline tag.
@@ -119,11 +121,12 @@ class Task(ABC):
         roles: names of the bases that the task needs: ("base",) or, say, ("encoder", "decoder").
         alternatives: other sets of roles that do instead of `roles`: a recipe chooses by the names that it gives.
         cost_unit: what `Item.cost` counts ("tokens", "pixels", "samples"), for messages.
-        state_types: types of the entries of `State.values`, by name. What a model folder says is checked against them
-            before a task is made of it; an entry without a type is taken as it is.
+        state_types: types of the entries of `State.values`, by name. The values of a model folder are checked against
+            them before a task is made of it; an entry without a type is taken as it is.
         rows_view: what `topwork data` shows of rows before any model exists.
-
-    A task object owns its preprocessing: after loading it predicts without anything but its model folder.
+        group_rows: rows that are encoded together in mode "train" (packing); 1 for everything else.
+        repeatable: False when the items of mode "train" depend on the seed (augmentation), so that they must not be
+            kept across epochs.
     """
 
     name: ClassVar[str]
@@ -154,12 +157,12 @@ class Task(ABC):
 
     @classmethod
     def fits(cls, names: Collection[str]) -> bool:
-        """Whether bases by these names are what the task needs: its `roles`, or one of its `alternatives`."""
+        """Return whether bases by these names are those of the task: its `roles`, or one of its `alternatives`."""
         return any(set(names) == set(roles) for roles in (cls.roles, *cls.alternatives))
 
     @classmethod
     def nearest_roles(cls, names: Collection[str]) -> tuple[str, ...]:
-        """Of `roles` and `alternatives` the set that shares the most names with these; `roles` when none shares any."""
+        """Return the set of `roles` and `alternatives` that shares the most names with these; else `roles`."""
         return max((cls.roles, *cls.alternatives), key=lambda roles: len(set(roles) & set(names)))
 
     @classmethod
@@ -169,6 +172,8 @@ class Task(ABC):
         """Return what cannot work together in a recipe, while nothing is loaded yet. Default: nothing.
 
         Args:
+            options: the task's options.
+            bases: options of the bases, by role.
             columns: the task's columns that the recipe maps.
             stages: names of the recipe's stages.
 
@@ -205,13 +210,21 @@ class Task(ABC):
             rows: the training rows (canonical column names): a `datasets.Dataset` or an iterable of dicts. None when
                 there are none (prediction with a base that already carries everything): then what the base knows
                 must do, or a TopworkError says what is missing.
+            bases: by role.
+            options: the task's options.
+
+        Example:
+            @classmethod
+            def learn(cls, rows, bases, options):
+                return State({"labels": sorted({row["label"] for row in rows})})
         """
 
     @abstractmethod
     def build(self, weights: bool = True) -> nn.Module:
-        """The base with the right task head. With `weights=False` the module is only shaped; weights are loaded later.
+        """Return the base with the right task head. Plugins' `build_head` is asked before.
 
-        A plugin's `build_head` is asked before this.
+        Args:
+            weights: False only shapes the module; weights are loaded later.
         """
 
     # ------------------------------------------------------------------ rows -> tensors
@@ -236,17 +249,28 @@ class Task(ABC):
 
     @abstractmethod
     def collate(self, items: Sequence[Item], mode: Mode) -> Batch:
-        """Pad and stack items. What `Batch.inputs` holds goes to the model's device; the items stay beside it.
+        """Pad and stack items: the tensors of `Batch.inputs` go to the model's device, the items stay beside them.
 
         The model's own batch best has one entry an item, in their order. Where it has not (both sides of a pair in one
         run), the lens cannot tell the rows apart and asks to score them one at a time.
+
+        Args:
+            items: of one mode.
+            mode: as of `encode`; without targets in mode "predict".
         """
 
     def precheck(self, row: Row, mode: Mode) -> bool:
-        """Whether a quick look (the headers of a row's files, what can be told of its targets without decoding them)
-        leaves doubt that `encode` takes the row in this mode. All rows are looked at before the first stage; the
-        doubtful ones are then encoded, and that decides. It may also raise the DataError that `encode` would raise.
-        Default: False, and nothing is looked at."""
+        """Return True if `encode` might reject this row; judge from file headers only, decode nothing. Default: False.
+
+        Runs over all rows before the first stage. Rows that return True are encoded to decide.
+
+        Args:
+            row: with canonical columns.
+            mode: in which the row would be encoded.
+
+        Raises:
+            DataError: the one that `encode` would raise.
+        """
         return False
 
     #: rows that are encoded together in mode "train" (packing); 1 for everything else
@@ -256,23 +280,33 @@ class Task(ABC):
     repeatable: bool = True
 
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
-        """Costs of the items of each row in mode "train", if they can be told without encoding; None if not."""
+        """Return the costs of the items of each row in mode "train", where they are known without encoding.
+
+        Default: None, they are not known.
+        """
         return None
 
     def cost_budget(self, device: str) -> int | None:
-        """The largest count * cost of a batch on a kind of device ("cpu", "cuda") when only predictions are wanted;
-        None leaves it to the number of items alone. A good value keeps padding and cache misses small."""
+        """Return the largest count * cost of a batch of predictions; None (the default) for no such bound.
+
+        A good value keeps padding and cache misses small.
+
+        Args:
+            device: the kind of device, "cpu" or "cuda".
+        """
         return None
 
     # ------------------------------------------------------------------ tensors -> numbers
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """The training loss of a batch, a scalar. Default: the model's own.
+        """Return the training loss of a batch, a scalar. Default: the model's own.
 
         What changes the loss in training only (label smoothing, mixing ...) is in force where `batch.mode` is "train":
         the loss of an evaluation and those that score attention heads are unchanged, whatever mode the model is in.
 
-        `model` may be wrapped (several processes): call it, do not reach inside.
+        Args:
+            model: may be wrapped (several processes): call it, do not reach inside.
+            batch: on the model's device.
         """
         loss = model(**batch.inputs).loss
         if loss is None:
@@ -288,12 +322,12 @@ class Task(ABC):
         return (self.loss(model, batch),)
 
     def target_counts(self, batch: Batch) -> Sequence[float | torch.Tensor]:
-        """Return for each of `loss_terms` the number that it is divided by: targets of which a row has a varying number
-        (tokens, boxes, pixels), a sum of weights. Default: the number of items.
+        """Return for each of `loss_terms` the number that it is divided by. Default: the number of items.
 
+        It is a number of targets of which a row has a varying number (tokens, boxes, pixels), or a sum of weights.
         Batches whose gradients are accumulated, on one process or several, are weighted by it, so that they make the
-        step of one large batch. 0 means: the term is a sum and no mean; where a batch has no targets, and the term is
-        divided by 1, the number is 0 as well.
+        step of one large batch. 0 means that the term is a sum and no mean; where a batch has no targets, and the term
+        is divided by 1, the number is 0 as well.
 
         Example:
             return ((batch.inputs["labels"] != -100).sum(),)
@@ -301,10 +335,10 @@ class Task(ABC):
         return (len(batch),)
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """[rows]: the loss of each row as if it were alone. Default: one row at a time, which is always right.
+        """Return the loss of each row as if it were alone, [rows]. Default: one row at a time, which is always right.
 
-        A loss that compares rows with each other (contrastive) says nothing of one row: let `collate` note the mode,
-        and in mode "loss" answer what one row can tell, such as the distance of its two sides.
+        A loss that compares rows with each other (contrastive) has no value for one row: let `collate` note the mode,
+        and in mode "loss" return a loss that one row has, such as the distance of its two sides.
 
         Override it where one forward gives the same numbers; `topwork.testing` compares the two. Where only some
         models allow that, override `single_row_losses` too.
@@ -320,16 +354,19 @@ class Task(ABC):
 
     @property
     def single_row_losses(self) -> bool:
-        """Whether `row_losses` runs the model more than once for a batch of several rows. Loss batches then hold one
-        row: a gate has a factor for each row of its batch, and must meet all of them in one run."""
+        """Whether `row_losses` runs the model more than once for a batch of several rows.
+
+        Loss batches then hold one row: a gate has a factor for each row of its batch, and must meet all of them in one
+        run.
+        """
         return type(self).row_losses is Task.row_losses
 
     @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> list[Part]:
-        """One part per item, small and on the CPU: by a forward or by `generate`. Called without gradients."""
+        """Return one part per item, small and on the CPU: by a forward or by `generate`. Called without gradients."""
 
     def merge(self, row: Row, parts: Sequence[Part]) -> Prediction:
-        """The parts of one row's items, in order, become its prediction. Default: the only part."""
+        """Return the prediction of a row from the parts of its items, in their order. Default: the only part."""
         if len(parts) != 1:
             raise TopworkError(
                 f"a row has {len(parts)} parts and the task does not merge them",
@@ -342,31 +379,36 @@ class Task(ABC):
 
     @abstractmethod
     def metric(self) -> Metric:
-        """A fresh metric. Its keys are known before the run."""
+        """Return a fresh metric. Its keys are known before the run."""
 
     def write(self, prediction: Prediction, folder: Path, name: str) -> Json:
-        """The prediction as JSON. What is too large becomes files in `folder` whose names begin with `name`, and the
-        JSON names them. Default: the prediction is JSON already."""
+        """Return the prediction as JSON. Default: the prediction is JSON already.
+
+        Args:
+            prediction: of one row.
+            folder: where parts that are too large become files, which the JSON names.
+            name: with which the names of those files begin.
+        """
         return prediction
 
     def units(self, item: Item) -> Units:
-        """What the positions of an item are. Default: tokens without names."""
+        """Return the description of the positions of an item. Default: tokens without names."""
         return Units("token")
 
     def draw(self, row: Row, prediction: Prediction) -> Picture:
-        """A picture of a prediction beside the truth. Default: both as text."""
+        """Return a rendering of a prediction beside the truth. Default: both as text."""
         truth = {name: row.get(name) for name, column in self.columns.items() if column.target}
         return Picture(caption=f"predicted {brief(prediction)}" + (f", truth {brief(truth)}" if truth else ""))
 
     @classmethod
     @abstractmethod
     def example_rows(cls) -> list[Row]:
-        """Eight or more small rows with at least three distinct targets: documentation, test data, dry run."""
+        """Return eight or more small rows with at least three distinct targets: documentation, test data, dry run."""
 
     # ------------------------------------------------------------------ what the model folder says
 
     def describe(self) -> dict[str, Json]:
-        """Lines for the model card. Default: the state's plain values."""
+        """Return the facts of the model card. Default: the state's plain values."""
         return {key: value for key, value in self.state.values.items() if isinstance(value, str | int | float | list)}
 
 

@@ -28,12 +28,15 @@ class HeadOutput:
 
 
 def pool(features: Features, how: Pooling) -> torch.Tensor:
-    """[items, width] from the tokens that are real.
+    """Return one vector an item, [items, width], from the positions that are real.
 
     Args:
-        features: what a backbone answered.
+        features: the output of a backbone.
         how: "mean" over real positions; "first" real position (class tokens); "last" real position (causal models:
             the only one that has seen the whole text), wherever the padding is; "own": its own pooled vector.
+
+    Raises:
+        UsageError: the backbone has no such output.
     """
     if how == "own":
         if features.pooled is None:
@@ -88,6 +91,7 @@ class PooledHead(_TaskHead):
         self.pooling: Pooling = pooling
 
     def forward(self, **inputs: Any) -> HeadOutput:
+        """Return logits [items, labels]."""
         return HeadOutput(self.logits(pool(self.backbone(**inputs), self.pooling)))
 
 
@@ -95,13 +99,14 @@ class TokenHead(_TaskHead):
     """Logits [items, positions, labels] from every token, with the mask of real positions."""
 
     def forward(self, **inputs: Any) -> HeadOutput:
+        """Return logits [items, positions, labels] and the mask [items, positions]."""
         features = self.backbone(**inputs)
         return HeadOutput(self.logits(features.tokens), features.mask)
 
 
 @dataclass
 class SpanOutput:
-    """What `SpanHead` answers: logits of the first and last token of a span, each [items, positions]."""
+    """Output of `SpanHead`: logits of the first and last token of a span, each [items, positions]."""
 
     start_logits: torch.Tensor
     end_logits: torch.Tensor
@@ -115,5 +120,6 @@ class SpanHead(_TaskHead):
         super().__init__(backbone, 2, dropout)
 
     def forward(self, **inputs: Any) -> SpanOutput:
+        """Return logits of the first and the last token, each [items, positions]."""
         start, end = self.logits(self.backbone(**inputs).tokens).unbind(-1)
         return SpanOutput(start, end)

@@ -1,4 +1,4 @@
-"""What the attention stage left: for each row its picture with the attention laid over it, or its tokens shaded."""
+"""Attention of a few rows (`attention.json`), drawn over their images or on their tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_IN_MATRIX = 32
 
 
 def attention_blocks(run: RunFiles, stage: StageFiles) -> list[Block]:
-    """A few rows with their attention, layer by layer."""
+    """Return a few rows with their attention, layer by layer."""
     attention = stage.artefacts.get("attention.json")
     rows = mappings(attention.get("rows")) if isinstance(attention, dict) else []
     shown = [_row(run, stage, row) for row in rows[: _affordable(rows)]]
@@ -29,7 +29,7 @@ def attention_blocks(run: RunFiles, stage: StageFiles) -> list[Block]:
 
 
 def _affordable(rows: list[dict[str, Any]]) -> int:
-    """How many of the rows to show: MOST_ROWS, fewer when their grids are fine, and one at least."""
+    """Return how many of the rows to show: MOST_ROWS, fewer when their grids are fine, and at least 1."""
     cells = 0
     for at, row in enumerate(rows[:MOST_ROWS]):
         high, wide = row["grid"] if _is_grid(row.get("grid")) else (_MOST_IN_MATRIX, _MOST_IN_MATRIX)
@@ -66,7 +66,7 @@ def _row(run: RunFiles, stage: StageFiles, row: dict[str, Any]) -> Block:
 
 
 def _spread(layers: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most `most` layers, evenly from first to last."""
+    """Return at most `most` layers, evenly from first to last."""
     if len(layers) <= most:
         return layers
     return [layers[round(at * (len(layers) - 1) / (most - 1))] for at in range(most)]
@@ -77,7 +77,7 @@ def _is_grid(grid: Any) -> bool:
 
 
 def _weights(layer: dict[str, Any]) -> tuple[list[float] | None, list[list[float]] | None]:
-    """A layer's weights as a list, or as a matrix; both None when they are neither."""
+    """Return a layer's weights as a list, or as a matrix; both None when they are neither."""
     values = layer.get("weights")
     if not isinstance(values, list) or not values:
         return None, None
@@ -89,12 +89,12 @@ def _weights(layer: dict[str, Any]) -> tuple[list[float] | None, list[list[float
 
 
 def _received(matrix: list[list[float]]) -> list[float]:
-    """The attention that each position receives: the mean over the positions that look."""
+    """Return the attention that each key receives: the mean over the queries."""
     return [sum(column) / len(matrix) for column in zip(*matrix, strict=True)]
 
 
 def _on_grid(layer: dict[str, Any], grid: list[int], row: dict[str, Any]) -> Block | None:
-    """Weights over a picture: a grid as it is, a list row by row, a square matrix by what each position receives."""
+    """Return weights over an image: a grid as it is, a list row by row, a square matrix by what each key receives."""
     flat, matrix = _weights(layer)
     high, wide = grid
     if matrix is not None:
@@ -116,9 +116,9 @@ def _laid(grid: list[list[float]]) -> Block:
 
 
 def _on_names(layer: dict[str, Any], names: list[str], title: str) -> Block | None:
-    """Weights over tokens: a small matrix whole, anything else as tokens shaded by what they receive.
+    """Return weights over tokens: a small matrix whole, anything else as tokens shaded by what they receive.
 
-    Positions go by their names when there are as many, else by their numbers (keys of another sequence, audio).
+    Positions go by their names when there are as many, else by their indices (keys of another sequence, audio).
     """
     flat, matrix_ = _weights(layer)
     if matrix_ is not None and max(len(matrix_), len(matrix_[0])) <= _MOST_IN_MATRIX:

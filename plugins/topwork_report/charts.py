@@ -41,10 +41,16 @@ def heat_map(
     texts: Mapping[tuple[int, int], str] | None = None,
     note: str = "",
 ) -> dict[str, Any] | None:
-    """A heat map's layout; None when there is no value in it.
+    """Return a heat map's layout; None when there is no value in it.
 
     Args:
-        low, high: ends of the colour scale; default: 0 (or the smallest value, when negative) and the largest value.
+        title: over the map.
+        rows: from top to bottom, with values by column.
+        columns: names of the columns.
+        row_title: what a row stands for.
+        column_title: what a column stands for.
+        low: lower end of the colour scale; by default 0, or the smallest value when that is negative.
+        high: upper end of the colour scale; by default the largest value.
         texts: what stands in the cells, by (row, column), when it is not the value.
         note: a few words beside the title.
     """
@@ -65,7 +71,7 @@ def heat_map(
 
 
 def _frame(rows: Sequence[HeatRow], columns: Sequence[str], layout: Mapping[str, int], slanted: bool) -> dict[str, Any]:
-    """The drawing's size, with room for slanted names and the colour scale, and how its columns are named."""
+    """Return the drawing's size, with room for slanted names and the colour scale, and how its columns are named."""
     wide, left = layout["wide"], layout["left"]
     return {
         "columns": list(columns),
@@ -121,14 +127,20 @@ def _cell(row: HeatRow, column: int, ends: tuple[float, float], power: int, text
 
 
 def _power_of_ten(largest: float) -> int:
-    """The power to take out of the written values, so that three digits suffice: 0 from 0.1 up to 1000."""
+    """Return the power to take out of the written values, so that three digits suffice: 0 from 0.1 up to 1000."""
     if largest == 0 or 0.095 <= largest < 1000:
         return 0
     return math.floor(math.log10(largest))
 
 
 def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_title: str) -> dict[str, Any] | None:
-    """A line chart's layout; None when no series has a point."""
+    """Return a line chart's layout; None when no series has a point.
+
+    Args:
+        title: over the chart.
+        series: name -> points (x, y).
+        x_title: under the axis.
+    """
     series = {name: sorted(points) for name, points in series.items() if points}
     if not series:
         return None
@@ -177,7 +189,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most MOST_POINTS of the points, evenly; first and last always stay."""
+    """Return at most MOST_POINTS of the points, evenly; first and last always stay."""
     if len(points) <= MOST_POINTS:
         return list(points)
     share = (len(points) - 1) / (MOST_POINTS - 1)
@@ -185,17 +197,14 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def overlay(grid: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
-    """A grid of weights as one path per strength, in units of a cell: squares whose opacity grows with the weight.
-
-    The strongest cell of the grid is opaque; the weakest sixteenth is not drawn.
-    """
+    """Return a grid of weights as one path per strength, in units of a cell: opacity grows with the weight."""
     peak = max((value for row in grid for value in row), default=0.0)
     paths = squares(grid, lambda value: round(_OVERLAY_LEVELS * value / peak) if peak > 0 else 0)
     return [{"opacity": round(step / _OVERLAY_LEVELS, 3), "path": path} for step, path in paths if step > 0]
 
 
 def squares(grid: Sequence[Sequence[float]], step: Callable[[float], int]) -> list[tuple[int, str]]:
-    """The cells of a grid as one path for each step: far smaller than an element for each cell."""
+    """Return the cells of a grid as one path for each step: far smaller than an element for each cell."""
     paths: dict[int, list[str]] = {}
     for y, row in enumerate(grid):
         for x, value in enumerate(row):
@@ -206,7 +215,7 @@ def squares(grid: Sequence[Sequence[float]], step: Callable[[float], int]) -> li
 def matrix(
     title: str, grid: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str]
 ) -> dict[str, Any] | None:
-    """A small matrix with names on both sides, coloured from 0 to its largest value; None when all is 0."""
+    """Return a small matrix with names on both sides, coloured from 0 to its largest value; None when all is 0."""
     cell, peak = 15, max(value for row in grid for value in row)
     if peak <= 0:
         return None

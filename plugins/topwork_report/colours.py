@@ -15,18 +15,18 @@ _DARK_PAPER = ((0.285, 0.035, 265.0), (0.60, 0.105, 205.0), (0.925, 0.095, 100.0
 
 
 def level(value: float, low: float, high: float) -> int:
-    """The step of the scale, 0 to STEPS - 1, for a value between low and high; values outside are clamped."""
+    """Return the step of the scale, 0 to STEPS - 1, for a value between low and high; others are clamped."""
     share = (value - low) / (high - low) if high > low else 0.0
     return max(0, min(STEPS - 1, round(share * (STEPS - 1))))
 
 
 def scales() -> tuple[list[str], list[str]]:
-    """The hexadecimal colours of all steps: for light paper, for dark paper."""
+    """Return the hexadecimal colours of all steps: for a light page, for a dark page."""
     return _scale(_LIGHT_PAPER), _scale(_DARK_PAPER)
 
 
 def inks(colours: list[str]) -> list[str]:
-    """Black or white for each colour, whichever has the larger contrast on it (WCAG 2: always at least 4.5)."""
+    """Return black or white for each colour, whichever has the larger contrast (WCAG 2: always at least 4.5)."""
     return ["#000" if (_luminance(colour) + 0.05) ** 2 > 0.05 * 1.05 else "#fff" for colour in colours]
 
 

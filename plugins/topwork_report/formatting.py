@@ -1,4 +1,4 @@
-"""Numbers and words as the page writes them."""
+"""Texts for numbers, durations and keys on the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def short(value: Any) -> str:
-    """Four significant digits; whole numbers whole, with commas; None a dash; structures as shortened JSON."""
+    """Return a value as text: four significant digits, whole numbers with commas, None as a dash.
+
+    Structures become shortened JSON.
+
+    Example:
+        >>> short(0.123456), short(1234567), short(None)
+        ('0.1235', '1,234,567', '–')
+    """
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -29,7 +36,7 @@ def short(value: Any) -> str:
 
 
 def _four_digits(value: Any) -> Any:
-    """The structure with its numbers as `short` would write them."""
+    """Return the structure with its numbers as `short` would write them."""
     if isinstance(value, float) and math.isfinite(value):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
@@ -38,12 +45,12 @@ def _four_digits(value: Any) -> Any:
 
 
 def cut(text: str, most: int) -> str:
-    """The text, ended by an ellipsis when it is longer than `most` characters."""
+    """Return the text, ended by an ellipsis when it is longer than `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def rounded(value: float) -> str:
-    """At most three digits, for a cell of a heat map."""
+    """Return a number of at most three digits, for a cell of a heat map."""
     if abs(value) >= 99.95:
         return f"{value:.0f}".replace("-", "−")
     text = f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
@@ -51,17 +58,22 @@ def rounded(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference with its sign."""
+    """Return a difference with its sign."""
     return ("+" if value > 0 else "") + short(value if abs(value) >= 5e-5 else 0)
 
 
 def superscript(power: int) -> str:
-    """`10⁻³` for -3."""
+    """Return a power of ten, such as `10⁻³` for -3."""
     return "10" + str(power).translate(_RAISED)
 
 
 def compact(value: float) -> str:
-    """A count in three digits: 136 k, 22.7 M."""
+    """Return a count in three digits.
+
+    Example:
+        >>> compact(22_700_000)
+        '22.7 M'
+    """
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
@@ -69,7 +81,12 @@ def compact(value: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`2 min 41 s`; a dash when it is not known."""
+    """Return a duration as text; a dash when it is not known.
+
+    Example:
+        >>> duration(161)
+        '2 min 41 s'
+    """
     if seconds is None:
         return "–"
     if seconds < 60:
@@ -80,5 +97,5 @@ def duration(seconds: float | None) -> str:
 
 
 def words(key: Any) -> str:
-    """A key of a JSON file as words: `macro_f1` -> `macro f1`."""
+    """Return a key of a JSON file as words: `macro_f1` becomes `macro f1`."""
     return str(key).replace("_", " ")

@@ -71,9 +71,9 @@ def _removed_heads(counts: dict[str, Any] | None) -> dict[str, set[int]]:
 
 
 def layer_names(run: RunFiles, layers: list[Layer]) -> list[str]:
-    """Names of layers, in order: `3`, or `decoder cross 3` where there are several sides or kinds, else the path.
+    """Return names of layers, in order: `3`, `decoder cross 3` where there are several sides or kinds, or the path.
 
-    A layer that does not say its number goes by the one that another stage gave to its path.
+    A layer without a `number` goes by the one that another stage gave to its path.
     """
     known: dict[Any, Layer] = {}
     for stage in run.stages:
@@ -118,14 +118,14 @@ def _heat(
 
 
 def _columns(layer: Layer, values: list[Any]) -> dict[int, float | None]:
-    """Values by original head number: one for each original head, or one for each of `kept`."""
+    """Return values by original index of the head: one for each original head, or one for each of `kept`."""
     kept = _whole(layer.get("kept"))
     heads = kept if len(kept) == len(values) else range(len(values))
     return {head: number(value) for head, value in zip(heads, values, strict=True)}
 
 
 def _whole(values: Any) -> list[int]:
-    """The head numbers in a list; an empty list for anything else."""
+    """Return the head indices in a list; an empty list for anything else."""
     return (
         [value for value in values if type(value) is int and 0 <= value < _MOST_HEADS]
         if isinstance(values, list)
@@ -172,7 +172,7 @@ def _head_rows(run: RunFiles, counts: dict[str, Any], layers: list[Layer]) -> Bl
 
 
 def _check(check: Any) -> Block | None:
-    """The self-check masked = pruned: the difference that was found beside the one that was allowed."""
+    """Return the block of a comparison of two models: the difference beside the one that is allowed."""
     if not isinstance(check, dict):
         return None
     difference, tolerance = number(check.get("difference")), number(check.get("tolerance"))

@@ -1,4 +1,4 @@
-"""Pictures of the run folder as data: addresses, so that the page is one file; large ones are made smaller."""
+"""Images of the run folder as `data:` addresses, so that the page is one file; large ones are made smaller."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ LARGEST_SIDE = 512  # pixels: sharp enough for a slide, small enough for two doz
 
 
 def embed(run: RunFiles, folder: Path, name: Any) -> dict[str, Any] | None:
-    """The picture `name` of a stage's folder as {"uri", "width", "height"}.
+    """Return the image `name` of a stage's folder as {"uri", "width", "height", "small"}.
 
-    None when there is no name, or when the file is missing, damaged or outside the stage's folder; the latter three are
-    noted in `run.problems`.
+    None when there is no name, or when the file is missing, damaged or outside the stage's folder; the latter three
+    are noted in `run.problems`.
+
+    Args:
+        run: whose problems are noted.
+        folder: of the stage.
+        name: path of the image in it; anything that is no text is ignored.
     """
     if not isinstance(name, str) or not name:
         return None
@@ -59,7 +64,7 @@ def encoded(plain: Image) -> dict[str, Any]:
 
 
 def _bytes(image: Image) -> tuple[str, bytes]:
-    """PNG for drawings, small pictures and transparency; JPEG when that is much smaller."""
+    """Return format and data: PNG for drawings, small images and transparency; JPEG when that is much smaller."""
     png = BytesIO()
     image.save(png, "PNG", optimize=True)
     if image.mode in ("LA", "RGBA") or png.tell() < 24_000:

@@ -1,4 +1,4 @@
-"""Any JSON as tables and lines: for results whose shape nobody has told the page about."""
+"""Any JSON as tables and lists of facts: for keys of a result that the page has no drawing for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ _DEEPEST = 4
 
 
 def blocks_of(values: dict[str, Any], title: str = "", depth: int = 0) -> list[Block]:
-    """A dict as blocks: its plain values as one list of facts, every structure in it as a table or as blocks."""
+    """Return a dict as blocks: its plain values as one list of facts, every structure in it as a table or as blocks.
+
+    Args:
+        values: the dict.
+        title: of the blocks.
+        depth: of `values` in the result; structures deeper than four levels are shortened JSON.
+    """
     facts, blocks = [], []
     for key, value in values.items():
         name = words(key)
@@ -31,7 +37,10 @@ def blocks_of(values: dict[str, Any], title: str = "", depth: int = 0) -> list[B
 
 
 def as_table(name: str, value: Any) -> Block | None:
-    """A table for {"columns", "rows"}, a list of dicts, a dict of dicts; a map for {"labels", "counts"}; else None."""
+    """Return a table of JSON that has the shape of one; else None.
+
+    Tables are {"columns", "rows"}, a list of dicts, and a dict of dicts; {"labels", "counts"} is a confusion matrix.
+    """
     title = words(name)
     if isinstance(value, dict) and isinstance(value.get("labels"), list) and isinstance(value.get("counts"), list):
         return _confusion(title, value)
@@ -50,7 +59,7 @@ def as_table(name: str, value: Any) -> Block | None:
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> Block:
-    """A table block; rows are made as long as the header, and cut at MOST_ROWS."""
+    """Return a table block; rows are made as long as the header, and cut at MOST_ROWS."""
     width = max([len(columns), *(len(row) for row in rows)])
     columns = columns + [""] * (width - len(columns))
     filled = [row + [None] * (width - len(row)) for row in rows[:MOST_ROWS]]
@@ -84,7 +93,10 @@ def _line(values: list[Any]) -> str:
 
 
 def _confusion(title: str, value: dict[str, Any]) -> Block:
-    """Rows are the true labels. The colour is the share of the row, so that rare labels are seen as well."""
+    """Return a confusion matrix as a map: a row for each true label, coloured by the share of the row.
+
+    So rare labels are seen as well.
+    """
     labels = [short(label) for label in value["labels"]]
     counts = [[number(count) or 0 for count in row] if isinstance(row, list) else [] for row in value["counts"]]
     if len(counts) != len(labels) or any(len(row) != len(labels) for row in counts):

@@ -43,7 +43,7 @@ def write_page(folder: Path, *, title: str | None = None, without: str | None = 
 
 
 def page_text(run: RunFiles, title: str | None = None) -> str:
-    """The page as HTML. Pictures that cannot be shown are added to `run.problems` on the way."""
+    """Return the page as HTML. Images that cannot be shown are added to `run.problems` on the way."""
     sections = []
     share = _picture_share(run)
     marks: dict[str, int] = {}
@@ -88,7 +88,7 @@ def environment() -> Any:
 
 
 def _head(run: RunFiles) -> list[tuple[str, str]]:
-    """Facts under the headline, those that are known."""
+    """Return the facts under the headline, those that are known."""
     about, recipe = run.about, run.recipe
     task = about.get("task") or recipe.get("task")
     facts = {
@@ -104,7 +104,7 @@ def _head(run: RunFiles) -> list[tuple[str, str]]:
 
 
 def _base(base: Any) -> str | None:
-    """The base's name, or the names by role (`encoder: ..., decoder: ...`)."""
+    """Return the base's name, or the names by role (`encoder: ..., decoder: ...`)."""
     if isinstance(base, dict):
         named, config = base.get("model"), base.get("config")
         if isinstance(named, str):
@@ -117,7 +117,7 @@ def _base(base: Any) -> str | None:
 
 
 def _date(started: Any) -> str | None:
-    """`2026-02-14 09:30` of an ISO date and time."""
+    """Return an ISO date and time as `2026-02-14 09:30`."""
     return started[:16].replace("T", " ") if isinstance(started, str) else None
 
 
@@ -132,13 +132,13 @@ def _seconds(run: RunFiles) -> float | None:
 
 
 def _picture_share(run: RunFiles) -> int:
-    """How many pictures each stage that has some may show."""
+    """Return how many pictures each stage that has some may show."""
     having = sum(1 for stage in run.stages if mappings(stage.artefacts.get("pictures.json")))
     return MOST_PICTURES // having if having else 0
 
 
 def _pictures(run: RunFiles, stage: StageFiles, most: int, marks: dict[str, int]) -> list[dict[str, Any]]:
-    """The stage's pictures of predictions. `marks` numbers the kinds of marked text across the page."""
+    """Return the block of the stage's predictions. `marks` numbers the kinds of marked text across the page."""
     pictures = mappings(stage.artefacts.get("pictures.json"))
     if not pictures:
         return []
@@ -157,7 +157,7 @@ def _pictures(run: RunFiles, stage: StageFiles, most: int, marks: dict[str, int]
 
 
 def _pieces(text: Any, marks: dict[str, int]) -> list[dict[str, Any]]:
-    """Marked-up text; the page has six styles for marks, given out in the order in which marks appear."""
+    """Return marked-up text; the page has six styles for marks, given out in the order in which marks appear."""
     pieces = []
     for piece in text if isinstance(text, list) else []:
         if isinstance(piece, list) and len(piece) == 2:

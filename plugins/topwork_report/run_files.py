@@ -21,7 +21,7 @@ _ARTEFACTS: dict[str, type] = {"attention.json": dict, "pictures.json": list}
 
 @dataclass(frozen=True)
 class StageFiles:
-    """One finished stage: its position in the recipe (from 1), its folder's name, and its files' contents."""
+    """Files of a finished stage: its position in the recipe (from 1), its folder's name, and the contents."""
 
     number: int
     name: str
@@ -33,12 +33,13 @@ class StageFiles:
 
     @property
     def anchor(self) -> str:
+        """The address of the stage's section on the page."""
         return f"stage-{self.number}"
 
 
 @dataclass
 class RunFiles:
-    """A run folder's contents. `about` is run.json, `recipe` recipe.yaml; both are empty when the file is bad."""
+    """Contents of a run folder: `about` is run.json, `recipe` recipe.yaml; both are empty when the file is bad."""
 
     folder: Path
     about: dict[str, Json] = field(default_factory=dict)
@@ -48,9 +49,11 @@ class RunFiles:
     problems: list[str] = field(default_factory=list)
 
     def name_of(self, file: Path) -> str:
+        """Return the path of a file relative to the run folder."""
         return file.relative_to(self.folder).as_posix()
 
     def problem(self, file: Path, what: str) -> None:
+        """Note that a file cannot be shown; the page prints these notes on top."""
         self.problems.append(f"{self.name_of(file)}: {what}")
 
 
@@ -79,14 +82,14 @@ def read_run(folder: Path, without: str | None = None) -> RunFiles:
 
 
 def number(value: Any) -> float | None:
-    """The value when it is a finite number, else None: JSON written elsewhere may hold NaN, null or text."""
+    """Return the value when it is a finite number, else None: JSON written elsewhere may hold NaN, null or text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) != float("inf") and value == value else None
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among the values, in their order."""
+    """Return the finite numbers among the values, in their order."""
     return {str(key): finite for key, value in values.items() if (finite := number(value)) is not None}
 
 
@@ -97,7 +100,7 @@ def count_in(values: Any, key: str) -> int | None:
 
 
 def mappings(value: Any) -> list[dict[str, Any]]:
-    """The dicts in a list; an empty list for anything else."""
+    """Return the dicts in a list; an empty list for anything else."""
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 

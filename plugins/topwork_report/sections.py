@@ -27,7 +27,7 @@ _MOST_CURVES = 12
 
 
 def section(run: RunFiles, stage: StageFiles) -> dict[str, Any]:
-    """One stage's part of the page: its blocks (special ones first, then whatever is left of the result)."""
+    """Return a stage's part of the page: its blocks, drawn ones first, then whatever is left of the result."""
     blocks: list[Block] = []
     shown: set[str] = set()
     for reader in (_metrics, _history, removal, _curves, head_maps, _tables):
@@ -80,7 +80,7 @@ def _history(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
 
 
 def _curves(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
-    """Charts that a stage describes itself: `curves`: [{"title", "x", "series": {name: [[x, y], ...]}}]."""
+    """Return the charts that a stage describes: `curves`: [{"title", "x", "series": {name: [[x, y], ...]}}]."""
     charts = []
     for described in mappings(stage.result.get("curves")):
         series = described.get("series")

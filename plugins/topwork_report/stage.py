@@ -21,6 +21,7 @@ class Report(Stage):
     title: str | None = Field(None, description="headline of the page; the run's name when it is not given")
 
     def __call__(self, run: Run) -> dict[str, Json]:
+        """Make the page, on the main process."""
         answer: dict[str, Json] = {}
         if run.process.main:
             from topwork_report.page import write_page

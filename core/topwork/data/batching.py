@@ -18,19 +18,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Budget:
-    """At most `items` items in a batch, and count * largest cost at most `cost` (None: no such bound). An item that
-    is dearer than the budget travels alone."""
+    """Bounds of a batch: at most `items` items, and count * largest cost at most `cost`.
+
+    An item that costs more than the budget makes a batch by itself.
+
+    Args:
+        items: most items in a batch.
+        cost: in the unit of the task's costs (tokens, pixels, samples); None for no such bound.
+    """
 
     items: int
     cost: int | None = None
 
 
 def plan(costs: Sequence[int], budget: Budget, counts: Sequence[int] | None = None) -> list[list[int]]:
-    """Batches of positions, the dearest first, each within the budget.
+    """Divide units into batches within a budget, those of the largest cost first.
 
     Args:
         costs: of each unit (an item, or a row with several items: then its largest).
+        budget: bounds of each batch.
         counts: items in each unit; 1 by default. A unit is never divided.
+
+    Returns:
+        the indices of the units of each batch.
+
+    Example:
+        >>> plan([1, 5, 2, 5], Budget(items=8, cost=10))
+        [[1, 3], [2, 0]]
     """
     order = sorted(range(len(costs)), key=lambda position: (-costs[position], position))
     batches: list[list[int]] = []
@@ -57,20 +71,23 @@ _LEAST_WINDOWS = 32
 
 
 class TrainBatches:
-    """A batch sampler for training: every item once an epoch, items of like cost together, the same number of batches
-    on every process.
+    """Batch sampler of a training: every item once an epoch, items of similar cost together.
 
-    The order comes from (seed, epoch) alone, so an interrupted run goes on with the very batches that it would have
-    seen. Items that do not divide make batches whose sizes differ by one: none is repeated or left out.
+    Every process gets the same number of batches. The order follows from (seed, epoch) alone, so an interrupted run
+    goes on with the batches that it would have had. Items that do not divide evenly make batches whose sizes differ by
+    1: none is repeated or left out.
 
     Args:
         costs: cost of each item.
         budget: `items` is the batch size of one process; with a `cost` the batches vary in number of items.
+        seed: of the order.
+        index: of this process.
+        count: of the processes.
         window: batches whose items are sorted together: more means less padding and less randomness, 1 is a random
             order. By default at most 64, and so few that an epoch has 32 windows.
 
     Yields:
-        lists of (epoch, position).
+        lists of (epoch, index of the item).
     """
 
     def __init__(
@@ -107,11 +124,11 @@ class TrainBatches:
         return total
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's loader at the beginning of each epoch."""
+        """Set the epoch; accelerate's loader calls it at the beginning of each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Batches of one process in an epoch."""
+        """Return the number of batches of one process in an epoch."""
         return self.total // self.count
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -124,7 +141,7 @@ class TrainBatches:
             yield [(self.epoch, int(item)) for item in batches[position]]
 
     def _by_number(self, random: np.random.Generator) -> list[np.ndarray]:
-        """Windows of batches; in each the items are sorted by cost and cut into batches of (nearly) equal number."""
+        """Return batches of (nearly) equal number: within each window of batches the items are sorted by cost."""
         import numpy as np
 
         order = random.permutation(len(self.costs))
@@ -138,8 +155,10 @@ class TrainBatches:
         return batches
 
     def _by_cost(self, random: np.random.Generator) -> list[np.ndarray]:
-        """All items sorted by cost (equal ones in random order): the sequence of costs, hence the number of batches,
-        is the same in every epoch."""
+        """Return batches within the budget of cost, of all items sorted by cost, equal ones in random order.
+
+        The sequence of costs, and with it the number of batches, is the same in every epoch.
+        """
         import numpy as np
 
         order = random.permutation(len(self.costs))

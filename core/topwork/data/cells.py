@@ -83,7 +83,7 @@ def _all_integers(cells: Iterable[Any] | None) -> bool:
 
 
 def _guessed(cells: Iterable[Any] | None) -> Callable[[Any], Any] | None:
-    """The reader of a column without a kind: numbers where every cell is the plain writing of one."""
+    """Return the reader of a column without a kind: numbers where every cell is the plain writing of one."""
     if cells is None:
         return None
     present = [cell for cell in cells if cell is not None]
@@ -111,7 +111,7 @@ def _number(name: str, text: Any) -> Any:
 
 
 def _listed(name: str, text: Any) -> Any:
-    """A list of strings: JSON, Python's writing of a list, or words with spaces between them."""
+    """Return a list of strings: from JSON, from Python's writing of a list, or words with spaces between them."""
     if not isinstance(text, str):
         return text
     if text.lstrip().startswith("["):
@@ -123,7 +123,7 @@ def _listed(name: str, text: Any) -> Any:
 
 
 def _structure(name: str, plain_text: bool, text: Any) -> Any:
-    """Lists and dicts from JSON, or from Python's writing of them."""
+    """Return lists and dicts from JSON, or from Python's writing of them."""
     if not isinstance(text, str):
         return text
     if text.lstrip()[:1] not in ("[", "{"):

@@ -50,7 +50,11 @@ def bad_rows(task: Task, rows: Any, role: str, level: Level, process: Process, p
     """Return the error of every row that the task refuses, in the order of the rows.
 
     Args:
-        level: quick: rows of which the task is in doubt are encoded; full: all are, whatever that takes.
+        task: whose rows they are.
+        rows: those of a role, with canonical columns.
+        role: "train", "calibrate", "evaluate" or "predict".
+        level: quick: rows of which the task is in doubt (`Task.precheck`) are encoded; full: all are.
+        process: this process; each checks a share of the rows, and every process returns all errors.
         progress: as `Run.progress`.
     """
     errors: list[DataError] = []
@@ -73,7 +77,7 @@ def bad_rows(task: Task, rows: Any, role: str, level: Level, process: Process, p
 
 
 def _joined(bad: Sequence[DataError], role: str) -> DataError:
-    """The first error, with the others in its hint."""
+    """Return the first error, with the others in its hint."""
     first = bad[0]
     first.place = first.place or f"data.{role}"
     if len(bad) > 1:

@@ -30,6 +30,7 @@ def canonical(
 
     Args:
         rows: a `datasets` dataset, a `Table` or a list of dicts.
+        task: whose columns are wanted.
         columns: the task's column -> the rows' column; columns that are not named keep their name.
         targets: True when the target columns must be there too.
         location: of the rows, for errors: a key of the recipe, or "rows".
@@ -88,7 +89,7 @@ def _kept_columns(
     targets: bool,
     location: str,
 ) -> dict[str, str]:
-    """The task's columns that the rows have -> the rows' column."""
+    """Return the task's columns that the rows have: name -> the rows' column."""
     source = {name: columns.get(name, name) for name in task.columns if name not in several}
     for name, origin in source.items():
         column = task.columns[name]
@@ -118,7 +119,7 @@ def _finished(
     source: Any,
     origins: Mapping[str, str],
 ) -> Any:
-    """The rows as a `Table` or a `Stream`, with what turns cells into values."""
+    """Return the rows as a `Table` or a `Stream`, with the functions that turn cells into values."""
     features = getattr(rows, "features", None) or {}
     readers: dict[str, Callable[[Any], Any]] = {
         name: convert for name in origins if (convert := namer(features.get(name))) is not None
@@ -137,7 +138,10 @@ def _finished(
 
 
 def _cell_reader(column: Column, name: str, origin: str, table: Table, source: Any) -> Any:
-    """What turns a cell of a table into its value; `source` are the rows with the table's own columns."""
+    """Return the function that turns a cell of a table into its value.
+
+    `source` are the rows with the table's own columns.
+    """
     if column.kind in cells.FILES:
         return BesideTable(cells.resolved) if table.origin.files and row_count(source) is not None else None
     if not table.written:
@@ -148,7 +152,7 @@ def _cell_reader(column: Column, name: str, origin: str, table: Table, source: A
 
 
 def _with_several(rows: Any, source: Any, several: Mapping[str, Sequence[str]]) -> Any:
-    """The rows with lists of labels made of columns of which each says whether the row has one label."""
+    """Return the rows with lists of labels, made of columns of which each says whether the row has one label."""
     for name, origins in several.items():
         marks = [cuts.column_values(source, origin) or [] for origin in origins]
         labels = [
@@ -203,7 +207,7 @@ def undecoded(dataset: Any, columns: Sequence[str]) -> Any:
 
 
 def _renamed(dataset: Any, kept: Mapping[str, str], lazy: Sequence[str] = (), several: Collection[str] = ()) -> Any:
-    """A `datasets` dataset with the columns `kept` (new name -> old name)."""
+    """Return a `datasets` dataset with the columns `kept` (new name -> old name)."""
     if len(set(kept.values())) < len(kept):
         raise TopworkError("two of the task's columns are mapped to one column", place="data.columns")
     dataset = undecoded(dataset.select_columns(list(kept.values())), [kept[name] for name in lazy if name in kept])

@@ -27,11 +27,16 @@ def choose_rows(
     Args:
         count: number of rows.
         size: how many are wanted; with groups the nearest sum of whole groups.
+        seed: integers that the choice depends on.
         strata: the label of each row; every label gets its share, and a label with one row keeps it.
         groups: what each row belongs to (a speaker, a document); groups are never divided.
 
     Returns:
         the indices, ascending.
+
+    Example:
+        >>> len(choose_rows(10, 3, [0]))
+        3
     """
     import numpy as np
 
@@ -116,7 +121,7 @@ def _choose_groups(random: np.random.Generator, size: int, groups: Sequence[Any]
 
 
 def _codes(values: Sequence[Any]) -> np.ndarray:
-    """Integers for values, numbered in the order in which they come."""
+    """Return an integer for each value, numbered in the order in which the values come."""
     import numpy as np
 
     known: dict[Any, int] = {}

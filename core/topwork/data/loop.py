@@ -91,8 +91,15 @@ def encode_rows(
     """Encode rows; the items carry the rows' indices. With `on_error: skip` bad rows are left out and noted.
 
     Args:
+        task: who encodes.
         indices: of the rows among those of their role.
+        rows: with canonical columns.
+        mode: as of `Task.encode`.
+        settings: seed, and what happens to bad rows; `settings.skipped` collects the notes.
         source: the rows of the role, which know where each was written.
+
+    Returns:
+        indices and rows that were encoded, and their items.
 
     Raises:
         DataError: a row cannot be used; the error says where it was written.
@@ -136,7 +143,10 @@ def _buckets(
 
 
 def _read(rows: Any, size: int, process: Process, settings: Settings) -> Iterator[tuple[Sequence[int], Sequence[Row]]]:
-    """Chunks of rows; with `on_error: skip` cells that cannot be read are noted like rows that cannot be encoded."""
+    """Yield chunks of rows.
+
+    With `on_error: skip` cells that cannot be read are noted like rows that cannot be encoded.
+    """
     if settings.on_error != "skip" or row_count(rows) is None:
         yield from chunks(rows, size, process.index, process.count)
         return
@@ -182,11 +192,7 @@ def predict_rows(
 def _predict_bucket(
     task: Task, model: nn.Module, bucket: _Bucket, settings: Settings, device: Any
 ) -> Iterator[tuple[int, Row, list[Part]]]:
-    """The rows of a bucket in order, each with its items' parts.
-
-    Items are dropped after their batch, and when many bytes of parts have come together (images of the same size are
-    predicted in their order) the rows that are complete are given out.
-    """
+    """Yield the rows of a bucket in order, each with its items' parts."""
     import torch
 
     from topwork.kernels.selection import accelerated
@@ -217,7 +223,7 @@ def _predict_bucket(
 
 
 def _predict_batch(task: Task, model: nn.Module, items: Sequence[Item], device: Any) -> list[Part]:
-    """The part of each item of a batch."""
+    """Return the part of each item of a batch."""
     parts = task.predict(model, cast_to_model_dtype(task.collate(items, "predict").to(device), model))
     if len(parts) != len(items):
         raise TopworkError(f"`predict` gave {len(parts)} parts for {len(items)} items", place=f"task {task.name}")
@@ -260,6 +266,12 @@ def evaluate_rows(
     """Return the task's metric over the rows; on several processes every one gets the metric over all of them.
 
     Args:
+        task: whose metric it is.
+        model: the model of the task.
+        rows: with canonical columns, targets included.
+        settings: of the loop; `settings.skipped` collects the rows that were left out.
+        process: this process; each predicts a share of the rows.
+        limit: use the first rows only.
         watch: called as `watch(index, row, prediction)` for every row of this process.
         progress: may wrap the predictions, as `progress(iterable, total)`.
     """

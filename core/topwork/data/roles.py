@@ -48,12 +48,12 @@ class Roles:
         self.notes: list[str] = []
 
     def has(self, role: str) -> bool:
-        """Whether there are rows for the role (calibration rows can always be cut from training rows)."""
+        """Return whether there are rows for the role (calibration rows can always be cut from training rows)."""
         known = role in self._raw or getattr(self.data, role, None) is not None
         return known or (role == "calibrate" and self.has("train"))
 
     def __call__(self, role: str) -> Any:
-        """The rows of a role with canonical columns."""
+        """Return the rows of a role with canonical columns."""
         if role not in self._named:
             rows = self._load(role)
             targets = role != "predict"
@@ -153,7 +153,7 @@ class Roles:
         return self.data.train
 
     def _split(self, rows: Any, options: CutOptions | None, role: str) -> tuple[Any, Any]:
-        """(the rest, the rows of the role)"""
+        """Return the remaining rows, and the rows of the role that were cut from them."""
         import numpy as np
 
         cut, by = (options.size, options.by) if options else (None, None)

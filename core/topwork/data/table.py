@@ -280,7 +280,7 @@ def dataset_column(rows: Any, name: str) -> Sequence[Any]:
 
 
 def _is_plain(feature: Any) -> bool:
-    """Whether Arrow's values of a feature are those that `datasets` gives."""
+    """Return whether Arrow's values of a feature are those that `datasets` gives."""
     if hasattr(feature, "feature"):
         return _is_plain(feature.feature)
     return type(feature).__name__ in ("Value", "ClassLabel")
@@ -297,6 +297,7 @@ class BesideTable:
         self.resolve = resolve
 
     def __call__(self, value: Any, file: str | None) -> Any:
+        """Return a cell that names a file, as a path relative to the folder of the table `file`."""
         return value if file is None else self.resolve(str(Path(file).parent), value)
 
 

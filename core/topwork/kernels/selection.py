@@ -130,11 +130,7 @@ def _from_words(words: list[str]) -> Choice:
 
 @contextmanager
 def following(record: Mapping[str, Json] | None) -> Iterator[None]:
-    """Inside the block, take the kernels that the record of a run names; without a record, those of this machine.
-
-    Args:
-        record: `Choice.to_dict()` of the run, or None.
-    """
+    """Take, inside the block, the kernels that the record of a run names; without a record, those of this machine."""
     kernels = None
     if record is not None:
         from topwork.kernels.onednn import is_available

@@ -91,7 +91,7 @@ class Run:
         return self.process.device
 
     def rows(self, role: str) -> Any:
-        """The rows of a role ("train", "calibrate", "evaluate", "predict") with the task's column names."""
+        """Return the rows of a role ("train", "calibrate", "evaluate", "predict") with the task's column names."""
         return self._noted(self.roles(role))
 
     def read_rows(self, options: RowsOptions, name: str) -> Any:
@@ -119,11 +119,20 @@ class Run:
         return self.roles.loaded(("train", "calibrate", "evaluate"), most)
 
     def settings(self, **changes: Any) -> Settings:
-        """Settings of the loop with the recipe's `on_error` and this stage's seed."""
+        """Return settings of the loop with the recipe's `on_error` and this stage's seed."""
         return Settings(**{"on_error": self.on_error, "seed": self.seed, **changes})
 
     def evaluate(self, role: str = "evaluate", limit: int | None = None, **settings: Any) -> dict[str, Json]:
-        """The task's metric over the rows of a role, with the model as it is now (masked, pruned ...)."""
+        """Return the task's metric over the rows of a role, with the model as it is now (masked, pruned ...).
+
+        Args:
+            role: whose rows.
+            limit: use the first rows only.
+            settings: as of `settings`.
+
+        Example:
+            accuracy = run.evaluate("calibrate", limit=100)["accuracy"]
+        """
         chosen = self.settings(**settings)
         metric = evaluate_rows(self.task, self.model, self.rows(role), chosen, self.process, limit=limit)
         return metric.result()
@@ -136,16 +145,22 @@ class Run:
         yield from predict_rows(self.task, self.model, self.rows(role), chosen, self.process, limit=limit)
 
     def loss_batches(self, role: str, *, limit: int | None = None, batch_size: int | None = None) -> Iterator[Batch]:
-        """Whole rows in mode "loss" on the model's device: this process's share. See `topwork.loop.loss_batches`."""
+        """Yield batches of whole rows in mode "loss", on the model's device: this process's share of a role's rows.
+
+        Args:
+            role: whose rows.
+            limit: use the first rows only.
+            batch_size: most items in a batch; by default the task's own budget.
+        """
         settings = self.settings(**({"items": batch_size} if batch_size else {}))
         return loss_batches(self.task, self.model, self.rows(role), settings, self.process, limit=limit)
 
     def say(self, text: str) -> None:
-        """A line for the terminal and the log."""
+        """Write a line to the terminal and the log."""
         self.console.say(text)
 
     def progress(self, values: Iterable[Any], total: int | None = None, label: str = "") -> Iterator[Any]:
-        """The values, with a progress bar."""
+        """Yield the values, with a progress bar."""
         return self.console.progress(values, total, label)
 
     def stage_folder(self, stage: Stage, index: int) -> Path:
@@ -293,5 +308,5 @@ class Run:
 
 
 def _is_inside(folder: Json) -> bool:
-    """Whether a result's `model_folder` lies in the run folder: it is written relative to it then."""
+    """Return whether a result's `model_folder` lies in the run folder: it is written relative to it then."""
     return isinstance(folder, str) and not Path(folder).is_absolute()

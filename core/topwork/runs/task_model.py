@@ -55,17 +55,36 @@ class TaskModel(TaskParts):
         seed: int = 0,
         **options: Any,
     ) -> dict[str, Json]:
-        """Train on rows (a dataset or a list of dicts); options are those of the stage `train`, and those of `apply`.
+        """Train on rows.
+
+        Args:
+            rows: as of `predict`, with the task's targets.
+            calibrate: other rows, for evaluations during the training; by default they are set apart from `rows` where
+                an option asks for evaluations.
+            columns: the task's column -> the rows' column.
+            seed: of the order of rows and everything else that is random.
+            options: those of the stage `train` (`topwork list stages train`), and those of `apply`.
 
         Returns:
-            the stage's result: losses, steps, seconds, rows that were skipped.
+            the stage's result: losses, steps, rows that were skipped; see `topwork.StageResult`.
+
+        Example:
+            >>> work.train([{"text": "good", "label": "yes"}] * 8, epochs=1)["steps"]  # doctest: +SKIP
         """
         return self.apply("train", {"train": rows, "calibrate": calibrate}, columns=columns, seed=seed, **options)
 
     def evaluate(self, rows: Any, *, columns: Mapping[str, str] | None = None, **options: Any) -> dict[str, Json]:
-        """The task's metrics over rows; options are those of the stage `evaluate`, and those of `apply`, whose result
-        has more: tables, seconds. With `on_error="skip"` the metrics have `skipped`, the number of rows that were left
-        out, and `skipped_rows`, which says why the first of them were."""
+        """Return the task's metrics over rows; the result of `apply("evaluate", ...)` has tables and counts too.
+
+        Args:
+            rows: as of `predict`, with the task's targets.
+            columns: the task's column -> the rows' column.
+            options: those of the stage `evaluate`, and those of `apply`. With `on_error="skip"` the metrics have
+                `skipped`, the number of rows that were left out, and `skipped_rows`, the causes of the first of them.
+
+        Example:
+            >>> work.evaluate(rows)["accuracy"]  # doctest: +SKIP
+        """
         result = self.apply("evaluate", {"evaluate": rows}, columns=columns, **options)
         counted = ("skipped", "skipped_rows") if options.get("on_error") == "skip" else ()
         return {**result["metrics"], **{key: result[key] for key in counted}}
@@ -83,13 +102,26 @@ class TaskModel(TaskParts):
         quiet: bool = True,
         **options: Any,
     ) -> dict[str, Json]:
-        """Run any installed stage on this model, with rows by role. Its files go to `run_folder`, or are dropped.
+        """Run any installed stage on this model, with rows by role.
 
         Args:
+            stage: its name.
+            rows: role ("train", "calibrate", "evaluate", "predict") -> rows.
+            columns: the task's column -> the rows' column.
+            seed: of everything that is random.
             on_error: "skip" leaves out rows that the task cannot use; the result counts them.
+            run_folder: where the stage's files go; by default they are dropped.
+            quiet: print nothing.
+            options: those of the stage.
+
+        Returns:
+            the stage's result; see `topwork.StageResult`.
 
         Raises:
             UsageError: unknown stage or option.
+
+        Example:
+            >>> work.apply("prune_heads", {"calibrate": rows}, share=0.2, random=True)["heads_after"]  # doctest: +SKIP
         """
         from topwork.console import Console
         from topwork.data.checks import check_run
@@ -116,16 +148,20 @@ class TaskModel(TaskParts):
     def predict(
         self, rows: Iterable[Row] | Any, *, columns: Mapping[str, str] | None = None, **settings: Any
     ) -> Predictions:
-        """Predictions of rows, in their order, in the shape of the Hub's pipelines.
+        """Return predictions of rows, in their order, in the shape of the Hub's pipelines.
 
         Args:
             rows: a dataset, or dicts with the task's input columns; a single dict is one row. Also a text or a list of
                 texts (paths for tasks on files) where the task has one input, a DataFrame, the path of a table.
+            columns: the task's column -> the rows' column.
             settings: `items` (most items in a batch), `cost`, `on_error`, `precision`, `seed`, `ahead`.
 
         Returns:
             a list with an entry for every row. With `on_error="skip"` it is None for a row that was left out, and
             `skipped` says why: [{"row", "column", "cause"}].
+
+        Example:
+            >>> work.predict("a generous film")  # doctest: +SKIP
         """
         notes = settings.setdefault("skipped", [])
         with self.plugins.blaming():
@@ -135,9 +171,16 @@ class TaskModel(TaskParts):
         return Predictions([by_index.get(index) for index in range(count)], notes)
 
     def predictions(self, rows: Any, *, columns: Mapping[str, str] | None = None, **settings: Any) -> Iterable[tuple]:
-        """The same, one by one as (number, row, prediction): nothing is kept, and `rows` may have no end. Of rows
-        without a length (a generator, a streaming data set) as many as `ahead` are read before the first is
-        answered, to put texts of like length together."""
+        """Yield predictions one by one as (index, row, prediction): nothing is kept, and `rows` may have no end.
+
+        Of rows without a length (a generator, a streaming data set) as many as `ahead` are read before the first is
+        predicted, to put texts of similar length together.
+
+        Args:
+            rows: as of `predict`.
+            columns: the task's column -> the rows' column.
+            settings: as of `predict`.
+        """
         from topwork.data.columns import RowStream, canonical, is_endless
         from topwork.data.loop import Settings, predict_rows
         from topwork.data.values import rows_from

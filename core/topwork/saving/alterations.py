@@ -17,9 +17,10 @@ _ATTRIBUTE = "_topwork_alterations"
 
 
 def alterations(model: nn.Module) -> dict[str, Json]:
-    """The sections of a model, by plugin: a live dict that the plugin may write its own section into (JSON only).
+    """Return the sections of a model, by plugin: a live dict that a plugin may write its own section into (JSON only).
 
-    It is copied by `copy.deepcopy` with the model; an empty dict means that the model is as its architecture made it.
+    Example:
+        >>> topwork.alterations(model)["my_plugin"] = {"scale": 0.5}  # doctest: +SKIP
     """
     sections = model.__dict__.get(_ATTRIBUTE)
     if sections is None:

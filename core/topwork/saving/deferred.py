@@ -107,7 +107,7 @@ def finishing(bases: Iterable[Any], plugins: Plugins) -> Iterator[FinishingList]
 
 
 def _raised_in(error: BaseException, function: str) -> bool:
-    """Whether a function of this name raised an error: torch has no class of its own for weights that do not fit."""
+    """Return whether a function of this name raised an error: torch has no class for weights that do not fit."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

@@ -1,8 +1,9 @@
-"""The manifest of a model folder: what topwork needs to make the model again, and what it must look like before
-anything of it is used, for it may come from anybody.
+"""The manifest of a model folder: what topwork needs to make the model again.
 
-A manifest names no files but the two that weights lie in and no folders but those of the task's bases, and nothing of
-it is executed. Whether Python code beside the weights may run, whoever loads the folder says, never the folder.
+Entry points: `manifest` makes one, `read_manifest` reads and checks it before anything of it is used, because a folder
+may come from anybody. A manifest names no files but the two that weights lie in and no folders but those of the task's
+bases, and nothing of it is executed. Whether Python code beside the weights may run is decided by whoever loads the
+folder, never by the folder.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ _TYPES: dict[str, type] = {
 
 
 def manifest(work: TaskParts, plainly: bool, aliases: Mapping[str, str]) -> dict[str, Json]:
-    """What topwork needs to make the model again: JSON, nothing of it is executed."""
+    """Return what topwork needs to make the model again: JSON, nothing of it is executed.
+
+    Args:
+        work: the task and its model.
+        plainly: the weights lie in a file that plain transformers loads.
+        aliases: names of tensors that are not in the file -> the name of the stored tensor that they share.
+    """
     task = work.task
     owner = work.plugins.owner("task", task.name)
     return {
@@ -62,7 +69,7 @@ def manifest(work: TaskParts, plainly: bool, aliases: Mapping[str, str]) -> dict
 
 
 def _origin(base: Any) -> dict[str, Json]:
-    """Where a base came from. A local folder is named without its path: that says nothing on another machine."""
+    """Return where a base came from; a local folder is named without its path, which has no meaning elsewhere."""
     description = {
         "origin": _without_paths(plain(base.origin)),
         "options": base.options.model_dump(mode="json", exclude_defaults=True),
@@ -75,23 +82,24 @@ def _origin(base: Any) -> dict[str, Json]:
 
 
 def _without_paths(value: Json) -> Json:
-    """Without the entries in which transformers notes from where it read a config."""
+    """Return a config without the entries in which transformers notes from where it was read."""
     if not isinstance(value, dict):
         return value
     return {key: _without_paths(entry) for key, entry in value.items() if key not in ("_name_or_path", "name_or_path")}
 
 
 def written_by() -> str:
+    """Return the version of topwork that writes."""
     import topwork
 
     return topwork.__version__
 
 
 def read_manifest(folder: Path) -> dict[str, Json]:
-    """The manifest of a model folder.
+    """Return the manifest of a model folder.
 
     Raises:
-        CheckpointError: there is none, or it is of a newer format.
+        CheckpointError: there is none, it is damaged, or it is of a newer format.
     """
     file = folder / MANIFEST
     if not file.is_file():
@@ -152,9 +160,12 @@ def _describes_file(name: str, known: Json) -> bool:
 
 
 def task_of(content: Mapping[str, Json], plugins: Plugins, folder: Path, *, trusted: bool) -> Any:
-    """The task class that a manifest means.
+    """Return the task class that a manifest means.
 
     Args:
+        content: of the manifest.
+        plugins: the loaded plugins.
+        folder: of the model, for messages.
         trusted: whoever loads the folder lets its Python code run.
 
     Raises:
@@ -185,7 +196,7 @@ def task_of(content: Mapping[str, Json], plugins: Plugins, folder: Path, *, trus
 
 
 def saved_by(content: Mapping[str, Json]) -> str:
-    """What to install for a model that does not fit."""
+    """Return what to install for a model that does not fit."""
     plugin = content.get("plugin")
     if not isinstance(plugin, dict):
         return "install the plugin that saved it"

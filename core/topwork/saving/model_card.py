@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 def model_card(work: TaskParts, plainly: bool, numbers: Mapping[str, Json]) -> str:
-    """The README.md of a model folder, with the Hub's front matter."""
+    """Return the README.md of a model folder, with the Hub's front matter.
+
+    Args:
+        work: the task and its model.
+        plainly: plain transformers can load the model.
+        numbers: metric -> value.
+    """
     import yaml
 
     task = work.task

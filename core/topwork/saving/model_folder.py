@@ -94,7 +94,7 @@ def _verify(work: TaskParts, folder: Path, rows: Sequence[Row]) -> None:
 
 
 def writable(folder: Path) -> None:
-    """Only what topwork wrote is replaced.
+    """Check that a folder may be replaced: topwork wrote it, it is empty, or it does not exist.
 
     Raises:
         UsageError: there is something else.
@@ -106,7 +106,7 @@ def writable(folder: Path) -> None:
 
 
 def _left_out(model: nn.Module, file: Path) -> dict[str, str]:
-    """Names of tied tensors that transformers did not write -> the name under which it wrote the tensor."""
+    """Return names of tied tensors that transformers did not write -> the name under which it wrote the tensor."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as stored:
@@ -121,13 +121,14 @@ def _left_out(model: nn.Module, file: Path) -> dict[str, str]:
 
 
 def is_plain(work: TaskParts) -> bool:
-    """Whether plain transformers can load the model by itself: a native class, nothing altered."""
+    """Return whether plain transformers can load the model by itself: a native class, nothing altered."""
     from transformers import PreTrainedModel
 
     return work.form == "native" and isinstance(work.model, PreTrainedModel) and not alterations(work.model)
 
 
 def count_tensors(folder: Path) -> int:
+    """Return the number of tensors in the safetensors files of a folder."""
     from safetensors import safe_open
 
     count = 0
@@ -138,7 +139,7 @@ def count_tensors(folder: Path) -> int:
 
 
 def _save_configs(work: TaskParts, folder: Path) -> None:
-    """The config of each base (its own folder when there are several), so that it can be made again without weights."""
+    """Save the config of each base, so that it can be made without weights; several have folders of their own."""
     from transformers import PreTrainedModel
 
     task = work.task
@@ -297,6 +298,17 @@ def _options(task_class: Any, saved: Mapping[str, Json], folder: Path) -> Any:
 
 
 def put_back(model: nn.Module, sections: Mapping[str, Json], plugins: Plugins, folder: Path) -> None:
+    """Let plugins restore the structural changes of a model before its weights are loaded.
+
+    Args:
+        model: as it was built.
+        sections: of the manifest's `alterations`, by plugin.
+        plugins: who restores them.
+        folder: of the model, for messages.
+
+    Raises:
+        PluginError: no plugin restored a section.
+    """
     plugins.hook.model_rebuilt(model=model, alterations=sections, plugins=plugins)
     if missing := sorted(set(sections) - set(alterations(model))):
         raise PluginError(

@@ -64,7 +64,7 @@ def save_plain(model: nn.Module, folder: Path, plugins: Plugins) -> Path:
 
 
 def load_plain(folder: Path, plugins: Plugins) -> PreTrainedModel:
-    """The model that `save_plain` wrote, in evaluation mode, on the CPU.
+    """Load the model that `save_plain` wrote, in evaluation mode, on the CPU.
 
     Raises:
         CheckpointError: the folder is none of these, is damaged, or its weights do not fit.
@@ -98,11 +98,7 @@ def _dtype(name: Any, folder: Path) -> Any:
 
 
 def _own_class(name: str, given: type | None) -> Any:
-    """The class of transformers of this name; nothing else can be made again from a name.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Return the class of transformers of this name; nothing else can be made again from a name."""
     import transformers
 
     known = getattr(transformers, name, None)

@@ -37,9 +37,11 @@ class Evaluate(Stage):
     pictures: NonNegativeInt = Field(12, description="how many of the worst predictions to draw")
 
     def reads(self) -> tuple[str, ...]:
+        """Return the role whose rows are measured."""
         return (self.role,)
 
     def __call__(self, run: Run) -> dict[str, Json]:
+        """Measure the metric, and draw the worst predictions."""
         settings = run.settings(items=self.batch_size, cost=self.batch_cost, precision=self.precision)
         gallery = Gallery(run.task, self.pictures)
         rows = run.rows(self.role)
@@ -76,7 +78,7 @@ class Evaluate(Stage):
         }
 
     def _mean_loss(self, run: Run) -> float:
-        """The mean of the row losses, each as if the row were alone."""
+        """Return the mean of the row losses, each as if the row were alone."""
         import torch
 
         settings = run.settings(items=self.batch_size, cost=self.batch_cost, precision=self.precision)
@@ -103,13 +105,14 @@ class _counted:
 
 
 class Gallery:
-    """Keeps the pictures of the `most` worst predictions; drawing is cheap beside predicting, keeping is not."""
+    """The `most` worst predictions, drawn. Drawing is cheap beside predicting, keeping all is not."""
 
     def __init__(self, task: Task, most: int) -> None:
         self.task, self.most = task, most
         self._kept: list[tuple[float, int, Picture]] = []
 
     def __call__(self, index: int, row: Any, prediction: Any) -> None:
+        """Draw the prediction of a row, and keep it when it is among the worst so far."""
         if not self.most:
             return
         picture = self.task.draw(row, prediction)
@@ -120,7 +123,7 @@ class Gallery:
             heapq.heapreplace(self._kept, ranked)
 
     def write(self, run: Run, rows: Any) -> None:
-        """pictures.json and pictures/0001.png ...: the worst of all processes."""
+        """Write pictures.json and pictures/0001.png ...: the worst of all processes."""
         gathered = [ranked for kept in run.process.gather(self._kept) for ranked in kept]
         worst = sorted(gathered, key=lambda ranked: ranked[:2], reverse=True)[: self.most]
         if not run.process.main or not worst:

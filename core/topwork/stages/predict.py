@@ -33,9 +33,11 @@ class Predict(Stage):
     precision: Literal["float32", "bf16", "fp16"] = Field("float32", description="autocast while predicting")
 
     def reads(self) -> tuple[str, ...]:
+        """Return the role whose rows are predicted."""
         return (self.role,)
 
     def __call__(self, run: Run) -> dict[str, Json]:
+        """Predict the rows, each process its share, and merge the shares into one file."""
         settings = run.settings(items=self.batch_size, cost=self.batch_cost, precision=self.precision)
         rows = run.rows(self.role)
         files = Path(run.folder) / "files"
@@ -70,7 +72,7 @@ class Predict(Stage):
 
 
 def in_order(shares: list[Path]) -> Iterator[str]:
-    """The lines of the processes' shares, merged by row number."""
+    """Yield the lines of the processes' shares, merged by row number."""
     import heapq
 
     def lines(path: Path) -> Iterator[tuple[int, str]]:

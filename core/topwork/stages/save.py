@@ -32,6 +32,7 @@ class Save(Stage):
     folder: str | None = Field(None, description="where in the run folder; by default `model`")
 
     def __call__(self, run: Run) -> dict[str, Json]:
+        """Write the model folder, and compare the model that it loads with the one in memory."""
         target, inside = self._target(run)
         if run.process.main:
             with _claimed(run, target, inside):

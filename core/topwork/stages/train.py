@@ -26,6 +26,7 @@ class Train(TrainOptions, Stage):
     columns_shown: ClassVar[tuple[str, ...]] = ("loss", "steps", "epochs", "items_per_second")
 
     def reads(self) -> tuple[str, ...]:
+        """Return the train rows, and the calibrate rows where the training is evaluated."""
         return ("train",) if self.evaluate_every == "never" else ("train", "calibrate")
 
     def precheck(self, before: Sequence[Stage]) -> str | None:
@@ -43,6 +44,7 @@ class Train(TrainOptions, Stage):
         return None
 
     def __call__(self, run: Run) -> dict[str, Json]:
+        """Train, by `topwork.training`."""
         from topwork.training.trainer import train
 
         return train(self, run)

@@ -125,11 +125,14 @@ def check_stage_result(result: Mapping[str, Any]) -> None:
 
 
 def check_base(base: Any, inputs: Mapping[str, Any]) -> None:
-    """A base's promises: JSON origin, a backbone that answers Features of the promised widths.
+    """Check a base: JSON origin, and a backbone that returns Features of the promised widths.
 
     Args:
         base: a Base.
         inputs: tensors for the backbone's forward.
+
+    Raises:
+        AssertionError: a promise that the base breaks, and what was found instead.
     """
     import torch
 

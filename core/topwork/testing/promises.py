@@ -26,6 +26,7 @@ def promised(name: str, promise: str) -> Iterator[None]:
 
 
 def kind_of(value: Any) -> str:
+    """Return the name of a value's type, for messages."""
     return type(value).__name__
 
 
@@ -46,6 +47,7 @@ def not_json(value: Any, path: str) -> str | None:
 
 
 def same_items(first: Sequence[Item], second: Sequence[Item]) -> bool:
+    """Return whether two lists of items are equal in row, cost and inputs."""
     import numpy as np
     import torch
 
@@ -67,8 +69,13 @@ def same_items(first: Sequence[Item], second: Sequence[Item]) -> bool:
 
 
 def same_predictions(first: Any, second: Any, tolerance: float = 1e-5) -> bool:
-    """Whether two predictions are equal: texts and numbers of things exactly, measures within the tolerance (relative
-    to the larger of 1 and the largest measure)."""
+    """Return whether two predictions are equal: texts and counts exactly, measures within the tolerance.
+
+    Args:
+        first: JSON, arrays and images.
+        second: the same.
+        tolerance: relative to the larger of 1 and the largest measure.
+    """
     import numpy as np
 
     if isinstance(first, Mapping) and isinstance(second, Mapping):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def build_example(
     task: type[Task], base: Any, plugins: Plugins, *, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> TaskModel:
-    """The task on a base (or a dict of bases by role), learned from the task's own example rows."""
+    """Return the task on a base (or a dict of bases by role), learned from the task's own example rows."""
     from topwork.api import build
 
     several = isinstance(base, Mapping) and task.fits(base)
@@ -118,7 +118,7 @@ def _check_options(task: type[Task], label: str) -> None:
 
 
 def _check_learning(task: type[Task], base: Any, plugins: Plugins, options: Mapping[str, Any] | None) -> None:
-    """`learn` gives a State of JSON, and `build` a module."""
+    """Check that `learn` gives a State of JSON, and `build` a module."""
     from torch import nn
 
     from topwork.data.columns import canonical
@@ -144,7 +144,7 @@ def _check_learning(task: type[Task], base: Any, plugins: Plugins, options: Mapp
 
 
 def _encoded(task: Task, rows: Sequence[Any], mode: Any, seed: int) -> list[Item]:
-    """What `encode` gives, checked to be items."""
+    """Return the items that `encode` makes, checked."""
     hint = " (targets are not there to be read in this mode)" if mode == "predict" else ""
     with promised(task.name, f"encode(rows, mode, seed) gives items in mode {mode!r}{hint}"):
         items = task.encode(rows, mode, seed)
@@ -155,7 +155,7 @@ def _encoded(task: Task, rows: Sequence[Any], mode: Any, seed: int) -> list[Item
 
 
 def _collated(task: Task, items: Sequence[Item], mode: Any) -> Batch:
-    """What `collate` gives, checked to be a batch."""
+    """Return the batch that `collate` makes, checked."""
     with promised(task.name, f"collate(items, mode) gives a batch in mode {mode!r}"):
         batch = task.collate(items, mode)
     assert isinstance(batch, Batch), f"{task.name}: collate() must give a topwork.Batch, it gives {kind_of(batch)}"
@@ -163,7 +163,7 @@ def _collated(task: Task, items: Sequence[Item], mode: Any) -> Batch:
 
 
 def _without_targets(task: Task, rows: Sequence[Any]) -> list[Any]:
-    """The rows as a prediction sees them."""
+    """Return the rows as a prediction gets them."""
     known = [row for row in rows if set(row) <= set(task.columns)]
     return [{name: row[name] for name in row if not task.columns[name].target} for row in known]
 
@@ -191,7 +191,7 @@ def _check_encoding(task: Task, rows: Sequence[Any]) -> None:
 
 
 def _loss(task: Task, model: Any, batch: Batch) -> Any:
-    """What `loss` gives, checked to be a finite scalar."""
+    """Return the loss, checked to be a finite scalar."""
     import torch
 
     with promised(task.name, "loss(model, batch) gives a scalar"):
@@ -233,7 +233,7 @@ def _check_losses(work: TaskModel, rows: Sequence[Any], tolerance: float) -> Non
 
 
 def _check_terms(task: Task, model: Any, batch: Batch) -> None:
-    """`loss_terms` add up to `loss`, and `target_counts` has a number for each."""
+    """Check that `loss_terms` add up to `loss`, and that `target_counts` has a number for each."""
     import torch
 
     with torch.no_grad(), promised(task.name, "loss_terms(model, batch) gives the summands of the loss"):
@@ -269,7 +269,7 @@ def _check_predictions(work: TaskModel, rows: Sequence[Any], folder: Path) -> li
 
 
 def _check_parts(work: TaskModel, rows: Sequence[Any]) -> None:
-    """`predict` gives one part an item, without tensors: they would hold memory until the row is merged."""
+    """Check that `predict` gives one part an item, without tensors: they would hold memory until the row is merged."""
     import torch
 
     task, model = work.task, work.model.eval()
@@ -298,5 +298,5 @@ def _check_folder(work: TaskModel, rows: Sequence[Any], predictions: list[Any], 
 
 
 def example_batch(task: Task, mode: Any = "loss") -> Batch:
-    """The example rows as one batch."""
+    """Return the example rows as one batch."""
     return task.collate(task.encode(task.example_rows(), mode, 0), mode)

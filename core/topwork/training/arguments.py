@@ -1,4 +1,7 @@
-"""What a training stage means to transformers' Trainer: its arguments, what it is spared, and what it must undo."""
+"""Arguments of transformers' Trainer for a training: `arguments`.
+
+`restoring_model_state` undoes what Trainer leaves on a model, `check` refuses options that do not suit a model.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _NOTHING = object()
 
 
 def precision(requested: str, device: Any) -> str:
-    """ "auto" becomes bf16 on a GPU that has it, float32 elsewhere."""
+    """Return the precision of a training: "auto" becomes bf16 on a GPU that has it, float32 elsewhere."""
     if requested != "auto":
         return requested
     # an older GPU emulates bf16, more slowly than it computes float32
@@ -30,7 +33,13 @@ def precision(requested: str, device: Any) -> str:
 
 
 def arguments(stage: TrainOptions, run: Run, precision: str) -> TrainingArguments:
-    """TrainingArguments for a stage."""
+    """Return TrainingArguments for a training.
+
+    Args:
+        stage: its options.
+        run: whose model is trained.
+        precision: "float32", "bf16" or "fp16".
+    """
     metric = run.task.metric()
     checkpoints, evaluations = _strategy(stage.checkpoint_every), _strategy(stage.evaluate_every)
     made = TrainingArguments(
@@ -74,7 +83,7 @@ def arguments(stage: TrainOptions, run: Run, precision: str) -> TrainingArgument
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
-    """transformers renamed the argument within version 5."""
+    """Return the argument for gradient checkpointing, which transformers renamed within version 5."""
     names = TrainingArguments.__dataclass_fields__
     return {"activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing": wanted}
 
@@ -86,7 +95,16 @@ def _strategy(every: int | str) -> tuple[str, int | None]:
 
 
 def check(stage: TrainOptions, run: Run, streaming: bool) -> None:
-    """What the Trainer would stumble over, or pass over without a word."""
+    """Refuse options that Trainer would stumble over, or ignore without a message.
+
+    Args:
+        stage: the options.
+        run: whose model is trained.
+        streaming: the rows have no length.
+
+    Raises:
+        UsageError: names the option.
+    """
     if streaming and stage.steps is None:
         raise UsageError("streaming rows have no end", hint="say `steps` in the stage")
     if streaming and stage.unfreeze:
@@ -102,9 +120,11 @@ def check(stage: TrainOptions, run: Run, streaming: bool) -> None:
 
 @contextmanager
 def restoring_model_state(model: Any) -> Iterator[None]:
-    """Undo what Trainer and accelerate leave on a model: a `forward` wrapped for mixed precision, the mark that it is
-    prepared (a second training would then neither wrap nor synchronise it), `use_cache` in its config, gradient
-    checkpointing."""
+    """Undo, after the block, what Trainer and accelerate leave on a model.
+
+    That is a `forward` wrapped for mixed precision, the mark that the model is prepared (a second training would then
+    neither wrap nor synchronise it), `use_cache` in its config, and gradient checkpointing.
+    """
     forward = model.__dict__.get("forward")
     config = getattr(model, "config", None)
     cache = config.__dict__.get("use_cache", _NOTHING) if config is not None else _NOTHING
@@ -126,6 +146,6 @@ def restoring_model_state(model: Any) -> Iterator[None]:
 
 
 def _checkpoints(model: Any) -> bool:
-    """Whether activations are recomputed in the backward pass; transformers renamed this within version 5."""
+    """Return whether activations are recomputed in the backward pass; transformers renamed this within version 5."""
     name = "is_activation_checkpointing"
     return bool(getattr(model, name if hasattr(model, name) else "is_gradient_checkpointing", False))

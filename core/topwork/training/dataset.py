@@ -1,5 +1,8 @@
-"""Training rows for a torch DataLoader: which items there are and what they cost is known first; the items themselves
-are encoded when their batch comes, and kept within a bound of memory when they are the same in every epoch."""
+"""Training rows for a torch DataLoader: `TrainingDataset`, and `StreamedBatches` for rows without a length.
+
+The items and their costs are counted first. The items themselves are encoded when their batch comes, and kept within a
+bound of memory when they are the same in every epoch.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ KEPT_BYTES = 256 * 2**20
 
 
 class TrainingDataset(Dataset):
-    """The items of the training rows. Indexed by lists of (epoch, position), as `TrainBatches` gives them.
+    """Items of the training rows, indexed by lists of (epoch, index) as `TrainBatches` gives them.
 
     Attributes:
         costs: cost of each item.
@@ -52,7 +55,7 @@ class TrainingDataset(Dataset):
     # ------------------------------------------------------------------ which items there are
 
     def _survey(self, run: Run) -> list[tuple[int, int, int]]:
-        """(group, number in the group, cost) of every item; each process surveys a share of the groups."""
+        """Return (group, index in the group, cost) of every item; each process surveys a share of the groups."""
         mine: list[tuple[int, int, int]] = []
         total = -(-len(self.rows) // self.group)
         if self.group > 1:
@@ -86,7 +89,7 @@ class TrainingDataset(Dataset):
     # ------------------------------------------------------------------ the items themselves
 
     def _encode(self, groups: Sequence[int], epoch: int) -> dict[int, list[Item]]:
-        """Items of each group, in order; from memory where they are kept."""
+        """Return the items of each group, in order; from memory where they are kept."""
         encoded = {group: self._kept[group] for group in groups if group in self._kept}
         missing = [group for group in groups if group not in encoded]
         if not missing:
@@ -123,7 +126,7 @@ class TrainingDataset(Dataset):
                 self._kept_bytes += size
 
     def __getitems__(self, entries: Sequence[tuple[int, int]]) -> list[Item]:
-        """torch's DataLoader asks for a whole batch at once."""
+        """Return the items of a whole batch, for which torch's DataLoader asks at once."""
         epoch = entries[0][0]
         groups = sorted({int(self.groups[position]) for _, position in entries})
         encoded = self._encode(groups, epoch)
@@ -147,8 +150,11 @@ class _Lazy(Sequence):
 
 
 class StreamedBatches(IterableDataset):
-    """Batches of rows that come as a stream: windows of rows are encoded, sorted by cost and cut. Endless: the stream
-    begins again when it ends, and the number of steps decides. Each process reads its own share of the rows."""
+    """Batches of rows that come as a stream: windows of rows are encoded, sorted by cost and divided.
+
+    Endless: the stream begins again when it ends, and the number of steps decides. Each process reads its own share of
+    the rows.
+    """
 
     def __init__(
         self,
@@ -185,8 +191,11 @@ class StreamedBatches(IterableDataset):
                 yield self.task.collate([items[position] for position in batches[index]], "train")
 
     def _encode(self, rows: list[Row], seed: int, epoch: int) -> list[Item]:
-        """Items of a window, `group_rows` rows at a time. Rows that are skipped are noted in the first pass only, and
-        without a number: after shuffling a stream nobody knows it."""
+        """Return the items of a window, encoded `group_rows` rows at a time.
+
+        Rows that are skipped are noted in the first pass only, and without a number: after shuffling a stream nobody
+        knows it.
+        """
         settings = Settings(on_error=self.settings.on_error, seed=seed)
         size = self.task.group_rows if self.task.group_rows > 1 else len(rows)
         items: list[Item] = []

@@ -1,4 +1,4 @@
-"""Which parameters are trained when: by `backbone`, by patterns of names, and epoch by epoch."""
+"""Which parameters are trained when: `Freezing`, by `backbone`, by patterns of names, and epoch by epoch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
-    """Names of the parameters that the patterns mean.
+    """Return the names of the parameters that the patterns mean.
 
     A pattern is `all`, `backbone` (everything but the task head), the name of a parameter or module, or one with
     wildcards.
 
     Raises:
-        UsageError: a pattern means nothing.
+        UsageError: a pattern matches nothing.
     """
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     names_matched: set[str] = set()
@@ -42,7 +42,11 @@ def matching(model: nn.Module, patterns: Sequence[str]) -> set[str]:
 
 
 def backbone_name(model: nn.Module) -> str:
-    """The attribute that holds the network without its task head."""
+    """Return the name of the attribute that holds the network without its task head.
+
+    Raises:
+        UsageError: the model has no such attribute.
+    """
     for name in ("backbone", getattr(model, "base_model_prefix", None)):
         if name and getattr(model, name, None) is not None:
             return name
@@ -52,9 +56,12 @@ def backbone_name(model: nn.Module) -> str:
 
 
 class Freezing:
-    """What is frozen during a training, and what is thawed at which epoch. `restore` puts everything back.
+    """Parameters that are frozen during a training, and those that are trained from an epoch on.
+
+    `restore` puts everything back.
 
     Args:
+        model: the model that is trained.
         freeze: patterns that are not trained from the beginning.
         unfreeze: epoch -> patterns that are trained from the beginning of that epoch on.
     """
@@ -68,21 +75,24 @@ class Freezing:
             raise UsageError("everything is frozen: nothing is left to train", place="freeze")
 
     def ever_trained(self) -> set[str]:
-        """Names of the parameters that are trained at some time: the optimizer must know them from the start."""
+        """Return the names of the parameters that are trained at some time.
+
+        The optimizer must know them from the start.
+        """
         thawed = set().union(*self.thaws.values()) if self.thaws else set()
         return {name for name, wanted in self.before.items() if wanted and (name not in self.frozen or name in thawed)}
 
     def prepare(self) -> None:
-        """Before the optimizer is made: everything that will ever be trained requires a gradient."""
+        """Let everything that will ever be trained require a gradient; called before the optimizer is made."""
         self._set(self.ever_trained())
 
     def at(self, epoch: int) -> None:
-        """At the beginning of an epoch."""
+        """Set which parameters are trained, at the beginning of an epoch."""
         thawed = set().union(*(names for first, names in self.thaws.items() if first <= epoch), set())
         self._set({name for name in self.ever_trained() if name not in self.frozen or name in thawed})
 
     def quiet_norms(self) -> None:
-        """Frozen modules that keep running statistics must not go on collecting them; call it after `model.train()`."""
+        """Keep frozen modules from collecting running statistics; called after `model.train()`."""
         if not self.frozen:
             return
         for name, module in self.model.named_modules():
@@ -90,13 +100,13 @@ class Freezing:
                 module.eval()
 
     def _around(self, name: str) -> list[nn.Parameter]:
-        """A module's parameters, or if it has none (a norm without scale) those of the smallest part around it."""
+        """Return a module's parameters; for a module without any (a norm without scale) those of the part around it."""
         while not (parameters := list(self.model.get_submodule(name).parameters())) and name:
             name = name.rpartition(".")[0]
         return parameters
 
     def restore(self) -> None:
-        """As it was before the training."""
+        """Let the parameters require gradients as before the training."""
         self._set({name for name, wanted in self.before.items() if wanted})
 
     def _set(self, trained: set[str]) -> None:

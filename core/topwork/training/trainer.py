@@ -142,6 +142,7 @@ class TaskTrainer(Trainer):
         return TrainBatches(self.items.costs, self.budget, self.run.seed, process.index, process.count, window)
 
     def get_train_dataloader(self) -> DataLoader:
+        """Return the batches of the training: planned by cost, or of a stream."""
         from accelerate.data_loader import prepare_data_loader
 
         # logs of a checkpoint that was written with other steps between them would not fit together
@@ -172,6 +173,7 @@ class TaskTrainer(Trainer):
         )
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list, None]:
+        """Return the batches of one step, and note the weight of each, which makes them the step of one large batch."""
         batches = []
         for _ in range(num_batches):
             try:
@@ -199,6 +201,7 @@ class TaskTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """Return the loss of a batch, with its terms weighted as in the one large batch of the step."""
         self.freezing.quiet_norms()
         weights = self._weights.popleft()
         self.seen += len(inputs)
@@ -212,18 +215,20 @@ class TaskTrainer(Trainer):
             return sum(term * weight for term, weight in zip(terms, weights, strict=True))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the optimizer; a package or device that it lacks is an error of the option."""
         try:
             return super().create_optimizer(*args, **kwargs)
         except (ImportError, ValueError) as error:  # a package that the optimizer needs is missing, or a device
             raise UsageError(f"`{self.stage.optimizer}` cannot be made: {error}", place="optimizer") from error
 
     def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: the count of transformers knows neither pruning nor task heads."""
         return 0
 
     # ------------------------------------------------------------------ evaluation
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The task's metric over the calibrate rows, through the one loop."""
+        """Return the task's metric over the calibrate rows, measured through the one loop."""
         with torch.random.fork_rng():  # a prediction that draws at random must not change the training
             metrics = self.run.evaluate("calibrate", items=self.stage.batch_size)
         logged = {f"eval_{key}": float(metrics[key]) for key in self.task.metric().keys}
@@ -256,7 +261,10 @@ class TaskTrainer(Trainer):
         requests.answer()
 
     def take_over(self, checkpoint: Path) -> None:
-        """The training ended with this checkpoint, but its result was not written: Trainer would train on."""
+        """Take the result of a training that ended with this checkpoint but was not recorded.
+
+        Trainer would train on.
+        """
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         self._load_from_checkpoint(str(checkpoint))
         best = checkpoint.parent / f"checkpoint-{self.state.best_global_step}"
@@ -284,12 +292,12 @@ def _counts(counts: Sequence[float | torch.Tensor], device: Any) -> torch.Tensor
 
 
 def _divisors(counts: torch.Tensor) -> torch.Tensor:
-    """What means over so many targets are divided by: a mean over none is divided by 1."""
+    """Return the divisors of means over so many targets: a mean over none is divided by 1."""
     return torch.where(counts == 0, torch.ones_like(counts), counts)
 
 
 def shared(model: Any) -> dict[str, str]:
-    """Names of tensors that share memory -> the name under which `save_weights` stores them."""
+    """Return names of tensors that share memory -> the name under which `save_weights` stores them."""
     return distinct(model.state_dict())[1]
 
 
