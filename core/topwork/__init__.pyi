@@ -124,6 +124,9 @@ from topwork.items import (
     Batch as Batch,
 )
 from topwork.items import (
+    Column as Column,
+)
+from topwork.items import (
     Item as Item,
 )
 from topwork.items import (
@@ -203,9 +206,6 @@ from topwork.stage import (
 )
 from topwork.stage import (
     StageResult as StageResult,
-)
-from topwork.task import (
-    Column as Column,
 )
 from topwork.task import (
     OutputNames as OutputNames,

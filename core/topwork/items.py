@@ -1,4 +1,4 @@
-"""Values between a task and the core: rows, items, batches, parts, units, pictures and the view of rows.
+"""Values between a task and the core: columns, rows, items, batches, parts, units, pictures and the view of rows.
 
 Nothing here knows a task or a modality. torch is imported inside functions, so that listing tasks stays cheap.
 """
@@ -26,6 +26,52 @@ Part = Any
 Prediction = Any
 #: what items are made for: "train" (augmented, with targets), "loss" (with targets, nothing random), "predict"
 Mode = Literal["train", "loss", "predict"]
+
+
+#: what a column holds; cells that are text (csv, tsv) are converted by it, see `topwork.data.cells`
+ColumnKind = Literal[
+    "any",  # numbers where all cells of the column are numbers, else text
+    "text",  # text, character for character
+    "label",  # the name of a label, or an integer where all cells are integers; lists of them with several labels
+    "number",
+    "words",  # a list of strings: JSON, or words with spaces between them
+    "tags",  # the same
+    "spans",  # the following: JSON
+    "boxes",
+    "segments",
+    "messages",
+    "texts",  # a dict of texts
+    "answers",  # JSON, or the text of the answer
+    "image",  # the following: a path, relative to the table
+    "audio",
+    "mask",
+    "depth",
+    "file",
+]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a task reads from its rows.
+
+    Args:
+        description: what it holds, for documentation and error messages.
+        target: True when it is the truth: needed to train and evaluate, not to predict.
+        required: False when rows may do without it.
+        lazy: True for files (images, audio): a data set gives them undecoded, as {"bytes", "path"} of which one may
+            be None, and the task opens them in `encode` and `draw`; rows in memory may hold whatever the task says.
+        kind: what its cells are, which says how a cell of text becomes a value.
+
+    Example:
+        >>> Column("the label of the text", target=True, kind="label").required
+        True
+    """
+
+    description: str
+    target: bool = False
+    required: bool = True
+    lazy: bool = False
+    kind: ColumnKind = "any"
 
 
 @dataclass(slots=True)

@@ -13,14 +13,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from topwork.base import Base, BaseOptions
 from topwork.deprecation import warn_renamed
 from topwork.errors import CheckpointError, TopworkError
-from topwork.items import Batch, Item, Json, Mode, Part, Picture, Prediction, Row, RowsView, Units, brief
+from topwork.items import Batch, Column, Item, Json, Mode, Part, Picture, Prediction, Row, RowsView, Units, brief
 from topwork.metric import Metric
 
 if TYPE_CHECKING:
@@ -32,52 +32,6 @@ class TaskOptions(BaseModel):
     """Options of a task in a recipe; subclass it as `Task.Options`. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-#: what a column holds; cells that are text (csv, tsv) are converted by it, see `topwork.data.cells`
-ColumnKind = Literal[
-    "any",  # numbers where all cells of the column are numbers, else text
-    "text",  # text, character for character
-    "label",  # the name of a label, or an integer where all cells are integers; lists of them with several labels
-    "number",
-    "words",  # a list of strings: JSON, or words with spaces between them
-    "tags",  # the same
-    "spans",  # the following: JSON
-    "boxes",
-    "segments",
-    "messages",
-    "texts",  # a dict of texts
-    "answers",  # JSON, or the text of the answer
-    "image",  # the following: a path, relative to the table
-    "audio",
-    "mask",
-    "depth",
-    "file",
-]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column that a task reads from its rows.
-
-    Args:
-        description: what it holds, for documentation and error messages.
-        target: True when it is the truth: needed to train and evaluate, not to predict.
-        required: False when rows may do without it.
-        lazy: True for files (images, audio): a data set gives them undecoded, as {"bytes", "path"} of which one may
-            be None, and the task opens them in `encode` and `draw`; rows in memory may hold whatever the task says.
-        kind: what its cells are, which says how a cell of text becomes a value.
-
-    Example:
-        >>> Column("the label of the text", target=True, kind="label").required
-        True
-    """
-
-    description: str
-    target: bool = False
-    required: bool = True
-    lazy: bool = False
-    kind: ColumnKind = "any"
 
 
 @dataclass
