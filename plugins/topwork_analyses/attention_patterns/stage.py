@@ -53,7 +53,7 @@ class PatternStudy:
     Args:
         run: the run whose model is studied.
         tokens: names of tokens whose share of attention is measured.
-        compared: rows on which attention heads are compared with each other.
+        compared: on how many rows, the first ones, attention heads are compared with each other.
     """
 
     def __init__(self, run: Run, tokens: list[str], compared: int) -> None:
@@ -76,7 +76,7 @@ class PatternStudy:
         self.special |= names | ({"special"} if item.units.special else set())
         for layer in self.layers:
             self._add_layer(item, layer)
-        if len(self.seen) <= -(-self.compared // self.run.process.count):
+        if item.row < self.compared:
             self._compare(item)
 
     def _add_layer(self, item: RowWeights, layer: AttentionLayer) -> None:

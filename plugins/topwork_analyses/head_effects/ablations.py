@@ -46,15 +46,17 @@ class Donors:
         """Collect the outputs of attention heads on the first rows of a role; every process collects all of them."""
         look = Look(run.model, run.plugins)
         paths = [layer.path for layer in layers]
-        parts: list[dict[str, torch.Tensor]] = []
+        parts: list[tuple[int, dict[str, torch.Tensor]]] = []
         for batch in run.loss_batches(role, limit=rows, batch_size=1):
             with torch.no_grad(), look.capture("context", layers=paths) as captured:
                 run.task.row_losses(run.model, batch)
             contexts = captured.values.get("context", {})
-            parts.append({path: torch.cat([value.flatten(0, -3) for value in contexts[path]]) for path in contexts})
+            outputs = {path: torch.cat([value.flatten(0, -3) for value in contexts[path]]) for path in contexts}
+            parts.append((min(batch.row_numbers), outputs))
         donors = cls()
         generator = torch.Generator().manual_seed(run.seed)
-        for part in (part for gathered in run.process.gather(parts) for part in gathered):
+        gathered = [part for process in run.process.gather(parts) for part in process]
+        for _, part in sorted(gathered, key=_row):
             for path, context in part.items():
                 donors._add(path, context.float(), generator)
         return donors
@@ -68,6 +70,10 @@ class Donors:
         if len(known) < KEPT:
             chosen = torch.randperm(count, generator=generator)[:KEPT_OF_ROW]
             self.kept[path] = torch.cat([known, context[chosen]])
+
+
+def _row(part: tuple[int, dict[str, torch.Tensor]]) -> int:
+    return part[0]
 
 
 def ablation_of(kind: Kind, look: Look, donors: Donors | None, seed: int) -> Ablation:

@@ -83,9 +83,9 @@ class WordRelations(Stage):
         sentences = [sentence_of(row, index) for index, row in enumerate(rows)]
         return [sentence for sentence in sentences if len(sentence.words) > 1]
 
-    def _share(self, run: Run, values: list[Any], start: int) -> Iterator[Any]:
-        """Every second value from `start` on, of these this process's share."""
-        half = values[start::2]
+    def _share(self, run: Run, values: list[Any], start: int) -> Iterator[tuple[int, Any]]:
+        """Every second value from `start` on with its index, of these this process's share."""
+        half = list(enumerate(values))[start::2]
         return iter(half[run.process.index :: run.process.count])
 
     def _choose(self, run: Run, attention: WordAttention, sentences: list[Sentence]) -> dict[str, Choice]:
@@ -93,8 +93,9 @@ class WordRelations(Stage):
         from topwork_analyses.word_relations.dependencies import OFFSETS, Counts, chosen, offset_heads, predicted_heads
 
         by_heads, by_offsets = Counts(2 * len(attention.heads)), Counts(len(OFFSETS))
-        for sentence in run.progress(self._share(run, sentences, 0), len(sentences) // 2, "choosing attention heads"):
-            words = attention(sentence.words)
+        share = self._share(run, sentences, 0)
+        for index, sentence in run.progress(share, len(sentences) // 2, "choosing attention heads"):
+            words = attention(sentence.words, index)
             if words is not None:
                 by_heads.add(predicted_heads(words.between), sentence)
                 by_offsets.add(offset_heads(len(sentence.words)), sentence)
@@ -106,10 +107,11 @@ class WordRelations(Stage):
         """Count, on the odd sentences, words that the chosen heads and offsets have right, by relation and sentence."""
         from topwork_analyses.word_relations.dependencies import offset_heads, predicted_heads, right_words
 
-        counts: dict[str, list[tuple[float, float, int, float]]] = {}
+        counts: dict[str, dict[int, tuple[float, float, int, float]]] = {}
         used = 0
-        for sentence in run.progress(self._share(run, sentences, 1), len(sentences) // 2, "confirming them"):
-            words = attention(sentence.words)
+        share = self._share(run, sentences, 1)
+        for index, sentence in run.progress(share, len(sentences) // 2, "confirming them"):
+            words = attention(sentence.words, index)
             if words is None:
                 continue
             used += 1
@@ -119,13 +121,15 @@ class WordRelations(Stage):
                 choice, (hits, count) = choices[relation], by_heads[relation]
                 by_offset = by_offsets[relation][0][choice.offset]
                 chance = count / (len(sentence.words) - 1)
-                counts.setdefault(relation, []).append((hits[choice.predictor], by_offset, count, chance))
+                counts.setdefault(relation, {})[index] = (hits[choice.predictor], by_offset, count, chance)
         gathered = run.process.gather((counts, used))
-        for others, number in gathered[1:]:
-            for relation, lines in others.items():
-                gathered[0][0].setdefault(relation, []).extend(lines)
-            used += number
-        return gathered[0][0], used
+        lines = {
+            relation: {index: line for part, _ in gathered for index, line in part.get(relation, {}).items()}
+            for relation in choices
+        }
+        # In the order of the sentences, whatever process counted them: resamples are then the same.
+        in_order = {relation: [by_index[index] for index in sorted(by_index)] for relation, by_index in lines.items()}
+        return in_order, sum(number for _, number in gathered)
 
     def _probe(self, run: Run, attention: WordAttention, sentences: list[Sentence], result: dict[str, Json]) -> None:
         """Fit the attention-only probe on the even sentences; score it, and that of a random model, on the odd ones."""
