@@ -45,6 +45,16 @@ _STUDIES_OF_STATES = (
         "topwork_analyses.syntax.stage:CatProbing",
         "Compare attention with distances in syntax trees (CAT-score), by layer, beside random orders of the tokens.",
     ),
+    Declaration(
+        "relevance",
+        "topwork_analyses.relevance.stage:Relevance",
+        "Say which input positions a prediction rests on, by five methods, each with its faithfulness.",
+    ),
+    Declaration(
+        "early_exit",
+        "topwork_analyses.exits.stage:EarlyExit",
+        "Measure the task when its trained head reads the hidden state of each layer (logit lens); nothing is changed.",
+    ),
 )
 
 

@@ -1,0 +1,59 @@
+"""The stage `early_exit`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from topwork import Json, Stage
+
+if TYPE_CHECKING:
+    from topwork import Run
+
+
+class EarlyExit(Stage):
+    """Measure the task when its trained head reads the hidden state of each layer (logit lens); nothing is changed."""
+
+    name: ClassVar[str] = "early_exit"
+    columns_shown: ClassVar[tuple[str, ...]] = ("layers_count", "first_within")
+
+    role: Literal["evaluate", "calibrate", "train"] = Field("evaluate", description="whose rows")
+    limit: PositiveInt | None = Field(None, description="use the first rows only")
+    stack: str | None = Field(None, description="path of the stack of layers; by default the one that the head reads")
+    within: float = Field(0.9, gt=0, le=1, description="share of the whole model's metric that a layer has to reach")
+
+    def reads(self) -> tuple[str, ...]:
+        """Return the roles whose rows the stage reads."""
+        return (self.role,)
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        """Run the stage."""
+        from topwork_analyses.exits.study import metrics_by_layer, readable_stack
+        from topwork_lens.look import Look
+
+        look = Look(run.model, run.plugins)
+        metric = run.task.metric()
+        first = next(iter(run.rows(self.role)))
+        items = run.task.encode([first], "predict", run.seed)
+        batch = run.task.collate(items, "predict").to(run.device)
+        stack, layers = readable_stack(look, lambda: run.task.predict(run.model, batch), self.stack)
+        lines = metrics_by_layer(look, stack, layers, lambda: run.evaluate(self.role, limit=self.limit))
+        values = [float(line[metric.primary]) for line in lines]
+        series = {metric.primary: [[layer, value] for layer, value in enumerate(values)]}
+        bound = self._bound(values[-1], metric.higher_is_better)
+        reached = [value >= bound if metric.higher_is_better else value <= bound for value in values]
+        return {
+            "stack": stack,
+            "layers_count": layers,
+            "first_within": reached.index(True),
+            "metrics": {metric.primary: values[-1], "first_within": reached.index(True)},
+            "primary": metric.primary,
+            "higher_is_better": metric.higher_is_better,
+            "measures": "part",
+            "tables": {"by layer": lines},
+            "curves": [{"title": f"{metric.primary} of the head on each layer", "x": "layer", "series": series}],
+        }
+
+    def _bound(self, value: float, higher_is_better: bool) -> float:
+        return value * self.within if higher_is_better else value / self.within

@@ -1,0 +1,121 @@
+"""Relevance of the input positions of one row by every method, from one forward and one backward pass.
+
+Entry point: `relevance_of_row`. What is explained is the negative loss of the row under its truth: the log-probability
+of a label, of a transcript, of a span, minus the loss of boxes and masks. The positions of the last layer are weighted
+by the norm of the explained number's gradient there, so that what the task head reads (a class token, all frames, the
+last token) is what counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from topwork import AttentionLayer, Refused
+from topwork_analyses.relevance.chefer import Attention, averaged, relevance_maps
+from topwork_analyses.relevance.norms import norm_attention, transformed_values
+from topwork_analyses.relevance.rollout import rollout
+from topwork_lens.capture.result import Captured
+from topwork_lens.look import Look
+
+METHODS = ("attention", "rollout", "norms", "chefer", "gradient")
+_CAPTURED = ("weights", "weights_gradient", "value", "hidden_states", "hidden_states_gradient")
+
+
+@dataclass
+class RowRelevance:
+    """Relevance of the input positions of one row.
+
+    Args:
+        stack: path of the stack of layers that reads the positions.
+        methods: method -> [positions], each at least 0.
+        value: the number that is explained.
+    """
+
+    stack: str
+    methods: dict[str, torch.Tensor]
+    value: float
+
+
+def relevance_of_row(look: Look, explained: Callable[[], torch.Tensor]) -> RowRelevance:
+    """Return the relevance of the input positions by every method.
+
+    Args:
+        look: at the model, in evaluation mode.
+        explained: runs the model on one row and returns a number with a gradient.
+
+    Raises:
+        Refused: the model has no self-attention with a weight for each two positions.
+    """
+    layers = [layer for layer in look.layers if layer.form == "dense" and layer.kept]
+    if not layers:
+        raise Refused("no layer in which each position attends to each other", reason="no_weights")
+    with torch.enable_grad(), look.capture(*_CAPTURED, layers=[layer.path for layer in layers]) as seen:
+        number = explained()
+        number.backward()
+    look.model.zero_grad(set_to_none=True)
+    ran = [layer for layer in layers if layer.path in seen.ran]
+    weights = {layer.path: seen["weights", layer.path][0].double() for layer in ran}
+    inner = _of_input(ran, weights)
+    stack, states = _stack(seen.hidden_states(run=0), weights[inner[-1].path].shape[-1])
+    gradients = [seen["hidden_states_gradient", (stack, index)][0].double() for index in (0, len(states) - 1)]
+    queries = _shares(gradients[-1])
+    means = [weights[layer.path].mean(0) for layer in inner]
+    values = transformed_values(look.model, inner[-1], seen["value", inner[-1].path]).detach().double()
+    maps = [_averaged(seen, layer, weights[layer.path]) for layer in ran]
+    return RowRelevance(
+        stack,
+        {
+            "attention": queries @ means[-1],
+            "rollout": queries @ rollout(means),
+            "norms": queries @ norm_attention(weights[inner[-1].path][None], values)[1][0],
+            "chefer": _chefer(seen, maps, queries),
+            "gradient": (states[0][0].double() * gradients[0]).sum(-1).abs(),
+        },
+        float(number.detach()),
+    )
+
+
+def _of_input(layers: list[AttentionLayer], weights: dict[str, torch.Tensor]) -> list[AttentionLayer]:
+    """The self-attention over the input: of an encoder where there is one, else of a decoder."""
+    inner = [layer for layer in layers if layer.kind == "self"]
+    inner = [layer for layer in inner if layer.side != "decoder"] or inner
+    shapes = {weights[layer.path].shape[-2:] for layer in inner}
+    if len(shapes) != 1 or len(set(*shapes)) != 1:
+        raise Refused("no stack in which each position attends to each other in every layer", reason="no_weights")
+    return inner
+
+
+def _stack(stacks: dict[str, list[torch.Tensor]], size: int) -> tuple[str, list[torch.Tensor]]:
+    """The stack that reads the input positions, with its states."""
+    for path, states in stacks.items():
+        if all(state.dim() == 3 and state.shape[:2] == (1, size) for state in states):
+            return path, states
+    raise Refused(f"no stack of layers has states of the {size} positions", reason="unknown_layout")
+
+
+def _shares(gradient: torch.Tensor) -> torch.Tensor:
+    """Norms [positions], divided by their sum; alike where all are 0."""
+    norms = gradient.norm(dim=-1)
+    total = norms.sum()
+    return norms / total if total > 0 else torch.full_like(norms, 1 / len(norms))
+
+
+def _averaged(seen: Captured, layer: AttentionLayer, weights: torch.Tensor) -> tuple[Attention, torch.Tensor]:
+    kind: Attention = "cross" if layer.kind == "cross" else "decoder" if layer.side == "decoder" else "encoder"
+    return kind, averaged(weights, seen["weights_gradient", layer.path][0].double())
+
+
+def _chefer(seen: Captured, maps: list[tuple[Attention, torch.Tensor]], queries: torch.Tensor) -> torch.Tensor:
+    """Relevance of the input positions; of an encoder-decoder by the decoder's positions that the number hangs on."""
+    result = relevance_maps(maps)
+    if result.cross is None:
+        return queries @ result.to_input
+    stack, states = next(
+        (path, states)
+        for path, states in reversed(list(seen.hidden_states(run=0).items()))
+        if states[-1].dim() == 3 and states[-1].shape[1] == result.cross.shape[0]
+    )
+    return _shares(seen["hidden_states_gradient", (stack, len(states) - 1)][0].double()) @ result.cross

@@ -1,0 +1,72 @@
+"""The stage `relevance`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from topwork import Json, Stage, UsageError
+
+if TYPE_CHECKING:
+    from topwork import Run
+
+
+class Relevance(Stage):
+    """Say which input positions a prediction rests on, by five methods, each with its faithfulness.
+
+    Raw attention, rollout (Abnar and Zuidema 2020), norms (Kobayashi et al. 2020), attention and gradient (Chefer et
+    al. 2021), gradient times input.
+    """
+
+    name: ClassVar[str] = "relevance"
+    columns_shown: ClassVar[tuple[str, ...]] = ("rows", "best")
+
+    role: Literal["evaluate", "calibrate", "train"] = Field("evaluate", description="whose rows; they need targets")
+    rows: PositiveInt = Field(16, description="rows that are explained")
+    shown: NonNegativeInt = Field(4, description="rows whose relevance is kept to be read")
+    steps: PositiveInt = Field(10, description="points of a deletion curve")
+    orders: PositiveInt = Field(5, description="random orders of each row, for comparison")
+    randomise: bool = Field(True, description="also explain a model with shuffled weights, which should look different")
+    confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals over rows")
+    draws: PositiveInt = Field(1000, description="resamples of rows for the intervals")
+
+    def reads(self) -> tuple[str, ...]:
+        """Return the roles whose rows the stage reads."""
+        return (self.role,)
+
+    def __call__(self, run: Run) -> dict[str, Json]:
+        """Run the stage."""
+        from topwork_analyses.relevance.methods import METHODS
+        from topwork_analyses.relevance.study import RelevanceStudy, special_positions
+
+        study = RelevanceStudy(
+            run.task, run.model, run.plugins, self.steps, self.orders, run.seed, randomise=self.randomise
+        )
+        shown: list[dict[str, Json]] = []
+        rows = list(islice(iter(run.rows(self.role)), self.rows))
+        for index, row in enumerate(run.progress(rows, label="relevance")):
+            items = run.task.encode([row], "loss", run.seed)
+            if len(items) != 1:
+                continue
+            batch = run.task.collate(items, "loss").to(run.device)
+            relevance = study.add(batch, special_positions(run.task, batch))
+            if index < self.shown:
+                names = [str(name) for name in run.task.units(items[0]).names]
+                values = {name: relevance[name].tolist() for name in METHODS}
+                shown.append({"row": index, "names": names, **values})
+        if not study.gains:
+            raise UsageError(
+                "no row could be explained", hint="rows of one item (no windows) with two positions or more"
+            )
+        lines = study.summary(self.confidence, self.draws, run.seed)
+        best = max(lines, key=lambda line: line["deletion"])
+        return {
+            "rows": len(study.gains),
+            "best": best["method"],
+            "metrics": {f"{line['method']}_above_random": line["above_random"] for line in lines},
+            "measures": "part",
+            "tables": {"faithfulness": lines},
+            "relevance": shown,
+        }

@@ -1,0 +1,123 @@
+"""Relevance over rows: faithfulness of every method beside random orders, and under random weights.
+
+Entry point: `RelevanceStudy`.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from topwork import Batch, Json, Task
+from topwork_analyses.relevance.faithfulness import deletion_curve, deletion_gain
+from topwork_analyses.relevance.methods import METHODS, RowRelevance, relevance_of_row
+from topwork_analyses.statistics.bootstrap import mean_intervals
+from topwork_analyses.statistics.correlations import coefficient
+from topwork_lens.look import Look
+
+
+class RelevanceStudy:
+    """Sums of a study, row by row.
+
+    Args:
+        task: whose row losses are explained.
+        model: in evaluation mode.
+        plugins: that describe attention layers.
+        steps: points of a deletion curve.
+        orders: random orders of each row.
+        seed: of the orders and of the random weights.
+        randomise: also compare with a model whose weights are in a random order; passing means that relevance changes.
+    """
+
+    def __init__(
+        self, task: Task, model: nn.Module, plugins: Any, steps: int, orders: int, seed: int, randomise: bool
+    ) -> None:
+        self.task, self.model, self.look = task, model, Look(model, plugins)
+        self.steps, self.orders = steps, orders
+        self.random = np.random.default_rng(seed)
+        self.other = Look(shuffled(model, seed), plugins) if randomise else None
+        self.gains: list[list[float]] = []
+        self.correlations: list[list[float]] = []
+
+    def add(self, batch: Batch, special: list[int]) -> dict[str, torch.Tensor]:
+        """Explain one row, and return the relevance of its positions by every method.
+
+        Args:
+            batch: of one row with one item, in mode "loss".
+            special: positions that are not deleted.
+
+        Raises:
+            Refused: the model has no attention that can be explained.
+        """
+        relevance = relevance_of_row(self.look, lambda: -self.task.row_losses(self.model, batch).sum())
+        positions = [index for index in range(len(relevance.methods["attention"])) if index not in set(special)]
+        if len(positions) < 2:
+            return relevance.methods
+        scores = [[-float(values[index]) for index in positions] for values in relevance.methods.values()]
+        orders = [[position for _, position in sorted(zip(each, positions))] for each in scores]
+        orders += [list(self.random.permutation(positions)) for _ in range(self.orders)]
+        measured = [deletion_gain(self._curve(batch, relevance.stack, order)) for order in orders]
+        self.gains.append([*measured[: len(METHODS)], float(np.mean(measured[len(METHODS) :]))])
+        if self.other is not None:
+            self.correlations.append(self._with_shuffled_weights(self.other, batch, relevance, positions))
+        return relevance.methods
+
+    def _with_shuffled_weights(
+        self, other: Look, batch: Batch, relevance: RowRelevance, positions: list[int]
+    ) -> list[float]:
+        """Rank correlations of the relevance with that of the model with shuffled weights."""
+        shuffled_relevance = relevance_of_row(other, lambda: -self.task.row_losses(other.model, batch).sum())
+        return [
+            coefficient(values[positions], shuffled_relevance.methods[name][positions])
+            for name, values in relevance.methods.items()
+        ]
+
+    def _curve(self, batch: Batch, stack: str, order: list[int]) -> list[float]:
+        def measure() -> float:
+            with torch.no_grad():
+                return -float(self.task.row_losses(self.model, batch).sum())
+
+        return deletion_curve(self.look, stack, order, measure, self.steps)
+
+    def summary(self, confidence: float, draws: int, seed: int) -> list[dict[str, Json]]:
+        """Return a line for each method: its gain beside that of random orders and of raw attention, with intervals."""
+        gains = np.array(self.gains)
+        chance, raw = gains[:, -1:], gains[:, :1]
+        options: dict[str, Any] = {"confidence": confidence, "draws": draws, "seed": seed}
+        lines = []
+        for index, name in enumerate(METHODS):
+            line: dict[str, Json] = {"method": name, "deletion": float(gains[:, index].mean())}
+            line |= {"random": float(chance.mean())}
+            for label, beside in (("above_random", chance), ("above_attention", raw)):
+                differences = gains[:, index] - beside[:, 0]
+                line[label] = float(differences.mean())
+                if len(differences) > 1:
+                    bounds = mean_intervals(differences, **options)[0]
+                    line |= {f"{label}_low": bounds.low, f"{label}_high": bounds.high}
+            if self.correlations:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", RuntimeWarning)
+                    line["correlation_random_weights"] = float(np.nanmean(np.array(self.correlations)[:, index]))
+            lines.append(line)
+        return lines
+
+
+def shuffled(model: nn.Module, seed: int) -> nn.Module:
+    """Return a copy of a model with the numbers of each parameter in a random order (Adebayo et al. 2018)."""
+    result = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in result.parameters():
+            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    return result
+
+
+def special_positions(task: Task, batch: Batch) -> list[int]:
+    """Return the positions of an item that stand for nothing in the input."""
+    return list(task.units(batch.items[0]).special)
