@@ -18,8 +18,8 @@ from torch import nn
 
 from topwork import Batch
 from topwork_compress.units import Masks, Units, columns_of
-from topwork_lens.gates import Unit, factors_of, gated, output_projection
-from topwork_lens.layers.context import first_input
+from topwork_lens.gates import factors_of, gated
+from topwork_lens.layers.context import Unit, first_input, output_projection
 from topwork_lens.layers.projections import is_pointwise, output_dim
 from topwork_lens.model_state import quiet
 from topwork_lens.scoring.row_independence import RowLosses

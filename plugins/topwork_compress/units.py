@@ -15,8 +15,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Block
 from topwork_lens.flops import Flops, count_flops
-from topwork_lens.gates import Unit, output_projection, split_heads
-from topwork_lens.layers.context import is_gateable
+from topwork_lens.layers.context import Unit, is_gateable, output_projection, split_heads
 from topwork_lens.layers.description import resolve
 from topwork_lens.layers.projections import input_dim, weight_shape
 from topwork_lens.pruning.preconditions import not_plain

@@ -19,13 +19,15 @@ from torch import nn
 from topwork import AttentionLayer, UsageError
 from topwork_lens.activations.runs import Runs, checkpointing
 from topwork_lens.head_slices import heads_verified
-from topwork_lens.layers.context import Unit as Unit
-from topwork_lens.layers.context import first_input as first_input
-from topwork_lens.layers.context import merge_heads as merge_heads
-from topwork_lens.layers.context import module_at as module_at
-from topwork_lens.layers.context import output_projection as output_projection
-from topwork_lens.layers.context import split_heads as split_heads
-from topwork_lens.layers.context import with_first_input as with_first_input
+from topwork_lens.layers.context import (
+    Unit,
+    first_input,
+    merge_heads,
+    module_at,
+    output_projection,
+    split_heads,
+    with_first_input,
+)
 from topwork_lens.layers.state import noted, write
 from topwork_lens.layers.torch_mha import is_folded, stay_unfolded, unfolded
 from topwork_lens.refusals import refuse

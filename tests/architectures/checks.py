@@ -12,9 +12,8 @@ import torch
 from architectures import eager
 from topwork import Refused, TopworkError, accelerated, alterations
 from topwork_lens.capture.undescribed import all_described, observed
-from topwork_lens.gates import first_input, output_projection, split_heads
 from topwork_lens.gates import gated as put
-from topwork_lens.layers.context import is_gateable
+from topwork_lens.layers.context import first_input, is_gateable, output_projection, split_heads
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet

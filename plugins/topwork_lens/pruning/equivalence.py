@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from topwork import AttentionLayer, Refused, map_tensors
 from topwork_lens.capture.undescribed import all_described
-from topwork_lens.gates import module_at
+from topwork_lens.layers.context import module_at
 from topwork_lens.model_state import quiet
 from topwork_lens.refusals import refuse
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from topwork import AttentionLayer, Block, Refused, TopworkError
 from topwork_lens.capture.capture import Capture
-from topwork_lens.gates import Unit, factors_of, gated, refresh_gates
+from topwork_lens.gates import factors_of, gated, refresh_gates
+from topwork_lens.layers.context import Unit
 from topwork_lens.layers.state import write
 from topwork_lens.pruning.equivalence import Comparison, Replay, agree, is_rounding
 from topwork_lens.pruning.layout_search import Variant, variants

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Size
-from topwork_lens.gates import module_at
+from topwork_lens.layers.context import module_at
 from topwork_lens.layers.description import features, is_projection, output_dim, resolve
 from topwork_lens.layers.name_matching import COUNTS, NOT_SIZES, SIZE_WORDS, WIDTHS
 from topwork_lens.layers.torch_mha import is_folded

@@ -15,8 +15,8 @@ from torch import nn
 
 from topwork import AttentionLayer, Block, Json, Removal
 from topwork_lens.flops import Flops, count_flops
-from topwork_lens.gates import Unit
 from topwork_lens.head_slices import require_heads
+from topwork_lens.layers.context import Unit
 from topwork_lens.layers.discovery import heads_by_layer, numbered
 from topwork_lens.pruning.equivalence import Comparison
 from topwork_lens.pruning.job import PruningJob

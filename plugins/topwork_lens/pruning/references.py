@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from topwork import Refused, TopworkError
-from topwork_lens.gates import Unit, factors_of, gated
+from topwork_lens.gates import factors_of, gated
+from topwork_lens.layers.context import Unit
 from topwork_lens.layers.discovery import find_layers
 from topwork_lens.pruning.equivalence import Comparison, Replay, agree, doubled, record, run_outputs
 from topwork_lens.pruning.probes import captured_inputs, further_batches

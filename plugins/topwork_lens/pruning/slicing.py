@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Slices
-from topwork_lens.gates import Unit, module_at, output_projection
+from topwork_lens.layers.context import Unit, module_at, output_projection
 from topwork_lens.layers.description import resolve
 from topwork_lens.layers.projections import is_pointwise
 from topwork_lens.layers.torch_mha import count_on

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from topwork import AttentionLayer
-from topwork_lens.gates import module_at
+from topwork_lens.layers.context import module_at
 from topwork_lens.layers.description import resolve
 from topwork_lens.layers.discovery import find_layers
 from topwork_lens.layers.state import noted, write

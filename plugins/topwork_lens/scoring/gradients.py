@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from topwork import Batch
-from topwork_lens.gates import GateHook, Unit, module_at, output_projection, split_heads
+from topwork_lens.gates import GateHook
+from topwork_lens.layers.context import Unit, module_at, output_projection, split_heads
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.model_state import device_of
 from topwork_lens.refusals import refuse

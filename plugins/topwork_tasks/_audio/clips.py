@@ -243,11 +243,23 @@ def spectrogram_image(clip: np.ndarray, rate: int, width: int = 320, height: int
     return Image.fromarray(grey).resize((width, height))
 
 
+def wav_bytes(samples: bytes, rate: int) -> bytes:
+    """Return 16-bit samples of one channel as a WAV file."""
+    import wave
+
+    target = io.BytesIO()
+    with wave.open(target, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples)
+    return target.getvalue()
+
+
 def tone_clip(pitches: list[float], seconds: float, rate: int = 16000) -> dict[str, Any]:
     """Make a WAV file of tones one after the other over faint noise, as {bytes, path}, for example rows."""
     import array
     import math
-    import wave
 
     each = round(seconds * rate / len(pitches))
     samples, state = array.array("h"), 1
@@ -255,10 +267,4 @@ def tone_clip(pitches: list[float], seconds: float, rate: int = 16000) -> dict[s
         for n in range(each):
             state = (1103515245 * state + 12345) % 2**31
             samples.append(round(9000 * math.sin(2 * math.pi * pitch * n / rate)) + state // 2**22 - 256)
-    target = io.BytesIO()
-    with wave.open(target, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.tobytes())
-    return {"bytes": target.getvalue(), "path": "-".join(f"{pitch:.0f}" for pitch in pitches) + ".wav"}
+    return {"bytes": wav_bytes(samples.tobytes(), rate), "path": "-".join(f"{pitch:.0f}" for pitch in pitches) + ".wav"}

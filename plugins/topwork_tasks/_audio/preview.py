@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Picture, Row, RowsView, UsageError
-from topwork_tasks._audio.clips import audio_length, open_audio
+from topwork_tasks._audio.clips import audio_length, open_audio, wav_bytes
 
 if TYPE_CHECKING:
     import numpy
@@ -37,7 +36,7 @@ class AudioView(RowsView):
             clip = open_audio(row.get("audio"), None, "audio", RATE)
         except (DataError, UsageError) as error:
             return Picture(f"cannot be read: {error.cause}")
-        return Picture(caption, image=draw_waveform(clip), audio=wav_bytes(clip[: MOST_SECONDS * RATE]))
+        return Picture(caption, image=draw_waveform(clip), audio=_audible(clip[: MOST_SECONDS * RATE]))
 
     def doubts(self, rows: Sequence[Row], options: Any) -> list[str]:
         """Name clips without sound and clips that are very short or very long."""
@@ -67,17 +66,8 @@ def draw_waveform(clip: numpy.ndarray, width: int = 320, height: int = 80) -> Im
     return image
 
 
-def wav_bytes(clip: Any) -> bytes:
-    """Return samples in -1 .. 1 as a 16-bit mono WAV file of 16 kHz."""
-    import wave
-
+def _audible(clip: Any) -> bytes:
+    """Return samples in -1 .. 1 as a WAV file."""
     import numpy
 
-    samples = (numpy.clip(clip, -1, 1) * 32767).astype("<i2")
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(samples.tobytes())
-    return buffer.getvalue()
+    return wav_bytes((numpy.clip(clip, -1, 1) * 32767).astype("<i2").tobytes(), RATE)

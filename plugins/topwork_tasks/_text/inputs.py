@@ -82,10 +82,6 @@ class TextInputs:
         """Pair each question with windows of its context; see `windows.context_windows`."""
         return context_windows(self.tokenizer, questions, contexts, self.names, length, stride)
 
-    def costs(self, features: Sequence[Mapping[str, Sequence[int]]]) -> list[int]:
-        """Return what each input costs in a batch: its tokens."""
-        return [max(1, len(inputs["input_ids"])) for inputs in features]
-
     def collate(self, items: Sequence[Item]) -> dict[str, torch.Tensor]:
         """Pad and stack the items' inputs: long tensors [items, longest]."""
         return pad_tokens(self.tokenizer, items, self.names)
