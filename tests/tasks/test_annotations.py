@@ -311,7 +311,7 @@ def test_damaged_tables_of_colours_name_their_line(text, message, tmp_path) -> N
 def test_colours_without_a_table_are_labels(kind) -> None:
     rows = [
         {"image": Image.new("RGB", (48, 40)), "mask": coloured(kind)},
-        {"image": Image.new("RGB", (48, 40)), "mask": Image.new("L", (48, 40), 0)},
+        {"image": Image.new("RGB", (48, 40)), "mask": Image.new(kind, (48, 40), 0)},
     ]
     work = topwork.build("image-segmentation", BASES["image-segmentation"], rows=rows)
     assert work.task.label_names == ["#000000", "#008000", "#804080"]
@@ -320,6 +320,15 @@ def test_colours_without_a_table_are_labels(kind) -> None:
     assert set(np.unique(work.task._truth.labels(rows[1], (48, 40)))) == {0}
     with pytest.raises(DataError, match=r"has the colour \[9, 9, 200\]"):
         work.task._truth.labels({**rows[0], "mask": coloured(kind, right=(9, 9, 200))}, (48, 40))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_colours_among_numbers_are_refused_in_their_row(order) -> None:
+    numbers = [{"image": Image.new("RGB", (48, 40)), "mask": np.eye(40, 48, dtype=np.uint8)}] * 2
+    rows = [*numbers, {"image": Image.new("RGB", (48, 40)), "mask": coloured("RGB")}][::order]
+    with pytest.raises(DataError, match="is a colour image, others are numbers") as caught:
+        topwork.build("image-segmentation", BASES["image-segmentation"], rows=rows)
+    assert caught.value.row == (2 if order == 1 else 0)
 
 
 def test_masks_of_hundreds_of_colours_are_refused() -> None:

@@ -112,6 +112,38 @@ def test_error_rates_are_those_of_jiwer_over_all_rows() -> None:
     assert not ErrorRates.higher_is_better
 
 
+@pytest.mark.parametrize(
+    ("truth", "heard"),
+    [("café", "cafe\u0301"), ("が", "か\u3099"), ("한글", "\u1112\u1161\u11ab\u1100\u1173\u11af"), ("½", "1⁄2")],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_error_rates_compare_texts_in_a_unicode_form_on_request(truth, heard, turned) -> None:
+    truth, heard = (heard, truth) if turned else (truth, heard)
+    row = {"audio": ROWS[0]["audio"], "text": truth}
+    for form, wrong in (("none", True), ("NFKC", False)):
+        metric = make("wav2vec2", [row, *ROWS], normalise=form)[0].metric()
+        metric.update(row, {"text": heard})
+        result = metric.result()
+        assert bool(result["wer"]) is bool(result["cer"]) is wrong and result["exact"] == (not wrong)
+
+
+@pytest.mark.parametrize(
+    ("truth", "heard", "words"),
+    [
+        ("Yes, it's late.", "Yes it's late", 0),
+        ("«Oui», dit-il…", "Oui dit il", 0),
+        ("你好，世界。", "你好 世界", 0),
+        ("don't", "dont", 1),
+    ],
+)
+def test_punctuation_is_left_out_on_request(truth, heard, words) -> None:
+    row = {"audio": ROWS[0]["audio"], "text": truth}
+    plain, ignoring = ErrorRates(), ErrorRates(punctuation="ignore")
+    for metric in (plain, ignoring):
+        metric.update(row, {"text": heard})
+    assert ignoring.result()["wer"] == words and plain.result()["wer"] > 0
+
+
 def test_a_picture_marks_what_was_misunderstood() -> None:
     task, _ = make("wav2vec2")
     row = {**ROWS[3], "text": "do re mi"}

@@ -130,6 +130,20 @@ def squad_metrics(truth: str, answer: str, **options: Any) -> dict[str, Any]:
     return metric.result()
 
 
+@pytest.mark.parametrize(
+    ("truth", "answer", "wanted"),
+    [
+        ("北京大学", "北京", 2 / 3),
+        ("東京タワー", "東京", 4 / 7),
+        ("ในกรุงเทพ", "กรุงเทพ", 12 / 14),
+        ("Seoul 서울 시", "서울 시", 0.8),
+        ("the old town", "old town hall", 0.8),
+    ],
+)
+def test_answers_overlap_in_the_words_of_their_script(truth, answer, wanted):
+    assert squad_metrics(truth, answer)["f1"] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("script", WORDS)
 def test_answers_are_compared_in_a_unicode_form_on_request(script):
     composed, decomposed = WORDS[script]

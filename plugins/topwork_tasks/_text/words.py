@@ -1,8 +1,8 @@
 r"""Words of a text in any script: where they stand, and how texts given as words are joined.
 
-Entry points: `find_words` (spans of characters), `rouge_words` (strings), `join_words`. Letters with their marks make a
-word. Han, kana, Thai, Lao, Khmer, Myanmar and other scripts are written without spaces between words: there every sign,
-with the marks behind it, is a word.
+Entry points: `find_words` (spans of characters), `rouge_words` and `split_words` (strings), `join_words`. Letters with
+their marks make a word. Han, kana, Thai, Lao, Khmer, Myanmar and other scripts are written without spaces between
+words: there every sign, with the marks behind it, is a word.
 """
 
 from __future__ import annotations
@@ -62,6 +62,16 @@ def rouge_words(text: str) -> list[str]:
     On English the same as the tokenizer of rouge-score, which keeps a-z and 0-9 only.
     """
     return _pattern("rouge").findall(text.lower())
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text at white space; every sign of a script without spaces between words is a word.
+
+    Example:
+        >>> split_words("in 北京 2024")
+        ['in', '北', '京', '2024']
+    """
+    return _pattern("unspaced").sub(r" \g<0> ", text).split()
 
 
 def unspaced_share(texts: Sequence[str]) -> tuple[float, float]:

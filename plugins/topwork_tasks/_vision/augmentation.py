@@ -103,7 +103,10 @@ def make_augmentation(
         steps.append(v2.ColorJitter(**colours))
     if {"shift", "zoom", "rotate"} & set(parts):
         shift, zoom = (0.08, 0.08) if "shift" in parts else None, (0.9, 1.1) if "zoom" in parts else None
-        steps.append(v2.RandomAffine(8 if "rotate" in parts else 0, translate=shift, scale=zoom, fill=fill))
+        turn = 8 if "rotate" in parts else 0
+        # maps are read at the nearest pixel whatever is said here; images would get jagged edges by it
+        smooth = v2.InterpolationMode.BILINEAR
+        steps.append(v2.RandomAffine(turn, translate=shift, scale=zoom, interpolation=smooth, fill=fill))
     if "distort" in parts:
         steps.append(v2.RandomPhotometricDistort())
     return v2.Compose(steps)

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from topwork import Base, TaskOptions, UsageError
 from topwork_tasks._audio.spec_augment import SPEC_AUGMENT_HELP, SpecAugment
 from topwork_tasks._classification.options import HeadDropout
+from topwork_tasks._text.metrics import UnicodeForm
 from topwork_tasks.automatic_speech_recognition import transcripts as _transcripts
 
 HEAD = ("AutoModelForCTC",)
@@ -28,6 +29,10 @@ class SpeechRecognitionOptions(TaskOptions):
         "auto", description="of texts before they are learned and compared; auto: as the checkpoint's vocabulary"
     )
     unknown: Literal["refuse", "drop"] = Field("refuse", description="what to do with letters out of the vocabulary")
+    normalise: UnicodeForm = Field("none", description="Unicode form of texts before the error rates compare them")
+    punctuation: _transcripts.Punctuation = Field(
+        "keep", description="ignore: the error rates leave out punctuation and symbols, apostrophes in words excepted"
+    )
     timestamps: Literal["word", "char", "segment"] | None = Field(
         None, description="also predict times: of words or characters (ctc), of words or segments (Whisper)"
     )

@@ -278,7 +278,7 @@ class SpeechRecognition(AudioTask):
 
     @override
     def metric(self) -> tw.Metric:
-        return _transcripts.ErrorRates(self.case)
+        return _transcripts.ErrorRates(self.case, self.options.normalise, self.options.punctuation)
 
     @override
     def draw(self, row: tw.Row, prediction: Any) -> tw.Picture:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from typing import Any, Literal
 
 from typing_extensions import override
 
 from topwork import DataError, Json, Metric, Picture, Row
+from topwork_tasks._text.metrics import UnicodeForm, in_unicode_form
 
 Case = Literal["keep", "lower", "upper"]
+#: signs of category P and S in the error rates
+Punctuation = Literal["keep", "ignore"]
+_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _COUNTS = ("hits", "substitutions", "deletions", "insertions")
 
 
@@ -29,20 +35,50 @@ def transcript_text(row: Row, index: int | None, case: Case, column: str = "text
     return text if case == "keep" else text.lower() if case == "lower" else text.upper()
 
 
+def compared_text(text: str, form: UnicodeForm = "none", punctuation: Punctuation = "keep") -> str:
+    """Return a text as the error rates compare it, with single spaces.
+
+    Args:
+        text: a transcript.
+        form: Unicode form, applied first.
+        punctuation: "ignore" leaves out every character of category P or S but the apostrophe inside a word.
+
+    Example:
+        >>> compared_text("«Well», it's   4 €!", "NFC", "ignore")
+        "Well it's 4"
+    """
+    text = in_unicode_form(text, form)
+    if punctuation == "ignore":
+        apostrophes = {match.start() for match in _APOSTROPHE.finditer(text)}
+        text = "".join(
+            letter if index in apostrophes or unicodedata.category(letter)[0] not in "PS" else " "
+            for index, letter in enumerate(text)
+        )
+    return " ".join(text.split())
+
+
 class ErrorRates(Metric):
     """Word and character error rates over all rows: jiwer's counts, summed.
 
     Keys: wer and cer = (substitutions + deletions + insertions) / words (characters) of the truth; exact: the share of
     rows without an error. Where the truths have no word at all, a rate is 0 without insertions and 1 with them.
-    Table: `words` and `characters`, the counts.
+    Table: `words` and `characters`, the counts. Words stand between white space: of scripts without spaces between
+    words, cer is the rate to look at.
+
+    Args:
+        case: of the truths.
+        form: Unicode form of both texts.
+        punctuation: of both texts.
     """
 
     keys = ("wer", "cer", "exact")
     primary = "wer"
     higher_is_better = False
 
-    def __init__(self, case: Case = "keep") -> None:
+    def __init__(self, case: Case = "keep", form: UnicodeForm = "none", punctuation: Punctuation = "keep") -> None:
         self.case: Case = case
+        self.form: UnicodeForm = form
+        self.punctuation: Punctuation = punctuation
         self.rows = self.exact = 0
         self.words = dict.fromkeys(_COUNTS, 0)
         self.characters = dict.fromkeys(_COUNTS, 0)
@@ -51,7 +87,10 @@ class ErrorRates(Metric):
     def update(self, row: Row, prediction: Any) -> None:
         import jiwer
 
-        truth, predicted = transcript_text(row, None, self.case), " ".join(prediction["text"].split())
+        truth, predicted = (
+            compared_text(text, self.form, self.punctuation)
+            for text in (transcript_text(row, None, self.case), prediction["text"])
+        )
         for counts, alignment in (
             (self.words, jiwer.process_words(truth, predicted)),
             (self.characters, jiwer.process_characters(truth, predicted)),

@@ -100,6 +100,15 @@ def scale_of(row: Mapping[str, Any], scale: float | None, index: int | None = No
     return float(declared)
 
 
+def has_bad_scale(row: Mapping[str, Any], scale: float | None) -> bool:
+    """Return whether `scale_of` refuses a row."""
+    try:
+        scale_of(row, scale)
+    except DataError:
+        return True
+    return False
+
+
 def typical_depth(rows: Any, scale: float | None, cap: float | None, holes: Sequence[float] = ()) -> float:
     """Return the median depth of some rows, where a random task head begins; 1 without rows."""
     import numpy

@@ -127,6 +127,8 @@ class DepthEstimation(ImageTask):
     def precheck(self, row: tw.Row, mode: tw.Mode) -> bool:
         # the header of an EXR file is not read here
         plain = mode == "predict" or is_exr(row.get("depth"))
+        if mode != "predict" and depth_maps.has_bad_scale(row, self.options.depth_scale):
+            return True
         return may_be_refused(row, *(() if plain else ("depth",)))
 
     @override

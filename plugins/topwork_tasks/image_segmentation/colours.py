@@ -39,7 +39,7 @@ def read_colour_table(file: str) -> Colours:
     """
     try:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read: {error}", column="colour_table", hint="name another file") from error
     colours: dict[str, tuple[int, int, int]] = {}
     for number, line in enumerate(lines, 1):
@@ -68,12 +68,25 @@ def read_colour_table(file: str) -> Colours:
 
 
 def names_in_tables(rows: Iterable[Row]) -> list[str]:
-    """Return the names in the tables of colours that rows name, in their order; none where rows name no table."""
+    """Return the names in the tables of colours that rows name, in their order; none where rows name no table.
+
+    Raises:
+        DataError: the table of a row is damaged.
+    """
     names: dict[str, None] = {}
-    for file in dict.fromkeys(row.get("colour_table") for row in rows):
-        if file is not None:
-            names.update(dict.fromkeys(read_colour_table(str(file))))
+    for index, row in enumerate(rows):
+        names.update(dict.fromkeys(_table_of(row, index) or ()))
     return list(names)
+
+
+def _table_of(row: Row, index: int | None) -> Colours | None:
+    """The table that a row names; None without one."""
+    if row.get("colour_table") is None:
+        return None
+    try:
+        return read_colour_table(str(row["colour_table"]))
+    except DataError as error:
+        raise DataError(error.cause, row=index, column="colour_table", hint=error.hint) from error
 
 
 def is_coloured(mask: numpy.ndarray) -> bool:
@@ -108,14 +121,16 @@ class RowColours:
         if names and all(map(_HEX.fullmatch, names)):
             self.learned = {name: (int(name[1:3], 16), int(name[3:5], 16), int(name[5:], 16)) for name in names}
 
-    def of(self, row: Row) -> Colours | None:
+    def of(self, row: Row, index: int | None = None) -> Colours | None:
         """Return label name -> colour; None where the mask holds numbers.
+
+        Args:
+            row: of the data.
+            index: of the row, for messages.
 
         Raises:
             DataError: the table of the row is damaged.
         """
         if self.options.colours:
             return self.options.colours
-        if row.get("colour_table") is not None:
-            return read_colour_table(str(row["colour_table"]))
-        return self.learned or None
+        return _table_of(row, index) or self.learned or None

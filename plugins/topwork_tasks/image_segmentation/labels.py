@@ -149,11 +149,15 @@ def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
         )
     values: set[Any] = set()
     colours: set[str] = set()
+    coloured_row, has_numbers = None, False
     wanted = [name for name in ("mask", "objects", "segments_info") if name in _columns_in(rows)]
     narrow = rows.select_columns(wanted) if hasattr(rows, "select_columns") else rows
     for index, row in enumerate(narrow):
         column, row_values = _values(row, index, kind)
+        has_numbers = has_numbers or column == "numbers"
+        column = "mask" if column == "numbers" else column
         if column == "colours":
+            coloured_row = index if coloured_row is None else coloured_row
             colours.update(row_values)
             if len(colours) > MOST_COLOURS:
                 hint = "write labels as 0, 1, 2 ... in PNG files, or give `colours`; JPEG changes colours"
@@ -166,6 +170,9 @@ def _occurring(rows: Any, kind: str, ignored: int, reduce: bool) -> list[str]:
                 cause, hint = f"holds the number {value}", f"labels count from 0 to {_MOST}; or give `label_names`"
                 raise DataError(cause, row=index, column=column, hint=hint)
             values.add(value)
+    if coloured_row is not None and has_numbers:
+        hint = "give the numbers of labels (mode L, P or I), or `colours`"
+        raise DataError("is a colour image, others are numbers", row=coloured_row, column="mask", hint=hint)
     if colours:
         return sorted(colours | {grey(value) for value in values if value <= 255})
     if ignored in values and len(values) == 2 and kind == "semantic":
@@ -186,7 +193,10 @@ def _columns_in(rows: Any) -> list[str]:
 
 
 def _values(row: Row, index: int, kind: str) -> tuple[str, list[Any]]:
-    """Return the column that holds a row's labels, and those labels; "colours" and the colours of a colour mask."""
+    """Return the column that holds a row's labels, and those labels.
+
+    Of semantic masks "numbers" for a map of numbers, and "colours" with the colours of a colour image.
+    """
     import numpy
 
     if kind != "semantic" and uses_objects(row, index):
@@ -200,6 +210,8 @@ def _values(row: Row, index: int, kind: str) -> tuple[str, list[Any]]:
     mask = open_mask(row["mask"], index, "mask") if mask is None else mask
     if kind == "semantic" and is_coloured(mask):
         return "colours", list(colours_in(mask))
+    if kind == "semantic" and mask.ndim == 2:
+        return "numbers", numpy.unique(mask).tolist()
     labels = mask[..., 0] if mask.ndim == 3 and kind != "semantic" else one_channel(mask, index, "mask")
     return "mask", numpy.unique(labels).tolist()
 

@@ -144,7 +144,9 @@ class ImageSegmentation(ImageTask):
     @override
     def precheck(self, row: tw.Row, mode: tw.Mode) -> bool:
         maps = ("mask",) if self.options.kind == "semantic" else ("mask", "instances")
-        return may_be_refused(row, *(() if mode == "predict" else maps))
+        if mode == "predict":
+            return may_be_refused(row)
+        return may_be_refused(row, *maps, check=self._truth.check_declared)
 
     @override
     def encode(self, rows: Sequence[tw.Row], mode: tw.Mode, seed: int) -> list[tw.Item]:

@@ -45,7 +45,7 @@ class SegmentationTruth:
         """Return label indices, int32 [height, width]; `ignore_index` where a pixel does not count."""
         self._present(row, index)
         frame_orientation(row, index, size)  # refuses a declared size that does not fit
-        colours = self.colours.of(row)
+        colours = self.colours.of(row, index)
         mask = open_row_mask(row, index, "mask", size, colours=colours is not None)
         if tells_segments(row, mask):
             segments = panoptic_of(row, index, size, self.numbers, self.options.ignore_index)
@@ -55,6 +55,15 @@ class SegmentationTruth:
         if colours is not None and mask.ndim == 3:
             return values_of_colours(mask, colours, self.numbers.names, self.options.ignore_index, index)
         return self.numbers.of_map(one_channel(mask, index, "mask"), self.options.ignore_index, self.reduce, index)
+
+    def check_declared(self, row: Row, size: tuple[int, int]) -> None:
+        """Check what a row declares of its image and its mask.
+
+        Raises:
+            DataError: a size that does not fit the image, a damaged table of colours.
+        """
+        frame_orientation(row, None, size)
+        self.colours.of(row)
 
     def segments(self, row: Row, size: tuple[int, int], index: int | None = None) -> Segments:
         """Return instances, or panoptic segments."""

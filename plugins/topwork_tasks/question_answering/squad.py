@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from topwork import DataError, Json, Metric, Row
 from topwork_tasks._text.metrics import UnicodeForm, in_unicode_form
-from topwork_tasks._text.words import trim_span
+from topwork_tasks._text.words import split_words, trim_span
 
 if TYPE_CHECKING:
     import torch
@@ -83,15 +83,16 @@ def answer_texts(row: Row, index: int | None) -> list[str]:
     """Return the texts of a row's answers, none when there is no answer.
 
     Raises:
-        DataError: missing, or in no shape that is read.
+        DataError: missing, empty, or in no shape that is read.
     """
     return _texts_and_starts(row, index)[0]
 
 
-def _texts_and_starts(row: Row, index: int | None) -> tuple[list[str], list[Any]]:
-    """Return texts and starts of answers in any of the shapes that data sets have; a start that is not written is None.
+def _texts_and_starts(row: Row, index: int | None) -> tuple[list[str], Any]:
+    """Return texts of answers, and their starts as they are written, in any of the shapes that data sets have.
 
-    The shapes: SQuAD's lists, one answer in it, a list of {text, answer_start}, texts, one text.
+    The shapes: SQuAD's lists, one answer in them, a list of {text, answer_start}, texts, one text. Starts are None
+    where none are written.
 
     Raises:
         DataError: missing, empty, or in none of them.
@@ -104,15 +105,7 @@ def _texts_and_starts(row: Row, index: int | None) -> tuple[list[str], list[Any]
     texts, starts = _listed(value)
     if not _is_list(texts, str):
         raise DataError(f"{value!r} is not in SQuAD's shape", row=index, column="answers", hint=_SHAPE)
-    texts = list(texts)
-    if starts is None:
-        starts = [None] * len(texts)
-    elif not _is_list(starts, Integral | None):
-        cause = f"{value!r} has no `answer_start` of whole numbers"
-        raise DataError(cause, row=index, column="answers", hint=_SHAPE)
-    if len(texts) != len(starts):
-        raise DataError(f"has {len(texts)} texts and {len(starts)} starts", row=index, column="answers", hint=_SHAPE)
-    return texts, list(starts)
+    return list(texts), starts
 
 
 def _listed(value: Any) -> tuple[Any, Any]:
@@ -146,6 +139,13 @@ def read_answers(row: Row, index: int) -> list[tuple[str, int]]:
         DataError: in no shape that is read, or not at its start in the context.
     """
     texts, starts = _texts_and_starts(row, index)
+    if starts is None:
+        starts = [None] * len(texts)
+    elif not _is_list(starts, Integral | None):
+        cause = f"{row['answers']!r} has no `answer_start` of whole numbers"
+        raise DataError(cause, row=index, column="answers", hint=_SHAPE)
+    if len(texts) != len(starts):
+        raise DataError(f"has {len(texts)} texts and {len(starts)} starts", row=index, column="answers", hint=_SHAPE)
     context = row.get("context")
     if not isinstance(context, str):
         raise DataError("is no text", row=index, column="context", hint="make it a string")
@@ -187,8 +187,11 @@ def normalise(answer: str, punctuation: Literal["ascii", "unicode"] = "ascii", f
 
 
 def f1(prediction: str, truth: str) -> float:
-    """Return the overlap of the words of two normalised answers; 1 or 0 when either is empty."""
-    words, true_words = prediction.split(), truth.split()
+    """Return the overlap of the words of two normalised answers; 1 or 0 when either is empty.
+
+    In scripts without spaces every sign is a word, as in MLQA (Lewis et al. 2020, arXiv 1910.07475).
+    """
+    words, true_words = split_words(prediction), split_words(truth)
     if not words or not true_words:
         return float(words == true_words)
     common = sum((Counter(words) & Counter(true_words)).values())
