@@ -10,6 +10,9 @@ from topwork.api import (
     from_pretrained as from_pretrained,
 )
 from topwork.api import (
+    importance as importance,
+)
+from topwork.api import (
     load as load,
 )
 from topwork.api import (

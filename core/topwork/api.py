@@ -213,7 +213,22 @@ def look(model: nn.Module, *, plugins: Plugins | None = None) -> Any:
     return (plugins or _plugins()).look(model)
 
 
-def prune_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Any:
+def importance(model: nn.Module, batches: Any, method: str = "michel", **options: Any) -> Any:
+    """Score every attention head of a model by how much its loss depends on it.
+
+    Args:
+        model: any model with attention layers.
+        batches: dicts of tensors, with labels where the model computes its own loss; or one dict.
+        method: "michel", "taylor", "leave_one_out", "shapley", "entropy" or "random".
+        options: see the lens's `Look.importance`; `loss` computes losses of the model's outputs.
+
+    Returns:
+        The scores; `prune_heads(model, scores, share=0.3)` removes the least important ones.
+    """
+    return look(model).importance(batches, method, **options)
+
+
+def prune_heads(model: nn.Module, heads: Any, **options: Any) -> Any:
     """Remove attention heads from a model, for good: the weights become smaller.
 
     The replacement for `model.prune_heads` of transformers 4.
@@ -221,7 +236,8 @@ def prune_heads(model: nn.Module, heads: HeadChoice, **options: Any) -> Any:
     Args:
         model: any model with attention layers.
         heads: layer index -> indices of attention heads, counted before anything was pruned; `{0: [1, 3]}`. For models
-            with several kinds of attention, the keys are module paths or (group, index).
+            with several kinds of attention, the keys are module paths or (group, index). Or pairs of a layer and a
+            head, or scores of `importance`, with `share`, `count` or `threshold` among the options.
         options: see the lens's `Look.prune_heads`.
     """
     return look(model).prune_heads(heads, **options)

@@ -24,7 +24,7 @@ from topwork_lens.gates import factors_of, gated
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet
 from topwork_lens.pruning.prune import Pruned
-from topwork_lens.scoring.importance import own_loss, single_items
+from topwork_lens.scoring.plain_models import own_loss, single_items
 from topwork_lens.scoring.row_independence import RowLosses
 
 #: positions that least squares reads, and batches that costs are counted on

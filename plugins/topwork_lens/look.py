@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, Refused, UsageError
+from topwork import AttentionLayer, Refused, UsageError
 from topwork_lens.blocks.access import BlockAccess, Heads
 from topwork_lens.capture.capture import Capture, needs_attention
 from topwork_lens.capture.result import Captured
@@ -23,21 +23,20 @@ from topwork_lens.layers.context import is_gateable
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
-from topwork_lens.model_state import bare_model, plain_inputs
+from topwork_lens.model_state import bare_model
 from topwork_lens.patching.patch import patched, patches_of
 from topwork_lens.pruning.probes import call_on
 from topwork_lens.pruning.prune import Pruned, lines, prune
 from topwork_lens.pruning.soft import living_layers
-from topwork_lens.scoring.importance import own_loss, score, single_items
-from topwork_lens.scoring.row_independence import RowLosses
-from topwork_lens.scoring.selection import Importance, Normalise, importance_of, in_groups
+from topwork_lens.scoring.access import ScoringAccess
+from topwork_lens.scoring.selection import Choice, Importance, by_scores
 from topwork_lens.tables import LayerTable
 
 if TYPE_CHECKING:
-    from topwork_lens.scoring.gradients import Reduction
+    pass
 
 
-class Look(BlockAccess):
+class Look(BlockAccess, ScoringAccess):
     """Access to the attention of a model: capture, mask, score and prune attention heads.
 
     A layer is named by its index (when the model has one kind of attention; -1 is the last), by (group, index) with
@@ -312,7 +311,16 @@ class Look(BlockAccess):
 
     # ------------------------------------------------------------------ pruning
 
-    def prune_heads(self, heads: Heads, *, check: Any = None) -> Pruned:
+    def prune_heads(
+        self,
+        heads: Heads | Importance,
+        *,
+        share: float | None = None,
+        count: int | None = None,
+        threshold: float | None = None,
+        at_least: int = 1,
+        check: Any = None,
+    ) -> Pruned:
         """Remove attention heads for good: the weights become smaller.
 
         Where the code of a layer cannot be cut, its parameters become compact and are scattered to their full width
@@ -320,73 +328,25 @@ class Look(BlockAccess):
 
         Args:
             heads: original indices by layer, or pairs of a layer and an index; what is pruned already is passed over.
+                Or an `Importance`, with one of `share`, `count` and `threshold`: the least important ones.
+            share: of all attention heads that there are now.
+            count: how many attention heads.
+            threshold: attention heads whose score is below it.
+            at_least: how many attention heads every layer keeps, where they are chosen by scores.
             check: the batch on which masked and pruned model must agree: a dict of inputs, or a function that runs
                 the model; None makes a random one.
 
         Raises:
             Refused: they do not agree, or cannot; the model is then as it was.
         """
+        chosen: Any = by_scores(self.layers, heads, Choice(share, count, threshold, at_least))
         # Parameters that were made in inference mode could never be trained.
         with torch.inference_mode(False):
-            return prune(self.model, cast(Any, heads), self.call(check), self.plugins)
+            return prune(self.model, chosen, self.call(check), self.plugins)
 
     def call(self, check: Any) -> Callable[[], Any]:
         """Return what runs the model on a batch: a dict of inputs, a `Batch`, a function; None for a random batch."""
         return call_on(self.model, check)
-
-    # ------------------------------------------------------------------ scoring
-
-    def importance(
-        self,
-        batches: Iterable[Mapping[str, Any] | Batch],
-        method: str = "michel",
-        *,
-        row_losses: RowLosses | None = None,
-        reduction: Reduction = "example",
-        normalise: Normalise = "layer",
-        seed: int = 0,
-        orders: int = 8,
-        groups: Sequence[str] | None = None,
-        gather: Callable[[Any], list[Any]] = lambda value: [value],
-    ) -> Importance:
-        """Score every attention head; see `importance.score` for the methods.
-
-        Args:
-            batches: dicts of tensors (with labels) for a model that computes its own loss, one row at a time; or
-                `Batch` objects together with `row_losses`.
-            method: "michel", "taylor", "leave_one_out", "shapley", "entropy" or "random".
-            row_losses: (model, batch) -> [rows].
-            reduction: of gradients: "example", "token" or "batch".
-            normalise: "layer", "global" or "none".
-            seed: of random numbers in losses, orders and scores.
-            orders: for "shapley": over how many random orders.
-            groups: score only "encoder", "decoder", "cross", "backbone" attention; the others have no scores then.
-            gather: a value -> the values of all processes.
-
-        Raises:
-            Refused: scores would be wrong; reason "not_a_head" where a layer mixes its attention heads.
-
-        Example:
-            >>> look.importance([batch]).layers[0].scores  # doctest: +SKIP
-        """
-        layers = self.layers
-        scored = [layer for layer in in_groups(layers, groups) if is_gateable(layer) or method == "entropy"]
-        if row_losses is None:
-            batches = (row for batch in batches for row in single_items(plain_inputs(batch)))
-        with torch.inference_mode(False):
-            rows, raw = score(
-                self.model,
-                scored,
-                batches,  # type: ignore[arg-type]
-                row_losses or own_loss,
-                method,
-                reduction=reduction,
-                seed=seed,
-                orders=orders,
-                known=layers,
-                gather=gather,
-            )
-        return importance_of(layers, raw, method, rows, normalise)
 
 
 def _tokenizer(owner: Any) -> Any:

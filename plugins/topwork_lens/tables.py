@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from importlib.util import find_spec
 from typing import Any
 
 #: characters of a cell that is printed
@@ -11,6 +12,8 @@ CELL = 40
 
 class LayerTable(list[dict[str, Any]]):
     """List of dicts with the same keys that prints as a table; whole values stay in the dicts.
+
+    Where pandas is installed it is a DataFrame as well: columns by name, and every attribute of one.
 
     Example:
         >>> print(LayerTable([{"path": "a", "kept": [0, 1, 2, 5]}, {"path": "b.c", "kept": []}]))
@@ -28,6 +31,16 @@ class LayerTable(list[dict[str, Any]]):
         import pandas
 
         return pandas.DataFrame(list(self))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or find_spec("pandas") is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.to_pandas(), name)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str | list):
+            return self.to_pandas()[key]
+        return super().__getitem__(key)
 
     def __repr__(self) -> str:
         rows = self._cells()

@@ -16,7 +16,7 @@ from topwork_compress.compression import Budget, Compression, Settings
 from topwork_compress.rearrange import objective, rearranged
 from topwork_compress.search import in_multiples, search
 from topwork_compress.units import Choice
-from topwork_lens.scoring.importance import own_loss, single_items
+from topwork_lens.scoring.plain_models import own_loss, single_items
 
 
 def toy(seed: int, head: int, neuron: int) -> list[Choice]:

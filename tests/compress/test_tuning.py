@@ -15,7 +15,7 @@ from topwork_compress.tuning import tune
 from topwork_compress.units import Units
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.look import Look
-from topwork_lens.scoring.importance import own_loss, single_items
+from topwork_lens.scoring.plain_models import own_loss, single_items
 
 PATH = "bert.encoder.layer.1.output.dense"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import lens_models
 import pandas
 import pytest
@@ -37,6 +39,12 @@ def test_the_table_is_a_list_of_dicts_and_a_data_frame(name: str) -> None:
     assert isinstance(frame, pandas.DataFrame)
     assert list(frame["path"]) == [line["path"] for line in table]
     assert {"prunable", "maskable", "capturable", "why", "gates"} <= set(frame.columns)
+    assert list(table["path"]) == list(frame["path"])
+    assert table.groupby("group")["heads"].sum().equals(frame.groupby("group")["heads"].sum())
+    assert table[0] == table[:1][0]
+    assert copy.deepcopy(table) == table
+    with pytest.raises(AttributeError, match="colour"):
+        _ = table.colour
 
 
 @pytest.mark.parametrize("name", NAMES)

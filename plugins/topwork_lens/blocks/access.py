@@ -73,4 +73,4 @@ class BlockAccess:
             call = call_on(self.model, check)
             blocks = find_blocks(self.model, call, self.plugins) if neurons else []
             chosen = {path: indices for path, (_, indices) in neurons_by_block(blocks, neurons or {}).items()}
-            return prune(self.model, cast(Any, heads or {}), call, self.plugins, blocks, chosen)
+            return prune(self.model, cast(Any, {} if heads is None else heads), call, self.plugins, blocks, chosen)

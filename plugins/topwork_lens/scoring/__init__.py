@@ -1,5 +1,7 @@
 """Scores of attention heads, and choices made by them.
 
+- `access`: what `topwork.look(model)` scores.
+- `plain_models`: losses of plain models, row by row from one run.
 - `importance`: `score`, the entry point of all methods; sums over rows and processes.
 - `gradients`: Michel's and Taylor's scores, from gradients of gates.
 - `entropy`: sharpness of attention.

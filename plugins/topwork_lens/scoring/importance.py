@@ -7,14 +7,14 @@ scores and chooses by them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, Item, UsageError, accelerated, unknown
+from topwork import AttentionLayer, Batch, UsageError, accelerated, unknown
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.head_slices import heads_verified
@@ -173,22 +173,3 @@ def _forward_scorer(
         return values
 
     return entropy if method == "entropy" else leave_one_out
-
-
-def single_items(inputs: Mapping[str, torch.Tensor]) -> Iterator[Batch]:
-    """Split a batch of tensors into batches of one row each, so that every row is scored as if it were alone."""
-    count = len(next(iter(inputs.values())))
-    for item in range(count):
-        yield Batch({name: value[item : item + 1] for name, value in inputs.items()}, [Item(0, {})])
-
-
-def own_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Return the loss that a plain transformers model computes itself for a batch of one row: [1].
-
-    Raises:
-        Refused: it computes none.
-    """
-    loss = getattr(model(**batch.inputs), "loss", None)
-    if loss is None:
-        raise refuse("no_gradient", f"{type(model).__name__} gave no loss", hint="give labels, or row_losses=...")
-    return loss.reshape(1)

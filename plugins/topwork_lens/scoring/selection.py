@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from topwork import AttentionLayer, Json, UsageError, unknown
 from topwork_lens.layers.discovery import group_of, layer_at, numbered
@@ -19,6 +19,8 @@ from topwork_lens.scoring.export import write_files
 from topwork_lens.tables import LayerTable
 
 Normalise = Literal["none", "layer", "global"]
+Side = Literal["encoder", "decoder", "backbone"]
+Kind = Literal["self", "cross"]
 Scores = list[float | None]
 
 
@@ -63,6 +65,37 @@ class Importance:
             lines.append({"group": layer.group, "number": layer.number, "path": layer.path, **scores})
         names = dict.fromkeys(name for line in lines for name in line)
         return LayerTable({name: line.get(name) for name in names} for line in lines)
+
+    def lowest(
+        self, *, share: float | None = None, count: int | None = None, threshold: float | None = None, at_least: int = 1
+    ) -> dict[str, list[int]]:
+        """Return the least important attention heads, by module path: by one of share, count and threshold.
+
+        Args:
+            share: of all attention heads that were scored, rounded down.
+            count: how many.
+            threshold: those whose score is below it.
+            at_least: how many attention heads every layer keeps.
+
+        Raises:
+            UsageError: none of the three is given, or more than one, or it makes no sense.
+
+        Example:
+            >>> look.mask_heads(importance.lowest(share=0.3))  # doctest: +SKIP
+        """
+        layers = [
+            AttentionLayer(
+                layer.path,
+                "",
+                heads=layer.heads,
+                width=1,
+                kept=tuple(layer.kept),
+                side=cast(Side, layer.side),
+                kind=cast(Kind, layer.kind),
+            )
+            for layer in self.layers
+        ]
+        return by_scores(layers, self, Choice(share, count, threshold, at_least))
 
     def json(self) -> dict[str, Json]:
         """Return the form that a stage's result and importance.json have."""
@@ -202,6 +235,34 @@ def choose(layers: Sequence[AttentionLayer], choice: Choice, importance: Importa
             hint="score this model: stage head_importance",
         )
     return _choose_lowest(layers, choice, lambda layer, head: scores[layer.path][head])
+
+
+def by_scores(layers: Sequence[AttentionLayer], heads: Any, choice: Choice) -> Any:
+    """Return attention heads as they are given, or those that scores choose.
+
+    Args:
+        layers: all attention layers, as they stand now.
+        heads: attention heads, or an `Importance`.
+        choice: how many of the least important ones.
+
+    Raises:
+        UsageError: a choice without scores, scores without a choice, or a choice that makes no sense.
+    """
+    given = [name for name in ("share", "count", "threshold") if getattr(choice, name) is not None]
+    if not isinstance(heads, Importance):
+        if given:
+            raise UsageError(
+                f"`{given[0]}` chooses by scores, and attention heads are named", hint="give an Importance"
+            )
+        return heads
+    if len(given) != 1:
+        raise UsageError(f"scores choose by one of share, count and threshold, not {len(given)} of them")
+    if choice.share is not None and not 0 <= choice.share <= 1:
+        raise UsageError(f"`share` must lie between 0 and 1, not {choice.share!r}")
+    if choice.count is not None and (type(choice.count) is not int or choice.count < 0):
+        raise UsageError(f"`count` must be a number of attention heads, not {choice.count!r}")
+    scored = {layer.path for layer in heads.layers if any(score is not None for score in layer.scores)}
+    return choose([layer for layer in layers if layer.path in scored], choice, heads)
 
 
 def choose_random(layers: Sequence[AttentionLayer], choice: Choice, seed: int) -> dict[str, list[int]]:
