@@ -119,6 +119,7 @@ def build(
         >>> work.train(rows, epochs=1)  # doctest: +SKIP
     """
     from topwork.data.columns import canonical
+    from topwork.data.values import rows_from
     from topwork.recipe.recipe import make_base_options, make_task_options
     from topwork.runs.build import make_task_model
 
@@ -133,6 +134,7 @@ def build(
     made = {role: make_base_options(value) for role, value in named.items()}
     chosen = make_task_options(task, options, plugins)
     if rows is not None:
+        rows = rows_from(rows, task_class, plugins)
         rows = canonical(rows, task_class, columns or {}, targets=True, location="rows")
     return make_task_model(task_class, made, chosen, rows, plugins, seed, on_error)
 

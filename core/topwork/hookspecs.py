@@ -226,7 +226,19 @@ def look(model: nn.Module, plugins: Any) -> Any | None:
 
 @hookspec(firstresult=True)
 def compress(model: nn.Module, batches: Iterable[Any], options: Mapping[str, Any], plugins: Any) -> Any | None:
-    """Make a model smaller than a budget and return what came of it: what is behind `topwork.compress`."""
+    """Make a model smaller than a budget and return what came of it: what is behind `topwork.compress`.
+
+    Args:
+        model: any module, or a TaskModel.
+        batches: calibration rows.
+        options: those of `topwork.compress`, such as "macs".
+        plugins: the loaded plugins.
+
+    Example:
+        @topwork.hookimpl
+        def compress(model, batches, options, plugins):
+            return shrink(model, batches, share=options.get("parameters", 0.5))
+    """
 
 
 @hookspec(firstresult=True)

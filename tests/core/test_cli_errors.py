@@ -72,8 +72,44 @@ def test_list_all_and_the_options_of_one_stage_or_task(capsys) -> None:
     assert "tokenizer.vocab_size" in {option["name"] for option in described["options"]}
 
 
-def test_every_task_and_stage_can_be_described(plugins, capsys) -> None:
-    for kind, table in (("tasks", plugins.tasks), ("stages", plugins.stages)):
-        for name in table:
-            assert main(["list", kind, name]) == 0
-            assert name in capsys.readouterr().out
+def test_every_task_stage_base_and_format_can_be_described(plugins, capsys) -> None:
+    from topwork.cli.listing import KINDS
+
+    for kind in ("tasks", "stages", "bases", "formats"):
+        for entry in KINDS[kind](plugins):
+            assert main(["list", kind, entry["name"]]) == 0
+            shown = capsys.readouterr().out
+            assert shown.startswith(entry["name"]) and "\noptions\n" in shown and "\nexample\n" in shown
+
+
+def test_the_example_of_a_task_or_stage_is_part_of_a_recipe(plugins) -> None:
+    import yaml
+
+    from topwork.cli.description import describe
+    from topwork.recipe.recipe import make_base_options, make_stage, make_task_options
+
+    for name, stage in plugins.stages.items():
+        (use,) = yaml.safe_load(describe("stages", name, plugins)["example"])["stages"]
+        options = use[name] if isinstance(use, dict) else {}
+        if options and all(value != option.upper() for option, value in options.items()):  # nothing to be filled in
+            assert isinstance(make_stage(name, options, plugins), stage)
+    for name in plugins.tasks:
+        content = yaml.safe_load(describe("tasks", name, plugins)["example"])
+        task = content["task"] if isinstance(content["task"], dict) else {"name": content["task"]}
+        make_task_options(task.pop("name"), task, plugins)
+        for base in [content["base"]] if "model" in str(content.get("base")) and "base" in content else ():
+            base = base if not isinstance(base, dict) or {"model", "config"} & set(base) else base.popitem()[1]
+            make_base_options(base)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["formats", "yol"], "unknown format `yol`; did you mean `yolo`?"),
+        (["bases", "bert"], "unknown base `bert`; known: bases, timm"),
+        (["samples", "x"], "`samples` cannot be described one by one; tasks, stages, bases, formats can"),
+    ],
+)
+def test_what_cannot_be_described_is_said(arguments, text, capsys) -> None:
+    assert main(["list", *arguments]) == 2
+    assert text in capsys.readouterr().err

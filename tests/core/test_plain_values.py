@@ -72,3 +72,30 @@ def test_a_text_that_could_be_several_inputs_is_refused(task):
         with pytest.raises(UsageError, match="could be any of them") as caught:
             built(task).predict(value)
         assert "give dicts" in caught.value.hint
+
+
+@pytest.mark.parametrize("form", ["frame", "csv", "datasets", "list"])
+def test_build_train_and_evaluate_take_rows_in_the_same_forms(form, tmp_path):
+    import datasets
+
+    rows = [{"text": text, "label": label} for text, label in [("good", "yes"), ("bad", "no"), ("fine", "yes")] * 2]
+    frame = pandas.DataFrame(rows)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    forms = {
+        "frame": frame,
+        "csv": str(tmp_path / "rows.csv"),
+        "datasets": datasets.Dataset.from_list(rows),
+        "list": rows,
+    }
+    work = topwork.build("text-classification", BASES["text-classification"], rows=forms[form])
+    assert {"no", "yes"} <= {
+        str(name) for names in work.task.state.values.values() if isinstance(names, list) for name in names
+    }
+    assert work.train(forms[form], steps=1, batch_size=2)["items"] == 6
+    assert work.evaluate(forms[form]) == pytest.approx(work.evaluate(rows))
+    assert work.apply("evaluate", {"evaluate": forms[form]}, pictures=0)["rows"] == 6
+
+
+def test_texts_without_targets_are_no_rows_to_train_on():
+    with pytest.raises(topwork.TopworkError, match="label"):
+        built("text-classification").train(["good", "bad"], steps=1)

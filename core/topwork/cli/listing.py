@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from topwork.cli.description import describe, print_description
 from topwork.cli.output import Session, print_json, print_table
 from topwork.cli.run import AsJson
 from topwork.errors import UsageError, nearest
@@ -29,7 +30,9 @@ def list_(
             help="tasks, stages, bases, recipes, samples, formats, trackers, plugins, commands, architectures; or all."
         ),
     ] = None,
-    name: Annotated[str | None, typer.Argument(help="A task or stage: list its columns and options instead.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Of a task, stage, base or format: list its options instead, with an example.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List what is installed.
@@ -38,7 +41,11 @@ def list_(
     """
     session: Session = context.obj
     if name is not None:
-        _describe(kind or "", name, as_json, session.plugins)
+        described = describe(kind or "", name, session.plugins)
+        if as_json:
+            print_json(described)
+        else:
+            print_description(described)
         return
     if kind is None:
         kinds = ["tasks", "stages", "recipes", "samples", "plugins"]
@@ -76,73 +83,6 @@ def _by_command(kind: str, as_json: bool, session: Session) -> None:
 def _failed_names(plugins: Plugins) -> str:
     names = ", ".join(str(plugin) for plugin in plugins.failed)
     return f"these failed to load: {names}" if names else "none of those loaded has a command of that name"
-
-
-# ---------------------------------------------------------------- one task or stage
-
-
-def _describe(kind: str, name: str, as_json: bool, plugins: Plugins) -> None:
-    """Print the description of a task or stage: columns, roles and options."""
-    if kind not in ("tasks", "stages"):
-        raise UsageError(f"only a task or a stage can be described, not `{kind} {name}`", hint="list tasks NAME")
-    thing: Any = plugins.task(name) if kind == "tasks" else plugins.stage(name)
-    options = thing.Options if kind == "tasks" else thing
-    described: dict[str, Any] = {"name": name, "about": first_line(thing), "options": option_lines(options)}
-    if kind == "tasks":
-        described["roles"] = list(thing.roles)
-        described["columns"] = [
-            {
-                "name": title,
-                "kind": f"{'target' if column.target else 'input'}{'' if column.required else ', optional'}",
-                "about": column.description,
-            }
-            for title, column in thing.columns.items()
-        ]
-    if as_json:
-        print_json(described)
-        return
-    print(f"{name}: {described['about']}")
-    if kind == "tasks":
-        print_table("columns", [(line["name"], line["kind"], line["about"]) for line in described["columns"]])
-    lines = described["options"]
-    print_table("options", [(line["name"], line["type"], line["default"], line["about"]) for line in lines])
-
-
-def option_lines(options: Any) -> list[Entry]:
-    """List the options of a pydantic model with type, default and description; those of a nested model below it."""
-    lines: list[Entry] = []
-    for name, field in options.model_fields.items():
-        default = "required" if field.is_required() else _plain_default(field)
-        nested = getattr(field.annotation, "model_fields", None)
-        title = field.alias or name
-        kind = "options" if nested is not None else _type_text(field.annotation)
-        lines.append({"name": title, "type": kind, "default": default, "about": field.description or ""})
-        if nested is not None:
-            lines += [{**line, "name": f"{title}.{line['name']}"} for line in option_lines(field.annotation)]
-    return lines
-
-
-def _plain_default(field: Any) -> str:
-    value = field.get_default(call_default_factory=True)
-    return "" if hasattr(value, "model_fields") else "null" if value is None else str(value)
-
-
-def _type_text(annotation: Any) -> str:
-    """Return an annotation as it is written, without module names and the constraints of pydantic."""
-    from typing import Literal, Union, get_args, get_origin
-
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " | ".join(str(argument) for argument in arguments)
-    if origin is Annotated:
-        return _type_text(arguments[0])
-    if origin is Union or type(annotation).__name__ == "UnionType":
-        return " | ".join(_type_text(argument) for argument in arguments)
-    if annotation is type(None):
-        return "null"
-    name = getattr(origin or annotation, "__name__", str(annotation))
-    inside = [_type_text(argument) for argument in arguments if argument is not Ellipsis]
-    return f"{name}[{', '.join(inside)}]" if inside else name
 
 
 # ---------------------------------------------------------------- tables of everything

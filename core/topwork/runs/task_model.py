@@ -127,13 +127,15 @@ class TaskModel(TaskParts):
         from topwork.data.checks import check_run
         from topwork.data.options import DataOptions
         from topwork.data.roles import Roles
+        from topwork.data.values import rows_from
         from topwork.process import Process
         from topwork.recipe.recipe import make_stage
         from topwork.runs.run import Run
 
         made = make_stage(stage, options, self.plugins)
         data = DataOptions(columns=dict(columns or {}), on_error=on_error)
-        roles = Roles(type(self.task), self.plugins, data, rows, seed, wanted=made.reads())
+        given = {role: rows_from(value, type(self.task), self.plugins) for role, value in rows.items()}
+        roles = Roles(type(self.task), self.plugins, data, given, seed, wanted=made.reads())
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(run_folder) if run_folder is not None else Path(temporary)
             console, kept = Console(quiet=quiet), run_folder is not None

@@ -81,7 +81,11 @@ class TimmBase(TransformersBase):
 
 @hookimpl
 def load_base(name: str, options: BaseOptions) -> TimmBase | None:
-    """Open `timm/<name>`, `config:timm_wrapper`, or a folder whose config.json is one of timm's; None otherwise."""
+    """Open `timm/<name>`, `config:timm_wrapper`, or a folder whose config.json is one of timm's; None otherwise.
+
+    Example:
+        base: timm/vit_tiny_patch16_224.augreg_in21k
+    """
     if options.config is not None:
         if options.config["model_type"] != "timm_wrapper":
             return None

@@ -190,7 +190,13 @@ def _take_pruned(config: Any, location: str) -> dict[str, Any]:
 
 @hookimpl(trylast=True)
 def load_base(name: str, options: BaseOptions) -> TransformersBase | None:
-    """Open folders with a transformers config, Hub ids, `package:<package>/<folder>`, and `config:<model_type>`."""
+    """Open folders with a transformers config, Hub ids, `package:<package>/<folder>`, and `config:<model_type>`.
+
+    Example:
+        base: google-bert/bert-base-uncased    # a Hub id, or the path of a folder
+        # the same architecture from random weights, smaller:
+        # base: {config: {model_type: bert, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}}
+    """
     if options.config is not None:
         config = _sources.make_config(options.config)
         _sources.apply(config, options.changes, strict=True)
