@@ -51,6 +51,20 @@ def test_planted_roles_are_confirmed_and_others_are_not() -> None:
     assert not lines[2, "previous"]["confirmed"]
 
 
+def test_of_two_sets_with_the_same_share_the_smaller_is_the_role() -> None:
+    """A head that looks at [CLS] looks at special tokens too; what [CLS] itself looks at is no role."""
+    halves = (Means(), Means())
+    units = Units("token", ["[CLS]", "sea", "bird", "stone", "[SEP]"], [0, 4])
+    weights = torch.full((1, 5, 5), 0.1)
+    weights[:, :, 0] = 0.6
+    for row in range(6):
+        sets = key_sets(units, LAYER, 5, 5, decoder_names=True)
+        shares = role_shares(weights.argmax(-1), weights.amax(-1), torch.ones(5, dtype=torch.bool), sets)
+        halves[row % 2].add("layer", shares)
+    layer = AttentionLayer("layer", "out", width=8, heads=1)
+    assert [line["role"] for line in role_lines(*halves, [layer])] == ["[CLS]"]
+
+
 def test_another_rarest_word_is_no_role() -> None:
     assert (1, RARE) not in {(line["head"], line["role"]) for line in _study(Counter(sea=1, bird=30, stone=20))}
 

@@ -20,8 +20,10 @@ from topwork_lens.layers.discovery import numbered
 LEAST = 0.9
 #: the same of the rarest token, which a head of theirs points to for 66 % of the queries, and over half elsewhere
 LEAST_RARE = 0.5
-#: sets of keys that are no role: what is left over
+#: sets of keys that are no role: what is left over, and wide regions
 NO_ROLE = ("elsewhere", "around")
+#: roles of one attention head whose shares differ by less are one, the one of the smaller set of keys
+SAME = 0.02
 RARE = "rarest token"
 
 
@@ -89,20 +91,37 @@ def role_lines(choosing: Means, judging: Means, layers: Sequence[AttentionLayer]
     lines: list[dict[str, Json]] = []
     for (group, number), layer in numbered(layers).items():
         names = [name.removeprefix("share ") for name in choosing.names(layer.path) if name.startswith("share ")]
+        # What special tokens attend to is no role of all queries.
+        names = [name for name in names if name not in NO_ROLE and " from " not in name]
         for index, head in enumerate(layer.kept):
-            for name in names:
-                least = LEAST_RARE if name == RARE else LEAST
-                chosen = _at(choosing, layer.path, f"share {name}", index)
-                chance = _at(choosing, layer.path, f"chance {name}", index)
-                if name in NO_ROLE or chosen is None or chosen < least or (chance or 0.0) >= least:
-                    continue
-                share = _at(judging, layer.path, f"share {name}", index)
-                half = judging.half_width(layer.path, f"share {name}")
-                line: dict[str, Json] = {"group": group, "layer": number, "head": head, "role": name}
-                line |= {"when chosen": chosen, "share": share, "+-": half[index] if half else None}
-                line |= {"chance": chance, "confidence": _at(judging, layer.path, "confidence", index)}
-                lines.append(line | {"confirmed": share is not None and share >= least})
+            candidates = [line for name in names if (line := _line(choosing, judging, layer.path, name, index))]
+            key = {"group": group, "layer": number, "head": head}
+            lines += [key | line for line in _distinct(candidates)]
     return lines
+
+
+def _line(choosing: Means, judging: Means, path: str, name: str, index: int) -> dict[str, Json] | None:
+    """One attention head and one role; None when the head does not have it on the rows on which roles are chosen."""
+    least = LEAST_RARE if name == RARE else LEAST
+    chosen, chance = (_at(choosing, path, f"{kind} {name}", index) for kind in ("share", "chance"))
+    if chosen is None or chosen < least or (chance or 0.0) >= least:
+        return None
+    share, half = _at(judging, path, f"share {name}", index), judging.half_width(path, f"share {name}")
+    line: dict[str, Json] = {"role": name, "when chosen": chosen, "share": share, "+-": half[index] if half else None}
+    line |= {"chance": chance, "confidence": _at(judging, path, "confidence", index)}
+    return line | {"confirmed": share is not None and share >= least}
+
+
+def _distinct(candidates: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
+    """Leave out roles that a role with fewer keys explains as well."""
+    return [
+        line
+        for line in candidates
+        if not any(
+            other["chance"] < line["chance"] and other["when chosen"] > line["when chosen"] - SAME
+            for other in candidates
+        )
+    ]
 
 
 def _at(means: Means, path: str, name: str, index: int) -> float | None:

@@ -35,7 +35,7 @@ class WordRelations(Stage):
     least: PositiveInt = Field(10, description="words that a relation needs on the sentences where heads are chosen")
     probe: bool = Field(True, description="also a weighted sum of all attention heads, and that of a random model")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the intervals over sentences")
-    draws: PositiveInt = Field(2000, ge=100, description="resamples of sentences")
+    draws: PositiveInt = Field(10_000, ge=100, description="resamples of sentences")
 
     @model_validator(mode="after")
     def _check(self) -> WordRelations:
