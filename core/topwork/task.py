@@ -329,7 +329,7 @@ class Task(ABC):
             )
         return parts[0]
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @abstractmethod
     def metric(self) -> Metric:

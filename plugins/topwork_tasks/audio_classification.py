@@ -160,7 +160,7 @@ class AudioClassification(AudioTask, Classifier):
     def merge(self, row: Row, parts: Sequence[list[float]]) -> LabelScores:
         return self.prediction([sum(column) / len(parts) for column in zip(*parts)])
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def draw(self, row: Row, prediction: Any) -> Picture:

@@ -151,7 +151,7 @@ class TextClassification(TextTask, Classifier):
         parts = [model(**{name: value[group] for name, value in inputs.items()}).logits for group in groups]
         return torch.cat(parts)[torch.cat(groups).argsort()]
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def draw(self, row: Row, prediction: Any) -> Picture:

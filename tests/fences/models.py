@@ -1,4 +1,8 @@
-"""Tiny models of every task head, by name: a task, its base or bases, and its options."""
+"""Tiny models of every task head, by name: a task, its base or bases, and its options.
+
+The sizes are written out here although `tests/helpers` has configs of the same architectures: snapshots and stored
+folders were made with these, and a change of a test's model must not change what they are compared with.
+"""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class TimmBase(TransformersBase):
         if kind != "image_processor":
             return None
         if self.location is not None and Path(self.location).is_dir():
-            # told the file by name: for folders of timm transformers would otherwise look into config.json only
+            # the file is named: for folders of timm, transformers would otherwise look into config.json only
             name = {"image_processor_filename": "preprocessor_config.json"}
             saved = _sources.find_processor(str(self.location), kind, None, {**name, **changes})
             if saved is not None:

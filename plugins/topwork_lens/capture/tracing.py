@@ -65,7 +65,7 @@ class SoftmaxTracer(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         _REPLACED.set(None)
         output = self.compute(function, args, kwargs or {})
-        # What ran in the end may have been another computation than the one that was asked for.
+        # The computation that ran may differ from the one that was requested.
         replaced = _REPLACED.get()
         self._trace(replaced or Computation(function, args, kwargs or {}), output)
         _REPLACED.set(replaced)
@@ -129,7 +129,7 @@ def is_scored(operand: Any) -> bool:
 
 
 def replace_computation(function: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Tell the tracer above the running mode what is computed instead of what it asked for."""
+    """Report to the tracer above the running mode the computation that replaces the requested one."""
     _REPLACED.set(Computation(function, args, kwargs))
 
 

@@ -90,7 +90,7 @@ def normed(projection: str, norm: str) -> tuple[Part, ...]:
 
 
 #: classes that weigh by a softmax and have no attention heads: an average over earlier layers without any projection,
-#: and a recurrent cell that looks once at the whole picture
+#: and a recurrent cell that reads the whole image once
 WITHOUT_HEADS = ("Inkling2BlockAttentionResidual", "SLANeXtAttentionGRUCell", "SLANetAttentionGRUCell")
 #: endings of class names of the modules that compute a loss: they compare masks at sampled points
 WITHOUT_HEADS_ENDINGS = ("Matcher", "Loss")

@@ -187,7 +187,7 @@ def _count(core: nn.Module, context: int) -> int | None:
 
 
 def _groups(pattern: Pattern, module: nn.Module, core: nn.Module, heads: int, width: int) -> int:
-    """Key/value groups: counted, or told by how wide the values are, or how much narrower than the queries the keys."""
+    """Return the key/value groups: counted, or inferred from the width of the values, or of keys beside queries."""
     if not any(part.per == "group" for part in pattern.parts):
         return heads
     for name in GROUP_COUNTS:

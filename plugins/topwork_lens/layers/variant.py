@@ -17,7 +17,7 @@ from topwork_lens.layers.description import output_dim, positions, resolve
 
 
 def with_variant(model: nn.Module, layer: AttentionLayer, variant: Mapping[str, Any] | None) -> AttentionLayer:
-    """Return the layer as a variant of it says; what its description says already is not said twice."""
+    """Return the layer with the additions of a variant; what its description has already is not added again."""
     if not variant:
         return layer
     module, described = model.get_submodule(layer.path), {piece.parameter for piece in layer.slices}

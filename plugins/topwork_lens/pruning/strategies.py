@@ -72,7 +72,7 @@ class Strategies:
             if set(self.kept) <= self.removed and len(self.kept) > 1:
                 yield self.nearly_all, None
                 yield from ((partial(self.nearly_all, variant=variant), variant) for variant in variants)
-        # Two layouts can have the same place for some attention heads, and be told apart by the next ones only.
+        # Two layouts can agree on where some attention heads lie; only further attention heads distinguish them.
         fused: list[Any] = [partial(self.soft, fused=layout) for layout in candidates(self.model, self._standing())]
         before = soft_entry(self.model, self.layer.path)
         yield from ((strategy, None) for strategy in ([self.soft, *fused] if before else [*fused, self.soft]))

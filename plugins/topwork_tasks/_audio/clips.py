@@ -224,7 +224,7 @@ def _from_array(value: Any, rate: Any, row: int | None, column: str) -> tuple[np
     return array, checked_rate
 
 
-# ---------------------------------------------------------------- people
+# ---------------------------------------------------------------- drawings and examples
 
 
 def spectrogram_image(clip: np.ndarray, rate: int, width: int = 320, height: int = 96) -> Image:

@@ -162,7 +162,7 @@ class Classifier(Task):
             top = None if self.kind == "multi" and self.usual_top == 1 else self.usual_top
         return LabelScores(scores, self.names, None if top == "all" else top)
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     def metric(self) -> ClassificationMetric:
         top = _TOP if self.kind == "single" and len(self.names) > _TOP else None

@@ -274,7 +274,7 @@ class SpeechRecognition(AudioTask):
         ids = [entry for (entries, _), _ in parts for entry in entries]
         return _ctc.ctc_transcript(ids, self.tokenizer, timestamps, parts[0][0][1], rate)
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def metric(self) -> tw.Metric:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy
 
 _MAGIC = b"\x76\x2f\x31\x01"
-_DEPTH = ("z", "depth", "y")  # Y: a picture of one channel
+_DEPTH = ("z", "depth", "y")  # Y: an image of one channel
 
 
 def is_exr(value: Any) -> bool:

@@ -197,7 +197,7 @@ class DepthEstimation(ImageTask):
     def merge(self, row: tw.Row, parts: Sequence[Any]) -> depth_maps.Depth:
         return depth_maps.Depth(super().merge(row, parts))
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def metric(self) -> DepthMetric:

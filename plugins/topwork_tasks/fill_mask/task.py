@@ -156,7 +156,7 @@ class FillMask(TokenTargetTask):
     def merge(self, row: Row, parts: Sequence[Any]) -> masking.FilledMasks:
         return masking.filled_masks(self.tokenizer, parts)
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def metric(self) -> Metric:

@@ -1,4 +1,4 @@
-"""image-classification: one label, or any number of labels, for a picture.
+"""image-classification: one label, or any number of labels, for an image.
 
 The task head is the architecture's own where transformers (or timm) has one, else a linear layer on the pooled
 backbone. When the base is a config, size, mean and deviation of the pictures are learned from the rows.
@@ -86,7 +86,7 @@ class ImageClassification(ImageTask, Classifier):
         native = self.base.native(*self.HEAD, weights=weights, **changes)
         if native is not None:
             return native
-        # a masked autoencoder would hide most of the picture from its task head
+        # a masked autoencoder would hide most of the image from its task head
         sees_all: dict[str, Any] = {"mask_ratio": 0.0} if hasattr(self.base.config, "mask_ratio") else {}
         backbone = self.base.backbone(weights=weights, **sees_all, **size_changes)
         return PooledHead(backbone, len(self.names), self.options.pooling, self.options.dropout)
@@ -134,7 +134,7 @@ class ImageClassification(ImageTask, Classifier):
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return model(**model_tensors(batch, model, "labels")).logits
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def draw(self, row: Row, prediction: Any) -> Picture:

@@ -242,7 +242,7 @@ class ImageSegmentation(ImageTask):
         ids, labels, scores = part
         return outputs.panoptic_prediction(ids, labels, scores, self.label_names)
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def metric(self) -> tw.Metric:

@@ -218,7 +218,7 @@ class ObjectDetection(ImageTask):
         scores, labels, boxes, size = super().merge(row, parts)
         return Detections(scores, labels, boxes, size, self.label_names, self.options.threshold)
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def metric(self) -> CocoMetric:

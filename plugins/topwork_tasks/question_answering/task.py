@@ -183,7 +183,7 @@ class QuestionAnswering(TextTask):
         answers = rank_answers(row["context"], spans, null, self.options.n_best, self.options.null_threshold)
         return answers[0] if self.options.top_k == 1 else answers[: self.options.top_k]
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def metric(self) -> Metric:

@@ -221,7 +221,7 @@ class SequenceToSequence(Task):
         )
         return [[{self.answer: string}] for string in texts]
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def metric(self) -> Metric:

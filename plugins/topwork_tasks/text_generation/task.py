@@ -214,7 +214,7 @@ class TextGeneration(Task):
         shown = prompts.full_text(row, completion or "") if self.options.return_full_text else completion or ""
         return GeneratedText.of_parts(shown, completion, parts)
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def metric(self) -> Metric:

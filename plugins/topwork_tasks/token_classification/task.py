@@ -167,7 +167,7 @@ class TokenClassification(TokenTargetTask):
         reader = predictions.TokenReader(self.tokenizer, self.reader, self.scheme, self.options.aggregation)
         return reader.read(row, [token for part in parts for token in part])
 
-    # ------------------------------------------------------------------ numbers -> people
+    # ------------------------------------------------------------------ predictions -> readers
 
     @override
     def metric(self) -> Metric:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import dense_models
+import detector_configs
 from named.harness import Exempt, Named, Settings, cases
 from named.text import config
 
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-CONV = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 DETR = {
-    "backbone_config": {**CONV, "out_features": ["stage2"]},
+    "backbone_config": {**detector_configs.CONV, "out_features": ["stage2"]},
     "d_model": 32,
     "encoder_layers": 1,
     "decoder_layers": 2,
@@ -33,31 +33,10 @@ HEAD = {
     "dropout": 0.0,
 }
 RT_DETR = {
-    "backbone_config": {
-        "model_type": "rt_detr_resnet",
-        "embedding_size": 16,
-        "hidden_sizes": [16, 24, 32],
-        "depths": [1, 1, 1],
-        "layer_type": "basic",
-        "out_features": ["stage2", "stage3"],
-    },
+    **{key: value for key, value in detector_configs.RT_DETR.items() if key != "model_type"},
     "freeze_backbone_batch_norms": False,
-    "encoder_hidden_dim": 32,
-    "encoder_in_channels": [24, 32],
-    "feat_strides": [8, 16],
-    "encoder_layers": 1,
-    "encode_proj_layers": [1],
-    "encoder_ffn_dim": 32,
-    "decoder_in_channels": [32, 32],
-    "d_model": 32,
-    "num_feature_levels": 2,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
-    "decoder_ffn_dim": 32,
-    "decoder_layers": 2,
-    "num_queries": 12,
-    "num_denoising": 4,
-    "hidden_expansion": 0.5,
 }
 LEVIT = {
     "image_size": 128,
@@ -87,7 +66,7 @@ BASES = {
     "Deformable DETR": config(
         "deformable_detr",
         DETR,
-        backbone_config={**CONV, "out_features": ["stage1", "stage2"]},
+        backbone_config={**detector_configs.CONV, "out_features": ["stage1", "stage2"]},
         num_feature_levels=2,
     ),
     "RT-DETR": config("rt_detr", RT_DETR),
