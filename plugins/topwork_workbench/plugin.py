@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from topwork import hookimpl
+from topwork import Declaration, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,12 @@ TRACKERS = {
     "wandb": "The same in Weights & Biases; WANDB_MODE=offline keeps it local (extra `wandb`).",
     "mlflow": "The same in MLflow, by MLFLOW_TRACKING_URI (extra `mlflow`).",
 }
+
+
+@hookimpl
+def register_commands() -> list[Declaration]:
+    """Declare the command `sweep`."""
+    return [Declaration("sweep", "topwork_workbench.sweep.command:sweep")]
 
 
 @hookimpl

@@ -179,7 +179,7 @@ COMPRESS_ROOMS = (
     *("plugin", "stages", "command", "compression", "units", "scores", "search", "rearrange", "tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`
-WORKBENCH_ROOMS = ("plugin", "trackers")
+WORKBENCH_ROOMS = ("plugin", "trackers", "sweep")
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(
