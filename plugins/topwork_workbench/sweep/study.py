@@ -142,11 +142,11 @@ class Sweep:
         """Refuse to go on with a sweep of something else; trials that were cut off count as failed."""
         from optuna.trial import TrialState
 
-        asked = {"recipe": self.recipe, "task": task, "space": [str(dimension) for dimension in self.space]}
-        before = study.user_attrs.get("asked")
-        if before is not None and before != asked:
+        request = {"recipe": self.recipe, "task": task, "space": [str(dimension) for dimension in self.space]}
+        before = study.user_attrs.get("request")
+        if before is not None and before != request:
             raise UsageError("the folder holds another sweep", place=str(self.folder), hint="give another folder")
-        study.set_user_attr("asked", asked)
+        study.set_user_attr("request", request)
         for trial in study.trials:
             if trial.state == TrialState.RUNNING:
                 study.tell(trial.number, state=TrialState.FAIL)
