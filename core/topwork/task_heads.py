@@ -20,7 +20,7 @@ Pooling = Literal["mean", "first", "last", "own"]
 
 @dataclass
 class HeadOutput:
-    """What a task head answers. `logits` is [items, labels], or [items, positions, labels]; `loss` is None."""
+    """Output of a task head: `logits` is [items, labels], or [items, positions, labels]; `loss` is None."""
 
     logits: torch.Tensor
     mask: torch.Tensor | None = None

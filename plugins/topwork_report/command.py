@@ -11,7 +11,7 @@ def report(run: Path) -> None:
 
     from topwork_report.page import write_page
 
-    answer = write_page(Path(run))
-    for problem in answer["problems"]:
+    written = write_page(Path(run))
+    for problem in written["problems"]:
         typer.echo(problem, err=True)
-    typer.echo(str(Path(run) / answer["page"]))
+    typer.echo(str(Path(run) / written["page"]))

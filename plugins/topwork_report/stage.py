@@ -22,12 +22,12 @@ class Report(Stage):
 
     def __call__(self, run: Run) -> dict[str, Json]:
         """Make the page, on the main process."""
-        answer: dict[str, Json] = {}
+        written: dict[str, Json] = {}
         if run.process.main:
             from topwork_report.page import write_page
 
-            answer = write_page(run.root, title=self.title, without=run.folder.name)
-            for problem in answer["problems"]:
+            written = write_page(run.root, title=self.title, without=run.folder.name)
+            for problem in written["problems"]:
                 run.say(f"report: {problem}")
         run.process.barrier()
-        return answer
+        return written

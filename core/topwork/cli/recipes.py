@@ -28,32 +28,32 @@ def validate(
     from topwork.recipe.recipe import load_recipe
 
     session: Session = context.obj
-    answers: list[dict[str, Any]] = []
+    reports: list[dict[str, Any]] = []
     for recipe in recipes:
         try:
             loaded = load_recipe(recipe, override or (), session.plugins)
             doubts = _doubts(session, loaded) if with_data else []
-            answers.append({"recipe": recipe, "ok": True, "problems": [], "doubts": doubts})
+            reports.append({"recipe": recipe, "ok": True, "problems": [], "doubts": doubts})
         except RecipeError as error:
             problems = [vars(problem) for problem in error.problems]
-            answers.append({"recipe": recipe, "ok": False, "problems": problems, "text": str(error)})
+            reports.append({"recipe": recipe, "ok": False, "problems": problems, "text": str(error)})
         except TopworkError as error:
             problems = [{"place": recipe, "path": "", "message": str(error)}]
-            answers.append({"recipe": recipe, "ok": False, "problems": problems, "text": str(error)})
+            reports.append({"recipe": recipe, "ok": False, "problems": problems, "text": str(error)})
     if as_json:
         keys = ("recipe", "ok", "problems", *(("doubts",) if with_data else ()))
-        print_json([{key: answer.get(key, []) for key in keys} for answer in answers])
+        print_json([{key: report.get(key, []) for key in keys} for report in reports])
     else:
-        for answer in answers:
-            if answer["ok"]:
-                print(f"{answer['recipe']}: ok")
-                for doubt in answer["doubts"]:
-                    print(f"{answer['recipe']}: doubt: {doubt}")
+        for report in reports:
+            if report["ok"]:
+                print(f"{report['recipe']}: ok")
+                for doubt in report["doubts"]:
+                    print(f"{report['recipe']}: doubt: {doubt}")
             else:
-                say(answer["text"])
-    if not all(answer["ok"] for answer in answers):
+                say(report["text"])
+    if not all(report["ok"] for report in reports):
         raise typer.Exit(2)
-    if any(answer["doubts"] for answer in answers):
+    if any(report["doubts"] for report in reports):
         raise typer.Exit(1)
 
 

@@ -76,7 +76,7 @@ def _wrapped(
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
         try:
-            answer = function(*arguments, **named)
+            result = function(*arguments, **named)
         except TopworkError:
             raise
         except Exception as error:
@@ -92,13 +92,13 @@ def _wrapped(
             if not raised_by_code(error):
                 raise
             raise PluginError(f"ends the program: {safe_text(error)}", place=location, hint=hint) from error
-        if answer is not None and hook in PROMISES and not PROMISES[hook][1](answer):
+        if result is not None and hook in PROMISES and not PROMISES[hook][1](result):
             code = getattr(function, "__code__", None)
             file = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
             raise PluginError(
-                f"answers {short(answer)}{file}; promised is {PROMISES[hook][0]}", place=location, hint=hint
+                f"answers {short(result)}{file}; promised is {PROMISES[hook][0]}", place=location, hint=hint
             )
-        return answer
+        return result
 
     return call
 

@@ -226,8 +226,8 @@ class Plugins:
     def ask_one(self, info: PluginInfo, hook: str, **arguments: Any) -> Any:
         """Call a hook of one plugin alone, and return its answer (through pluggy, so that TOPWORK_TRACE shows it)."""
         silent = [plugin for name, plugin in self._manager.list_name_plugin() if name != info.name]
-        answer = self._manager.subset_hook_caller(hook, silent)(**arguments)
-        return (answer[0] if answer else None) if isinstance(answer, list) else answer
+        result = self._manager.subset_hook_caller(hook, silent)(**arguments)
+        return (result[0] if result else None) if isinstance(result, list) else result
 
     def add(self, candidate: Candidate) -> None:
         """Import, check and register one plugin: whole or not at all.
@@ -294,10 +294,10 @@ class Plugins:
         self._take_recipes([Path(folder) for folder in self._registered("register_recipes", info)], info)
 
     def _registered(self, hook: str, info: PluginInfo) -> Iterator[Any]:
-        answer = self.ask_one(info, hook)
-        if answer is not None and (isinstance(answer, str | dict) or not isinstance(answer, Iterable)):
-            raise PluginError(f"`{hook}` must give a list, and gave {type(answer).__name__}")
-        return iter(answer or ())
+        result = self.ask_one(info, hook)
+        if result is not None and (isinstance(result, str | dict) or not isinstance(result, Iterable)):
+            raise PluginError(f"`{hook}` must give a list, and gave {type(result).__name__}")
+        return iter(result or ())
 
     def _take_recipes(self, folders: Sequence[Path], info: PluginInfo) -> None:
         for folder in folders:

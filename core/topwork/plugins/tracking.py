@@ -1,4 +1,4 @@
-"""Trackers of a run: made by their plugins when the recipe names them, and told the news until the run ends."""
+"""Trackers of a run: made by their plugins when the recipe names them, and called until the run ends."""
 
 from __future__ import annotations
 

@@ -98,17 +98,17 @@ class Recipe:
     def to_dict(self) -> dict[str, Json]:
         """Return the recipe with every default; `load_recipe` makes the same recipe of it."""
         bases = {role: written_out(options) for role, options in self.bases.items()}
-        answer: dict[str, Json] = {key: getattr(self, key) for key in ("name", "description") if getattr(self, key)}
-        answer["task"] = {"name": self.task_name, **written_out(self.task_options)}
-        answer["base"] = bases if len(bases) > 1 else next(iter(bases.values()))
-        answer["data"] = written_out(self.data)
-        answer["seed"] = self.seed
+        content: dict[str, Json] = {key: getattr(self, key) for key in ("name", "description") if getattr(self, key)}
+        content["task"] = {"name": self.task_name, **written_out(self.task_options)}
+        content["base"] = bases if len(bases) > 1 else next(iter(bases.values()))
+        content["data"] = written_out(self.data)
+        content["seed"] = self.seed
         if self.track:
-            answer["track"] = list(self.track)
-        answer["stages"] = [
+            content["track"] = list(self.track)
+        content["stages"] = [
             {stage.name: written_out(stage)} if written_out(stage) else stage.name for stage in self.stages
         ]
-        return answer
+        return content
 
     def to_yaml(self) -> str:
         """Return `to_dict` as YAML."""
@@ -118,14 +118,14 @@ class Recipe:
 def written_out(options: BaseModel) -> dict[str, Json]:
     """Return options as JSON with their defaults, without the entries that are null by default."""
     written = options.model_dump(mode="json", by_alias=True)
-    answer = {}
+    content = {}
     for name, info in type(options).model_fields.items():
         key = info.serialization_alias or info.alias or name
         value = getattr(options, name)
         if value is None and info.default is None:
             continue
-        answer[key] = written_out(value) if isinstance(value, BaseModel) else written[key]
-    return answer
+        content[key] = written_out(value) if isinstance(value, BaseModel) else written[key]
+    return content
 
 
 def make_stage(name: str, options: Mapping[str, Any], plugins: Plugins) -> Stage:

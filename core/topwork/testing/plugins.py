@@ -171,12 +171,12 @@ def _check_sample(name: str, plugins: Plugins) -> None:
 def _check_question(hook: str, info: PluginInfo, plugins: Plugins) -> None:
     """Ask a hook about something that nobody knows: it must answer None, or refuse in topwork's words."""
     try:
-        answer = plugins.ask_one(info, hook, **_QUESTIONS[hook]())
+        result = plugins.ask_one(info, hook, **_QUESTIONS[hook]())
     except TopworkError as error:
         if type(error).__name__ == "PluginError":
             raise
         return
-    assert answer is None, f"{hook} must answer None to what it does not know, it answers {type(answer).__name__}"
+    assert result is None, f"{hook} must answer None to what it does not know, it answers {type(result).__name__}"
 
 
 def _unknown_base() -> dict[str, Any]:

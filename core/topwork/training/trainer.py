@@ -96,7 +96,7 @@ def _result(stage: TrainOptions, trainer: TaskTrainer, seconds: float) -> dict[s
 
 
 class TaskTrainer(Trainer):
-    """Trainer, told by a task what a batch, a loss and an evaluation are."""
+    """Trainer of transformers with the task's batches, loss and evaluation, and topwork's checkpoints."""
 
     def __init__(self, stage: TrainOptions, run: Run, freezing: Freezing, streaming: bool) -> None:
         self.stage, self.run, self.task, self.freezing = stage, run, run.task, freezing
