@@ -245,16 +245,23 @@ def prune_heads(model: nn.Module, heads: Any, **options: Any) -> Any:
     return look(model).prune_heads(heads, **options)
 
 
-def prune(model: nn.Module, heads: HeadChoice | None = None, neurons: HeadChoice | None = None, **options: Any) -> Any:
+def prune(
+    model: nn.Module,
+    heads: HeadChoice | None = None,
+    neurons: HeadChoice | None = None,
+    layers: Sequence[Any] | None = None,
+    **options: Any,
+) -> Any:
     """Remove attention heads, feed-forward neurons and whole layers from a model, for good, with one proof.
 
     Args:
         model: any model.
         heads: as of `prune_heads`.
         neurons: index or path of a block (see `topwork.look(model).blocks`) -> original indices of neurons.
+        layers: original indices or paths of whole layers (see `topwork.look(model).layers_whole`).
         options: see the lens's `Look.prune`.
     """
-    return look(model).prune(heads, neurons, **options)
+    return look(model).prune(heads, neurons, layers, **options)
 
 
 def compress(model: Any, batches: Iterable[Any], *, plugins: Plugins | None = None, **options: Any) -> Any:

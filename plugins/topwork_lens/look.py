@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Refused, UsageError
-from topwork_lens.blocks.access import BlockAccess, Heads
 from topwork_lens.capture.capture import Capture, needs_attention
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.tokens import token_ids
@@ -31,12 +30,13 @@ from topwork_lens.pruning.soft import living_layers
 from topwork_lens.scoring.access import ScoringAccess
 from topwork_lens.scoring.selection import Choice, Importance, by_scores
 from topwork_lens.tables import LayerTable
+from topwork_lens.whole.access import Heads, WholeLayerAccess
 
 if TYPE_CHECKING:
     pass
 
 
-class Look(BlockAccess, ScoringAccess):
+class Look(WholeLayerAccess, ScoringAccess):
     """Access to the attention of a model: capture, mask, score and prune attention heads.
 
     A layer is named by its index (when the model has one kind of attention; -1 is the last), by (group, index) with

@@ -97,7 +97,9 @@ def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: An
     """
     if "lens" in alterations:
         from topwork_lens.pruning.rebuild import rebuild
+        from topwork_lens.whole.leaving_out import rebuild_whole
 
+        rebuild_whole(model, alterations["lens"])
         rebuild(model, alterations["lens"], plugins)
         from topwork_lens.blocks.rebuild import rebuild_blocks
 

@@ -165,7 +165,7 @@ CORE_ROOMS = (
     *("errors", "system_errors", "files", "process", "signals", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
-    *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "patching", "scoring"),
+    *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "whole", "patching", "scoring"),
     *("pruning", "schedule", "stages"),
     *("scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,14 +13,10 @@ from topwork import Block
 from topwork_lens.blocks.discovery import find_blocks, neurons_by_block
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.pruning.probes import call_on
-from topwork_lens.pruning.prune import Pruned, prune
-
-#: original indices of attention heads by layer, or pairs of a layer and an index; see `Look` for how a layer is named
-Heads = Mapping[Any, Sequence[int]] | Sequence[tuple[Any, int]] | torch.Tensor
 
 
 class BlockAccess:
-    """Neurons of a model: found, masked and pruned, with attention heads where both are wanted.
+    """Neurons of a model: found and masked; `prune` of the same object removes them.
 
     A block is named by its index, in the order in which blocks run (-1 is the last), or by the path of the projection
     that reads its neurons. Neurons keep the indices that they had before pruning.
@@ -55,22 +51,3 @@ class BlockAccess:
         gates = {path: (block, factors_of(block, masked)) for path, (block, masked) in chosen.items()}
         with gated(self.model, gates):
             yield
-
-    def prune(
-        self, heads: Heads | None = None, neurons: Mapping[Any, Sequence[int]] | None = None, *, check: Any = None
-    ) -> Pruned:
-        """Remove attention heads and feed-forward neurons for good, with one proof that masked and pruned agree.
-
-        Args:
-            heads: as of `prune_heads`.
-            neurons: original indices by index or path of a block (see `blocks`).
-            check: as of `prune_heads`.
-
-        Raises:
-            Refused: they do not agree, or cannot; the model is then as it was.
-        """
-        with torch.inference_mode(False):
-            call = call_on(self.model, check)
-            blocks = find_blocks(self.model, call, self.plugins) if neurons else []
-            chosen = {path: indices for path, (_, indices) in neurons_by_block(blocks, neurons or {}).items()}
-            return prune(self.model, cast(Any, {} if heads is None else heads), call, self.plugins, blocks, chosen)

@@ -16,9 +16,10 @@ from torch import nn
 
 from topwork import AttentionLayer, Block, UsageError, alterations, save_pretrained
 
-#: "layers", "blocks": what was cut; "soft": what is scattered at run time; "gates": factors that stay; "taught": true
-#: when the layer was described by a plugin of somebody else, which must be there when it is put back
-Kind = Literal["layers", "soft", "gates", "taught", "blocks"]
+#: "layers", "blocks", "left_out": what was cut of attention, of neurons, of whole layers; "soft": what is scattered at
+#: run time; "gates": factors that stay; "taught": true when the layer was described by a plugin of somebody else, which
+#: must be there when it is put back
+Kind = Literal["layers", "soft", "gates", "taught", "blocks", "left_out"]
 
 _ATTRIBUTE = "_topwork_lens_notes"
 
@@ -37,6 +38,15 @@ def write(model: nn.Module, kind: Kind, layer: AttentionLayer | Block, value: An
         notes[kind] = value
     if notes and is_taught(layer):
         notes["taught"] = True
+    gather(model)
+
+
+def note_module(model: nn.Module, kind: Kind, path: str, value: Any | None) -> None:
+    """Note something about a module that is neither an attention layer nor a block; None removes the note."""
+    notes = model.get_submodule(path).__dict__.setdefault(_ATTRIBUTE, {})
+    notes.pop(kind, None)
+    if value is not None:
+        notes[kind] = value
     gather(model)
 
 

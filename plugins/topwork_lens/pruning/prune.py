@@ -43,6 +43,7 @@ class Pruned:
         removed_neurons: original numbers of the removed neurons, by path of their block.
         neurons_before: neurons of all blocks that were looked for; 0 when none were.
         neurons_after: those that are left.
+        left_out: original paths of whole layers that were left out.
     """
 
     removed: dict[str, list[int]]
@@ -57,6 +58,7 @@ class Pruned:
     removed_neurons: dict[str, list[int]] = field(default_factory=dict)
     neurons_before: int = 0
     neurons_after: int = 0
+    left_out: list[str] = field(default_factory=list)
 
     @classmethod
     def merged(cls, steps: Sequence[Pruned]) -> Pruned:
@@ -105,10 +107,11 @@ class Pruned:
         }
 
     def _neurons(self) -> dict[str, Json]:
+        left_out: dict[str, Json] = {"left_out": self.left_out} if self.left_out else {}
         if not self.neurons_before:
-            return {}
+            return left_out
         counts = {"neurons_before": self.neurons_before, "neurons_after": self.neurons_after}
-        return {**counts, "removed_neurons": self.removed_neurons}
+        return {**counts, "removed_neurons": self.removed_neurons, **left_out}
 
 
 def prune(
