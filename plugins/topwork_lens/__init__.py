@@ -3,7 +3,7 @@
 In the order in which a model meets them:
 
 - `plugin`: the hooks; `look`: `Look`, what the lens can do with one model.
-- `layers`: attention layers, found and described; `blocks`: feed-forward neurons.
+- `layers`: attention layers, found and described; `blocks`: feed-forward neurons; `whole`: whole layers.
 - `capture`: attention weights while a model runs; `activations`: every other tensor; `patching`: replacing them.
 - `gates`: factors on the outputs of heads; `head_slices`: the check that a slice is one head.
 - `scoring`: importance of heads, and choices by it.
