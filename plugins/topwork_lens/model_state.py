@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -89,3 +90,39 @@ def plain_inputs(batch: Mapping[str, Any] | Batch) -> Mapping[str, Any]:
     inputs = batch.inputs if isinstance(batch, Batch) else batch
     # Inference tensors cannot be saved for a backward pass, copies of them can.
     return map_tensors(inputs, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+
+
+#: numbers of a batch beyond which it is not remembered, and not made larger
+MOST_NUMBERS = 2**22
+#: the last batch that each model ran on where the lens looked
+_LAST: WeakKeyDictionary[nn.Module, Mapping[str, Any]] = WeakKeyDictionary()
+
+
+def remember_batch(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Remember a batch that ran, for models of whose inputs nothing else is known; large ones are not kept."""
+    numbers = sum(value.numel() for value in inputs.values() if isinstance(value, torch.Tensor))
+    if inputs and numbers <= MOST_NUMBERS:
+        _LAST[model] = map_tensors(dict(inputs), torch.Tensor.detach)
+
+
+def remembered_batch(model: nn.Module) -> dict[str, Any] | None:
+    """Return the batch that was remembered last, None when there is none."""
+    inputs = _LAST.get(model)
+    return None if inputs is None else dict(inputs)
+
+
+@contextmanager
+def remembering(model: nn.Module) -> Iterator[None]:
+    """Remember the batch of the first run of a model in the block, given by names."""
+    runs: list[None] = []
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if not runs and not args and "past_key_values" not in kwargs:
+            runs.append(None)
+            remember_batch(model, kwargs)
+
+    handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -11,6 +11,7 @@ from tolerance import close
 from torch.nn import functional
 
 import topwork
+from architectures import build
 from topwork import Refused, UsageError
 from topwork_lens.look import Look
 from topwork_lens.scoring.plain_models import losses_by_row, of_plain_model, single_items, whole
@@ -125,3 +126,17 @@ def test_pairs_and_head_masks_prune_as_dicts_do() -> None:
     choices = ({0: [1], -1: [3]}, [(0, 1), (-1, 3)], mask)
     removed = [topwork.prune_heads(lens_models.make("bert")[0], heads).removed for heads in choices]
     assert removed[0] == removed[1] == removed[2]
+
+
+@pytest.mark.parametrize("name", ["vilt", "bros", "audio-spectrogram-transformer"])
+@pytest.mark.parametrize("how", ["capture", "mask", "patch"])
+def test_a_batch_that_ran_before_is_what_pruning_is_checked_with(name: str, how: str) -> None:
+    model, inputs = build.tiny(name)
+    look = Look(model)
+    heads = {look.layers[0].path: [1]}
+    with pytest.raises(Refused, match="give one"):
+        look.prune_heads(heads)
+    block = {"capture": look.capture("entropy"), "mask": look.mask_heads(heads), "patch": look.patch("context", 0.0)}
+    with torch.no_grad(), block[how]:
+        model(**inputs)
+    assert look.prune_heads(heads).removed == heads

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from topwork_lens.layers.context import module_at
+from topwork_lens.model_state import remembering
 from topwork_lens.refusals import refuse
 from topwork_lens.scope import Scope
 
@@ -68,6 +69,7 @@ class Runs:
         self.scope, self.parts, self.elsewhere, self.wanted = scope, 0, 0, False
         self.what, self.missed = what, missed
         self.ran: set[str] = set()
+        stack.enter_context(remembering(model))
         # Parts, not the model itself: where its outputs are given out of a cache, nothing runs.
         for part in [*model.children()] or [model]:
             stack.callback(part.register_forward_hook(self._part).remove)

@@ -41,7 +41,7 @@ from topwork_lens.capture.verification import compare_contexts, other_order, qui
 from topwork_lens.layers.context import first_input, is_gateable, module_at, output_projection, split_heads
 from topwork_lens.layers.discovery import blocks
 from topwork_lens.layers.torch_mha import unfolded
-from topwork_lens.model_state import device_of
+from topwork_lens.model_state import device_of, remembering
 from topwork_lens.refusals import refuse
 from topwork_lens.scope import Scope, eager_when_compiled
 
@@ -125,6 +125,7 @@ class Capture:
         """Watch the model for the time of the block."""
         with ExitStack() as stack:
             stack.enter_context(eager_when_compiled())
+            stack.enter_context(remembering(self.model))
             stack.enter_context(self.scope)
             stack.enter_context(unfolded([module_at(self.model, layer.path) for layer in self.layers]))
             for layer in self.layers:

@@ -1,23 +1,23 @@
 """Batches that the check of pruning runs on.
 
 Entry points: `call_on`, the run of a model on the caller's batch, or on a small random one (`probe_inputs`), or on the
-last that was scored (`remembered_batch`) where nothing is known of its inputs; `further_batches`, the same batch in
-other sizes and with padding, so that what holds for one batch is known to hold for others.
+last that ran (`model_state.remembered_batch`) where nothing is known of its inputs; `further_batches`, the same batch
+in other sizes and with padding, so that what holds for one batch is known to hold for others.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from topwork import Batch, TopworkError
-from topwork_lens.model_state import quiet, text_config
+from topwork import Batch, Refused, TopworkError, map_tensors
+from topwork_lens.model_state import MOST_NUMBERS, device_of, quiet, remembered_batch, text_config
 from topwork_lens.refusals import refuse
 
 _ITEMS, _TOKENS, _SAMPLES, _FRAMES = 2, 12, 4000, 200
@@ -28,8 +28,8 @@ def call_on(model: nn.Module, check: Any) -> Callable[[], Any]:
 
     Args:
         model: the model.
-        check: a dict of inputs, a `Batch`, or a function that runs the model; None for a random batch, or for the last
-            one that was scored, where a random one does not run.
+        check: a dict of inputs, a `Batch`, or a function that runs the model; None for a random batch; where that does
+            not run, the last one that was captured, gated, patched or scored, or transformers' dummy inputs.
     """
     if callable(check):
         return check
@@ -53,17 +53,33 @@ def call_on(model: nn.Module, check: Any) -> Callable[[], Any]:
 
 
 def _random_or_remembered(model: nn.Module) -> dict[str, Any]:
-    remembered = remembered_batch(model)
+    """Return a random batch; where it does not run, the last one that did, or transformers' dummy inputs."""
+    others = [batch for batch in (remembered_batch(model), _dummy_inputs(model)) if batch is not None]
     try:
         inputs = probe_inputs(model)
-        if remembered is not None:
-            with quiet(model):
-                model(**inputs)
-        return inputs
-    except Exception:
-        if remembered is None:
+    except Refused:
+        if not others:
             raise
-        return remembered
+        return next((batch for batch in others if _does_run(model, batch)), others[0])
+    if others and not _does_run(model, inputs):
+        return next((batch for batch in others if _does_run(model, batch)), inputs)
+    return inputs
+
+
+def _dummy_inputs(model: nn.Module) -> dict[str, Any] | None:
+    """Return inputs that a model of transformers makes of itself; None where it makes none."""
+    with suppress(Exception):  # some classes have inputs that need what they do not have
+        inputs = getattr(model, "dummy_inputs", None)
+        if isinstance(inputs, Mapping) and inputs:
+            return map_tensors(dict(inputs), lambda tensor: tensor.to(device_of(model)))
+    return None
+
+
+def _does_run(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    with suppress(Exception), quiet(model):
+        model(**inputs)
+        return True
+    return False
 
 
 def probe_inputs(model: nn.Module) -> dict[str, Any]:
@@ -153,8 +169,6 @@ def _image_model(model: nn.Module, generator: torch.Generator) -> dict[str, torc
     return {name: torch.randn(_ITEMS, *shape, generator=generator)}
 
 
-#: numbers of a tensor beyond which no more rows are made
-_MOST_NUMBERS = 2**22
 _ROWS = (5, 7, 3, 2)
 _LENGTHS = (11, 13, 7, 17, 19)
 
@@ -172,23 +186,6 @@ class ProbeBatch:
     name: str
     inputs: dict[str, Any]
     is_neutral: bool = False
-
-
-#: the last batch on which each model was scored
-_SCORED: WeakKeyDictionary[nn.Module, Mapping[str, Any]] = WeakKeyDictionary()
-
-
-def remember_batch(model: nn.Module, inputs: Mapping[str, Any]) -> None:
-    """Remember a batch that ran, for models of which `probe_inputs` knows nothing; large ones are not kept."""
-    numbers = sum(value.numel() for value in inputs.values() if isinstance(value, torch.Tensor))
-    if numbers <= _MOST_NUMBERS:
-        _SCORED[model] = dict(inputs)
-
-
-def remembered_batch(model: nn.Module) -> dict[str, Any] | None:
-    """Return the batch that was remembered last, None when there is none."""
-    inputs = _SCORED.get(model)
-    return None if inputs is None else dict(inputs)
 
 
 def captured_inputs(model: nn.Module, call: Callable[[], Any]) -> tuple[dict[str, Any] | None, Any]:
@@ -252,7 +249,7 @@ def resized(inputs: Mapping[str, Any], rows: int, length: int) -> tuple[dict[str
     if len(sizes) != 1 or 0 in sizes:
         return None
     (count,) = sizes
-    if any(tensor.numel() // count * rows > _MOST_NUMBERS for tensor in tensors.values()):
+    if any(tensor.numel() // count * rows > MOST_NUMBERS for tensor in tensors.values()):
         return None
     ids = tensors.get("input_ids")
     tokens = ids.shape[1] if ids is not None and ids.dim() == 2 and not ids.is_floating_point() else None
