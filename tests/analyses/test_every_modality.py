@@ -73,3 +73,20 @@ def test_roles_need_both_halves(built) -> None:
     for line in result["tables"]["Roles of attention heads"]:
         assert line["when chosen"] >= 0.5
         assert line["confirmed"] == (line["share"] >= (0.5 if line["role"] == "rarest token" else 0.9))
+
+
+@pytest.mark.parametrize("stage", ["attention_patterns", "head_effects", "head_roles"])
+def test_a_model_without_attention_is_refused(stage: str) -> None:
+    task = topwork.load_plugins().tasks["image-classification"]
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1], "layer_type": "basic"}
+    rows = task.example_rows()
+    work = topwork.build(task.name, {"config": {"model_type": "resnet", **sizes}}, rows=rows)
+    with pytest.raises(topwork.Refused, match="no attention layer was found"):
+        work.apply(stage, {"evaluate": rows})
+
+
+def test_an_interval_needs_rows() -> None:
+    task = topwork.load_plugins().tasks["image-classification"]
+    work = topwork.build(task.name, copy.deepcopy(BASES[task.name]), rows=task.example_rows())
+    with pytest.raises(topwork.TopworkError, match="1 rows of `evaluate`"):
+        work.apply("head_effects", {"evaluate": task.example_rows()[:1]})

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy
 from numpy.typing import NDArray
 
-from topwork import Metric, Task, UsageError
+from topwork import DataError, Metric, Task, UsageError
 from topwork_analyses.statistics.bootstrap import Interval, Method, mean_intervals, statistic_interval
 
 if TYPE_CHECKING:
@@ -71,8 +71,14 @@ def measure(run: Run, role: str, limit: int | None, measures: Sequence[Measure])
     losses: dict[int, float] = {}
     if "metric" in measures:
         for index, row, prediction in run.predictions(role, limit):
-            metric = by_row[index] = run.task.metric()
-            metric.update(row, prediction)
+            metric = run.task.metric()
+            try:
+                metric.update(row, prediction)
+            except DataError:  # a target that only the metric looks at
+                if run.on_error != "skip":
+                    raise
+                continue
+            by_row[index] = metric
     if "loss" in measures:
         losses = _row_losses(run, role, limit)
     by_row = {index: metric for part in run.process.gather(by_row) for index, metric in part.items()}

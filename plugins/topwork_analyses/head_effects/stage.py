@@ -91,9 +91,12 @@ class HeadEffects(IntervalOptions):
         """Run the stage."""
         from topwork_analyses.head_effects.report import counts, effect_lines, group_lines, layer_entries
         from topwork_lens.look import Look
+        from topwork_lens.refusals import refuse
         from topwork_lens.scoring.selection import in_groups
 
         layers = in_groups(Look(run.model, run.plugins).active_layers(), self.groups)
+        if not layers:
+            raise refuse("unknown_layout", "no attention layer was found in this model", place=f"stage {self.name}")
         study = Study(self, run, self.role, layers)
         level, sign = 1 - self.confidence, study.difference.sign
         result: dict[str, Json] = {"metrics": study.metrics(), "primary": study.difference.primary, "measures": "part"}
