@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork import TopworkError
+from topwork import DataError, TopworkError, UsageError
 from topwork_tasks._classification.targets import Kind, Targets
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ def learn_weights(
             scikit-learn has it; a label without rows gets 1.
         rows: training rows, for "balanced".
         targets: the labels.
+
+    Raises:
+        UsageError: a weight for a label that there is not.
+        TopworkError: a regression has no classes.
     """
     if option is None:
         return None
@@ -33,7 +37,10 @@ def learn_weights(
     if isinstance(option, Mapping):
         weights = [1.0] * len(targets.names)
         for name, weight in option.items():
-            weights[targets.index(name, column="class_weights")] = float(weight)
+            try:
+                weights[targets.index(name)] = float(weight)
+            except DataError as error:  # the fault is the option's, not a row's
+                raise UsageError(error.cause, place="task.class_weights", hint=error.hint) from error
         return weights
     counts, total = [0] * len(targets.names), 0
     for index, row in enumerate(rows if rows is not None else ()):
