@@ -129,7 +129,7 @@ def _yolo_split(folder: Path, names: list[str], split: str) -> Table:
 
 
 def _yolo_boxes(file: Path, size: tuple[int, int], names: Sequence[str]) -> tuple[list[list[float]], list[int]]:
-    """Boxes as [left, top, width, height] in pixels, and their classes; polygons become their boxes."""
+    """Return boxes as [left, top, width, height] in pixels, and their classes; polygons become their boxes."""
     boxes, categories = [], []
     for number, line in numbered_lines(file):
         if not line.strip():

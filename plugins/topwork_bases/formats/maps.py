@@ -143,7 +143,7 @@ def read_maps(path: Path, target: str) -> dict[str, Table]:
 
 
 def _matched(path: Path, target: str, pair: Pair) -> dict[str, list[tuple[Path, Path]]]:
-    """Images with their maps by split."""
+    """Return images with their maps by split."""
     images, maps = files_by_stem(pair.images, IMAGES), files_by_stem(pair.maps, MAPS)
     if target == "depth" and (together := _same_moments(path, images.values(), maps.values())):
         return {"train": together}
@@ -166,7 +166,7 @@ def _matched(path: Path, target: str, pair: Pair) -> dict[str, list[tuple[Path, 
 
 
 def _keys_by_split(path: Path, target: str, pair: Pair, images: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
-    """(split, name without suffix) of images: as lists of VOC name them, else by the folders of splits."""
+    """Yield (split, name without suffix) of images: as lists of VOC name them, else by the folders of splits."""
     lists = path / "ImageSets" / "Segmentation"
     if target == "mask" and lists.is_dir():
         for file in sorted(lists.glob("*.txt")):
@@ -179,7 +179,7 @@ def _keys_by_split(path: Path, target: str, pair: Pair, images: Mapping[str, Pat
 
 
 def _partner(key: str, maps: Mapping[str, Path]) -> Path | None:
-    """The map of an image: of the same name, or of a usual variant of it."""
+    """Return the map of an image: of the same name, or of a usual variant of it."""
     folder, _, stem = key.rpartition("/")
     stems = [stem + ending for ending in _ENDINGS]
     stems += [stem.replace(*pair) for pair in _RENAMED if pair[0] in stem]
@@ -188,7 +188,7 @@ def _partner(key: str, maps: Mapping[str, Path]) -> Path | None:
 
 
 def _facts(path: Path, target: str, maps: Path) -> tuple[dict[str, Any], str]:
-    """Columns that hold for every row of a data set, and what to say of them."""
+    """Return columns that hold for every row of a data set, and what to say of them."""
     if target == "mask":
         for folder in (path, maps, path.parent):
             table = next((file for name in _COLOUR_TABLES if (file := folder / name).is_file()), None)
@@ -209,7 +209,7 @@ def _facts(path: Path, target: str, maps: Path) -> tuple[dict[str, Any], str]:
 
 
 def _same_moments(path: Path, images: Iterable[Path], maps: Iterable[Path]) -> list[tuple[Path, Path]]:
-    """Pairs of TUM's recordings, whose names are time stamps; none where rgb.txt and depth.txt are not there.
+    """Return pairs of TUM's recordings, whose names are time stamps; none where rgb.txt and depth.txt are not there.
 
     An image with no depth map within 0.02 s is left out, as by the script that comes with the data (Sturm et al. 2012,
     A Benchmark for the Evaluation of RGB-D SLAM Systems).
@@ -244,7 +244,7 @@ def _near(moment: float, entries: list[tuple[float, Path]]) -> list[tuple[float,
 
 
 def _time_stamps(file: Path, folder: Path) -> list[tuple[float, Path]]:
-    """Moments and files of a list, in order."""
+    """Return moments and files of a list, in order."""
     entries = []
     for number, line in numbered_lines(file):
         if not line.strip() or line.startswith("#"):

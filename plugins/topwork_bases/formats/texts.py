@@ -79,7 +79,7 @@ def read_conll(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
 
 
 def _dependencies(lines: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Heads and relations of the words of a sentence in CoNLL-U; nothing where some word has none."""
+    """Return heads and relations of the words of a sentence in CoNLL-U; nothing where some word has none."""
     if not lines or any(len(fields) < 8 or not fields[6].isdigit() for fields in lines):
         return {}
     return {"heads": [int(fields[6]) for fields in lines], "relations": [fields[7] for fields in lines]}

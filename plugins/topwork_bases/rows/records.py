@@ -190,7 +190,7 @@ def _questions(path: Path, records: list[Any], remarks: list[str]) -> list[Any]:
 
 
 def _answers(question: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Texts and starts of a question's answers: objects, plain texts, or one of either; starts may be absent."""
+    """Return texts and starts of a question's answers: objects, plain texts, or one of either; starts may be absent."""
     written = question.get("answers", question.get("answer"))
     entries = written if isinstance(written, list) else [] if written is None else [written]
     if len(entries) == 1 and isinstance(entries[0], dict) and isinstance(entries[0].get("text"), list):

@@ -76,7 +76,7 @@ def _write(path: Path, file: Path, read: Callable[[list[str]], Iterator[Batch]])
 
 
 def _part(path: Path, columns: dict[str, list[Any]], lines: list[int], names: set[str]) -> Any:
-    """Rows as a table of Arrow; columns with integers beyond 64 bits become text, and are added to `names`."""
+    """Return rows as a table of Arrow; columns with integers beyond 64 bits become text, and are added to `names`."""
     import pyarrow
 
     arrays = {}
@@ -105,7 +105,7 @@ def _is_huge(value: Any) -> bool:
 
 
 def _with_huge(path: Path, name: str, values: list[Any], lines: list[int]) -> Any:
-    """A column with integers beyond 64 bits: as text where all are integers, as floats where some are floats."""
+    """Return a column with integers beyond 64 bits: as text where all are integers, as floats where some are floats."""
     import pyarrow
 
     kinds = {type(value) for value in values if value is not None}

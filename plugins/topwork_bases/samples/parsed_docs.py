@@ -57,7 +57,7 @@ def _parsed(split: str, code: str) -> Iterator[dict[str, Any]]:
 
 
 def _texts(split: str) -> list[str]:
-    """Paragraphs of the topics of a split, every fifth of which is for tests, in an order of chance."""
+    """Return paragraphs of the topics of a split, every fifth of which is for tests, in an order of chance."""
     rows = [row for part in ("train", "test") for row in python_docs.paragraphs(part)]
     topics = set(sorted({row["topic"] for row in rows})[::5])
     texts = [row["text"] for row in rows if (row["topic"] in topics) == (split == "test")]

@@ -110,7 +110,7 @@ def head_paths(model: nn.Module, stacks: dict[str, list[nn.Module]]) -> list[str
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module's class says that it normalises."""
+    """Return whether a module's class says that it normalises."""
     return "norm" in type(module).__name__.lower()
 
 

@@ -110,7 +110,7 @@ class Capture:
         self.wants_weights = bool(self.names) or "weights_gradient" in what
 
     def _sites(self, known: Sequence[AttentionLayer]) -> dict[str, list[Site]]:
-        """All sites of the activations that are read, by name of the activation."""
+        """Return all sites of the activations that are read, by name of the activation."""
         names = dict.fromkeys(activation_of(name) for name in self.what)
         return {name: sites_of(self.model, name, known) for name in names if name in NAMES and name not in SPECIAL}
 

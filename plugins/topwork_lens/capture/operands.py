@@ -151,7 +151,7 @@ class _Operands:
         return self.inside[-1]
 
     def _active(self, key: int) -> list[_Tap]:
-        """Taps of an attention module: those that edit, in the order in which they were entered, then the others."""
+        """Return taps of an attention module: those that edit, in the order of their entering, then the others."""
         active = [tap for tap in self.taps if key in tap.sites and tap.scope.active]
         return sorted(active, key=lambda tap: not tap.edits)
 
@@ -251,7 +251,7 @@ class _Operands:
     def _direct(
         self, owner: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, given: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor, bool]:
-        """Weights by the definition of the kernel, values for each attention head, whether something was replaced."""
+        """Return weights by the kernel's definition, values by attention head, and whether something was replaced."""
         mask = given.get("attn_mask")
         if mask is not None and mask.dim() == 3:
             mask = split_items(mask, query.shape[1])

@@ -254,7 +254,7 @@ class Captured:
         return torch.stack(list(tensors))
 
     def _paths_in(self, what: str, group: str | None) -> list[str]:
-        """Paths of the parts of a group for which something is captured."""
+        """Return paths of the parts of a group for which something is captured."""
         activation = what.removesuffix("_gradient")
         if activation in self.sites and activation not in OF_LAYERS:
             sites = self.sites[activation]

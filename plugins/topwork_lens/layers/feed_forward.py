@@ -101,7 +101,7 @@ def _network(
 
 
 def _is_whole(modules: dict[str, nn.Module], path: str, inside: Sequence[str], output: str) -> bool:
-    """Whether the projections of a module are those of one network: needed where shapes do not tell them apart."""
+    """Return whether a module's projections are of one network; needed where shapes do not distinguish them."""
     later = [name for name, module in modules.items() if name.startswith(f"{path}.") and is_projection(module)]
     return len(inside) <= 2 and later[-1] == output and not type(modules[path]).__name__.endswith("Attention")
 
@@ -112,7 +112,7 @@ def _widens(module: nn.Module, width: int, neurons: int) -> bool:
 
 
 def _nearest(inputs: Sequence[str], inside: Sequence[str]) -> list[str]:
-    """The last of the inputs, and the one directly before it: a gate beside the neurons."""
+    """Return the last of the inputs, and the one directly before it: a gate beside the neurons."""
     index = inside.index(inputs[-1])
     beside = inside[index - 1] if index and inside[index - 1] in inputs else None
     same = beside is not None and beside.rpartition(".")[0] == inputs[-1].rpartition(".")[0]
@@ -122,7 +122,7 @@ def _nearest(inputs: Sequence[str], inside: Sequence[str]) -> list[str]:
 def _mixes_positions(
     modules: dict[str, nn.Module], path: str, output: str, inputs: Sequence[str], neurons: int
 ) -> bool:
-    """Whether more than activations and norms may lie between the projections: a convolution over time, a scan."""
+    """Return whether the projections may have more than activations and norms between them, such as a scan."""
     for name, module in modules.items():
         if (path and not name.startswith(f"{path}.")) or not _innermost(path, name, inputs[-1], output):
             continue
@@ -135,7 +135,7 @@ def _mixes_positions(
 
 
 def _innermost(path: str, name: str, last_input: str, output: str) -> bool:
-    """Whether a module stands in the same part of the block as one of the two projections."""
+    """Return whether a module stands in the same part of the block as one of the two projections."""
     prefix = f"{path}." if path else ""
     parts = {projection.removeprefix(prefix).partition(".")[0] for projection in (last_input, output)}
     direct = last_input.rpartition(".")[0] == path == output.rpartition(".")[0]

@@ -24,5 +24,5 @@ def stacks_of(model: nn.Module) -> dict[str, list[nn.Module]]:
 
 
 def _that_run(layer: nn.Module) -> list[nn.Module]:
-    """The layer itself; of a list, which never runs as such, what it holds."""
+    """Return the layer itself; of a list, which never runs as such, what it holds."""
     return list(layer.children()) if isinstance(layer, nn.ModuleList) else [layer]

@@ -114,7 +114,7 @@ def patches_of(
 def _heads(
     what: str, sites: Sequence[Site], layers: Sequence[AttentionLayer], heads: Any
 ) -> dict[str, tuple[int, ...]]:
-    """Positions of the chosen attention heads among those that each layer has now, by path."""
+    """Return positions of the chosen attention heads among those that each layer has now, by path."""
     if any(site.layer is None for site in sites) or what == "attention_output":
         raise UsageError(f"{what} has no attention heads", hint="leave `heads` out")
     plain = isinstance(heads, list | tuple | range) and all(not isinstance(head, list | tuple) for head in heads)
@@ -178,6 +178,6 @@ def patched(model: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
 
 
 def _watched_paths(model: nn.Module, patches: Sequence[Patch]) -> list[str]:
-    """Paths of the parts that are patched; of a stack, its first layer."""
+    """Return paths of the parts that are patched; of a stack, its first layer."""
     stacks, names = stacks_of(model), {id(module): path for path, module in model.named_modules()}
     return [names[id(stacks[path][0])] if (path := patch.site.path) in stacks else path for patch in patches]

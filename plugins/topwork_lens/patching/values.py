@@ -56,7 +56,7 @@ class Selection:
 
 
 def _dimension(site: Site, value: torch.Tensor, name: str) -> int | None:
-    """The dimension of an activation along which heads, positions or neurons lie; None when there is none."""
+    """Return the dimension of an activation along which heads, positions or neurons lie; None when there is none."""
     dims = value.dim()
     if site.name in OPERANDS:
         last = None if site.name in ("scores", "weights") else dims - 1
@@ -114,7 +114,7 @@ def _by_name(site: Site, part: torch.Tensor, name: str, seed: int) -> torch.Tens
 
 
 def _averaged(site: Site, part: torch.Tensor) -> list[int]:
-    """Dimensions of items and positions."""
+    """Return dimensions of items and positions."""
     dims = part.dim()
     if site.name in OPERANDS:
         return [0, 2]
@@ -128,7 +128,7 @@ def _averaged(site: Site, part: torch.Tensor) -> list[int]:
 def _tensor(
     site: Site, given: Any, value: torch.Tensor, part: torch.Tensor, indices: Sequence[tuple[int, torch.Tensor]]
 ) -> torch.Tensor:
-    """A number or a tensor in the shape of the part."""
+    """Return a number or a tensor in the shape of the part."""
     try:
         tensor = torch.as_tensor(given).to(dtype=value.dtype, device=value.device)
     except (TypeError, ValueError, RuntimeError) as error:

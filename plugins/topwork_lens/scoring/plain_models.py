@@ -150,7 +150,7 @@ class _Given:
 
 
 def _are_alike(model: nn.Module, inputs: Mapping[str, Any], together: RowLosses, alone: RowLosses) -> bool:
-    """Whether the losses of a batch are those that its first and last row have when they are run alone."""
+    """Return whether the losses of a batch are those that its first and last row have when they are run alone."""
     batch = whole(inputs)
     if batch.row_count < 2:
         return False

@@ -80,7 +80,7 @@ def names_in_tables(rows: Iterable[Row]) -> list[str]:
 
 
 def _table_of(row: Row, index: int | None) -> Colours | None:
-    """The table that a row names; None without one."""
+    """Return the table that a row names; None without one."""
     if row.get("colour_table") is None:
         return None
     try:
