@@ -1,75 +1,51 @@
-"""Accumulated batches are one larger batch: for every task, however many targets a row has."""
+"""Accumulated batches are one larger batch: for every task, however many targets a row has, and over processes."""
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
+import accumulated
 import pytest
-from tiny_bases import BART, BASES, VIT
-from undisturbed import undisturbed, weights_of
+import torch
+from accumulated import CASES, SIZES, steps_of
 
-import topwork
-
-STEP = {"steps": 1, "optimizer": "sgd", "learning_rate": 0.1, "schedule": "constant", "clip": 0, "epochs": 1}
-#: name of the case -> task, base, options
-CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
-    **{task: (task, base, {}) for task, base in BASES.items()},
-    "text-generation": ("text-generation", BASES["text-generation"], {"packing": False}),
-    "text-classification, weighted": (
-        "text-classification",
-        BASES["text-classification"],
-        {"class_weights": "balanced", "label_smoothing": 0.2},
-    ),
-    "translation, smoothed": ("translation", BART, {"label_smoothing": 0.2}),
-    "translation, prompts": ("translation", BASES["text-generation"], {}),
-    "object-detection, generic": (
-        "object-detection",
-        VIT,
-        {"detr_head": {"queries": 6, "width": 16, "feed_forward": 16, "attention_heads": 2, "decoder_layers": 2}},
-    ),
-    "image-segmentation, generic": ("image-segmentation", VIT, {}),
-}
+ROOT = Path(__file__).parents[2]
 
 
-def rows_of(task: str, plugins: Any) -> list[Any]:
-    """Four example rows with different numbers of targets."""
-    rows = plugins.task(task).example_rows()
-    picked = {"object-detection": (0, 1, 2, -1), "image-segmentation": (0, 1, 2, -1)}.get(task, (0, 1, 2, 3))
-    rows = [dict(rows[index]) for index in picked]
-    for times, row in zip((1, 3, 7, 10), rows):
-        if task == "token-classification":
-            row.update({name: value * times for name, value in row.items() if isinstance(value, list)})
-        if task == "fill-mask":
-            row.update(text=" ".join(["nine words make a text that has no mask"] * times), answer=None)
-        if task == "text-generation":
-            row.update({name: " ".join([value] * times) for name, value in row.items() if isinstance(value, str)})
-        if task == "summarization":
-            row.update(summary=" ".join([row["summary"]] * times))
-        if task == "image-segmentation":
-            mask = np.array(row["mask"])
-            mask[:, : times * 2] = 255  # does not count
-            row.update(mask=mask)
-    return rows
+def close(step: torch.Tensor, whole: torch.Tensor) -> bool:
+    return float((step - whole).norm() / whole.norm()) < 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_accumulated_batches_make_the_step_of_one_larger_batch(name, plugins):
-    task, base, options = CASES[name]
-    rows = rows_of(task, plugins)
-    work = topwork.build(task, base, rows=plugins.task(task).example_rows(), plugins=plugins, **options)
-    undisturbed(work.model)
-    begin = weights_of(work.model)
-    state = copy.deepcopy(work.model.state_dict())
-    steps = {}
-    items = len(work.task.encode(rows, "train", 0))
-    for size in (items, 2, 1):
-        work.model.load_state_dict(state)
-        result = work.train(rows, batch_size=size, accumulate=-(-items // size), checkpoint_every="never", **STEP)
-        assert result["steps"] == 1
-        steps[size] = weights_of(work.model) - begin
-    whole = steps.pop(items)
+    steps = steps_of(name, plugins)
+    whole = steps.pop(None)
     assert float(whole.norm()) > 0
     for size, step in steps.items():
-        assert float((step - whole).norm() / whole.norm()) < 1e-5, size
+        assert close(step, whole), size
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory) -> Path:
+    """The steps of every case, made by two processes together."""
+    folder = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += [accumulated.__file__, str(folder)]
+    paths = [ROOT / "tests" / "helpers", ROOT / "core", ROOT / "plugins", os.environ.get("PYTHONPATH", "")]
+    more = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size or 'all'} in a batch")
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_make_the_step_of_one_larger_batch(name, size, of_two_processes, plugins):
+    """Weighted by the number of targets: the processes hold other rows, hence other numbers of targets."""
+    whole = steps_of(name, plugins, (None,))[None]
+    assert close(torch.load(of_two_processes / f"{name}.pt")[size], whole)

@@ -122,7 +122,7 @@ def make_app(loaded: Plugins, debug: bool = False, outcome: Outcome | None = Non
         name="topwork",
         help="Graft a task head onto a base, train it from a recipe, look inside its attention heads, prune them.",
         epilog=SHARED,
-        add_completion=False,
+        add_completion=True,
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

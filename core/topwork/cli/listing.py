@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from topwork.cli.completion import complete_listed
 from topwork.cli.description import describe, print_description
 from topwork.cli.output import Session, print_json, print_table
 from topwork.cli.run import AsJson
@@ -27,11 +28,16 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="tasks, stages, bases, recipes, samples, formats, trackers, plugins, commands, architectures; or all."
+            help="tasks, stages, bases, recipes, samples, formats, trackers, plugins, commands, architectures; or all.",
+            autocompletion=complete_kinds,
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Argument(help="Of a task, stage, base or format: list its options instead, with an example.")
+        str | None,
+        typer.Argument(
+            help="Of a task, stage, base or format: list its options instead, with an example.",
+            autocompletion=complete_listed,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from topwork.cli.completion import complete_plugins
 from topwork.cli.listing import brought, failed_entry
 from topwork.cli.output import Session, print_json, print_table, say, stdout_for_json
 from topwork.cli.run import AsJson
@@ -26,7 +27,11 @@ def plugins(
         str | None, typer.Argument(help="new: write a package for a plugin; check: try out what one brings.")
     ] = None,
     name: Annotated[
-        str | None, typer.Argument(help="Of the package; for check also a plugin, a .py file or a package's folder.")
+        str | None,
+        typer.Argument(
+            help="Of the package; for check also a plugin, a .py file or a package's folder.",
+            autocompletion=complete_plugins,
+        ),
     ] = None,
     kind: Annotated[str, typer.Option(help="Of a new plugin: task, stage, observer or base.")] = "task",
     folder: Annotated[Path, typer.Option(help="Where `new` makes the folder of the package.")] = Path("."),

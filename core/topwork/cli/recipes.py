@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from topwork.cli.completion import complete_recipes, complete_tasks
 from topwork.cli.output import Session, print_json, say
 from topwork.cli.run import AsJson, Overrides
 from topwork.errors import RecipeError, TopworkError, UsageError
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 def validate(
     context: typer.Context,
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="YAML files, or names of shipped recipes.")],
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE...", help="YAML files, or names of shipped recipes.", autocompletion=complete_recipes
+        ),
+    ],
     override: Overrides = None,
     with_data: Annotated[
         bool, typer.Option("--data", help="Read the rows too (see `topwork data`); exit with 1 when there is a doubt.")
@@ -68,7 +74,9 @@ def _doubts(session: Session, recipe: Any) -> list[str]:
 
 def cat(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a shipped recipe.", autocompletion=complete_recipes)
+    ],
     resolved: Annotated[bool, typer.Option("--resolved", help="With `extends` and every default written out.")] = False,
 ) -> None:
     """Print a recipe."""
@@ -83,7 +91,9 @@ def cat(
 
 def cp(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="The name of a shipped recipe, or a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="The name of a shipped recipe, or a YAML file.", autocompletion=complete_recipes)
+    ],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="A file or a folder.")] = Path("."),
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
@@ -98,7 +108,9 @@ def cp(
 
 def new(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(help="The name of a task: `topwork list tasks`.")],
+    task: Annotated[
+        str, typer.Argument(help="The name of a task: `topwork list tasks`.", autocompletion=complete_tasks)
+    ],
     destination: Annotated[str | None, typer.Argument(metavar="DEST", help="A file; - prints it.")] = None,
     base: Annotated[str, typer.Option(help="A Hub id, a local folder, timm/<name>.")] = "BASE",
     data: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from topwork.cli.completion import complete_recipes
 from topwork.cli.output import Session, print_json, print_table, stdout_for_json
 from topwork.errors import UsageError
 from topwork.hookspecs import hookimpl
@@ -24,7 +25,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 def run_command(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A YAML file, or the name of a shipped recipe.", autocompletion=complete_recipes),
+    ],
     override: Overrides = None,
     folder: Annotated[Path | None, typer.Option(help="The run folder; by default runs/<name>-<number>.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it, print it resolved, and stop.")] = False,
