@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 def complete_recipes(context: typer.Context, incomplete: str) -> list[str]:
     """Complete names of shipped recipes; files are completed by the shell itself."""
-    return matching(_plugins(context).recipes, incomplete)
+    return names_with_prefix(_plugins(context).recipes, incomplete)
 
 
 def complete_tasks(context: typer.Context, incomplete: str) -> list[str]:
     """Complete names of tasks."""
-    return matching(_plugins(context).tasks, incomplete)
+    return names_with_prefix(_plugins(context).tasks, incomplete)
 
 
 def complete_listed(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the task or stage that `topwork list tasks NAME` or `list stages NAME` describes."""
     plugins = _plugins(context)
     tables = {"tasks": plugins.tasks, "stages": plugins.stages}
-    return matching(tables.get(str(context.params.get("kind")), ()), incomplete)
+    return names_with_prefix(tables.get(str(context.params.get("kind")), ()), incomplete)
 
 
 def complete_plugins(context: typer.Context, incomplete: str) -> list[str]:
     """Complete names of plugins, for `topwork plugins check NAME`."""
-    return matching([info.name for info in _plugins(context).loaded], incomplete)
+    return names_with_prefix([info.name for info in _plugins(context).loaded], incomplete)
 
 
 def _plugins(context: typer.Context) -> Plugins:
     return context.obj.plugins
 
 
-def matching(names: Iterable[str], incomplete: str) -> list[str]:
+def names_with_prefix(names: Iterable[str], incomplete: str) -> list[str]:
     """Return the names that begin so."""
     return sorted(name for name in names if name.startswith(incomplete))

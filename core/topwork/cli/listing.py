@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from topwork.cli.completion import complete_listed, matching
+from topwork.cli.completion import complete_listed, names_with_prefix
 from topwork.cli.description import describe, print_description
 from topwork.cli.output import Session, print_json, print_table
 from topwork.cli.run import AsJson
@@ -25,7 +25,7 @@ Entry = dict[str, str]
 
 def complete_kinds(incomplete: str) -> list[str]:
     """Complete what `topwork list` lists."""
-    return matching([*KINDS, "all"], incomplete)
+    return names_with_prefix([*KINDS, "all"], incomplete)
 
 
 def list_(
