@@ -14,7 +14,7 @@ import pytest
 
 import conftest
 import topwork
-from topwork import TopworkError, UsageError
+from topwork import CheckpointError, TopworkError, UsageError
 
 POINTS = engine_plugin.point_rows(9)
 
@@ -41,8 +41,13 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def change(folder: Path, file: str, **entries) -> None:
+    """Change a file, and what the manifest says of it."""
     found = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps({**found, **entries}))
+    manifest = json.loads((folder / "topwork.json").read_text())
+    if file != "topwork.json":
+        manifest["contents"].pop(file)
+        (folder / "topwork.json").write_text(json.dumps(manifest))
 
 
 MANIFESTS = {
@@ -143,3 +148,65 @@ def test_a_folder_of_a_recipe_is_no_model(tmp_path: Path, engine) -> None:
         topwork.load(tmp_path / "file", plugins=engine)
     with pytest.raises(UsageError, match="something else"):
         topwork.build("points", {"config": conftest.TINY_BERT}, rows=POINTS, plugins=engine).save(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def saved_models(tmp_path_factory) -> dict[str, Path]:
+    """Model folders of several kinds: one tokenizer, two bases, a model without a task."""
+    import copy
+
+    from tiny_bases import BERT
+
+    folder = tmp_path_factory.mktemp("models")
+    rows = [{"text": text, "label": label} for text, label in (("good film", "a"), ("bad film", "b")) for _ in range(4)]
+    work = topwork.build("text-classification", copy.deepcopy(BERT), rows=rows)
+    pairs = [{"source": f"word {word}", "target": f"{word} word"} for word in ("one", "two", "three")]
+    both = topwork.build("translation", bases={"encoder": BERT, "decoder": BERT}, rows=pairs, max_target_length=8)
+    return {
+        "one base": work.save(folder / "one"),
+        "two bases": both.save(folder / "two"),
+        "no task": topwork.save_pretrained(work.model, folder / "plain"),
+    }
+
+
+CONTENTS = [
+    ("one base", "config.json"),
+    ("one base", "tokenizer.json"),
+    ("one base", "tokenizer_config.json"),
+    ("two bases", "encoder/config.json"),
+    ("two bases", "generation_config.json"),
+    ("no task", "config.json"),
+]
+
+
+def opened(folder: Path, kind: str) -> object:
+    return topwork.from_pretrained(folder) if kind == "no task" else topwork.load(folder)
+
+
+@pytest.mark.parametrize(("kind", "name"), CONTENTS)
+@pytest.mark.parametrize("damage", ["gone", "cut short", "a bit flipped"])
+def test_a_file_beside_the_weights_that_is_not_the_saved_one_is_named(damage, kind, name, saved_models, tmp_path):
+    folder = Path(shutil.copytree(saved_models[kind], tmp_path / "model"))
+    opened(folder, kind)
+    file = folder / name
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    elif damage == "cut short":
+        file.write_bytes(content[:-2])
+    else:
+        index = content.rindex(b"0") if b"0" in content else content.rindex(b"e")
+        content[index] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(TopworkError, match=name.rpartition("/")[2].removesuffix(".json")):
+        opened(folder, kind)
+
+
+@pytest.mark.parametrize("name", ["topwork.json", "topwork.safetensors", "config.json", "more/pipe"])
+def test_a_pipe_in_a_folder_is_named_and_not_waited_for(name: str, folder: Path, engine) -> None:
+    file = folder / name
+    file.unlink(missing_ok=True)
+    file.parent.mkdir(exist_ok=True)
+    os.mkfifo(file)
+    with pytest.raises(CheckpointError, match=f"{name}: this is no regular file"):
+        topwork.load(folder, plugins=engine)

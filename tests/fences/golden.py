@@ -20,6 +20,7 @@ from fences.models import CASES
 
 MASKED = {
     "sha256",
+    "contents",
     "begun",
     "seconds",
     "items_per_second",

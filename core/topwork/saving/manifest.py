@@ -102,6 +102,7 @@ def read_manifest(folder: Path) -> dict[str, Json]:
         CheckpointError: there is none, it is damaged, or it is of a newer format.
     """
     file = folder / MANIFEST
+    _check_kinds(folder)
     if not file.is_file():
         raise CheckpointError(
             f"there is no {MANIFEST}",
@@ -147,6 +148,9 @@ def check_manifest(content: Mapping[str, Json], file: Path) -> None:
     files = content.get("files", {})
     if not isinstance(files, dict) or not all(_describes_file(name, known) for name, known in files.items()):
         raise _damaged(file, "`files` describes no files of weights")
+    contents = content.get("contents", {})
+    if not isinstance(contents, dict) or not all(_describes_content(name, known) for name, known in contents.items()):
+        raise _damaged(file, "`contents` describes no files of the folder")
     if any(part in ("", ".", "..") for kind in content.get("processors", ()) for part in kind.split("/")):
         raise _damaged(file, "a processor lies outside the folder")
     for role, base in content.get("bases", {}).items():
@@ -154,9 +158,27 @@ def check_manifest(content: Mapping[str, Json], file: Path) -> None:
             raise _damaged(file, f"the base `{role}` has no options")
 
 
+def _check_kinds(folder: Path) -> None:
+    """Refuse a folder that holds something else than files and folders: reading a pipe would wait for ever.
+
+    Raises:
+        CheckpointError: names the pipe, socket or device.
+    """
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise CheckpointError(
+                "this is no regular file but a pipe, socket or device", place=str(path), hint="copy the folder again"
+            )
+
+
 def _describes_file(name: str, known: Json) -> bool:
     hashed = isinstance(known, dict) and isinstance(known.get("sha256"), str) and isinstance(known.get("dtypes"), list)
     return hashed and name == Path(name).name
+
+
+def _describes_content(name: str, known: Json) -> bool:
+    hashed = isinstance(known, dict) and isinstance(known.get("sha256"), str) and isinstance(known.get("size"), int)
+    return hashed and bool(name) and not any(part in ("", ".", "..") for part in name.split("/"))
 
 
 def task_of(content: Mapping[str, Json], plugins: Plugins, folder: Path, *, trusted: bool) -> Any:

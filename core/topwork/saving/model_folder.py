@@ -22,7 +22,16 @@ from topwork.saving.manifest import MANIFEST, PLAIN_WEIGHTS, WEIGHTS, manifest, 
 from topwork.saving.model_card import model_card
 from topwork.saving.parts import TaskParts, graft
 from topwork.saving.verification import silenced, unloadable, verify_losses, verify_model
-from topwork.saving.weights import check_file, check_numbers, check_tensors, describe_file, load_weights, save_weights
+from topwork.saving.weights import (
+    check_content,
+    check_file,
+    check_numbers,
+    check_tensors,
+    describe_contents,
+    describe_file,
+    load_weights,
+    save_weights,
+)
 from topwork.task import State
 
 if TYPE_CHECKING:
@@ -74,7 +83,11 @@ def save_folder(
         for kind, processor in work.task.state.processors.items():
             processor.save_pretrained(temporary / Path(kind).parent)
         files = {file.name: describe_file(file) for file in sorted(temporary.glob("*.safetensors"))}
-        counted = {"tensors": count_tensors(temporary), "files": files}
+        counted = {
+            "tensors": count_tensors(temporary),
+            "files": files,
+            "contents": describe_contents(temporary),  # all but the manifest and the card, which come now
+        }
         write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), **counted})
         write_text(temporary / "README.md", model_card(work, plainly, card or {}))
         _verify(work, temporary, rows)
@@ -195,6 +208,7 @@ def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = Fal
             "this is a model without a task", place=str(folder), hint="topwork.from_pretrained(folder)"
         )
     task_class = task_of(saved, plugins, folder, trusted=trust_remote_code)
+    check_contents(saved, folder)
     # a plain model of one base is loaded by transformers; of several bases only the configs are kept, each for itself
     plainly = saved["weights"] == PLAIN_WEIGHTS and len(saved["bases"]) == 1
     bases = _bases(saved, folder, plugins, plainly, trust_remote_code)
@@ -281,6 +295,16 @@ def check_whole(saved: Mapping[str, Json], folder: Path) -> None:
         if not (folder / name).is_file():
             raise CheckpointError("the weights are missing", place=str(folder / name))
         check_file(folder / name, known)
+
+
+def check_contents(saved: Mapping[str, Json], folder: Path) -> None:
+    """Compare the files beside the weights with what was saved, before anything is made of them.
+
+    Raises:
+        CheckpointError: names a file that is missing, cut short or changed.
+    """
+    for name, known in saved.get("contents", {}).items():
+        check_content(folder / name, known)
 
 
 def _options(task_class: Any, saved: Mapping[str, Json], folder: Path) -> Any:

@@ -14,9 +14,9 @@ from topwork.errors import CheckpointError, TopworkError, UsageError
 from topwork.files import plain, write_json, write_whole
 from topwork.saving.alterations import alterations
 from topwork.saving.manifest import FORMAT, MANIFEST, WEIGHTS, read_manifest, written_by
-from topwork.saving.model_folder import check_whole, count_tensors, put_back, writable
+from topwork.saving.model_folder import check_contents, check_whole, count_tensors, put_back, writable
 from topwork.saving.verification import silenced, unloadable, verify_model
-from topwork.saving.weights import check_numbers, describe_file, load_weights, save_weights
+from topwork.saving.weights import check_numbers, describe_contents, describe_file, load_weights, save_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +52,7 @@ def save_plain(model: nn.Module, folder: Path, plugins: Plugins) -> Path:
             "alterations": plain(alterations(model)),
             "tensors": count_tensors(temporary),
             "files": {WEIGHTS: describe_file(temporary / WEIGHTS)},
+            "contents": describe_contents(temporary),
         }
         write_json(temporary / MANIFEST, manifest)
         try:
@@ -75,6 +76,7 @@ def load_plain(folder: Path, plugins: Plugins) -> PreTrainedModel:
         raise CheckpointError(
             f"this is a model of the task {content['task']}", place=str(folder), hint="topwork.load(folder).model"
         )
+    check_contents(content, folder)
     check_whole(content, folder)
     made = _own_class(content["class"], None)
     config = made.config_class.from_pretrained(folder)

@@ -1,7 +1,7 @@
 """Tensors of a model to and from one safetensors file: each once, strictly, shared ones shared again.
 
 `save_weights` and `load_weights` are the entry points; `describe_file` and `check_file` prove that a file is the one
-that was written.
+that was written, `describe_contents` and `check_content` the same of the files beside the weights.
 """
 
 from __future__ import annotations
@@ -161,6 +161,35 @@ def check_file(file: Path, known: Mapping[str, Json]) -> None:
             "the weights are not those that were saved: the hash of the file differs from that in the manifest",
             place=str(file),
             hint="copy the folder again; whoever changes weights on purpose saves the model again",
+        )
+
+
+def describe_contents(folder: Path) -> dict[str, Json]:
+    """Return size and hash of every file of a model folder but the weights, by path relative to it."""
+    return {
+        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": digest(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.suffix != ".safetensors"
+    }
+
+
+def check_content(file: Path, known: Mapping[str, Json]) -> None:
+    """Compare a file of a model folder with what `describe_contents` said of it when it was written.
+
+    Raises:
+        CheckpointError: names a file that is missing, cut short or changed.
+    """
+    if not file.is_file():
+        raise CheckpointError("a file of the model folder is missing", place=str(file), hint="copy the folder again")
+    size = file.stat().st_size
+    if size != known["size"] or digest(file) != known["sha256"]:
+        change = (
+            "changed" if size == known["size"] else f"cut short or changed: {size} bytes, {known['size']} were saved"
+        )
+        raise CheckpointError(
+            f"a file of the model folder was {change}",
+            place=str(file),
+            hint="copy the folder again; whoever changes it on purpose takes it out of `contents` in topwork.json",
         )
 
 

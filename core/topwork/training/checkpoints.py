@@ -86,6 +86,8 @@ def verify(folder: Path, run: Run) -> bool:
     Raises:
         CheckpointError: names a file that is absent, cut short, changed, or of another training.
     """
+    if not (folder / MARK).is_file():
+        raise CheckpointError("the mark of the checkpoint is no regular file", place=str(folder / MARK), hint=_HINT)
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
         finished, training, files = bool(mark["finished"]), mark["training"], dict(mark["files"])
