@@ -153,7 +153,17 @@ def _pictures(run: RunFiles, stage: StageFiles, most: int, marks: dict[str, int]
         })  # fmt: skip
     used = sorted({(piece["kind"], piece["mark"]) for card in cards for piece in card["text"] if piece["mark"]})
     wordy = any(card["text"] for card in cards)
-    return [{"kind": "pictures", "cards": cards, "marks": used, "wordy": wordy, "left_out": len(pictures) - len(cards)}]
+    ranked = len({entry.get("badness") for entry in pictures}) > 1
+    return [
+        {
+            "kind": "pictures",
+            "cards": cards,
+            "marks": used,
+            "wordy": wordy,
+            "ranked": ranked,
+            "left_out": len(pictures) - len(cards),
+        }
+    ]
 
 
 def _pieces(text: Any, marks: dict[str, int]) -> list[dict[str, Any]]:

@@ -347,3 +347,35 @@ def test_the_api_does_the_same_without_a_recipe(engine):
         work.train(ROWS, epoch=3)
     with pytest.raises(TopworkError, match="batch"):
         work.predict(ROWS, batch=3)
+
+
+class Plain(engine_plugin.Points):
+    """Points drawn by nobody: its drawing does not say how bad a prediction is."""
+
+    name = "plain-points"
+    draw = topwork.Task.draw
+
+    def predict(self, model, batch):
+        wrong = {3, 17, 29}  # by row, whatever the model says
+        return [
+            {"label": item.extra if item.row not in wrong else 1 - item.extra, "score": 1.0} for item in batch.items
+        ]
+
+
+class BringsPlain:
+    @hookimpl
+    def register_tasks(self):
+        return [Plain]
+
+
+def test_the_worst_predictions_are_drawn_first_also_by_a_task_that_does_not_rank_them(recipe):
+    plugins = topwork.load_plugins(extra=[engine_plugin, BringsPlain()])
+    recipe["task"] = "plain-points"
+    recipe["stages"] = [{"evaluate": {"role": "train", "pictures": 4}}, "report"]
+    run = started(recipe, plugins)
+    drawn = json.loads((run.root / "stages/01-evaluate/pictures.json").read_text())
+    assert [entry["badness"] for entry in drawn] == [0, 0, 0, -1]  # three are wrong
+    assert "Predictions, the worst first" in (run.root / "report.html").read_text()
+    recipe["stages"] = [{"evaluate": {"role": "train", "pictures": 2, "limit": 3}}, "report"]  # all of them right
+    page = (started(recipe, plugins).root / "report.html").read_text()
+    assert "worst first" not in page and "<h3>Predictions</h3>" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -108,7 +109,10 @@ class Gallery:
     """The `most` worst predictions, drawn. Drawing is cheap beside predicting, keeping all is not."""
 
     def __init__(self, task: Task, most: int) -> None:
+        from topwork.task import Task
+
         self.task, self.most = task, most
+        self._plain = type(task).draw is Task.draw  # a drawing that does not say how bad a prediction is
         self._kept: list[tuple[float, int, Picture]] = []
 
     def __call__(self, index: int, row: Any, prediction: Any) -> None:
@@ -116,11 +120,21 @@ class Gallery:
         if not self.most:
             return
         picture = self.task.draw(row, prediction)
-        ranked = (picture.badness, -index, picture)
+        badness = self._badness(row, prediction) if self._plain else picture.badness
+        ranked = (badness, -index, picture)
         if len(self._kept) < self.most:
             heapq.heappush(self._kept, ranked)
         elif ranked[:2] > self._kept[0][:2]:
             heapq.heapreplace(self._kept, ranked)
+
+    def _badness(self, row: Any, prediction: Any) -> float:
+        """Return how bad a prediction is: by the task's metric, of this row alone."""
+        metric = self.task.metric()
+        metric.update(row, prediction)
+        value = float(metric.result()[metric.primary])
+        if not math.isfinite(value):
+            return 0.0
+        return -value if metric.higher_is_better else value
 
     def write(self, run: Run, rows: Any) -> None:
         """Write pictures.json and pictures/0001.png ...: the worst of all processes."""
