@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ import topwork
 from topwork import BaseOptions, PluginError, RowsOptions, hookimpl, load_plugins
 from topwork.cli import main
 from topwork.plugins.calls import raised_by_code
+from topwork.plugins.declaration import Declaration
 
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
 #: a task, a stage and observers in one file; whatever PLACE names ends the program by STATEMENT
@@ -162,6 +164,9 @@ QUESTIONS = {
     "build_head": lambda plugins: plugins.hook.build_head(task=None, bases={}, weights=True),
     "attention_layer": lambda plugins: plugins.hook.attention_layer(path="", module=None, model=None),
     "look": lambda plugins: plugins.look(None),
+    "block": lambda plugins: plugins.hook.block(path="", module=None, model=None),
+    "make_tracker": lambda plugins: plugins.hook.make_tracker(name="x", run=None),
+    "profile_page": lambda plugins: plugins.hook.profile_page(profile=None, file=Path("x")),
 }
 
 
@@ -170,6 +175,8 @@ QUESTIONS = {
 )
 @pytest.mark.parametrize("hook", QUESTIONS)
 def test_an_answer_that_is_not_what_was_promised_names_plugin_hook_and_file(hook, answer) -> None:
+    if (hook, answer) == ("profile_page", True):
+        pytest.skip("that is the promise")
     plugins = load_plugins(only=[], extra=[Answers(hook, answer)])
     with pytest.raises(PluginError) as caught:
         QUESTIONS[hook](plugins)
@@ -236,3 +243,21 @@ def test_a_file_without_marked_hooks_is_said_to_bring_nothing(tmp_path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_plugins()
+
+
+@pytest.mark.parametrize("statement", ["time.sleep(60)", "while True: pass", "threading.Event().wait()"])
+def test_an_import_that_hangs_is_ended_and_named(statement, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TOPWORK_IMPORT_TIMEOUT", "0.3")
+    (tmp_path / "slow.py").write_text(f"import threading, time\n{statement}\n")
+    assert main(["list", "tasks", "--plugin", str(tmp_path / "slow.py")]) == 2
+    assert "its import takes more than 0.3 seconds" in capsys.readouterr().err
+
+
+def test_a_declared_stage_whose_import_hangs_names_the_plugin(tmp_path, monkeypatch) -> None:
+    (tmp_path / "hanging_module.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("TOPWORK_IMPORT_TIMEOUT", "0.3")
+    declared = Declaration("sleepy", "hanging_module:Sleepy", "Sleep.", "stage")
+    plugins = load_plugins(only=[], extra=[Answers("register_stages", [declared])])
+    with pytest.raises(PluginError, match=r"plugin odd.*takes more than 0.3 seconds"):
+        plugins.stage("sleepy")

@@ -37,6 +37,16 @@ def _is_layer(value: Any) -> bool:
     return isinstance(value, AttentionLayer)
 
 
+def _is_block(value: Any) -> bool:
+    import topwork
+
+    return isinstance(value, topwork.Block)
+
+
+def _hears_news(value: Any) -> bool:
+    return any(hasattr(getattr(value, name, None), "topwork_impl") for name in NEWS)
+
+
 #: hook -> (promise, test) for the hooks whose answers are used
 PROMISES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "load_base": (
@@ -46,6 +56,9 @@ PROMISES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "load_rows": ("one data set of `datasets`, or a list of dicts", _is_rows),
     "build_head": ("a torch module", lambda value: callable(getattr(value, "named_parameters", None))),
     "attention_layer": ("a `topwork.AttentionLayer`", _is_layer),
+    "block": ("a `topwork.Block`", _is_block),
+    "profile_page": ("True when the page is written", lambda value: isinstance(value, bool)),
+    "make_tracker": ("an object whose methods are marked by `@topwork.hookimpl`", _hears_news),
     "look": ("an object like the lens's `Look`", lambda value: callable(getattr(value, "prune_heads", None))),
 }
 

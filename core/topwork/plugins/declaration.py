@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from topwork.errors import PluginError, TopworkError
-from topwork.plugins.loading import PluginInfo, check_class, safe_text
+from topwork.plugins.loading import PluginInfo, check_class, safe_text, time_limit
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class Registered(Mapping[str, Any]):
 
     def _imported(self, declaration: Declaration, info: PluginInfo) -> Any:
         try:
-            thing = declaration.load()
+            with time_limit(f"the import of the {self.kind} `{declaration.name}`"):
+                thing = declaration.load()
             check_entry(self.kind, thing)
             if self.kind != "command" and thing.name != declaration.name:
                 raise PluginError(f"`{declaration.target}` is called `{thing.name}`, not `{declaration.name}`")

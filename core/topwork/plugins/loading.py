@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
@@ -154,6 +158,46 @@ def from_object(plugin: Any) -> Candidate:
     else:
         name = getattr(plugin, "name", None) or (plugin if isinstance(plugin, type) else type(plugin)).__name__
     return Candidate(PluginInfo(str(name), "given", ""), lambda: plugin)
+
+
+@contextmanager
+def time_limit(what: str) -> Iterator[None]:
+    """Bound the time of an import, by default to 300 seconds (TOPWORK_IMPORT_TIMEOUT; 0 is no bound).
+
+    Only the main thread can be interrupted, and not on Windows.
+
+    Args:
+        what: for the message, such as "its import".
+
+    Raises:
+        PluginError: the block takes longer.
+    """
+    seconds = _seconds(os.environ.get("TOPWORK_IMPORT_TIMEOUT", "300"))
+    free = hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread()
+    if not free or not seconds or signal.getitimer(signal.ITIMER_REAL)[0]:
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        raise PluginError(
+            f"{what} takes more than {seconds:g} seconds",
+            hint="leave the plugin out, or set TOPWORK_IMPORT_TIMEOUT (seconds; 0 waits)",
+        )
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        raise UsageError(f"`{text}` is no number of seconds", place="TOPWORK_IMPORT_TIMEOUT") from None
 
 
 def safe_text(error: BaseException) -> str:

@@ -36,6 +36,7 @@ from topwork.plugins.loading import (
     from_object,
     installed_plugins,
     safe_text,
+    time_limit,
 )
 
 if TYPE_CHECKING:
@@ -242,7 +243,8 @@ class Plugins:
             raise PluginError(f"the plugin name `{info.name}` is taken by {taken}", hint="rename its entry point")
         folders = list(self.recipe_folders)
         with redirect_stdout(sys.stderr):
-            plugin = candidate.load()
+            with time_limit("its import"):
+                plugin = candidate.load()
             check_contract(plugin, hookspecs.CONTRACT)
             check_hooks(manager, plugin)
             manager.register(plugin, info.name)
