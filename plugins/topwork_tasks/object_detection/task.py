@@ -185,10 +185,11 @@ class ObjectDetection(ImageTask):
     @override
     def loss_terms(self, model: nn.Module, batch: tw.Batch) -> tuple[torch.Tensor, ...]:
         outputs = model(**batches.model_tensors(batch, model))
+        factor = detectors.shared_divisor(batch, self.base.config)
         if self._queries is None:
-            return (outputs.loss,)
+            return (outputs.loss * factor,)
         entropy = sum(loss for name, loss in outputs.loss_dict.items() if name.startswith("loss_ce"))
-        return entropy, outputs.loss - entropy
+        return entropy, (outputs.loss - entropy) * factor
 
     @override
     def target_counts(self, batch: tw.Batch) -> tuple[float, ...]:
