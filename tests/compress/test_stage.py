@@ -10,6 +10,7 @@ from lens_recipes import TEXTS, recipe
 
 import topwork
 from topwork.cli import main
+from topwork.testing import check_stage_result
 from topwork_compress.measure import RowMetrics, paired_interval, reason_of_gap
 
 
@@ -21,6 +22,8 @@ def test_a_recipe_compresses_measures_saves_and_loads(tmp_path: Any) -> None:
     assert set(result["roles"]) == {"calibrate", "evaluate"}
     paired = result["roles"]["evaluate"]["paired"]
     assert paired["low"] <= paired["difference"] <= paired["high"] and paired["rows"] == len(TEXTS)
+    check_stage_result(result)
+    assert (result["change"], result["random_baseline"]["role"]) == ("compression", "evaluate")
     assert result["random_baseline"]["draws"] == 2 and 0 <= result["better_than_random"] <= 2
     assert result["speedup"] > 0 and result["limit"] == pytest.approx(result["macs_before"] / result["macs_after"])
     assert result["check"]["difference"] <= result["check"]["tolerance"]

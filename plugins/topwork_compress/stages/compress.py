@@ -15,7 +15,7 @@ from topwork import Json, Stage, UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from topwork import Batch, Run
+    from topwork import Batch, RandomBaseline, Run
     from topwork_compress.compression import Budget, Compressed, Compression, Plan
     from topwork_compress.measure import RowMetrics
 
@@ -102,7 +102,7 @@ class CompressRun:
         result: dict[str, Json] = {**self.compared(before, after)}
         if whole is not None:
             result |= self.timed(whole, batches, compressed)
-        result |= compressed.json()
+        result |= {**compressed.json(), "change": "compression", "removal": compressed.pruned.removal()}
         if self.random:
             result["random_baseline"] = self.baseline()
         return result
@@ -173,11 +173,17 @@ class CompressRun:
             with compression.masked(compression.random(plan, self.run.seed + draw)):
                 self.random.append({self.metric.primary: float(self.run.evaluate(role)[self.metric.primary])})
 
-    def baseline(self) -> dict[str, Json]:
+    def baseline(self) -> RandomBaseline:
         """Return what random choices of the same size gave, in the form that the page of a run draws."""
         primary = self.metric.primary
         values = [entry[primary] for entry in self.random]
-        return {"draws": len(values), "metrics": {primary: sum(values) / len(values)}, "each": self.random}
+        return {
+            "draws": len(values),
+            "role": self.roles[-1],
+            "metrics": {primary: sum(values) / len(values)},
+            "each": [{primary: value} for value in values],
+            "chosen": {primary: self.masked[primary]},
+        }
 
     def compared(self, before: dict[str, RowMetrics], after: dict[str, RowMetrics]) -> dict[str, Json]:
         """Return the metric before and after for each role, with intervals of the difference."""

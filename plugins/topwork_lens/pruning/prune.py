@@ -75,7 +75,19 @@ class Pruned:
         return cls(removed, *counts, last.layers, check, (first.flops[0], last.flops[1]), by_layer)
 
     def removal(self) -> Removal:
-        """Return what was taken away, as the result of a stage says it."""
+        """Return what was taken away, as the result of a stage says it.
+
+        The counts are those of attention heads; of neurons where they alone were removed.
+        """
+        if self.removed_neurons and not self.removed:
+            return {
+                "how": "pruned",
+                "unit": "neurons",
+                "before": self.neurons_before,
+                "after": self.neurons_after,
+                "parameters_before": self.parameters_before,
+                "parameters_after": self.parameters_after,
+            }
         return {
             "how": "pruned",
             "unit": "attention heads",
