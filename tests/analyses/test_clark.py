@@ -256,3 +256,11 @@ def test_other_tasks_have_patterns_of_their_own(name: str) -> None:
     }[name]
     assert wanted <= shares
     assert all(line["entropy"] is not None for line in result["tables"]["Attention heads"])
+
+
+@pytest.mark.parametrize("stage", ["attention_patterns", "head_roles"])
+def test_a_token_that_stands_in_no_row_is_refused(texts, stage: str) -> None:
+    work, _ = texts
+    _, rows = classifier(12)
+    with pytest.raises(TopworkError, match="no row has the token 'ocean'"):
+        work.apply(stage, {"evaluate": rows}, tokens=["ocean"], rows=8)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from topwork import AttentionLayer, Units
+from topwork import AttentionLayer, Units, UsageError
 
 #: offset of the key from the query -> name
 OFFSETS = {-1: "previous", 0: "self", 1: "next"}
@@ -69,6 +69,23 @@ def key_sets(
     if is_input and units.names and len(units.names) == keys:
         sets += _of_tokens(units, queries, keys, tokens, is_self)
     return sets
+
+
+def require_tokens(tokens: Sequence[str], measured: Sequence[str], option: str) -> None:
+    """Refuse tokens that stood in no row.
+
+    Args:
+        tokens: that were wanted.
+        measured: names of what was measured.
+        option: where they were written.
+
+    Raises:
+        UsageError: names the first token that stood nowhere.
+    """
+    for token in tokens:
+        if f"share {token}" not in measured:
+            hint = "write tokens as the tokenizer names them; images and sound have none"
+            raise UsageError(f"no row has the token {token!r}", place=option, hint=hint)
 
 
 def _of_offsets(keys: int) -> Iterator[KeySet]:

@@ -132,6 +132,7 @@ class PatternStudy:
 
     def result(self, most: int) -> dict[str, Json]:
         """Return the stage's result."""
+        from topwork_analyses.attention_patterns.key_sets import require_tokens
         from topwork_analyses.attention_patterns.report import (
             head_lines,
             map_of,
@@ -140,6 +141,7 @@ class PatternStudy:
             share_curves,
         )
 
+        require_tokens(self.tokens, self.means.names(), f"stage {AttentionPatterns.name}, tokens")
         lines = head_lines(self.means, self.layers, sorted(self.special))
         drawn = [map_of(paths, between, self.layers, most, self.run.seed) for paths, between in self.distances.items()]
         maps = [points for points in drawn if points is not None]

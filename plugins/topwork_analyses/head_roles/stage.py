@@ -31,6 +31,7 @@ class HeadRoles(Stage):
 
     def __call__(self, run: Run) -> dict[str, Json]:
         """Run the stage."""
+        from topwork_analyses.attention_patterns.key_sets import require_tokens
         from topwork_analyses.attention_patterns.statistics_of_heads import Means
         from topwork_analyses.head_roles.roles import role_lines
         from topwork_lens.look import Look
@@ -48,6 +49,7 @@ class HeadRoles(Stage):
         (first, second), rows = self._gathered(run, halves, seen)
         if len(rows) < 4:
             raise UsageError(f"roles of {len(rows)} rows cannot be confirmed", hint="give four rows or more")
+        require_tokens(self.tokens, [*first.names(), *second.names()], f"stage {self.name}, tokens")
         lines = role_lines(first, second, layers)
         having = {(line["group"], line["layer"], line["head"]) for line in lines if line["confirmed"]}
         heads = sum(len(layer.kept) for layer in layers)
