@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from topwork.data.columns import chunks, row_count
-from topwork.data.table import located
+from topwork.data.table import located, read_many
 from topwork.errors import DataError
 from topwork.items import Mode
 
@@ -63,9 +63,9 @@ def bad_rows(task: Task, rows: Any, role: str, level: Level, process: Process, p
     modes = known.get(role, ["predict", "loss"])
     steps: Any = chunks(range(len(rows)), _CHUNK, process.index, process.count)
     for indices, _ in progress(steps, label=f"checking {role} rows") if progress else steps:
-        for index in indices:
+        for index, read in zip(indices, read_many(rows, indices)):
             try:
-                row = rows[index]
+                row = read()
                 doubtful = next((mode for mode in modes if task.precheck(row, mode)), None)
                 if doubtful is not None or level == "full":
                     task.encode([row], doubtful or modes[0], 0)

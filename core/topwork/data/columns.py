@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from topwork.data import cells, cuts
 from topwork.data.streams import Stream
-from topwork.data.table import BesideTable, Table, declared_names, namer
+from topwork.data.table import BesideTable, Table, declared_names, namer, read_many
 from topwork.errors import DataError, TopworkError, nearest
 from topwork.items import Row
 
 if TYPE_CHECKING:
     from topwork.task import Column, Task
 
+#: rows that are fetched from a source together
+_BLOCK = 256
 #: the task's column -> the rows' column, or for labels the columns of which each is one label
 ColumnNames = Mapping[str, "str | Sequence[str]"]
 
@@ -238,9 +240,7 @@ def chunks(rows: Any, size: int, index: int = 0, count: int = 1) -> Iterator[tup
     indices: list[int] = []
     chunk: list[Row] = []
     length = row_count(rows)
-    picked = (
-        enumerate(rows) if length is None else ((position, rows[position]) for position in range(index, length, count))
-    )
+    picked = enumerate(rows) if length is None else _in_blocks(rows, range(index, length, count))
     for position, row in picked:
         if length is None and position % count != index:
             continue
@@ -251,6 +251,14 @@ def chunks(rows: Any, size: int, index: int = 0, count: int = 1) -> Iterator[tup
             indices, chunk = [], []
     if chunk:
         yield indices, chunk
+
+
+def _in_blocks(rows: Any, indices: range) -> Iterator[tuple[int, Row]]:
+    """Yield (index, row), fetched some hundred at a time."""
+    for start in range(0, len(indices), _BLOCK):
+        block = indices[start : start + _BLOCK]
+        for position, read in zip(block, read_many(rows, block)):
+            yield position, read()
 
 
 # ---------------------------------------------------------------- rows of an iterable
