@@ -365,7 +365,7 @@ def test_no_column_fits(tmp_path, task):
         Roles(TASKS[task], PLUGINS, options)("train")
 
 
-def test_reading_twenty_thousand_rows_costs_little_beside_checking_them(tmp_path):
+def test_reading_and_checking_twenty_thousand_rows_cost_less_than_going_through_them_one_by_one(tmp_path):
     from topwork.data.checks import bad_rows
     from topwork.process import Process
 
@@ -380,4 +380,8 @@ def test_reading_twenty_thousand_rows_costs_little_beside_checking_them(tmp_path
     )
     start = time.process_time()
     assert not bad_rows(work.task, rows, "train", "quick", Process())
-    assert reading < 0.3 * (time.process_time() - start)  # of reading and checking together, with what it cost before
+    checking = time.process_time() - start
+    start = time.process_time()
+    for index in range(len(rows)):
+        rows[index]
+    assert reading + checking < time.process_time() - start
