@@ -7,6 +7,7 @@ In the order in which rows meet them:
 - `columns`: from the columns of a source to those of the task
 - `values`: rows from a text, a list of texts or paths, a DataFrame
 - `table`: rows with random access, which know where each was written
+- `names`: names that a source declares for integers
 - `streams`: rows that come one by one
 - `cells`: from text as it was written to values, by the kind of a column
 - `splits`: a split of a source, by name or slices

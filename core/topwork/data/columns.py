@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from topwork.data import cells, cuts
+from topwork.data.names import declared_names, namer
 from topwork.data.streams import Stream
-from topwork.data.table import BesideTable, Table, declared_names, namer, read_many
+from topwork.data.table import BesideTable, Table, read_many
 from topwork.errors import DataError, TopworkError, nearest
 from topwork.items import Row
 
