@@ -125,9 +125,9 @@ class StageResult(TypedDict, total=False):
         model_folder: where a model was saved, relative to the run folder when it lies inside.
         page: file that the stage wrote about the run; a page leaves such stages out.
 
-    Files beside result.json that are drawn as well: `pictures.json`, a list of {"row", "caption", "image", "text"}
-    (see `topwork.Picture`; `image` is a path in the stage's folder), and `attention.json`, {"rows": [{"row", "image",
-    "grid", "names", "layers": [{"number", "group", "weights"}]}]}.
+    Files beside result.json that are drawn as well: `pictures.json`, a list of {"row", "caption", "image", "text",
+    "audio"} (see `topwork.Picture`; `image` and `audio` are paths in the stage's folder), and `attention.json`,
+    {"rows": [{"row", "image", "grid", "names", "layers": [{"number", "group", "weights"}]}]}.
 
     Example:
         def __call__(self, run: Run) -> StageResult:

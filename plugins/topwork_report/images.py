@@ -1,4 +1,4 @@
-"""Images of the run folder as `data:` addresses, so that the page is one file; large ones are made smaller."""
+"""Images and clips of the run folder as `data:` addresses, so that the page is one file; images are made smaller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,37 @@ if TYPE_CHECKING:
 
     from topwork_report.run_files import RunFiles
 
+LARGEST_CLIP = 2**20  # bytes: ten seconds at 48 kHz
 LARGEST_SIDE = 512  # pixels: sharp enough for a slide, small enough for two dozen of them in a page
+
+
+def embed_clip(run: RunFiles, folder: Path, name: Any) -> str | None:
+    """Return the clip `name` of a stage's folder, a WAV file, as a `data:` address to play.
+
+    None when there is no name, when the clip is larger than `LARGEST_CLIP`, or when the file is missing, no WAV file or
+    outside the stage's folder; the latter are noted in `run.problems`.
+
+    Args:
+        run: whose problems are noted.
+        folder: of the stage.
+        name: path of the clip in it; anything that is no text is ignored.
+    """
+    if not isinstance(name, str) or not name:
+        return None
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        run.problem(folder, f"the clip {name!r} lies outside the stage's folder and is not played")
+        return None
+    if not file.is_file():
+        run.problem(folder / name, "the clip is missing")
+        return None
+    if file.stat().st_size > LARGEST_CLIP:
+        return None
+    data = file.read_bytes()
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        run.problem(folder / name, "the clip is damaged: it is no WAV file")
+        return None
+    return f"data:audio/wav;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def embed(run: RunFiles, folder: Path, name: Any) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from topwork import Json, write_text
 from topwork_report import formatting as formats
 from topwork_report.attention_view import attention_blocks
 from topwork_report.colours import inks, scales
-from topwork_report.images import embed
+from topwork_report.images import embed, embed_clip
 from topwork_report.run_files import RunFiles, StageFiles, mappings, read_run
 from topwork_report.sections import section, stage_numbers
 from topwork_report.summary import headline_cards
@@ -149,6 +149,7 @@ def _pictures(run: RunFiles, stage: StageFiles, most: int, marks: dict[str, int]
             "row": drawn.get("row"),
             "caption": formats.short(drawn.get("caption", "")),
             "picture": picture,
+            "audio": embed_clip(run, stage.folder, drawn.get("audio")),
             "text": _pieces(drawn.get("text"), marks),
         })  # fmt: skip
     used = sorted({(piece["kind"], piece["mark"]) for card in cards for piece in card["text"] if piece["mark"]})

@@ -8,6 +8,7 @@ the shape of the Hub's pipeline.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
@@ -164,8 +165,8 @@ class AudioClassification(AudioTask, Classifier):
 
     @override
     def draw(self, row: Row, prediction: Any) -> Picture:
-        image, seconds = self.spectrogram(row)
-        return self.drawn(row, prediction, [(f"{seconds:.2f} s", "")], image)
+        image, seconds, audio = self.spectrogram(row)
+        return replace(self.drawn(row, prediction, [(f"{seconds:.2f} s", "")], image), audio=audio)
 
     @classmethod
     @override

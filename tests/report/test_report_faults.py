@@ -155,3 +155,46 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         report(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_clips_are_played_when_they_are_clips_of_the_stage(tmp_path: Path) -> None:
+    from topwork_tasks._audio.clips import wav_bytes
+
+    root = make_run(tmp_path / "run")
+    folder = root / "stages/02-evaluate"
+    clip = wav_bytes(b"\0\1" * 80, 8000)
+    for name, data in (("right", clip), ("damaged", b"no clip"), ("long", clip + b"\0" * 2**20)):
+        (folder / f"pictures/{name}.wav").write_bytes(data)
+    (tmp_path / "secret.wav").write_bytes(clip)
+    names = [f"pictures/{name}.wav" for name in ("right", "damaged", "long", "absent")] + [
+        "../../../secret.wav",
+        7,
+        None,
+    ]
+    write(folder / "pictures.json", [{"row": 1, "caption": "a", "text": [], "audio": name} for name in names])
+    reader = page(root)
+    assert reader.count("audio") == 1
+    assert "pictures/damaged.wav: the clip is damaged" in reader.text
+    assert "pictures/absent.wav: the clip is missing" in reader.text
+    assert "'../../../secret.wav' lies outside" in reader.text and "long.wav" not in reader.text
+
+
+@pytest.mark.parametrize("task", ["audio-classification", "automatic-speech-recognition"])
+def test_evaluation_writes_the_clips_of_audio_tasks(tmp_path: Path, task: str) -> None:
+    import wave
+
+    from tiny_bases import BASES
+
+    import topwork
+
+    rows = topwork.load_plugins().tasks[task].example_rows()[:3]
+    work = topwork.build(task, BASES[task], rows=rows)
+    gallery = Gallery(work.task, 2)
+    for index, (row, prediction) in enumerate(zip(rows, work.predict(rows))):
+        gallery(index, row, prediction)
+    gallery.write(SimpleNamespace(folder=tmp_path, process=Process()), rows)
+    cards = json.loads((tmp_path / "pictures.json").read_text())
+    assert len(cards) == 2
+    for card in cards:
+        with wave.open(str(tmp_path / card["audio"])) as clip:
+            assert clip.getnframes() > 100 and clip.getframerate() == work.task.frontend.rate

@@ -137,7 +137,7 @@ class Gallery:
         return -value if metric.higher_is_better else value
 
     def write(self, run: Run, rows: Any) -> None:
-        """Write pictures.json and pictures/0001.png ...: the worst of all processes."""
+        """Write pictures.json, pictures/0001.png and 0001.wav ...: the worst of all processes."""
         gathered = [ranked for kept in run.process.gather(self._kept) for ranked in kept]
         worst = sorted(gathered, key=lambda ranked: ranked[:2], reverse=True)[: self.most]
         if not run.process.main or not worst:
@@ -150,13 +150,17 @@ class Gallery:
                 file = Path(run.folder) / image
                 file.parent.mkdir(exist_ok=True)
                 picture.image.save(file)
-            lines.append(
-                {
-                    "row": row_number(rows, -index),
-                    "caption": picture.caption,
-                    "badness": badness,
-                    "image": image,
-                    "text": [list(piece) for piece in picture.text],
-                }
-            )
+            line: dict[str, Any] = {
+                "row": row_number(rows, -index),
+                "caption": picture.caption,
+                "badness": badness,
+                "image": image,
+                "text": [list(piece) for piece in picture.text],
+            }
+            if picture.audio is not None:
+                line["audio"] = f"pictures/{position + 1:04d}.wav"
+                file = Path(run.folder) / line["audio"]
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(picture.audio)
+            lines.append(line)
         write_json(Path(run.folder) / "pictures.json", lines)

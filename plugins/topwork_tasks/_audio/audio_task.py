@@ -14,7 +14,7 @@ from typing_extensions import override
 from topwork import Column, DataError, Item, Row, Task, Units
 from topwork_tasks._audio.clips import audio_length, open_audio, spectrogram_image
 from topwork_tasks._audio.frontend import Frontend
-from topwork_tasks._audio.preview import AudioView
+from topwork_tasks._audio.preview import AudioView, clip_to_play
 
 AUDIO_COLUMN = Column("a clip: {bytes, path}, bytes, a path, or {array, sampling_rate}", lazy=True, kind="audio")
 
@@ -50,11 +50,11 @@ class AudioTask(Task):
         except (DataError, KeyError):
             return None
 
-    def spectrogram(self, row: Row) -> tuple[Any, float]:
-        """Return the spectrogram of a row's clip as an image, and the clip's seconds."""
+    def spectrogram(self, row: Row) -> tuple[Any, float, bytes]:
+        """Return the spectrogram of a row's clip as an image, the clip's seconds, and its beginning as a WAV file."""
         rate = self.frontend.rate
         clip = open_audio(row.get("audio"), None, "audio", rate)
-        return spectrogram_image(clip, rate), len(clip) / rate
+        return spectrogram_image(clip, rate), len(clip) / rate, clip_to_play(clip, rate)
 
     @override
     def cost_budget(self, device: str) -> int | None:

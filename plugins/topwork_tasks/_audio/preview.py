@@ -36,7 +36,7 @@ class AudioView(RowsView):
             clip = open_audio(row.get("audio"), None, "audio", RATE)
         except (DataError, UsageError) as error:
             return Picture(f"cannot be read: {error.cause}")
-        return Picture(caption, image=draw_waveform(clip), audio=_audible(clip[: MOST_SECONDS * RATE]))
+        return Picture(caption, image=draw_waveform(clip), audio=clip_to_play(clip, RATE))
 
     def doubts(self, rows: Sequence[Row], options: Any) -> list[str]:
         """Name clips without sound and clips that are very short or very long."""
@@ -66,8 +66,9 @@ def draw_waveform(clip: numpy.ndarray, width: int = 320, height: int = 80) -> Im
     return image
 
 
-def _audible(clip: Any) -> bytes:
-    """Return samples in -1 .. 1 as a WAV file."""
+def clip_to_play(clip: Any, rate: int) -> bytes:
+    """Return the first ten seconds of samples in -1 .. 1 as a WAV file."""
     import numpy
 
-    return wav_bytes((numpy.clip(clip, -1, 1) * 32767).astype("<i2").tobytes(), RATE)
+    beginning = numpy.clip(clip[: MOST_SECONDS * rate], -1, 1)
+    return wav_bytes((beginning * 32767).astype("<i2").tobytes(), rate)

@@ -9,6 +9,7 @@ shape of the Hub's pipeline: {"text"} and, with `timestamps`, {"chunks"}.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from typing_extensions import override
@@ -282,7 +283,8 @@ class SpeechRecognition(AudioTask):
 
     @override
     def draw(self, row: tw.Row, prediction: Any) -> tw.Picture:
-        return _transcripts.draw_transcript(row, prediction, self.case, self.spectrogram(row)[0])
+        image, _, audio = self.spectrogram(row)
+        return replace(_transcripts.draw_transcript(row, prediction, self.case, image), audio=audio)
 
     @classmethod
     @override
