@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import wave
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import report_run
+from tiny_bases import BASES
 
+import topwork
 from topwork import UsageError
+from topwork.process import Process
+from topwork.stages.evaluate import Gallery
 from topwork_report.command import report
 from topwork_report.page import MOST_PICTURES, write_page
 
@@ -181,12 +187,6 @@ def test_clips_are_played_when_they_are_clips_of_the_stage(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("task", ["audio-classification", "automatic-speech-recognition"])
 def test_evaluation_writes_the_clips_of_audio_tasks(tmp_path: Path, task: str) -> None:
-    import wave
-
-    from tiny_bases import BASES
-
-    import topwork
-
     rows = topwork.load_plugins().tasks[task].example_rows()[:3]
     work = topwork.build(task, BASES[task], rows=rows)
     gallery = Gallery(work.task, 2)
