@@ -55,6 +55,11 @@ _STUDIES_OF_STATES = (
         "topwork_analyses.exits.stage:EarlyExit",
         "Measure the task when its trained head reads the hidden state of each layer (logit lens); nothing is changed.",
     ),
+    Declaration(
+        "drift",
+        "topwork_analyses.similarity.stage:Drift",
+        "Compare the model with what it was: similarity of its layers (CKA), and how far attention heads have moved.",
+    ),
 )
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
+import lens_recipes
 import pytest
 import torch
 
+import topwork
 from topwork_analyses.similarity.cka import CkaSums, unbiased_cka, unbiased_hsic
+from topwork_analyses.similarity.drift import attention_divergence
 
 
 def drawn(rows: int, width: int, seed: int) -> torch.Tensor:
@@ -64,3 +69,37 @@ def test_a_layer_without_variance_has_no_similarity():
     sums = CkaSums(1, 1)
     sums.add([torch.ones(8, 3)], [drawn(8, 3, 0)])
     assert math.isnan(float(sums.values()[0, 0]))
+
+
+def test_divergence_of_attention_is_that_of_scipy():
+    from scipy.spatial.distance import jensenshannon
+
+    before, after = (drawn(12, 5, seed).view(2, 6, 5).softmax(-1) for seed in (0, 1))
+    wanted = [(jensenshannon(before[head], after[head], axis=-1) ** 2).mean() for head in range(2)]
+    assert attention_divergence(before, after).tolist() == pytest.approx(wanted, rel=1e-9)
+    eye = torch.eye(4)[None]
+    assert float(attention_divergence(eye, eye.roll(1, -1))) == pytest.approx(math.log(2))
+
+
+def drift(folder: Path, stages: list[Any], **options: Any) -> Any:
+    recipe = lens_recipes.recipe(folder, [*stages, {"drift": {"permutations": 20, "draws": 20, **options}}])
+    return topwork.run(recipe, folder=folder / "run", quiet=True)
+
+
+def test_a_model_that_was_not_trained_has_not_moved_and_a_trained_one_has(tmp_path):
+    (tmp_path / "same").mkdir()
+    same = drift(tmp_path / "same", ["save", {"train": {"steps": 1, "learning_rate": 1e-12, "batch_size": 8}}])
+    folder = str(same.model_folder)
+    (tmp_path / "trained").mkdir()
+    train = {"train": {"steps": 6, "learning_rate": 3e-2, "batch_size": 8, "checkpoint_every": "never"}}
+    moved = drift(tmp_path / "trained", [train], other=folder).results[-1]["result"]
+    (tmp_path / "still").mkdir()
+    still = drift(tmp_path / "still", [], other=folder).results[-1]["result"]
+    assert [line["layer"] for line in still["tables"]["layers"]] == [0, 1, 2]
+    assert all(line["cka"] == pytest.approx(1, abs=1e-4) for line in still["tables"]["layers"]), still
+    assert all(line["null"] < 0.5 for line in still["tables"]["layers"])
+    assert still["metrics"]["largest_divergence"] < 1e-6 < moved["metrics"]["largest_divergence"]
+    assert moved["metrics"]["least_cka"] < 0.999
+    lines = moved["tables"]["attention heads"]
+    assert len(lines) == 8 and lines == sorted(lines, key=lambda line: -line["divergence"])
+    assert all(line["low"] <= line["divergence"] <= line["high"] for line in lines)
