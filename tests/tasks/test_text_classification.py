@@ -239,7 +239,7 @@ def test_balanced_weights_equal_scikit_learn():
     found = learn_weights("balanced", [{"label": label} for label in labels], Targets("single", ["a", "b", "c"]))
     assert found == pytest.approx(compute_class_weight("balanced", classes=numpy.array(["a", "b", "c"]), y=labels))
     assert learn_weights({"b": 2}, None, Targets("single", ["a", "b", "c"])) == [1, 2, 1]
-    with pytest.raises(DataError, match="did you mean `good`"):
+    with pytest.raises(UsageError, match="did you mean `good`"):
         learn_weights({"goood": 2}, None, Targets("single", ["good", "bad"]))
 
 
