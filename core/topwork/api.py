@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork.errors import PluginError, UsageError
+from topwork.errors import PluginError
 from topwork.items import Prediction
 
 if TYPE_CHECKING:
@@ -118,25 +118,19 @@ def build(
         >>> work = topwork.build(task, "bert-base-uncased", rows=rows)  # doctest: +SKIP
         >>> work.train(rows, epochs=1)  # doctest: +SKIP
     """
-    from topwork.data.columns import canonical
-    from topwork.data.values import rows_from
-    from topwork.recipe.recipe import make_base_options, make_task_options
-    from topwork.runs.build import make_task_model
+    from topwork.runs.build import build_task_model
 
-    plugins = plugins or _plugins()
-    task_class = plugins.task(task)
-    if (base is None) == (bases is None):
-        raise UsageError("give either `base` or `bases`", place="topwork.build")
-    named: dict[str, Any] = dict(bases) if bases is not None else {task_class.roles[0]: base}
-    if not task_class.fits(named):
-        wanted = " or ".join(", ".join(roles) for roles in (task_class.roles, *task_class.alternatives))
-        raise UsageError(f"task {task} has the roles {wanted}", place="topwork.build")
-    made = {role: make_base_options(value) for role, value in named.items()}
-    chosen = make_task_options(task, options, plugins)
-    if rows is not None:
-        rows = rows_from(rows, task_class, plugins)
-        rows = canonical(rows, task_class, columns or {}, targets=True, location="rows")
-    return make_task_model(task_class, made, chosen, rows, plugins, seed, on_error)
+    return build_task_model(
+        task,
+        base,
+        plugins or _plugins(),
+        rows=rows,
+        bases=bases,
+        columns=columns,
+        seed=seed,
+        on_error=on_error,
+        options=options,
+    )
 
 
 def load(

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import topwork
 from topwork.cli.app import main
-from topwork.signals import EXIT_CODE, SIGNALS
+from topwork.system.signals import EXIT_CODE, SIGNALS
 
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
 PLUGIN = Path(engine_plugin.__file__)

@@ -16,7 +16,7 @@ import topwork
 from topwork import CheckpointError, Stage, TopworkError, UsageError, hookimpl
 from topwork.cli.app import main
 from topwork.runs.lock import locking
-from topwork.system_errors import translate_system_error
+from topwork.system.errors import translate_system_error
 
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
 RAISED: list[BaseException] = []

@@ -162,7 +162,7 @@ CORE_ROOMS = (
         "kernels",
     ),
     *("task", "base", "stage", "metric", "items", "attention_layer", "block", "task_heads", "testing"),
-    *("errors", "system_errors", "files", "process", "signals", "console", "lazy", "deprecation"),
+    *("errors", "files", "process", "system", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
     *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "whole", "patching", "scoring"),

@@ -21,8 +21,8 @@ from topwork.cli.output import Session, print_json, say
 from topwork.errors import RecipeError, TopworkError, UsageError
 from topwork.plugins.loading import safe_text
 from topwork.plugins.registry import Plugins, load_plugins
-from topwork.signals import Stopped
-from topwork.system_errors import translate_system_error
+from topwork.system.errors import translate_system_error
+from topwork.system.signals import Stopped
 
 #: what the libraries below must be told, before they are imported, to print no progress of their own
 QUIET = {

@@ -11,7 +11,7 @@ from topwork.cli.completion import complete_recipes
 from topwork.cli.output import Session, print_json, print_table, stdout_for_json
 from topwork.errors import UsageError
 from topwork.hookspecs import hookimpl
-from topwork.signals import Stopped, listening
+from topwork.system.signals import Stopped, listening
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins

@@ -1,13 +1,17 @@
-"""The task and its model: `make_task_model` loads the bases, lets the task learn from rows, and adds the task head."""
+"""The task and its model: `build_task_model` from names and options, `make_task_model` from what was checked already.
+
+The bases are loaded, the task learns from rows, and the task head is added.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork.data.columns import row_count
+from topwork.data.columns import canonical, row_count
 from topwork.data.table import located
-from topwork.errors import DataError
+from topwork.data.values import rows_from
+from topwork.errors import DataError, UsageError
 from topwork.runs.records import stage_seed
 from topwork.runs.task_model import TaskModel
 from topwork.saving.parts import graft
@@ -19,6 +23,52 @@ if TYPE_CHECKING:
 
 #: the seed of new weights is that of a stage which no recipe has
 _WEIGHTS = 10**6
+
+
+def build_task_model(
+    task: str,
+    base: Any,
+    plugins: Plugins,
+    *,
+    rows: Any = None,
+    bases: Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+    on_error: Literal["raise", "skip"] = "raise",
+    options: Mapping[str, Any] | None = None,
+) -> TaskModel:
+    """Put a task head on a base: `topwork.build`, with the plugins given.
+
+    Args:
+        task: name of the task.
+        base: as of `topwork.build`.
+        plugins: who is asked for tasks, bases and heads.
+        rows: training rows, to learn from.
+        bases: for tasks with several roles, one base per role.
+        columns: the task's column -> the rows' column.
+        seed: for the new weights.
+        on_error: "skip" learns from the other rows when the task refuses some.
+        options: those of the task.
+
+    Raises:
+        UsageError: an unknown task or base, or bases that do not suit the task.
+        DataError: rows that the task cannot use.
+    """
+    from topwork.recipe.recipe import make_base_options, make_task_options
+
+    task_class = plugins.task(task)
+    if (base is None) == (bases is None):
+        raise UsageError("give either `base` or `bases`", place="topwork.build")
+    named: dict[str, Any] = dict(bases) if bases is not None else {task_class.roles[0]: base}
+    if not task_class.fits(named):
+        wanted = " or ".join(", ".join(roles) for roles in (task_class.roles, *task_class.alternatives))
+        raise UsageError(f"task {task} has the roles {wanted}", place="topwork.build")
+    made = {role: make_base_options(value) for role, value in named.items()}
+    chosen = make_task_options(task, dict(options or {}), plugins)
+    if rows is not None:
+        rows = rows_from(rows, task_class, plugins)
+        rows = canonical(rows, task_class, columns or {}, targets=True, location="rows")
+    return make_task_model(task_class, made, chosen, rows, plugins, seed, on_error)
 
 
 def make_task_model(

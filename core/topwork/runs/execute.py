@@ -32,7 +32,7 @@ from topwork.runs.reuse import check_inputs, count_finished, redo, stored_model,
 from topwork.runs.run import Run
 from topwork.runs.task_model import TaskModel
 from topwork.saving.model_folder import load_folder
-from topwork.system_errors import translate_system_error
+from topwork.system.errors import translate_system_error
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins

@@ -24,11 +24,12 @@ def build_example(
     task: type[Task], base: Any, plugins: Plugins, *, seed: int = 0, options: Mapping[str, Any] | None = None
 ) -> TaskModel:
     """Return the task on a base (or a dict of bases by role), learned from the task's own example rows."""
-    from topwork.api import build
+    from topwork.runs.build import build_task_model
 
     several = isinstance(base, Mapping) and task.fits(base)
-    named = {"bases": base} if several else {"base": base}
-    return build(task.name, rows=task.example_rows(), plugins=plugins, seed=seed, **named, **(options or {}))
+    named = {"base": None, "bases": base} if several else {"base": base}
+    rows = task.example_rows()
+    return build_task_model(task.name, plugins=plugins, rows=rows, seed=seed, options=options, **named)
 
 
 def check_task(
@@ -287,13 +288,14 @@ def _check_parts(work: TaskModel, rows: Sequence[Any]) -> None:
 
 
 def _check_folder(work: TaskModel, rows: Sequence[Any], predictions: list[Any], folder: Path, plugins: Plugins) -> None:
-    from topwork.api import load
+    from topwork.runs.task_model import TaskModel
+    from topwork.saving.model_folder import load_folder
 
     with promised(work.task.name, "the model is saved, and loads again"):
         work.save(folder)
         pickles = [file for file in folder.rglob("*") if file.suffix in (".bin", ".pt", ".pkl", ".pickle")]
         assert not pickles, f"{work.task.name}: the folder holds pickles: {pickles[0].name if pickles else ''}"
-        again = load(folder, plugins=plugins).predict(rows)
+        again = TaskModel.of(load_folder(folder, plugins)).predict(rows)
     assert same_predictions(again, predictions), f"{work.task.name}: predictions differ after saving and loading"
 
 

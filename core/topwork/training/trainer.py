@@ -31,7 +31,7 @@ from topwork.kernels.selection import accelerated
 from topwork.runs.run import CHECKPOINTS
 from topwork.saving.manifest import WEIGHTS
 from topwork.saving.weights import distinct, load_weights, save_weights
-from topwork.signals import requests
+from topwork.system.signals import requests
 from topwork.training.arguments import arguments, check, precision, restoring_model_state
 from topwork.training.checkpoints import last_checkpoint, rotate, seal, verify
 from topwork.training.dataset import StreamedBatches, TrainingDataset
