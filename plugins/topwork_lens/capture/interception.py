@@ -7,6 +7,7 @@ configuration is changed, so there is nothing that a model could refuse or silen
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch.nn import functional
 from topwork import AttentionLayer
 from topwork_lens.capture.attention_call import AttentionCall, Formula
 from topwork_lens.capture.interface import InterfaceCall, observing_interface
-from topwork_lens.capture.tensors import Mask, by_heads, rows_of, split_items, with_keys_last
+from topwork_lens.capture.tensors import Mask, by_heads, is_part, rows_of, split_items, with_keys_last
 from topwork_lens.capture.tracing import SoftmaxTracer
 from topwork_lens.capture.verification import product_by_head
 from topwork_lens.layers.context import module_at
@@ -62,6 +63,8 @@ class _Watch:
         self.inside: list[AttentionLayer] = []
         self.softmaxes: set[str] = set()
         self.busy = False
+        #: the last softmax whose weights were multiplied part by part
+        self.last: weakref.ref[torch.Tensor] | None = None
 
     def enter(self, layer: AttentionLayer) -> Callable[..., None]:
         def hook(*_: Any) -> None:
@@ -111,10 +114,17 @@ class _Watch:
             # [items, queries, heads, levels * points]
             call = softmax_call(layer, weights[0].flatten(3)) if weights[0].dim() > 3 else None
         if how == "softmax":
-            call = softmax_call(layer, with_keys_last(function, args, weights[1])) or softmax_call(layer, weights[0])
+            operand = with_keys_last(function, args, weights[1])
+            if is_part(operand, weights[0], len(layer.kept)):
+                if self.last is not None and self.last() is weights[0]:
+                    return None  # another part of weights that were seen as a whole
+                self.last = weakref.ref(weights[0])
+                call = softmax_call(layer, weights[0])
+            else:
+                call = softmax_call(layer, operand) or softmax_call(layer, weights[0])
             if call is not None and layer.kept:
                 with torch.no_grad(), torch._C.DisableTorchFunction():
-                    call.parts = parts_of(layer, function, args, options, output, weights[1])
+                    call.parts = parts_of(layer, function, args, options, output, weights)
         if call is not None:
             self.tell(call)
         return None
@@ -238,11 +248,16 @@ def softmax_call(layer: AttentionLayer, weights: torch.Tensor) -> AttentionCall 
 
 
 def parts_of(
-    layer: AttentionLayer, function: Any, args: tuple, options: dict[str, Any], output: Any, weights: torch.Tensor
+    layer: AttentionLayer,
+    function: Any,
+    args: tuple,
+    options: dict[str, Any],
+    output: Any,
+    weights: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor | None:
     """Recompute what weights @ values gives each attention head; see `verification.product_by_head`."""
     try:
-        return product_by_head(function, args, options, output, weights, len(layer.kept))
+        return product_by_head(function, args, options, output, weights[1], len(layer.kept), len(weights[0]))
     except ValueError as error:
         cause = f"weights @ values, recomputed, are not what the model computed ({error})"
         raise refuse("no_weights", cause, place=layer.path) from error

@@ -138,6 +138,9 @@ class Captured:
     def calls(self, what: str, layer: Key) -> Sequence[torch.Tensor]:
         """Return one tensor for each time that the layer ran.
 
+        Attention over a band computes twice where tokens are global: all queries over their band and the global keys,
+        then the global queries over all keys.
+
         Raises:
             UsageError: it was not asked for.
             Refused: the layer did not run, or no gradient arrived.

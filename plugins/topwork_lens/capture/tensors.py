@@ -136,6 +136,20 @@ def by_heads(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
     return weights if weights.shape[1] == heads else weights.transpose(1, 2)
 
 
+def is_part(operand: torch.Tensor, weights: torch.Tensor, heads: int) -> bool:
+    """Return whether an operand holds weights of a band chunk by chunk, or of some keys alone.
+
+    Args:
+        operand: what is multiplied with values, [items * heads, chunks, queries, keys] when it holds chunks.
+        weights: the softmax that it was made of, [items, queries, heads, band].
+        heads: attention heads of the layer.
+    """
+    if operand is weights or operand.dim() != 4 or weights.dim() != 4 or by_heads(weights, heads) is None:
+        return False
+    chunked = heads > 1 and len(operand) == len(weights) * heads
+    return chunked or (len(operand) == len(weights) and operand.numel() < weights.numel())
+
+
 def merged_weights(original: torch.Tensor, split: torch.Tensor, heads: int) -> torch.Tensor:
     """Invert `by_heads`."""
     if original.dim() == 4 and original.shape[1] != heads:

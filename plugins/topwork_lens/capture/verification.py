@@ -115,12 +115,19 @@ def compare_contexts(
         )
 
 
-def head_indices(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
-    """Return the attention head of each element of weights in any form of `tensors.by_heads`, broadcastable."""
+def head_indices(weights: torch.Tensor, heads: int, items: int | None = None) -> torch.Tensor | None:
+    """Return the attention head of each element of weights in any form of `tensors.by_heads`, broadcastable.
+
+    Args:
+        weights: the weights.
+        heads: attention heads of the layer.
+        items: how many items the softmax had: with heads times as many, each stands for one attention head.
+    """
     indices = torch.arange(heads, device=weights.device)
+    chunked = heads > 1 and items is not None and weights.dim() == 4 and len(weights) == items * heads
     if weights.dim() == 3:
         return None if weights.shape[0] % heads else indices.repeat(weights.shape[0] // heads).view(-1, 1, 1)
-    if weights.dim() == 4 and heads not in weights.shape[1:3] and weights.shape[0] % heads == 0:
+    if chunked or (weights.dim() == 4 and heads not in weights.shape[1:3] and weights.shape[0] % heads == 0):
         # [items * heads, chunks, queries, keys]
         return indices.repeat(weights.shape[0] // heads).view(-1, 1, 1, 1)
     if weights.dim() not in (4, 5) or heads not in weights.shape[1:3]:
@@ -130,7 +137,13 @@ def head_indices(weights: torch.Tensor, heads: int) -> torch.Tensor | None:
 
 
 def product_by_head(
-    function: Any, args: tuple, options: dict[str, Any], output: torch.Tensor, weights: torch.Tensor, heads: int
+    function: Any,
+    args: tuple,
+    options: dict[str, Any],
+    output: torch.Tensor,
+    weights: torch.Tensor,
+    heads: int,
+    items: int | None = None,
 ) -> torch.Tensor | None:
     """Recompute what weights @ values gives each attention head.
 
@@ -144,6 +157,7 @@ def product_by_head(
         output: what it returned.
         weights: the operand that holds the weights.
         heads: attention heads of the layer.
+        items: as of `head_indices`.
 
     Returns:
         [heads, numbers] in float64; None when a number does not belong to one attention head.
@@ -151,7 +165,7 @@ def product_by_head(
     Raises:
         ValueError: recomputed numbers differ from the output.
     """
-    owners = head_indices(weights, heads)
+    owners = head_indices(weights, heads, items)
     if owners is None:
         return None
     options = {name: value for name, value in options.items() if name != "out"}
