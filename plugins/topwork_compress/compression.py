@@ -19,13 +19,15 @@ from topwork_compress.scores import METHODS, Scores, score
 from topwork_compress.search import Normalise, in_multiples, normalised, search
 from topwork_compress.tuning import RIDGE, Fitted, Method, tune
 from topwork_compress.units import Choice, Costs, Masks, Units, macs, members_of, parameters
-from topwork_lens.flops import Flops
+from topwork_compress.whole_layers import least_needed
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet
 from topwork_lens.pruning.prune import Pruned
 from topwork_lens.scoring.plain_models import own_loss, single_items
 from topwork_lens.scoring.row_independence import RowLosses
+from topwork_lens.whole.discovery import find_whole_layers
+from topwork_lens.whole.leaving_out import leave_out
 
 #: positions that least squares reads, and batches that costs are counted on
 _POSITIONS, _COUNTED = 16384, 8
@@ -68,6 +70,7 @@ class Settings:
         rearrange: swap by block Fisher.
         multiple: widths of blocks are multiples of it.
         at_least: heads and neurons that every layer and block keeps.
+        layers: whole layers that are left out first, by measurement.
         normalise: "kind" makes scores of heads and neurons comparable; None: for scores that are no estimate of a loss.
         seed: of random numbers.
     """
@@ -78,6 +81,7 @@ class Settings:
     rearrange: bool = True
     multiple: int = 1
     at_least: int = 1
+    layers: int = 0
     normalise: Literal["none", "kind"] | None = None
     seed: int = 0
 
@@ -128,7 +132,9 @@ class Compressed:
         tuned: what least squares changed.
         before: costs before, on the same rows.
         after: the counted cost of the smaller model.
-        seconds: what each step took.
+        seconds: CPU seconds that each step took.
+        left_out: original paths of whole layers that were left out.
+        measured_layers: what was measured to choose them.
     """
 
     plan: Plan
@@ -136,8 +142,9 @@ class Compressed:
     tuned: list[Fitted]
     before: int
     after: int
-    flops: tuple[Flops, Flops] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    measured_layers: list[dict[str, Any]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in self.plan.counts().items())
@@ -162,6 +169,9 @@ class Compressed:
         tables: dict[str, Json] = {"what is left": self._left()}
         if self.tuned:
             tables["least squares"] = [entry.json() for entry in self.tuned]
+        if self.left_out:
+            result["left_out"] = self.left_out
+            tables["without whole layers"] = self.measured_layers
         return {**result, **self.pruned.json(), "seconds": self.seconds, "tables": tables}
 
     def _left(self) -> list[dict[str, Json]]:
@@ -194,10 +204,10 @@ class Compression:
         self.model, self.batches, self.row_losses, self.settings = model, batches, row_losses, settings
         self.look = Look(model, plugins)
         self.seconds: dict[str, float] = {}
-        self.units = Units.of(model, self.look.layers, self.look.find_blocks(self.run_first))
+        self._scores: Scores | None = None
+        self._find_units()
         if not self.units.chosen:
             raise UsageError("nothing of this model can be made smaller", hint="topwork.look(model).table() says why")
-        self._scores: Scores | None = None
 
     def run_first(self) -> Any:
         """Run the model on the first calibration batch."""
@@ -223,12 +233,34 @@ class Compression:
                 self._scores = score(*arguments, self.settings.score, self.settings.seed)
         return self._scores
 
-    def plan(self, budget: Budget, costs: Costs | None = None) -> Plan:
-        """Search for what is removed below a budget."""
+    def leave_out(self) -> tuple[list[str], list[dict[str, Any]], Callable[[], None]]:
+        """Leave out whole layers; return their paths, what was measured, and what puts them back."""
+        if not self.settings.layers:
+            return [], [], _nothing
+        with self._timed("layers"):
+            present = find_whole_layers(self.model, self.run_first)
+            arguments = (self.model, present, self.batches, self.row_losses, self.settings.layers)
+            chosen, measured = least_needed(*arguments)
+            _, restore = leave_out(self.model, chosen, self.run_check)
+        self._find_units()
+        return [layer.path for layer in chosen], measured, restore
+
+    def _find_units(self) -> None:
+        self.units = Units.of(self.model, self.look.layers, self.look.find_blocks(self.run_first))
+        self._scores = None
+
+    def plan(self, budget: Budget, costs: Costs | None = None, whole: int | None = None) -> Plan:
+        """Search for what is removed below a budget.
+
+        Args:
+            budget: the share that is left.
+            costs: of the units; None counts them.
+            whole: what the share is of; None: of the model as it is.
+        """
         costs = costs or self.costs(budget)
         choices = self.units.choices(costs.by_path, self.scores.values)
         fixed = costs.total - sum(choice.cost for choice in choices)
-        wanted = int(budget.share * costs.total)
+        wanted = int(budget.share * (whole or costs.total))
         with self._timed("search"):
             ready = in_multiples(normalised(choices, self.settings.how()), self.settings.multiple)
             removed, spent = search(ready, wanted, fixed, self.settings.at_least)
@@ -297,6 +329,10 @@ class Compression:
 
     def _timed(self, name: str) -> Any:
         return _Timer(self.seconds, name)
+
+
+def _nothing() -> None:
+    """Put nothing back: no layer was left out."""
 
 
 class _Timer:
@@ -373,20 +409,25 @@ def run_all(
     compression: Compression, budget: Budget, watch: Callable[[Compression, Plan], None] | None = None
 ) -> Compressed:
     """Run the steps in their order; put the weights back when one fails."""
-    costs = compression.costs(budget)
-    plan = compression.plan(budget, costs)
-    if watch is not None:
-        with quiet(compression.model):
-            watch(compression, plan)
+    before = compression.costs(budget)
+    left_out, measured, restore = compression.leave_out()
     state = {name: value.clone() for name, value in compression.model.state_dict().items()}
     try:
+        costs = compression.costs(budget) if left_out else before
+        plan = compression.plan(budget, costs, before.total)
+        if watch is not None:
+            with quiet(compression.model):
+                watch(compression, plan)
         tuned = compression.tune(plan.removed)
         pruned = compression.cut(plan)
     except BaseException:
         compression.model.load_state_dict(state)
+        restore()
         raise
     after = _counted_again(compression, budget)
-    return Compressed(plan, pruned, tuned, costs.total, after, seconds=compression.seconds)
+    result = Compressed(plan, pruned, tuned, before.total, after, seconds=compression.seconds)
+    result.left_out, result.measured_layers = left_out, measured
+    return result
 
 
 def _counted_again(compression: Compression, budget: Budget) -> int:

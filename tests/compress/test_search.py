@@ -119,3 +119,28 @@ def test_random_choices_have_the_same_counts() -> None:
     drawn = compression.random(plan, 3)
     assert {path: len(indices) for path, indices in drawn.items()} == {p: len(i) for p, i in plan.removed.items()}
     assert drawn != plan.removed
+
+
+def test_whole_layers_go_first_and_the_budget_counts_them() -> None:
+    model, batch = make("gpt2")
+    layer = model.transformer.h[1]
+    with torch.no_grad():
+        for projection in (layer.attn.c_proj, layer.mlp.c_proj):
+            projection.weight.zero_()
+            projection.bias.zero_()
+    result = topwork.compress(model, [batch], macs=0.6, layers=1)
+    assert result.left_out == ["transformer.h.1"]
+    assert len(model.transformer.h) == 2
+    assert result.after == result.plan.cost <= 0.6 * result.before
+    assert result.measured_layers[0]["influence"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_budget_that_fails_after_layers_puts_them_back() -> None:
+    model, batch = make("gpt2")
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UsageError, match="cannot be removed"):
+        topwork.compress(model, [batch], macs=0.01, layers=1)
+    after = model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(UsageError, match="not 9"):
+        topwork.compress(model, [batch], macs=0.5, layers=9)

@@ -176,7 +176,8 @@ ANALYSES_ROOMS = (
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
 COMPRESS_ROOMS = (
-    *("plugin", "stages", "command", "compression", "units", "scores", "search", "rearrange", "tuning", "measure"),
+    *("plugin", "stages", "command", "compression", "whole_layers", "units", "scores", "search", "rearrange"),
+    *("tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`
 WORKBENCH_ROOMS = ("plugin", "trackers", "sweep")

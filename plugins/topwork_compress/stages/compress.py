@@ -47,6 +47,7 @@ class Compress(Stage):
     ridge: float = Field(0.01, gt=0, description="least squares: how much the old weights count")
     multiple: PositiveInt = Field(1, description="widths of blocks are multiples of it")
     at_least: PositiveInt = Field(1, description="heads and neurons that every layer and block keeps")
+    layers: int = Field(0, ge=0, description="whole layers that are left out first, chosen by the loss without them")
     compare_random: int = Field(
         6, ge=0, description="random choices of the same size, masked and measured beside the chosen one"
     )
@@ -72,7 +73,7 @@ class Compress(Stage):
         """Return the settings of compression."""
         from topwork_compress.compression import Settings
 
-        names = ("score", "tune", "ridge", "rearrange", "multiple", "at_least")
+        names = ("score", "tune", "ridge", "rearrange", "multiple", "at_least", "layers")
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
 
 

@@ -1,0 +1,80 @@
+"""Feed-forward neurons and whole layers of the sixty architectures: `pytest -m architectures tests/architectures`.
+
+Half of the neurons of every block go, and every layer that may go goes alone; the reference is a model whose readers
+have weights of 0, or whose list lacks the entry. A block that is found and does not pass is a failure here.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from architectures import build
+from architectures.checks import gap, outputs
+from topwork import Refused
+from topwork_lens.look import Look
+
+NAMES = [
+    line.split()[0]
+    for line in (Path(__file__).parent / "sixty.txt").read_text().splitlines()
+    if line.strip() and not line.startswith("#")
+]
+#: types whose feed-forward neurons are rightly refused: weights that several modules share, a norm between
+NO_NEURONS = {"zamba", "zamba2"}
+
+
+def without(model: Any, path: str, neurons: list[int]) -> None:
+    """Make weights that read neurons 0, by hand."""
+    reader = model.get_submodule(path)
+    with torch.no_grad():
+        reader.weight.index_fill_(0 if hasattr(reader, "nf") else 1, torch.tensor(neurons), 0)
+
+
+@pytest.mark.architectures
+@pytest.mark.parametrize("name", NAMES)
+def test_half_of_all_neurons_go_and_nothing_is_wrong(name: str) -> None:
+    model, inputs = build.tiny(name)
+    look = Look(model)
+
+    def call() -> Any:
+        return model(**copy.deepcopy(inputs))
+
+    blocks = look.find_blocks(call)
+    neurons = {block.path: list(block.kept[::2]) for block in blocks if block.prunable}
+    assert bool(neurons) != (name in NO_NEURONS), [(block.path, block.why) for block in blocks]
+    if not neurons:
+        return
+    masked, plain = copy.deepcopy(model), outputs(model, inputs)
+    for path, removed in neurons.items():
+        without(masked, path, removed)
+    expected = outputs(masked, inputs)
+    result = look.prune(neurons=neurons, check=call)
+    assert result.neurons_after < result.neurons_before
+    assert gap(expected, outputs(model, inputs)) <= 1e-4
+    assert gap(expected, plain) > 1e-3
+
+
+@pytest.mark.architectures
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_layers_go_or_say_why(name: str) -> None:
+    model, inputs = build.tiny(name)
+    layers = Look(model).find_layers_whole(lambda: model(**copy.deepcopy(inputs)))
+    refused: list[tuple[str, str]] = []
+    for layer in layers:
+        if layer.why:
+            continue
+        small, by_hand = copy.deepcopy(model), copy.deepcopy(model)
+        try:
+            Look(small).prune(layers=[layer.path], check=lambda small=small: small(**copy.deepcopy(inputs)))
+        except Refused as error:
+            refused.append((layer.path, error.cause))
+            assert gap(outputs(small, inputs), outputs(model, inputs)) == 0
+            continue
+        entries = by_hand.get_submodule(layer.list_path)
+        del entries[layer.position]
+        assert gap(outputs(by_hand, inputs), outputs(small, inputs)) <= 1e-4
+    print(name, len(layers), refused)
