@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, Json, UsageError
+from topwork import AttentionLayer, Batch, UsageError
+from topwork_compress.plan import Budget, Compressed, Plan, Settings
 from topwork_compress.rearrange import objective, rearranged
 from topwork_compress.scores import METHODS, Scores, score
-from topwork_compress.search import Normalise, in_multiples, normalised, search
-from topwork_compress.tuning import RIDGE, Fitted, Method, tune
+from topwork_compress.search import in_multiples, normalised, search
+from topwork_compress.tuning import Fitted, tune
 from topwork_compress.units import Choice, Costs, Masks, Units, macs, members_of, parameters
 from topwork_compress.whole_layers import least_needed
 from topwork_lens.gates import factors_of, gated
@@ -31,156 +31,6 @@ from topwork_lens.whole.leaving_out import leave_out
 
 #: positions that least squares reads, and batches that costs are counted on
 _POSITIONS, _COUNTED = 16384, 8
-
-
-@dataclass
-class Budget:
-    """What may be left of a model, as shares of what it had; one of them is given.
-
-    Args:
-        macs: of the multiply-accumulates on calibration rows.
-        parameters: of the parameters.
-    """
-
-    macs: float | None = None
-    parameters: float | None = None
-
-    def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        if len(given) != 1:
-            raise UsageError("give one budget", hint="macs=0.5 or parameters=0.5")
-        ((name, value),) = given.items()
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
-            raise UsageError(f"`{name}` is the share that is left, between 0 and 1, not {value!r}")
-
-    @property
-    def share(self) -> float:
-        """The share that is left."""
-        return float(self.macs if self.macs is not None else self.parameters or 0.0)
-
-
-@dataclass
-class Settings:
-    """How a model is compressed.
-
-    Args:
-        score: "fisher", "kl", "fluctuation", "magnitude" or "random".
-        tune: "lstsq", "bias" or "none".
-        ridge: of least squares, see `tuning`.
-        rearrange: swap by block Fisher.
-        multiple: widths of blocks are multiples of it.
-        at_least: heads and neurons that every layer and block keeps.
-        layers: whole layers that are left out first, by measurement.
-        normalise: "kind" makes scores of heads and neurons comparable; None: for scores that are no estimate of a loss.
-        seed: of random numbers.
-    """
-
-    score: str = "fisher"
-    tune: Method = "lstsq"
-    ridge: float = RIDGE
-    rearrange: bool = True
-    multiple: int = 1
-    at_least: int = 1
-    layers: int = 0
-    normalise: Literal["none", "kind"] | None = None
-    seed: int = 0
-
-    def how(self) -> Normalise:
-        """Return how scores are normalised."""
-        if self.normalise is not None:
-            return self.normalise
-        return "none" if self.score in ("fisher", "kl") else "cost" if self.score == "random" else "kind"
-
-
-@dataclass
-class Plan:
-    """What is removed, before anything is.
-
-    Args:
-        units: of the model.
-        costs: of the units.
-        removed: original indices by path.
-        cost: of the whole model then.
-        budget: the largest cost allowed.
-        rearranged: objective of block Fisher before and after the swaps, summed over layers and blocks.
-    """
-
-    units: Units
-    costs: Costs
-    removed: Masks
-    cost: int
-    budget: int
-    rearranged: tuple[float, float] | None = None
-
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """Return heads and neurons, before and after."""
-        result = {}
-        for kind, wanted in (("heads", True), ("neurons", False)):
-            units = [unit for unit in self.units.chosen.values() if isinstance(unit, AttentionLayer) == wanted]
-            before = sum(len(unit.kept) for unit in units)
-            result[kind] = (before, before - sum(len(self.removed.get(unit.path, ())) for unit in units))
-        return result
-
-
-@dataclass
-class Compressed:
-    """Result of compression.
-
-    Args:
-        plan: what was removed.
-        pruned: the proof that masked and pruned model agree, and the layers.
-        tuned: what least squares changed.
-        before: costs before, on the same rows.
-        after: the counted cost of the smaller model.
-        seconds: CPU seconds that each step took.
-        left_out: original paths of whole layers that were left out.
-        measured_layers: what was measured to choose them.
-    """
-
-    plan: Plan
-    pruned: Pruned
-    tuned: list[Fitted]
-    before: int
-    after: int
-    seconds: dict[str, float] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-    measured_layers: list[dict[str, Any]] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        counts = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in self.plan.counts().items())
-        return f"Compressed({self.plan.costs.unit} {self.before} -> {self.after}, {counts})"
-
-    def json(self) -> dict[str, Json]:
-        """Return the form that a stage's result has."""
-        unit, plan = self.plan.costs.unit, self.plan
-        counts = plan.counts()
-        removable = plan.costs.removable(plan.units)
-        result: dict[str, Json] = {
-            f"{unit}_before": self.before,
-            f"{unit}_after": self.after,
-            f"{unit}_left": self.after / self.before,
-            f"{unit}_predicted": plan.cost,
-            "limit": self.before / self.after,
-            "share_of_heads": removable["heads"] / self.before,
-            "share_of_neurons": removable["neurons"] / self.before,
-            "neurons_before": counts["neurons"][0],
-            "neurons_after": counts["neurons"][1],
-        }
-        tables: dict[str, Json] = {"what is left": self._left()}
-        if self.tuned:
-            tables["least squares"] = [entry.json() for entry in self.tuned]
-        if self.left_out:
-            result["left_out"] = self.left_out
-            tables["without whole layers"] = self.measured_layers
-        return {**result, **self.pruned.json(), "seconds": self.seconds, "tables": tables}
-
-    def _left(self) -> list[dict[str, Json]]:
-        table = []
-        for path, unit in self.plan.units.chosen.items():
-            kind = "heads" if isinstance(unit, AttentionLayer) else "neurons"
-            now = len(unit.kept) - len(self.plan.removed.get(path, ()))
-            table.append({"path": path, "kind": kind, "before": len(unit.kept), "after": now})
-        return table
 
 
 class Compression:

@@ -12,7 +12,8 @@ from lens_models import make
 
 import topwork
 from topwork import UsageError
-from topwork_compress.compression import Budget, Compression, Settings
+from topwork_compress.compression import Compression
+from topwork_compress.plan import Budget, Settings
 from topwork_compress.rearrange import objective, rearranged
 from topwork_compress.search import in_multiples, search
 from topwork_compress.units import Choice

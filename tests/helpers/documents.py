@@ -176,7 +176,7 @@ ANALYSES_ROOMS = (
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
 COMPRESS_ROOMS = (
-    *("plugin", "stages", "command", "compression", "whole_layers", "units", "scores", "search", "rearrange"),
+    *("plugin", "stages", "command", "compression", "plan", "whole_layers", "units", "scores", "search", "rearrange"),
     *("tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`

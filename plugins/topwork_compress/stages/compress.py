@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from topwork import Batch, RandomBaseline, Run
-    from topwork_compress.compression import Budget, Compressed, Compression, Plan
+    from topwork_compress.compression import Compression
     from topwork_compress.measure import RowMetrics
+    from topwork_compress.plan import Budget, Compressed, Plan
 
 
 class Compress(Stage):
@@ -71,7 +72,7 @@ class Compress(Stage):
 
     def settings(self, seed: int) -> Any:
         """Return the settings of compression."""
-        from topwork_compress.compression import Settings
+        from topwork_compress.plan import Settings
 
         names = ("score", "tune", "ridge", "rearrange", "multiple", "at_least", "layers")
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
@@ -128,7 +129,7 @@ class CompressRun:
 
     def budget(self, compression: Compression, before: dict[str, RowMetrics]) -> Budget:
         """Return the budget; of `keep_metric`, the smallest of those that are tried, by bisection."""
-        from topwork_compress.compression import Budget
+        from topwork_compress.plan import Budget
 
         stage = self.stage
         if stage.keep_metric is None:
