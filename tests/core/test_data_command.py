@@ -95,6 +95,17 @@ def test_the_command_reads_a_recipe_or_a_file(tmp_path, capsys):
     assert "review" in capsys.readouterr().err
 
 
+def test_the_command_reads_one_split_of_a_source(tmp_path, capsys):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"text,label\n{split},a\nother,b\n")
+    command = ["data", str(tmp_path), "--task", "text-classification"]
+    assert main(command) != 0 and "several splits: train, test" in capsys.readouterr().err
+    assert main([*command, "--split", "test", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["roles"][0]["rows"] == 2
+    assert main(["data", str(write(tmp_path)), "--split", "test"]) != 0
+    assert "goes with --task" in capsys.readouterr().err
+
+
 def test_validate_with_data_is_a_check(tmp_path, capsys):
     recipe = write(tmp_path)
     assert main(["validate", str(recipe)]) == 0
@@ -136,6 +147,21 @@ def test_images_are_measured_and_rendered_with_their_truth():
         assert picture.image.width >= 240
         plain = square().resize(picture.image.size)
         assert numpy.asarray(picture.image.convert("RGB")).tobytes() != plain.tobytes(), f"{task} draws no truth"
+
+
+def test_only_labels_are_counted_as_labels(tmp_path):
+    size = {"annotated_size": [48, 40]}
+    objects = {"bbox": [[1, 1, 9, 9], [2, 2, 9, 9]], "category": ["cat", "cat"]}
+    image = square((48, 40))
+    boxes = profile("object-detection", train=[{"image": image, "objects": objects, **size}] * 3)
+    columns = {column.name: column for column in boxes.roles[0].columns}
+    assert columns["objects"].labels == {"cat": 6} and not columns["annotated_size"].labels
+    assert not any("single value" in doubt for doubt in boxes.doubts)
+    rows = [{"image": image, "mask": [[0, 1] * 24] * 40, "colour_table": None}] * 2
+    (tmp_path / "a.csv").write_text("road,0,0,0\n")
+    rows = [{**row, "colour_table": str(tmp_path / "a.csv")} for row in rows]
+    columns = {column.name: column for column in profile("image-segmentation", train=rows).roles[0].columns}
+    assert columns["colour_table"].kind == "file"
 
 
 def test_clips_have_a_length_a_waveform_and_a_player():

@@ -29,6 +29,7 @@ def data(
     column: Annotated[
         list[str] | None, typer.Option("-c", "--column", help="task's column=data set's column, repeatable.")
     ] = None,
+    split: Annotated[str | None, typer.Option(help="With --task: split of SOURCE, slices allowed.")] = None,
     override: Overrides = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows of each role to read.")] = 10_000,
     examples: Annotated[int, typer.Option(min=0, help="First rows of each role to show.")] = 3,
@@ -49,11 +50,13 @@ def data(
     if task is None:
         if column:
             raise UsageError("`-c` goes with --task; a recipe has `data.columns`", place="topwork data")
+        if split is not None:
+            raise UsageError("`--split` goes with --task; a recipe has `data.train.split`", place="topwork data")
         recipe = load_recipe(source, override or (), session.plugins)
         profile = profile_recipe(session.plugins, recipe, most=limit, examples=examples)
     else:
         mapping = dict(split_pair(text, "-c") for text in column or ())
-        profile = _profile_source(session.plugins, source, session.plugins.task(task), mapping, limit, examples)
+        profile = _profile_source(session.plugins, source, session.plugins.task(task), mapping, split, limit, examples)
     if page is not None:
         _write_page(session, profile, page)
     if as_json:
@@ -83,14 +86,20 @@ def profile_recipe(plugins: Plugins, recipe: Recipe, *, most: int = 10_000, exam
 
 
 def _profile_source(
-    plugins: Plugins, source: str, task: type[Task], columns: dict[str, str], most: int, examples: int
+    plugins: Plugins,
+    source: str,
+    task: type[Task],
+    columns: dict[str, str],
+    split: str | None,
+    most: int,
+    examples: int,
 ) -> Profile:
     """Profile one file, folder or data set as training rows of a task."""
     from topwork.data.options import DataOptions
     from topwork.data.profile import profile_rows
     from topwork.data.roles import Roles
 
-    options = DataOptions.model_validate({"train": {"path": source}, "columns": columns})
+    options = DataOptions.model_validate({"train": {"path": source, "split": split}, "columns": columns})
     return profile_rows(task, task.Options(), Roles(task, plugins, options), ["train"], most=most, examples=examples)
 
 

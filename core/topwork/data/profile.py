@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from topwork.data.cells import FILES
 from topwork.data.columns import column_names, row_count
 from topwork.data.roles import Roles
 from topwork.items import Json, Row
@@ -167,7 +168,11 @@ def _column_profile(name: str, source: str, column: Column, values: Sequence[Any
     profile.missing = len(values) - len(present)
     if not present:
         return profile
-    if column.lazy or all(isinstance(value, Mapping) and {"bytes", "path"} <= set(value) for value in present):
+    if (
+        column.lazy
+        or column.kind in FILES
+        or all(isinstance(value, Mapping) and {"bytes", "path"} <= set(value) for value in present)
+    ):
         profile.kind = "file"
         profile.lengths = quantiles(len(value["bytes"]) for value in present if _has_bytes(value))
     elif all(isinstance(value, str | bool | int) for value in present) and (column.target or _repeats(present)):
@@ -182,10 +187,19 @@ def _column_profile(name: str, source: str, column: Column, values: Sequence[Any
         profile.kind, profile.lengths = "number", quantiles(present)
     elif all(isinstance(value, Sequence) for value in present):
         profile.kind, profile.lengths = "list", quantiles(len(value) for value in present)
-        entries = Counter(str(entry) for value in present for entry in value if isinstance(entry, str | int))
-        if len(entries) <= MOST_LABELS and column.target:
-            profile.labels = dict(entries.most_common())
+        kinds = str | int if column.kind in ("label", "labels", "tags") else str
+        entries = Counter(str(entry) for value in present for entry in value if isinstance(entry, kinds))
+        _count_names(profile, entries)
+    elif column.kind == "boxes" and all(isinstance(value, Mapping) for value in present):
+        cells = [entry for value in present for entries in value.values() for entry in entries or ()]
+        _count_names(profile, Counter(entry for entry in cells if isinstance(entry, str)))
     return profile
+
+
+def _count_names(profile: ColumnProfile, names: Counter[str]) -> None:
+    """Take the names of a target's entries for labels, unless they are too many to be any."""
+    if profile.target and len(names) <= MOST_LABELS:
+        profile.labels = dict(names.most_common())
 
 
 def _source(origin: str | Sequence[str]) -> str:
@@ -221,14 +235,16 @@ def quantiles(values: Iterable[float]) -> dict[str, float]:
 def _label_doubts(profiles: Sequence[RoleProfile]) -> Iterator[str]:
     """Yield labels that only one role has, imbalance, and targets that never vary."""
     targets: dict[str, dict[str, dict[str, int]]] = {}
+    one_label_a_row: set[str] = set()
     for profile in profiles:
         for column in profile.columns:
             if column.target and column.labels:
                 targets.setdefault(column.name, {})[profile.role] = column.labels
+                one_label_a_row |= {column.name} if column.kind == "labels" else set()
     for name, by_role in targets.items():
         trained = by_role.get("train")
         for role, counts in by_role.items():
-            if len(counts) == 1:
+            if len(counts) == 1 and name in one_label_a_row:
                 yield f"{role}: column `{name}` has the single value {next(iter(counts))!r} in every row"
             smallest, largest = min(counts.values()), max(counts.values())
             if largest >= IMBALANCE * smallest and role == "train":
