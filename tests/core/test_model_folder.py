@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 import shutil
 
 import engine_plugin
@@ -12,6 +14,7 @@ import torch
 import transformers
 import yaml
 from safetensors.torch import load_file, save_file
+from tiny_bases import BERT
 from torch import nn
 
 import topwork
@@ -34,9 +37,8 @@ def windows(engine):
 
 @pytest.fixture(scope="module")
 def points(engine):
-    import conftest
 
-    return topwork.build("points", {"config": conftest.TINY_BERT}, rows=POINTS, plugins=engine, norm=True)
+    return topwork.build("points", copy.deepcopy(BERT), rows=POINTS, plugins=engine, norm=True)
 
 
 def files(folder):
@@ -325,3 +327,23 @@ def test_the_model_card(points, windows, tmp_path):
     assert front[1]["library_name"] == "transformers"
     assert "| accuracy | 0.5124 |" in texts[0] and "loads with topwork alone" in texts[0]
     assert "topwork.load(" in texts[1] and "plain transformers" in texts[1]
+
+
+@pytest.mark.parametrize(
+    "label", ["<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", "a\n# a heading", "`a`|*b*"]
+)
+def test_labels_of_strangers_are_plain_text_on_the_card(label, tmp_path):
+    rows = [{"text": text, "label": name} for text, name in (("good", label), ("bad", "other")) for _ in range(4)]
+    work = topwork.build("text-classification", copy.deepcopy(BERT), rows=rows)
+    text = (work.save(tmp_path / "model") / "README.md").read_text().split("---\n")[2]
+    body = "\n".join(line for line in text.splitlines() if line.startswith("- "))
+    assert "other" in body and "a heading" not in [line.lstrip("# ") for line in text.splitlines()]
+    assert not re.search(r"<img|(?<!\\)(\]|`|\||\*)", body)
+
+
+def test_the_card_of_a_pruned_model_says_so(tmp_path):
+    rows = [{"text": text, "label": text} for text in ("good", "bad") for _ in range(4)]
+    work = topwork.build("text-classification", copy.deepcopy(BERT), rows=rows)
+    assert "structure altered" not in (work.save(tmp_path / "whole") / "README.md").read_text()
+    topwork.prune_heads(work.model, {0: [1]})
+    assert "structure altered by the plugins: lens" in (work.save(tmp_path / "pruned") / "README.md").read_text()

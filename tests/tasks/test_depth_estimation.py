@@ -121,6 +121,7 @@ def test_metrics_equal_numpy(align) -> None:
     random = np.random.default_rng(1)
     task, _, _ = make(max_depth=8.0, align=align)
     first, second, expected = task.metric(), task.metric(), []
+    squares = []
     for number in range(6):
         truth = random.uniform(0.5, 10, (12, 9)).astype(np.float32)
         truth[0, :4] = (0, np.nan, np.inf, -1)
@@ -139,6 +140,7 @@ def test_metrics_equal_numpy(align) -> None:
             p = slope * p + shift
         p = p.clip(1e-3, 8)
         ratio = np.maximum(t / p, p / t)
+        squares.extend((t - p) ** 2)
         expected.append(
             [
                 np.mean(np.abs(t - p) / t),
@@ -151,6 +153,7 @@ def test_metrics_equal_numpy(align) -> None:
     first.merge(pickle.loads(pickle.dumps(second)))
     result = first.result()
     assert [result[key] for key in first.keys] == pytest.approx(np.mean(expected, 0).tolist(), rel=1e-6)
+    assert result["rmse_of_pixels"] == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-6)
     assert result["rows_without_depth"] == 1
     assert len(pickle.dumps(first)) < 1024
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from topwork.items import Json
+from topwork.saving.alterations import alterations
 
 if TYPE_CHECKING:
     from topwork.saving.parts import TaskParts
+
+#: entries of a list that the card shows
+_LISTED = 100
 
 
 def model_card(work: TaskParts, plainly: bool, numbers: Mapping[str, Json]) -> str:
@@ -39,7 +45,9 @@ def model_card(work: TaskParts, plainly: bool, numbers: Mapping[str, Json]) -> s
     lines.append("")
     how = "It loads in plain transformers, and with" if plainly else "It loads with topwork alone:"
     lines += [how, "", "```python", "import topwork", "", 'work = topwork.load("path/of/this/folder")', "```", ""]
-    lines += [f"- {key}: {value}" for key, value in task.describe().items()]
+    lines += [f"- {key}: {_plain_text(value)}" for key, value in task.describe().items()]
+    if altered := sorted(alterations(work.model)):
+        lines.append(f"- structure altered by the plugins: {', '.join(altered)} (`alterations` in topwork.json)")
     if numbers:
         lines += [
             "",
@@ -48,3 +56,13 @@ def model_card(work: TaskParts, plainly: bool, numbers: Mapping[str, Json]) -> s
             *(f"| {key} | {value:.4f} |" for key, value in numbers.items()),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _plain_text(value: Json) -> str:
+    """Return a value as text without markup: label names come from anybody's rows, and a card is shown as a page."""
+    text = str(value)
+    if isinstance(value, list):
+        more = f" and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
+        text = ", ".join(map(str, value[:_LISTED])) + more
+    text = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", text)

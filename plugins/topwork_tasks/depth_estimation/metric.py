@@ -45,7 +45,10 @@ def depth_figures(predicted: Any, truth: Any, least: float, cap: float | None, h
 
 
 class DepthMetric(Metric):
-    """Figures of the literature, from six sums and a count.
+    """Figures of the literature, from six sums and a count: each is the mean over images of the figure of one image.
+
+    `rmse_of_pixels`, beside the keys, is that of all pixels of all images together, which weighs images by their
+    valid pixels.
 
     Keys: abs_rel (mean of |difference| / truth; the lower the better), rmse, log10, delta1, delta2, delta3 (share of
     pixels off by less than a factor of 1.25, 1.25^2, 1.25^3). Predictions are clipped to `least` and `cap` first.
@@ -65,6 +68,7 @@ class DepthMetric(Metric):
         self._truth, self.least, self.cap, self.align = truth, least, cap, align
         self.sums = [0.0] * len(self.keys)
         self.count = self.without = 0
+        self.squares, self.pixels = 0.0, 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_truth": None}  # another process merges, it does not update
@@ -79,7 +83,10 @@ class DepthMetric(Metric):
             self.without += 1
             return
         predicted = prediction["predicted_depth"][valid].astype(numpy.float64)
-        figures = depth_figures(predicted, truth[valid].astype(numpy.float64), self.least, self.cap, self.align)
+        known = truth[valid].astype(numpy.float64)
+        figures = depth_figures(predicted, known, self.least, self.cap, self.align)
+        self.squares += figures[1] ** 2 * len(known)
+        self.pixels += len(known)
         self.sums = [total + figure for total, figure in zip(self.sums, figures)]
         self.count += 1
 
@@ -88,8 +95,11 @@ class DepthMetric(Metric):
         self.sums = [total + more for total, more in zip(self.sums, metric.sums)]
         self.count += metric.count
         self.without += metric.without
+        self.squares += metric.squares
+        self.pixels += metric.pixels
 
     def result(self) -> dict[str, Json]:
         """Return the figures, see the class."""
         means = [total / self.count if self.count else math.nan for total in self.sums]
-        return {**dict(zip(self.keys, means)), "rows_without_depth": self.without}
+        pixels = math.sqrt(self.squares / self.pixels) if self.pixels else math.nan
+        return {**dict(zip(self.keys, means)), "rmse_of_pixels": pixels, "rows_without_depth": self.without}
