@@ -247,3 +247,8 @@ def test_splits_of_librispeech_and_of_folders_of_clips(tmp_path):
         clip(tmp_path / "plain" / split / "a.wav")
     rows = load(tmp_path / "plain", split="validation")
     assert rows.column_names == ["audio"] and rows.origin.file_of(0) == str(tmp_path / "plain" / "val" / "a.wav")
+
+
+def test_an_unknown_format_names_the_list_of_layouts(tmp_path):
+    with pytest.raises(UsageError, match="topwork list formats"):
+        load(write(tmp_path / "a.csv", "a\n1\n"), format="cocoo")

@@ -18,7 +18,9 @@ class RowsOptions(BaseModel):
     name: str | None = Field(None, description="configuration of a Hub data set")
     split: str | None = Field(None, description="split, slices allowed: train, test[:20%]")
     format: str | None = Field(
-        None, description="csv, json, parquet, text, imagefolder, audiofolder ...; by default from the file's name"
+        None,
+        description="csv, json, parquet, text, imagefolder, audiofolder, or a layout of `topwork list formats` (coco, "
+        "voc, yolo, boxes, conll ...); by default from the files' names and contents",
     )
     revision: str | None = Field(None, description="branch, tag or commit on the Hub")
     limit: PositiveInt | None = Field(None, description="take this many rows (after shuffling)")

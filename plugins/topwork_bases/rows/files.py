@@ -93,7 +93,9 @@ def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
         if name not in _PACKAGED_DATASETS_MODULES:
             if not any(path.exists() for path in paths):
                 raise UsageError(f"there is no file or folder `{source}`", hint=f"paths are taken from {Path.cwd()}")
-            raise unknown("format", options.format, [*_PACKAGED_DATASETS_MODULES, *_OURS])
+            fault = unknown("format", options.format, [*_PACKAGED_DATASETS_MODULES, *_OURS])
+            fault.hint = "; ".join(filter(None, (fault.hint, "layouts: `topwork list formats`")))
+            raise fault
         return name
     formats = _formats()
     rows = [path for path in paths if path.name not in _METADATA] or paths
