@@ -10,6 +10,8 @@ an epoch relative to a random order, and CPU seconds.
 Run: python tests/benchmarks/train_order.py --seeds 10 --rows 300 2100
 
 Grouping begins at 64 batches an epoch: with 300 rows the default order is a random one, with 2,100 rows it is grouped.
+Ten seeds gave differences of the default from Trainer of +.0003 (p .49), +.0010 (.81), -.0382 (.29) with 300 rows, and
+of -.0001 (.81), -.0007 (.86), +.0020 (.96) with 2,100, in the order of `TASKS`; answers are still being learned there.
 Epochs are scaled so that the number of steps is about that of 300 rows.
 """
 

@@ -190,3 +190,22 @@ def test_without_the_look_training_comes_first(recipe, tmp_path):
         topwork.run(recipe, folder=tmp_path / "run", quiet=True)
     assert told.value.row == 1
     assert (tmp_path / "run" / "stages" / "01-train" / "result.json").is_file()
+
+
+@pytest.mark.parametrize("role", ["evaluate", "calibrate"])
+def test_the_advice_to_leave_rows_out_can_be_followed_as_it_stands(role, tmp_path):
+    rows = [{"text": text, "label": label} for text, label in (("good film", "a"), ("bad film", "b")) for _ in range(5)]
+    files = {}
+    for name in ("train", "evaluate", "calibrate"):
+        broken = [{**row, "text": None} if name == role and index in (3, 6) else row for index, row in enumerate(rows)]
+        files[name] = str(tmp_path / f"{name}.jsonl")
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in broken))
+    stages = [{"train": {"steps": 1, "evaluate_every": 1}}, "evaluate"]
+    recipe = {"task": "text-classification", "base": BASES["text-classification"], "data": files, "stages": stages}
+    with pytest.raises(DataError, match=r"or leave them out: `data: \{on_error: skip\}`"):
+        topwork.run(recipe, folder=tmp_path / "one", quiet=True)
+    recipe["data"] = {**files, "on_error": "skip"}
+    assert len(topwork.run(recipe, folder=tmp_path / "two", quiet=True).results) == 2
+    recipe["data"] = {**files, role: {"path": files[role], "on_error": "skip"}}
+    with pytest.raises(topwork.UsageError, match="on_error"):
+        topwork.run(recipe, folder=tmp_path / "three", quiet=True)

@@ -38,6 +38,15 @@ def register_stages():
 """
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Handle signals as a shell in front does: in the background, or under nohup, some are ignored."""
+    before = {name: signal.signal(getattr(signal, name), signal.SIG_DFL) for name in SIGNALS}
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
