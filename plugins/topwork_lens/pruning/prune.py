@@ -148,7 +148,7 @@ def prune(
         Refused: something would be wrong; the model is then as it was.
     """
     layers = living_layers(model, plugins)
-    if len(heads) and not layers:
+    if not layers and heads is not None and len(heads):
         raise none_found(model)
     requested = heads_by_layer(layers, heads)
     removed = {path: [n for n in numbers if n in layer.kept] for path, (layer, numbers) in requested.items()}

@@ -10,8 +10,9 @@ from torch import nn
 
 from topwork import AttentionLayer, Batch, UsageError
 from topwork_lens.layers.context import is_gateable
+from topwork_lens.model_state import plain_inputs
 from topwork_lens.scoring.importance import score
-from topwork_lens.scoring.plain_models import LossFunction, of_plain_model
+from topwork_lens.scoring.plain_models import LossFunction, of_plain_model, own_loss, whole
 from topwork_lens.scoring.row_independence import RowLosses
 from topwork_lens.scoring.selection import Importance, Normalise, importance_of, in_groups
 
@@ -76,7 +77,10 @@ class ScoringAccess:
         with torch.inference_mode(False):
             if row_losses is None:
                 several = [batches] if isinstance(batches, Mapping | Batch) else batches
-                batches, row_losses = of_plain_model(self.model, several, loss)
+                if method == "random":  # without any loss
+                    batches, row_losses = (whole(plain_inputs(batch)) for batch in several), own_loss
+                else:
+                    batches, row_losses = of_plain_model(self.model, several, loss)
             rows, raw = score(
                 self.model,
                 scored,
