@@ -26,6 +26,7 @@ DIFFERENT = {
     "prompt": "the words that follow the source say what comes next",
     "generation": "the length of targets is known from rows; Whisper has arguments of its own",
     "tokenizer": "models that write learn bytes, models that read learn words",
+    "punctuation": "SQuAD compares without it; error rates of texts keep it",
     "stride": "SQuAD's 128 tokens; a quarter of the window",
     "threshold": "the defaults are those of transformers' pipelines",
     "top_k": "how many of two, of a vocabulary, of the answers",
