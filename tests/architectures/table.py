@@ -8,7 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-CHECKS = ("capture", "gates", "masked", "loaded", "twice", "empty")
+CHECKS = ("capture", "gates", "masked", "batches", "loaded", "twice", "empty")
+#: what the columns `masked` and `batches` compare, for people
+CHECKED_WITH = {
+    "masked": "outputs of the masked and the pruned model, 1e-5 of the largest in float32, else again in float64",
+    "batches": "the same with rows x tokens of 1x4, 3x4, 4x3, 4x4, 2x2, 9x7, where the model takes them",
+    "pruning": "its own check besides: batches of other sizes, with padding where the model knows a mask",
+}
 #: for how many attention layers of a model type captured weights were compared with what; see `checks.captured`
 COMPARED = {
     "eager": "layers as the library's eager weights",
@@ -27,9 +33,9 @@ def text(files: Iterable[Path], day: str) -> str:
             record = json.loads(line)
             records[record["type"]] = record
     types = {name: entry(record) for name, record in sorted(records.items())}
-    whole = {"date": day, "versions": versions(), "counts": counts(types), "types": types}
+    facts = {"date": day, "versions": versions(), "checked_with": CHECKED_WITH, "counts": counts(types)}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in types.items())
-    head = json.dumps({key: value for key, value in whole.items() if key != "types"}, indent=1)
+    head = json.dumps(facts, indent=1)
     return f'{head[:-2]},\n "types": {{\n{lines}\n }}\n}}\n'
 
 

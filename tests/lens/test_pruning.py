@@ -335,9 +335,11 @@ def test_attention_that_nobody_describes_is_refused() -> None:
     assert torch.equal(before, first_output(model, inputs))
 
 
-def test_a_random_batch_that_does_not_fit_is_refused() -> None:
+def test_a_random_batch_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = make("bert")
     model.config.vocab_size = 5000
+    assert Look(copy.deepcopy(model)).prune_heads({0: [1]}).check.proves, "the library's own dummy inputs fit"
+    monkeypatch.setattr(type(model), "dummy_inputs", {"input_ids": torch.tensor([[4999]])})
     with pytest.raises(Refused, match="check=batch") as refused:
         Look(model).prune_heads({0: [1]})
     assert refused.value.reason == "check_failed"

@@ -30,7 +30,7 @@ STAGES = [
     "head_ablation",
     {"mask_heads": {"count": 1}},
     {"prune_heads": {"count": 1}},
-    "drift",
+    "weight_drift",
     "predict",
     "save",
     "report",
@@ -77,7 +77,7 @@ def test_a_row_that_cannot_be_used_is_named(studio: Plugins) -> None:
     rows[4] = {**rows[4], "past": [1.0]}
     with pytest.raises(DataError, match="row 4, column 'past': 1 values, 32 are needed"):
         work.evaluate(rows)
-    check_stage(studio.stages["drift"])
+    check_stage(studio.stages["weight_drift"])
 
 
 def test_rows_that_share_one_run_are_not_told_apart(studio: Plugins) -> None:

@@ -126,16 +126,16 @@ class TransformersBase:
             if location is None:
                 return _modules.from_config(auto, config, self.options, **extra)
             return _modules.from_weights(auto, location, config, self.options, fresh_head=fresh_head, **extra)
-        location = f"base {self.name}"
+        title = f"base {self.name}"
         if self.unfinished is None:
             cause = "it was pruned by transformers 4, and nobody is there to cut the model before its weights come"
-            raise CheckpointError(cause, place=location, hint="open it with topwork.build, or as `base` of a recipe")
+            raise CheckpointError(cause, place=title, hint="open it with topwork.build, or as `base` of a recipe")
         module = _modules.from_config(auto, config, self.options, **extra)
         load = None
         if location is not None:
             load = partial(_modules.fill, module, auto, location, config, self.options, fresh_head=fresh_head, **extra)
         hint = "load the plugin `lens`, which cuts a model as transformers 4 did"
-        self.unfinished.append(DeferredModule(module, "pruned_heads", self.pruned, load, location, hint))
+        self.unfinished.append(DeferredModule(module, "pruned_heads", self.pruned, load, title, hint))
         return module
 
     def processor(self, kind: str, **changes: Any) -> Any | None:

@@ -246,7 +246,7 @@ class Forecast(Task):
 class Drift(Stage):
     """How the metric goes with the number of rows."""
 
-    name: ClassVar[str] = "drift"
+    name: ClassVar[str] = "weight_drift"
 
     def reads(self):
         return ("evaluate",)
