@@ -41,14 +41,16 @@ def unlike(whole: Any, heads: Any, model: Any, inputs: Mapping[str, Any], tolera
     Rounding that grows (a vocoder, masks and durations that are cut at a threshold) vanishes there, a fault stays.
     """
     with Look(whole).mask_heads(heads):
-        masked = outputs(whole, inputs)
-    difference = gap(masked, outputs(model, inputs))
+        return apart(whole, model, inputs, tolerance)
+
+
+def apart(first: Any, second: Any, inputs: Mapping[str, Any], tolerance: float = TOLERANCE) -> float:
+    """The worst difference of two models; in float64 where float32 exceeds `tolerance`."""
+    difference = gap(outputs(first, inputs), outputs(second, inputs))
     if difference <= tolerance:
         return difference
-    with doubled(whole), Look(whole).mask_heads(heads):
-        masked = outputs(whole, inputs)
-    with doubled(model):
-        return gap(masked, outputs(model, inputs))
+    with doubled(first), doubled(second):
+        return gap(outputs(first, inputs), outputs(second, inputs))
 
 
 def verdict(difference: float, tolerance: float = TOLERANCE, where: str = "") -> Any:
