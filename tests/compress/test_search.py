@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import torch
@@ -24,11 +25,12 @@ def toy(seed: int, head: int, neuron: int) -> list[Choice]:
     """2 layers of 2 heads and 4 neurons with random scores."""
     generator = torch.Generator().manual_seed(seed)
     choices = []
+    kinds: tuple[tuple[Literal["heads", "neurons"], int, int], ...] = (("heads", 2, head), ("neurons", 4, neuron))
     for layer in range(2):
-        for kind, count, cost in (("heads", 2, head), ("neurons", 4, neuron)):
+        for kind, count, cost in kinds:
             for index in range(count):
                 score = float(torch.rand((), generator=generator))
-                choices.append(Choice(f"{layer}.{kind}", kind, (index,), cost, score))  # type: ignore[arg-type]
+                choices.append(Choice(f"{layer}.{kind}", kind, (index,), cost, score))
     return choices
 
 

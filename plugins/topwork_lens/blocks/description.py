@@ -63,11 +63,12 @@ def describe_block(
             rows = [features_of("rows" if factor == 1 else producers[0].form, index, count) for index in range(count)]
             slices.append(Slices(f"{path}.{name}", 0, rows))
     channels = channel_dim(reader)
+    total = count if width is None else width
     return Block(
         ".".join(part for part in (inside, consumer) if part),
         inside,
-        width=count if width is None else width,
-        kept=None if kept is None else tuple(kept),  # type: ignore[arg-type]  # None stands for all
+        width=total,
+        kept=tuple(range(total) if kept is None else kept),
         producers=tuple(producers),
         between=tuple(between),
         channels=channels,

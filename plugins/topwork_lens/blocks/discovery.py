@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 from topwork import AttentionLayer, Block, UsageError, unknown
@@ -155,7 +156,7 @@ def _tested(model: nn.Module, candidate: _Candidate, replay: Replay, answers: di
     start = len(f"{candidate.inside}.".lstrip("."))
     before = [(path[start:], model.get_submodule(path)) for path in candidate.before]
     width = reads_features(consumer)
-    shapes = tuple((path, tuple(module._parameters["weight"].shape)) for path, module in before)  # type: ignore[union-attr]
+    shapes = tuple((path, tuple(cast(torch.Tensor, module._parameters["weight"]).shape)) for path, module in before)
     likeness = (type(around), candidate.path[start:], width, shapes)
     if likeness not in answers:
         try:
