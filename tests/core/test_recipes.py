@@ -95,7 +95,7 @@ def traces(value: Any) -> Iterator[str]:
 @pytest.mark.recipes
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_no_test_row_is_a_training_row(file, plugins):
-    """Neither is its source (text, picture, sound), nor a target of several words."""
+    """Neither is its source (text, picture, sound), nor a target of several words that are not tags."""
     if reason := needs(file):
         pytest.skip(reason)
     recipe = load_recipe(file, (), plugins)
@@ -104,7 +104,7 @@ def test_no_test_row_is_a_training_row(file, plugins):
     assert len(test) >= 80
     for name, column in task.columns.items():
         source = data.columns.get(name, name)
-        if source not in test.column_names:
+        if source not in test.column_names or column.kind == "tags":  # sentences of one form are not one sentence
             continue
         known = {trace for value in train[source] for trace in traces(value)}
         again = {trace for value in test[source] for trace in traces(value)} & known
