@@ -249,7 +249,8 @@ def resized(inputs: Mapping[str, Any], rows: int, length: int) -> tuple[dict[str
     if len(sizes) != 1 or 0 in sizes:
         return None
     (count,) = sizes
-    if any(tensor.numel() // count * rows > MOST_NUMBERS for tensor in tensors.values()):
+    numbers = [rows * length, *(tensor.numel() // count * rows for tensor in tensors.values())]
+    if max(numbers) > MOST_NUMBERS:
         return None
     ids = tensors.get("input_ids")
     tokens = ids.shape[1] if ids is not None and ids.dim() == 2 and not ids.is_floating_point() else None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork import Refused, TopworkError
+from topwork import AttentionLayer, Refused, TopworkError
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.layers.context import Unit
 from topwork_lens.layers.discovery import find_layers
@@ -122,7 +122,9 @@ class References:
         yield BatchReference("", self.call, replays, self._masked(self.call), plain)
         if inputs[0] is None:
             return
-        counts = list(dict.fromkeys(count for layer in layers for count in _counts(layer, self.removed[layer.path])))
+        # not of neurons: there are thousands, and no reshape counts them
+        heads = [layer for layer in layers if isinstance(layer, AttentionLayer)]
+        counts = list(dict.fromkeys(count for layer in heads for count in _counts(layer, self.removed[layer.path])))
         for batch in further_batches(self.model, inputs[0], counts[:2]):
             run = partial(self.model, **batch.inputs)
             try:
@@ -169,10 +171,10 @@ class References:
         return result
 
 
-def _counts(layer: Unit, removed: Sequence[int]) -> list[tuple[int, int]]:
+def _counts(layer: AttentionLayer, removed: Sequence[int]) -> list[tuple[int, int]]:
     """Return the numbers of attention heads before and after pruning: original ones, and those that there are now."""
     after = len(set(layer.kept) - set(removed))
-    return list(dict.fromkeys([(layer.count, after), (len(layer.kept), after)]))
+    return list(dict.fromkeys([(layer.heads, after), (len(layer.kept), after)]))
 
 
 def precision(model: nn.Module, in_double: bool) -> AbstractContextManager[None]:
