@@ -27,14 +27,8 @@ def embed_clip(run: RunFiles, folder: Path, name: Any) -> str | None:
         folder: of the stage.
         name: path of the clip in it; anything that is no text is ignored.
     """
-    if not isinstance(name, str) or not name:
-        return None
-    file = (folder / name).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        run.problem(folder, f"the clip {name!r} lies outside the stage's folder and is not played")
-        return None
-    if not file.is_file():
-        run.problem(folder / name, "the clip is missing")
+    file = _file_inside(run, folder, name, "clip", "played")
+    if file is None:
         return None
     if file.stat().st_size > LARGEST_CLIP:
         return None
@@ -43,6 +37,20 @@ def embed_clip(run: RunFiles, folder: Path, name: Any) -> str | None:
         run.problem(folder / name, "the clip is damaged: it is no WAV file")
         return None
     return f"data:audio/wav;base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _file_inside(run: RunFiles, folder: Path, name: Any, noun: str, verb: str) -> Path | None:
+    """Return a file of a stage's folder; None for no name, and, noted as a problem, for one outside or missing."""
+    if not isinstance(name, str) or not name:
+        return None
+    file = (folder / name).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        run.problem(folder, f"the {noun} {name!r} lies outside the stage's folder and is not {verb}")
+        return None
+    if not file.is_file():
+        run.problem(folder / name, f"the {noun} is missing")
+        return None
+    return file
 
 
 def embed(run: RunFiles, folder: Path, name: Any) -> dict[str, Any] | None:
@@ -56,14 +64,8 @@ def embed(run: RunFiles, folder: Path, name: Any) -> dict[str, Any] | None:
         folder: of the stage.
         name: path of the image in it; anything that is no text is ignored.
     """
-    if not isinstance(name, str) or not name:
-        return None
-    file = (folder / name).resolve()
-    if not file.is_relative_to(folder.resolve()):
-        run.problem(folder, f"the picture {name!r} lies outside the stage's folder and is not shown")
-        return None
-    if not file.is_file():
-        run.problem(folder / name, "the picture is missing")
+    file = _file_inside(run, folder, name, "picture", "shown")
+    if file is None:
         return None
     try:
         return _encode(file)
