@@ -8,25 +8,17 @@ import logging
 import pytest
 import torch
 import transformers
+from tiny_bases import PAIR, TEXT
 from tolerance import close
 
 from topwork import BaseOptions, CheckpointError, Features, UsageError
 from topwork.task_heads import PooledHead, SpanHead, TokenHead, pool
 from topwork_bases.transformers.base import load_base
 
-SMALL = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-SEQ2SEQ = {
-    "vocab_size": 60,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-}
+SMALL = {"vocab_size": 60, **TEXT}
+SEQ2SEQ = {"vocab_size": 60, **PAIR, "encoder_layers": 2, "decoder_layers": 2}
 SPEECH = {
-    **{key: SMALL[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")},
+    **TEXT,
     "conv_dim": [16, 16],
     "conv_stride": [5, 4],
     "conv_kernel": [10, 3],

@@ -2,54 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 import pytest
+from recipe_checks import GOOD, PLUGIN
 
 from topwork import BaseOptions, Plugins, Recipe, RecipeError, UsageError, hookimpl, load_plugins, load_recipe
 from topwork.recipe.recipe import make_base_options, make_stage, make_task_options
-
-PLUGIN = Path(__file__).parents[1] / "helpers" / "recipe_plugin.py"
-GOOD = """\
-task: {name: toy-task, length: 16}
-base: some/model
-data:
-  train: {path: "sample:words", limit: 10}
-  evaluate: {cut: 0.1}
-  columns: {text: body}
-stages:
-  - learn: {epochs: 3, rate: 1e-3, schedule: {kind: cosine}}
-  - measure
-  - learn:
-  - score
-"""
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins(only=[], files=[PLUGIN])
-
-
-@pytest.fixture
-def check(plugins: Plugins, tmp_path: Path):
-    """Load a recipe from text; with problems the answer is their list, without the folder's name."""
-
-    def load(text: str, *overrides: str, file: str = "r.yaml"):
-        path = tmp_path / file
-        path.write_text(textwrap.dedent(text))
-        try:
-            return load_recipe(path, overrides, plugins)
-        except RecipeError as error:
-            return str(error).replace(f"{tmp_path}/", "").splitlines()
-
-    return load
-
-
-def without(key: str, text: str = GOOD) -> str:
-    """The recipe without the line that begins with `key`."""
-    return "".join(line for line in text.splitlines(keepends=True) if not line.strip().startswith(key))
-
 
 # ------------------------------------------------------------------ what is right
 
@@ -73,24 +32,24 @@ def test_the_resolved_recipe_loads_again_to_the_same(check) -> None:
     assert "warmup: 0.1" in recipe.to_yaml()
 
 
-def test_a_dict_a_recipe_and_python_objects(check, plugins: Plugins) -> None:
+def test_a_dict_a_recipe_and_python_objects(check, recipe_plugins: Plugins) -> None:
     recipe = check(GOOD)
-    as_dict = load_recipe(recipe.to_dict(), (), plugins)
+    as_dict = load_recipe(recipe.to_dict(), (), recipe_plugins)
     assert as_dict.stages == recipe.stages
-    assert load_recipe(recipe, (), plugins) is recipe
-    assert load_recipe(recipe, ["seed=7"], plugins).seed == 7
-    stages = [make_stage("learn", {"epochs": 2}, plugins), "measure"]
-    mixed = load_recipe({**recipe.to_dict(), "stages": stages}, (), plugins)
+    assert load_recipe(recipe, (), recipe_plugins) is recipe
+    assert load_recipe(recipe, ["seed=7"], recipe_plugins).seed == 7
+    stages = [make_stage("learn", {"epochs": 2}, recipe_plugins), "measure"]
+    mixed = load_recipe({**recipe.to_dict(), "stages": stages}, (), recipe_plugins)
     assert mixed.stages[0].epochs == 2
     with pytest.raises(RecipeError, match=r"recipe: stages\.learn\.epoch: unknown key `epoch`; did you mean `epochs`"):
-        load_recipe({**recipe.to_dict(), "stages": [{"learn": {"epoch": 1}}]}, (), plugins)
+        load_recipe({**recipe.to_dict(), "stages": [{"learn": {"epoch": 1}}]}, (), recipe_plugins)
 
 
-def test_a_recipe_without_data_is_for_rows_in_memory(plugins: Plugins) -> None:
-    toy, pair = plugins.task("toy-task"), plugins.task("toy-pair")
-    recipe = Recipe.make(toy, "some/model", {"length": 4}, stages=[make_stage("learn", {}, plugins)])
+def test_a_recipe_without_data_is_for_rows_in_memory(recipe_plugins: Plugins) -> None:
+    toy, pair = recipe_plugins.task("toy-task"), recipe_plugins.task("toy-pair")
+    recipe = Recipe.make(toy, "some/model", {"length": 4}, stages=[make_stage("learn", {}, recipe_plugins)])
     assert (recipe.task_options.length, recipe.data.train) == (4, None)
-    assert load_recipe(recipe, ["stages.learn.epochs=2"], plugins).stages[0].epochs == 2
+    assert load_recipe(recipe, ["stages.learn.epochs=2"], recipe_plugins).stages[0].epochs == 2
     with pytest.raises(UsageError, match="reader, writer"):
         Recipe.make(pair, "some/model")
     assert set(Recipe.make(pair, {"reader": "a", "writer": "b"}).bases) == {"reader", "writer"}
@@ -98,15 +57,15 @@ def test_a_recipe_without_data_is_for_rows_in_memory(plugins: Plugins) -> None:
         Recipe.make(toy, "some/model", {"lenght": 4})
 
 
-def test_options_made_one_by_one(plugins: Plugins) -> None:
-    assert make_task_options("toy-task", {"length": 3}, plugins).length == 3
+def test_options_made_one_by_one(recipe_plugins: Plugins) -> None:
+    assert make_task_options("toy-task", {"length": 3}, recipe_plugins).length == 3
     assert make_base_options("some/model").model == "some/model"
     with pytest.raises(RecipeError, match="stage learn: epochs: should be a valid integer, not `x`"):
-        make_stage("learn", {"epochs": "x"}, plugins)
+        make_stage("learn", {"epochs": "x"}, recipe_plugins)
     with pytest.raises(RecipeError, match="base: give either `model`"):
         make_base_options({"revision": "main"})
     with pytest.raises(UsageError, match="did you mean `learn`"):
-        make_stage("lern", {}, plugins)
+        make_stage("lern", {}, recipe_plugins)
 
 
 def test_two_bases(check) -> None:
@@ -150,7 +109,7 @@ def test_extends_in_a_circle_and_of_nothing(check) -> None:
     )
 
 
-def test_shipped_recipes_by_name(tmp_path: Path, plugins: Plugins) -> None:
+def test_shipped_recipes_by_name(tmp_path: Path, recipe_plugins: Plugins) -> None:
     class Shipping:
         @hookimpl
         def register_recipes(self):

@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
+from recipe_checks import GOOD, PLUGIN, without
 
-from topwork import Plugins, RecipeError, load_plugins, load_recipe
-
-PLUGIN = Path(__file__).parents[1] / "helpers" / "recipe_plugin.py"
-GOOD = """\
-task: {name: toy-task, length: 16}
-base: some/model
-data:
-  train: {path: "sample:words", limit: 10}
-  evaluate: {cut: 0.1}
-  columns: {text: body}
-stages:
-  - learn: {epochs: 3, rate: 1e-3, schedule: {kind: cosine}}
-  - measure
-  - learn:
-  - score
-"""
 FIVE = """\
 task: toy-taks
 base: {model: some/model}
@@ -37,31 +21,6 @@ stages:
       schedule:
         warmpu: 0.2
 """
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return load_plugins(only=[], files=[PLUGIN])
-
-
-@pytest.fixture
-def check(plugins: Plugins, tmp_path: Path):
-    """Load a recipe from text; with problems the answer is their list, without the folder's name."""
-
-    def load(text: str, *overrides: str, file: str = "r.yaml"):
-        path = tmp_path / file
-        path.write_text(textwrap.dedent(text))
-        try:
-            return load_recipe(path, overrides, plugins)
-        except RecipeError as error:
-            return str(error).replace(f"{tmp_path}/", "").splitlines()
-
-    return load
-
-
-def without(key: str, text: str = GOOD) -> str:
-    """The recipe without the line that begins with `key`."""
-    return "".join(line for line in text.splitlines(keepends=True) if not line.strip().startswith(key))
 
 
 def test_five_planted_errors_before_anything_heavy_is_imported(tmp_path: Path) -> None:

@@ -7,30 +7,19 @@ from typing import Any
 TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 BERT: dict[str, Any] = {"config": {"model_type": "bert", **TEXT, "max_position_embeddings": 128}}
 GPT2: dict[str, Any] = {"config": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}}
-BART: dict[str, Any] = {
-    "config": {
-        "model_type": "bart",
-        "d_model": 32,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 64,
-        "max_position_embeddings": 256,
-    }
-}
-#: sizes of a sequence-to-sequence model that learns a few rows by heart; without `model_type`
-SEQ2SEQ: dict[str, Any] = {
-    "d_model": 64,
+#: sizes of BART and its relatives; without `model_type`
+PAIR: dict[str, Any] = {
+    "d_model": 32,
     "encoder_layers": 1,
     "decoder_layers": 1,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 128,
-    "decoder_ffn_dim": 128,
-    "dropout": 0.0,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
 }
+BART: dict[str, Any] = {"config": {"model_type": "bart", **PAIR, "max_position_embeddings": 256}}
+#: sizes of a sequence-to-sequence model that learns a few rows by heart; without `model_type`
+SEQ2SEQ: dict[str, Any] = {**PAIR, "d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "dropout": 0.0}
 VIT: dict[str, Any] = {"config": {"model_type": "vit", **TEXT, "image_size": 32, "patch_size": 8}}
 YOLOS: dict[str, Any] = {
     "config": {
@@ -51,15 +40,7 @@ SEGFORMER: dict[str, Any] = {
         "decoder_hidden_size": 32,
     }
 }
-GLPN: dict[str, Any] = {
-    "config": {
-        "model_type": "glpn",
-        "hidden_sizes": [16, 16, 32, 32],
-        "depths": [1, 1, 1, 1],
-        "num_attention_heads": [1, 2, 4, 4],
-        "decoder_hidden_size": 16,
-    }
-}
+GLPN: dict[str, Any] = {"config": {**SEGFORMER["config"], "model_type": "glpn", "decoder_hidden_size": 16}}
 WAV2VEC2: dict[str, Any] = {
     "config": {
         "model_type": "wav2vec2",

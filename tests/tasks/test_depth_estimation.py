@@ -8,38 +8,23 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import vision_tasks
 from dense_models import DEPTH_ANYTHING, DPT, GLPN, SEGFORMER, SWIN, VIT
 from PIL import Image
 from tolerance import about, close
+from vision_tasks import predictions
 
-from topwork import BaseOptions, DataError, RowsOptions, UsageError
+from topwork import DataError, RowsOptions, UsageError
 from topwork.testing import check_task
 from topwork_bases.samples.plugin import DENSE
-from topwork_bases.transformers import base as transformers_bases
 from topwork_tasks.depth_estimation import depth_maps as _depth
 from topwork_tasks.depth_estimation.task import DepthEstimation
 
 NATIVE = {"glpn": (GLPN, {}), "dpt": (DPT, {}), "depth_anything": (DEPTH_ANYTHING, {"image_size": 28})}
 
 
-def base(value, **more):
-    source = {"config": value} if isinstance(value, dict) else {"model": str(value)}
-    options = BaseOptions.model_validate({**source, **more})
-    return transformers_bases.load_base(options.model or f"config:{options.config['model_type']}", options)
-
-
-def make(config=SEGFORMER, rows=None, **options):
-    torch.manual_seed(0)
-    found, chosen = base(config), DepthEstimation.Options(**options)
-    rows = DepthEstimation.example_rows() if rows is None else rows
-    task = DepthEstimation({"base": found}, chosen, DepthEstimation.learn(rows, {"base": found}, chosen))
-    return task, task.build().eval(), rows
-
-
-def predictions(task, model, rows):
-    batch = task.collate(task.encode(rows, "predict", 0), "predict")
-    with torch.inference_mode():
-        return [task.merge(row, [part]) for row, part in zip(rows, task.predict(model, batch), strict=True)]
+def make(source=SEGFORMER, rows=None, **options):
+    return vision_tasks.make(DepthEstimation, source, rows, **options)
 
 
 CONTRACTS = {

@@ -8,12 +8,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import vision_tasks
 from PIL import Image
 from tolerance import about, close
+from vision_tasks import base, predictions
 
-from topwork import BaseOptions, DataError, State, TopworkError, UsageError
-from topwork_bases.timm import base as timm_bases
-from topwork_bases.transformers import base as transformers_bases
+from topwork import DataError, State, TopworkError, UsageError
 from topwork_tasks.image_classification.task import ImageClassification
 
 VIT = {
@@ -28,27 +28,8 @@ VIT = {
 RESNET = {"model_type": "timm_wrapper", "architecture": "test_resnet", "model_args": {}, "image_size": 32}
 
 
-def base(value, **more):
-    options = BaseOptions.model_validate(
-        {"model": str(value), **more} if not isinstance(value, dict) else {"config": value, **more}
-    )
-    name = options.model or f"config:{options.config['model_type']}"
-    return timm_bases.load_base(name, options) or transformers_bases.load_base(name, options)
-
-
-def make(found=None, rows=None, **options):
-    torch.manual_seed(0)
-    found = found or base(VIT)
-    chosen = ImageClassification.Options(**options)
-    rows = ImageClassification.example_rows() if rows is None else rows
-    task = ImageClassification({"base": found}, chosen, ImageClassification.learn(rows, {"base": found}, chosen))
-    return task, task.build().eval(), rows
-
-
-def predictions(task, model, rows):
-    batch = task.collate(task.encode(rows, "predict", 0), "predict")
-    with torch.inference_mode():
-        return [task.merge(row, [part]) for row, part in zip(rows, task.predict(model, batch), strict=True)]
+def make(source=VIT, rows=None, **options):
+    return vision_tasks.make(ImageClassification, source, rows, **options)
 
 
 def metric_of(task, model, rows):

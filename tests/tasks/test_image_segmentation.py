@@ -10,13 +10,14 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import vision_tasks
 from dense_models import BEIT, DPT, MASK2FORMER, MASKFORMER, SEGFORMER, SWIN, UPERNET, VIT
 from PIL import Image
 from tolerance import about, close
+from vision_tasks import predictions
 
-from topwork import BaseOptions, CheckpointError, DataError, UsageError
+from topwork import CheckpointError, DataError, UsageError
 from topwork.testing import check_task
-from topwork_bases.transformers import base as transformers_bases
 from topwork_tasks._vision import coco_metric as _coco_averages
 from topwork_tasks.image_segmentation import masks as _masks
 from topwork_tasks.image_segmentation import metrics, outputs
@@ -27,24 +28,8 @@ SEMANTIC = {"segformer": SEGFORMER, "upernet": UPERNET, "beit": BEIT, "dpt": DPT
 UNIVERSAL = {"mask2former": MASK2FORMER, "maskformer": MASKFORMER}
 
 
-def base(value, **more):
-    source = {"config": value} if isinstance(value, dict) else {"model": str(value)}
-    options = BaseOptions.model_validate({**source, **more})
-    return transformers_bases.load_base(options.model or f"config:{options.config['model_type']}", options)
-
-
-def make(config=SEGFORMER, rows=None, **options):
-    torch.manual_seed(0)
-    found, chosen = base(config), ImageSegmentation.Options(**options)
-    rows = ImageSegmentation.example_rows() if rows is None else rows
-    task = ImageSegmentation({"base": found}, chosen, ImageSegmentation.learn(rows, {"base": found}, chosen))
-    return task, task.build().eval(), rows
-
-
-def predictions(task, model, rows):
-    batch = task.collate(task.encode(rows, "predict", 0), "predict")
-    with torch.inference_mode():
-        return [task.merge(row, [part]) for row, part in zip(rows, task.predict(model, batch), strict=True)]
+def make(source=SEGFORMER, rows=None, **options):
+    return vision_tasks.make(ImageSegmentation, source, rows, **options)
 
 
 def measured(task, found, rows):

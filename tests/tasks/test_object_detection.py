@@ -11,12 +11,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import vision_tasks
 from detector_configs import DETR, FAMILIES, RT_DETR, YOLOS
 from PIL import Image
 from tolerance import about, close
+from vision_tasks import base, predictions
 
-from topwork import BaseOptions, DataError, RowsOptions, State, UsageError
-from topwork_bases.transformers import base as transformers_bases
+from topwork import DataError, RowsOptions, State, UsageError
 from topwork_tasks import detection_plugin
 from topwork_tasks._vision import boxes as _boxes
 from topwork_tasks._vision import coco_metric as _coco_averages
@@ -24,25 +25,8 @@ from topwork_tasks.object_detection import task as object_detection
 from topwork_tasks.object_detection.task import ObjectDetection
 
 
-def base(value, **more):
-    source = {"config": value} if isinstance(value, dict) else {"model": str(value)}
-    options = BaseOptions.model_validate({**source, **more})
-    return transformers_bases.load_base(options.model or f"config:{options.config['model_type']}", options)
-
-
-def make(config=YOLOS, rows=None, **options):
-    torch.manual_seed(0)
-    found = base(config)
-    chosen = ObjectDetection.Options(**options)
-    rows = ObjectDetection.example_rows() if rows is None else rows
-    task = ObjectDetection({"base": found}, chosen, ObjectDetection.learn(rows, {"base": found}, chosen))
-    return task, task.build().eval(), rows
-
-
-def predictions(task, model, rows):
-    batch = task.collate(task.encode(rows, "predict", 0), "predict")
-    with torch.inference_mode():
-        return [task.merge(row, [part]) for row, part in zip(rows, task.predict(model, batch), strict=True)]
+def make(source=YOLOS, rows=None, **options):
+    return vision_tasks.make(ObjectDetection, source, rows, **options)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

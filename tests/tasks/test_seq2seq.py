@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from tiny_bases import PAIR
 from tiny_bases import TEXT as SMALL
 from tolerance import about, close
 from transformers.trainer_pt_utils import LabelSmoother
@@ -20,15 +21,6 @@ from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
 from topwork_tasks.summarization import Summarization
 from topwork_tasks.translation import Translation
 
-SEQ2SEQ = {
-    "d_model": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-}
 DISTILBERT = {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 64}
 T5 = {"d_model": 32, "num_layers": 1, "num_heads": 4, "d_ff": 64, "d_kv": 8}
 ROWS = Translation.example_rows()
@@ -42,10 +34,10 @@ def config(kind, **entries):
 BERT2BERT = {"encoder": config("bert", **SMALL), "decoder": config("bert", **SMALL)}
 # name: (bases, options, class, form)
 FORMS = {
-    "bart": (config("bart", **SEQ2SEQ), {}, "BartForConditionalGeneration", "native"),
+    "bart": (config("bart", **PAIR), {}, "BartForConditionalGeneration", "native"),
     "t5": (config("t5", **T5), {"prefix": "translate: "}, "T5ForConditionalGeneration", "native"),
-    "mbart": (config("mbart", **SEQ2SEQ), {}, "MBartForConditionalGeneration", "native"),
-    "marian": (config("marian", **SEQ2SEQ), {"generation": {"num_beams": 2}}, "MarianMTModel", "native"),
+    "mbart": (config("mbart", **PAIR), {}, "MBartForConditionalGeneration", "native"),
+    "marian": (config("marian", **PAIR), {"generation": {"num_beams": 2}}, "MarianMTModel", "native"),
     "gpt2": (config("gpt2", n_embd=32, n_layer=2, n_head=4), {}, "GPT2LMHeadModel", "native"),
     "bert2bert": (BERT2BERT, {}, "EncoderDecoderModel", "native"),
     "bertshare": (BERT2BERT, {"share": True}, "SharedEncoderDecoder", "generic"),
@@ -69,7 +61,7 @@ FORMS = {
         "native",
     ),
     "modernbert2bart": (
-        {"source": config("modernbert", **SMALL), "base": config("bart", **SEQ2SEQ)},
+        {"source": config("modernbert", **SMALL), "base": config("bart", **PAIR)},
         {},
         "SourceEncoder",
         "generic",
@@ -117,7 +109,7 @@ def written(request, tmp_path_factory):
         found = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **special)
         model = transformers.GPT2LMHeadModel(found)
     else:
-        entries = SEQ2SEQ if request.param == "bart" else T5
+        entries = PAIR if request.param == "bart" else T5
         found = transformers.AutoConfig.for_model(request.param, **entries, **special, decoder_start_token_id=2)
         model = transformers.AutoModelForSeq2SeqLM.from_config(found)
     with torch.no_grad():
@@ -182,7 +174,7 @@ REFUSED = {
         "no decoder with cross-attention",
     ),
     "an encoder-decoder as encoder": (
-        {"encoder": config("bart", **SEQ2SEQ), "decoder": config("bert", **SMALL)},
+        {"encoder": config("bart", **PAIR), "decoder": config("bert", **SMALL)},
         {},
         "is an encoder-decoder itself",
     ),
@@ -191,7 +183,7 @@ REFUSED = {
         {"share": True},
         "cannot share",
     ),
-    "sharing with one base": ({"base": config("bart", **SEQ2SEQ)}, {"share": True}, "`share` is for"),
+    "sharing with one base": ({"base": config("bart", **PAIR)}, {"share": True}, "`share` is for"),
     "bert_generation of roberta": (
         {"encoder": config("roberta", **SMALL), "decoder": config("bert", **SMALL)},
         {"bert_generation": True},
@@ -212,7 +204,7 @@ def test_bases_that_do_not_fit_are_refused(case):
 
 
 def test_a_new_source_encoder_is_trained_first(tmp_path):
-    bases = {"source": config("bert", **SMALL), "base": config("bart", **SEQ2SEQ)}
+    bases = {"source": config("bert", **SMALL), "base": config("bart", **PAIR)}
     work = topwork.build("translation", bases=bases, rows=ROWS)
     start = {name: value.detach().clone() for name, value in work.model.named_parameters()}
     work.train(ROWS, steps=2, learning_rate=1e-2, freeze=["model"])
@@ -245,7 +237,7 @@ def test_prompts_leave_room_for_targets():
 
 
 def test_long_targets_keep_their_end():
-    work = topwork.build("translation", config("bart", **SEQ2SEQ), rows=ROWS, max_target_length=5)
+    work = topwork.build("translation", config("bart", **PAIR), rows=ROWS, max_target_length=5)
     rows = [{"source": "one house", "target": "ein Haus " * 20}, {"source": "", "target": ""}]
     first, second = (item.inputs["labels"] for item in work.task.encode(rows, "loss", 0))
     assert len(first) == 5 and first[-1] == work.task.tokenizer.eos_token_id

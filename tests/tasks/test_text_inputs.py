@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from tiny_bases import PAIR
 from tolerance import about, close
 
 import topwork
@@ -89,17 +90,7 @@ def test_odd_rows_are_handled(task, case):
 
 def test_single_texts_beside_pairs_on_bart():
     """BART's own class refuses a batch whose texts have different numbers of end tokens."""
-    config = {
-        "model_type": "bart",
-        "d_model": 32,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 64,
-        "max_position_embeddings": 64,
-    }
+    config = {"model_type": "bart", **PAIR, "max_position_embeddings": 64}
     rows = [{"text": f"one {n}", "text_pair": None if n % 2 else "two", "label": "abc"[n % 3]} for n in range(6)]
     model = topwork.build("text-classification", {"config": config}, rows=rows)
     together = model.predict(rows)

@@ -12,6 +12,7 @@ import seqeval.metrics
 import seqeval.scheme
 import torch
 import transformers
+from tiny_bases import PAIR
 from tiny_bases import TEXT as SMALL
 from tolerance import about, close
 
@@ -31,15 +32,6 @@ from topwork_tasks.token_classification.entities import (
 from topwork_tasks.token_classification.predictions import TagPrediction
 from topwork_tasks.token_classification.task import TokenClassification
 
-SEQ2SEQ = {
-    "d_model": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-}
 BASES = {
     "bert": SMALL,
     "distilbert": {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 64},
@@ -48,7 +40,7 @@ BASES = {
     "modernbert": SMALL,
     "bert-generation": {**SMALL, "is_decoder": False},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
-    "bart": SEQ2SEQ,
+    "bart": PAIR,
     "t5": {"d_model": 32, "num_layers": 1, "num_heads": 4, "d_ff": 64, "d_kv": 8},
 }
 GENERIC = {"bert-generation", "bart"}

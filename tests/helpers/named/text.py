@@ -5,19 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from named.harness import Exempt, Named, Settings, cases
+from tiny_bases import PAIR
+from tiny_bases import TEXT as SMALL
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
-SEQ2SEQ = {
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-    "max_position_embeddings": 128,
-}
+SEQ2SEQ = {**PAIR, "encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": 128}
 DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 32}
 
 
