@@ -149,8 +149,12 @@ class DataError(TopworkError):
         return printable(f'{text} (the row begins "{self.quotation}")' if self.quotation else text)
 
     def note(self) -> dict[str, object]:
-        """Return what is known of a row that is left out: row, column and cause; file and line where known."""
-        origin = {"file": self.file, "line": self.line}
+        """Return what is known of a row that is left out: row, column and cause; file and line where known.
+
+        `index` is the index of the row among those of its role, where that is not the number `row` of its file.
+        """
+        index = self.index if self.index != self.row else None
+        origin = {"index": index, "file": self.file, "line": self.line}
         known = {key: value for key, value in origin.items() if value is not None}
         return {"row": self.row, "column": self.column, "cause": self.cause, **known}
 

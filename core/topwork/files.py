@@ -29,7 +29,7 @@ def write_whole(target: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)) / target.name
     try:
         yield temporary
-        _flush(temporary)
+        flush_to_disk(temporary)
         if temporary.is_dir() and target.is_dir():
             old = temporary.parent / "replaced"
             target.rename(old)
@@ -75,7 +75,8 @@ def write_failure(folder: Path) -> OSError | None:
     return None
 
 
-def _flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Write a file, or all files of a folder, from the system's memory to the disk."""
     for entry in path.rglob("*") if path.is_dir() else [path]:
         if entry.is_file():
             with entry.open("rb") as file:

@@ -157,6 +157,7 @@ CORE_ROOMS = (
         "runs",
         "data",
         "stages",
+        "shards",
         "training",
         "saving",
         "kernels",

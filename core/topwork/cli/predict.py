@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from topwork.cli.output import Session
-from topwork.errors import UsageError, nearest, unknown
+from topwork.cli.rows import check_columns, file_of, read_rows, split_pair, typed_rows
+from topwork.cli.shards import STALE_AFTER, Share, check_shards, predict_share
+from topwork.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from topwork.items import Row
-    from topwork.plugins.registry import Plugins
     from topwork.task import Task
 
 
@@ -47,7 +46,20 @@ def predict_command(
     threshold: Annotated[
         float | None, typer.Option(help="Least score of a prediction, for tasks that have this option.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write JSON lines here instead of to stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write JSON lines here instead of to stdout; with --shards: a shared folder.")
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=0, help="Divide the rows among all processes that run this command; 0: a suitable number."),
+    ] = None,
+    max_errors: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --shards: leave out at most so many rows, or, below 1, such a share of them."),
+    ] = None,
+    stale_after: Annotated[
+        float, typer.Option(min=1, help="With --shards: take over from processes that were silent for so many seconds.")
+    ] = STALE_AFTER,
     files: Annotated[Path, typer.Option(help="Folder for predictions that are files.")] = Path("predictions"),
     trust: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the weights.")
@@ -65,6 +77,7 @@ def predict_command(
     for value, known, name in ((on_error, ("raise", "skip"), "--on-error"), (precision, PRECISIONS, "--precision")):
         if value not in known:
             raise unknown(f"value of `{name}`", value, known)
+    shards = check_shards(shards, output, rows, max_errors, row)
     columns = dict(split_pair(text, "-c") for text in column or ())
     from topwork.api import load
     from topwork.runs.execute import silence_libraries
@@ -73,10 +86,17 @@ def predict_command(
     loaded = load(model, trust_remote_code=trust, plugins=session.plugins)
     if threshold is not None:
         _set_threshold(loaded.task, threshold)
+    settings = {"on_error": on_error, "items": batch_size, "precision": precision}
     with tempfile.TemporaryDirectory() as scratch, session.plugins.blaming():
-        sources: list[Any] = [_typed_rows(row, type(loaded.task), columns)] if row else []
-        sources += [_rows(path, split, limit, session.plugins, Path(scratch)) for path in rows or ()]
-        settings = {"on_error": on_error, "items": batch_size, "precision": precision}
+        sources: list[Any] = [typed_rows(row, type(loaded.task), columns)] if row else []
+        sources += [read_rows(path, split, limit, session.plugins, Path(scratch)) for path in rows or ()]
+        if output is not None and shards is not None:
+            if max_errors is not None:
+                settings["on_error"] = "skip"
+            options = {"columns": columns, "split": split, "limit": limit, "threshold": threshold}
+            share = Share(output, shards or None, max_errors, stale_after, session)
+            predict_share(share, loaded, model, sources, rows or [], settings, options)
+            return
         _write_lines(_lines(loaded, sources, columns, files, settings), output)
 
 
@@ -124,12 +144,12 @@ def _lines(
         fitting = {
             name: origin for name, origin in columns.items() if origin in present or not isinstance(source, list)
         }
-        _check_columns(type(loaded.task), present, fitting)
+        check_columns(type(loaded.task), present, fitting)
         skipped: list[dict[str, Any]] = []
         lines: Iterator[dict[str, Any]] = (
             {
                 "row": index,
-                **_file_of(row, loaded.task),
+                **file_of(row, loaded.task),
                 "prediction": plain(loaded.task.write(prediction, _made(files), f"{count + index:08d}")),
             }
             for index, row, prediction in loaded.predictions(source, columns=fitting, skipped=skipped, **settings)
@@ -154,108 +174,13 @@ def _with_skipped(lines: Iterator[dict[str, Any]], skipped: list[dict[str, Any]]
 
     def errors(before: float) -> Iterator[dict[str, Any]]:
         nonlocal shown
-        while shown < len(skipped) and skipped[shown]["row"] < before:
+        while shown < len(skipped) and skipped[shown].get("index", skipped[shown]["row"]) < before:
             note = skipped[shown]
             more = {key: note[key] for key in ("column", "file", "line") if note.get(key) is not None}
-            yield {"row": note["row"], **more, "error": note["cause"]}
+            yield {"row": note.get("index", note["row"]), **more, "error": note["cause"]}
             shown += 1
 
     for line in lines:
         yield from errors(line["row"])
         yield line
     yield from errors(float("inf"))
-
-
-def _file_of(row: Row, task: Task) -> dict[str, str]:
-    """Return the path of a row's file (an image, audio) under the key `file`, where it is known."""
-    for name, column in task.columns.items():
-        value = row.get(name) if column.lazy else None
-        path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str | Path) else None
-        if path:
-            return {"file": str(path)}
-    return {}
-
-
-def _check_columns(task: type[Task], present: list[str], columns: dict[str, str]) -> None:
-    """Refuse rows that lack an input column, in the words of the command line.
-
-    Raises:
-        UsageError: names the column, and how to give it.
-    """
-    for name, column in task.columns.items():
-        origin = columns.get(name, name)
-        if column.required and not column.target and origin not in present:
-            nearby = present[0] if len(present) == 1 else "..."
-            raise UsageError(
-                f"no column `{origin}` for the task's `{name}` ({column.description}){nearest(origin, present)}",
-                place="rows",
-                hint=f"there are {', '.join(present) or 'none'}; say -c {name}={nearby}, or -i {name}=...",
-            )
-
-
-def _rows(path: str, split: str | None, limit: int | None, plugins: Plugins, scratch: Path) -> Any:
-    from topwork.data.options import RowsOptions
-    from topwork.recipe.data import missing_source
-
-    if path == "-":
-        path = _from_stdin(scratch)
-    message = missing_source(path, plugins)
-    if message:
-        raise UsageError(message, place="rows")
-    options = RowsOptions.model_validate({"path": path, "split": split})
-    rows = plugins.load_rows(options)
-    if limit is None:
-        return rows
-    return rows.take(limit) if hasattr(rows, "take") else rows[:limit]
-
-
-def _from_stdin(scratch: Path) -> str:
-    """Store the rows on stdin in a file: JSON lines if the first character is a brace, else csv."""
-    text = sys.stdin.read()
-    if not text.strip():
-        raise UsageError("stdin is empty", place="-", hint="give JSON lines or csv with a header")
-    target = scratch / ("stdin.jsonl" if text.lstrip()[0] == "{" else "stdin.csv")
-    target.write_text(text, encoding="utf-8")
-    return str(target)
-
-
-def _typed_rows(pairs: Iterable[str], task: type[Task], columns: dict[str, str]) -> list[Row]:
-    """Make rows of `column=value`.
-
-    The value of a lazy column (an image, audio) is a file; `[...]` and `{...}` are read as YAML, all else is text.
-    """
-    rows: list[dict[str, Any]] = [{}]
-    for text in pairs:
-        name, value = split_pair(text, "-i")
-        if name in rows[-1]:
-            rows.append({})
-        names = {origin: column for column, origin in columns.items()}
-        known = task.columns.get(names.get(name, name))
-        rows[-1][name] = _file(value) if known is not None and known.lazy else _plain(value)
-    return list(rows)
-
-
-def _file(value: str) -> dict[str, Any]:
-    path = Path(value).expanduser()
-    if not path.is_file():
-        raise UsageError(f"there is no file `{value}`", place="-i")
-    return {"path": str(path), "bytes": path.read_bytes()}  # as `datasets` hands out what it has not decoded
-
-
-def _plain(value: str) -> Any:
-    if not value.startswith(("[", "{")):
-        return value
-    from topwork.recipe.yaml import read
-
-    node, problems = read(value, "-i", location=f"-i {value}")
-    if problems:
-        raise UsageError(str(problems[0]))
-    return node.plain()
-
-
-def split_pair(text: str, option: str) -> tuple[str, str]:
-    """Split `column=value`; `option` is named in the error."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UsageError(f"`{text}` is not of the form column=value", place=option)
-    return name, value

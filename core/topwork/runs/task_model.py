@@ -169,7 +169,8 @@ class TaskModel(TaskParts):
         with self.plugins.blaming():
             predicted = self.predictions(rows, columns=columns, **settings)
             by_index = {index: prediction for index, _, prediction in predicted}
-        count = max([*by_index, *(note["row"] for note in notes)], default=-1) + 1
+        skipped = [note.get("index", note["row"]) for note in notes]
+        count = max([*by_index, *skipped], default=-1) + 1
         return Predictions([by_index.get(index) for index in range(count)], notes)
 
     def predictions(self, rows: Any, *, columns: Mapping[str, str] | None = None, **settings: Any) -> Iterable[tuple]:

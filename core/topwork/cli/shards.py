@@ -1,0 +1,145 @@
+"""Commands whose rows all processes that run them share: their options, and what they hand to `topwork.shards`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork.cli.output import Session, say
+from topwork.cli.rows import check_columns, file_of
+from topwork.errors import UsageError
+
+if TYPE_CHECKING:
+    from topwork.runs.task_model import TaskModel
+    from topwork.shards.sources import Sources
+    from topwork.shards.worker import Worker
+
+#: seconds without a sign of life after which a shard is taken over; `topwork.shards.claims` says why it is long
+STALE_AFTER = 120.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a process takes part.
+
+    Args:
+        folder: shared by all processes.
+        shards: how many there are; None for those of the folder, or a suitable number.
+        max_errors: rows that may be left out: a number, or below 1 a share of all.
+        stale_after: seconds without a sign of life after which a shard is taken over.
+        session: of the command line.
+    """
+
+    folder: Path
+    shards: int | None
+    max_errors: float | None
+    stale_after: float
+    session: Session
+
+    def say(self, text: str) -> None:
+        """Print a line on stderr, unless the command is to be quiet."""
+        if not self.session.quiet:
+            say(text)
+
+
+def check_shards(
+    shards: int | None,
+    output: Path | None,
+    rows: Sequence[str] | None,
+    max_errors: float | None,
+    typed: Sequence[str] | None = None,
+) -> int | None:
+    """Return the number of shards that is wanted: None for no shards, 0 for a suitable number.
+
+    Args:
+        shards: as given.
+        output: as given; a folder of shards is gone on with.
+        rows: sources.
+        max_errors: as given.
+        typed: rows that were typed in.
+
+    Raises:
+        UsageError: options that do not fit together.
+    """
+    if shards is None and output is not None and (output / "job.json").is_file():
+        shards = 0
+    if shards is None:
+        if max_errors is not None:
+            raise UsageError("only shards have a budget of errors", place="--max-errors", hint="give --shards as well")
+        if output is not None and output.is_dir():
+            raise UsageError(f"`{output}` is a folder", place="--output", hint="name a file, or give --shards")
+        return None
+    if output is None:
+        raise UsageError("shards need a folder", place="--shards", hint="give --output FOLDER")
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"`{output}` is a file", place="--output", hint="shards need a folder")
+    if typed:
+        raise UsageError("rows that are typed in are too few for shards", place="-i", hint="give a file")
+    if rows and "-" in rows:
+        raise UsageError("other processes cannot read this one's stdin", place="--shards", hint="give a file")
+    return shards
+
+
+def predict_share(
+    share: Share,
+    loaded: TaskModel,
+    model: Path,
+    sources: Sequence[Any],
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> None:
+    """Take part in the predictions of a folder until all are there.
+
+    Args:
+        share: how.
+        loaded: the model.
+        model: its folder.
+        sources: rows.
+        names: of the sources.
+        settings: of the loop.
+        options: all other options that change predictions; `columns` among them.
+    """
+    from topwork.shards.predicting import ERRORS, PREDICTIONS, predict_shards
+    from topwork.shards.worker import RESULT
+
+    worker, rows = _join(share, "predict", loaded, model, sources, names, {**settings, **options}, targets=False)
+    predict_shards(worker, loaded, rows, settings, file_of, share.say)
+    errors = f", rows that were left out in {ERRORS}" if (share.folder / ERRORS).is_file() else ""
+    share.say(f"{worker.computed} of {worker.count} shards were predicted here")
+    share.say(f"{share.folder / PREDICTIONS} is complete{errors}; counts and hashes in {RESULT}")
+
+
+def _join(
+    share: Share,
+    kind: str,
+    loaded: TaskModel,
+    model: Path,
+    sources: Sequence[Any],
+    names: Sequence[str],
+    options: Mapping[str, Any],
+    *,
+    targets: bool,
+) -> tuple[Worker, Sources]:
+    """Return what this process works with: its worker, and the rows."""
+    from topwork.shards.description import Description, describe_model, describe_sources, software
+    from topwork.shards.sources import Sources
+    from topwork.shards.worker import Worker
+
+    columns = options["columns"]
+    for source in sources:
+        if present := getattr(source, "column_names", None):
+            check_columns(type(loaded.task), list(present), columns)
+    rows = Sources(sources, type(loaded.task), columns, targets=targets)
+    kept = {key: value for key, value in options.items() if value is not None and key not in ("skipped", "on_error")}
+    description = Description(kind, describe_model(model), describe_sources(names), len(rows), kept, software())
+    worker = Worker(
+        share.folder,
+        description,
+        shards=share.shards,
+        stale_after=share.stale_after,
+        max_errors=share.max_errors,
+    )
+    return worker, rows

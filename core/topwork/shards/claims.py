@@ -1,0 +1,175 @@
+"""Claims: who of several processes, on any number of machines, is at work on which shard of a shared folder.
+
+Entry point: `Claims`. A claim is a file that is created exclusively, so exactly one process has it, and that its holder
+touches again and again. Claims of a shard are numbered: who takes over from a process that died creates the next
+number, again exclusively, so no two processes take over together. Clocks of machines are never compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+#: seconds without a sign of life after which a claim is abandoned; NFS may show a touched file a minute late
+STALE_AFTER = 120.0
+#: signs of life within that time
+_BEATS = 6
+
+
+class Claims:
+    """The claims of this process and of its peers; a context manager, which ends the signs of life.
+
+    Args:
+        folder: where the claims lie.
+        stale_after: seconds without a sign of life after which another process's claim is abandoned. A process that
+            died on this machine is noticed at once.
+        clock: by which this process measures how long another one is silent.
+    """
+
+    def __init__(
+        self, folder: Path, stale_after: float = STALE_AFTER, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.folder, self.stale_after, self.clock = folder, stale_after, clock
+        folder.mkdir(parents=True, exist_ok=True)
+        self._signature = json.dumps(_signature())
+        self._held: set[Path] = set()
+        self._watched: dict[Path, tuple[int, float]] = {}
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="heartbeat of claims", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._heart.join()
+
+    @contextmanager
+    def holding(self, name: str) -> Iterator[Claim | None]:
+        """Hold `name` during the block; yield None when a process that lives has it.
+
+        Whoever gets it looks whether the work was done meanwhile, for a claim ends after its work is published.
+
+        Args:
+            name: of the shard; it becomes part of a file name.
+        """
+        claim = self._take(name)
+        if claim is None:
+            yield None
+            return
+        self._held.add(claim.path)
+        try:
+            yield claim
+        finally:
+            self._held.discard(claim.path)
+            claim.path.unlink(missing_ok=True)
+            if claim.done:  # earlier claims stay as long as work is to be done: their numbers are taken
+                for path in self._of(name):
+                    path.unlink(missing_ok=True)
+
+    def _take(self, name: str) -> Claim | None:
+        newest = max(self._of(name), default=None)
+        if newest is not None and not self._is_abandoned(newest):
+            return None
+        number = 0 if newest is None else int(newest.suffix[1:]) + 1
+        path = self.folder / f"{name}.{number:06d}"
+        return Claim(path) if self._create(path) else None
+
+    def _of(self, name: str) -> list[Path]:
+        return [path for path in self.folder.glob(f"{name}.*") if path.suffix[1:].isdigit()]
+
+    def _create(self, path: Path) -> bool:
+        """Create a claim with its content, or return False when it is there already."""
+        whole = self.folder / f".{uuid.uuid4().hex}"
+        whole.write_text(self._signature, encoding="utf-8")
+        try:
+            os.link(whole, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(self._signature)
+            except FileExistsError:
+                return False
+        finally:
+            whole.unlink(missing_ok=True)
+        return True
+
+    def _is_abandoned(self, path: Path) -> bool:
+        """Return whether the holder of a claim has died, or has given no sign of life for too long."""
+        try:
+            beat = path.stat().st_mtime_ns
+            if has_died(path.read_text(encoding="utf-8", errors="replace")):
+                return True
+        except FileNotFoundError:  # released just now
+            return False
+        known = self._watched.get(path)
+        if known is None or known[0] != beat:
+            self._watched[path] = (beat, self.clock())
+            return False
+        return self.clock() - known[1] >= self.stale_after
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self.stale_after / _BEATS):
+            for path in list(self._held):
+                try:
+                    os.utime(path)
+                except OSError:  # taken over by somebody who waited too short a time; the first result counts
+                    self._held.discard(path)
+
+
+class Claim:
+    """A claim that this process holds.
+
+    Attributes:
+        path: its file.
+        done: set it when the work is published.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.done = path, False
+
+
+def _signature() -> dict[str, Any]:
+    """Return what identifies this process among those of its machine; without `machine` where that is not known."""
+    known: dict[str, Any] = {"host": socket.gethostname(), "process": os.getpid()}
+    machine, started = _machine(), _start_of(os.getpid())
+    return {**known, "machine": machine, "started": started} if machine and started else known
+
+
+def has_died(signature: str) -> bool:
+    """Return True when a claim's content names a process of this machine that lives no more; False when unsure."""
+    try:
+        holder = json.loads(signature)
+        machine, process, started = holder["machine"], int(holder["process"]), holder["started"]
+    except (ValueError, TypeError, KeyError):
+        return False
+    return machine == _machine() and _start_of(process) != started
+
+
+def _machine() -> str | None:
+    """Return the id of this boot of the machine, and of the name space in which process ids are counted."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def _start_of(process: int) -> str | None:
+    """Return when a process was started, in ticks since the boot; None when it lives no more."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else fields[19]  # fields 3 (state) and 22 (starttime) of proc(5)
