@@ -12,6 +12,9 @@ from difflib import get_close_matches
 
 from topwork.deprecation import warn_renamed
 
+#: problems of a recipe that its message lists; all of them are in `problems`
+MOST_PROBLEMS = 50
+
 
 class TopworkError(Exception):
     """Error with its location, its cause and a hint: base class of all errors that topwork raises on purpose.
@@ -89,7 +92,7 @@ class Problem:
 
     def __str__(self) -> str:
         text = f"{self.place}: {self.path}: {self.message}" if self.path else f"{self.place}: {self.message}"
-        return printable(text)
+        return printable(text.replace("\n", "\\n"))  # one line each: a key or an override may hold line ends
 
 
 class RecipeError(UsageError):
@@ -101,7 +104,9 @@ class RecipeError(UsageError):
         super().__init__(f"{count} problem{'s' * (count != 1)} in the recipe")
 
     def __str__(self) -> str:
-        return "\n".join(str(problem) for problem in self.problems)
+        lines = [str(problem) for problem in self.problems[:MOST_PROBLEMS]]
+        hidden = len(self.problems) - len(lines)
+        return "\n".join([*lines, f"{self.problems[0].place}: and {hidden} more problems"] if hidden else lines)
 
 
 class DataError(TopworkError):
