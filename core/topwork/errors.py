@@ -14,6 +14,8 @@ from topwork.deprecation import warn_renamed
 
 #: problems of a recipe that its message lists; all of them are in `problems`
 MOST_PROBLEMS = 50
+#: characters of the line of a problem
+_LONGEST = 2500
 
 
 class TopworkError(Exception):
@@ -92,7 +94,8 @@ class Problem:
 
     def __str__(self) -> str:
         text = f"{self.place}: {self.path}: {self.message}" if self.path else f"{self.place}: {self.message}"
-        return printable(text.replace("\n", "\\n"))  # one line each: a key or an override may hold line ends
+        text = printable(text.replace("\n", "\\n"))  # one line each: a key or an override may hold line ends
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} ... {text[-250:]}"
 
 
 class RecipeError(UsageError):

@@ -1,4 +1,8 @@
-"""Writing of files whole or not at all: under a temporary name beside the target, flushed, then renamed."""
+"""Writing of files whole or not at all: under a temporary name beside the target, flushed, then renamed.
+
+Entry points: `write_whole`, `write_text`, `write_json`; `remove_folder` removes as wholly. What a process that was
+killed meanwhile leaves behind has names of its own, and goes by `remove_partial`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from topwork.items import Json
+
+#: end of the names of what is being written or removed
+PARTIAL = ".partial"
 
 
 @contextmanager
@@ -26,7 +33,7 @@ def write_whole(target: Path) -> Iterator[Path]:
         ...     temporary.write_text("row,score")
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)) / target.name
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent)) / target.name
     try:
         yield temporary
         flush_to_disk(temporary)
@@ -73,6 +80,21 @@ def write_failure(folder: Path) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, for whoever looks at once: it is renamed first. What cannot be removed stays."""
+    hidden = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL}")
+    with suppress(OSError):
+        os.replace(folder, hidden)
+        folder = hidden
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed were writing or removing; the caller holds the folder alone."""
+    for path in list(folder.rglob(f".*{PARTIAL}")):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def flush_to_disk(path: Path) -> None:

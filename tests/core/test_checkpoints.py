@@ -158,7 +158,7 @@ def test_a_full_disk_while_torch_writes_is_said(is_full, tmp_path, engine, monke
     monkeypatch.setattr(torch, "save", failing)
     if is_full:
         monkeypatch.setattr(files.os, "fsync", refusing)
-        monkeypatch.setattr(files, "_flush", lambda path: None)
+        monkeypatch.setattr(files, "flush_to_disk", lambda path: None)
     message = "stage 1, train: No space left on device; free some space" if is_full else "unexpected pos"
     with pytest.raises(TopworkError if is_full else RuntimeError, match=message):
         topwork.run(recipe(tmp_path), folder=tmp_path / "run", plugins=engine, quiet=True)

@@ -75,7 +75,7 @@ WORDS = (
     "timm/no such", "owner/name", "FIFO", "FOLDER", "train", "evaluate", "x" * 300, "y" * 5000, "long/" * 900, "\ud83d",
 )  # fmt: skip
 SPLICES = ("\t", "  ", "\n", ":", ": ", "- ", "{", "}", "[", "]", ",", "#", "'", '"', "*a", "&a ", "<<: *a", "!!set ",
-           "!x ", "|\n", ">\n", "? ", "%YAML 9.9\n", "---\n", "...\n", "\x00", "\x07", "\x1b", "\u2028", "\ufeff", "é", "\\x",
+           "!x ", "|\n", ">\n", "%YAML 9.9\n", "---\n", "...\n", "\x00", "\x07", "\x1b", "\u2028", "\ufeff", "é", "\\x",
            "@", "`", "~", "null", "0o9", "1:30", "\r", "\r\n", "\x85", "\ud800")  # fmt: skip
 KEYS = ("task", "task.name", "base.model", "data.train.path", "data.columns.text", "stages.0", "stages.train.epochs",
         "a.b", "stages.9.x", "seed", "data.evaluate.cut", "stages", "", ".", "stages.-1", "\x1b[31m")  # fmt: skip

@@ -19,7 +19,7 @@ from topwork.console import Console
 from topwork.data.checks import check_run
 from topwork.data.roles import Roles
 from topwork.errors import TopworkError, UsageError
-from topwork.files import write_json, write_text
+from topwork.files import remove_partial, write_json, write_text
 from topwork.items import Json
 from topwork.kernels.selection import choice as kernels
 from topwork.kernels.selection import following
@@ -115,6 +115,8 @@ def resume_run(root: Path, plugins: Plugins, *, quiet: bool = False, again: bool
     recipe, process = load_recipe(root / RECIPE, (), plugins), Process()
     with _locked(root, process), following(facts.get("kernels")):
         note = None
+        if process.main:
+            remove_partial(root)
         if not again:
             check_inputs(recipe, root)
         elif process.main:

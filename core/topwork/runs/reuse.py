@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from topwork.errors import UsageError
-from topwork.files import write_json
+from topwork.files import remove_folder, write_json, write_whole
 from topwork.runs.records import (
     BEGUN,
     RECIPE,
@@ -107,7 +107,7 @@ def redo(recipe: Recipe, root: Path) -> str | None:
     for folder in sorted((root / "stages").iterdir()):
         number = folder.name.partition("-")[0]
         if number.isdigit() and int(number) > count:
-            shutil.rmtree(folder)
+            remove_folder(folder)
             record.get(BEGUN, {}).pop(folder.name, None)
     write_json(root / RUN, record)
     return f"{change[1]}; stages from {count + 1} on are done again"
@@ -148,7 +148,7 @@ def take_over(recipe: Recipe, root: Path, source: Path) -> str:
     for index, stage in enumerate(recipe.stages[:count]):
         folder = stage_folder(source, stage, index)
         target = stage_folder(root, stage, index)
-        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("checkpoints", "model"))
+        _copy(folder, target, "checkpoints", "model")
         record.setdefault(BEGUN, {})[folder.name] = begun[folder.name]
         _copy_outputs(source, root, target / RESULT)
     _keep_model(recipe, source, root, count, model)
@@ -174,14 +174,20 @@ def _keep_model(recipe: Recipe, source: Path, root: Path, count: int, model: Pat
         return
     target = stage_folder(root, recipe.stages[changed[-1]], changed[-1]) / "model"
     if target != model:
-        shutil.copytree(model, target, dirs_exist_ok=True)
+        _copy(model, target)
+
+
+def _copy(source: Path, target: Path, *left_out: str) -> None:
+    """Copy a folder whole or not at all, without what has the names that are left out."""
+    with write_whole(target) as temporary:
+        shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(*left_out))
 
 
 def _copy_outputs(source: Path, root: Path, result: Path) -> None:
     """Copy what a stage wrote outside its own folder: its model folder, and files that its result names."""
     saved = _saved_inside(result)
     if saved is not None and (source / saved).is_dir() and not (root / saved).exists():
-        shutil.copytree(source / saved, root / saved)
+        _copy(source / saved, root / saved)
     text = result.read_text(encoding="utf-8")
     for file in source.iterdir():
         if file.is_file() and file.name not in (RUN, RECIPE) and f'"{file.name}"' in text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from topwork.data.loop import Settings, evaluate_rows, loss_batches, predict_rows
 from topwork.deprecation import warn_renamed
 from topwork.errors import CheckpointError, PluginError
-from topwork.files import plain, write_json
+from topwork.files import plain, remove_folder, write_json
 from topwork.items import Batch, Json, Prediction, Row
 from topwork.runs.records import RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed
 
@@ -227,7 +226,7 @@ class Run:
         outer = self.folder
         inner = outer / name
         if self.process.main:
-            shutil.rmtree(inner, ignore_errors=True)
+            remove_folder(inner)
             inner.mkdir(parents=True, exist_ok=True)
         self.process.barrier()
         self.folder = inner
@@ -238,7 +237,7 @@ class Run:
             self.model.eval()
             self.process.barrier()
             if self.process.main:
-                shutil.rmtree(inner, ignore_errors=True)
+                remove_folder(inner)
 
     def _check_folder(self) -> None:
         """Refuse to go on in a run folder that somebody has removed: the results would have no recipe."""
@@ -272,9 +271,9 @@ class Run:
 
         Not before: a run that is killed here must find one or the other.
         """
-        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        remove_folder(self.folder / CHECKPOINTS)
         for earlier in self.results if stored else ():
-            shutil.rmtree(self.root / earlier["folder"] / "model", ignore_errors=True)
+            remove_folder(self.root / earlier["folder"] / "model")
 
     def drop_spare_models(self, stages: Sequence[Stage]) -> None:
         """Remove models stored for `resume` where a `save` stage wrote the same model into the run folder."""
@@ -282,7 +281,7 @@ class Run:
         saved = [record["index"] for record in self.results if _is_inside(record["result"].get("model_folder"))]
         if self.process.main and changed and saved and max(saved) > changed[-1]:
             for record in self.results:
-                shutil.rmtree(self.root / record["folder"] / "model", ignore_errors=True)
+                remove_folder(self.root / record["folder"] / "model")
 
     def restore_record(self, stage: Stage, index: int) -> bool:
         """Take over the record of a stage that an earlier process finished; False when it did not."""
@@ -292,6 +291,8 @@ class Run:
         record = read_record(file, "stage", "index", "folder", "seconds", "result")
         record.pop("options", None)
         self.results.append(record)
+        if self.process.main:  # a process that was killed right behind its result has not done it
+            remove_folder(file.parent / CHECKPOINTS)
         if saved := record["result"].get("model_folder"):
             self.model_folder = self.root / saved
         return True

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from topwork.errors import CheckpointError
-from topwork.files import write_json
+from topwork.files import flush_to_disk, remove_folder, write_json
 from topwork.items import Json
 from topwork.runs.records import RUN, read_record
 from topwork.saving.weights import digest
@@ -38,6 +37,7 @@ def seal(folder: Path, run: Run, finished: bool) -> None:
         run: whose training it belongs to.
         finished: the training ended with it.
     """
+    flush_to_disk(folder)  # a mark that outlives a cut of the power must not name files that do not
     files = {
         file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": digest(file)}
         for file in sorted(folder.rglob("*"))
@@ -63,7 +63,7 @@ def rotate(folder: Path, newest: Path, best: str | None) -> None:
             kept.add(path.name)
     for path in known:
         if path.name not in kept:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
 
 
 def _step(folder: Path) -> int:
