@@ -10,6 +10,7 @@ from topwork_compress.search import Normalise
 from topwork_compress.tuning import RIDGE, Fitted, Method
 from topwork_compress.units import Costs, Masks, Units
 from topwork_lens.pruning.prune import Pruned
+from topwork_lens.tables import brief_indices, brief_list
 
 
 @dataclass
@@ -91,6 +92,11 @@ class Plan:
     budget: int
     rearranged: tuple[float, float] | None = None
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in self.counts().items())
+        cost = f"{self.costs.unit} {self.costs.total} -> {self.cost} of at most {self.budget}"
+        return f"Plan({cost}, {counts}; removed {brief_indices(self.removed)})"
+
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return heads and neurons, before and after."""
         result = {}
@@ -127,7 +133,12 @@ class Compressed:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in self.plan.counts().items())
-        return f"Compressed({self.plan.costs.unit} {self.before} -> {self.after}, {counts})"
+        parts = [f"{self.plan.costs.unit} {self.before} -> {self.after}, {counts}"]
+        if self.left_out:
+            parts.append(f"left out {brief_list(self.left_out)}")
+        if self.tuned:
+            parts.append(f"fitted {sum(fitted.accepted for fitted in self.tuned)} of {len(self.tuned)}")
+        return f"Compressed({'; '.join(parts)}; {self.pruned.check})"
 
     def json(self) -> dict[str, Json]:
         """Return the form that a stage's result has."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 #: characters of a cell that is printed
 CELL = 40
+#: indices, and names, that a line shows; the others are counted
+_SHOWN_INDICES, _SHOWN_NAMES = 6, 3
 
 
 class LayerTable(list[dict[str, Any]]):
@@ -86,3 +89,26 @@ def ranges(indices: list[int] | tuple[int, ...]) -> str:
         else:
             parts.append([index])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts) or "-"
+
+
+def brief_list(values: Sequence[Any], shown: int = _SHOWN_INDICES) -> str:
+    """Write the first values of a list, and how many there are in all.
+
+    Example:
+        >>> brief_list(range(9))
+        '[0, 1, 2, 3, 4, 5, ... 9 in all]'
+    """
+    first = ", ".join(map(str, values[:shown]))
+    return f"[{first}]" if len(values) <= shown else f"[{first}, ... {len(values)} in all]"
+
+
+def brief_indices(by_path: Mapping[str, Sequence[int]]) -> str:
+    """Write the first indices of the first paths, and how many paths there are in all.
+
+    Example:
+        >>> brief_indices({"layer.0": [1, 3], "layer.1": []})
+        '{layer.0: [1, 3], layer.1: []}'
+    """
+    parts = [f"{path}: {brief_list(indices)}" for path, indices in list(by_path.items())[:_SHOWN_NAMES]]
+    rest = len(by_path) - len(parts)
+    return "{" + ", ".join(parts + [f"... {len(by_path)} in all"] * bool(rest)) + "}"

@@ -9,6 +9,7 @@ import pandas
 import pytest
 import torch
 
+import topwork
 from topwork import UsageError
 from topwork_lens.look import Look
 from topwork_lens.tables import LayerTable, ranges
@@ -138,3 +139,16 @@ def test_other_head_masks_are_refused(name: str, mask: torch.Tensor, cause: str)
     look = Look(lens_models.make(name)[0])
     with pytest.raises(UsageError, match=cause), look.mask_heads(mask):
         pass
+
+
+def test_results_of_pruning_count_and_show_the_first_indices() -> None:
+    model, batch = lens_models.make("bert")
+    pruned = topwork.prune(model, heads={0: [1]}, neurons={0: range(1, 40), 1: [3]}, check=batch)
+    text = repr(pruned)
+    assert "heads 12 -> 11" in text and "neurons " in text and "bert.encoder.layer.0.attention: [1]" in text
+    assert "[1, 2, 3, 4, 5, 6, ... 39 in all]" in text and "difference=" in text
+    assert len(text) < 700
+    model, batch = lens_models.make("bert")
+    compressed = topwork.compress(model, [batch], macs=0.6)
+    assert repr(compressed).startswith(f"Compressed(macs {compressed.before} -> {compressed.after}, heads 12 -> ")
+    assert len(repr(compressed)) < 400 and len(repr(compressed.plan)) < 700

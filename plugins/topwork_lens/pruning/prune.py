@@ -25,6 +25,7 @@ from topwork_lens.pruning.replaced import restoring_modules
 from topwork_lens.pruning.slicing import shared_elsewhere
 from topwork_lens.pruning.soft import living_layers, soft_entry
 from topwork_lens.refusals import refuse
+from topwork_lens.tables import brief_indices, brief_list
 
 Call = Callable[[], Any]
 
@@ -73,6 +74,19 @@ class Pruned:
         counts = (first.heads_before, last.heads_after, first.parameters_before, last.parameters_after)
         check = next((step.check for step in reversed(steps) if step.check), None)
         return cls(removed, *counts, last.layers, check, (first.flops[0], last.flops[1]), by_layer)
+
+    def __repr__(self) -> str:
+        counts = [f"heads {self.heads_before} -> {self.heads_after}"]
+        if self.neurons_before:
+            counts.append(f"neurons {self.neurons_before} -> {self.neurons_after}")
+        counts.append(f"parameters {self.parameters_before} -> {self.parameters_after}")
+        parts = [", ".join(counts)]
+        for name, removed in (("removed", self.removed), ("removed_neurons", self.removed_neurons)):
+            if removed:
+                parts.append(f"{name} {brief_indices(removed)}")
+        if self.left_out:
+            parts.append(f"left out {brief_list(self.left_out)}")
+        return f"Pruned({'; '.join(parts)}; {self.check})"
 
     def removal(self) -> Removal:
         """Return what was taken away, as the result of a stage says it.
