@@ -211,6 +211,9 @@ from topwork.stage import (
     StageResult as StageResult,
 )
 from topwork.task import (
+    OutputKind as OutputKind,
+)
+from topwork.task import (
     OutputNames as OutputNames,
 )
 from topwork.task import (

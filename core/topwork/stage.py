@@ -118,7 +118,7 @@ class StageResult(TypedDict, total=False):
             that are still there.
         head_maps: which lists of `layers` are drawn, and how.
         history: of a training, in the order of the steps: {"step", "loss", "learning_rate", "eval_loss",
-            "eval_<metric>"}, each where it was measured. `eval_` are measurements on the calibrate rows.
+            "eval_<metric>", "teacher_loss"}, each where it was measured. `eval_` are measured on the calibrate rows.
         curves: [{"title", "x", "series": {name: [[x, y], ...]}}].
         tables: title -> list of dicts, or {"columns", "rows"}, or a confusion matrix {"labels", "counts"} with a row
             of counts for each true label.
@@ -192,6 +192,16 @@ class Stage(BaseModel):
 
     def precheck(self, before: Sequence[Stage]) -> str | None:
         """Return what would end the run in this stage and shows already in the recipe; None if nothing does.
+
+        Args:
+            before: the stages that come before it in the recipe.
+        """
+        return None
+
+    def model_before(self, before: Sequence[Stage]) -> int | None:
+        """Return the index of an earlier stage if this one needs the model as it was before that stage; else None.
+
+        The run keeps that model; `run.earlier_model` is its folder while this stage runs.
 
         Args:
             before: the stages that come before it in the recipe.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -58,6 +58,10 @@ def _distinct(names: list[str]) -> list[str]:
 
 #: type of label names in a state, for `Task.state_types`: one or more texts, none of them twice
 OutputNames = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), AfterValidator(_distinct)]
+
+#: how a field of a model's output is read: as logits of a distribution over the last dimension ("classes", or tokens:
+#: "positions") or over dimension 1 ("maps"), as logits that each stand for themselves ("labels"), as numbers ("values")
+OutputKind = Literal["classes", "positions", "maps", "labels", "values"]
 
 #: deprecated names of methods that plugins override -> today's names
 _RENAMED_METHODS = {"doubtful": "precheck", "one_by_one": "single_row_losses"}
@@ -287,6 +291,13 @@ class Task(ABC):
             return ((batch.inputs["labels"] != -100).sum(),)
         """
         return (len(batch),)
+
+    def output_kinds(self) -> Mapping[str, OutputKind]:
+        """Return how fields of the model's output are read; a training with a teacher compares them with the teacher's.
+
+        Default: `logits`, a distribution over the last dimension.
+        """
+        return {"logits": "classes"}
 
     def row_losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the loss of each row as if it were alone, [rows]. Default: one row at a time, which is always right.

@@ -26,6 +26,7 @@ from topwork.kernels.selection import following
 from topwork.plugins.tracking import tracking
 from topwork.process import Process
 from topwork.runs.build import make_task_model
+from topwork.runs.earlier import provide_earlier
 from topwork.runs.lock import locking
 from topwork.runs.records import RECIPE, RUN, read_record, stage_inputs
 from topwork.runs.reuse import check_inputs, count_finished, redo, stored_model, take_over
@@ -192,6 +193,7 @@ def _run_stage(run: Run, recipe: Recipe, stage: Stage, index: int) -> None:
     """Run one stage; its errors name it."""
     try:
         with run.plugins.blaming():
+            provide_earlier(run, recipe.stages, index)
             run.run_stage(stage, index, inputs=stage_inputs(recipe, stage))
     except TopworkError as error:
         _locate(error, stage, index)

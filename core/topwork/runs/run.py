@@ -41,6 +41,7 @@ class Run:
         seed: the running stage's own seed, from the recipe's seed and the stage's position.
         results: records of the stages that are done: {"stage", "index", "folder", "seconds", "result"}.
         model_folder: what the last `save` stage wrote, or None.
+        earlier_model: folder of the model that the running stage asks for by `Stage.model_before`, or None.
         keep_models: store the model after each stage that changes it, for `resume`.
         save_outside: `save` may write to a folder outside the run folder.
     """
@@ -68,6 +69,7 @@ class Run:
         self.seed = seed
         self.folder = root
         self.model_folder: Path | None = None
+        self.earlier_model: Path | None = None
         work.model.to(process.device)
 
     @property

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+from typing_extensions import override
 
 from topwork.errors import unknown
 from topwork.items import Json
+from topwork.saving.manifest import MANIFEST
 from topwork.stage import Stage
 from topwork.training.options import TrainOptions
 
@@ -41,6 +45,21 @@ class Train(TrainOptions, Stage):
 
             if PartialState().device.type == "cpu":
                 return "`precision: fp16` needs a GPU; say bf16 or float32"
+        if self.teacher == "before" and self.model_before(before) is None:
+            return "`teacher: before` needs a stage before it that takes something away from the model, as `compress`"
+        return None
+
+    @override
+    def model_before(self, before: Sequence[Stage]) -> int | None:
+        if self.teacher != "before":
+            return None
+        changing = (index for index, stage in enumerate(before) if stage.changes_model and not isinstance(stage, Train))
+        return next(changing, None)
+
+    @override
+    def precheck_model(self, run: Run) -> str | None:
+        if self.teacher not in (None, "before") and not (Path(self.teacher) / MANIFEST).is_file():
+            return f"`teacher`: there is no model folder `{self.teacher}`"
         return None
 
     def __call__(self, run: Run) -> dict[str, Json]:

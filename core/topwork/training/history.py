@@ -53,4 +53,8 @@ def equal_windows(history: Sequence[dict[str, Any]], every: int) -> list[dict[st
 
 def _joined(logs: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
     steps = sum(count for count, _ in logs)
-    return {**logs[-1][1], "loss": sum(count * log["loss"] for count, log in logs) / max(1, steps)}
+    means = [name for name in ("loss", "teacher_loss") if all(name in log for _, log in logs)]
+    return {
+        **logs[-1][1],
+        **{name: sum(count * log[name] for count, log in logs) / max(1, steps) for name in means},
+    }

@@ -65,6 +65,17 @@ class TrainOptions(BaseModel):
     checkpoint_every: PositiveInt | Literal["epoch", "never"] = Field(
         "epoch", description="steps, or `epoch`: from where `resume` goes on"
     )
+    teacher: str | None = Field(
+        None,
+        min_length=1,
+        description="another model whose outputs are learned beside the targets: `before`, the run's model before "
+        "anything was taken away from it, or a saved model folder",
+    )
+    teacher_weight: float = Field(0.5, gt=0, le=1, description="share of the teacher's term in the loss")
+    temperature: PositiveFloat = Field(2.0, le=100, description="of teacher and student, where outputs are logits")
+    teacher_hidden: NonNegativeFloat = Field(
+        0.0, description="weight of what the layers give, relative to the teacher's outputs; 0: outputs alone"
+    )
     workers: NonNegativeInt = Field(0, le=256, description="processes that prepare rows")
 
     @model_validator(mode="after")
@@ -77,4 +88,7 @@ class TrainOptions(BaseModel):
             raise ValueError("`batch_cost` groups items of like cost: `group: false` does not go with it")
         if self.unfreeze and not self.freeze:
             raise ValueError("`unfreeze` without `freeze`: everything is trained already")
+        for name in ("teacher_weight", "temperature", "teacher_hidden"):
+            if self.teacher is None and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` without `teacher`")
         return self

@@ -35,6 +35,7 @@ from topwork.system.signals import requests
 from topwork.training.arguments import arguments, check, precision, restoring_model_state
 from topwork.training.checkpoints import last_checkpoint, rotate, seal, verify
 from topwork.training.dataset import StreamedBatches, TrainingDataset
+from topwork.training.distillation import Distillation
 from topwork.training.freezing import Freezing
 from topwork.training.history import equal_windows, mean_loss
 
@@ -89,6 +90,7 @@ def _result(stage: TrainOptions, trainer: TaskTrainer, seconds: float) -> dict[s
         "items_per_second": round(sum(trainer.run.process.gather(trainer.seen)) / seconds, 2),
         "precision": trainer.precision,
         "best": trainer.state.best_metric,
+        **({} if trainer.distillation is None else {"teacher": trainer.distillation.json(history)}),
         "skipped": len(trainer.settings.skipped),
         "skipped_rows": trainer.settings.skipped[:20],
         "history": equal_windows([log for log in history if "train_runtime" not in log], trainer.window),
@@ -113,6 +115,7 @@ class TaskTrainer(Trainer):
         planned = stage.steps or stage.epochs * math.ceil(batches / stage.accumulate)
         self.window = max(1, round(planned) // 50)  # steps between two logs
         self.precision = precision(stage.precision, run.device)
+        self.distillation = Distillation(stage, run) if stage.teacher is not None else None
         self.watch = _Watch(stage, run, freezing)
         callbacks: list[TrainerCallback] = [self.watch]
         if stage.patience:
@@ -192,11 +195,15 @@ class TaskTrainer(Trainer):
         processes = self.run.process.count
         if not batches or (len(batches) == 1 and processes == 1):
             return [None] * len(batches)
-        counts = torch.stack([_counts(self.task.target_counts(batch), self.args.device) for batch in batches])
+        counts = torch.stack([_counts(self._target_counts(batch), self.args.device) for batch in batches])
         totals = counts.sum(0)
         if processes > 1:  # gradients of processes are averaged afterwards, hence the factor
             totals = self.accelerator.reduce(totals, reduction="sum")
         return list(_divisors(counts) / _divisors(totals) * processes)
+
+    def _target_counts(self, batch: Batch) -> list[float | torch.Tensor]:
+        counts = list(self.task.target_counts(batch))
+        return counts if self.distillation is None else [*counts, len(batch)]  # the teacher's term is a mean over items
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -209,6 +216,8 @@ class TaskTrainer(Trainer):
         precision = "float32" if self.precision == "float32" and not self.stage.gradient_checkpointing else "other"
         with accelerated(self.run.device, precision):
             batch = cast_to_model_dtype(inputs, self.run.model)
+            if self.distillation is not None:
+                return self.distillation.loss(model, batch, weights)
             if weights is None:
                 return self.task.loss(model, batch)
             terms = self.task.loss_terms(model, batch)
@@ -224,6 +233,12 @@ class TaskTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the count of transformers knows neither pruning nor task heads."""
         return 0
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, with the mean of the teacher's term since the last log beside the loss."""
+        if self.distillation is not None and "loss" in logs:
+            logs = {**logs, "teacher_loss": self.distillation.mean_since_last()}
+        super().log(logs, *args, **kwargs)
 
     # ------------------------------------------------------------------ evaluation
 

@@ -84,9 +84,12 @@ def find_whole_layers(model: nn.Module, call: Callable[[], Any]) -> list[WholeLa
     layers = []
     for path, entries in lists.items():
         ran = [calls.get(id(entry), []) for entry in entries]
-        if len({type(entry) for entry in entries}) < max(2, len(entries)) and _is_chain(ran):
+        note = noted(model, "left_out", path)
+        # of a list that layers were left out of, as few as one may be left
+        alike = len({type(entry) for entry in entries}) < max(2, len(entries)) and _is_chain(ran)
+        if alike or (note is not None and all(len(calls) == 1 for calls in ran)):
             reasons = _reasons(model, path, entries, ran)
-            original = list((noted(model, "left_out", path) or {}).get("kept", range(len(entries))))
+            original = list((note or {}).get("kept", range(len(entries))))
             for position, index in enumerate(original):
                 layers.append(WholeLayer(f"{path}.{index}", path, index, position, reasons[position]))
     return layers

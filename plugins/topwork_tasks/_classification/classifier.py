@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from typing_extensions import override
 
-from topwork import Base, Batch, Json, OutputNames, Picture, Row, State, Task, TaskOptions, UsageError
+from topwork import Base, Batch, Json, OutputKind, OutputNames, Picture, Row, State, Task, TaskOptions, UsageError
 from topwork_tasks._classification.labels import LABEL_NAMES_HELP, LabelNames, label_config
 from topwork_tasks._classification.loss import classification_loss, learn_weights
 from topwork_tasks._classification.metric import ClassificationMetric
@@ -138,6 +139,11 @@ class Classifier(Task):
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the logits of a batch, [items, labels]."""
         raise NotImplementedError
+
+    @override
+    def output_kinds(self) -> dict[str, OutputKind]:
+        kinds: dict[Kind, OutputKind] = {"single": "classes", "multi": "labels", "regression": "values"}
+        return {"logits": kinds[self.kind]}
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return self._losses(model, batch).mean()

@@ -164,6 +164,10 @@ class DepthEstimation(ImageTask):
     # ------------------------------------------------------------------ tensors -> numbers
 
     @override
+    def output_kinds(self) -> dict[str, tw.OutputKind]:
+        return {"predicted_depth": "values"}
+
+    @override
     def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
         return self.row_losses(model, batch).mean()
 

@@ -180,6 +180,12 @@ class ImageSegmentation(ImageTask):
     # ------------------------------------------------------------------ tensors -> numbers
 
     @override
+    def output_kinds(self) -> dict[str, tw.OutputKind]:
+        if self._universal:
+            return {"class_queries_logits": "classes", "masks_queries_logits": "labels"}
+        return {"logits": "maps" if len(self.label_names) > 1 else "labels"}
+
+    @override
     def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
         if self._universal:
             return models.universal_loss(model, batch)

@@ -34,6 +34,11 @@ def family(config: Any) -> str:
     return config.model_type if is_native(config) else "detr"
 
 
+def has_softmax(config: Any) -> bool:
+    """Return whether a detector reads its logits by a softmax over labels and "no object", not by sigmoids."""
+    return family(config) in _SOFTMAX
+
+
 def is_native(config: Any) -> bool:
     """Return whether the architecture has a detector of its own, in transformers or in the checkpoint's code."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES as known
@@ -91,7 +96,7 @@ def check_processor(config: Any, processor: Any) -> None:
     name = type(processor).__name__.removesuffix("Pil").removesuffix("Fast")
     if not hasattr(processor, "post_process_object_detection"):
         return
-    if (name in _SOFTMAX_PROCESSORS) != (family(config) in _SOFTMAX):
+    if (name in _SOFTMAX_PROCESSORS) != has_softmax(config):
         raise UsageError(
             f"{name} does not belong to `{config.model_type}`: it would read its outputs wrong",
             place="base.processor",

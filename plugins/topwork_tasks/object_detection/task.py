@@ -179,6 +179,10 @@ class ObjectDetection(ImageTask):
     # ------------------------------------------------------------------ tensors -> numbers
 
     @override
+    def output_kinds(self) -> dict[str, tw.OutputKind]:
+        return {"logits": "classes" if processors.has_softmax(self.base.config) else "labels", "pred_boxes": "values"}
+
+    @override
     def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
         return model(**batches.model_tensors(batch, model)).loss
 

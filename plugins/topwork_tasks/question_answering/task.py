@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, Picture, Row, State
+from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, OutputKind, Picture, Row, State
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.text_task import TextTask
 from topwork_tasks._text.windows import span_in
@@ -120,6 +120,10 @@ class QuestionAnswering(TextTask):
         return self.text.padding_before(item, inputs["input_ids"].shape[1])
 
     # ------------------------------------------------------------------ tensors -> numbers
+
+    @override
+    def output_kinds(self) -> dict[str, OutputKind]:
+        return {"start_logits": "positions", "end_logits": "positions"}
 
     @override
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
