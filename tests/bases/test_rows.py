@@ -123,6 +123,31 @@ def test_image_folder_with_metadata(tmp_path) -> None:
     assert load(tmp_path)[0]["objects"] == objects
 
 
+@pytest.mark.parametrize("kind", ["image", "audio"])
+@pytest.mark.parametrize(("sep", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16"), (",", "utf-16")])
+def test_tables_beside_media_are_read_as_written(tmp_path, kind, sep, encoding) -> None:
+    from PIL import Image
+
+    names = ("train/a.png", "test/b.png") if kind == "image" else ("train/a.wav", "test/b.wav")
+    for name in names:
+        if kind == "image":
+            (tmp_path / name).parent.mkdir()
+            Image.new("L", (4, 3)).save(tmp_path / name)
+        else:
+            write_clip(tmp_path / name, 1)
+    lines = [["file_name", "label", "mask_file_name"], [names[0], "001", names[0]], [names[1], "NA", ""]]
+    text = "".join(sep.join(line) + "\r\n" for line in lines)
+    (tmp_path / "metadata.csv").write_bytes(text.encode(encoding))
+    train, test = load(tmp_path, split="train"), load(tmp_path, split="test")
+    assert (train["label"], test["label"]) == (["001"], ["NA"])
+    assert test.column_names == [kind, "mask", "label"] and test[0]["mask"] is None
+    if kind == "image":
+        assert train[0]["image"].size == (4, 3)
+    (tmp_path / "metadata.csv").write_text(f"file{sep}label\nx{sep}y\n")
+    with pytest.raises(DataError, match=r"metadata\.csv: has no column `file_name`"):
+        load(tmp_path)
+
+
 def write_clip(path: Path, value: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with wave.open(str(path), "wb") as file:

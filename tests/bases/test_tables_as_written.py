@@ -115,6 +115,22 @@ def test_a_gap_among_integers_does_not_make_floats_of_them(tmp_path):
     assert caught.value.row == 2
 
 
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("multi", [True, False])
+def test_columns_of_marks_are_labels_in_every_form_of_table(tmp_path, form, multi):
+    path = write(tmp_path, f"rows.{form}", table(form, ["text", "x", "y"], [["a", "1", "0"], ["b", "0", "1"]]))
+    data = DataOptions(columns={"label": ["x", "y"]}, train=RowsOptions(path=str(path)))
+    train = Roles(TASKS["text-classification"], PLUGINS, data)("train")
+    if not multi:
+        with pytest.raises(DataError, match="multi_label: true"):
+            topwork.build("text-classification", BASES["text-classification"], rows=train, plugins=PLUGINS)
+        return
+    work = topwork.build(
+        "text-classification", BASES["text-classification"], rows=train, plugins=PLUGINS, multi_label=True
+    )
+    assert [work.task.targets.of(row) for row in train] == [[0], [1]]
+
+
 @pytest.mark.parametrize("cell", ['["a", "b"]', "['a', 'b']", "a b"])
 def test_lists_in_a_cell(tmp_path, cell):
     path = write(tmp_path, "rows.tsv", f"words\ttags\n{cell}\t{cell}\n")
@@ -185,11 +201,72 @@ def test_separators_are_recognised_and_said(tmp_path, sep, given):
     assert bool(rows.remarks) is not given
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "columns"),
+    [
+        ("a.tsv", "text,label\na,x\nb,y\n", ["text", "label"]),  # a name that says tabs
+        ("a.csv", "text;label;note, more\na;x;1\nb;y;2\n", ["text", "label", "note, more"]),
+        ("a.csv", "sep=;\r\ntext;label\r\na, b;x\r\n", ["text", "label"]),  # as spreadsheets state it
+        ("a.csv", "sep=\t\ntext\tlabel\na\tx\n", ["text", "label"]),
+        ("a.tsv", 'text\n"a, b\nc\n', ["text"]),
+        ("a.csv", 'text,label\n"two\nlines",x\n', ["text", "label"]),
+    ],
+)
+def test_the_separator_is_that_of_header_and_rows(tmp_path, name, text, columns):
+    assert load(write(tmp_path, name, text)).column_names == columns
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl"])
 def test_encodings(tmp_path, encoding, form):
     path = write(tmp_path, f"a.{form}", table(form, ["text"], [["café"]]).replace("\\u00e9", "é"), encoding)
     assert load(path, options={"encoding": encoding} if encoding == "latin-1" else {})["text"] == ["café"]
+
+
+LINES = {
+    "a.txt": ("café\nb\n", {"text": "café"}),
+    "a.conll": ("café N\nb V\n", {"words": ["café", "b"], "tags": ["N", "V"]}),
+    "a.conllu": ("1\tcafé\tx\tN\n2\tb\ty\tV\n", {"words": ["café", "b"], "tags": ["N", "V"]}),
+    "chat.jsonl": (
+        '{"instruction": "café", "output": "b\u2028c"}\n',
+        {"messages": [{"role": "user", "content": "café"}, {"role": "assistant", "content": "b\u2028c"}]},
+    ),
+    "doccano.jsonl": (
+        '{"text": "café", "label": [[0, 4, "X"]]}\n',
+        {"text": "café", "spans": [{"start": 0, "end": 4, "label": "X"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("name", LINES)
+def test_encodings_of_lines_and_layouts(tmp_path, encoding, name):
+    text, wanted = LINES[name]
+    path = write(tmp_path, name, text.replace("\u2028", "-") if encoding == "latin-1" else text, encoding)
+    if encoding == "latin-1":
+        with pytest.raises(DataError, match=r"not UTF-8 .*encoding: cp1252"):
+            load(path)
+        assert "café" in str(load(path, options={"encoding": encoding})[0])
+        return
+    assert load(path)[0] == wanted
+
+
+def test_files_of_two_encodings_are_not_read_as_one(tmp_path):
+    write(tmp_path, "a.txt", "café\n", "utf-16")
+    write(tmp_path, "b.txt", "café\n")
+    with pytest.raises(DataError, match=r"b\.txt: read as utf-8, .*a\.txt as utf-16"):
+        load(tmp_path / "*.txt")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_cut_knows_the_tags_of_rows_as_it_knows_labels(tmp_path, form):
+    rows = [["a b", f"t{index % 40} O"] for index in range(100)]
+    rows = rows if form == "csv" else [[cell.split() for cell in row] for row in rows]
+    path = write(tmp_path, f"rows.{form}", table(form, ["words", "tags"], rows))
+    data = DataOptions(train=RowsOptions(path=str(path)), evaluate={"cut": 0.2})
+    roles = Roles(TASKS["token-classification"], PLUGINS, data)
+    train, evaluate = ({tag for row in roles(role) for tag in row["tags"]} for role in ("train", "evaluate"))
+    assert evaluate <= train
 
 
 def test_json_that_wraps_its_records(tmp_path):
@@ -277,10 +354,38 @@ def test_what_is_no_file_is_refused_and_bombs_are_bounded(tmp_path):
     with gzip.open(tmp_path / "zeros.csv.gz", "wb", compresslevel=1) as file:
         for _ in range(80):
             file.write(b"0" * 2**20)
-    with pytest.raises(DataError, match="times its size"):
-        load(tmp_path / "zeros.csv.gz")
+    for name in ("zeros.txt.gz", "zeros.jsonl.gz"):
+        os.link(tmp_path / "zeros.csv.gz", tmp_path / name)
+    for name in ("zeros.csv.gz", "zeros.txt.gz", "zeros.jsonl.gz"):
+        with pytest.raises(DataError, match="times its size"):
+            load(tmp_path / name)
     with pytest.raises(UsageError, match="there is no file"):
         load(tmp_path / "rows.xlsx")
+
+
+@pytest.mark.parametrize("name", ["rows.xlsx", "rows.ods", "ROWS.XLS"])
+def test_a_spreadsheet_is_named_with_the_mend(tmp_path, name):
+    write(tmp_path, name, b"PK\x03\x04")
+    with pytest.raises(UsageError, match=r"is a spreadsheet.*CSV UTF-8"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("task", "column"),
+    [
+        ("image-classification", "image"),
+        ("image-segmentation", "mask"),
+        ("depth-estimation", "depth"),
+        ("audio-classification", "audio"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".png", ".npy"])
+def test_a_pipe_in_a_row_is_refused(tmp_path, task, column, suffix):
+    os.mkfifo(tmp_path / f"x{suffix}")
+    rows = TASKS[task].example_rows()
+    work = topwork.build(task, BASES[task], rows=rows, plugins=PLUGINS)
+    with pytest.raises(DataError, match=r"no regular file"):
+        work.evaluate([{**rows[0], column: str(tmp_path / f"x{suffix}")}])
 
 
 # ---------------------------------------------------------------- the place of a row

@@ -3,6 +3,8 @@ integers, vectors and truth values are read is decided once for a column."""
 
 from __future__ import annotations
 
+import json
+
 import datasets
 import numpy
 import pytest
@@ -133,7 +135,8 @@ def test_both_readings_fit_and_the_log_says_which_was_taken():
 @pytest.mark.parametrize("task", CLASSIFIERS)
 @pytest.mark.parametrize("names", [["u", "v", "w"], None])
 @pytest.mark.parametrize("container", [list, tuple, lambda row: numpy.array(row, numpy.float32),
-                                       lambda row: [bool(entry) for entry in row]])  # fmt: skip
+                                       lambda row: [bool(entry) for entry in row], lambda row: [*map(str, row)],
+                                       lambda row: ";".join(map(str, row)), json.dumps])  # fmt: skip
 def test_vectors_of_zeros_and_ones_are_no_lists_of_numbers(task, names, container):
     vectors = [[1, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
     rows = labelled(task, [container(row) for row in vectors])
@@ -143,6 +146,29 @@ def test_vectors_of_zeros_and_ones_are_no_lists_of_numbers(task, names, containe
     assert work.task.targets.tensor([[0, 2], []]).tolist() == [[1, 0, 1], [0, 0, 0]]
     with pytest.raises(DataError, match="no vector of 3 zeros and ones"):
         work.task.targets.of({"label": [0, 1]})
+
+
+@pytest.mark.parametrize("task", CLASSIFIERS)
+@pytest.mark.parametrize("names", [["u", "v"], None])
+def test_two_entries_in_both_orders_are_vectors(task, names):
+    """As lists of labels all rows would have the same ones."""
+    rows = labelled(task, [[1, 0], [0, 1], [0, 1]])
+    work = build(task, rows, label_names=names, multi_label=True)
+    assert [work.task.targets.of(row) for row in rows] == [[0], [1], [1]]
+
+
+def test_lists_of_the_names_0_and_1_are_lists_of_names():
+    rows = labelled("text-classification", [["1", "0"], ["0", "1"]])
+    work = build("text-classification", rows, label_names=["0", "1"], multi_label=True)
+    assert [work.task.targets.of(row) for row in rows] == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("task", CLASSIFIERS)
+@pytest.mark.parametrize("written", [json.dumps, str])
+def test_a_list_in_a_cell_is_read_as_json_or_as_python_writes_it(task, written):
+    rows = labelled(task, [written(["x", "y"]), written(["y"]), written([])])
+    work = build(task, rows, multi_label=True)
+    assert [work.task.targets.of(row) for row in rows] == [[0, 1], [1], []]
 
 
 @pytest.mark.parametrize("task", CLASSIFIERS)
@@ -174,7 +200,9 @@ def test_columns_of_zeros_and_ones_are_labels(task):
 @pytest.mark.parametrize(
     ("first", "second", "how"),
     [("pos", "pos ", "white space"), ("a  b", "a b", "white space"), ("caf\u00e9", "cafe\u0301", "Unicode form"),
-     ("x", "\u00a0x", "white space"), ("\ufb01n", "fin", "Unicode form")],
+     ("x", "\u00a0x", "white space"), ("\ufb01n", "fin", "Unicode form"), ("\u0958", "\u0915\u093c", "Unicode form"),
+     ("\uff11", "1", "Unicode form"), ("x", "x\u200b", "invisible characters"),
+     ("\ufeffx", "x", "invisible characters")],
 )  # fmt: skip
 def test_spellings_that_nobody_can_tell_apart_are_refused(task, first, second, how):
     with pytest.raises(DataError, match=how) as caught:
@@ -194,8 +222,34 @@ def test_negative_integers_are_no_labels(task, names):
         read()
 
 
-def test_negative_tags_are_no_tags():
-    rows = [{"words": ["a", "b", "c"], "tags": [1, -100, 2]}]
+@pytest.mark.parametrize("task", CLASSIFIERS)
+@pytest.mark.parametrize("labels", [["pos", "-1", "neg"], ["-1.0", "0.0", "1.0"], ["-100", "x", "y"]])
+def test_negative_integers_in_text_are_no_labels_by_themselves(task, labels):
+    with pytest.raises(DataError, match=f"{min(labels)} is no label.*label_names"):
+        build(task, labelled(task, labels))
+
+
+@pytest.mark.parametrize("task", CLASSIFIERS)
+@pytest.mark.parametrize("written", [int, str])
+@pytest.mark.parametrize("names", [["-1", "0", "1"], {-1: "-1", 0: "0", 1: "1"}])
+def test_negative_integers_with_names_are_labels(task, written, names):
+    rows = labelled(task, [written(label) for label in (-1, 0, 1, -1)])
+    work = build(task, rows, label_names=names)
+    assert work.task.names == ["-1", "0", "1"]
+    assert [work.task.targets.of(row) for row in rows] == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("task", CLASSIFIERS)
+@pytest.mark.parametrize("label", [" ", "\t", "\u3000"])
+def test_white_space_is_no_label(task, label):
+    with pytest.raises(DataError, match="is no label") as caught:
+        build(task, labelled(task, ["x", "y", label]))
+    assert caught.value.row == 2
+
+
+@pytest.mark.parametrize("mark", [-100, "-100"])
+def test_negative_tags_are_no_tags(mark):
+    rows = [{"words": ["a", "b", "c"], "tags": [type(mark)(1), mark, type(mark)(2)]}]
     with pytest.raises(DataError, match="-100 is no label") as caught:
         topwork.build("token-classification", BASES["token-classification"], rows=rows, plugins=PLUGINS)
     assert (caught.value.row, caught.value.column) == (0, "tags")

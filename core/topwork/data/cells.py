@@ -78,8 +78,10 @@ def float_or_none(text: Any) -> Any:
 def _all_integers(cells: Iterable[Any] | None) -> bool:
     if cells is None:
         return False
-    present = {cell for cell in cells if cell is not None}
-    return bool(present) and all(is_integer(cell) for cell in present)
+    present = [cell for cell in cells if cell is not None]
+    if not all(isinstance(cell, str) for cell in present):  # values already: lists made of several columns
+        return False
+    return bool(present) and all(is_integer(cell) for cell in set(present))
 
 
 def _guessed(cells: Iterable[Any] | None) -> Callable[[Any], Any] | None:

@@ -131,15 +131,14 @@ def _codes(values: Sequence[Any]) -> np.ndarray:
 def label_strata(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> list[Any] | None:
     """Return the label of each row, by which a cut keeps proportions; None where rows have no labels.
 
-    A row with several labels counts for its rarest. Floats, and values of which each occurs once, are no labels.
+    A row with several labels, or with a tag for each of its words, counts for its rarest. Floats, and values of which
+    each occurs once, are no labels.
     """
-    name = next((name for name, column in task.columns.items() if column.target and column.kind == "label"), None)
-    source = columns.get(name, name) if name is not None else None
-    if name is None or not isinstance(source, str):
-        return None
-    values = column_values(rows, source)
+    name, values = _label_values(rows, task, columns)
     if values is None or any(isinstance(value, float) for value in values):
         return None
+    if task.columns[name].kind == "tags":
+        values = [value.split() if isinstance(value, str) else value for value in values]
     several = any(isinstance(value, list | tuple) for value in values)
     entries = [_hashable(value) for value in values]
     if several:
@@ -148,6 +147,17 @@ def label_strata(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> lis
             min(labels, key=counts.__getitem__) if isinstance(labels, tuple) and labels else None for labels in entries
         ]
     return entries if 1 < len(set(entries)) < len(entries) else None
+
+
+def _label_values(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> tuple[str, list[Any] | None]:
+    """Return the column of labels or tags that the rows have, and its values; None where there is none."""
+    for name, column in task.columns.items():
+        source = columns.get(name, name)
+        if column.target and column.kind in ("label", "tags") and isinstance(source, str):
+            values = column_values(rows, source)
+            if values is not None:
+                return name, values
+    return "", None
 
 
 def _hashable(value: Any) -> Any:

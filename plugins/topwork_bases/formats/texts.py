@@ -9,22 +9,23 @@ from typing import Any
 
 from topwork import DataError, Table, UsageError
 from topwork_bases.formats.layout import Layout, Located, table_of
-from topwork_bases.rows.text_files import parse_json
+from topwork_bases.rows.text_files import encoding_of, open_text, parse_json
 
 _UNIVERSAL = {"form": 1, "lemma": 2, "upos": 3, "xpos": 4, "deprel": 7}
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
     """Yield (number from 1, text) of the lines of a file.
 
+    Args:
+        path: the file.
+        encoding: None detects it.
+
     Raises:
-        DataError: it is not UTF-8.
+        DataError: text in another encoding, with its line.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from enumerate((line.rstrip("\r\n") for line in file), 1)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason})", hint="convert the file to UTF-8") from error
+    with open_text(path, encoding, []) as file:
+        yield from enumerate((line.rstrip("\r\n") for line in file), 1)
 
 
 # ---------------------------------------------------------------- CoNLL
@@ -47,7 +48,7 @@ def read_conll(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     tags: list[str] = []
     trees: list[list[str]] = []
     begin = width = 0
-    for number, line in [*numbered_lines(path), (0, "")]:
+    for number, line in [*numbered_lines(path, options.get("encoding")), (0, "")]:
         if not line.strip() or line.startswith("-DOCSTART-"):
             if words:
                 examples.append((begin, {"words": words, "tags": tags, **_dependencies(trees)}))
@@ -113,7 +114,7 @@ def read_parallel(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     made: dict[str, Table] = {}
     files = _pair(path)
     for first, second in zip(files[::2], files[1::2]):
-        texts = [[text for _, text in numbered_lines(file)] for file in (first, second)]
+        texts = [[text for _, text in numbered_lines(file, options.get("encoding"))] for file in (first, second)]
         if len(texts[0]) != len(texts[1]):
             raise DataError(
                 f"{first}: has {len(texts[0])} lines, {second} has {len(texts[1])}", hint="give both the same lines"
@@ -133,13 +134,14 @@ def read_parallel(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
 # ---------------------------------------------------------------- records of JSON with a known shape
 
 
-def located_records(path: Path) -> Iterator[tuple[int | None, Any]]:
+def located_records(path: Path, encoding: str | None = None) -> Iterator[tuple[int | None, Any]]:
     """Yield (line, record) of JSON lines, or of a list."""
-    text = path.read_text(encoding="utf-8-sig")
+    with open_text(path, encoding, []) as file:
+        text = file.read()
     if text.lstrip().startswith("["):
         yield from ((None, record) for record in parse_json(path, 1, text))
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # other line ends may stand inside of a text
         if line.strip():
             yield number, parse_json(path, number, line)
 
@@ -148,7 +150,7 @@ def first_record(path: Path) -> Any:
     """Return the first record of a file of JSON, read from its beginning; None where that is none."""
     if path.suffix.lower() not in (".json", ".jsonl", ".ndjson") or not path.is_file():
         return None
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open(encoding=encoding_of(path, None, []), errors="replace") as file:
         head = file.read(2**16).lstrip()
     start = head.find("{")
     if start < 0 or head[:start].strip() not in ("", "["):
@@ -165,7 +167,7 @@ _SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "
 def read_chat(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     """Read conversations of ShareGPT (`conversations`: from, value) as `messages`, and Alpaca's instructions."""
     examples: list[Located] = []
-    for line, record in located_records(path):
+    for line, record in located_records(path, options.get("encoding")):
         if "conversations" in record:
             turns = record["conversations"]
             unknown = next((turn.get("from") for turn in turns if turn.get("from") not in _SPEAKERS), None)
@@ -192,7 +194,7 @@ def _is_chat(path: Path) -> bool:
 def read_doccano(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     """Read an export of doccano: spans `[[start, end, label]]`, or labels of texts."""
     examples: list[Located] = []
-    for line, record in located_records(path):
+    for line, record in located_records(path, options.get("encoding")):
         text = record.get("text", record.get("data"))
         marks = record.get("label", record.get("labels"))
         if "entities" in record:
@@ -225,7 +227,7 @@ def read_label_studio(path: Path, options: Mapping[str, Any]) -> dict[str, Table
     """Read an export of label-studio: labels or spans of texts, as the last annotation of each task says."""
     examples: list[Located] = []
     left_out = 0
-    for line, record in located_records(path):
+    for line, record in located_records(path, options.get("encoding")):
         annotations = [entry for entry in record.get("annotations", ()) if not entry.get("was_cancelled")]
         if not annotations:
             left_out += 1
@@ -271,17 +273,28 @@ LAYOUTS = (
         "a word a line with its tags, sentences apart by empty lines; CoNLL-U too: words, tags",
         lambda path: path.suffix.lower() in (".conll", ".conllu", ".bio", ".iob"),
         read_conll,
-        ("word", "tag"),
+        ("word", "tag", "encoding"),
     ),
     Layout(
         "parallel",
         "two files with a sentence a line, train.en and train.de: translation",
         lambda path: path.is_dir() and bool(_pair(path)),
         read_parallel,
+        ("encoding",),
     ),
     Layout(
-        "chat", "JSON of ShareGPT (conversations) or Alpaca (instruction, input, output): messages", _is_chat, read_chat
+        "chat",
+        "JSON of ShareGPT (conversations) or Alpaca (instruction, input, output): messages",
+        _is_chat,
+        read_chat,
+        ("encoding",),
     ),
-    Layout("doccano", "an export of doccano: text with spans or label", _is_doccano, read_doccano),
-    Layout("label-studio", "an export of label-studio: text with spans or label", _is_label_studio, read_label_studio),
+    Layout("doccano", "an export of doccano: text with spans or label", _is_doccano, read_doccano, ("encoding",)),
+    Layout(
+        "label-studio",
+        "an export of label-studio: text with spans or label",
+        _is_label_studio,
+        read_label_studio,
+        ("encoding",),
+    ),
 )

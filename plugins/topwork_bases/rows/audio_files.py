@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from topwork import DataError, Origin, Table, split_named
-from topwork_bases.rows.records import read_records
-from topwork_bases.rows.tables import read_table
+from topwork import Origin, Table, split_named
+from topwork_bases.rows.described import TABLES, read_described, split_of
 
 
 def read_audio_files(paths: Sequence[Path], folder: Path | None) -> dict[str, Table]:
@@ -22,30 +21,26 @@ def read_audio_files(paths: Sequence[Path], folder: Path | None) -> dict[str, Ta
     Raises:
         DataError: an entry of a metadata file names no clip.
     """
+    import datasets
     from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 
     known = {suffix.lower() for suffix in AudioFolder.EXTENSIONS}
     by_split: dict[str, list[Path]] = {}
     for path in paths:
-        by_split.setdefault(_split(path, folder) or "train", []).append(path)
+        by_split.setdefault(split_of(path, folder) or "train", []).append(path)
     labelled = folder is not None or len({path.parent for path in paths}) > 1
-    clips, labels, described = {}, {}, {}
+    tables = [path for path in paths if path.name in TABLES]
+    described = read_described(tables, folder, "audio", datasets.Audio(decode=False))
+    clips, labels = {}, {}
     for split, files in by_split.items():
-        tables = [path for path in files if path.name in ("metadata.csv", "metadata.jsonl")]
-        if tables:
-            described[split] = Table.concatenate([_described(table) for table in tables])
+        if split in described:
             continue
         clips[split] = [path for path in files if path.suffix.lower() in known]
         labels[split] = [_label(path, folder) if labelled else None for path in clips[split]]
     names = sorted({name for given in labels.values() for name in given if name is not None})
     made = {split: _table(files, labels[split], names) for split, files in clips.items() if files}
-    return {split: (made | described)[split] for split in by_split if split in made or split in described}
-
-
-def _split(path: Path, folder: Path | None) -> str | None:
-    """Return the split that the first folder below the root names."""
-    parts = path.relative_to(folder).parts[:-1] if folder else ()
-    return split_named(parts[0]) if parts else None
+    both = made | described
+    return {split: both[split] for split in dict.fromkeys((*by_split, *described)) if split in both}
 
 
 def _label(path: Path, folder: Path | None) -> str | None:
@@ -54,27 +49,6 @@ def _label(path: Path, folder: Path | None) -> str | None:
     if folder and within and split_named(within[0]):
         within = within[1:]
     return within[-1] if within else None
-
-
-def _described(file: Path) -> Table:
-    """Return the rows of a metadata file, each with its clip; cells are text as written."""
-    import datasets
-
-    table = read_table(file, {}) if file.suffix == ".csv" else read_records(file, {})
-    rows = []
-    for index, row in enumerate(table):
-        name = row.pop("file_name", None)
-        line = table.origin.line_of(index)
-        if not name:
-            raise DataError(f"{file}:{line}: entry {index + 1} has no `file_name`", hint="name the clip of every entry")
-        clip = file.parent / name
-        if not clip.is_file():
-            raise DataError(
-                f"{file}:{line}: entry {index + 1} names `{name}`, which does not exist", hint="correct the entry"
-            )
-        rows.append({"audio": {"bytes": None, "path": str(clip.resolve())}, **row})
-    made = datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio(decode=False))
-    return Table(made, table.origin, written=table.written, remarks=table.remarks)
 
 
 def _table(files: Sequence[Path], labels: Sequence[str | None], names: list[str]) -> Table:

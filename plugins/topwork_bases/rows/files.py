@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Origin, Table, UsageError, choose_split, unknown
-from topwork_bases.rows.text_files import PACKED, check_regular
+from topwork_bases.rows.text_files import PACKED, check_regular, check_unpacked, common_encoding, read_through
 
 if TYPE_CHECKING:
     from topwork import RowsOptions
@@ -28,6 +28,7 @@ _OURS = {
     "audio": "audiofolder",
     "txt": "text",
 }
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
     rows = [path for path in paths if path.name not in _METADATA] or paths
     counts = Counter(formats[_suffix(path)] for path in rows if _suffix(path) in formats)
     if not counts:
+        if any(_suffix(path) in _SPREADSHEETS for path in rows):
+            raise UsageError(
+                f"`{source}` is a spreadsheet, not a table of text",
+                hint="save the sheet as `CSV UTF-8` and give that file",
+            )
         raise UsageError(
             f"the format of `{source}` cannot be told from its name",
             hint="give `format: csv`, json, text, imagefolder ...",
@@ -123,21 +129,36 @@ def read_files(files: Files, source: str, options: RowsOptions) -> Any:
         if options.streaming:
             return choose_split({name: table.stream() for name, table in splits.items()}, options.split, source)
         return choose_split(splits, options.split, source)
+    if files.format == "imagefolder" and files.folder is not None and not options.options:
+        tables = [path for path in files.paths if path.name == "metadata.csv"]
+        if tables:
+            return choose_split(_described_images(tables, files, options), options.split, source)
     if files.format in ("csv", "json") and files.paths and not {"data_files", "data_dir"} & set(options.options):
         return choose_split(_text_tables(files, source, options), options.split, source)
     return _by_library(files, source, options)
+
+
+def _described_images(tables: list[Path], files: Files, options: RowsOptions) -> dict[str, Any]:
+    """Return the images that tables of text describe, by split; `datasets` would guess the types of their cells."""
+    import datasets
+
+    from topwork_bases.rows.described import read_described
+
+    made = read_described(tables, files.folder, "image", datasets.Image())
+    return {split: table.stream() for split, table in made.items()} if options.streaming else dict(made)
 
 
 def _by_library(files: Files, source: str, options: RowsOptions) -> Any:
     """Return the rows as `datasets` reads them."""
     import datasets
 
+    if files.format == "text":
+        check_unpacked(files.paths)
+    where = _where(files, source, options)
     try:
-        loaded = datasets.load_dataset(
-            files.format, name=options.name, streaming=options.streaming, **_where(files, source, options)
-        )
+        loaded = datasets.load_dataset(files.format, name=options.name, streaming=options.streaming, **where)
     except Exception as error:
-        raise _explain(files, source, error) from error
+        raise _explain(files, source, error, options.options.get("encoding")) from error
     rows = choose_split(loaded, options.split, source)
     if options.streaming or len(files.paths) != 1 or files.folder is not None:
         return rows
@@ -206,6 +227,8 @@ def _where(files: Files, source: str, options: RowsOptions) -> dict[str, Any]:
         given.setdefault("sep", "\t")
     if options.format == "tsv":
         given.setdefault("sep", "\t")
+    if files.format == "text" and files.paths:
+        given.setdefault("encoding", common_encoding(files.paths))
     if "data_files" in given or "data_dir" in given:
         return given
     if files.folder is not None:
@@ -227,9 +250,16 @@ def _saved(files: Files, source: str, options: RowsOptions) -> Any:
     return rows.to_iterable_dataset() if options.streaming else rows
 
 
-def _explain(files: Files, source: str, error: Exception) -> DataError | UsageError:
+def _explain(files: Files, source: str, error: Exception, encoding: str | None = None) -> DataError | UsageError:
     """Return the fault of the files: the first one that cannot be read, and its line."""
     import datasets
+
+    if files.format == "text":
+        for path in files.paths:
+            try:
+                read_through(path, encoding)
+            except (DataError, UsageError) as fault:
+                return fault
 
     if isinstance(error, datasets.exceptions.DataFilesNotFoundError):
         return UsageError(f"`{source}` holds no {files.format} files", hint="check the path and `format`")

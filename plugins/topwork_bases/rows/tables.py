@@ -7,8 +7,9 @@ is not that of the header, and a quotation mark that swallows lines, are refused
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _BATCH = 20_000
 _SHORT, _MOST_VALUES = 60, 10_000
 #: rows that are looked at for a separator, and for how labels are written
 _LOOKED_AT = 50
+#: the line by which spreadsheets state the separator
+_STATED = re.compile(r'"?sep=(.)"?')
 csv.field_size_limit(2**31 - 1)
 
 
@@ -38,6 +41,7 @@ class Form:
         encoding: None detects it.
         names: of the columns, for files without a header.
         skip: lines above the header.
+        usual: separator that is expected where none is given.
     """
 
     sep: str | None = None
@@ -45,6 +49,7 @@ class Form:
     encoding: str | None = None
     names: tuple[str, ...] = ()
     skip: int = 0
+    usual: str = ","
 
 
 def form_of(options: Mapping[str, Any], tab: bool) -> Form:
@@ -60,7 +65,7 @@ def form_of(options: Mapping[str, Any], tab: bool) -> Form:
     for name in options:
         if name not in TABLE_OPTIONS:
             raise unknown("option of a table", name, TABLE_OPTIONS)
-    sep = options.get("sep", options.get("delimiter", "\t" if tab else None))
+    sep = options.get("sep", options.get("delimiter"))
     if sep is not None and (not isinstance(sep, str) or len(sep) != 1):
         raise UsageError(f"`sep: {sep}` is no single sign", hint="write one, such as ';'")
     quoting = options.get("quoting")
@@ -81,7 +86,8 @@ def form_of(options: Mapping[str, Any], tab: bool) -> Form:
     skip = options.get("skiprows", 0)
     if not isinstance(skip, int) or skip < 0:
         raise UsageError(f"`skiprows: {skip}` is no number of lines", hint="write 1, 2 ...")
-    return Form(sep, known[quoting], options.get("encoding"), tuple(map(str, names)), skip)
+    usual = "\t" if tab else ","
+    return Form(sep, known[quoting], options.get("encoding"), tuple(map(str, names)), skip, usual)
 
 
 def read_table(path: Path, options: Mapping[str, Any], tab: bool = False) -> Table:
@@ -107,7 +113,7 @@ def _batches(path: Path, form: Form, remarks: list[str]) -> Iterator[tuple[dict[
     """Yield columns and lines of rows, many at a time."""
     form, header, start = _header(path, form, remarks)
     if form.quoted is None:
-        form = Form(form.sep, _is_quoted(path, form, len(header), start, remarks), form.encoding, form.names, form.skip)
+        form = replace(form, quoted=_is_quoted(path, form, len(header), start, remarks))
     rows: list[list[str]] = []
     lines: list[int] = []
     for line, row in _checked_rows(path, form, len(header), start):
@@ -233,13 +239,15 @@ def _header(path: Path, form: Form, remarks: list[str]) -> tuple[Form, list[str]
     if not any(text.strip() for text in head):
         raise DataError(f"{path}: the file is empty", hint="write a header and rows")
     blank = next(index for index, text in enumerate(head) if text.strip())
-    sep = form.sep if form.sep is not None else _detected(path, head[blank:], remarks)
-    form = Form(
-        sep, form.quoted if form.quoted is not None or sep == "\t" else True, form.encoding, form.names, form.skip
-    )
-    if form.names:
-        return form, list(form.names), form.skip
+    sep = form.sep
+    if (stated := _STATED.fullmatch(head[blank].rstrip("\r\n"))) and len(head) > blank + 1:
+        sep, blank = sep or stated[1], blank + 1
+    if sep is None:
+        sep = _detected(path, head[blank:], form.usual, remarks)
+    form = replace(form, sep=sep, quoted=form.quoted if form.quoted is not None or sep == "\t" else True)
     start = form.skip + blank
+    if form.names:
+        return form, list(form.names), start
     names = _header_fields(path, form, start)
     named = [name if name.strip() else f"Unnamed: {index}" for index, name in enumerate(names)]
     twice = next((name for index, name in enumerate(named) if name in named[:index]), None)
@@ -254,23 +262,37 @@ def _header_fields(path: Path, form: Form, start: int) -> list[str]:
     return [name.removeprefix("\ufeff") for name in names]
 
 
-def _detected(path: Path, head: Sequence[str], remarks: list[str]) -> str:
-    """Return the separator: a comma where the header has one, else the sign that header and next rows share."""
-    header = head[0]
-    if "," in header:
-        return ","
-    for sep in _SEPARATORS[1:]:
+def _detected(path: Path, head: Sequence[str], usual: str, remarks: list[str]) -> str:
+    """Return the separator: the usual one where it fits, else the sign that header and next rows share.
+
+    Args:
+        path: of the table, for messages.
+        head: the header and lines below it.
+        usual: a comma, or a tab by the file's name.
+        remarks: takes a line about what was detected.
+    """
+    header, rows = head[0], [text for text in head[1:] if text.strip()]
+
+    def fits(sep: str) -> bool:
         count = header.count(sep)
-        if count and all(text.count(sep) >= count for text in head[1:] if text.strip()):
+        return bool(count) and all(text.count(sep) >= count for text in rows)
+
+    if fits(usual) or (usual in header and not rows):
+        return usual
+    others = [sep for sep in _SEPARATORS if sep != usual]
+    for sep in others:
+        if fits(sep):
             remarks.append(f"{path}: {_NAMES[sep]} stands between fields (`options: {{sep: ...}}` says otherwise)")
             return sep
-    for sep in _SEPARATORS[1:]:
-        if sep in header and len(head) > 1:
+    if usual in header:
+        return usual
+    for sep in others:
+        if sep in header and rows:
             raise DataError(
                 f"{path}:1: the header looks separated by {_NAMES[sep]}, the rows do not",
                 hint=f"name the separator: `options: {{sep: {sep!r}}}`",
             )
-    return ","
+    return usual
 
 
 def _is_quoted(path: Path, form: Form, width: int, start: int, remarks: list[str]) -> bool:

@@ -11,7 +11,7 @@ import io
 import json
 import lzma
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -122,6 +122,48 @@ def encoding_of(path: Path, requested: str | None, remarks: list[str]) -> str:
                 remarks.append(f"{path}: read as {encoding}, by its byte order mark")
             return encoding
     return "utf-8"
+
+
+def common_encoding(paths: Sequence[Path]) -> str:
+    """Return the encoding of files that are read together, by their byte order marks; UTF-8 where none has one.
+
+    Raises:
+        DataError: files of two encodings.
+    """
+    for path in paths:
+        check_regular(path)
+    encodings = {path: encoding_of(path, None, []).removesuffix("-sig") for path in paths}
+    first, *others = encodings
+    other = next((path for path in others if encodings[path] != encodings[first]), None)
+    if other is not None:
+        raise DataError(
+            f"{other}: read as {encodings[other]}, {first} as {encodings[first]}", hint="write all files alike"
+        )
+    return "utf-8-sig" if encodings[first] == "utf-8" else encodings[first]
+
+
+def check_unpacked(paths: Sequence[Path]) -> None:
+    """Unpack packed files once, keeping nothing.
+
+    Raises:
+        DataError: a damaged archive, or one that grows beyond reason.
+    """
+    for path in paths:
+        if path.suffix.lower() in PACKED:
+            with _unpacked(path) as file:
+                while file.read(2**20):
+                    pass
+
+
+def read_through(path: Path, encoding: str | None) -> None:
+    """Decode a whole file, keeping nothing.
+
+    Raises:
+        DataError: text in another encoding; the error names the line.
+    """
+    with open_text(path, encoding, []) as file:
+        while file.read(2**20):
+            pass
 
 
 @contextmanager

@@ -114,6 +114,8 @@ def may_be_unreadable(value: Any) -> bool:
     if not isinstance(value, bytes | bytearray | str | os.PathLike):
         return value is None
     source = io.BytesIO(value) if isinstance(value, bytes | bytearray) else os.fspath(value)
+    if isinstance(source, str) and not os.path.isfile(source):
+        return True
     try:
         with import_package("soundfile").SoundFile(source) as file:
             file.seek(max(0, file.frames - 1))
@@ -147,7 +149,8 @@ def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, i
     inside = isinstance(source, bytes | bytearray)
     name = f"{len(source)} bytes" if inside else os.fspath(source)
     if not inside and not os.path.isfile(source):
-        raise DataError(f"the file {name} does not exist", row=row, column=column, hint="correct the path")
+        cause = "is no regular file" if os.path.exists(source) else "does not exist"
+        raise DataError(f"the file {name} {cause}", row=row, column=column, hint="correct the path")
     try:
         with soundfile.SoundFile(io.BytesIO(source) if inside else os.fspath(source)) as file:
             clip, rate, frame_count, kind = (

@@ -6,14 +6,15 @@ Entry points: `label_index`, `given_names`, `check_alike`, `check_spellings`. Ru
 - An integer means what its own source declares (core hands such integers over as names); else the position of a name
   in the option `label_names`, or the key of its mapping; else it is a name itself. That is decided once for a column
   (`integer_names`) and kept with the model.
-- Negative integers, None and fractions are no labels. Truth values are the names `true` and `false`; whole floats are
-  integers.
+- Negative integers, None and fractions are no labels; a negative integer that `label_names` names is one. Truth values
+  are the names `true` and `false`; whole floats are integers.
 
 Targets of classification rows are made in `targets`.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -27,6 +28,7 @@ LabelNames = list[str] | dict[int | str, str] | None
 LABEL_NAMES_HELP = (
     "what the data's integers stand for, in order; or a mapping from what is written to the label: {1: bad, 2: good}"
 )
+_NEGATIVE = re.compile(r"-[1-9][0-9]*(\.0+)?")
 #: what integers stand for: names by position, or by what is written; None where integers are names themselves
 Declared = Sequence[str] | Mapping[str, str] | None
 
@@ -39,19 +41,30 @@ def label_config(names: Sequence[str]) -> dict[str, Any]:
 # ---------------------------------------------------------------- reading one value
 
 
-def as_label(value: Any, row: int | None = None, column: str = "label", further: str = "") -> str | int:
+def as_label(
+    value: Any, row: int | None = None, column: str = "label", further: str = "", named: Collection[str] = ()
+) -> str | int:
     """Return a value of a row as a name or an integer.
 
+    Args:
+        value: as the row has it.
+        row: index of the row, for messages.
+        column: name of the column, for messages.
+        further: added to hints.
+        named: what is known to be a label as it is written, `-1` among them.
+
     Raises:
-        DataError: None, an empty string, a fraction, a negative integer, a container: no label.
+        DataError: None, white space, a fraction, a negative integer that is not named, a container: no label.
     """
     if value is None:
         raise DataError(
             "is empty, which is no label", row=row, column=column, hint=f"fill it in or leave the row out{further}"
         )
     if isinstance(value, str):
-        if value == "":
-            raise DataError("'' is no label", row=row, column=column, hint=f"labels are strings or integers{further}")
+        if not value.strip() and value not in named:
+            raise DataError(
+                f"{value!r} is no label", row=row, column=column, hint=f"labels are strings or integers{further}"
+            )
         return value
     if isinstance(value, bool) or type(value).__name__ == "bool_":
         return "true" if value else "false"
@@ -61,14 +74,18 @@ def as_label(value: Any, row: int | None = None, column: str = "label", further:
         raise DataError(
             f"{value!r} is no label", row=row, column=column, hint=f"labels are strings or integers{further}"
         )
-    if value < 0:
-        raise DataError(
-            f"{int(value)} is no label: negative integers mark what does not count",
-            row=row,
-            column=column,
-            hint="leave such rows out, or write the label as text",
-        )
+    if value < 0 and str(int(value)) not in named:
+        raise _negative(int(value), row, column)
     return int(value)
+
+
+def _negative(value: Any, row: int | None, column: str) -> DataError:
+    return DataError(
+        f"{value} is no label: negative integers mark what does not count",
+        row=row,
+        column=column,
+        hint=f"leave such rows out, or name all labels: `label_names: {{{value}: ..., ...}}`",
+    )
 
 
 def label_index(
@@ -87,7 +104,7 @@ def label_index(
         >>> label_index("no", ["yes", "no"], None), label_index(0, ["yes", "no"], ["no", "yes"])
         (1, 1)
     """
-    label = as_label(value, row, column)
+    label = as_label(value, row, column, named=declared if isinstance(declared, Mapping) else names)
     name = _declared_name(label, declared)
     indices, folded = _lookup(tuple(names))
     candidates = [name, str(label)] if name is not None else [str(label)]
@@ -110,7 +127,7 @@ def label_index(
 def _declared_name(label: str | int, declared: Declared) -> str | None:
     if isinstance(declared, Mapping):
         return declared.get(str(label))
-    if declared is not None and isinstance(label, int) and label < len(declared):
+    if declared is not None and isinstance(label, int) and 0 <= label < len(declared):
         return declared[label]
     return None
 
@@ -196,7 +213,7 @@ def integer_names(
         return list(source) if source and declared is None else declared
     if source is not None:
         return _renamed(list(source), names)
-    integers = {label for value in values if isinstance(label := _tolerant(value), int)}
+    integers = {label for value in values if isinstance(label := _tolerant(value, names), int)}
     as_names = {label for label in integers if str(label) in names}
     if not as_names:
         return declared
@@ -220,9 +237,9 @@ def integer_names(
     return declared
 
 
-def _tolerant(value: Any) -> Any:
+def _tolerant(value: Any, named: Collection[str]) -> Any:
     try:
-        return as_label(value)
+        return as_label(value, named=named)
     except DataError:
         return None
 
@@ -242,10 +259,14 @@ def _renamed(source: list[str], names: list[str]) -> list[str] | dict[str, str]:
 def check_alike(value: Any, known: Collection[Any], row: int, column: str, further: str = "") -> None:
     """Refuse what is no label, and integers among names or names among integers that rows before had.
 
+    A negative integer is no label in text either: a column of names that has `-1` marks rows without a label by it.
+
     Raises:
         DataError: with the row.
     """
     label = as_label(value, row, column, further)
+    if isinstance(label, str) and _NEGATIVE.fullmatch(label):
+        raise _negative(label, row, column)
     earlier = next(iter(known), label)
     is_truth_value = isinstance(value, bool) or type(value).__name__ == "bool_"
     if isinstance(earlier, str) != isinstance(label, str) or (is_truth_value and earlier not in ("true", "false")):
@@ -258,7 +279,7 @@ def check_alike(value: Any, known: Collection[Any], row: int, column: str, furth
 
 
 def check_spellings(first_rows: Mapping[str, int], column: str) -> None:
-    """Refuse two labels that differ by white space or by Unicode form alone.
+    """Refuse two labels that differ by white space, by invisible characters or by Unicode form alone.
 
     Args:
         first_rows: label -> index of the first row that has it.
@@ -269,16 +290,23 @@ def check_spellings(first_rows: Mapping[str, int], column: str) -> None:
     """
     known: dict[str, str] = {}
     for name, row in first_rows.items():
-        plain = " ".join(unicodedata.normalize("NFKC", name).split())
+        plain = " ".join(_visible(unicodedata.normalize("NFKC", name)).split())
         earlier = known.setdefault(plain, name)
         if earlier != name:
             how = "white space" if "".join(earlier.split()) == "".join(name.split()) else "Unicode form"
+            if _visible(earlier) == _visible(name):
+                how = "invisible characters"
             raise DataError(
                 f"the labels {earlier!a} and {name!a} differ by {how} alone",
                 row=row,
                 column=column,
                 hint="write one of them everywhere, or name both: `label_names: {written: label}`",
             )
+
+
+def _visible(text: str) -> str:
+    """Return a text without format characters, such as a zero width space or a byte order mark."""
+    return "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
 
 
 def distinct_labels(values: Iterable[tuple[int, Any]], column: str, further: str = "") -> list[str]:

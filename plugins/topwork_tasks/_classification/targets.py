@@ -6,8 +6,10 @@ a single value means stands in `labels`.
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,7 +87,7 @@ class Targets:
         if self.kind == "regression":
             return number_of(value, index, self.column)
         entries = entries_of(value, index, self.column, self.separator)
-        if self.multi_hot and not any(isinstance(entry, str) for entry in entries):
+        if self.multi_hot and not any(isinstance(entry, str) and entry not in ("0", "1") for entry in entries):
             return self._marked(entries, index)
         return sorted({self.index(entry, index) for entry in entries})
 
@@ -97,7 +99,7 @@ class Targets:
                 column=self.column,
                 hint="write a 1 for each label that the row has, or lists of names in all rows",
             )
-        return [position for position, entry in enumerate(entries) if entry]
+        return [position for position, entry in enumerate(entries) if entry not in (0, "0")]
 
     def tensor(self, targets: Sequence[Any]) -> torch.Tensor:
         """Return targets of a batch: long [rows], floats [rows, labels] of zeros and ones, or floats [rows]."""
@@ -121,7 +123,9 @@ def number_of(value: Any, row: int | None, column: str) -> float:
         result = math.nan
     if not math.isfinite(result):
         cause = "is empty, which is no finite number" if value is None else f"{value!r} is no finite number"
-        raise DataError(cause, row=row, column=column, hint="correct it or leave the row out")
+        decimals = isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d+,\d+\s*", value)
+        hint = "write a point for the decimals" if decimals else "correct it or leave the row out"
+        raise DataError(cause, row=row, column=column, hint=hint)
     return result
 
 
@@ -132,8 +136,7 @@ def entries_of(value: Any, row: int | None, column: str, separator: str | None =
         DataError: none of these.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        with suppress(ValueError):
-            value = json.loads(value)
+        value = _listed(value)
     if isinstance(value, str) and separator is not None:
         return [part.strip() for part in value.split(separator) if part.strip()]
     if value is None or isinstance(value, str | int | float) or not isinstance(value, Iterable):
@@ -144,9 +147,19 @@ def entries_of(value: Any, row: int | None, column: str, separator: str | None =
     return [entries] if not isinstance(entries, list) else entries
 
 
+def _listed(text: str) -> Any:
+    """Return the list that a text writes as JSON or as Python does; the text if it writes none."""
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = read(text)
+            if isinstance(value, list):
+                return value
+    return text
+
+
 def is_binary(entries: Sequence[Any]) -> bool:
-    """Return True if all entries are 0 or 1, of any type of number or truth value."""
-    return all(not isinstance(entry, str) and entry in (0, 1) for entry in entries)
+    """Return True if all entries are 0 or 1, of any type of number or truth value, or written as text."""
+    return all(entry in ("0", "1") if isinstance(entry, str) else entry in (0, 1) for entry in entries)
 
 
 # ---------------------------------------------------------------- learning
@@ -193,8 +206,7 @@ def learn_targets(
     if kind == "multi" and values is not None:
         separator = separator or _separator(values, column, notes)
         values = [_parsed(value, index, column, separator) for index, value in enumerate(values)]
-        known = trained or given or source
-        multi_hot = source is None and _is_multi_hot(values, len(known) if known else None)
+        multi_hot = source is None and _is_multi_hot(values, trained or given or source)
     names = trained or given or source
     if multi_hot:
         width = len(values[0]) if values else 0
@@ -238,7 +250,8 @@ def _distinct(values: Sequence[Any] | None, column: str, kind: Kind) -> list[str
     pairs: Iterable[tuple[int, Any]] = enumerate(values)
     if kind == "multi":
         pairs = ((row, entry) for row, entries in enumerate(values) for entry in entries)
-    return labels.distinct_labels(pairs, column, "; for numbers set `regression: true`")
+    further = "; for numbers set `regression: true`, for lists of labels `multi_label: true`"
+    return labels.distinct_labels(pairs, column, further)
 
 
 def _separator(values: Sequence[Any], column: str, notes: list[str]) -> str | None:
@@ -263,15 +276,18 @@ def _separator(values: Sequence[Any], column: str, notes: list[str]) -> str | No
     return present[0]
 
 
-def _is_multi_hot(values: Sequence[Sequence[Any]], count: int | None) -> bool:
+def _is_multi_hot(values: Sequence[Sequence[Any]], names: Sequence[str] | None) -> bool:
     """Return whether lists are vectors of zeros and ones, all as long as the list of names if that is known.
 
-    Without names a repeated entry in a row is the proof: a list of labels names none twice.
+    Without names a repeated entry in a row is the proof: a list of labels names none twice. So are rows of two entries
+    in both orders: as lists of labels all rows would have the same ones.
     """
     lengths = {len(entries) for entries in values}
     if len(lengths) != 1 or not all(map(is_binary, values)):
         return False
     (length,) = lengths
-    if count is not None:
-        return length == count
-    return length > 1 and any(len({bool(entry) for entry in entries}) < length for entries in values)
+    if names is not None:
+        are_names = any(isinstance(entry, str) for entries in values for entry in entries) and {"0", "1"} & set(names)
+        return length == len(names) and not are_names
+    rows = {tuple(str(int(entry)) for entry in entries) for entries in values}
+    return length > 1 and (len(rows) > 1 or any(len(set(row)) < length for row in rows))

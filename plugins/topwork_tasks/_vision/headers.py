@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from topwork import DataError, Row
-from topwork_tasks._vision.images import ORIENTATION, TURNED, may_be_deep, open_file, to_pil
+from topwork_tasks._vision.images import ORIENTATION, TURNED, check_regular, may_be_deep, open_file, to_pil
 
 #: what a whole file ends with, shortly before its last byte; within the pixels neither can occur
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
@@ -69,6 +69,7 @@ def may_be_refused(row: Row, *maps: str, check: Callable[[Row, tuple[int, int]],
 
 
 def _of_path(path: str) -> tuple[int, int] | None:
+    check_regular(path)
     if path.endswith(".npy"):
         import numpy
 

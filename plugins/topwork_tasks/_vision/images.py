@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -160,12 +161,27 @@ def open_file(source: Any) -> Image:
     """Open an image file, its pixels not yet decoded, without PIL's warning of many pixels.
 
     `read_pixels` reduces very large images, and PIL refuses twice the pixels of its warning.
+
+    Raises:
+        OSError: no such file, or a pipe or device, of which reading may never end.
     """
     from PIL import Image as pil
 
+    if isinstance(source, str | os.PathLike):
+        check_regular(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pil.DecompressionBombWarning)
         return pil.open(source)
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse a pipe, a socket or a device: reading it may never end.
+
+    Raises:
+        OSError: the path is one of these.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise OSError(f"{os.fspath(path)} is no regular file")
 
 
 def to_pil(value: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError
-from topwork_tasks._vision.images import TURNED, describe_cause, to_pil, turn_array
+from topwork_tasks._vision.images import TURNED, check_regular, describe_cause, to_pil, turn_array
 
 if TYPE_CHECKING:
     import numpy
@@ -65,6 +65,7 @@ def _array(value: Any) -> numpy.ndarray:
     import numpy
 
     if (isinstance(value, str) or hasattr(value, "__fspath__")) and str(value).endswith(".npy"):
+        check_regular(value)
         return numpy.load(value, allow_pickle=False)
     if isinstance(value, str | bytes | Mapping) or hasattr(value, "getbands") or hasattr(value, "__fspath__"):
         image = to_pil(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ def is_coco(path: Path) -> bool:
     if path.suffix != ".json" or not path.is_file():
         return False
     with path.open("rb") as file:
-        if not _BEGINS.match(file.read(256)):
+        if not _BEGINS.match(file.read(256).removeprefix(codecs.BOM_UTF8)):
             return False
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
