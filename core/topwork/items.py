@@ -219,6 +219,7 @@ class Units:
         grid: (rows, columns) of the positions that are not special, when they tile an image.
         seconds: seconds that a position covers, when they tile time.
         image: the image as the model gets it, when there is one.
+        target_names: names of the tokens that a decoder reads, for an item of mode "loss".
 
     Example:
         >>> Units("token", names=["[CLS]", "good", "[SEP]"], special=[0, 2]).kind
@@ -231,6 +232,7 @@ class Units:
     grid: tuple[int, int] | None = None
     seconds: float | None = None
     image: Image | None = None
+    target_names: Sequence[str] = ()
 
 
 @dataclass
@@ -243,6 +245,9 @@ class Picture:
         image: an image, when the row has one.
         text: marked-up text as pieces (text, mark); mark is "" for plain text, else a short class such as "truth".
         audio: a WAV file to play, when the row has a clip.
+        facts: plain values for a table of predictions: "truth" and "prediction" (with the names of a confusion matrix,
+            where there is one), "confidence" (of the prediction, 0 to 1), and others.
+        measure: what `badness` is, such as "share of wrong pixels".
     """
 
     caption: str
@@ -250,6 +255,8 @@ class Picture:
     image: Image | None = None
     text: Sequence[tuple[str, str]] = ()
     audio: bytes | None = None
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    measure: str = ""
 
 
 class RowsView:

@@ -125,9 +125,16 @@ class StageResult(TypedDict, total=False):
         model_folder: where a model was saved, relative to the run folder when it lies inside.
         page: file that the stage wrote about the run; a page leaves such stages out.
 
-    Files beside result.json that are drawn as well: `pictures.json`, a list of {"row", "caption", "image", "text",
-    "audio"} (see `topwork.Picture`; `image` and `audio` are paths in the stage's folder), and `attention.json`,
-    {"rows": [{"row", "image", "grid", "names", "layers": [{"number", "group", "weights"}]}]}.
+    Files beside result.json that are drawn as well:
+
+    - `pictures.json`, a list of {"row", "caption", "image", "text", "audio"} (see `topwork.Picture`; `image` and
+      `audio` are paths in the stage's folder).
+    - `predictions.json`, {"order", "rows", "predictions": [{"row", "index", "caption", "badness", "facts",
+      "picture"}]}: `order` says what they are sorted by, `rows` how many there were, `facts` are those of
+      `topwork.Picture`, `picture` is an index in `pictures.json`.
+    - `attention.json`, {"rows": [{"row", "image", "grid", "names", "layers": [{"number", "group", "weights"}]}]}. Its
+      rows may have {"caption", "audio", "spectrogram", "axes", "heads", "heads_left_out"} as well, by which single
+      attention heads are chosen on the page; see `topwork_lens.stages.head_weights.pack_row`.
 
     Example:
         def __call__(self, run: Run) -> StageResult:

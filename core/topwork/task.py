@@ -363,7 +363,9 @@ class Task(ABC):
     def draw(self, row: Row, prediction: Prediction) -> Picture:
         """Return a rendering of a prediction beside the truth. Default: both as text."""
         truth = {name: row.get(name) for name, column in self.columns.items() if column.target}
-        return Picture(caption=f"predicted {brief(prediction)}" + (f", truth {brief(truth)}" if truth else ""))
+        facts = {**({"truth": brief(truth)} if truth else {}), "prediction": brief(prediction)}
+        caption = f"predicted {brief(prediction)}" + (f", truth {brief(truth)}" if truth else "")
+        return Picture(caption, facts=facts)
 
     @classmethod
     @abstractmethod

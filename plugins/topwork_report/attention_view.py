@@ -7,7 +7,7 @@ from typing import Any
 from topwork_report.charts import matrix, overlay
 from topwork_report.colours import level
 from topwork_report.formatting import cut
-from topwork_report.images import embed
+from topwork_report.images import embed, embed_clip
 from topwork_report.run_files import RunFiles, StageFiles, mappings, number
 
 Block = dict[str, Any]
@@ -22,7 +22,7 @@ def attention_blocks(run: RunFiles, stage: StageFiles) -> list[Block]:
     """Return a few rows with their attention, layer by layer."""
     attention = stage.artefacts.get("attention.json")
     rows = mappings(attention.get("rows")) if isinstance(attention, dict) else []
-    shown = [_row(run, stage, row) for row in rows[: _affordable(rows)]]
+    shown = [_row(run, stage, row, index) for index, row in enumerate(rows[: _affordable(rows)], 1)]
     if not shown:
         return []
     return [{"kind": "attention", "anchor": stage.anchor, "rows": shown, "left_out": len(rows) - len(shown)}]
@@ -39,10 +39,12 @@ def _affordable(rows: list[dict[str, Any]]) -> int:
     return MOST_ROWS
 
 
-def _row(run: RunFiles, stage: StageFiles, row: dict[str, Any]) -> Block:
+def _row(run: RunFiles, stage: StageFiles, row: dict[str, Any], position: int) -> Block:
     layers = mappings(row.get("layers"))
     chosen = _spread(layers, MOST_LAYERS)
     picture = embed(run, stage.folder, row.get("image"))
+    spectrogram = embed(run, stage.folder, row.get("spectrogram")) if picture is None else None
+    audio = embed_clip(run, stage.folder, row.get("audio"))
     names = [str(name) for name in row["names"]] if isinstance(row.get("names"), list) else []
     grid = row["grid"] if picture is not None and _is_grid(row.get("grid")) else None
     several = len({str(layer.get("group")) for layer in layers}) > 1
@@ -58,7 +60,11 @@ def _row(run: RunFiles, stage: StageFiles, row: dict[str, Any]) -> Block:
     return {
         "row": row.get("row"),
         "caption": row.get("caption") if isinstance(row.get("caption"), str) else None,
-        "picture": picture,
+        "id": f"look-{stage.anchor}-{position}",
+        "picture": picture or spectrogram,
+        "spectrogram": spectrogram is not None,
+        "audio": audio,
+        "audio_id": f"clip-{stage.anchor}-{position}",
         "grid": grid,
         "views": views,
         "left_out": len(layers) - len(chosen),

@@ -170,6 +170,8 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_ti
         "lines": lines,
         "x_ticks": [(place(x, y_low)[0], short(x)) for x in ticks(x_low, x_high, 5) if x_low <= x <= x_high],
         "y_ticks": [(place(x_low, y)[1], short(y)) for y in y_ticks],
+        "domain": (x_low, x_high),
+        "series": {name: thinned(points) for name, points in series.items()},
         "frame": {"left": left, "right": width - right, "top": top, "bottom": height - bottom},
         "table": [(name, len(points), points[0][1], min(y for _, y in points), points[-1][1])
                   for name, points in series.items()],

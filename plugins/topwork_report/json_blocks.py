@@ -114,6 +114,7 @@ def _confusion(title: str, value: dict[str, Any]) -> Block:
     if chart is None:
         return table(title, labels, counts)
     chart["counts"] = counts
+    chart["labels"] = labels
     return {"kind": "heat", "chart": chart, "confusion": True}
 
 

@@ -11,6 +11,7 @@ from topwork_report import formatting as formats
 from topwork_report.attention_view import attention_blocks
 from topwork_report.colours import inks, scales
 from topwork_report.images import embed, embed_clip
+from topwork_report.page_data import PageData, script
 from topwork_report.run_files import RunFiles, StageFiles, mappings, read_run
 from topwork_report.sections import section, stage_numbers
 from topwork_report.summary import headline_cards
@@ -47,11 +48,13 @@ def page_text(run: RunFiles, title: str | None = None) -> str:
     sections = []
     share = _picture_share(run)
     marks: dict[str, int] = {}
+    data = PageData(run)
     for stage in run.stages:
         part = section(run, stage)
-        part["blocks"] += attention_blocks(run, stage)
-        part["blocks"] += _pictures(run, stage, share, marks)
+        part["blocks"] += attention_blocks(run, stage) + _pictures(run, stage, share, marks)
+        part["blocks"] += _given_to_script(data, stage, part["blocks"] + part["rest"])
         sections.append(part)
+    text, digest = script()
     light, dark = (list(zip(scale, inks(scale), strict=True)) for scale in scales())
     return environment().get_template("page.html.j2").render(
         title=title or str(run.about.get("name") or run.folder.resolve().name),
@@ -65,7 +68,21 @@ def page_text(run: RunFiles, title: str | None = None) -> str:
         recipe=run.recipe_text,
         light=light,
         dark=dark,
+        data=data.json(),
+        script=text,
+        script_hash=digest,
     )  # fmt: skip
+
+
+def _given_to_script(data: PageData, stage: StageFiles, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Hand the script the data of a stage's blocks, and return the blocks that the script alone fills."""
+    for block in blocks:
+        if block["kind"] == "curves":
+            data.add_charts(block, stage.anchor)
+        elif block["kind"] == "attention":
+            data.add_attention(stage, block)
+    table = data.add_predictions(stage)
+    return [table] if table else []
 
 
 @cache
@@ -154,17 +171,26 @@ def _pictures(run: RunFiles, stage: StageFiles, most: int, marks: dict[str, int]
         })  # fmt: skip
     used = sorted({(piece["kind"], piece["mark"]) for card in cards for piece in card["text"] if piece["mark"]})
     wordy = any(card["text"] for card in cards)
-    ranked = len({entry.get("badness") for entry in pictures}) > 1
     return [
         {
             "kind": "pictures",
             "cards": cards,
             "marks": used,
             "wordy": wordy,
-            "ranked": ranked,
+            "anchor": stage.anchor,
+            "order": _order(stage, pictures),
             "left_out": len(pictures) - len(cards),
         }
     ]
+
+
+def _order(stage: StageFiles, pictures: list[dict[str, Any]]) -> str:
+    """Return the end of the heading of the predictions: what they are ordered by, as the stage says it."""
+    table = stage.artefacts.get("predictions.json")
+    if len({entry.get("badness") for entry in pictures}) <= 1:
+        return ", in the order of the rows"
+    order = table.get("order") if isinstance(table, dict) else None
+    return f" by {formats.cut(order, 120)}" if isinstance(order, str) and order else ", the worst first"
 
 
 def _pieces(text: Any, marks: dict[str, int]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from topwork import Json, UsageError
 
 _STAGE_FOLDER = re.compile(r"(\d+)-(.+)")
 # Artefacts that the page understands, beside result.json, and the type that each must have.
-_ARTEFACTS: dict[str, type] = {"attention.json": dict, "pictures.json": list}
+_ARTEFACTS: dict[str, type] = {"attention.json": dict, "pictures.json": list, "predictions.json": dict}
 
 
 @dataclass(frozen=True)

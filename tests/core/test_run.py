@@ -73,7 +73,7 @@ def test_what_a_run_leaves_behind(recipe, engine):
     assert listing(root / "stages") == names
     assert listing(root / "stages/01-train") == ["result.json"]  # neither checkpoints nor the model of an earlier stage
     assert listing(root / "stages/04-train") == ["result.json"]  # what `save` wrote is the same model
-    assert listing(root / "stages/02-evaluate") == ["pictures.json", "result.json"]
+    assert listing(root / "stages/02-evaluate") == ["pictures.json", "predictions.json", "result.json"]
     assert listing(root / "stages/03-predict") == ["predictions.jsonl", "result.json"]
     first = json.loads((root / "stages/01-train/result.json").read_text())
     assert set(first) == {"stage", "index", "folder", "seconds", "result", "options"}
@@ -375,7 +375,7 @@ def test_the_worst_predictions_are_drawn_first_also_by_a_task_that_does_not_rank
     run = started(recipe, plugins)
     drawn = json.loads((run.root / "stages/01-evaluate/pictures.json").read_text())
     assert [entry["badness"] for entry in drawn] == [0, 0, 0, -1]  # three are wrong
-    assert "Predictions, the worst first" in (run.root / "report.html").read_text()
+    assert "Predictions by right of the row alone, lowest first" in (run.root / "report.html").read_text()
     recipe["stages"] = [{"evaluate": {"role": "train", "pictures": 2, "limit": 3}}, "report"]  # all of them right
     page = (started(recipe, plugins).root / "report.html").read_text()
-    assert "worst first" not in page and "<h3>Predictions</h3>" in page
+    assert "<h3>Predictions, in the order of the rows</h3>" in page

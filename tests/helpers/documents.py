@@ -190,6 +190,7 @@ REPORT_ROOMS = (
         "command",
         "run_files",
         "page",
+        "page_data",
         "summary",
         "sections",
         "charts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -130,7 +131,9 @@ def test_attention_over_a_picture_has_the_grids_strengths(made: tuple[Path, Any]
 
 def test_the_page_is_one_offline_inert_file(made: tuple[Path, Any]) -> None:
     root, reader = made
-    assert reader.count("script") == reader.count("link") == reader.count("iframe") == 0
+    assert reader.count("link") == reader.count("iframe") == 0
+    scripts = [found.get("type", "") for tag, found in reader.tags if tag == "script"]
+    assert scripts == ["application/json", ""]  # data that no browser runs, and the page's own script
     for _, found in reader.tags:
         for key, value in found.items():
             assert not re.match(r"\s*(https?:)?//", value), (key, value[:80])
@@ -139,6 +142,10 @@ def test_the_page_is_one_offline_inert_file(made: tuple[Path, Any]) -> None:
     assert "@import" not in html
     assert set(re.findall(r"url\(([^)]*)\)", html)) <= {"#hatch-lo", "#hatch-hi"}
     assert "default-src 'none'" in html
+    (own,) = re.findall(r"<script>(.*?)</script>", html, re.S)
+    digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html
+    assert "innerHTML" not in own and "eval" not in own and "http" not in own.replace("http://www.w3.org/2000/svg", "")
     assert len(html) < 1_000_000
 
 

@@ -32,7 +32,7 @@ def test_text_from_data_comes_out_inert(tmp_path: Path) -> None:
     stage(root, 11, "strange", 1.0, {EVIL: EVIL, "tables": {EVIL: {"columns": [EVIL], "rows": [[EVIL]]}}}, note=EVIL)
     write(root / "recipe.yaml", f'task: x\nbase: "{EVIL}"\n')
     reader = page(root, title=EVIL)
-    assert reader.count("script") == 0
+    assert reader.count("script") == 2  # the page's data and its own script
     assert reader.count("img") == 0
     assert reader.count("image") == 2  # the two rows of the attention stage
     assert reader.text.count("alert('x')") >= 8

@@ -5,18 +5,22 @@ The weights (`overlay`) are ready to be drawn over the image or the words by the
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from topwork import Json, Stage, Units, write_json, write_whole
+from topwork import DataError, Json, Stage, Units, write_json, write_whole
+from topwork_lens.stages.head_weights import pack_row
 
 if TYPE_CHECKING:
     import torch
 
     from topwork import AttentionLayer, Batch, Run
     from topwork_lens.capture.result import Captured
+    from topwork_lens.look import Look
 
 _TOKENS = 64
 _MAPS: list[Json] = [
@@ -34,6 +38,9 @@ class Attention(Stage):
 
     rows: PositiveInt = Field(8, description="rows that are looked at")
     overlays: NonNegativeInt = Field(4, description="rows whose attention is kept to be drawn")
+    head_bytes: NonNegativeInt = Field(
+        2_500_000, description="most bytes of the weights of single attention heads, of all rows; 0 keeps none"
+    )
     role: Literal["evaluate", "calibrate", "train"] = Field("evaluate", description="whose rows")
 
     def reads(self) -> tuple[str, ...]:
@@ -49,16 +56,22 @@ class Attention(Stage):
         tables = Tables(layers)
         overlays: list[dict[str, Json]] = []
         rows = first_rows(run.rows(self.role), self.rows)
+        share = self.head_bytes // max(1, min(self.overlays, len(rows)))
         for row_index, row in enumerate(run.progress(rows, label="attention")):
-            for item in run.task.encode([row], "predict", run.seed)[:1]:
+            items = run.task.encode([row], "predict", run.seed)
+            for item in items[:1]:
                 units = run.task.units(item)
                 batch = run.task.collate([item], "predict").to(run.device)
                 is_drawn = row_index < self.overlays
-                captured = capture_attention(look, run, batch, units, is_drawn)
+                captured, parts = capture_attention(look, run, batch, units, is_drawn)
                 tables.add(captured, units)
                 if is_drawn:
                     folder = run.folder if run.process.main else None
-                    overlays.append(overlay(row_index, captured, layers, units, folder))
+                    drawn = overlay(row_index, captured, layers, units, folder)
+                    drawn |= described(row_index, row, parts if len(items) == 1 else [], run, units, folder)
+                    if share:
+                        drawn |= weights_by_head(look, run, row, captured, units, share)
+                    overlays.append(drawn)
         statistics = {"layers": tables.json(), "rows": overlays}
         if run.process.main:
             write_json(run.folder / "attention.json", statistics)
@@ -73,15 +86,86 @@ def first_rows(rows: Any, count: int) -> list[Any]:
     return list(islice(iter(rows), count))
 
 
-def capture_attention(look: Any, run: Run, batch: Batch, units: Units, with_weights: bool) -> Captured:
-    """Capture the statistics of attention during a prediction, and the weights if they are wanted."""
+def capture_attention(
+    look: Look, run: Run, batch: Batch, units: Units, with_weights: bool
+) -> tuple[Captured, list[Any]]:
+    """Capture the statistics of attention during a prediction, and the weights if they are wanted.
+
+    Returns:
+        what was captured, and the parts that the task predicted.
+    """
     import torch
 
     special = list(units.special)
     what = ["entropy", "distance", *(["mass"] if special else []), *(["weights"] if with_weights else [])]
     with torch.no_grad(), look.capture(*what, keys=special or None, places=coordinates(units)) as captured:
-        run.task.predict(run.model, batch)
-    return captured
+        parts = run.task.predict(run.model, batch)
+    return captured, list(parts)
+
+
+def weights_by_head(
+    look: Look, run: Run, row: Any, captured: Captured, units: Units, most_bytes: int
+) -> dict[str, Json]:
+    """Return the weights of every attention head on a row, see `pack_row`.
+
+    A decoder that generates reads its own tokens one by one, often several candidates at once; so its weights, and
+    those of cross-attention, are captured again while it reads the row's target, where the row has one.
+
+    Args:
+        look: at the model.
+        run: has the task and the model.
+        row: the row.
+        captured: weights that were captured during the prediction.
+        units: what the positions are.
+        most_bytes: that the weights may take.
+    """
+    import torch
+
+    from topwork_lens.layers.discovery import numbered
+
+    layers = numbered(look.layers)
+    by_group = dict.fromkeys((group for group, _ in layers), captured)
+    generates = any(len(captured.values.get("weights", {}).get(layer.path, ())) > 1 for layer in layers.values())
+    if generates and "cross" in by_group:
+        with suppress(DataError):
+            item = run.task.encode([row], "loss", run.seed)[0]
+            batch = run.task.collate([item], "loss").to(run.device)
+            with torch.no_grad(), look.capture("weights") as with_target:
+                run.task.row_losses(run.model, batch)
+            by_group = {group: captured if group == "encoder" else with_target for group in by_group}
+            units = replace(units, target_names=run.task.units(item).target_names)
+    return pack_row(by_group, layers, units, most_bytes)
+
+
+def described(
+    row_index: int, row: Any, parts: list[Any], run: Run, units: Units, folder: Path | None
+) -> dict[str, Json]:
+    """Return what the task says of a row and its prediction: {"caption", "audio", "spectrogram"}, where it has them.
+
+    Args:
+        row_index: index of the row.
+        row: the row.
+        parts: that were predicted for it; empty where they are not those of the whole row.
+        run: has the task.
+        units: what the positions are.
+        folder: where the clip and its spectrogram are written; None: nowhere.
+    """
+    if not parts:
+        return {}
+    picture = run.task.draw(row, run.task.merge(row, parts))
+    facts: dict[str, Json] = {"caption": picture.caption}
+    name = f"rows/{row_index + 1:04d}"
+    if picture.audio is not None:
+        facts["audio"] = f"{name}.wav"
+        if folder is not None:
+            with write_whole(folder / f"{name}.wav") as temporary:
+                temporary.write_bytes(picture.audio)
+        if picture.image is not None and units.image is None:
+            facts["spectrogram"] = f"{name}.png"
+            if folder is not None:
+                with write_whole(folder / f"{name}.png") as temporary:
+                    picture.image.save(temporary, format="PNG")
+    return facts
 
 
 def coordinates(units: Units) -> torch.Tensor | None:

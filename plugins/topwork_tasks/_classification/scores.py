@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import Picture, Row, TopworkError
+from topwork import Json, Picture, Row, TopworkError
 from topwork_tasks._classification.targets import Kind, Targets
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def all_scores(prediction: Any, names: Sequence[str]) -> list[float]:
     return [by_name[name] for name in names]
 
 
+_MEASURES = {"regression": "absolute error", "multi": "error of the probability of a label"}
+
+
 def draw_labels(
     row: Row, prediction: Any, targets: Targets, shown: Sequence[tuple[str, str]] = (), image: Any = None
 ) -> Picture:
@@ -72,21 +75,30 @@ def draw_labels(
         shown: pieces of text that stand for the row.
         image: that stands for the row.
     """
+    facts: dict[str, Json] = {}
+    if prediction:
+        facts = {"prediction": prediction[0]["label"], "confidence": prediction[0]["score"]}
     best = ", ".join(f"{entry['label']} {entry['score']:.2f}" for entry in prediction[:3])
     if targets.kind == "regression":
-        best = f"{prediction[0]['score']:.3g}"
+        best, facts = f"{prediction[0]['score']:.3g}", {"prediction": prediction[0]["score"]}
+    if shown:
+        facts["shown"] = "".join(piece for piece, _ in shown)
     if row.get(targets.column) is None:
-        return Picture(f"predicted {best}", 0.0, image, [*shown, (" -> ", ""), (best, "predicted")] if shown else ())
+        pieces = [*shown, (" -> ", ""), (best, "predicted")] if shown else []
+        return Picture(f"predicted {best}", 0.0, image, pieces, facts=facts)
     truth = targets.of(row)
     if targets.kind == "regression":
         text, badness = f"{truth:.3g}", abs(float(prediction[0]["score"]) - float(truth))  # type: ignore[arg-type]
+        facts = {"truth": float(truth), **facts}  # type: ignore[arg-type]
     else:
         indices = truth if isinstance(truth, list) else [int(truth)]
         text = ", ".join(targets.names[index] for index in indices) or "no label"
         badness = _badness(prediction, indices, targets)
+        facts = {"truth": text, **facts}
     mark = "right" if badness < 0.5 else "wrong"
-    pieces = [*shown, (" -> ", ""), (best, mark), (" ", ""), (text, "truth")] if shown else ()
-    return Picture(f"predicted {best}, truth {text}", badness, image, pieces)
+    pieces = [*shown, (" -> ", ""), (best, mark), (" ", ""), (text, "truth")] if shown else []
+    measure = _MEASURES.get(targets.kind, "probability that the truth did not get")
+    return Picture(f"predicted {best}, truth {text}", badness, image, pieces, facts=facts, measure=measure)
 
 
 def _badness(prediction: Any, indices: Sequence[int], targets: Targets) -> float:

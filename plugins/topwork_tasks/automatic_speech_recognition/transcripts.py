@@ -150,4 +150,6 @@ def draw_transcript(row: Row, prediction: Any, case: Case, image: Any) -> Pictur
             pieces += [(heard_words + " ", "wrong")] if heard_words else []
             pieces += [(wanted + " ", "truth")] if wanted else []
     errors = alignment.substitutions + alignment.deletions + alignment.insertions
-    return Picture(f"understood `{predicted}`, said was `{truth}`", errors / max(1, len(words)), image, pieces)
+    badness, facts = errors / max(1, len(words)), {"truth": truth, "prediction": predicted, "word errors": errors}
+    caption, measure = f"understood `{predicted}`, said was `{truth}`", "word errors for each word of the truth"
+    return Picture(caption, badness, image, pieces, facts=facts, measure=measure)

@@ -225,7 +225,10 @@ class DepthEstimation(ImageTask):
                 badness = depth_figures(*pair, options.min_depth, options.max_depth, options.align)[0]
             caption += f", off by {badness:.1%} on the mean (image, truth, prediction; near is bright)"
         deepest = max(float(depth.max()) for depth in maps)
-        return tw.Picture(caption, badness, depth_maps.draw_depths(image, maps, deepest))
+        facts = {"nearest": float(predicted.min()), "deepest": float(predicted.max())}
+        facts |= {"relative error": badness} if len(maps) == 2 else {}
+        drawn = depth_maps.draw_depths(image, maps, deepest)
+        return tw.Picture(caption, badness, drawn, facts=facts, measure="mean relative error")
 
     @classmethod
     @override

@@ -237,7 +237,9 @@ def draw_masks(row: Row, prediction: FilledMasks) -> Picture:
         answer = row["answer"] if isinstance(row["answer"], str) else ", ".join(row["answer"])
         shown.append((f" {answer}", "truth"))
     caption = f"{best or 'no masks'}: {row['text']}"
-    return Picture(caption[:300], wrong, text=[pair for pair in shown if pair[0]])
+    facts = {**({"truth": shown[-1][0].strip()} if row.get("answer") is not None else {}), "prediction": best}
+    pieces = [pair for pair in shown if pair[0]]
+    return Picture(caption[:300], wrong, text=pieces, facts=facts, measure="share of wrong masks")
 
 
 class MaskedTokenMetric(Metric):

@@ -29,7 +29,8 @@ def draw_semantic(image: Image, prediction: Segmentation, truth: numpy.ndarray, 
     valid = truth != ignored
     wrong = float((truth != prediction.map)[valid].mean()) if valid.any() else 0.0
     caption = f"{wrong:.1%} of the pixels are wrong (left the truth, right the prediction: {_labels_of(prediction)})"
-    return Picture(caption, wrong, overlay(image, [truth * valid - (~valid).astype(int), prediction.map]))
+    facts, maps = {"wrong pixels": wrong}, [truth * valid - (~valid).astype(int), prediction.map]
+    return Picture(caption, wrong, overlay(image, maps), facts=facts, measure="share of wrong pixels")
 
 
 def draw_segments(image: Image, prediction: Segmentation, truth: Segments, names: Sequence[str]) -> Picture:
@@ -38,7 +39,9 @@ def draw_segments(image: Image, prediction: Segmentation, truth: Segments, names
     hits, extra, missed = match_segments(truth, prediction.map, shown)
     caption = f"found {len(hits)} of {len(hits) + len(missed)} segments, {len(extra)} more (left the truth)"
     maps = [truth.ids.astype(int) - 1, prediction.map.astype(int) - 1]
-    return Picture(caption, float(len(missed) + len(extra)), overlay(image, maps))
+    facts = {"right": len(hits), "missed": len(missed), "superfluous": len(extra)}
+    wrong, measure = float(len(missed) + len(extra)), "number of missed and superfluous segments"
+    return Picture(caption, wrong, overlay(image, maps), facts=facts, measure=measure)
 
 
 def _labels_of(prediction: Segmentation) -> str:

@@ -244,17 +244,19 @@ class ObjectDetection(ImageTask):
         image, size = self.inputs.open(row, None, "RGB")
         predicted = [(list(entry["box"].values()), entry) for entry in prediction]
         boxes = [(box, f"{entry['label']} {entry['score']:.2f}", "orange") for box, entry in predicted]
-        caption, badness = f"found {len(predicted)}", 0.0
+        caption, badness, facts = f"found {len(predicted)}", 0.0, {"predicted": len(predicted)}
         if row.get("objects") is not None:
             objects, labels = self._objects(row, size)
             names = [self.label_names[label] for label in labels]
             boxes = [(box, name, "lime") for box, name in zip(objects.boxes.tolist(), names)] + boxes
             pairs = [(box, entry["label"]) for box, entry in predicted]
             badness = detectors.count_mistakes(objects.boxes, names, pairs)
+            facts = {"true": len(names), **facts, "missed or wrong": int(badness)}
             caption = f"found {len(predicted)} (orange) of {len(names)} (green), {badness:.0f} missed or wrong"
         large = magnified(image, 320)
         drawn = _boxes.draw_boxes(large, boxes, large.width / size[0])
-        return tw.Picture(caption=caption, badness=badness, image=drawn)
+        measure = "number of objects missed or wrong"
+        return tw.Picture(caption, badness, drawn, facts=facts, measure=measure)
 
     @classmethod
     @override

@@ -213,7 +213,9 @@ class QuestionAnswering(TextTask):
         truth = "unknown" if truths is None else (truths[0] if truths else "no answer")
         pieces += [(" ", ""), (truth, "truth")] if truths is not None else []
         caption = f"predicted {best['answer'] or 'no answer'!r}, truth {truth!r}"
-        return Picture(caption, badness, None, [piece for piece in pieces if piece[0]])
+        facts = {"truth": truth, "prediction": best["answer"] or "no answer", "confidence": best["score"]}
+        shown = [piece for piece in pieces if piece[0]]
+        return Picture(caption, badness, None, shown, facts=facts, measure="1 − F1 of the answer's words")
 
     @classmethod
     @override

@@ -257,7 +257,9 @@ class SequenceToSequence(Task):
             (" ", ""),
             (true, "truth"),
         ]
-        return Picture(f"{predicted[:140]} (true: {true[:140]})", badness, text=[pair for pair in shown if pair[0]])
+        caption, pieces = f"{predicted[:140]} (true: {true[:140]})", [pair for pair in shown if pair[0]]
+        facts = {"truth": true, "prediction": predicted}
+        return Picture(caption, badness, text=pieces, facts=facts, measure="1 − ROUGE-L")
 
 
 __all__ = ["Seq2SeqOptions", "SequenceToSequence"]

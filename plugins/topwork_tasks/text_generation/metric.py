@@ -46,7 +46,9 @@ def draw_text(question: str | None, prediction: GeneratedText, truth: str | None
     badness = prediction.nll / prediction.tokens if prediction.tokens else 0.0
     pieces = [(question or "", "question"), (prediction.completion or "", "predicted"), (truth or "", "truth")]
     caption = f"{badness:.2f} nats a token" if prediction.tokens else "generated"
-    return Picture(caption, badness, None, [piece for piece in pieces if piece[0]])
+    facts = {**({"truth": truth} if truth else {}), "prediction": prediction.completion or ""}
+    shown = [piece for piece in pieces if piece[0]]
+    return Picture(caption, badness, None, shown, facts=facts, measure="loss in nats a token")
 
 
 def causal_token_losses(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

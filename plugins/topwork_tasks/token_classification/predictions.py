@@ -188,6 +188,8 @@ def draw_tags(row: Row, prediction: TagPrediction, reader: RowReader, scheme: Sc
         (caption or "no entities")[:300],
         wrong / max(1, len(predicted | true)) if is_known else 0.0,
         text=[pair for pair in shown if pair[0]],
+        facts={**({"true": len(true), "wrong": wrong} if is_known else {}), "predicted": len(predicted)},
+        measure="share of entities that are missed or wrong",
     )
 
 

@@ -1,0 +1,140 @@
+"""Predictions that an evaluation keeps for readers: the worst ones drawn, and a table of many.
+
+Entry point: `Gallery`, which the stage `evaluate` hands each prediction.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from topwork.data.table import row_number
+from topwork.files import plain, write_json
+from topwork.items import Json, Picture
+
+if TYPE_CHECKING:
+    from topwork.runs.run import Run
+    from topwork.task import Task
+
+_MOST_CHARACTERS = 160
+
+
+class Gallery:
+    """The worst predictions of an evaluation: `most` of them drawn, `listed` of them with their numbers.
+
+    Rows are ranked by their loss where it is known, else by what the task's `draw` says, else by the task's metric of
+    the row alone. Drawing is cheap beside predicting, keeping all images is not.
+
+    Args:
+        task: the task.
+        most: how many predictions are drawn; 0 keeps nothing.
+        listed: how many predictions stand in the table.
+        losses: losses of the rows, by index; None where they are not known.
+    """
+
+    def __init__(self, task: Task, most: int, listed: int = 0, losses: Mapping[int, float] | None = None) -> None:
+        from topwork.task import Task
+
+        self.task, self.most, self.listed, self.losses = task, most, listed, losses
+        self._plain = type(task).draw is Task.draw  # a drawing that does not say how bad a prediction is
+        self._kept: list[tuple[float, int, Picture]] = []
+        self._lines: list[tuple[float, int, dict[str, Json]]] = []
+        self._measure = ""
+        self._count = 0
+
+    def __call__(self, index: int, row: Any, prediction: Any) -> None:
+        """Draw the prediction of a row, and keep it when it is among the worst so far."""
+        if not self.most:
+            return
+        self._count += 1
+        picture = self.task.draw(row, prediction)
+        badness, self._measure = self._rank(index, row, prediction, picture)
+        _keep(self._kept, (badness, -index, picture), self.most)
+        if self.listed:
+            facts = {name: _brief_fact(value) for name, value in picture.facts.items()}
+            loss = None if self.losses is None else self.losses.get(index)
+            if loss is not None:
+                facts["loss"] = loss if math.isfinite(loss) else None
+            line = {"caption": picture.caption[:_MOST_CHARACTERS], "badness": badness, "facts": facts}
+            _keep(self._lines, (badness, -index, line), self.listed)
+
+    def _rank(self, index: int, row: Any, prediction: Any, picture: Picture) -> tuple[float, str]:
+        """Return how bad a prediction is, and what that number measures."""
+        if self.losses is not None and index in self.losses:
+            loss = self.losses[index]
+            return loss if math.isfinite(loss) else 0.0, "loss, largest first"
+        if not self._plain:
+            return float(picture.badness), f"{picture.measure}, largest first" if picture.measure else ""
+        metric = self.task.metric()
+        metric.update(row, prediction)
+        value = float(metric.result()[metric.primary])
+        name = metric.primary.replace("_", " ")
+        if not math.isfinite(value):
+            value = 0.0
+        if metric.higher_is_better:
+            return -value, f"{name} of the row alone, lowest first"
+        return value, f"{name} of the row alone, largest first"
+
+    def write(self, run: Run, rows: Any) -> None:
+        """Write pictures.json with pictures/0001.png and 0001.wav ..., and predictions.json, of all processes."""
+        drawn = _worst(run.process.gather(self._kept), self.most)
+        lines = _worst(run.process.gather(self._lines), self.listed)
+        count = sum(run.process.gather(self._count))
+        measures = [measure for measure in run.process.gather(self._measure) if measure]
+        if not run.process.main or not drawn:
+            return
+        folder = Path(run.folder)
+        positions = {-index: position for position, (_, index, _) in enumerate(drawn)}
+        write_json(folder / "pictures.json", [_written(folder, rows, *ranked, at) for at, ranked in enumerate(drawn)])
+        if lines:
+            table = [
+                {"row": row_number(rows, -index), "index": -index, **line, "picture": positions.get(-index)}
+                for _, index, line in lines
+            ]
+            order = measures[0] if measures and lines[0][0] != lines[-1][0] else ""
+            write_json(folder / "predictions.json", {"order": order, "rows": count, "predictions": table})
+
+
+def _keep(heap: list[Any], ranked: tuple[float, int, Any], most: int) -> None:
+    """Put an entry on the heap of the `most` worst, if it is one of them."""
+    if len(heap) < most:
+        heapq.heappush(heap, ranked)
+    elif ranked[:2] > heap[0][:2]:
+        heapq.heapreplace(heap, ranked)
+
+
+def _worst(gathered: list[Any], most: int) -> list[Any]:
+    """Return the worst of all processes, the worst first."""
+    return sorted((ranked for kept in gathered for ranked in kept), key=lambda ranked: ranked[:2], reverse=True)[:most]
+
+
+def _brief_fact(value: Any) -> Json:
+    """Return a fact as a plain value of bounded length."""
+    try:
+        value = plain(value)
+    except TypeError:
+        value = str(value)
+    return value if value is None or isinstance(value, bool | int | float) else str(value)[:_MOST_CHARACTERS]
+
+
+def _written(folder: Path, rows: Any, badness: float, index: int, picture: Picture, position: int) -> dict[str, Json]:
+    """Write the files of a picture, and return its line of pictures.json."""
+    name = f"pictures/{position + 1:04d}"
+    if picture.image is not None or picture.audio is not None:
+        (folder / "pictures").mkdir(exist_ok=True)
+    line: dict[str, Json] = {
+        "row": row_number(rows, -index),
+        "caption": picture.caption,
+        "badness": badness,
+        "image": None if picture.image is None else f"{name}.png",
+        "text": [list(piece) for piece in picture.text],
+    }
+    if picture.image is not None:
+        picture.image.save(folder / line["image"])
+    if picture.audio is not None:
+        line["audio"] = f"{name}.wav"
+        (folder / line["audio"]).write_bytes(picture.audio)
+    return line

@@ -1,0 +1,127 @@
+// The attention explorer: a row, a layer, an attention head and a query are chosen; the views are attention_views.js.
+
+const VIEWS = { lines: "lines between tokens", heat: "over the image", time: "over time", matrix: "matrix", all: "all attention heads" };
+
+class AttentionExplorer {
+  /** @param {HTMLElement} place where it goes @param {Object<string, any>} data of one stage */
+  constructor(place, data) {
+    this.place = place;
+    this.rows = data.rows;
+    this.layers = new Map();
+    this.state = { row: 0, layer: 0, head: -1, query: -1, view: "" };
+    this.row = choice("row", this.rows.map((row, at) => [String(at), rowName(row)]), (value) => this.set({ row: Number(value), query: null }));
+    this.layer = choice("layer", [], (value) => this.set({ layer: Number(value), query: null }));
+    this.head = choice("attention head", [], (value) => this.set({ head: Number(value) }));
+    this.query = choice("from", [], (value) => this.set({ query: Number(value) }));
+    this.view = choice("view", [], (value) => this.set({ view: value }));
+    const controls = make("div", { class: "controls", role: "group", "aria-label": "what is shown" },
+      this.row.field, this.layer.field, this.head.field, this.query.field, this.view.field);
+    this.caption = make("p", { class: "small explorer-caption" });
+    this.media = make("div", { class: "media" });
+    this.body = make("div", { class: "view" });
+    this.note = make("p", { class: "small soft" });
+    place.replaceChildren(make("h3", { text: "Attention, head by head" }), controls, this.caption, this.media, this.body, this.note);
+    place.hidden = false;
+    this.set({ query: null });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+  }
+
+  /** Layers of the chosen row, decoded when they are first wanted. */
+  chosenLayers() {
+    const at = this.state.row;
+    if (!this.layers.has(at)) {
+      const row = this.rows[at];
+      this.layers.set(at, row.heads.map((entry) => new LayerWeights(entry, row.axes)));
+    }
+    return this.layers.get(at);
+  }
+
+  /** Change what is shown. A query of null is the first special position of an image, else all queries. */
+  set(changes, keepsFocus = false) {
+    const state = Object.assign(this.state, changes);
+    const layers = this.chosenLayers();
+    state.layer = Math.min(state.layer, layers.length - 1);
+    const layer = layers[state.layer];
+    state.head = Math.min(state.head, layer.heads - 1);
+    if (state.query === null) state.query = layer.queries.grid && layer.queries.special.length ? layer.queries.special[0] : -1;
+    state.query = Math.min(state.query, layer.rows - 1);
+    const views = viewsOf(layer);
+    if (!views.includes(state.view)) state.view = views[0];
+    refill(this.layer.select, layers.map((each, at) => [String(at), layerName(each, layers)]), String(state.layer));
+    refill(this.head.select, [["-1", "mean of all"], ...layer.indices.map((index, at) => [String(at), String(index)])], String(state.head));
+    refill(this.query.select, [["-1", "all positions"], ...[...Array(layer.rows).keys()].map((at) => [String(at), positionName(layer.queries, at)])], String(state.query));
+    refill(this.view.select, views.map((name) => [name, VIEWS[name]]), state.view);
+    this.row.select.value = String(state.row);
+    this.draw();
+    if (keepsFocus) this.body.querySelector("[tabindex='0']")?.focus();
+  }
+
+  draw() {
+    const { row, head, query, view } = this.state;
+    const layers = this.chosenLayers();
+    const layer = layers[this.state.layer];
+    const entry = this.rows[row];
+    this.caption.textContent = entry.caption || "";
+    this.place.querySelectorAll("audio").forEach((player) => { player.hidden = true; });
+    this.media.replaceChildren(...this.mediaOf(entry));
+    const image = entry.image ? imageOf(entry.image) : null;
+    const options = { layer, head, query, layers, image: layer.keys.seconds ? null : image, onquery: (at, keeps) => this.set({ query: at }, keeps),
+      onopen: (opened, index) => this.set({ layer: layers.indexOf(opened), head: index, view: viewsOf(opened)[0], query: this.state.query }) };
+    const draw = { lines: linesView, heat: heatView, time: timeView, matrix: matrixView, all: allHeadsView }[view];
+    this.body.replaceChildren(draw(options));
+    this.query.field.hidden = view === "matrix";
+    this.note.textContent = [axisNote(layer.queries, "From"), layer.keys === layer.queries ? "" : axisNote(layer.keys, "To"),
+      view === "lines" ? `The darkest line is ${shown(layer.peak(head))}. Choose a token to see its lines alone.` : "",
+      view === "all" ? "Each picture has its own scale." : "", entry.note || ""].join("").trim();
+  }
+
+  /** The player and the spectrogram of a row; while the clip plays, the query follows it. */
+  mediaOf(entry) {
+    const player = entry.audio ? document.getElementById(entry.audio) : null;
+    if (!player) return [];
+    if (!player.dataset.followed) {
+      player.dataset.followed = "yes";
+      player.addEventListener("timeupdate", () => {
+        const layer = this.chosenLayers()[this.state.layer];
+        const { seconds, grid } = layer.queries;
+        if (player.paused || !seconds || grid || this.state.view !== "time") return;
+        this.set({ query: Math.min(layer.rows - 1, Math.floor(player.currentTime / seconds)) });
+      });
+    }
+    player.hidden = false;
+    const image = entry.image ? imageOf(entry.image) : null;
+    return [...(image ? [make("img", { src: image.src, alt: "spectrogram of the clip: time to the right, low notes at the bottom", class: "spectrogram" })] : []), player];
+  }
+}
+
+/** The views that a layer has, the best first. */
+function viewsOf(layer) {
+  if (layer.keys.grid) return ["heat", "matrix", "all"];
+  if (layer.keys.frames) return ["time", "matrix", "all"];
+  return ["lines", "matrix", "all"];
+}
+
+/** The name of a row in the list of rows. */
+function rowName(row) {
+  const text = (row.caption || "").slice(0, 40);
+  return text ? `${row.row}: ${text}${row.caption.length > 40 ? "…" : ""}` : String(row.row);
+}
+
+/** The source of an image that stands on the page already. */
+function imageOf(id) {
+  const element = document.getElementById(id);
+  if (!element) return null;
+  return { src: element.getAttribute("src") || element.getAttribute("href"), small: element.classList.contains("pixels") };
+}
+
+/** Make every explorer of the page. */
+function mountAttention(all) {
+  for (const data of all) {
+    const place = document.getElementById(`explorer-${data.anchor}`);
+    if (!place) continue;
+    const explorer = new AttentionExplorer(place, data);
+    place.explorer = explorer;
+    const means = document.getElementById(`means-${data.anchor}`);
+    if (means) means.removeAttribute("open");
+  }
+}

@@ -1,0 +1,201 @@
+// Drawings of attention: lines between tokens, a matrix, heat over an image, a strip over time, all heads at once.
+// Each takes {layer, head, query, onquery} and returns an element; `onquery` is told which query the reader chose.
+
+const LINE_HEIGHT = 21;
+
+/** Lines between the tokens of two lists (BertViz's head view). The opacity of a line is its share of the peak. */
+function linesView({ layer, head, query, onquery }) {
+  const [high, wide] = [LINE_HEIGHT * Math.max(layer.rows, layer.columns) + 8, 200];
+  const lines = make("svg:svg", { class: "lines-between", width: wide, height: high, viewBox: `0 0 ${wide} ${high}`, "aria-hidden": "true" });
+  const peak = layer.peak(head) || 1;
+  const left = [...Array(layer.rows).keys()].map((at) => make("button", { type: "button", class: "token-button", text: positionName(layer.queries, at) }));
+  const right = [...Array(layer.columns).keys()].map((at) => make("span", { class: "token-name", text: positionName(layer.keys, at) }));
+  const draw = (from, to) => {
+    lines.replaceChildren();
+    for (let row = 0; row < layer.rows; row += 1) {
+      if (from >= 0 && row !== from) continue;
+      for (let column = 0; column < layer.columns; column += 1) {
+        if (to >= 0 && column !== to) continue;
+        const share = layer.at(head, row, column) / peak;
+        if (share < 0.02) continue;
+        const [y1, y2] = [LINE_HEIGHT * (row + 0.5) + 4, LINE_HEIGHT * (column + 0.5) + 4];
+        lines.append(make("svg:path", { d: `M0 ${y1}C${wide / 2} ${y1} ${wide / 2} ${y2} ${wide} ${y2}`, "stroke-opacity": share.toFixed(3) }));
+      }
+    }
+    right.forEach((name, at) => { name.style.opacity = from < 0 ? "" : String(0.35 + 0.65 * Math.min(1, layer.at(head, from, at) / peak)); });
+  };
+  left.forEach((name, at) => {
+    name.setAttribute("aria-pressed", String(at === query));
+    name.addEventListener("mouseenter", () => draw(at, -1));
+    name.addEventListener("focus", () => draw(at, -1));
+    name.addEventListener("blur", () => draw(query, -1));
+    name.addEventListener("mouseleave", () => draw(query, -1));
+    name.addEventListener("click", () => onquery(at === query ? -1 : at));
+  });
+  right.forEach((name, at) => {
+    name.addEventListener("mouseenter", () => draw(-1, at));
+    name.addEventListener("mouseleave", () => draw(query, -1));
+  });
+  arrows(left, 1);
+  draw(query, -1);
+  return make("div", { class: "between", tabindex: "-1" },
+    make("div", { class: "side from", role: "group", "aria-label": "from" }, ...left), lines,
+    make("div", { class: "side to", role: "group", "aria-label": "to" }, ...right));
+}
+
+/** All weights of an attention head as a matrix: a row for each query. */
+function matrixView({ layer, head, query, onquery }) {
+  const cell = Math.max(4, Math.min(18, Math.floor(460 / Math.max(layer.rows, layer.columns))));
+  const canvas = make("canvas", { class: "matrix", role: "img", tabindex: "0",
+    "aria-label": `matrix of ${layer.rows} queries and ${layer.columns} keys, largest weight ${shown(layer.peak(head))}` });
+  drawMatrix(canvas, layer.rows, layer.columns, cell, (row, column) => layer.at(head, row, column), layer.peak(head));
+  const reading = make("p", { class: "reading", "aria-live": "polite", text: "rows: from, columns: to" });
+  canvas.addEventListener("pointermove", (event) => {
+    const box = canvas.getBoundingClientRect();
+    const row = Math.min(layer.rows - 1, Math.floor(((event.clientY - box.top) / box.height) * layer.rows));
+    const column = Math.min(layer.columns - 1, Math.floor(((event.clientX - box.left) / box.width) * layer.columns));
+    if (row < 0 || column < 0) return;
+    reading.textContent = `from ${positionName(layer.queries, row)} to ${positionName(layer.keys, column)}: ${shown(layer.at(head, row, column))}`;
+  });
+  canvas.addEventListener("click", (event) => {
+    const box = canvas.getBoundingClientRect();
+    onquery(Math.floor(((event.clientY - box.top) / box.height) * layer.rows));
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const next = Math.max(0, Math.min(layer.rows - 1, (query < 0 ? -1 : query) + step));
+    reading.textContent = describeLine(layer, head, next);
+    query = next;
+  });
+  return make("div", { class: "scroll" }, canvas, reading);
+}
+
+/** A sentence with the largest weights of a query. */
+function describeLine(layer, head, query) {
+  const values = [...layer.line(head, query)].map((value, key) => ({ value, key })).sort((a, b) => b.value - a.value);
+  const from = query < 0 ? "the mean over all positions" : positionName(layer.queries, query);
+  const most = values.slice(0, 3).map(({ value, key }) => `${positionName(layer.keys, key)} ${shown(value)}`);
+  return `from ${from}: ${most.join("; ")}`;
+}
+
+/** Heat of one query over the patches of an image, which is shown where there is one. */
+function heatView({ layer, head, query, onquery, image }) {
+  const [high, wide] = layer.keys.grid;
+  const before = layer.keys.special.length;
+  const values = layer.line(head, query);
+  const peak = Math.max(...values.slice(before), 1e-9);
+  const canvas = make("canvas", { class: "heat-over", width: wide, height: high, "aria-hidden": "true" });
+  const context = canvas.getContext("2d");
+  context.fillStyle = colour("--overlay");
+  for (let patch = 0; patch < high * wide; patch += 1) {
+    context.globalAlpha = 0.86 * Math.min(1, values[before + patch] / peak);
+    context.fillRect(patch % wide, Math.floor(patch / wide), 1, 1);
+  }
+  const own = layer.queries === layer.keys;
+  const frame = make("div", { class: `heat-picture${image ? "" : " bare"}`, role: "img", tabindex: own ? "0" : null, "aria-label": describeLine(layer, head, query) });
+  frame.style.aspectRatio = `${wide} / ${high}`;
+  if (image) frame.append(make("img", { src: image.src, alt: "", class: image.small ? "pixels" : null }));
+  frame.append(canvas);
+  if (own) {
+    const chosen = query - before;
+    if (chosen >= 0) {
+      const mark = make("div", { class: "chosen-patch" });
+      Object.assign(mark.style, { left: `${(100 * (chosen % wide)) / wide}%`, top: `${(100 * Math.floor(chosen / wide)) / high}%`, width: `${100 / wide}%`, height: `${100 / high}%` });
+      frame.append(mark);
+    }
+    frame.addEventListener("click", (event) => {
+      const box = frame.getBoundingClientRect();
+      const column = Math.min(wide - 1, Math.floor(((event.clientX - box.left) / box.width) * wide));
+      onquery(before + Math.min(high - 1, Math.floor(((event.clientY - box.top) / box.height) * high)) * wide + column);
+    });
+    frame.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: wide, ArrowUp: -wide }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const next = chosen < 0 ? 0 : chosen + step;
+      if (next >= 0 && next < high * wide) onquery(before + next, true);
+    });
+  }
+  return make("div", {}, frame, make("p", { class: "reading", "aria-live": "polite", text: `${describeLine(layer, head, query)}; full colour is ${shown(peak)}` }));
+}
+
+/** Heat of one query over time; a click chooses the query where queries are times as well. */
+function timeView({ layer, head, query, onquery }) {
+  const values = layer.line(head, query);
+  const peak = Math.max(...values, 1e-9);
+  const strip = make("canvas", { class: "strip", width: layer.columns, height: 1, "aria-hidden": "true" });
+  const context = strip.getContext("2d");
+  context.fillStyle = colour("--overlay");
+  values.forEach((value, key) => {
+    context.globalAlpha = Math.min(1, value / peak);
+    context.fillRect(key, 0, 1, 1);
+  });
+  const own = layer.queries === layer.keys;
+  const frame = make("div", { class: "time", role: "img", tabindex: own ? "0" : null, "aria-label": describeLine(layer, head, query) }, strip);
+  if (own && query >= 0) {
+    const mark = make("div", { class: "chosen-time" });
+    Object.assign(mark.style, { left: `${(100 * query) / layer.rows}%`, width: `${100 / layer.rows}%` });
+    frame.append(mark);
+  }
+  if (own) {
+    frame.addEventListener("click", (event) => {
+      const box = frame.getBoundingClientRect();
+      onquery(Math.max(0, Math.min(layer.rows - 1, Math.floor(((event.clientX - box.left) / box.width) * layer.rows))));
+    });
+    frame.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      onquery(Math.max(0, Math.min(layer.rows - 1, query + step)), true);
+    });
+  }
+  const last = layer.keys.seconds ? `${(layer.columns * layer.keys.seconds).toFixed(2)} s` : `frame ${layer.keys.length}`;
+  return make("div", {}, frame, make("div", { class: "ends" }, make("span", { text: "0" }), make("span", { text: last })),
+    make("p", { class: "reading", "aria-live": "polite", text: `${describeLine(layer, head, query)}; full colour is ${shown(peak)}` }));
+}
+
+/** Every attention head of every layer as a small picture (BertViz's model view); a click opens one. */
+function allHeadsView({ layers, query, onopen, layer: chosenLayer, head: chosenHead }) {
+  const most = Math.max(...layers.map((layer) => layer.heads));
+  const grid = make("div", { class: "all-heads", role: "group", "aria-label": "all attention heads" });
+  grid.style.setProperty("--columns", String(most));
+  const buttons = [];
+  for (const layer of layers) {
+    grid.append(make("span", { class: "layer-name", text: layerName(layer, layers) }));
+    for (let head = 0; head < most; head += 1) {
+      if (head >= layer.heads) {
+        grid.append(make("span"));
+        continue;
+      }
+      const name = `layer ${layerName(layer, layers)}, attention head ${layer.indices[head]}`;
+      const canvas = make("canvas", { "aria-hidden": "true" });
+      small(canvas, layer, head, query);
+      const button = make("button", { type: "button", "aria-label": name, title: name, onclick: () => onopen(layer, head) }, canvas, make("span", { text: layer.indices[head] }));
+      if (layer === chosenLayer && head === chosenHead) button.setAttribute("aria-current", "true");
+      buttons.push(button);
+      grid.append(button);
+    }
+  }
+  arrows(buttons, most);
+  return make("div", { class: "scroll" }, grid);
+}
+
+/** A small picture of an attention head: heat over the patches or time from a query, else its matrix. */
+function small(canvas, layer, head, query) {
+  const from = query < layer.rows ? query : -1;
+  if (layer.keys.grid) {
+    const [high, wide] = layer.keys.grid;
+    const values = layer.line(head, from).slice(layer.keys.special.length);
+    drawMatrix(canvas, high, wide, 2, (row, column) => values[row * wide + column], Math.max(...values, 1e-9));
+    return;
+  }
+  const cell = Math.max(1, Math.floor(48 / Math.max(layer.rows, layer.columns)));
+  drawMatrix(canvas, layer.rows, layer.columns, cell, (row, column) => layer.at(head, row, column), layer.peak(head));
+}
+
+/** The name of a layer: its number, with its group where the model has several. */
+function layerName(layer, layers) {
+  return layers.some((other) => other.group !== layer.group) ? `${layer.group} ${layer.number}` : String(layer.number);
+}

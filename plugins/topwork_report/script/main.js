@@ -1,0 +1,7 @@
+// Begins when the page is there: makes its explorers, tables and charts of the data that the page carries.
+
+const topworkData = pageData();
+mountCurves(topworkData.curves || []);
+mountAttention(topworkData.attention || []);
+mountPredictions(topworkData.predictions || [], topworkData.attention || []);
+document.documentElement.classList.add("with-script");

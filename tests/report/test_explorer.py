@@ -1,0 +1,160 @@
+"""The interactive page in a real browser: controls change the picture, keys work, hostile texts do nothing."""
+
+from __future__ import annotations
+
+import base64
+import random
+import struct
+from collections.abc import Iterator
+
+import chromium
+import pytest
+import report_run
+
+from topwork_report.page import write_page
+
+pytestmark = [
+    pytest.mark.recipes,  # a browser takes seconds to begin
+    pytest.mark.skipif(chromium.program() is None, reason="there is no chromium here (Debian: apt install chromium)"),
+]
+EVIL = "</script><img src=x onerror=\"console.log('run')\">\u2028'\""
+WORDS = ["[CLS]", EVIL, "film", "[SEP]"]
+
+
+def packed(weights: list[list[list[float]]], group: str, axes: tuple[int, int]) -> dict:
+    """Weights [heads][queries][keys] in 8 bits, each query on the scale of its largest weight."""
+    scales = [round(65535 * max(line)) for head in weights for line in head]
+    lines = [line for head in weights for line in head]
+    data = bytes(round(255 * value / (scale / 65535)) for line, scale in zip(lines, scales) for value in line)
+    return {
+        "group": group, "number": 0, "indices": list(range(len(weights))), "queries": axes[0], "keys": axes[1],
+        "shape": [len(weights), len(weights[0]), len(weights[0][0])],
+        "weights": base64.b64encode(data).decode(),
+        "scale": base64.b64encode(struct.pack(f"<{len(scales)}H", *scales)).decode(),
+    }  # fmt: skip
+
+
+def sharp(heads: int, queries: int, keys: int) -> list[list[list[float]]]:
+    """Attention head h looks from query q at key q + h alone."""
+    return [[[float(key == (query + head) % keys) for key in range(keys)] for query in range(queries)]
+            for head in range(heads)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
+    root = report_run.make_run(tmp_path_factory.mktemp("runs") / "run")
+    folder = report_run.stage(root, 11, "attention", 1.0, {"layers": []}, role="evaluate")
+    side = report_run.SIDE
+    report_run.digit("3").save(folder / "1.png")
+    names = {"names": WORDS, "special": [0, 3], "shown": 4, "length": 4}
+    target = {"names": ["<s>", "ein", "Film"], "special": [], "shown": 3, "length": 3}
+    heads = [packed(sharp(2, 4, 4), "encoder", (0, 0)), packed(sharp(2, 3, 4), "cross", (1, 0))]
+    text = {"row": 0, "caption": EVIL, "names": WORDS, "layers": [{"number": 0, "weights": sharp(1, 4, 4)[0]}],
+            "axes": [names, target], "heads": heads}  # fmt: skip
+    grid = {"grid": [side, side], "special": [0], "shown": side**2 + 1, "length": side**2 + 1, "merged": 1}
+    flat = [1 / side**2] * side**2
+    image = {"row": 1, "image": "1.png", "grid": [side, side], "names": [], "layers": [{"number": 0, "weights": flat}],
+             "axes": [grid], "heads": [packed(sharp(2, side**2 + 1, side**2 + 1), "encoder", (0, 0))]}  # fmt: skip
+    report_run.write(folder / "attention.json", {"rows": [text, image]})
+    chance = random.Random(0)
+    lines = [{"row": at, "index": at, "caption": EVIL, "badness": chance.random(), "picture": at if at < 8 else None,
+              "facts": {"truth": str(at % 10), "prediction": str(at % 9), EVIL: EVIL}} for at in range(60)]  # fmt: skip
+    table = {"order": "loss, largest first", "rows": 360, "predictions": lines}
+    report_run.write(root / "stages/02-evaluate/predictions.json", table)
+    write_page(root, title=EVIL)
+    with chromium.Chromium(root / "report.html") as opened:
+        yield opened
+
+
+EXPLORER = "document.getElementById('explorer-stage-11')"
+TABLE = "document.getElementById('predictions-stage-2')"
+
+
+def choose(browser: chromium.Chromium, **chosen: object) -> None:
+    for name, value in chosen.items():
+        select = f"{EXPLORER}.explorer.{name}.select"
+        browser.run(f"{select}.value = '{value}', {select}.dispatchEvent(new Event('change')), 0")
+
+
+def test_choices_change_the_lines_between_tokens(browser: chromium.Chromium) -> None:
+    choose(browser, row=0, layer=0, head=0, view="lines")
+    lines = f"[...{EXPLORER}.querySelectorAll('.lines-between path')].map(path => path.getAttribute('d'))"
+    straight = browser.run(lines)
+    assert len(straight) == 4  # from each token to itself
+    choose(browser, head=1)
+    assert len(set(browser.run(lines)) - set(straight)) == 4
+    choose(browser, layer=1)
+    sides = f"['from', 'to'].map(side => {EXPLORER}.querySelector('.side.' + side).children.length)"
+    assert browser.run(sides) == [3, 4]  # cross-attention: the target's tokens, the source's
+    choose(browser, layer=0, view="all")
+    assert browser.run(f"{EXPLORER}.querySelectorAll('.all-heads button').length") == 4
+    browser.run(f"{EXPLORER}.querySelectorAll('.all-heads button')[3].click()")
+    assert browser.run(f"{EXPLORER}.explorer.layer.select.value + {EXPLORER}.explorer.head.select.value") == "11"
+
+
+def test_a_patch_is_chosen_by_the_arrow_keys(browser: chromium.Chromium) -> None:
+    choose(browser, row=1, layer=0, head=0, view="heat")
+    reading = f"{EXPLORER}.querySelector('.reading').textContent"
+    assert browser.run(reading).startswith("from class token: class token 1")
+    browser.run(f"{EXPLORER}.querySelector('.heat-picture').focus()")
+    browser.press("ArrowRight")
+    browser.press("ArrowDown")
+    assert browser.run(reading).startswith("from patch 1, 0: patch 1, 0 1")
+    choose(browser, head=1)
+    assert browser.run(reading).startswith("from patch 1, 0: patch 1, 1 1")
+    marked = browser.run(
+        f"{EXPLORER}.querySelector('.heat-picture canvas').getContext('2d').getImageData(1, 1, 1, 1).data[3]"
+    )
+    assert marked == pytest.approx(0.86 * 255, abs=2)
+
+
+def test_a_cell_of_the_confusion_matrix_lists_its_rows(browser: chromium.Chromium) -> None:
+    shown = f"[...{TABLE}.querySelectorAll('tbody tr')].map(row => row.cells[0].textContent)"
+    browser.run('document.querySelector(\'#stage-2 g[data-truth="0"][data-prediction="0"]\').focus()')
+    browser.press("Enter")
+    assert sorted(browser.run(shown)) == ["0"]
+    browser.run(f"{TABLE}.querySelector('input[type=search]').dispatchEvent(new Event('input'))")
+    for name in ("truth", "prediction"):
+        browser.run(f"(select => {{ select.value = ''; select.dispatchEvent(new Event('change')); }})"
+                    f"({TABLE}.querySelectorAll('select')[{int(name == 'prediction')}])")  # fmt: skip
+    ranks = f"[...{TABLE}.querySelectorAll('tbody tr')].map(row => Number(row.cells[1].textContent))"
+    worst = browser.run(ranks)
+    assert len(worst) == 15 and worst == sorted(worst, reverse=True)
+    browser.run(f"{TABLE}.querySelectorAll('th button')[1].click()")
+    best = browser.run(ranks)
+    assert best == sorted(best) and best[0] < worst[-1]
+
+
+def test_a_prediction_opens_with_its_picture_and_closes_by_escape(browser: chromium.Chromium) -> None:
+    browser.run(f"{TABLE}.querySelectorAll('th button')[0].click()")  # by row
+    browser.run(f"{TABLE}.querySelector('tbody button').focus()")
+    browser.press("Enter")
+    assert browser.run(f"{TABLE}.querySelector('dialog').open")
+    assert browser.run(f"{TABLE}.querySelectorAll('dialog img').length") == 1
+    browser.press("Escape")
+    browser.wait(f"!{TABLE}.querySelector('dialog').open")
+
+
+def test_a_curve_tells_its_values_by_the_arrow_keys(browser: chromium.Chromium) -> None:
+    browser.run("document.querySelector('svg.chart').focus()")
+    browser.press("ArrowRight")
+    first = browser.run("document.querySelector('svg.chart + .reading').textContent")
+    browser.press("ArrowRight")
+    second = browser.run("document.querySelector('svg.chart + .reading').textContent")
+    assert first.startswith("step 10: loss ") and second.startswith("step 20: loss ")
+
+
+def test_hostile_texts_stand_on_the_page_and_do_nothing(browser: chromium.Chromium) -> None:
+    choose(browser, row=0, layer=0, head=0, view="lines")
+    assert EVIL.replace("\u2028", "") in browser.run("document.body.textContent").replace("\u2028", "")
+    assert browser.run("document.querySelectorAll('[onerror]').length") == 0
+    assert browser.run("document.scripts.length") == 2
+    assert browser.messages == []  # nothing ran, nothing failed, the security policy refused nothing
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_page_does_not_scroll_sideways(browser: chromium.Chromium, scheme: str) -> None:
+    browser.colours(scheme)
+    browser.resize(400, 800)
+    assert browser.run("document.documentElement.scrollWidth") <= 400
+    assert browser.messages == []
