@@ -375,7 +375,7 @@ def test_the_worst_predictions_are_drawn_first_also_by_a_task_that_does_not_rank
     run = started(recipe, plugins)
     drawn = json.loads((run.root / "stages/01-evaluate/pictures.json").read_text())
     assert [entry["badness"] for entry in drawn] == [0, 0, 0, -1]  # three are wrong
-    assert "Predictions by right of the row alone, lowest first" in (run.root / "report.html").read_text()
+    assert "Predictions by accuracy of the row alone, lowest first" in (run.root / "report.html").read_text()
     recipe["stages"] = [{"evaluate": {"role": "train", "pictures": 2, "limit": 3}}, "report"]  # all of them right
     page = (started(recipe, plugins).root / "report.html").read_text()
     assert "<h3>Predictions, in the order of the rows</h3>" in page

@@ -88,7 +88,7 @@ class Gallery:
             return
         folder = Path(run.folder)
         positions = {-index: position for position, (_, index, _) in enumerate(drawn)}
-        write_json(folder / "pictures.json", [_written(folder, rows, *ranked, at) for at, ranked in enumerate(drawn)])
+        write_json(folder / "pictures.json", [_written(folder, rows, ranked, at) for at, ranked in enumerate(drawn)])
         if lines:
             table = [
                 {"row": row_number(rows, -index), "index": -index, **line, "picture": positions.get(-index)}
@@ -120,8 +120,9 @@ def _brief_fact(value: Any) -> Json:
     return value if value is None or isinstance(value, bool | int | float) else str(value)[:_MOST_CHARACTERS]
 
 
-def _written(folder: Path, rows: Any, badness: float, index: int, picture: Picture, position: int) -> dict[str, Json]:
+def _written(folder: Path, rows: Any, ranked: tuple[float, int, Picture], position: int) -> dict[str, Json]:
     """Write the files of a picture, and return its line of pictures.json."""
+    badness, index, picture = ranked
     name = f"pictures/{position + 1:04d}"
     if picture.image is not None or picture.audio is not None:
         (folder / "pictures").mkdir(exist_ok=True)

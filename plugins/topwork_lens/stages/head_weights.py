@@ -7,6 +7,7 @@ sequences are cut. What was merged, cut or left out is said in the JSON.
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def _weights_of(captured: Captured, layer: AttentionLayer) -> tuple[torch.Tensor
     if any(call.shape[0] != 1 for call in calls):
         return None, f"it ran on {max(call.shape[0] for call in calls)} windows or candidates at once"
     steps = [call[0].float() for call in calls]
-    grows = all(later.shape[-1] >= earlier.shape[-1] for earlier, later in zip(steps, steps[1:]))
+    grows = all(later.shape[-1] >= earlier.shape[-1] for earlier, later in itertools.pairwise(steps))
     if not grows or any(step.shape[-2] != 1 for step in steps[1:]):
         steps = steps[:1]
     most = steps[-1].shape[-1]
