@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,15 @@ def file_of(row: Row, task: Task) -> dict[str, str]:
     return {}
 
 
-def check_columns(task: type[Task], present: list[str], columns: dict[str, str]) -> None:
-    """Refuse rows that lack an input column, in the words of the command line.
+def check_columns(task: type[Task], present: list[str], columns: Mapping[str, str], *, targets: bool = False) -> None:
+    """Refuse rows that lack an input column (or, on request, a target), in the words of the command line.
 
     Raises:
         UsageError: names the column, and how to give it.
     """
     for name, column in task.columns.items():
         origin = columns.get(name, name)
-        if column.required and not column.target and origin not in present:
+        if column.required and (targets or not column.target) and origin not in present:
             nearby = present[0] if len(present) == 1 else "..."
             raise UsageError(
                 f"no column `{origin}` for the task's `{name}` ({column.description}){nearest(origin, present)}",

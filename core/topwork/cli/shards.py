@@ -12,6 +12,7 @@ from topwork.cli.rows import check_columns, file_of
 from topwork.errors import UsageError
 
 if TYPE_CHECKING:
+    from topwork.items import Json
     from topwork.runs.task_model import TaskModel
     from topwork.shards.sources import Sources
     from topwork.shards.worker import Worker
@@ -112,6 +113,27 @@ def predict_share(
     share.say(f"{share.folder / PREDICTIONS} is complete{errors}; counts and hashes in {RESULT}")
 
 
+def measure_share(
+    share: Share,
+    loaded: TaskModel,
+    model: Path,
+    sources: Sequence[Any],
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> dict[str, Json]:
+    """Take part in a measurement until all shards are measured, and return its result.
+
+    Arguments are those of `predict_share`; `groups` is among the options.
+    """
+    from topwork.shards.measuring import measure_shards
+
+    worker, rows = _join(share, "evaluate", loaded, model, sources, names, {**settings, **options}, targets=True)
+    result = measure_shards(worker, loaded, rows, settings, options["groups"], share.say)
+    share.say(f"{worker.computed} of {worker.count} shards were measured here")
+    return result
+
+
 def _join(
     share: Share,
     kind: str,
@@ -131,7 +153,7 @@ def _join(
     columns = options["columns"]
     for source in sources:
         if present := getattr(source, "column_names", None):
-            check_columns(type(loaded.task), list(present), columns)
+            check_columns(type(loaded.task), list(present), columns, targets=targets)
     rows = Sources(sources, type(loaded.task), columns, targets=targets)
     kept = {key: value for key, value in options.items() if value is not None and key not in ("skipped", "on_error")}
     description = Description(kind, describe_model(model), describe_sources(names), len(rows), kept, software())

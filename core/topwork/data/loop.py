@@ -280,21 +280,30 @@ def evaluate_rows(
     if progress is not None:
         predictions = progress(predictions, share_of(rows, limit, process))
     for index, row, prediction in predictions:
-        try:
-            metric.update(row, prediction)
-        except DataError as error:  # a target that only the metric looks at
-            located(rows, error, index)
-            if settings.on_error != "skip":
-                raise
-            settings.skipped.append(error.note())
-            continue
-        if watch is not None:
+        if update_metric(metric, rows, index, row, prediction, settings) and watch is not None:
             watch(index, row, prediction)
     gathered = process.gather(metric)
     settings.skipped = [note for notes in process.gather(settings.skipped) for note in notes]
     for part in gathered[1:]:
         gathered[0].merge(part)
     return gathered[0]
+
+
+def update_metric(metric: Metric, rows: Any, index: int, row: Row, prediction: Prediction, settings: Settings) -> bool:
+    """Give a metric a row with its prediction; with `on_error: skip` note a row that cannot be used, and return False.
+
+    Raises:
+        DataError: the row cannot be used: it has a target that only the metric looks at.
+    """
+    try:
+        metric.update(row, prediction)
+    except DataError as error:
+        located(rows, error, index)
+        if settings.on_error != "skip":
+            raise
+        settings.skipped.append(error.note())
+        return False
+    return True
 
 
 def share_of(rows: Any, limit: int | None, process: Process) -> int | None:

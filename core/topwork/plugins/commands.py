@@ -19,6 +19,7 @@ COMMANDS = {
     "new": "recipes:new",
     "schema": "recipes:schema",
     "predict": "predict:predict_command",
+    "evaluate": "evaluate:evaluate_command",
     "plugins": "plugins:plugins",
     "doctor": "listing:doctor",
 }
@@ -26,5 +27,5 @@ COMMANDS = {
 
 @hookimpl
 def register_commands() -> list[Declaration]:
-    """Declare run, resume, data, validate, list, cat, cp, new, schema, predict, plugins and doctor."""
+    """Declare run, resume, data, validate, list, cat, cp, new, schema, predict, evaluate, plugins and doctor."""
     return [Declaration(name, f"topwork.cli.{target}") for name, target in COMMANDS.items()]

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,9 @@ class Parts:
 
     def scratch(self) -> Path:
         """Return a new folder in which a shard's files are written; `publish` takes it."""
-        return Path(tempfile.mkdtemp(prefix=".", dir=self.folder))
+        folder = self.folder / f".{uuid.uuid4().hex}"
+        folder.mkdir()
+        return folder
 
     def publish(self, index: int, written: Path, counts: Mapping[str, Json]) -> bool:
         """Make a folder of files the result of a shard, with its record; return False when there is one already.

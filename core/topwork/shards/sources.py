@@ -30,11 +30,8 @@ class Sources:
         self.tables: list[Table] = []
         for source in sources:
             if row_count(source) is None:
-                raise UsageError(
-                    "rows that are streamed cannot be divided into shards: their number is not known",
-                    place="rows",
-                    hint="give files, or leave out `--shards`",
-                )
+                cause = "rows that are streamed cannot be divided: their number is not known"
+                raise UsageError(cause, place="rows", hint="give files")
             rows = canonical(source, task, columns, targets=targets, location="rows")
             self.tables.append(rows if isinstance(rows, Table) else Table(rows))
 
