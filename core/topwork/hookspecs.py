@@ -267,6 +267,26 @@ def make_tracker(name: str, run: Run) -> Any | None:
     """
 
 
+@hookspec(firstresult=True)
+def adapt_model(run: Run, options: Any, head: set[str], batch: Any) -> Any | None:
+    """Put small trainable parts on the model of a run, in place, before a training; what comes back takes them off.
+
+    Args:
+        run: whose model is trained.
+        options: what the stage `train` says under `lora`.
+        head: names in the state dict of the task head's tensors, which are trained in full.
+        batch: of a few training rows in mode "loss", for what has to see the model run.
+
+    Returns:
+        A `topwork.training.adapters.Adapter`, or None: "not mine".
+
+    Example:
+        @topwork.hookimpl
+        def adapt_model(run, options, head):
+            return Lora(run.model, rank=options.r, trained=head)
+    """
+
+
 @hookspec
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
     """Restore structural changes of a model before its weights are loaded.

@@ -26,6 +26,23 @@ def register_commands() -> list[Declaration]:
 
 
 @hookimpl
+def register_stages() -> list[Declaration]:
+    """Declare the stage `load_adapter`."""
+    about = (
+        "Put an adapter that `train: {lora: {save: adapter}}` kept on the model that it was trained on, and merge it."
+    )
+    return [Declaration("load_adapter", "topwork_workbench.lora.stage:LoadAdapter", about)]
+
+
+@hookimpl
+def adapt_model(run: Run, options: Any, head: set[str], batch: Any) -> Any:
+    """Put LoRA on the model of a training."""
+    from topwork_workbench.lora.layers import Lora
+
+    return Lora(run, options, head, batch)
+
+
+@hookimpl
 def register_trackers() -> Mapping[str, str]:
     """Declare the trackers of well-kept libraries."""
     return TRACKERS

@@ -181,7 +181,7 @@ COMPRESS_ROOMS = (
     *("tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`
-WORKBENCH_ROOMS = ("plugin", "trackers", "sweep")
+WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora")
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(

@@ -7,7 +7,7 @@ that was written, `describe_contents` and `check_content` the same of the files 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,9 @@ def distinct(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     return tensors, aliases
 
 
-def load_weights(model: nn.Module, file: Path, aliases: Mapping[str, str] | None = None) -> None:
+def load_weights(
+    model: nn.Module, file: Path, aliases: Mapping[str, str] | None = None, names: Collection[str] | None = None
+) -> None:
     """Put stored tensors into a model of the same shape, strictly.
 
     Every tensor of the model must be there, of the same shape, and none may be left over. The model takes over the
@@ -84,6 +86,7 @@ def load_weights(model: nn.Module, file: Path, aliases: Mapping[str, str] | None
         model: takes the tensors.
         file: a safetensors file.
         aliases: names of shared tensors -> the name under which the tensor is stored.
+        names: the tensors that the file holds; None for all of the model.
 
     Raises:
         CheckpointError: names the tensors that are missing, left over, of another shape or another kind of dtype.
@@ -98,6 +101,8 @@ def load_weights(model: nn.Module, file: Path, aliases: Mapping[str, str] | None
         raise CheckpointError(f"cannot read the weights: {error}", place=str(file)) from error
     stored.update({alias: stored[name] for alias, name in (aliases or {}).items() if name in stored})
     state = model.state_dict(keep_vars=True)
+    if names is not None:
+        state = {name: tensor for name, tensor in state.items() if name in names}
     faults = [f"missing {name}" for name in state if name not in stored]
     faults += [f"left over {name}" for name in stored if name not in state]
     faults += [fault for name, tensor in state.items() if name in stored and (fault := _misfit(name, stored, tensor))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -40,6 +41,8 @@ class Train(TrainOptions, Stage):
 
             if self.optimizer not in (known := [name.value for name in OptimizerNames]):
                 return str(unknown("optimizer", self.optimizer, known))
+        if self.lora is not None and find_spec("peft") is None:
+            return "`lora` needs a package that is not installed: pip install 'topwork[lora]'"
         if self.precision == "fp16":
             from accelerate import PartialState
 

@@ -1,10 +1,13 @@
-"""Which parameters are trained when: `Freezing`, by `backbone`, by patterns of names, and epoch by epoch."""
+"""Which parameters are trained when: `Freezing`, by `backbone`, by patterns of names, and epoch by epoch.
+
+`head_names` says which tensors are the task head.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from topwork.errors import UsageError, nearest
 
@@ -55,6 +58,30 @@ def backbone_name(model: nn.Module) -> str:
     )
 
 
+def head_names(model: nn.Module) -> set[str]:
+    """Return the names in the state dict that belong to the task head: those outside of the backbone.
+
+    Tensors that the backbone has too (embeddings that are also the output layer of a language model) are not among
+    them. Of a model that does not say which part is its backbone, the head is its output layer, as transformers calls
+    it.
+    """
+    state = model.state_dict(keep_vars=True)
+    try:
+        prefix = backbone_name(model)
+    except UsageError:
+        output: Any = getattr(model, "get_output_embeddings", _nothing)()
+        paths = [path for path, module in model.named_modules() if module is output and output is not None]
+        outside = {name for name in state for path in paths if name.startswith(f"{path}.")}
+    else:
+        outside = {name for name in state if not name.startswith(f"{prefix}.")}
+    inside = {id(tensor) for name, tensor in state.items() if name not in outside}
+    return {name for name in outside if id(state[name]) not in inside}
+
+
+def _nothing() -> None:
+    return None
+
+
 class Freezing:
     """Parameters that are frozen during a training, and those that are trained from an epoch on.
 
@@ -64,10 +91,17 @@ class Freezing:
         model: the model that is trained.
         freeze: patterns that are not trained from the beginning.
         unfreeze: epoch -> patterns that are trained from the beginning of that epoch on.
+        partial: some parameters of the model require no gradient already: they are frozen as well.
     """
 
-    def __init__(self, model: nn.Module, freeze: Sequence[str], unfreeze: Mapping[int, Sequence[str]]) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: nn.Module,
+        freeze: Sequence[str],
+        unfreeze: Mapping[int, Sequence[str]],
+        partial: bool = False,
+    ) -> None:
+        self.model, self.partial = model, partial
         self.before = {name: parameter.requires_grad for name, parameter in _named(model)}
         self.frozen = matching(model, freeze) if freeze else set()
         self.thaws = {epoch: matching(model, patterns) for epoch, patterns in unfreeze.items()}
@@ -93,7 +127,7 @@ class Freezing:
 
     def quiet_norms(self) -> None:
         """Keep frozen modules from collecting running statistics; called after `model.train()`."""
-        if not self.frozen:
+        if not self.frozen and not self.partial:
             return
         for name, module in self.model.named_modules():
             if hasattr(module, "running_mean") and not any(entry.requires_grad for entry in self._around(name)):

@@ -1,8 +1,8 @@
-"""Options of a training, `TrainOptions`: those of the stage `train`."""
+"""Options of a training, `TrainOptions`: those of the stage `train`; `LoraOptions` is its part on adapters."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -12,8 +12,42 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
+
+
+class LoraOptions(BaseModel):
+    """Low-rank adapters (Hu et al. 2021): the weights stay, and a product of two thin matrices is trained beside each.
+
+    The task head is trained in full. Afterwards the products are added to the weights, so that the model is a plain one
+    again.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    r: PositiveInt = Field(8, le=2**14, description="rank of the products")
+    alpha: PositiveFloat = Field(16.0, description="products are multiplied by alpha / r")
+    dropout: NonNegativeFloat = Field(0.0, lt=1, description="of the inputs of the products")
+    targets: Literal["attention", "neurons", "all"] | list[str] = Field(
+        "attention",
+        description="projections of attention, of feed-forward neurons, of both, or patterns of module names",
+    )
+    save: Literal["merged", "adapter"] = Field(
+        "merged", description="adapter: keep the products and the task head in the stage's folder too, as peft does"
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value not in ("attention", "neurons", "all") else value
+
+    @field_validator("targets")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if not value:
+            raise ValueError("name at least one target")
+        return value
 
 
 class TrainOptions(BaseModel):
@@ -55,6 +89,9 @@ class TrainOptions(BaseModel):
     unfreeze: dict[NonNegativeInt, list[str]] = Field(
         default_factory=dict, description="epoch -> patterns (or `all`) that are trained from then on"
     )
+    lora: LoraOptions | None = Field(
+        None, description="train low-rank adapters and the task head only: `{r: 8, targets: all}` (extra `lora`)"
+    )
     evaluate_every: PositiveInt | Literal["epoch", "never"] = Field(
         "never", description="steps, or `epoch`: the metric on the calibrate rows"
     )
@@ -86,6 +123,8 @@ class TrainOptions(BaseModel):
             self.checkpoint_every = self.evaluate_every
         if self.group is False and self.batch_cost is not None:
             raise ValueError("`batch_cost` groups items of like cost: `group: false` does not go with it")
+        if self.lora is not None and (self.freeze or self.unfreeze):
+            raise ValueError("`lora` trains its products and the task head: `freeze` and `unfreeze` do not go with it")
         if self.unfreeze and not self.freeze:
             raise ValueError("`unfreeze` without `freeze`: everything is trained already")
         for name in ("teacher_weight", "temperature", "teacher_hidden"):

@@ -32,6 +32,7 @@ from topwork.runs.run import CHECKPOINTS
 from topwork.saving.manifest import WEIGHTS
 from topwork.saving.weights import distinct, load_weights, save_weights
 from topwork.system.signals import requests
+from topwork.training.adapters import adapted, trained_tensors
 from topwork.training.arguments import arguments, check, precision, restoring_model_state
 from topwork.training.checkpoints import last_checkpoint, rotate, seal, verify
 from topwork.training.dataset import StreamedBatches, TrainingDataset
@@ -60,10 +61,11 @@ def train(stage: TrainOptions, run: Run) -> dict[str, Json]:
         ended = verify(checkpoint, run)
         run.say(f"going on from {checkpoint.name}")
     start = time.perf_counter()
-    with restoring_model_state(run.model):
-        freezing = Freezing(run.model, stage.freeze, stage.unfreeze)
+    with adapted(stage, run) as adaptation, restoring_model_state(run.model):
+        freezing = Freezing(run.model, stage.freeze, stage.unfreeze, partial=adaptation.adapter is not None)
         try:
             freezing.prepare()
+            counts = {"trained_parameters": _count(run.model, freezing.ever_trained())}
             trainer = TaskTrainer(stage, run, freezing, streaming)
             if checkpoint is not None and ended:
                 trainer.take_over(checkpoint)
@@ -74,7 +76,16 @@ def train(stage: TrainOptions, run: Run) -> dict[str, Json]:
         finally:
             freezing.restore()
             run.model.zero_grad(set_to_none=True)
-    return _result(stage, trainer, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return {**_result(stage, trainer, seconds), **counts, **adaptation.result}
+
+
+def _count(model: Any, names: set[str]) -> int:
+    """Return how many numbers the parameters of these names hold, shared ones counted once."""
+    parameters = {
+        id(tensor): tensor for name, tensor in model.named_parameters(remove_duplicate=False) if name in names
+    }
+    return sum(parameter.numel() for parameter in parameters.values())
 
 
 def _result(stage: TrainOptions, trainer: TaskTrainer, seconds: float) -> dict[str, Json]:
@@ -257,7 +268,18 @@ class TaskTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir or ".")
         if self.args.should_save:
             folder.mkdir(parents=True, exist_ok=True)
-            save_weights(self.run.model, folder / WEIGHTS, state_dict)
+            state: Any = self.run.model.state_dict() if state_dict is None else state_dict
+            if (names := self._kept_names()) is not None:
+                state = {name: tensor for name, tensor in state.items() if name in names}
+            save_weights(self.run.model, folder / WEIGHTS, state)
+
+    def _kept_names(self) -> set[str] | None:
+        """Return the tensors that a checkpoint holds; None for all."""
+        return None if self.stage.lora is None else trained_tensors(self.run.model)
+
+    def _load(self, folder: Path) -> None:
+        names = self._kept_names()
+        load_weights(self.run.model, folder / WEIGHTS, shared(self.run.model, names), names)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         try:
@@ -288,9 +310,8 @@ class TaskTrainer(Trainer):
             self._load_best_model()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        file = Path(resume_from_checkpoint) / WEIGHTS
-        if file.is_file():
-            load_weights(self.run.model, file, shared(self.run.model))
+        if (Path(resume_from_checkpoint) / WEIGHTS).is_file():
+            self._load(Path(resume_from_checkpoint))
         else:  # sharded over processes: accelerate wrote it, accelerate reads it
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -299,7 +320,7 @@ class TaskTrainer(Trainer):
         if best is None or not (Path(best) / WEIGHTS).is_file():
             super()._load_best_model()
         else:
-            load_weights(self.run.model, Path(best) / WEIGHTS, shared(self.run.model))
+            self._load(Path(best))
 
 
 def _counts(counts: Sequence[float | torch.Tensor], device: Any) -> torch.Tensor:
@@ -311,9 +332,15 @@ def _divisors(counts: torch.Tensor) -> torch.Tensor:
     return torch.where(counts == 0, torch.ones_like(counts), counts)
 
 
-def shared(model: Any) -> dict[str, str]:
-    """Return names of tensors that share memory -> the name under which `save_weights` stores them."""
-    return distinct(model.state_dict())[1]
+def shared(model: Any, names: set[str] | None = None) -> dict[str, str]:
+    """Return names of tensors that share memory -> the name under which `save_weights` stores them.
+
+    Args:
+        model: the model.
+        names: the tensors that are stored; None for all.
+    """
+    state = model.state_dict()
+    return distinct({name: tensor for name, tensor in state.items() if names is None or name in names})[1]
 
 
 class _Watch(TrainerCallback):
