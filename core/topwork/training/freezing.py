@@ -116,6 +116,12 @@ class Freezing:
         thawed = set().union(*self.thaws.values()) if self.thaws else set()
         return {name for name, wanted in self.before.items() if wanted and (name not in self.frozen or name in thawed)}
 
+    def trained_count(self) -> int:
+        """Return how many numbers are trained at some time; shared parameters are counted once."""
+        names = self.ever_trained()
+        parameters = {id(parameter): parameter for name, parameter in _named(self.model) if name in names}
+        return sum(parameter.numel() for parameter in parameters.values())
+
     def prepare(self) -> None:
         """Let everything that will ever be trained require a gradient; called before the optimizer is made."""
         self._set(self.ever_trained())

@@ -65,7 +65,7 @@ def train(stage: TrainOptions, run: Run) -> dict[str, Json]:
         freezing = Freezing(run.model, stage.freeze, stage.unfreeze, partial=adaptation.adapter is not None)
         try:
             freezing.prepare()
-            counts = {"trained_parameters": _count(run.model, freezing.ever_trained())}
+            counts = {"trained_parameters": freezing.trained_count()}
             trainer = TaskTrainer(stage, run, freezing, streaming)
             if checkpoint is not None and ended:
                 trainer.take_over(checkpoint)
