@@ -80,14 +80,6 @@ def train(stage: TrainOptions, run: Run) -> dict[str, Json]:
     return {**_result(stage, trainer, seconds), **counts, **adaptation.result}
 
 
-def _count(model: Any, names: set[str]) -> int:
-    """Return how many numbers the parameters of these names hold, shared ones counted once."""
-    parameters = {
-        id(tensor): tensor for name, tensor in model.named_parameters(remove_duplicate=False) if name in names
-    }
-    return sum(parameter.numel() for parameter in parameters.values())
-
-
 def _result(stage: TrainOptions, trainer: TaskTrainer, seconds: float) -> dict[str, Json]:
     history = [
         {key: value for key, value in entry.items() if key != "total_flos"} for entry in trainer.state.log_history
