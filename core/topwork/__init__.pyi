@@ -195,6 +195,9 @@ from topwork.saving.alterations import (
 from topwork.saving.deferred import (
     DeferredModule as DeferredModule,
 )
+from topwork.saving.programs import (
+    save_program as save_program,
+)
 from topwork.stage import (
     HeadMap as HeadMap,
 )

@@ -287,6 +287,23 @@ def adapt_model(run: Run, options: Any, head: set[str], batch: Any) -> Any | Non
     """
 
 
+@hookspec(firstresult=True)
+def load_program(folder: Path, program: Mapping[str, Json], model: nn.Module, trusted: bool) -> nn.Module | None:
+    """Return a model that runs the exported program of a model folder, or None: "not mine".
+
+    Args:
+        folder: of the exported model.
+        program: the section of its manifest that `topwork.save_program` was given; `format` says whose it is.
+        model: as it was built of its configs, without weights: for its config and its methods.
+        trusted: whoever loads the folder lets its code run; a format that is code is refused without it.
+
+    Example:
+        @topwork.hookimpl
+        def load_program(folder, program, model):
+            return Engine(folder / "model.engine", model) if program["format"] == "engine" else None
+    """
+
+
 @hookspec
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
     """Restore structural changes of a model before its weights are loaded.

@@ -8,8 +8,11 @@ from topwork import Declaration, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from topwork import Run
+    from torch import nn
+
+    from topwork import Json, Run
 
 TRACKERS = {
     "tensorboard": "Curves, metrics, tables and images in the run folder's `tensorboard` (extra `tensorboard`).",
@@ -21,17 +24,32 @@ TRACKERS = {
 
 @hookimpl
 def register_commands() -> list[Declaration]:
-    """Declare the command `sweep`."""
-    return [Declaration("sweep", "topwork_workbench.sweep.command:sweep")]
+    """Declare the commands `sweep` and `export`."""
+    return [
+        Declaration("sweep", "topwork_workbench.sweep.command:sweep"),
+        Declaration("export", "topwork_workbench.export.command:export"),
+    ]
+
+
+@hookimpl
+def load_program(folder: Path, program: Mapping[str, Json], model: nn.Module, trusted: bool) -> nn.Module | None:
+    """Run the programs that the stage `export` writes."""
+    from topwork_workbench.export.running import open_program, opens
+
+    return open_program(folder, program, model, trusted=trusted) if opens(program) else None
 
 
 @hookimpl
 def register_stages() -> list[Declaration]:
-    """Declare the stage `load_adapter`."""
-    about = (
+    """Declare the stages `load_adapter` and `export`."""
+    loads = (
         "Put an adapter that `train: {lora: {save: adapter}}` kept on the model that it was trained on, and merge it."
     )
-    return [Declaration("load_adapter", "topwork_workbench.lora.stage:LoadAdapter", about)]
+    exports = "Write the model as a program (ONNX, torch.export), and compare it with the model on rows of the run."
+    return [
+        Declaration("load_adapter", "topwork_workbench.lora.stage:LoadAdapter", loads),
+        Declaration("export", "topwork_workbench.export.stage:Export", exports),
+    ]
 
 
 @hookimpl

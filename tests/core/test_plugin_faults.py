@@ -166,6 +166,9 @@ QUESTIONS = {
     "look": lambda plugins: plugins.look(None),
     "block": lambda plugins: plugins.hook.block(path="", module=None, model=None),
     "make_tracker": lambda plugins: plugins.hook.make_tracker(name="x", run=None),
+    "load_program": lambda plugins: plugins.hook.load_program(
+        folder=Path("x"), program={"format": "x"}, model=None, trusted=False
+    ),
     "profile_page": lambda plugins: plugins.hook.profile_page(profile=None, file=Path("x")),
 }
 

@@ -181,7 +181,7 @@ COMPRESS_ROOMS = (
     *("tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`
-WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora")
+WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "export")
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(

@@ -57,6 +57,7 @@ PROMISES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "build_head": ("a torch module", lambda value: callable(getattr(value, "named_parameters", None))),
     "attention_layer": ("a `topwork.AttentionLayer`", _is_layer),
     "block": ("a `topwork.Block`", _is_block),
+    "load_program": ("a torch module", lambda value: callable(getattr(value, "named_parameters", None))),
     "profile_page": ("True when the page is written", lambda value: isinstance(value, bool)),
     "make_tracker": ("an object whose methods are marked by `@topwork.hookimpl`", _hears_news),
     "look": ("an object like the lens's `Look`", lambda value: callable(getattr(value, "prune_heads", None))),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from topwork.data.loop import Settings, evaluate_rows, loss_batches, predict_rows
 from topwork.deprecation import warn_renamed
-from topwork.errors import CheckpointError, PluginError
+from topwork.errors import CheckpointError, PluginError, UsageError
 from topwork.files import plain, remove_folder, write_json
 from topwork.items import Batch, Json, Prediction, Row
 from topwork.runs.records import RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed
@@ -167,6 +167,39 @@ class Run:
     def stage_folder(self, stage: Stage, index: int) -> Path:
         """Return the folder of a stage: `stages/01-train` and so on."""
         return stage_folder(self.root, stage, index)
+
+    def last_metrics(self) -> dict[str, float]:
+        """Return the metrics of the last stage that measured some, for the model card."""
+        for record in reversed(self.results):
+            metrics = record["result"].get("metrics")
+            if metrics:
+                return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        return {}
+
+    def output_folder(self, name: str) -> tuple[Path, bool]:
+        """Return a folder that a stage was told to write to, and whether it lies in the run folder.
+
+        Args:
+            name: as in the recipe, relative to the run folder.
+
+        Raises:
+            UsageError: it lies outside and `save_outside` is not allowed, or where the results of stages lie.
+        """
+        target = self.root / Path(name).expanduser()
+        root = self.root.resolve()
+        resolved = target.resolve()
+        if resolved != root and resolved.is_relative_to(root):
+            inside = resolved.relative_to(root)
+            if inside.parts[0] == "stages":
+                raise UsageError("`stages` holds the results of the run", place="folder", hint="name another folder")
+            return self.root / inside, True
+        if not self.save_outside:
+            raise UsageError(
+                f"`{name}` lies outside the run folder",
+                place="folder",
+                hint="name a folder inside it, or allow it: `topwork run --save-outside`",
+            )
+        return target, False
 
     # ------------------------------------------------------------------ stages
 

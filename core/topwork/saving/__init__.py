@@ -2,6 +2,7 @@
 
 - `model_folder`: writes and loads the folder of a task and its model; finds one on the Hub.
 - `transformers_models`: the same for a model of transformers without a task.
+- `programs`: the same for an exported program (ONNX, torch.export) in the place of weights.
 - `manifest`: what a folder says about itself, and how it is checked before anything of it is used.
 - `parts`: `TaskParts`, a task with its model, and `graft`, which makes one.
 - `weights`: tensors to and from safetensors files, strictly.

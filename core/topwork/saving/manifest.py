@@ -26,6 +26,8 @@ MANIFEST = "topwork.json"
 FORMAT = 1
 #: the two files that weights lie in
 PLAIN_WEIGHTS, WEIGHTS = "model.safetensors", "topwork.safetensors"
+#: what stands for them in the manifest of an exported model, whose section `program` describes the files
+PROGRAM = "program"
 
 _TYPES: dict[str, type] = {
     "weights": str,
@@ -140,7 +142,9 @@ def check_manifest(content: Mapping[str, Json], file: Path) -> None:
             raise _damaged(file, f"`{key}` is {type(content[key]).__name__}, not {_TYPES[key].__name__}")
     if task is not None and not isinstance(task, str):
         raise _damaged(file, "`task` is no name")
-    if content["weights"] not in (PLAIN_WEIGHTS, WEIGHTS):
+    if content["weights"] == PROGRAM:
+        _check_program(content, file)
+    elif content["weights"] not in (PLAIN_WEIGHTS, WEIGHTS):
         raise _damaged(file, f"its weights are `{content['weights']}`")
     texts = [*content["aliases"].values(), *content.get("processors", ())]
     if not all(isinstance(text, str) for text in texts):
@@ -156,6 +160,12 @@ def check_manifest(content: Mapping[str, Json], file: Path) -> None:
     for role, base in content.get("bases", {}).items():
         if not isinstance(base, dict) or not isinstance(base.get("options"), dict):
             raise _damaged(file, f"the base `{role}` has no options")
+
+
+def _check_program(content: Mapping[str, Json], file: Path) -> None:
+    program = content.get("program")
+    if not isinstance(program, dict) or not isinstance(program.get("format"), str) or content["task"] is None:
+        raise _damaged(file, "`program` describes no exported model")
 
 
 def _check_kinds(folder: Path) -> None:

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 _LISTED = 100
 
 
-def model_card(work: TaskParts, plainly: bool, numbers: Mapping[str, Json]) -> str:
+def model_card(work: TaskParts, plainly: bool, numbers: Mapping[str, Json], program: str | None = None) -> str:
     """Return the README.md of a model folder, with the Hub's front matter.
 
     Args:
         work: the task and its model.
         plainly: plain transformers can load the model.
         numbers: metric -> value.
+        program: the format, where the folder holds an exported program in the place of weights.
     """
     import yaml
 
@@ -44,6 +45,8 @@ def model_card(work: TaskParts, plainly: bool, numbers: Mapping[str, Json]) -> s
     lines.append(f"{type(work.model).__name__}, {count:,} parameters, made with topwork.")
     lines.append("")
     how = "It loads in plain transformers, and with" if plainly else "It loads with topwork alone:"
+    if program is not None:
+        how = f"It is an exported program ({program}), which `topwork predict` runs too:"
     lines += [how, "", "```python", "import topwork", "", 'work = topwork.load("path/of/this/folder")', "```", ""]
     lines += [f"- {key}: {_plain_text(value)}" for key, value in task.describe().items()]
     if altered := sorted(alterations(work.model)):

@@ -18,7 +18,16 @@ from topwork.errors import CheckpointError, PluginError, TopworkError, UsageErro
 from topwork.files import write_json, write_text, write_whole
 from topwork.items import Json, Row
 from topwork.saving.alterations import alterations
-from topwork.saving.manifest import MANIFEST, PLAIN_WEIGHTS, WEIGHTS, manifest, read_manifest, saved_by, task_of
+from topwork.saving.manifest import (
+    MANIFEST,
+    PLAIN_WEIGHTS,
+    PROGRAM,
+    WEIGHTS,
+    manifest,
+    read_manifest,
+    saved_by,
+    task_of,
+)
 from topwork.saving.model_card import model_card
 from topwork.saving.parts import TaskParts, graft
 from topwork.saving.verification import silenced, unloadable, verify_losses, verify_model
@@ -41,7 +50,18 @@ if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
 
 #: what a model folder on the Hub is made of; a repository may hold more
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
+_FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.onnx",
+    "*.onnx.data",
+    "*.pt2",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.tiktoken",
+    "*.py",
+)
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -70,7 +90,7 @@ def save_folder(
     with write_whole(folder) as temporary:
         temporary.mkdir()
         plainly = is_plain(work)
-        _save_configs(work, temporary)
+        save_configs(work, temporary)
         aliases: dict[str, str] = {}
         if plainly:
             cast(Any, work.model).save_pretrained(temporary)
@@ -80,8 +100,7 @@ def save_folder(
             aliases = save_weights(work.model, temporary / WEIGHTS)
             if (generation := getattr(work.model, "generation_config", None)) is not None:
                 generation.save_pretrained(temporary)
-        for kind, processor in work.task.state.processors.items():
-            processor.save_pretrained(temporary / Path(kind).parent)
+        save_processors(work, temporary)
         files = {file.name: describe_file(file) for file in sorted(temporary.glob("*.safetensors"))}
         counted = {
             "tensors": count_tensors(temporary),
@@ -151,7 +170,7 @@ def count_tensors(folder: Path) -> int:
     return count
 
 
-def _save_configs(work: TaskParts, folder: Path) -> None:
+def save_configs(work: TaskParts, folder: Path) -> None:
     """Save the config of each base, so that it can be made without weights; several have folders of their own."""
     from transformers import PreTrainedModel
 
@@ -164,6 +183,12 @@ def _save_configs(work: TaskParts, folder: Path) -> None:
         chosen.save_pretrained(target)
     if len(task.bases) > 1 and isinstance(work.model, PreTrainedModel):
         work.model.config.save_pretrained(folder)  # a model of several bases that is one model of transformers
+
+
+def save_processors(work: TaskParts, folder: Path) -> None:
+    """Save what the task preprocesses with: tokenizers, image processors, feature extractors."""
+    for kind, processor in work.task.state.processors.items():
+        processor.save_pretrained(folder / Path(kind).parent)
 
 
 def local_folder(folder: str | Path, revision: str | None = None) -> Path:
@@ -232,13 +257,16 @@ def load_folder(folder: Path, plugins: Plugins, *, trust_remote_code: bool = Fal
             place=str(folder),
             hint="install the plugin that built it",
         )
-    if saved["alterations"]:
+    program = saved["weights"] == PROGRAM
+    if saved["alterations"] and not program:
         put_back(model, saved["alterations"], plugins, folder)
-    if not plainly:
+    if not plainly and not program:
         load_weights(model, folder / saved["weights"], saved["aliases"])
-        if (folder / "generation_config.json").is_file() and hasattr(model, "generation_config"):
-            generation: Any = model.generation_config
-            model.generation_config = type(generation).from_pretrained(folder)
+    if not plainly and (folder / "generation_config.json").is_file() and hasattr(model, "generation_config"):
+        generation: Any = model.generation_config
+        model.generation_config = type(generation).from_pretrained(folder)
+    if program:
+        model = _open_program(saved, folder, model, plugins, trusted=trust_remote_code)
     check_numbers(model, folder)
     model.eval()
     return TaskParts(task, model, plugins, form, saved["bases"])
@@ -319,6 +347,30 @@ def _options(task_class: Any, saved: Mapping[str, Json], folder: Path) -> Any:
             place=str(folder),
             hint=saved_by(saved),
         ) from error
+
+
+def _open_program(saved: Mapping[str, Json], folder: Path, model: nn.Module, plugins: Plugins, *, trusted: bool) -> Any:
+    """Return the model that runs the exported program of a folder, made by a plugin.
+
+    Args:
+        saved: the manifest.
+        folder: of the model.
+        model: as it was built of its configs, without weights.
+        plugins: one of them runs the program.
+        trusted: whoever loads the folder lets its code run.
+
+    Raises:
+        CheckpointError: no loaded plugin runs programs of this format.
+    """
+    section = saved["program"]
+    opened = plugins.hook.load_program(folder=folder, program=section, model=model, trusted=trusted)
+    if opened is None:
+        raise CheckpointError(
+            f"no loaded plugin runs programs of the format `{section['format']}`",
+            place=str(folder),
+            hint="see `topwork plugins`, or load the folder that was exported",
+        )
+    return opened
 
 
 def put_back(model: nn.Module, sections: Mapping[str, Json], plugins: Plugins, folder: Path) -> None:

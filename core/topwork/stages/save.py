@@ -33,10 +33,10 @@ class Save(Stage):
 
     def __call__(self, run: Run) -> dict[str, Json]:
         """Write the model folder, and compare the model that it loads with the one in memory."""
-        target, inside = self._target(run)
+        target, inside = run.output_folder(self.folder or "model")
         if run.process.main:
             with _claimed(run, target, inside):
-                save_folder(run.work, target, last_metrics(run), rows=run.loaded_rows())
+                save_folder(run.work, target, run.last_metrics(), rows=run.loaded_rows())
         run.process.barrier()
         run.model_folder = target
         file = "model.safetensors" if is_plain(run.work) else "topwork.safetensors"
@@ -44,24 +44,6 @@ class Save(Stage):
         # relative to the run folder, which may be moved; what was asked for elsewhere stays there
         location = target.relative_to(run.root).as_posix() if inside else str(target.absolute())
         return {"model_folder": location, "weights": file, "megabytes": round(size / 1e6, 3)}
-
-    def _target(self, run: Run) -> tuple[Path, bool]:
-        """Return the folder to write to, and whether it lies in the run folder."""
-        target = run.root / Path(self.folder or "model").expanduser()
-        root = run.root.resolve()
-        resolved = target.resolve()
-        if resolved != root and resolved.is_relative_to(root):
-            inside = resolved.relative_to(root)
-            if inside.parts[0] == "stages":
-                raise UsageError("`stages` holds the results of the run", place="folder", hint="name another folder")
-            return run.root / inside, True
-        if not run.save_outside:
-            raise UsageError(
-                f"`{self.folder}` lies outside the run folder",
-                place="folder",
-                hint="name a folder inside it, or allow it: `topwork run --save-outside`",
-            )
-        return target, False
 
 
 @contextmanager
@@ -89,12 +71,3 @@ def _claimed(run: Run, target: Path, inside: bool) -> Iterator[None]:
     finally:
         if target.is_dir() and not any(target.iterdir()):
             target.rmdir()
-
-
-def last_metrics(run: Run) -> dict[str, float]:
-    """Return the metrics of the last evaluation of the run, for the model card."""
-    for record in reversed(run.results):
-        metrics = record["result"].get("metrics")
-        if metrics:
-            return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-    return {}
