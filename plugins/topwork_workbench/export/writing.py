@@ -147,15 +147,15 @@ def relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
 
     if expected.shape != actual.shape:
         return float("inf")
-    one, two = expected.double().cpu(), actual.double().cpu()
-    finite = torch.isfinite(one)
-    if not torch.equal(finite, torch.isfinite(two)):
+    wanted, got = expected.double().cpu(), actual.double().cpu()
+    finite = torch.isfinite(wanted)
+    if not torch.equal(finite, torch.isfinite(got)):
         return float("inf")
-    if not torch.equal(one[~finite].nan_to_num(0.0), two[~finite].nan_to_num(0.0)):
+    if not torch.equal(wanted[~finite].nan_to_num(0.0), got[~finite].nan_to_num(0.0)):
         return float("inf")
     if not finite.any():
         return 0.0
-    return float((one[finite] - two[finite]).abs().max() / one[finite].abs().max().clamp(min=1e-3))
+    return float((wanted[finite] - got[finite]).abs().max() / wanted[finite].abs().max().clamp(min=1e-3))
 
 
 def _axes(entry: Mapping[str, Json]) -> str:
