@@ -157,10 +157,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
 def build_head(task: Task, bases: Mapping[str, Base], weights: bool) -> nn.Module | None:
     """Return base and task head for this task on this architecture, or None; the task's `build` comes last.
 
-    Args:
-        task: with its options and what it learned.
-        bases: by role.
-        weights: False only shapes the module; weights are loaded later.
+    With `weights` False the module is only shaped; its weights are loaded later.
 
     Example:
         @topwork.hookimpl
@@ -177,11 +174,6 @@ def attention_layer(path: str, module: nn.Module, model: nn.Module) -> Attention
     """Describe the attention layer that this module is *as it stands now*; None: "not mine".
 
     One module of a model can be described this way; the lens lays the original indices over what was pruned before.
-
-    Args:
-        path: of the module in the model.
-        module: the module.
-        model: the whole model.
 
     Example:
         @topwork.hookimpl
@@ -227,12 +219,6 @@ def look(model: nn.Module, plugins: Any) -> Any | None:
 @hookspec(firstresult=True)
 def compress(model: nn.Module, batches: Iterable[Any], options: Mapping[str, Any], plugins: Any) -> Any | None:
     """Make a model smaller than a budget and return what came of it: what is behind `topwork.compress`.
-
-    Args:
-        model: any module, or a TaskModel.
-        batches: calibration rows.
-        options: those of `topwork.compress`, such as "macs".
-        plugins: the loaded plugins.
 
     Example:
         @topwork.hookimpl
@@ -293,9 +279,9 @@ def load_program(folder: Path, program: Mapping[str, Json], model: nn.Module, tr
 
     Args:
         folder: of the exported model.
-        program: the section of its manifest that `topwork.save_program` was given; `format` says whose it is.
-        model: as it was built of its configs, without weights: for its config and its methods.
-        trusted: whoever loads the folder lets its code run; a format that is code is refused without it.
+        program: the section of its manifest that `topwork.save_program` was given.
+        model: as its configs build it, without weights.
+        trusted: whoever loads the folder lets its code run.
 
     Example:
         @topwork.hookimpl
