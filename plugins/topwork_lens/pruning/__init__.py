@@ -4,7 +4,7 @@ In the order in which a call meets them:
 
 - `prune`: `prune`, the entry point, and its result.
 - `preconditions`: layers that are never pruned.
-- `probes`: the batches that a check runs on.
+- `probes`: the batches that a check runs on; `made_inputs`: inputs by the names of forward, where nobody gives any.
 - `references`: what the masked model computes on them.
 - `job`: the layers one by one, each in the best form that passes its check; else everything is put back.
 - `strategies`: the forms of one layer, the best first; `neurons`: those of a block.

@@ -1,8 +1,9 @@
 """Batches that the check of pruning runs on.
 
-Entry points: `call_on`, the run of a model on the caller's batch, or on a small random one (`probe_inputs`), or on the
-last that ran (`model_state.remembered_batch`) where nothing is known of its inputs; `further_batches`, the same batch
-in other sizes and with padding, so that what holds for one batch is known to hold for others.
+Entry points: `call_on`, the run of a model on the caller's batch, or else on the one of which most of the model runs:
+small and random (`probe_inputs`), the last that ran (`model_state.remembered_batch`), transformers' dummy inputs, made
+by the names in forward (`made_inputs`); `further_batches`, the same batch in other sizes and with padding, so that
+what holds for one batch is known to hold for others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from torch import nn
 
 from topwork import Batch, Refused, TopworkError, map_tensors
 from topwork_lens.model_state import MOST_NUMBERS, device_of, quiet, remembered_batch, text_config
+from topwork_lens.pruning.made_inputs.named import named_inputs
+from topwork_lens.pruning.made_inputs.placeholders import with_placeholders
 from topwork_lens.refusals import refuse
 
 _ITEMS, _TOKENS, _SAMPLES, _FRAMES = 2, 12, 4000, 200
@@ -29,7 +33,8 @@ def call_on(model: nn.Module, check: Any) -> Callable[[], Any]:
     Args:
         model: the model.
         check: a dict of inputs, a `Batch`, or a function that runs the model; None for a random batch; where that does
-            not run, the last one that was captured, gated, patched or scored, or transformers' dummy inputs.
+            not run or leaves layers out, the last one that was captured, gated, patched or scored, transformers' dummy
+            inputs, or inputs by the names that forward takes.
     """
     if callable(check):
         return check
@@ -53,17 +58,65 @@ def call_on(model: nn.Module, check: Any) -> Callable[[], Any]:
 
 
 def _random_or_remembered(model: nn.Module) -> dict[str, Any]:
-    """Return a random batch; where it does not run, the last one that did, or transformers' dummy inputs."""
-    others = [batch for batch in (remembered_batch(model), _dummy_inputs(model)) if batch is not None]
+    """Return the batch on which most of the model runs: a random one, the last that ran, inputs by their names.
+
+    The first on which every layer of every stack runs is taken; of two that reach as many layers, the first.
+
+    Raises:
+        Refused: none of them runs.
+    """
+    best: tuple[int, dict[str, Any]] | None = None
+    layers = _layers_of_stacks(model)
+    refused: Refused | None = None
+    first: dict[str, Any] | None = None
     try:
-        inputs = probe_inputs(model)
-    except Refused:
-        if not others:
-            raise
-        return next((batch for batch in others if _does_run(model, batch)), others[0])
-    if others and not _does_run(model, inputs):
-        return next((batch for batch in others if _does_run(model, batch)), inputs)
-    return inputs
+        first = probe_inputs(model)
+    except Refused as error:
+        refused = error
+    for inputs in _candidates(model, first):
+        reached = _reached(model, layers, inputs)
+        if reached is not None and (best is None or reached > best[0]):
+            best = reached, inputs
+            if reached == len(layers):
+                break
+    if best is not None:
+        return best[1]
+    if first is None:
+        assert refused is not None
+        raise refused
+    return first
+
+
+def _candidates(model: nn.Module, first: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """Yield batches, the most likely first, each also with the tokens that stand for its images and sounds."""
+    known = [first, remembered_batch(model), _dummy_inputs(model)]
+    made = (_moved(inputs, model) for inputs in named_inputs(model))
+    for inputs in chain((batch for batch in known if batch is not None), made):
+        extended = with_placeholders(model, inputs)
+        if extended is not None:
+            yield extended
+        yield inputs
+
+
+def _layers_of_stacks(model: nn.Module) -> list[nn.Module]:
+    """The modules with parameters that stand in lists: on most batches that fit a model all of them run."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    layers = [layer for stack in stacks for layer in stack.children()]
+    return [layer for layer in layers if next(layer.parameters(), None) is not None]
+
+
+def _reached(model: nn.Module, layers: Sequence[nn.Module], inputs: Mapping[str, Any]) -> int | None:
+    """Return how many of the layers run on a batch; None for a batch on which the model does not run."""
+    ran: set[nn.Module] = set()
+    handles = [layer.register_forward_pre_hook(lambda module, args: ran.add(module)) for layer in layers]
+    with suppress(Exception), quiet(model):
+        try:
+            model(**inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return len(ran)
+    return None
 
 
 def _dummy_inputs(model: nn.Module) -> dict[str, Any] | None:
@@ -75,13 +128,6 @@ def _dummy_inputs(model: nn.Module) -> dict[str, Any] | None:
     return None
 
 
-def _does_run(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
-    with suppress(Exception), quiet(model):
-        model(**inputs)
-        return True
-    return False
-
-
 def probe_inputs(model: nn.Module) -> dict[str, Any]:
     """Return keyword arguments for `model.forward`: random, with padding where the model knows padding.
 
@@ -91,8 +137,6 @@ def probe_inputs(model: nn.Module) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     config: Any = getattr(model, "config", None)
     main = getattr(model, "main_input_name", None)
-    device = next(model.parameters()).device
-    dtype = next(model.parameters()).dtype
     if config is None or main is None:
         inputs = _image_model(model, generator)
     elif main == "pixel_values":
@@ -111,8 +155,14 @@ def probe_inputs(model: nn.Module) -> dict[str, Any]:
         inputs.setdefault("pixel_values", torch.randn(_ITEMS, *_image_shape(config.vision_config), generator=generator))
     if getattr(config, "is_encoder_decoder", False) and main != "pixel_values":
         inputs["decoder_input_ids"] = _tokens(config, generator)["input_ids"]
-    moved = {name: value.to(device) for name, value in inputs.items()}
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in moved.items()}
+    return _moved(inputs, model)
+
+
+def _moved(inputs: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """The inputs on the device and in the floating-point dtype of a model."""
+    parameter = next(model.parameters())
+    moved = {name: value.to(parameter.device) for name, value in inputs.items()}
+    return {name: value.to(parameter.dtype) if value.is_floating_point() else value for name, value in moved.items()}
 
 
 def _unknown(model: nn.Module) -> Exception:
