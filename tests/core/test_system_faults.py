@@ -93,6 +93,30 @@ def test_a_run_folder_has_one_run_at_a_time(recipe, engine, tmp_path):
         topwork.run(recipe, plugins=engine, quiet=True, folder="rows.jsonl")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_worker_that_outlives_its_run_does_not_hold_the_folder(tmp_path):
+    """Workers of a data loader notice the death of a killed run some seconds later."""
+    import multiprocessing
+
+    forks = multiprocessing.get_context("fork")
+    begun, never = forks.Event(), forks.Event()
+
+    def work():
+        begun.set()
+        never.wait(60)
+
+    with locking(tmp_path):
+        worker = forks.Process(target=work, daemon=True)
+        worker.start()
+        assert begun.wait(60)
+    try:
+        with locking(tmp_path):
+            assert worker.is_alive()
+    finally:
+        worker.kill()
+        worker.join()
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from topwork.errors import UsageError
+
+#: descriptors of the folders that this process holds
+_held: set[int] = set()
 
 
 @contextmanager
@@ -24,7 +28,6 @@ def locking(folder: Path) -> Iterator[None]:
         yield
         return
     import fcntl
-    import os
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -36,7 +39,20 @@ def locking(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
             os.close(descriptor)
             raise
+    _held.add(descriptor)
     try:
         yield
     finally:
+        _held.discard(descriptor)
         os.close(descriptor)
+
+
+def _release_in_child() -> None:
+    """Close inherited descriptors: a forked worker of a data loader may outlive its run by seconds."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
