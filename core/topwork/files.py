@@ -20,6 +20,7 @@ from topwork.items import Json
 
 #: end of the names of what is being written or removed
 PARTIAL = ".partial"
+_LEFT = f".*.*{PARTIAL}"
 
 
 @contextmanager
@@ -91,10 +92,16 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what processes that were killed were writing or removing; the caller holds the folder alone."""
-    for path in list(folder.rglob(f".*{PARTIAL}")):
-        shutil.rmtree(path, ignore_errors=True)
+def remove_partial(folder: Path, *, deep: bool = True) -> None:
+    """Remove what processes that were killed were writing or removing.
+
+    Args:
+        folder: a folder that the caller holds alone.
+        deep: look into the folders below it too.
+    """
+    for path in list(folder.rglob(_LEFT) if deep else folder.glob(_LEFT)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -85,6 +85,15 @@ def test_what_was_half_written_is_removed_by_resume(recipe, engine, tmp_path) ->
     assert sorted(run.root.rglob("*")) == names
 
 
+def test_what_a_run_without_records_left_is_removed_by_the_next(recipe, engine, tmp_path) -> None:
+    left = tmp_path / "run" / ".run.json.abcdefgh.partial" / "run.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    (tmp_path / "run" / ".config").mkdir()
+    topwork.run({**recipe, "stages": recipe["stages"][:1]}, folder=tmp_path / "run", plugins=engine, quiet=True)
+    assert not left.parent.exists() and (tmp_path / "run" / ".config").is_dir()
+
+
 def test_stages_of_another_run_are_copied_whole_or_not_at_all(recipe, engine, tmp_path, monkeypatch) -> None:
     first = topwork.run(recipe, folder=tmp_path / "first", plugins=engine, quiet=True)
     real = shutil.copytree

@@ -31,10 +31,21 @@ class Raises(Stage):
         raise RAISED.pop()
 
 
+class Unlogged(Stage):
+    """Raises what the test wants, and nothing can be written into the log any more."""
+
+    name = "unlogged"
+
+    def __call__(self, run):
+        (run.root / "log.txt").unlink()
+        (run.root / "log.txt").mkdir()
+        raise RAISED.pop()
+
+
 class Bad:
     @hookimpl
     def register_stages(self):
-        return [Raises]
+        return [Raises, Unlogged]
 
 
 @pytest.fixture
@@ -71,6 +82,17 @@ def test_what_the_machine_refuses_is_said_with_its_stage(error, text, recipe):
         topwork.run(recipe, plugins=topwork.load_plugins(extra=[engine_plugin, Bad()]), quiet=True)
     assert str(caught.value).startswith(f"stage 1, raises, {text}" if ": " in text else f"stage 1, raises: {text}")
     assert "failed: " in Path("runs/demo-1/log.txt").read_text()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), TopworkError("no")])
+def test_a_log_that_cannot_be_written_does_not_hide_the_first_error(error, recipe):
+    RAISED[:] = [error]
+    recipe["stages"] = ["unlogged"]
+    with (
+        pytest.warns(RuntimeWarning, match="hook run_failed"),
+        pytest.raises(TopworkError, match=r"stage 1, unlogged(, a/b: No space|: no)"),
+    ):
+        topwork.run(recipe, plugins=topwork.load_plugins(extra=[engine_plugin, Bad()]), quiet=True)
 
 
 def test_what_a_plugin_does_wrong_is_left_alone():

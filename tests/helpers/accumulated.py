@@ -1,7 +1,8 @@
 """One step of training by batches of several sizes, for every task: in this process, or in several as a program.
 
-`python accumulated.py FOLDER` trains every case with the batches of `SIZES` and writes the steps; with `accelerate
-launch` the items are shared out over the processes.
+`python accumulated.py FOLDER` trains every case with the batches of `SIZES` and writes the steps, and the losses of
+three rows, a number that two processes cannot share out evenly; with `accelerate launch` the items are shared out over
+the processes. Names of cases behind the folder choose some.
 """
 
 from __future__ import annotations
@@ -84,16 +85,24 @@ def steps_of(name: str, plugins: Any, sizes: tuple[int | None, ...] = SIZES) -> 
     return steps
 
 
-def main(folder: Path) -> None:
+def loss_of(name: str, plugins: Any) -> float:
+    """Return the mean loss of three rows, each as if it were alone."""
+    task, base, options = CASES[name]
+    rows = plugins.task(task).example_rows()
+    work = topwork.build(task, base, rows=rows, plugins=plugins, **options)
+    return float(work.apply("evaluate", {"evaluate": rows[:3]}, loss=True)["metrics"]["loss"])
+
+
+def main(folder: Path, *chosen: str) -> None:
     from topwork.process import Process
 
     torch.set_num_threads(1)
     plugins = topwork.load_plugins()
-    for name in CASES:
-        steps = steps_of(name, plugins)
+    for name in chosen or CASES:
+        known = {**steps_of(name, plugins), "loss": loss_of(name, plugins)}
         if Process().main:
-            torch.save(steps, folder / f"{name}.pt")
+            torch.save(known, folder / f"{name}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

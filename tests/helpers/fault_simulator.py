@@ -539,6 +539,8 @@ def main() -> int:
         print(f"{len(simulator.whole[0][1].points)} points, {time.time() - start:.1f} s", flush=True)
         for seed in chosen:
             fault, story = simulator.play(seed)
+            if seed % 50 == 49:
+                print(f"{seed + 1}, {time.time() - start:.0f} s", flush=True)
             faults.update(line.split(": ")[1].split(" at ")[0] for line in story)
             if fault is not None:
                 kinds[re.sub(r"[\d.]+", "N", fault)[:200]] += 1

@@ -49,3 +49,11 @@ def test_two_processes_make_the_step_of_one_larger_batch(name, size, of_two_proc
     """Weighted by the number of targets: the processes hold other rows, hence other numbers of targets."""
     whole = steps_of(name, plugins, (None,))[None]
     assert close(torch.load(of_two_processes / f"{name}.pt")[size], whole)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", CASES)
+def test_losses_of_rows_that_two_processes_cannot_share_evenly(name, of_two_processes, plugins):
+    """Each process computes the losses of its own rows, one of them more often than the other: none may wait."""
+    expected = accumulated.loss_of(name, plugins)
+    assert torch.load(of_two_processes / f"{name}.pt")["loss"] == pytest.approx(expected, rel=1e-5)

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -120,7 +121,8 @@ def _wrapped(
 def _warn(failure: PluginError, run: Any) -> None:
     text = f"{failure.place}: {failure.cause}; the run goes on (TOPWORK_STRICT=1 ends it here)"
     if run is not None and hasattr(run, "say"):
-        run.say(f"warning: {text}")
+        with suppress(OSError):  # the log cannot be written, on a full disk for example
+            run.say(f"warning: {text}")
     if run is None or getattr(getattr(run, "console", None), "quiet", True):
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 

@@ -80,6 +80,7 @@ def execute(
         process.barrier()
         with _removed_unless_begun(root, process):
             if process.main:
+                remove_partial(root, deep=False)  # of a run that was killed before it had records
                 write_text(root / RECIPE, recipe.to_yaml())
                 write_json(root / RUN, _facts(recipe, plugins, process, save_outside))
             note = take_over(recipe, root, Path(reuse)) if process.main and reuse is not None else None
@@ -172,7 +173,7 @@ def _run_observed(run: Run, recipe: Recipe, done: int) -> None:
     except BaseException as error:
         try:
             plugins.hook.run_failed(run=run, error=error)
-        except TopworkError as second:  # an observer that fails as well (on a full disk, say) must not hide the first
+        except (TopworkError, OSError) as second:  # an observer that fails as well must not hide the first: a full disk
             error.add_note(f"besides: {second}")
         raise
     plugins.hook.run_done(run=run)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from topwork import Base, Batch, CheckpointError, UsageError
 from topwork_tasks._vision.batches import model_tensors
+from topwork_tasks._vision.divisors import counting_alone
 from topwork_tasks._vision.images import mode_of
 from topwork_tasks._vision.inputs import learn_processor, processor_statistics, saved_processor, size_changes
 
@@ -282,16 +283,18 @@ def universal_loss(model: Any, batch: Batch) -> torch.Tensor:
     """
     inputs = model_tensors(batch, model)
     inputs["mask_labels"] = [mask.to(inputs["pixel_values"].dtype) for mask in inputs["mask_labels"]]
-    if model.training:
-        return model(**inputs).loss
-    with _seeding(sum(item.extra["seed"] for item in batch.items), inputs["pixel_values"].device):
+    seed = None if model.training else sum(item.extra["seed"] for item in batch.items)
+    with counting_alone(), _seeding(seed, inputs["pixel_values"].device):
         return model(**inputs).loss
 
 
 @contextmanager
-def _seeding(seed: int, device: torch.device) -> Iterator[None]:
+def _seeding(seed: int | None, device: torch.device) -> Iterator[None]:
     import torch
 
+    if seed is None:
+        yield
+        return
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed % 2**63)
         yield

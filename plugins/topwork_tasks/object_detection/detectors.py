@@ -10,9 +10,6 @@ from topwork_tasks._classification.labels import Declared, LabelNames, distinct_
 from topwork_tasks._vision.boxes import categories_of, declared_names, overlaps, to_corners
 from topwork_tasks.object_detection.processors import MOST_BOXES
 
-#: model types whose loss counts the boxes of its own process only
-_COUNTING_ALONE = ("rt_detr", "rt_detr_v2", "d_fine", "deimv2")
-
 
 def learn_object_names(
     rows: Any, base: Base, auto: Sequence[str], option: LabelNames, notes: list[str]
@@ -83,26 +80,6 @@ def target_counts(batch: Batch, queries: int | None, config: Any) -> tuple[float
     matched = sum(min(count, queries) for count in boxes)
     absent = getattr(config, "eos_coefficient", 0.1)
     return matched + absent * (queries * len(boxes) - matched), shared
-
-
-def shared_divisor(batch: Batch, config: Any) -> float:
-    """Return by how much transformers divides the losses of boxes too much, where several processes train.
-
-    It takes for the number of boxes the mean over the processes, divided by the number of processes once more. Times
-    this factor a loss is divided by the boxes of its own batch.
-
-    Args:
-        batch: the batch.
-        config: the model's config.
-    """
-    from accelerate import PartialState
-    from accelerate.utils import reduce
-
-    if config.model_type in _COUNTING_ALONE or PartialState().num_processes == 1:
-        return 1.0
-    count = float(sum(len(target["class_labels"]) for target in batch.inputs["labels"]))
-    mean = float(reduce(batch.inputs["pixel_values"].new_tensor([count]), reduction="mean"))
-    return max(mean / PartialState().num_processes, 1.0) / max(count, 1.0)
 
 
 # ---------------------------------------------------------------- outputs

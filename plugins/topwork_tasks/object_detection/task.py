@@ -18,6 +18,7 @@ import topwork as tw
 from topwork_tasks._classification.labels import label_config, label_index
 from topwork_tasks._vision import augmentation, batches, inputs
 from topwork_tasks._vision import boxes as _boxes
+from topwork_tasks._vision.divisors import counting_alone
 from topwork_tasks._vision.frames import ANNOTATED_SIZE
 from topwork_tasks._vision.headers import may_be_refused
 from topwork_tasks._vision.image_task import IMAGE_COLUMN, ImageTask
@@ -184,16 +185,17 @@ class ObjectDetection(ImageTask):
 
     @override
     def loss(self, model: nn.Module, batch: tw.Batch) -> torch.Tensor:
-        return model(**batches.model_tensors(batch, model)).loss
+        with counting_alone():
+            return model(**batches.model_tensors(batch, model)).loss
 
     @override
     def loss_terms(self, model: nn.Module, batch: tw.Batch) -> tuple[torch.Tensor, ...]:
-        outputs = model(**batches.model_tensors(batch, model))
-        factor = detectors.shared_divisor(batch, self.base.config)
+        with counting_alone():
+            outputs = model(**batches.model_tensors(batch, model))
         if self._queries is None:
-            return (outputs.loss * factor,)
+            return (outputs.loss,)
         entropy = sum(loss for name, loss in outputs.loss_dict.items() if name.startswith("loss_ce"))
-        return entropy, (outputs.loss - entropy) * factor
+        return entropy, outputs.loss - entropy
 
     @override
     def target_counts(self, batch: tw.Batch) -> tuple[float, ...]:
