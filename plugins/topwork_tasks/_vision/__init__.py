@@ -10,6 +10,7 @@
 - `augmentation`: random changes of training images, with their boxes or maps.
 - `boxes`: objects of a row: reading, checking, targets, drawing.
 - `batches`: stacking and padding of images of several sizes.
+- `divisors`: set losses divide by the boxes or masks of their own batch.
 - `dense_heads`: task heads with an output for every pixel, on the feature maps of any backbone.
 - `coco_metric`: average precision as COCO defines it.
 """
