@@ -21,6 +21,7 @@ def compress_command(
     ] = None,
     macs: Annotated[float | None, typer.Option(help="Share of the multiply-accumulates that is left.")] = None,
     parameters: Annotated[float | None, typer.Option(help="Share of the parameters that is left.")] = None,
+    latency: Annotated[float | None, typer.Option(help="Share of the seconds that is left, measured here.")] = None,
     keep_metric: Annotated[
         float | None, typer.Option(help="The smallest budget that keeps this share of the metric.")
     ] = None,
@@ -47,7 +48,7 @@ def compress_command(
     table = plugins.load_rows(RowsOptions.model_validate({"path": data, "split": split}))
     fitted, measured = _parts(table, rows, data, seed)
     columns = dict(_pair(text) for text in column or ())
-    budget = {"macs": macs, "parameters": parameters, "keep_metric": keep_metric}
+    budget = {"macs": macs, "parameters": parameters, "latency": latency, "keep_metric": keep_metric}
     options: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
     options |= {"score": score, "rows": rows, "multiple": multiple}
     result = loaded.apply(
@@ -86,7 +87,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
         paired = values["paired"]
         interval = f", paired {paired['difference']:+.4f} [{paired['low']:+.4f}, {paired['high']:+.4f}]"
         lines.append(f"{role}: {primary} {values['before']:.4f} -> {values['after']:.4f}{interval}")
-    counted = [name for name in ("macs", "parameters", "heads", "neurons") if f"{name}_after" in result]
+    counted = [name for name in ("macs", "nanoseconds", "parameters", "heads", "neurons") if f"{name}_after" in result]
     lines += [f"{name} {result[f'{name}_before']:,} -> {result[f'{name}_after']:,}" for name in counted]
     if "speedup" in result:
         reason = f" ({result['reason_of_gap']})" if result["reason_of_gap"] else ""

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Batch, UsageError
+from topwork_compress.dynamic import search_table
+from topwork_compress.latency import LatencyTable, measure_table, nanoseconds, run_seconds
 from topwork_compress.plan import Budget, Compressed, Plan, Settings
 from topwork_compress.rearrange import objective, rearranged
 from topwork_compress.scores import METHODS, Scores, score
@@ -42,19 +44,32 @@ class Compression:
         row_losses: (model, batch) -> [rows].
         plugins: plugins that describe attention layers and blocks.
         settings: how.
+        table: of latencies; None measures one when the budget is one of latency.
+        share: is given what one process has measured and returns it for all of them.
     """
 
     def __init__(
-        self, model: nn.Module, batches: Sequence[Batch], row_losses: RowLosses, plugins: Any, settings: Settings
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        row_losses: RowLosses,
+        plugins: Any,
+        settings: Settings,
+        table: LatencyTable | None = None,
+        share: Callable[[Any], Any] | None = None,
     ) -> None:
         if not batches:
             raise UsageError("there are no calibration rows", hint="give at least one batch")
         if settings.score not in METHODS:
             raise UsageError(f"there is no score {settings.score!r}", hint=f"one of {', '.join(METHODS)}")
+        if table is not None and settings.layers:
+            raise UsageError("a given table does not know the model without layers", hint="leave out `layers`")
         self.model, self.batches, self.row_losses, self.settings = model, batches, row_losses, settings
+        self.plugins, self.given_table, self.share = plugins, table, share
         self.look = Look(model, plugins)
         self.seconds: dict[str, float] = {}
         self._scores: Scores | None = None
+        self._table: LatencyTable | None = None
         self._find_units()
         if not self.units.chosen:
             raise UsageError("nothing of this model can be made smaller", hint="topwork.look(model).table() says why")
@@ -70,9 +85,23 @@ class Compression:
 
     def costs(self, budget: Budget) -> Costs:
         """Return what the units cost now."""
-        if budget.macs is None:
+        if budget.latency is not None:
+            return self.table.costs(self.units)
+        if budget.parameters is not None:
             return parameters(self.model, self.units)
         return macs(self.model, self.units, self.run_counted)[0]
+
+    @property
+    def table(self) -> LatencyTable:
+        """Latencies of layers and blocks by width: the given ones, or those measured on this machine."""
+        if self.given_table is not None:
+            return self.given_table
+        if self._table is None:
+            with self._timed("latencies"):
+                arguments = (self.model, self.units, self.run_timed, self.run_check)
+                table = measure_table(*arguments, self.plugins, self.settings.multiple)
+            self._table = table if self.share is None else self.share(table)
+        return self._table
 
     @property
     def scores(self) -> Scores:
@@ -98,6 +127,7 @@ class Compression:
     def _find_units(self) -> None:
         self.units = Units.of(self.model, self.look.layers, self.look.find_blocks(self.run_first))
         self._scores = None
+        self._table = None
 
     def plan(self, budget: Budget, costs: Costs | None = None, whole: int | None = None) -> Plan:
         """Search for what is removed below a budget.
@@ -113,7 +143,11 @@ class Compression:
         wanted = int(budget.share * (whole or costs.total))
         with self._timed("search"):
             ready = in_multiples(normalised(choices, self.settings.how()), self.settings.multiple)
-            removed, spent = search(ready, wanted, fixed, self.settings.at_least)
+            if budget.latency is not None:
+                removed, seconds = search_table(ready, self.table, wanted / 1e9, self.settings.at_least)
+                spent = nanoseconds(seconds)
+            else:
+                removed, spent = search(ready, wanted, fixed, self.settings.at_least)
             plan = Plan(self.units, costs, self.units.original(removed), spent, wanted)
             if self.settings.rearrange and self.scores.gradients:
                 self._rearrange(plan, removed)
@@ -173,9 +207,13 @@ class Compression:
         with self._timed("cut"):
             return self.look.prune(heads, neurons, check=self.run_check)
 
-    def run_check(self) -> Any:
-        """Run the model on the first rows of the first batch."""
-        return self.row_losses(self.model, _first_rows(self.batches[0], 4))
+    def run_check(self, model: nn.Module | None = None) -> Any:
+        """Run the model, or another one, on the first rows of the first batch."""
+        return self.row_losses(self.model if model is None else model, _first_rows(self.batches[0], 4))
+
+    def run_timed(self, model: nn.Module) -> Any:
+        """Run a model on the largest batch."""
+        return self.row_losses(model, max(self.batches, key=lambda batch: batch.row_count))
 
     def _timed(self, name: str) -> Any:
         return _Timer(self.seconds, name)
@@ -216,6 +254,8 @@ def compress_model(
     *,
     macs: float | None = None,
     parameters: float | None = None,
+    latency: float | None = None,
+    table: LatencyTable | None = None,
     row_losses: RowLosses | None = None,
     plugins: Any = None,
     watch: Callable[[Compression, Plan], None] | None = None,
@@ -228,6 +268,8 @@ def compress_model(
         batches: calibration rows: dicts of tensors with labels for a model that computes its own loss, or `Batch`.
         macs: the share of the multiply-accumulates that is left.
         parameters: the share of the parameters that is left.
+        latency: the share of the measured seconds that is left.
+        table: latencies of layers and blocks by width, for `latency`; None measures them here and now.
         row_losses: (model, batch) -> [rows], with `Batch` objects.
         plugins: plugins that describe attention layers and blocks.
         watch: is given the plan while the model is whole, before it is tuned.
@@ -237,7 +279,7 @@ def compress_model(
         UsageError: the budget cannot be met, or an option is wrong.
         Refused: something would be wrong; the model is then as it was.
     """
-    budget = Budget(macs, parameters)
+    budget = Budget(macs, parameters, latency)
     unknown_options = sorted(set(options) - set(Settings.__dataclass_fields__))
     if unknown_options:
         raise UsageError(f"there is no option `{unknown_options[0]}`", hint=", ".join(Settings.__dataclass_fields__))
@@ -251,7 +293,7 @@ def compress_model(
             raise UsageError("`row_losses` goes with `Batch` objects", hint="give topwork.Batch, or leave it out")
     look = Look(model, plugins)
     with torch.inference_mode(False):
-        compression = Compression(look.model, ready, row_losses or own_loss, plugins, Settings(**options))
+        compression = Compression(look.model, ready, row_losses or own_loss, plugins, Settings(**options), table)
         return run_all(compression, budget, watch)
 
 
@@ -274,15 +316,20 @@ def run_all(
         compression.model.load_state_dict(state)
         restore()
         raise
-    after = _counted_again(compression, budget)
+    after = _counted_again(compression, budget, plan)
     result = Compressed(plan, pruned, tuned, before.total, after, seconds=compression.seconds)
     result.left_out, result.measured_layers = left_out, measured
     return result
 
 
-def _counted_again(compression: Compression, budget: Budget) -> int:
-    """Return the cost of the model as it is now."""
-    if budget.macs is None:
+def _counted_again(compression: Compression, budget: Budget, plan: Plan) -> int:
+    """Return the cost of the model as it is now; what a given table says of it, where there is one."""
+    if budget.latency is not None:
+        if compression.given_table is not None:
+            return plan.cost
+        seconds = run_seconds(compression.model, compression.run_timed)
+        return nanoseconds(seconds if compression.share is None else compression.share(seconds))
+    if budget.parameters is not None:
         return sum(parameter.numel() for parameter in compression.model.parameters())
     empty = Units(compression.look.layers, [], {})
     return macs(compression.model, empty, compression.run_counted)[0].total

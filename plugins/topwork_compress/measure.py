@@ -75,10 +75,19 @@ def wall_times(runs: Sequence[Callable[[], Any]], repeats: int = 9) -> list[floa
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
         for index, run in enumerate(runs):
-            start = time.perf_counter()
+            start = now()
             run()
-            seconds[index].append(time.perf_counter() - start)
+            seconds[index].append(now() - start)
     return [statistics.median(values) for values in seconds]
+
+
+def now() -> float:
+    """Return the seconds of a clock, when a GPU has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def reason_of_gap(speedup: float, limit: float, positions: int, kind: str) -> str:
@@ -87,6 +96,8 @@ def reason_of_gap(speedup: float, limit: float, positions: int, kind: str) -> st
         return ""
     if kind == "parameters":
         return "parameters were counted, not operations"
+    if kind == "nanoseconds":
+        return "the table of latencies was measured at another moment, or on another batch"
     if positions < 256:
         return f"a batch of {positions} positions: calls of operations take their time whatever their size"
     return "the rest of the time is not in products: embeddings, norms, activations, copies"

@@ -20,15 +20,17 @@ class Budget:
     Args:
         macs: of the multiply-accumulates on calibration rows.
         parameters: of the parameters.
+        latency: of the measured seconds of the largest calibration batch.
     """
 
     macs: float | None = None
     parameters: float | None = None
+    latency: float | None = None
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in vars(self).items() if value is not None}
         if len(given) != 1:
-            raise UsageError("give one budget", hint="macs=0.5 or parameters=0.5")
+            raise UsageError("give one budget", hint="macs=0.5, parameters=0.5 or latency=0.5")
         ((name, value),) = given.items()
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
             raise UsageError(f"`{name}` is the share that is left, between 0 and 1, not {value!r}")
@@ -36,7 +38,7 @@ class Budget:
     @property
     def share(self) -> float:
         """The share that is left."""
-        return float(self.macs if self.macs is not None else self.parameters or 0.0)
+        return float(next(value for value in (self.macs, self.parameters, self.latency) if value is not None))
 
 
 @dataclass

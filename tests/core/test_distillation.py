@@ -137,7 +137,7 @@ def test_hidden_states_are_those_of_the_layers_that_both_have(tmp_path: Path) ->
 
 # ---------------------------------------------------------------- in a run
 
-TRAIN = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3}
+TRAIN: dict[str, Any] = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3}
 STAGES: list[Any] = [
     {"train": TRAIN},
     {"compress": {"macs": 0.7, "compare_random": 0, "time": False}},
@@ -237,7 +237,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(tmp_path: Path) ->
         for module in work.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        chosen = {"steps": 1, "optimizer": "sgd", "learning_rate": 0.1, "clip": 0.0, "group": False, **options}
+        chosen: dict[str, Any] = {"steps": 1, "optimizer": "sgd", "learning_rate": 0.1, "clip": 0.0, "group": False, **options}
         work.train(rows, teacher=str(tmp_path / "teacher"), teacher_weight=0.9, **chosen)
         states.append(torch.cat([parameter.detach().flatten() for parameter in work.model.parameters()]))
     close(states[0], states[1])

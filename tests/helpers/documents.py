@@ -177,8 +177,8 @@ ANALYSES_ROOMS = (
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
 COMPRESS_ROOMS = (
-    *("plugin", "stages", "command", "compression", "plan", "whole_layers", "units", "scores", "search", "rearrange"),
-    *("tuning", "measure"),
+    *("plugin", "stages", "command", "compression", "plan", "whole_layers", "units", "scores", "search"),
+    *("latency", "dynamic", "rearrange", "tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`
 WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "export")

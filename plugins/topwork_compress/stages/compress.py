@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from topwork_compress.plan import Budget, Compressed, Plan
 
 
+_BUDGETS = ("macs", "parameters", "latency", "keep_metric")
+
+
 class Compress(Stage):
     """Remove attention heads and neurons below a budget, and fit what reads them; nothing is trained."""
 
@@ -29,6 +32,12 @@ class Compress(Stage):
 
     macs: float | None = Field(None, gt=0, lt=1, description="share of the multiply-accumulates that is left")
     parameters: float | None = Field(None, gt=0, lt=1, description="share of the parameters that is left")
+    latency: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the seconds that is left, measured here on the largest calibration batch",
+    )
     keep_metric: float | None = Field(
         None,
         gt=0,
@@ -57,9 +66,9 @@ class Compress(Stage):
 
     @model_validator(mode="after")
     def _check_options(self) -> Compress:
-        given = [name for name in ("macs", "parameters", "keep_metric") if getattr(self, name) is not None]
+        given = [name for name in _BUDGETS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError("give exactly one of macs, parameters, keep_metric")
+            raise ValueError(f"give exactly one of {', '.join(_BUDGETS)}")
         return self
 
     def reads(self) -> tuple[str, ...]:
@@ -94,7 +103,9 @@ class CompressRun:
 
         stage, run = self.stage, self.run
         batches = self.batches()
-        compression = Compression(run.model, batches, run.task.row_losses, run.plugins, stage.settings(run.seed))
+        compression = Compression(
+            run.model, batches, run.task.row_losses, run.plugins, stage.settings(run.seed), share=self.of_the_first
+        )
         before = self.measure()
         budget = self.budget(compression, before)
         self.say_shares(compression, budget)
@@ -119,6 +130,10 @@ class CompressRun:
         gathered = run.process.gather([batch.to("cpu") for batch in loaded])
         return [batch.to(run.device) for batches in gathered for batch in batches]
 
+    def of_the_first(self, measured: Any) -> Any:
+        """Return what the first process has measured: all of them must choose the same."""
+        return self.run.process.gather(measured)[0]
+
     def measure(self) -> dict[str, RowMetrics]:
         """Return the metrics of rows by role, of the model as it is."""
         from topwork_compress.measure import measure_rows
@@ -133,7 +148,7 @@ class CompressRun:
 
         stage = self.stage
         if stage.keep_metric is None:
-            return Budget(stage.macs, stage.parameters)
+            return Budget(stage.macs, stage.parameters, stage.latency)
         costs = compression.costs(Budget(macs=0.5))
         low = 1 - sum(costs.removable(compression.units).values()) / costs.total
         high, first = 1.0, before["calibrate"].value
