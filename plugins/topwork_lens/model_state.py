@@ -78,6 +78,11 @@ def bare_model(model: Any) -> nn.Module:
         elif isinstance(inner := getattr(bare, "_orig_mod", None), nn.Module):
             bare = inner
         elif isinstance(bare, nn.Module):
+            if any(hasattr(parameter, "full_tensor") for parameter in bare.parameters()):
+                raise UsageError(
+                    f"the parameters of {type(bare).__name__} are divided among processes (FSDP)",
+                    hint="gather them first: a part of an attention head has no meaning of its own",
+                )
             return bare
         else:
             raise UsageError(

@@ -146,6 +146,7 @@ def _join(
     targets: bool,
 ) -> tuple[Worker, Sources]:
     """Return what this process works with: its worker, and the rows."""
+    from topwork.process import Process
     from topwork.shards.description import Description, describe_model, describe_sources, software
     from topwork.shards.sources import Sources
     from topwork.shards.worker import Worker
@@ -155,6 +156,7 @@ def _join(
         if present := getattr(source, "column_names", None):
             check_columns(type(loaded.task), list(present), columns, targets=targets)
     rows = Sources(sources, type(loaded.task), columns, targets=targets)
+    loaded.to(Process.alone().device)
     kept = {key: value for key, value in options.items() if value is not None and key not in ("skipped", "on_error")}
     description = Description(kind, describe_model(model), describe_sources(names), len(rows), kept, software())
     worker = Worker(

@@ -13,6 +13,7 @@ from topwork.deprecation import warn_renamed
 from topwork.errors import CheckpointError, PluginError, UsageError
 from topwork.files import plain, remove_folder, write_json
 from topwork.items import Batch, Json, Prediction, Row
+from topwork.process import is_sharded
 from topwork.runs.records import RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed
 
 if TYPE_CHECKING:
@@ -216,6 +217,12 @@ class Run:
         """
         from transformers import set_seed
 
+        if is_sharded(self.model):
+            raise UsageError(
+                "the parameters of the model are divided among the processes, and the stage needs them whole",
+                place=f"stage {stage.name}",
+                hint="train with DDP: leave FSDP and DeepSpeed out of the launcher's flags and config",
+            )
         self.seed = stage_seed(self.base_seed, index)
         self.folder = self.stage_folder(stage, index)
         self._check_folder()

@@ -86,7 +86,7 @@ def _measure(
     count = 0
     for first, rows in sources.between(indices.start, indices.stop):
         chosen = Settings(**settings)
-        for index, row, prediction in predict_rows(work.task, work.model, rows, chosen, Process()):
+        for index, row, prediction in predict_rows(work.task, work.model, rows, chosen, Process.alone()):
             count += update_metric(metrics[group[first + index]], rows, index, row, prediction, chosen)
         errors += [error_line(note, first) for note in chosen.skipped]
     return metrics, count, errors

@@ -69,7 +69,7 @@ def _predict(
     with (folder / PREDICTIONS).open("w", encoding="utf-8") as out:
         for first, rows in sources.between(indices.start, indices.stop):
             chosen = Settings(**settings)
-            for index, row, prediction in predict_rows(work.task, work.model, rows, chosen, Process()):
+            for index, row, prediction in predict_rows(work.task, work.model, rows, chosen, Process.alone()):
                 files.mkdir(exist_ok=True)
                 written = plain(work.task.write(prediction, files, f"{first + index:08d}"))
                 line = {"row": first + index, **describe(row, work.task), "prediction": written}

@@ -31,6 +31,9 @@ _NUMBER = re.compile(r"\(os error (\d+)\)|\bError code (\d+) \(")
 
 def translate_system_error(error: BaseException) -> TopworkError | None:
     """Return the error in topwork's words, or None when the machine is not the cause."""
+    if _is_lost_peer(error):
+        hint = "its own messages say why; `topwork resume` goes on with the run, on any number of processes"
+        return TopworkError("another process of this run has ended, or cannot be reached", hint=hint)
     number = error_number(error)
     if number == errno.ENOMEM or isinstance(error, MemoryError) or _is_out_of_memory(error):
         text = " ".join(str(error).split())[:200]
@@ -53,3 +56,15 @@ def error_number(error: BaseException) -> int | None:
 def _is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    """Return whether a process of the same run did not answer.
+
+    Gloo's errors have no type of their own; they name the file of its sources that raised them.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    kinds = (torch.distributed.DistNetworkError, torch.distributed.DistBackendError)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "/gloo/transport/" in str(error))
