@@ -76,6 +76,7 @@ class PageData:
                 "audio": drawn.get("audio_id") if drawn.get("audio") else None,
                 "axes": [_axis(axis) for axis in row["axes"]],
                 "heads": [_entry(entry) for entry in entries],
+                "decoder": row["decoder"] if isinstance(row.get("decoder"), str) else "",
                 "note": _left_out_note(row.get("heads_left_out")),
             })  # fmt: skip
         if kept:
@@ -151,7 +152,12 @@ def _fits(axis: dict[str, Any], size: int) -> bool:
 
 def _axis(axis: dict[str, Any]) -> dict[str, Any]:
     """Return what the script reads of a description of positions."""
-    known: dict[str, Any] = {"names": axis.get("names"), "grid": axis.get("grid"), "frames": axis.get("frames") is True}
+    known: dict[str, Any] = {
+        "name": str(axis.get("name", "")),
+        "names": axis.get("names"),
+        "grid": axis.get("grid"),
+        "frames": axis.get("frames") is True,
+    }
     special = axis.get("special")
     known["special"] = [at for at in special if type(at) is int] if isinstance(special, list) else []
     known |= {key: number(axis.get(key)) for key in ("seconds", "length", "shown")}

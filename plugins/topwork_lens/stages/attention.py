@@ -124,17 +124,21 @@ def weights_by_head(
     from topwork_lens.layers.discovery import numbered
 
     layers = numbered(look.layers)
-    by_group = dict.fromkeys((group for group, _ in layers), captured)
-    generates = any(len(captured.values.get("weights", {}).get(layer.path, ())) > 1 for layer in layers.values())
-    if generates and "cross" in by_group:
+    by_group, reads = dict.fromkeys((group for group, _ in layers), captured), None
+    if "cross" in by_group:
         with suppress(DataError):
             item = run.task.encode([row], "loss", run.seed)[0]
-            batch = run.task.collate([item], "loss").to(run.device)
-            with torch.no_grad(), look.capture("weights") as with_target:
-                run.task.row_losses(run.model, batch)
-            by_group = {group: captured if group == "encoder" else with_target for group in by_group}
-            units = replace(units, target_names=run.task.units(item).target_names)
-    return pack_row(by_group, layers, units, most_bytes)
+            names = run.task.units(item).target_names
+            generates = any(
+                len(captured.values.get("weights", {}).get(layer.path, ())) > 1 for layer in layers.values()
+            )
+            if names or generates:
+                batch = run.task.collate([item], "loss").to(run.device)
+                with torch.no_grad(), look.capture("weights") as with_target:
+                    run.task.row_losses(run.model, batch)
+                by_group = {group: captured if group == "encoder" else with_target for group in by_group}
+                units, reads = replace(units, target_names=names), "the true target"
+    return pack_row(by_group, layers, units, most_bytes) | {"decoder": reads}
 
 
 def described(

@@ -1,6 +1,6 @@
 // The attention explorer: a row, a layer, an attention head and a query are chosen; the views are attention_views.js.
 
-const VIEWS = { lines: "lines between tokens", heat: "over the image", time: "over time", matrix: "matrix", all: "all attention heads" };
+const VIEWS = { lines: "lines between tokens", heat: "over the image", time: "over time", matrix: "matrix" };
 
 class AttentionExplorer {
   /** @param {HTMLElement} place where it goes @param {Object<string, any>} data of one stage */
@@ -19,8 +19,10 @@ class AttentionExplorer {
     this.caption = make("p", { class: "small explorer-caption" });
     this.media = make("div", { class: "media" });
     this.body = make("div", { class: "view" });
+    this.overview = make("div", { class: "overview" });
     this.note = make("p", { class: "small soft" });
-    place.replaceChildren(make("h3", { text: "Attention, head by head" }), controls, this.caption, this.media, this.body, this.note);
+    place.replaceChildren(make("h3", { text: "Attention, head by head" }), controls, this.caption, this.media,
+      make("div", { class: "beside" }, this.body, this.overview), this.note);
     place.hidden = false;
     this.set({ query: null });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
@@ -66,13 +68,17 @@ class AttentionExplorer {
     this.media.replaceChildren(...this.mediaOf(entry));
     const image = entry.image ? imageOf(entry.image) : null;
     const options = { layer, head, query, layers, image: layer.keys.seconds ? null : image, onquery: (at, keeps) => this.set({ query: at }, keeps),
-      onopen: (opened, index) => this.set({ layer: layers.indexOf(opened), head: index, view: viewsOf(opened)[0], query: this.state.query }) };
-    const draw = { lines: linesView, heat: heatView, time: timeView, matrix: matrixView, all: allHeadsView }[view];
+      onopen: (opened, index) => {
+        this.set({ layer: layers.indexOf(opened), head: index, query: opened.queries === layer.queries ? query : null });
+        this.overview.querySelector("[aria-current]")?.focus();
+      } };
+    const draw = { lines: linesView, heat: heatView, time: timeView, matrix: matrixView }[view];
     this.body.replaceChildren(draw(options));
+    this.overview.replaceChildren(make("p", { class: "small soft", text: "All attention heads, each on its own scale; choose one to open it." }), allHeadsView(options));
     this.query.field.hidden = view === "matrix";
     this.note.textContent = [axisNote(layer.queries, "From"), layer.keys === layer.queries ? "" : axisNote(layer.keys, "To"),
       view === "lines" ? `The darkest line is ${shown(layer.peak(head))}. Choose a token to see its lines alone.` : "",
-      view === "all" ? "Each picture has its own scale." : "", entry.note || ""].join("").trim();
+      layer.queries.name === "target" && entry.decoder ? ` The decoder reads ${entry.decoder}.` : "", entry.note || ""].join("").trim();
   }
 
   /** The player and the spectrogram of a row; while the clip plays, the query follows it. */
@@ -96,9 +102,9 @@ class AttentionExplorer {
 
 /** The views that a layer has, the best first. */
 function viewsOf(layer) {
-  if (layer.keys.grid) return ["heat", "matrix", "all"];
-  if (layer.keys.frames) return ["time", "matrix", "all"];
-  return ["lines", "matrix", "all"];
+  if (layer.keys.grid) return ["heat", "matrix"];
+  if (layer.keys.frames) return ["time", "matrix"];
+  return ["lines", "matrix"];
 }
 
 /** The name of a row in the list of rows. */

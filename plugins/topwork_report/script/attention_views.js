@@ -90,7 +90,7 @@ function heatView({ layer, head, query, onquery, image }) {
   const context = canvas.getContext("2d");
   context.fillStyle = colour("--overlay");
   for (let patch = 0; patch < high * wide; patch += 1) {
-    context.globalAlpha = 0.86 * Math.min(1, values[before + patch] / peak);
+    context.globalAlpha = 0.75 * Math.min(1, values[before + patch] / peak);
     context.fillRect(patch % wide, Math.floor(patch / wide), 1, 1);
   }
   const own = layer.queries === layer.keys;
@@ -178,7 +178,7 @@ function allHeadsView({ layers, query, onopen, layer: chosenLayer, head: chosenH
       grid.append(button);
     }
   }
-  arrows(buttons, most);
+  arrows(buttons, most, buttons.findIndex((button) => button.hasAttribute("aria-current")));
   return make("div", { class: "scroll" }, grid);
 }
 

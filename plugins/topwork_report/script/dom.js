@@ -59,9 +59,9 @@ function refill(select, entries, chosen) {
 }
 
 /** Let arrow keys move the focus in a grid of elements, of which one takes part in the order of the tab key. */
-function arrows(elements, columns) {
+function arrows(elements, columns, first = 0) {
   elements.forEach((element, at) => {
-    element.setAttribute("tabindex", at === 0 ? "0" : "-1");
+    element.setAttribute("tabindex", at === Math.max(0, first) ? "0" : "-1");
     element.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
       const next = step === undefined ? undefined : elements[at + step];

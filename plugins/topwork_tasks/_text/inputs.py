@@ -354,8 +354,25 @@ def row_means_over_targets(batch: Batch, sums: torch.Tensor, counts: torch.Tenso
 def token_units(tokenizer: Any, ids: Sequence[int]) -> Units:
     """Return the names of tokens as a reader knows them, and which of them are special."""
     special = set(tokenizer.all_special_ids)
-    names = [str(name).replace("Ġ", " ").replace("▁", " ") for name in tokenizer.convert_ids_to_tokens(list(ids))]
+    names = [str(name) for name in tokenizer.convert_ids_to_tokens(list(ids))]
+    if "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)):
+        names = [name if token in special else _of_bytes(name) for name, token in zip(names, ids)]
+    names = [name.replace("Ġ", " ").replace("▁", " ") for name in names]
     return Units("token", names, [position for position, token in enumerate(ids) if token in special])
+
+
+def _of_bytes(name: str) -> str:
+    """Return the text of a token of byte-level BPE, which writes each byte of UTF-8 as a character of its own.
+
+    Bytes that print in Latin-1 stand for themselves, the others for the characters from 256 on (Radford et al. 2019,
+    "Language Models are Unsupervised Multitask Learners", `bytes_to_unicode` of their code).
+    """
+    printing = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printing]
+    bytes_ = {chr(byte): byte for byte in printing} | {chr(256 + at): byte for at, byte in enumerate(others)}
+    if any(character not in bytes_ for character in name):
+        return name
+    return bytes(bytes_[character] for character in name).decode("utf-8", errors="replace")
 
 
 def plain_inputs(batch_inputs: Mapping[str, Any], *targets: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
 from topwork_tasks._audio.audio_task import AUDIO_COLUMN, AudioTask
 from topwork_tasks._audio.spec_augment import fit_masks
+from topwork_tasks._text.inputs import token_units
 from topwork_tasks.automatic_speech_recognition import ctc as _ctc
 from topwork_tasks.automatic_speech_recognition import options as choices
 from topwork_tasks.automatic_speech_recognition import transcripts as _transcripts
@@ -191,6 +192,13 @@ class SpeechRecognition(AudioTask):
         if mode != "predict" and self.form == "seq2seq":
             inputs["labels"] = seq2seq.label_tensor([item.extra for item in items])
         return tw.Batch(inputs, items)
+
+    @override
+    def units(self, item: tw.Item) -> tw.Units:
+        units = super().units(item)
+        if self.form == "seq2seq" and isinstance(item.extra, list):  # of mode "loss": the ids of the target
+            units.target_names = ["(start)", *token_units(self.tokenizer, item.extra[:-1]).names]
+        return units
 
     # ------------------------------------------------------------------ tensors -> numbers
 

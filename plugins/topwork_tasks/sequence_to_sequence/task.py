@@ -238,7 +238,11 @@ class SequenceToSequence(Task):
 
     @override
     def units(self, item: Item) -> Units:
-        return text.token_units(self.tokenizer, item.inputs["input_ids"])
+        units = text.token_units(self.tokenizer, item.inputs["input_ids"])
+        if "labels" in item.inputs and self.form != "prompt":  # of mode "loss": the decoder reads the target
+            read = [self.sides.start, *item.inputs["labels"][:-1]]
+            units.target_names = text.token_units(self.target_tokenizer, read).names
+        return units
 
     def draw(self, row: Row, prediction: Any) -> Picture:
         """Draw source, prediction and truth; badness is 1 - ROUGE-L."""
