@@ -1,0 +1,240 @@
+"""Figures of topwork under load: rows a CPU second, memory, kills, many runs in one process, start-up, large pages.
+
+`python tests/benchmarks/scale.py [SECTION ...] [--rows N ...] [--kills N] [--runs N]`; the sections are `rows`,
+`images`, `kills`, `runs`, `startup` and `page`, by default all. A million rows and fifty kills:
+`scale.py kills --rows 1000000 --kills 50`. Every figure is a line of JSON; times are CPU seconds, so that other work on
+the machine counts little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from predict_rows import TINY, WORDS
+
+SECTIONS = ("rows", "images", "kills", "runs", "startup", "page")
+#: CPU seconds that commands may take before they do anything
+STARTUP = {("--help",): 0.3, ("list",): 0.3, ("validate", "quickstart"): 1.0}
+
+
+def show(section: str, **figures: Any) -> None:
+    print(json.dumps({"section": section, **figures}), flush=True)
+
+
+def topwork_line(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "topwork", *map(str, arguments)]
+
+
+def measured(command: list[str], output: Path | None = None) -> dict[str, float]:
+    """Wall and CPU seconds and the largest memory (MB) of a command, which must end well."""
+    start = time.perf_counter()
+    with (output or Path(os.devnull)).open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = status
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed with status {status}")
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    figures = {"wall_s": time.perf_counter() - start, "cpu_s": used.ru_utime + used.ru_stime}
+    return {**{key: round(value, 2) for key, value in figures.items()}, "peak_mb": round(used.ru_maxrss / unit)}
+
+
+# ---------------------------------------------------------------- rows
+
+
+def make_texts(folder: Path, counts: list[int]) -> None:
+    """Write a model, and csv files of labelled texts of 3 to 20 words."""
+    import topwork
+
+    rows = [{"text": " ".join(WORDS[: index + 3]), "label": "ab"[index % 2]} for index in range(8)]
+    topwork.build("text-classification", TINY, rows=rows).save(folder / "model")
+    for count in counts:
+        draw = random.Random(0)
+        with (folder / f"{count}.csv").open("w", encoding="utf-8") as sink:
+            sink.write("text,label\n")
+            for _ in range(count):
+                sink.write(f"{' '.join(draw.choices(WORDS, k=draw.randint(3, 20)))},{draw.choice('ab')}\n")
+
+
+def rows_section(folder: Path, counts: list[int]) -> None:
+    """Predict and evaluate files of growing length, with and without shards: memory must stay flat."""
+    make_texts(folder, [10, *counts])
+    model = folder / "model"
+    start = measured(topwork_line("predict", model, folder / "10.csv", "--output", folder / "start.jsonl"))["cpu_s"]
+    show("rows", what="start-up of predict", cpu_s=start)
+    for count in counts:
+        file = folder / f"{count}.csv"
+        for what, command in {
+            "predict": ("predict", model, file, "--output", folder / "plain.jsonl"),
+            "predict in shards": ("predict", model, file, "--output", folder / f"shards-{count}", "--shards", 0),
+            "evaluate": ("evaluate", model, file),
+            "evaluate in shards": ("evaluate", model, file, "--output", folder / f"states-{count}", "--shards", 0),
+        }.items():
+            figures = measured(topwork_line(*command))
+            work = max(figures["cpu_s"] - start, 0.01)
+            show("rows", what=what, rows=count, **figures, rows_per_cpu_s=round(count / work))
+
+
+def images_section(folder: Path, counts: list[int]) -> None:
+    """Predict and evaluate folders of images of 64 by 64 pixels."""
+    import numpy
+    from PIL import Image
+
+    import topwork
+
+    base = {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    base |= {"intermediate_size": 16, "image_size": 32, "patch_size": 8}
+    draw = numpy.random.default_rng(0)
+    images = [Image.fromarray(draw.integers(0, 255, (64, 64, 3), numpy.uint8)) for _ in range(8)]
+    rows = [{"image": image, "label": "ab"[index % 2]} for index, image in enumerate(images)]
+    topwork.build("image-classification", {"config": base}, rows=rows).save(folder / "images-model")
+    for count in counts:
+        for label in "ab":
+            (folder / f"images-{count}" / label).mkdir(parents=True)
+        for index in range(count):
+            images[index % 8].save(folder / f"images-{count}" / "ab"[index % 2] / f"{index:06d}.png")
+        for what in ("predict", "evaluate"):
+            command = topwork_line(what, folder / "images-model", folder / f"images-{count}")
+            command += ["--output", str(folder / f"images-{what}-{count}"), "--shards", "0"]
+            figures = measured(command)
+            show("images", what=f"{what} in shards", rows=count, **figures, rows_per_s=round(count / figures["cpu_s"]))
+
+
+# ---------------------------------------------------------------- kills
+
+
+def kills_section(folder: Path, count: int, kills: int, shards: int) -> None:
+    """Two processes predict while a third kills them at seeded moments; the bytes are those of one undisturbed."""
+    make_texts(folder, [count])
+    command = topwork_line("--quiet", "predict", folder / "model", folder / f"{count}.csv", "--shards", shards)
+    undisturbed = measured([*command, "--output", str(folder / "undisturbed")])
+    plain = measured(topwork_line("predict", folder / "model", folder / f"{count}.csv", "--output", folder / "p.jsonl"))
+    overhead = undisturbed["cpu_s"] / plain["cpu_s"] - 1
+    show("kills", what="undisturbed", rows=count, shards=shards, **undisturbed, overhead_over_plain=round(overhead, 3))
+    draw, before = random.Random(0), resource.getrusage(resource.RUSAGE_CHILDREN)
+    command += ["--output", str(folder / "out")]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    done, peak, start = 0, 0, time.perf_counter()
+    while any(process.poll() is None for process in processes):
+        finished = len(list((folder / "out" / "parts").glob("[0-9]*"))) if (folder / "out" / "parts").is_dir() else 0
+        peak = max([peak, *(resident(process.pid) for process in processes if process.poll() is None)])
+        if done < kills and finished * (kills + 2) >= done * shards:
+            time.sleep(draw.random() * 0.2)
+            index = draw.randrange(2)
+            processes[index].send_signal(signal.SIGKILL)
+            processes[index].wait()
+            processes[index] = subprocess.Popen(command)
+            done += 1
+        time.sleep(0.02)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    names = ("predictions.jsonl", "result.json")
+    same = all((folder / "out" / name).read_bytes() == (folder / "undisturbed" / name).read_bytes() for name in names)
+    codes = [process.returncode for process in processes]
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    figures = {"wall_s": round(time.perf_counter() - start, 1), "cpu_s": round(cpu, 1), "peak_mb": peak}
+    show("kills", what="killed", kills=done, rows=count, shards=shards, same_bytes=same, exit_codes=codes, **figures)
+    if not same:
+        raise SystemExit("the bytes differ")
+
+
+def resident(process: int) -> int:
+    """Memory of a process in MB, 0 where the system does not say."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS")), 0)
+
+
+# ---------------------------------------------------------------- runs, start-up, pages
+
+
+def runs_section(folder: Path, runs: int) -> None:
+    """Train, evaluate and predict again and again in one process: memory of the last run against the twentieth."""
+    import gc
+
+    import topwork
+
+    rows = [{"text": " ".join(WORDS[: index % 8 + 3]), "label": "ab"[index % 2]} for index in range(64)]
+    memory: list[int] = []
+    for number in range(runs):
+        stages = [{"train": {"steps": 2, "batch_size": 8}}, "evaluate", "head_importance", "save"]
+        data = {"train": str(folder / "rows.jsonl"), "calibrate": str(folder / "rows.jsonl")}
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        recipe = {"task": "text-classification", "base": TINY, "data": {**data, "evaluate": data["train"]}}
+        topwork.run({**recipe, "stages": stages}, folder=folder / f"run-{number}", quiet=True)
+        gc.collect()
+        memory.append(resident(os.getpid()))
+    base = memory[min(19, runs // 2)]
+    show("runs", runs=runs, mb_at_20=base, mb_at_end=memory[-1], growth=round(memory[-1] / base - 1, 4))
+
+
+def startup_section() -> None:
+    """CPU seconds of the commands that must answer at once; the least of three calls."""
+    for arguments, budget in STARTUP.items():
+        seconds = min(measured(topwork_line(*arguments))["cpu_s"] for _ in range(3))
+        show("startup", command=" ".join(arguments), cpu_s=seconds, budget=budget, within=seconds <= budget)
+
+
+def page_section(folder: Path, count: int, labels: int) -> None:
+    """Size and time of the report of a run over many rows and labels."""
+    names = [f"label-{index:04d}" for index in range(labels)]
+    draw = random.Random(0)
+    with (folder / "many.jsonl").open("w", encoding="utf-8") as sink:
+        for index in range(count):
+            text = " ".join(draw.choices(WORDS, k=draw.randint(3, 20)))
+            sink.write(json.dumps({"text": text, "label": names[index % labels]}) + "\n")
+    data = {role: str(folder / "many.jsonl") for role in ("train", "evaluate", "calibrate")}
+    recipe = {"task": "text-classification", "base": TINY, "data": data}
+    recipe["stages"] = [
+        {"train": {"steps": 5, "batch_size": 8}},
+        {"evaluate": {"pictures": 12}},
+        "head_importance",
+        "save",
+    ]
+    (folder / "many.json").write_text(json.dumps(recipe))
+    figures = measured(topwork_line("--quiet", "run", folder / "many.json", "--folder", folder / "many"))
+    show("page", what="run", rows=count, labels=labels, **figures)
+    figures = measured(topwork_line("report", folder / "many"))
+    pages = sorted((folder / "many").glob("*.html"), key=lambda page: -page.stat().st_size)
+    show("page", what="report", mb=round(pages[0].stat().st_size / 2**20, 2), **figures)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], default=[])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[300, 3000])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=60)
+    options = parser.parse_args()
+    for section in options.sections or SECTIONS:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            if section == "rows":
+                rows_section(folder, options.rows)
+            elif section == "images":
+                images_section(folder, options.images)
+            elif section == "kills":
+                kills_section(folder, options.rows[-1], options.kills, max(100, options.rows[-1] // 4000))
+            elif section == "runs":
+                runs_section(folder, options.runs)
+            elif section == "startup":
+                startup_section()
+            else:
+                page_section(folder, 10_000, 1_000)
+
+
+if __name__ == "__main__":
+    main()
