@@ -1,1 +1,1 @@
-"""Workbench around runs: trackers that observe trainings, repetitions and sweeps, exported models, model cards."""
+"""Workbench around runs: trackers that observe trainings, sweeps, LoRA, exported models, a service, model cards."""

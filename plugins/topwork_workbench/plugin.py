@@ -24,10 +24,11 @@ TRACKERS = {
 
 @hookimpl
 def register_commands() -> list[Declaration]:
-    """Declare the commands `sweep` and `export`."""
+    """Declare the commands `sweep`, `export` and `serve`."""
     return [
         Declaration("sweep", "topwork_workbench.sweep.command:sweep"),
         Declaration("export", "topwork_workbench.export.command:export"),
+        Declaration("serve", "topwork_workbench.serving.command:serve"),
     ]
 
 

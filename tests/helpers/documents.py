@@ -181,7 +181,7 @@ COMPRESS_ROOMS = (
     *("latency", "dynamic", "rearrange", "tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`
-WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "export")
+WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "export", "serving")
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(

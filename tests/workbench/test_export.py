@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_bases import BART, BASES, BERT, GPT2
+from tiny_bases import BART, BASES, BERT
 
 import topwork
 from topwork import CheckpointError, TopworkError, UsageError
@@ -174,22 +174,21 @@ def test_an_export_stays_in_the_run_folder(tmp_path) -> None:
 
 
 @pytest.mark.recipes
-@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("task", sorted(BASES))
-def test_every_task_predicts_from_its_exported_folder(task, name, tmp_path) -> None:
-    options = (
-        {"generation": {"max_new_tokens": 6}} if task in ("text-generation", "summarization", "translation") else {}
-    )
-    base = {"config": {**BASES[task]["config"], "init_std": 0.5}} if BASES[task] is BART else BASES[task]
-    base = {"config": {**base["config"], "initializer_range": 0.5}} if base is GPT2 else base
-    work = built(task, base, **options)
+def test_every_task_predicts_from_its_exported_folders(task, tmp_path) -> None:
+    writes = task in ("text-generation", "summarization", "translation")
+    options = {"generation": {"max_new_tokens": 6}} if writes else {}
+    # weights that are not near zero, so that what is written depends on what was read
+    wide = {"init_std": 0.5} if BASES[task] is BART else {"initializer_range": 0.5} if writes else {}
+    work = built(task, {"config": {**BASES[task]["config"], **wide}}, **options)
     rows = work.task.example_rows()
-    target = tmp_path / "out"
-    result = work.apply("export", {"predict": rows}, role="predict", formats=[name], folder=str(target), rows=4)
+    options = {"formats": list(FORMATS), "folder": str(tmp_path / "out"), "role": "predict", "rows": 4}
+    result = work.apply("export", {"predict": rows}, **options)
     assert 0 <= result["largest_difference"] <= 1e-4
-    loaded = topwork.load(target, trust_remote_code=True)
-    assert same_predictions(list(loaded.predict(rows)), list(work.predict(rows)))
-    assert same_predictions(list(loaded.predict(rows[:3], items=1)), list(work.predict(rows[:3], items=1)))
+    for folder in result["exported"].values():
+        loaded = topwork.load(folder, trust_remote_code=True)
+        assert same_predictions(list(loaded.predict(rows)), list(work.predict(rows)))
+        assert same_predictions(list(loaded.predict(rows[:2], items=1)), list(work.predict(rows[:2], items=1)))
 
 
 @pytest.mark.recipes

@@ -1,0 +1,309 @@
+"""The HTTP service: the Hub's shapes for every task, requests together in one batch, limits, nothing opened by name."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+import wave
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from tiny_bases import BASES
+
+import topwork
+from topwork.cli import main
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+pytest.importorskip("httpx2")
+
+from fastapi.testclient import TestClient
+
+from topwork.testing import same_predictions
+from topwork_workbench.serving.app import make_app
+from topwork_workbench.serving.limits import Limits
+
+
+def built(task: str, **options: Any) -> topwork.TaskModel:
+    torch.manual_seed(0)
+    return topwork.build(task, BASES[task], rows=topwork.load_plugins().task(task).example_rows(), **options)
+
+
+@contextmanager
+def serving(work: topwork.TaskModel, limits: Limits | None = None, **settings: Any) -> Iterator[TestClient]:
+    with TestClient(make_app(work, limits or Limits(), **settings), base_url="http://127.0.0.1:8000") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def texts() -> topwork.TaskModel:
+    return built("text-classification")
+
+
+@pytest.fixture(scope="module")
+def images() -> topwork.TaskModel:
+    return built("image-classification")
+
+
+def encoded(value: Any) -> str:
+    """The file of a row as base64."""
+    if isinstance(value, dict):
+        return base64.b64encode(value["bytes"]).decode()
+    out = io.BytesIO()
+    value.save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def single(work: topwork.TaskModel, row: dict[str, Any]) -> Any:
+    """A row as a person would write it into `inputs`."""
+    columns = {name: column for name, column in work.task.columns.items() if not column.target and name in row}
+    values = {name: encoded(row[name]) if column.lazy else row[name] for name, column in columns.items()}
+    return next(iter(values.values())) if len(values) == 1 and isinstance(next(iter(values.values())), str) else values
+
+
+#: keys of a prediction in the Hub's pipelines; of a list, those of its elements
+SHAPES = {
+    "audio-classification": {"label", "score"},
+    "automatic-speech-recognition": {"text"},
+    "depth-estimation": {"predicted_depth", "depth"},
+    "fill-mask": {"score", "token", "token_str", "sequence"},
+    "image-classification": {"label", "score"},
+    "image-segmentation": {"score", "label", "mask"},
+    "object-detection": {"score", "label", "box"},
+    "question-answering": {"score", "start", "end", "answer"},
+    "summarization": {"summary_text"},
+    "text-classification": {"label", "score"},
+    "text-generation": {"generated_text"},
+    "token-classification": {"entity_group", "score", "word", "start", "end"},
+    "translation": {"translation_text"},
+}
+
+
+@pytest.mark.parametrize("task", sorted(BASES))
+def test_every_task_answers_in_the_shape_of_the_pipelines(task) -> None:
+    options = {"generation": {"max_new_tokens": 4}} if SHAPES[task] & {"generated_text", "summary_text"} else {}
+    options |= {"threshold": 0.0} if task == "object-detection" else {}
+    work = built(task, **options)
+    inputs = [single(work, row) for row in work.task.example_rows()[:2]]
+    inputs = ["Ada lives in London", "Bo is here"] if task == "token-classification" else inputs
+    with serving(work) as client:
+        alone = client.post("/", json={"inputs": inputs[0]})
+        together = client.post("/", json={"inputs": inputs})
+        assert (alone.status_code, together.status_code) == (200, 200), (alone.text, together.text)
+        answer = alone.json()
+        assert len(together.json()) == 2
+        if task != "depth-estimation":  # whose maps are files, the last digits of which depend on the batch
+            assert same_predictions(together.json()[:1], [answer])
+        elements = answer if isinstance(answer, list) else [answer]
+        assert elements and all(set(element) <= SHAPES[task] for element in elements), elements
+        assert task in client.get("/").text and client.get("/health").json()["task"] == task
+
+
+def test_the_numbers_are_those_of_predict(texts) -> None:
+    with serving(texts) as client:
+        answer = client.post("/", json={"inputs": ["a fine film", "dull"], "parameters": {"top_k": 2}}).json()
+    expected = [[(entry["label"], entry["score"]) for entry in prediction] for prediction in answer]
+    scores = texts.predict(["a fine film", "dull"])
+    assert all(len(prediction) == 2 for prediction in expected)
+    assert [prediction[0][0] for prediction in expected] == [prediction[0]["label"] for prediction in scores]
+    assert [prediction[0][1] for prediction in expected] == pytest.approx([p[0]["score"] for p in scores], rel=1e-5)
+
+
+def test_masks_come_back_as_images() -> None:
+    from PIL import Image
+
+    work = built("image-segmentation")
+    row = work.task.example_rows()[0]
+    with serving(work) as client:
+        mask = client.post("/", json={"inputs": encoded(row["image"])}).json()[0]["mask"]
+    assert Image.open(io.BytesIO(base64.b64decode(mask))).size == row["image"].size
+
+
+def test_requests_at_the_same_time_are_one_batch(texts) -> None:
+    app = make_app(texts, wait=0.5)
+    with TestClient(app, base_url="http://127.0.0.1") as client, ThreadPoolExecutor(6) as pool:
+        ready = threading.Barrier(6)
+
+        def ask(index: int) -> Any:
+            ready.wait()
+            return client.post("/", json={"inputs": f"film {index}"}).json()
+
+        answers = list(pool.map(ask, range(6)))
+        expected = [list(prediction) for prediction in texts.predict([f"film {index}" for index in range(6)])]
+        assert max(app.state.batcher.sizes) > 1
+    assert same_predictions(answers, expected)
+
+
+def test_a_bad_row_ends_its_own_request_alone(images) -> None:
+    good = encoded(images.task.example_rows()[0]["image"])
+    bad = base64.b64encode(b"no image").decode()
+    app = make_app(images, wait=0.5)
+    with TestClient(app, base_url="http://127.0.0.1") as client, ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda content: client.post("/", json={"inputs": content}), [good, bad])
+    assert (first.status_code, second.status_code) == (200, 422)
+    assert "image" in second.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["/etc/hostname", "file:///etc/hostname", "http://127.0.0.1:1/x.png", "../../x.png", "data:image/png;base64,"],
+)
+@pytest.mark.parametrize("form", ["text", "column", "list"])
+def test_paths_and_addresses_are_never_opened(images, monkeypatch, tmp_path, content, form) -> None:
+    image = tmp_path / "secret.png"
+    images.task.example_rows()[0]["image"].save(image)
+    shapes = {"text": lambda value: value, "column": lambda value: {"image": value}, "list": lambda value: [value]}
+    with serving(images) as client:
+        for value in (content, str(image)):
+            response = client.post("/", json={"inputs": shapes[form](value)})
+            assert response.status_code == 422 and "base64" in response.json()["error"]
+        nested = client.post("/", json={"inputs": {"image": {"path": str(image), "bytes": None}}})
+        assert nested.status_code == 422
+
+
+REFUSED: list[tuple[Any, str]] = [
+    ({"input": "x"}, "no object with `inputs`"),
+    (["x"], "no object with `inputs`"),
+    ({"inputs": []}, "empty"),
+    ({"inputs": 5}, "int"),
+    ({"inputs": {"words": "x"}}, "no input `words`"),
+    ({"inputs": {"text_pair": "x"}}, "`text` is missing"),
+    ({"inputs": {"text": ["a"]}}, "not a text"),
+    ({"inputs": {"text": "a", "label": "good"}}, "no input `label`"),
+    ({"inputs": "x", "parameters": []}, "not an object"),
+    ({"inputs": "x", "parameters": {"topk": 1}}, "did you mean `top_k`"),
+    ({"inputs": "x", "parameters": {"top_k": -1}}, "top_k"),
+    ({"inputs": "x", "parameters": {"max_length": 9}}, "no parameter"),
+    ({"inputs": "x", "path": "y"}, "no key `path`"),
+]
+
+
+@pytest.mark.parametrize(("body", "cause"), REFUSED, ids=[json.dumps(body) for body, _ in REFUSED])
+def test_what_cannot_be_read_is_a_json_error(texts, body, cause) -> None:
+    with serving(texts) as client:
+        response = client.post("/", json=body)
+    assert response.status_code == 422 and cause in response.json()["error"]
+
+
+def test_other_bodies_methods_and_hosts_are_refused_as_json(texts) -> None:
+    with serving(texts) as client:
+        assert client.post("/", content=b"{", headers={"content-type": "application/json"}).status_code == 422
+        assert client.post("/", content=b"x=1", headers={"content-type": "text/plain"}).status_code == 415
+        assert client.post("/", content=b"x", headers={"content-type": "image/png"}).status_code == 415
+        assert client.get("/nowhere").json()["error"] == "Not Found"
+        assert client.put("/").status_code == 405 and "error" in client.put("/").json()
+        assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+        deep = client.post("/", content=b"[" * 200_000, headers={"content-type": "application/json"})
+        assert deep.status_code == 422
+
+
+def test_raw_bytes_of_an_image_are_a_row(images) -> None:
+    image = images.task.example_rows()[0]["image"]
+    content = base64.b64decode(encoded(image))
+    with serving(images) as client:
+        answer = client.post("/", content=content, headers={"content-type": "image/png"})
+        assert same_predictions([answer.json()], list(images.predict([{"image": image}])))
+        assert client.post("/", content=b"", headers={"content-type": "image/png"}).status_code == 422
+
+
+def test_limits_of_size_rows_pixels_and_seconds(texts, images) -> None:
+    image = encoded(images.task.example_rows()[0]["image"])
+    with serving(texts, Limits(body=200, rows=2)) as client:
+        assert client.post("/", json={"inputs": "x" * 300}).status_code == 413
+        chunks = client.post("/", content=iter([b"x" * 150] * 2), headers={"content-type": "application/json"})
+        assert chunks.status_code == 413
+        assert client.post("/", json={"inputs": ["a"] * 3}).status_code == 422
+        assert client.post("/", json={"inputs": ["a"] * 2}).status_code == 200
+    with serving(images, Limits(pixels=32 * 32 - 1)) as client:
+        response = client.post("/", json={"inputs": image})
+        assert response.status_code == 413 and "32 x 32 pixels" in response.json()["error"]
+    with serving(texts, Limits(waiting=1)) as client:
+        assert client.post("/", json={"inputs": ["a", "b"]}).status_code == 503
+
+
+def test_a_clip_that_is_too_long_is_refused_by_its_header() -> None:
+    pytest.importorskip("soundfile")
+    from topwork_workbench.serving.inputs import Inputs
+    from topwork_workbench.serving.limits import RequestError
+
+    out = io.BytesIO()
+    with wave.open(out, "wb") as clip:
+        clip.setnchannels(1)
+        clip.setsampwidth(2)
+        clip.setframerate(100)
+        clip.writeframes(bytes(2 * 100 * 5))
+    task: Any = topwork.load_plugins().task("audio-classification")
+    Inputs(task, Limits(audio_seconds=6)).file_row(out.getvalue())
+    with pytest.raises(RequestError, match="5 seconds") as caught:
+        Inputs(task, Limits(audio_seconds=4)).file_row(out.getvalue())
+    assert caught.value.status == 413
+
+
+def test_predictions_that_take_too_long_are_given_up(texts, monkeypatch) -> None:
+    kind = type(texts.task)
+    slow = kind.predict
+
+    def predict(self: Any, model: Any, batch: Any) -> Any:
+        time.sleep(0.5)
+        return slow(self, model, batch)
+
+    monkeypatch.setattr(kind, "predict", predict)
+    with serving(texts, Limits(seconds=0.1)) as client:
+        response = client.post("/", json={"inputs": "x"})
+    assert response.status_code == 408 and "seconds" in response.json()["error"]
+
+
+def test_a_fault_of_the_model_is_an_error_without_its_words(texts, monkeypatch) -> None:
+    def predict(self: Any, model: Any, batch: Any) -> Any:
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr(type(texts.task), "predict", predict)
+    with serving(texts) as client:
+        response = client.post("/", json={"inputs": "x"})
+    assert response.status_code == 500 and "secret" not in response.text
+
+
+def test_parameters_of_generation_cost_no_more_than_the_model_was_saved_with() -> None:
+    work = built("text-generation", generation={"max_new_tokens": 4})
+    with serving(work) as client:
+        assert client.post("/", json={"inputs": "red =", "parameters": {"max_new_tokens": 5}}).status_code == 422
+        assert client.post("/", json={"inputs": "red =", "parameters": {"num_beams": 9}}).status_code == 422
+        short = client.post("/", json={"inputs": "red =", "parameters": {"max_new_tokens": 1}})
+        assert short.status_code == 200
+
+
+def test_labels_on_the_page_are_text(texts) -> None:
+    from topwork_workbench.serving.page import page
+
+    class Hostile:
+        columns = {"<script>": topwork.Column("</script><b>", kind="text")}
+        files: tuple[str, ...] = ()
+
+    inputs: Any = Hostile()
+    text = page("<i>", inputs, {"<u>": "x"})
+    assert not any(tag in text for tag in ("<i>", "<u>", "</script><b>")) and text.count("<script>") == 1
+
+
+def test_a_folder_that_is_not_there_is_named(capsys, tmp_path) -> None:
+    assert main(["serve", str(tmp_path / "nothing")]) == 2
+    assert "no model folder" in capsys.readouterr().err
+
+
+def test_the_command_serves_a_folder_on_this_machine_alone(texts, tmp_path, monkeypatch) -> None:
+    import uvicorn
+
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **settings: calls.append({"app": app, **settings}))
+    folder = texts.save(tmp_path / "model")
+    assert main(["serve", str(folder), "--max-rows", "1"]) == 0
+    assert calls[0]["host"] == "127.0.0.1"
+    with TestClient(calls[0]["app"], base_url="http://localhost") as client:
+        assert client.post("/", json={"inputs": "x"}).status_code == 200
+        assert client.post("/", json={"inputs": ["x", "y"]}).status_code == 422
