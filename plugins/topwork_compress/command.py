@@ -28,6 +28,9 @@ def compress_command(
     score: Annotated[str, typer.Option(help="fisher, kl, fluctuation, magnitude or random.")] = "fisher",
     rows: Annotated[int, typer.Option(min=2, help="Rows to score and fit on; the others measure.")] = 512,
     multiple: Annotated[int, typer.Option(min=1, help="Widths of blocks are multiples of it.")] = 1,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="As many neurons in all blocks of one width: plain transformers loads it.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="The new model folder; by default <model>-compressed.")] = None,
     seed: Annotated[int, typer.Option(help="Of random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
@@ -50,7 +53,7 @@ def compress_command(
     columns = dict(_pair(text) for text in column or ())
     budget = {"macs": macs, "parameters": parameters, "latency": latency, "keep_metric": keep_metric}
     options: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
-    options |= {"score": score, "rows": rows, "multiple": multiple}
+    options |= {"score": score, "rows": rows, "multiple": multiple, "uniform": uniform}
     result = loaded.apply(
         "compress", {"calibrate": fitted, "evaluate": measured}, columns=columns, seed=seed, quiet=as_json, **options
     )
@@ -89,6 +92,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"{role}: {primary} {values['before']:.4f} -> {values['after']:.4f}{interval}")
     counted = [name for name in ("macs", "nanoseconds", "parameters", "heads", "neurons") if f"{name}_after" in result]
     lines += [f"{name} {result[f'{name}_before']:,} -> {result[f'{name}_after']:,}" for name in counted]
+    if "plain_transformers" in result:
+        numbers = ", ".join(f"{name} {value}" for name, value in result["plain_transformers"].items())
+        lines.append(f"plain transformers loads it ({numbers})" if numbers else result["why_not_plain"])
     if "speedup" in result:
         reason = f" ({result['reason_of_gap']})" if result["reason_of_gap"] else ""
         lines.append(f"{result['speedup']:.2f} times faster, limit {result['limit']:.2f}{reason}")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, UsageError
+from topwork import AttentionLayer, Batch, Refused, UsageError
 from topwork_compress.dynamic import search_table
 from topwork_compress.latency import LatencyTable, measure_table, nanoseconds, run_seconds
 from topwork_compress.plan import Budget, Compressed, Plan, Settings
@@ -20,8 +20,10 @@ from topwork_compress.rearrange import objective, rearranged
 from topwork_compress.scores import METHODS, Scores, score
 from topwork_compress.search import in_multiples, normalised, search
 from topwork_compress.tuning import Fitted, tune
+from topwork_compress.uniform import expanded, joined, joined_table
 from topwork_compress.units import Choice, Costs, Masks, Units, macs, members_of, parameters
 from topwork_compress.whole_layers import least_needed
+from topwork_lens.blocks.plain_widths import PlainWidth, plain_widths, settle_widths
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet
@@ -126,6 +128,14 @@ class Compression:
 
     def _find_units(self) -> None:
         self.units = Units.of(self.model, self.look.layers, self.look.find_blocks(self.run_first))
+        self.widths: list[PlainWidth] = []
+        if self.settings.uniform:
+            self.widths = plain_widths(self.model, self.units.blocks)
+            paths = {path for width in self.widths for path in width.paths}
+            self.units.chosen = {path: unit for path, unit in self.units.chosen.items() if path in paths}
+            if not paths:
+                cause = "no width of this model is a number of its config"
+                raise UsageError(cause, place="uniform", hint="leave `uniform` out: topwork.load loads any widths")
         self._scores = None
         self._table = None
 
@@ -142,16 +152,41 @@ class Compression:
         fixed = costs.total - sum(choice.cost for choice in choices)
         wanted = int(budget.share * (whole or costs.total))
         with self._timed("search"):
-            ready = in_multiples(normalised(choices, self.settings.how()), self.settings.multiple)
-            if budget.latency is not None:
-                removed, seconds = search_table(ready, self.table, wanted / 1e9, self.settings.at_least)
-                spent = nanoseconds(seconds)
-            else:
-                removed, spent = search(ready, wanted, fixed, self.settings.at_least)
+            removed, spent = self._search(normalised(choices, self.settings.how()), budget, wanted, fixed)
             plan = Plan(self.units, costs, self.units.original(removed), spent, wanted)
             if self.settings.rearrange and self.scores.gradients:
                 self._rearrange(plan, removed)
         return plan
+
+    def _search(
+        self, choices: Sequence[Choice], budget: Budget, wanted: int, fixed: int
+    ) -> tuple[Sequence[Choice], int]:
+        """Return what is removed, and the cost of the whole then."""
+        alike = joined(choices, self.widths) if self.widths else choices
+        ready = in_multiples(alike, self.settings.multiple)
+        if budget.latency is not None:
+            table = joined_table(self.table, self.widths) if self.widths else self.table
+            removed, seconds = search_table(ready, table, wanted / 1e9, self.settings.at_least)
+            spent = nanoseconds(seconds)
+        else:
+            removed, spent = search(ready, wanted, fixed, self.settings.at_least)
+        return (expanded(removed, choices, self.widths) if self.widths else removed), spent
+
+    def settle(self) -> tuple[dict[str, int], str]:
+        """Write the widths of a uniform cut into the model's config, proved by a model that is built of it.
+
+        Returns:
+            The numbers of the config; or none, and why plain transformers would not load the model.
+        """
+        if not self.widths:
+            return {}, ""
+        blocks = self.look.find_blocks(self.run_check)
+        try:
+            settle_widths(self.model, self.widths, blocks, self.run_check)
+        except Refused as error:  # the cut itself is proved: topwork loads it
+            return {}, str(error)
+        kept = {block.path: len(block.kept) for block in blocks}
+        return {width.attribute: kept[width.paths[0]] for width in self.widths}, ""
 
     def _rearrange(self, plan: Plan, removed: Sequence[Choice]) -> None:
         by_path: dict[str, set[int]] = {}
@@ -319,6 +354,7 @@ def run_all(
     after = _counted_again(compression, budget, plan)
     result = Compressed(plan, pruned, tuned, before.total, after, seconds=compression.seconds)
     result.left_out, result.measured_layers = left_out, measured
+    result.plain, result.why_not_plain = compression.settle()
     return result
 
 

@@ -53,6 +53,8 @@ class Settings:
         multiple: widths of blocks are multiples of it.
         at_least: heads and neurons that every layer and block keeps.
         layers: whole layers that are left out first, by measurement.
+        uniform: all blocks of one width keep the same number of neurons, and attention heads stay, so that plain
+            transformers loads the saved model.
         normalise: "kind" makes scores of heads and neurons comparable; None: for scores that are no estimate of a loss.
         seed: of random numbers.
     """
@@ -64,6 +66,7 @@ class Settings:
     multiple: int = 1
     at_least: int = 1
     layers: int = 0
+    uniform: bool = False
     normalise: Normalise | None = None
     seed: int = 0
 
@@ -122,6 +125,8 @@ class Compressed:
         seconds: CPU seconds that each step took.
         left_out: original paths of whole layers that were left out.
         measured_layers: what was measured to choose them.
+        plain: of a uniform cut: which numbers of the config are smaller now; plain transformers loads the saved model.
+        why_not_plain: of a uniform cut: why it would not, or "".
     """
 
     plan: Plan
@@ -132,12 +137,16 @@ class Compressed:
     seconds: dict[str, float] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     measured_layers: list[dict[str, Any]] = field(default_factory=list)
+    plain: dict[str, int] = field(default_factory=dict)
+    why_not_plain: str = ""
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name} {before} -> {after}" for name, (before, after) in self.plan.counts().items())
         parts = [f"{self.plan.costs.unit} {self.before} -> {self.after}, {counts}"]
         if self.left_out:
             parts.append(f"left out {brief_list(self.left_out)}")
+        if self.plain:
+            parts.append(f"plain transformers loads it: {self.plain}")
         if self.tuned:
             parts.append(f"fitted {sum(fitted.accepted for fitted in self.tuned)} of {len(self.tuned)}")
         return f"Compressed({'; '.join(parts)}; {self.pruned.check})"
@@ -161,6 +170,9 @@ class Compressed:
         tables: dict[str, Json] = {"what is left": self._left()}
         if self.tuned:
             tables["least squares"] = [entry.json() for entry in self.tuned]
+        if self.plain or self.why_not_plain:
+            result["plain_transformers"] = self.plain
+            result["why_not_plain"] = self.why_not_plain
         if self.left_out:
             result["left_out"] = self.left_out
             tables["without whole layers"] = self.measured_layers

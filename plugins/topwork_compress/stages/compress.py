@@ -58,6 +58,10 @@ class Compress(Stage):
     multiple: PositiveInt = Field(1, description="widths of blocks are multiples of it")
     at_least: PositiveInt = Field(1, description="heads and neurons that every layer and block keeps")
     layers: int = Field(0, ge=0, description="whole layers that are left out first, chosen by the loss without them")
+    uniform: bool = Field(
+        False,
+        description="all blocks of one width keep as many neurons, attention heads stay: plain transformers loads it",
+    )
     compare_random: int = Field(
         6, ge=0, description="random choices of the same size, masked and measured beside the chosen one"
     )
@@ -83,7 +87,7 @@ class Compress(Stage):
         """Return the settings of compression."""
         from topwork_compress.plan import Settings
 
-        names = ("score", "tune", "ridge", "rearrange", "multiple", "at_least", "layers")
+        names = ("score", "tune", "ridge", "rearrange", "multiple", "at_least", "layers", "uniform")
         return Settings(**{name: getattr(self, name) for name in names}, seed=seed)
 
 

@@ -6,4 +6,5 @@
 - `locality`: the test by which neurons are found.
 - `description`: from projections, or from what is noted on a pruned one, to a `Block`.
 - `rebuild`: the shape of a saved model.
+- `plain_widths`: widths that a config says, so that plain transformers builds the smaller model.
 """
