@@ -27,6 +27,7 @@ def test_a_recipe_compresses_measures_saves_and_loads(tmp_path: Any) -> None:
     assert result["random_baseline"]["draws"] == 2 and 0 <= result["better_than_random"] <= 2
     assert result["speedup"] > 0 and result["limit"] == pytest.approx(result["macs_before"] / result["macs_after"])
     assert result["check"]["difference"] <= result["check"]["tolerance"]
+    assert run.model_folder is not None
     loaded = topwork.load(run.model_folder)
     assert sum(parameter.numel() for parameter in loaded.model.parameters()) == result["parameters_after"]
     assert loaded.evaluate(TEXTS)["accuracy"] == run.results[1]["result"]["metrics"]["accuracy"]

@@ -129,17 +129,17 @@ def _explained(
     names = {id(value): name for name, value in model.state_dict(keep_vars=True).items()}
     members, expected = [], dict[str, list[int]]()
     for block in blocks:
-        around, own = model.get_submodule(block.inside), dict[str, list[int]]()
+        around, block_shapes = model.get_submodule(block.inside), dict[str, list[int]]()
         for piece in block.slices:
             owner_path, _, name = piece.parameter.rpartition(".")
             value = getattr(resolve(around, owner_path), name)
             full = names.get(id(value), "")
-            shape = own.setdefault(full, list(shapes.get(full, ())))
+            shape = block_shapes.setdefault(full, list(shapes.get(full, ())))
             if shape:
                 shape[piece.dim] -= sum(map(len, piece.indices)) // len(block.kept) * (len(block.kept) - after)
-        if len(block.kept) == before and all(name in changed for name in own):
+        if len(block.kept) == before and all(name in changed for name in block_shapes):
             members.append(block.path)
-            expected |= own
+            expected |= block_shapes
     return tuple(members) if {name: tuple(shape) for name, shape in expected.items()} == changed else ()
 
 
