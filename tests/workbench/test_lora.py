@@ -363,5 +363,102 @@ def test_a_model_whose_merge_changes_it_is_refused(monkeypatch) -> None:
 
     real = Layers.remove
     monkeypatch.setattr(Layers, "remove", lambda self, merge: real(self, merge=False))
-    with pytest.raises(TopworkError, match="has other losses"):
-        build().train(ROWS, **{**TRAINING, "steps": 20, "learning_rate": 0.1}, lora={"targets": "all"})
+    with pytest.raises(TopworkError, match=r"`bert.*` computes something else after the merge"):
+        build().train(ROWS, **TRAINING, lora={"targets": "all"})
+
+
+# ---------------------------------------------------------------- architectures out of the ordinary
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIDES = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+}
+RESNET = {"model_type": "resnet", "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "embedding_size": 8}
+SWIN = {"model_type": "swin", "image_size": 32, "patch_size": 4, "window_size": 4}
+MASKS = {
+    "model_type": "mask2former",
+    "backbone_config": {
+        **SWIN,
+        "embed_dim": 8,
+        "depths": [1] * 4,
+        "num_heads": [2] * 4,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+    "train_num_points": 64,
+    "num_queries": 8,
+    "num_attention_heads": 4,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+}
+MASKS |= dict.fromkeys(
+    ("hidden_dim", "feature_size", "mask_feature_size", "encoder_feedforward_dim", "dim_feedforward"), 32
+)
+#: what is out of the ordinary -> task, base, numbers of modules and of tensors of the task head
+OTHERS: dict[str, tuple[str, dict[str, Any], int, int]] = {
+    "classifier inside the backbone": (
+        "image-classification",
+        {"model": "timm/test_vit", "weights": False},
+        48,
+        2,
+    ),
+    "generic head, MultiheadAttention": (
+        "image-classification",
+        {"config": {"model_type": "siglip_vision_model", **SIZES, "image_size": 32, "patch_size": 8}},
+        *(15, 2),
+    ),
+    "output layer that is the embedding": (
+        "summarization",
+        {"config": {"model_type": "t5", "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}},
+        *(32, 0),
+    ),
+    "several stages": (
+        "image-classification",
+        {"config": {**SWIN, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4]}},
+        *(12, 2),
+    ),
+    "queries of a detector": (
+        "object-detection",
+        {"config": {"model_type": "detr", **SIDES, "num_queries": 8, "backbone_config": RESNET}},
+        *(22, 8),
+    ),
+    "losses at points that jump": ("image-segmentation", {"config": MASKS}, 42, 3),
+    "experts": (
+        "text-generation",
+        {"config": {"model_type": "mixtral", **SIZES, "num_key_value_heads": 2, "num_local_experts": 4}},
+        *(8, 1),
+    ),
+    "sizes of modules are read": (
+        "automatic-speech-recognition",
+        {"config": {"model_type": "whisper", **SIDES, "max_target_positions": 128}},
+        *(6, 2),
+    ),
+}
+
+
+@pytest.mark.learn
+@pytest.mark.parametrize("kind", OTHERS)
+def test_architectures_out_of_the_ordinary_are_trained(kind) -> None:
+    task, base, modules, head = OTHERS[kind]
+    work = build(task, base)
+    before = weights(work)
+    result = work.train(work.task.example_rows(), **TRAINING, lora={"targets": "all"})
+    assert (len(result["lora"]["modules"]), len(result["lora"]["head"])) == (modules, head)
+    assert result["lora"]["left_out"] == {}
+    for name in changed(before, weights(work)) - set(result["lora"]["head"]):
+        assert name.startswith(tuple(f"{path}." for path in result["lora"]["modules"])), name
+
+
+def test_modules_whose_weights_are_read_without_a_call_are_left_out_or_refused() -> None:
+    work = build("audio-classification", {"config": {**BASES["audio-classification"]["config"], "model_type": "wavlm"}})
+    rows = work.task.example_rows()
+    with pytest.raises(UsageError, match=r"`wavlm.*_proj` \(and 7 more\): its weight is read without calling it"):
+        work.train(rows, **TRAINING, lora={})
+    result = work.train(rows, **TRAINING, lora={"targets": "all"})
+    assert len(result["lora"]["modules"]) == 4
+    assert len(result["lora"]["left_out"]) == 8

@@ -62,24 +62,29 @@ def head_names(model: nn.Module) -> set[str]:
     """Return the names in the state dict that belong to the task head: those outside of the backbone.
 
     Tensors that the backbone has too (embeddings that are also the output layer of a language model) are not among
-    them. Of a model that does not say which part is its backbone, the head is its output layer, as transformers calls
-    it.
+    them. Where a model does not say which part is its backbone, or nothing lies outside of it (timm), the head is what
+    the model calls its output layer or classifier.
     """
     state = model.state_dict(keep_vars=True)
     try:
         prefix = backbone_name(model)
-    except UsageError:
-        output: Any = getattr(model, "get_output_embeddings", _nothing)()
-        paths = [path for path, module in model.named_modules() if module is output and output is not None]
-        outside = {name for name in state for path in paths if name.startswith(f"{path}.")}
-    else:
         outside = {name for name in state if not name.startswith(f"{prefix}.")}
+    except UsageError:
+        outside = set()
+    outside = outside or {name for name in state for path in _output_paths(model) if name.startswith(f"{path}.")}
     inside = {id(tensor) for name, tensor in state.items() if name not in outside}
     return {name for name in outside if id(state[name]) not in inside}
 
 
-def _nothing() -> None:
-    return None
+def _output_paths(model: nn.Module) -> list[str]:
+    """Return the paths of the modules that a model or a part of it gives as its output layer or classifier."""
+    outputs: list[Any] = []
+    for module in model.modules():
+        for name in ("get_output_embeddings", "get_classifier"):
+            layers = getattr(module, name, tuple)()
+            outputs += layers if isinstance(layers, tuple | list) else [layers]
+    chosen = {id(output) for output in outputs if output is not None}
+    return [path for path, module in model.named_modules() if path and id(module) in chosen]
 
 
 class Freezing:

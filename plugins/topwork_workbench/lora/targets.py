@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from topwork import AttentionLayer, Block, Refused, UsageError, nearest
 from topwork_lens.layers.feed_forward import find_feed_forwards
+from topwork_lens.layers.projections import is_projection
 
 if TYPE_CHECKING:
     from topwork import Plugins
@@ -127,11 +128,15 @@ def _of_attention(model: nn.Module, layer: AttentionLayer) -> Iterable[str]:
         return
     owners = [piece.parameter.rpartition(".")[0] for piece in layer.slices]
     if not owners:
-        owners = [path for path, module in around.named_modules() if is_projection(module)]
+        owners = [path for path, module in around.named_modules() if _maps_features(module)]
     for owner in dict.fromkeys([*owners, layer.output]):
         path = _joined(layer.path, owner)
-        if _exists(model, path) and is_projection(model.get_submodule(path)):
+        if _exists(model, path) and _maps_features(model.get_submodule(path)):
             yield path
+
+
+def _maps_features(module: nn.Module) -> bool:
+    return is_projection(module) and not isinstance(module, nn.Embedding | nn.EmbeddingBag)
 
 
 def _exists(model: nn.Module, path: str) -> bool:
@@ -151,7 +156,7 @@ def _of_blocks(model: nn.Module, layers: Sequence[AttentionLayer], blocks: Seque
         # where a norm lies between, the finder by runs knows the consumer alone
         chosen += [*(producers or by_shape.get(block.path, ())), block.path]
     chosen += [path for output, inputs in by_shape.items() if output not in chosen for path in (*inputs, output)]
-    return [path for path in chosen if is_projection(model.get_submodule(path))]
+    return [path for path in chosen if _maps_features(model.get_submodule(path))]
 
 
 def _blocks(look: Any, call: Callable[[], Any]) -> list[Block]:
@@ -167,15 +172,6 @@ def _joined(*parts: str) -> str:
 
 
 # ---------------------------------------------------------------- what can have it
-
-
-def is_projection(module: nn.Module) -> bool:
-    """Return whether a module maps features by one weight: linear, or a convolution; quantised ones too."""
-    if isinstance(module, nn.Embedding | nn.LayerNorm):
-        return False
-    if isinstance(module, nn.Linear | Conv1D | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return True
-    return all(type(getattr(module, size, None)) is int for size in ("in_features", "out_features"))
 
 
 def modules_that_run(model: nn.Module, call: Callable[[], Any]) -> set[int]:
