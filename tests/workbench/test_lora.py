@@ -404,7 +404,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "classifier inside the backbone": (
         "image-classification",
         {"model": "timm/test_vit", "weights": False},
-        48,
+        24,
         2,
     ),
     "generic head, MultiheadAttention": (

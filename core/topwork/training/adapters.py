@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from topwork.runs.run import Run
-    from topwork.stage import EqualityCheck
     from topwork.training.options import TrainOptions
 
 #: in the stage's folder, with `lora: {save: adapter}`
@@ -44,8 +43,8 @@ class Adapter(Protocol):
         """Take the parts off the model, which is as it was before."""
         ...
 
-    def merge(self) -> EqualityCheck:
-        """Add the parts to the weights of the model and take them off; say that this changed nothing."""
+    def merge(self) -> dict[str, Json]:
+        """Add the parts to the weights and take them off; return an `EqualityCheck` of before and after."""
         ...
 
 

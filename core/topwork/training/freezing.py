@@ -81,7 +81,7 @@ def _output_paths(model: nn.Module) -> list[str]:
     outputs: list[Any] = []
     for module in model.modules():
         for name in ("get_output_embeddings", "get_classifier"):
-            layers = getattr(module, name, tuple)()
+            layers: Any = getattr(module, name, tuple)()
             outputs += layers if isinstance(layers, tuple | list) else [layers]
     chosen = {id(output) for output in outputs if output is not None}
     return [path for path, module in model.named_modules() if path and id(module) in chosen]

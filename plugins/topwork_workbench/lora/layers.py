@@ -24,7 +24,6 @@ from topwork_workbench.lora.targets import find_targets
 
 if TYPE_CHECKING:
     from topwork import Json, Run
-    from topwork.stage import EqualityCheck
 
 #: peft's name for the only adapter of a model
 ADAPTER = "default"
@@ -124,7 +123,7 @@ class Lora:
         """Take the products off."""
         self.layers.remove(merge=False)
 
-    def merge(self) -> EqualityCheck:
+    def merge(self) -> dict[str, float]:
         """Add the products to the weights, take them off, and compare what each module computes.
 
         Raises:
