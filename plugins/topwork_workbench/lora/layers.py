@@ -143,7 +143,7 @@ class Lora:
 
 
 @dataclass
-class Call:
+class ModuleCall:
     """First call of a module: what went in, and what came out."""
 
     args: tuple[Any, ...]
@@ -165,12 +165,12 @@ def _first(output: Any) -> torch.Tensor:
 
 
 @contextmanager
-def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Call]]:
+def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, ModuleCall]]:
     """Record the first call of each module in the block."""
-    calls: dict[str, Call] = {}
+    calls: dict[str, ModuleCall] = {}
 
     def record(path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        calls.setdefault(path, Call(args, kwargs, output))
+        calls.setdefault(path, ModuleCall(args, kwargs, output))
 
     handles = [
         module.register_forward_hook(partial(record, path), with_kwargs=True) for path, module in modules.items()
