@@ -198,6 +198,12 @@ from topwork.saving.deferred import (
 from topwork.saving.programs import (
     save_program as save_program,
 )
+from topwork.shards.measuring import (
+    jackknife_error as jackknife_error,
+)
+from topwork.shards.sharing import (
+    share_rows as share_rows,
+)
 from topwork.stage import (
     HeadMap as HeadMap,
 )

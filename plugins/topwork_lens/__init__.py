@@ -8,7 +8,8 @@ In the order in which a model meets them:
 - `gates`: factors on the outputs of heads; `head_slices`: the check that a slice is one head.
 - `scoring`: importance of heads, and choices by it.
 - `pruning`: removal, proved equal to masking; `schedule`: searches for heads that can go.
-- `stages`: all of this in recipes; `coverage`: what the matrix of architectures measured.
+- `stages`: all of this in recipes; `command`: scores by many processes.
+- `coverage`: what the matrix of architectures measured.
 
 Used by several: `model_state`, `scope`, `flops`, `tables`, `refusals`. `v4` is a public path.
 """

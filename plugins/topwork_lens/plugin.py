@@ -58,8 +58,11 @@ def register_stages() -> list[Declaration]:
 
 @hookimpl
 def register_commands() -> list[Declaration]:
-    """Declare the command `architectures`."""
-    return [Declaration("architectures", "topwork_lens.coverage:architectures")]
+    """Declare the commands `architectures` and `importance`."""
+    return [
+        Declaration("architectures", "topwork_lens.coverage:architectures"),
+        Declaration("importance", "topwork_lens.command:importance_command"),
+    ]
 
 
 @hookimpl(trylast=True)

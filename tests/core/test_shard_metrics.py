@@ -15,7 +15,7 @@ from tiny_bases import BASES
 import topwork
 from topwork import CheckpointError, MeanMetric, Metric, UsageError
 from topwork.cli import main
-from topwork.shards.measuring import group_of_rows, standard_error
+from topwork.shards.measuring import group_of_rows, jackknife_error
 from topwork.shards.metric_states import metric_state, restore_metric
 
 LABELS = ("good", "bad", "mixed")
@@ -122,8 +122,8 @@ def test_the_standard_error_of_a_mean_is_the_textbook_s():
     """With a group for each row, the jackknife of a mean is the standard deviation over the root of n."""
     values = numpy.random.default_rng(0).normal(size=50)
     without = [float(numpy.delete(values, index).mean()) for index in range(50)]
-    assert standard_error(without) == pytest.approx(values.std(ddof=1) / 50**0.5, rel=1e-9)
-    assert standard_error([1.0, math.nan]) is None
+    assert jackknife_error(without) == pytest.approx(values.std(ddof=1) / 50**0.5, rel=1e-9)
+    assert jackknife_error([1.0, math.nan]) is None
 
 
 @pytest.fixture(scope="module")

@@ -168,7 +168,7 @@ CORE_ROOMS = (
 LENS_ROOMS = (
     *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "whole", "patching", "scoring"),
     *("pruning", "schedule", "stages"),
-    *("scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
+    *("command", "scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
 )
 #: folders and modules of `topwork_analyses`, in the order in which rows meet them
 ANALYSES_ROOMS = (

@@ -6,12 +6,12 @@ Training, evaluation and prediction go through the same stages and the same loop
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from topwork.errors import TopworkError
-from topwork.items import Json, Prediction, Row
+from topwork.items import Batch, Json, Prediction, Row
 from topwork.saving.parts import TaskParts
 
 
@@ -199,6 +199,33 @@ class TaskModel(TaskParts):
         except TypeError as error:
             raise TopworkError(str(error), place="predict") from error
         return predict_rows(self.task, self.model, named, chosen, Process())
+
+    def loss_batches(
+        self, rows: Any, *, columns: Mapping[str, str] | None = None, batch_size: int | None = None, seed: int = 0
+    ) -> Iterator[Batch]:
+        """Yield batches of whole rows in mode "loss", on the model's device, for `task.row_losses`.
+
+        Args:
+            rows: as of `predict`, with the task's targets.
+            columns: the task's column -> the rows' column.
+            batch_size: most items in a batch; by default the task's own budget.
+            seed: for tasks that draw at random.
+
+        Example:
+            >>> topwork.importance(  # doctest: +SKIP
+            ...     work.model, work.loss_batches(rows), row_losses=work.task.row_losses
+            ... )
+        """
+        from topwork.data.columns import canonical
+        from topwork.data.loop import Settings, loss_batches
+        from topwork.data.values import rows_from
+        from topwork.process import Process
+
+        rows = rows_from(rows, type(self.task), self.plugins)
+        named = canonical(rows, type(self.task), columns or {}, targets=True, location="rows")
+        settings = Settings(seed=seed)
+        settings.items = settings.items if batch_size is None else batch_size
+        return loss_batches(self.task, self.model, named, settings, Process.alone())
 
     def look(self) -> Any:
         """Return the introspection of the model, as `topwork.look` does."""

@@ -125,11 +125,11 @@ def summary(task: Task, metrics: Sequence[Metric]) -> dict[str, Json]:
     if len(metrics) < 2:
         return measured
     without = [_merged(task, [*metrics[:index], *metrics[index + 1 :]]).result() for index in range(len(metrics))]
-    errors = {key: standard_error([float(values[key]) for values in without]) for key in merged.keys}
+    errors = {key: jackknife_error([float(values[key]) for values in without]) for key in merged.keys}
     return {**measured, "standard_errors": errors, "groups": len(metrics)}
 
 
-def standard_error(values: Sequence[float]) -> float | None:
+def jackknife_error(values: Sequence[float]) -> float | None:
     """Return the jackknife's standard error of a number, given its values without each group.
 
     With n groups and the values v: sqrt((n - 1) / n * sum((v - mean(v))^2)). None when a value is no number.

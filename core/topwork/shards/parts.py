@@ -117,6 +117,17 @@ class Parts:
         if content.hexdigest() != known["sha256"]:
             raise _damaged(file, "the file is not the one that was written: its hash differs", self.path(index))
 
+    def verify(self, index: int) -> Path:
+        """Return the folder of a finished shard after having compared all of its files with the record.
+
+        Raises:
+            CheckpointError: a file is not the one that was written.
+        """
+        for name in self.record(index)["files"]:
+            for _ in self.verified(index, name):
+                pass
+        return self.path(index)
+
     def sweep(self) -> None:
         """Remove what processes left that died while they wrote."""
         for folder in self.folder.glob(".*"):

@@ -38,6 +38,19 @@ class Sources:
     def __len__(self) -> int:
         return sum(map(len, self.tables))
 
+    def at(self, indices: Sequence[int]) -> list[Table]:
+        """Return the rows with these indices, in the order of the rows, of each source that has some."""
+        import numpy
+
+        chosen, offset = numpy.sort(numpy.asarray(indices, dtype=numpy.int64)), 0
+        tables = []
+        for table in self.tables:
+            inside = chosen[(chosen >= offset) & (chosen < offset + len(table))] - offset
+            if len(inside):
+                tables.append(table.select(inside))
+            offset += len(table)
+        return tables
+
     def between(self, start: int, stop: int) -> Iterator[tuple[int, Table]]:
         """Yield the rows with these indices, as (index of the first, rows) of each source that has some."""
         offset = 0
