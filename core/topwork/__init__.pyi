@@ -183,6 +183,9 @@ from topwork.recipe.recipe import (
 from topwork.recipe.recipe import (
     load_recipe as load_recipe,
 )
+from topwork.runs.lock import (
+    is_running as is_running,
+)
 from topwork.runs.run import (
     Run as Run,
 )

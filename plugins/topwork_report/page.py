@@ -20,13 +20,16 @@ PAGE = "report.html"
 MOST_PICTURES = 24  # of predictions, on the whole page
 
 
-def write_page(folder: Path, *, title: str | None = None, without: str | None = None) -> dict[str, Json]:
+def write_page(
+    folder: Path, *, title: str | None = None, without: str | None = None, live: int | None = None
+) -> dict[str, Json]:
     """Write `report.html` into a run folder, whole or not at all.
 
     Args:
         folder: the run folder.
         title: headline; the run's name when None.
         without: name of a stage folder that is left out: the one that is making the page.
+        live: the run goes on: a browser loads the page again after so many seconds; None: it does not.
 
     Returns:
         {"page": its name, "bytes": its size, "sections": stages shown, "problems": files that were missing or damaged}.
@@ -34,16 +37,16 @@ def write_page(folder: Path, *, title: str | None = None, without: str | None = 
     Raises:
         UsageError: the folder is not a run folder.
     """
-    run = read_run(Path(folder), without)
+    run = read_run(Path(folder), without, live=live is not None)
     # A page says nothing about pages: so it is the same whether its own stage makes it or somebody makes it later.
     run.stages = [stage for stage in run.stages if "page" not in stage.result]
-    text = page_text(run, title)
+    text = page_text(run, title, live)
     write_text(run.folder / PAGE, text)
     size = len(text.encode("utf-8"))
     return {"page": PAGE, "bytes": size, "sections": len(run.stages), "problems": list(run.problems)}
 
 
-def page_text(run: RunFiles, title: str | None = None) -> str:
+def page_text(run: RunFiles, title: str | None = None, live: int | None = None) -> str:
     """Return the page as HTML. Images that cannot be shown are added to `run.problems` on the way."""
     sections = []
     share = _picture_share(run)
@@ -68,6 +71,7 @@ def page_text(run: RunFiles, title: str | None = None) -> str:
         recipe=run.recipe_text,
         light=light,
         dark=dark,
+        live=live,
         data=data.json(),
         script=text,
         script_hash=digest,

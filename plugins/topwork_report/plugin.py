@@ -26,6 +26,14 @@ def register_commands() -> list[Declaration]:
 
 
 @hookimpl
+def step_logged(run: Any, step: int, numbers: Any) -> None:
+    """Note the numbers of a training that goes on, for `topwork report RUN --live`."""
+    from topwork_report.step_log import note_step
+
+    note_step(run.folder, step, numbers)
+
+
+@hookimpl
 def profile_page(profile: Any, file: Path) -> bool:
     """Write the page of a profile of rows."""
     from topwork_report.profile_page import write_profile

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from topwork import Json, UsageError
+from topwork_report.step_log import logged_steps
 
 _STAGE_FOLDER = re.compile(r"(\d+)-(.+)")
 # Artefacts that the page understands, beside result.json, and the type that each must have.
@@ -57,12 +58,13 @@ class RunFiles:
         self.problems.append(f"{self.name_of(file)}: {what}")
 
 
-def read_run(folder: Path, without: str | None = None) -> RunFiles:
+def read_run(folder: Path, without: str | None = None, *, live: bool = False) -> RunFiles:
     """Read a run folder.
 
     Args:
         folder: the run folder.
         without: name of a stage folder to leave out: the one of the stage that is making the page.
+        live: a stage without a result goes on: it is shown with what its training has logged so far.
 
     Raises:
         UsageError: there is no such folder, or it has neither run.json nor stages/.
@@ -77,8 +79,20 @@ def read_run(folder: Path, without: str | None = None) -> RunFiles:
     _read_recipe(run)
     for path in sorted((folder / "stages").glob("*"), key=_position):
         if path.is_dir() and _STAGE_FOLDER.fullmatch(path.name) and path.name != without:
-            _read_stage(run, path)
+            if live and not (path / "result.json").exists():
+                run.stages.append(_running_stage(path))
+            else:
+                _read_stage(run, path)
     return run
+
+
+def _running_stage(stage_path: Path) -> StageFiles:
+    """Return a stage that goes on, with the numbers that its training has logged."""
+    result: dict[str, Json] = {"state": "running"}
+    if history := logged_steps(stage_path):
+        result["history"] = history
+    position, name = _position(stage_path)[0], stage_path.name.split("-", 1)[1]
+    return StageFiles(position, name, stage_path, None, {}, result, {})
 
 
 def number(value: Any) -> float | None:

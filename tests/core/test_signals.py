@@ -155,6 +155,6 @@ def test_a_clock_that_is_set_back_loses_no_checkpoint(recipe, monkeypatch):
     send_at(11, "SIGTERM", monkeypatch)
     file = recipe([], checkpoint_every=2)
     assert main(["run", file, "--folder", "stopped", "--plugin", str(PLUGIN), "--quiet"]) == EXIT_CODE
-    folders = sorted(path.name for path in Path("stopped/stages/01-train/checkpoints").iterdir())
+    folders = sorted(path.name for path in Path("stopped/stages/01-train/checkpoints").glob("checkpoint-*"))
     assert folders == ["checkpoint-10", "checkpoint-12"]
     assert topwork.resume("stopped", plugins=topwork.load_plugins(files=[PLUGIN]), quiet=True).results

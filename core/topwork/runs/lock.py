@@ -1,4 +1,4 @@
-"""A lock on a folder: `locking`."""
+"""A lock on a folder: `locking`, and whether another process holds it: `is_running`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,29 @@ def locking(folder: Path) -> Iterator[None]:
     finally:
         _held.discard(descriptor)
         os.close(descriptor)
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a process is at work in a run folder; False where the system cannot say.
+
+    Example:
+        >>> is_running(Path("."))
+        False
+    """
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _release_in_child() -> None:
