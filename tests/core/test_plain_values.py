@@ -1,4 +1,4 @@
-"""`predict` takes what cannot be misread: a text, a list, a DataFrame, a table in a file."""
+"""`predict` takes what cannot be misread: a text, an image, a clip, a list, a DataFrame, a data set, a table."""
 
 from __future__ import annotations
 
@@ -99,3 +99,84 @@ def test_build_train_and_evaluate_take_rows_in_the_same_forms(form, tmp_path):
 def test_texts_without_targets_are_no_rows_to_train_on():
     with pytest.raises(topwork.TopworkError, match="label"):
         built("text-classification").train(["good", "bad"], steps=1)
+
+
+TASKS = topwork.load_plugins().tasks
+SHORT = {"generation": {"max_new_tokens": 2}}
+WRITING = ("summarization", "translation", "text-generation")
+MEDIA = [task for task in BASES if any(column.lazy for column in TASKS[task].columns.values() if not column.target)]
+
+
+def inputs(task: str) -> list[dict[str, Any]]:
+    """Return two rows with the inputs of a task alone."""
+    targets = {name for name, column in TASKS[task].columns.items() if column.target}
+    rows = TASKS[task].example_rows()[:2]
+    return [{name: cell for name, cell in row.items() if name not in targets} for row in rows]
+
+
+@cache
+def work_of(task: str) -> topwork.TaskModel:
+    options = SHORT if task in WRITING else {}
+    return topwork.build(task, BASES[task], rows=TASKS[task].example_rows(), **options)
+
+
+@pytest.mark.parametrize("task", BASES)
+def test_every_task_predicts_rows_of_every_form_alike(task, tmp_path):
+    import datasets
+
+    work, rows = work_of(task), inputs(task)
+    expected = shown(work.predict(rows))
+    assert len(work.predict(rows[0])) == 1
+    assert shown(work.predict(pandas.DataFrame(rows))) == expected
+    if task in MEDIA:
+        (column,) = rows[0]
+        cells = [row[column] for row in rows]
+        assert shown(work.predict(cells)) == shown(work.predict(pandas.Series(cells))) == expected
+        assert shown(work.predict(cells[0])) == shown(work.predict(rows[:1]))
+        return
+    assert shown(work.predict(datasets.Dataset.from_list(rows))) == expected
+    if all(isinstance(cell, str) for row in rows for cell in row.values()):
+        pandas.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+        assert shown(work.predict(str(tmp_path / "rows.csv"))) == expected
+
+
+@pytest.mark.parametrize("task", [task for task in MEDIA if TASKS[task].columns.get("image")])
+def test_arrays_of_images_and_folders_are_rows(task, tmp_path):
+    import numpy
+
+    work = work_of(task)
+    images = [row["image"].convert("RGB") for row in inputs(task)]
+    arrays = [numpy.asarray(image) for image in images]
+    expected = shown(work.predict([{"image": image} for image in images]))
+    assert shown(work.predict(arrays)) == expected
+    assert len(work.predict(arrays[0])) == 1
+    for index, image in enumerate(images):
+        image.save(tmp_path / f"{index}.png")
+    assert shown(work.predict(tmp_path)) == expected
+
+
+@pytest.mark.parametrize("task", BASES)
+@pytest.mark.parametrize("value", [5, 1.5, True, {"a"}, None, [5], [["a"]], [None], object()], ids=repr)
+def test_values_of_other_kinds_are_refused_with_a_hint(task, value):
+    with pytest.raises(topwork.TopworkError) as caught:
+        work_of(task).predict(value)
+    assert "DataFrame" in caught.value.hint, str(caught.value)
+
+
+@pytest.mark.parametrize("task", [task for task in BASES if task not in MEDIA])
+def test_images_for_a_task_on_texts_are_refused_by_its_inputs(task):
+    for value in (
+        Image.new("RGB", (8, 8)),
+        [Image.new("RGB", (8, 8))],
+        b"bytes",
+        {"array": [0.0], "sampling_rate": 8000},
+    ):
+        with pytest.raises(UsageError, match="has the inputs"):
+            work_of(task).predict(value)
+
+
+def test_a_table_that_is_not_there_is_no_text():
+    for value in ("reviews.csv", "folder/reviews.jsonl"):
+        with pytest.raises(UsageError, match=f"there is no file {value}"):
+            work_of("text-classification").predict(value)
+    assert len(work_of("text-classification").predict("I read it in reviews.csv")) == 1

@@ -20,6 +20,8 @@ from topwork.items import Row
 if TYPE_CHECKING:
     from topwork.task import Column, Task
 
+#: how rows are given
+ROWS_HINT = "give dicts by column, a DataFrame, a data set of `datasets`, or the path of a table"
 #: rows that are fetched from a source together
 _BLOCK = 256
 #: the task's column -> the rows' column, or for labels the columns of which each is one label
@@ -189,11 +191,13 @@ def check_plain(rows: Any, location: str) -> bool:
         return False
     if isinstance(rows, str) or not isinstance(rows, Sequence):
         raise TopworkError(
-            f"rows are a list of dicts or a dataset of `datasets`, not {type(rows).__name__}", place=location
+            f"rows are a list of dicts or a dataset of `datasets`, not {type(rows).__name__}",
+            place=location,
+            hint=ROWS_HINT,
         )
     for index, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise TopworkError(f"row {index} is {type(row).__name__}, not a dict", place=location)
+            raise TopworkError(f"row {index} is {type(row).__name__}, not a dict", place=location, hint=ROWS_HINT)
     return True
 
 

@@ -153,8 +153,9 @@ class TaskModel(TaskParts):
         """Return predictions of rows, in their order, in the shape of the Hub's pipelines.
 
         Args:
-            rows: a dataset, or dicts with the task's input columns; a single dict is one row. Also a text or a list of
-                texts (paths for tasks on files) where the task has one input, a DataFrame, the path of a table.
+            rows: a data set of `datasets`, or dicts with the task's input columns; a single dict is one row. Also a
+                DataFrame, or the path of a table (csv, tsv, json, jsonl, parquet). Where the task has one input: a
+                text, a path, an image of PIL, an array or {"array", "sampling_rate"}, which is one row, or a list.
             columns: the task's column -> the rows' column.
             settings: `items` (most items in a batch), `cost`, `on_error`, `precision`, `seed`, `ahead`.
 
