@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 
+from topwork import load_plugins
 from topwork.cli import main
 
 CASES = {  # kind -> (arguments, exit code, type, part of the message)
@@ -113,3 +115,78 @@ def test_the_example_of_a_task_or_stage_is_part_of_a_recipe(plugins) -> None:
 def test_what_cannot_be_described_is_said(arguments, text, capsys) -> None:
     assert main(["list", *arguments]) == 2
     assert text in capsys.readouterr().err
+
+
+COMMANDS = list(load_plugins().commands)
+#: command -> arguments with which it fails
+FAILING = {
+    "run": ["nothing.yaml"],
+    "resume": ["nowhere"],
+    "data": ["nothing.yaml"],
+    "list": ["tsks"],
+    "cat": ["nothing"],
+    "cp": ["nothing"],
+    "new": ["text-clasification"],
+    "predict": ["nowhere", "nothing.csv"],
+    "evaluate": ["nowhere", "nothing.csv"],
+    "plugins": ["new", "text-classification"],
+    "compress": ["nowhere", "--data", "nothing.csv"],
+    "architectures": ["brt"],
+    "report": ["nowhere"],
+    "sweep": ["nothing.yaml", "-s", "stages.train.epochs=1,2"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_gives_an_error_object_for_wrong_arguments(command, capsys) -> None:
+    assert main([command, "--no-such-option", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize("command", FAILING)
+def test_every_command_gives_an_error_object_when_it_fails(command, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    if command == "plugins":  # the folder is there already
+        (tmp_path / "text-classification").mkdir()
+        (tmp_path / "text-classification" / "file").touch()
+    code = main([command, *FAILING[command], "--json"])
+    shown = capsys.readouterr()
+    assert code in (1, 2)
+    error = json.loads(shown.out)["error"]
+    assert error["exit_code"] == code
+    assert error["message"] in shown.err, shown.err
+    assert "wrong arguments" not in error["message"]
+    assert "Traceback" not in shown.err
+
+
+class Terminal(io.StringIO):
+    """Stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("terminal", "silent", "coloured"), [(True, "", True), (True, "1", False), (False, "", False)])
+def test_ok_and_errors_have_colours_on_a_terminal_alone(terminal, silent, coloured, tmp_path, monkeypatch) -> None:
+    out, err = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", silent)
+    (tmp_path / "bad.yaml").write_text("task: tetx\nbase: x\nstages: [train]\n")
+    assert main(["validate", "quickstart", str(tmp_path / "bad.yaml")]) == 2
+    assert main(["list", "tsks"]) == 2
+    assert ("\033[32mok\033[0m" in out.getvalue()) == coloured
+    assert (err.getvalue().count("\033[31m") == 2) == coloured
+    assert ("\033" in out.getvalue() + err.getvalue()) == coloured
+
+
+def test_options_of_an_optional_part_are_listed_with_their_types(capsys) -> None:
+    assert main(["list", "stages", "train", "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    options = {option["name"]: option for option in described["options"]}
+    assert options["lora"] | {"about": ""} == {"name": "lora", "type": "options | null", "default": "null", "about": ""}
+    assert (options["lora.r"]["type"], options["lora.r"]["default"]) == ("int", "8")
+    assert options["lora.targets"]["type"] == "attention | neurons | all | list[str]"
+    assert all(option["about"] for option in options.values())
+    assert "train" in described["example"]

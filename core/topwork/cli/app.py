@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from topwork.cli.output import Session, print_json, say
+from topwork.cli.output import Session, coloured, print_json, say
 from topwork.errors import RecipeError, TopworkError, UsageError
 from topwork.plugins.loading import safe_text
 from topwork.plugins.registry import Plugins, load_plugins
@@ -30,10 +30,11 @@ QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-SHARED = """The options above may also stand after the command. Environment: TOPWORK_PLUGINS and TOPWORK_DISABLE
+SHARED = """The options above may also stand after the command. With --json stdout holds JSON alone; when a
+command fails, an object with the key `error`. Environment: TOPWORK_PLUGINS and TOPWORK_DISABLE
 (names, separated by commas), TOPWORK_TRACE=1 prints hook calls, TOPWORK_DEBUG=1 is --debug,
-TOPWORK_STRICT=1 ends a run when an observer fails, TOPWORK_KERNELS=off (auto, onednn, bf16) chooses
-the kernels of a CPU."""
+TOPWORK_STRICT=1 ends a run when an observer fails, NO_COLOR=1 prints no colours, TOPWORK_KERNELS=off
+(auto, onednn, bf16) chooses the kernels of a CPU."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if rest and not rest[0].startswith("-") and rest[0] not in loaded.commands:
             raise loaded.unknown("command", rest[0], loaded.commands)
         session = Session(loaded, quiet=shared["quiet"], debug=debug)
-        typer.main.get_command(make_app(loaded, debug, outcome))(args=rest, prog_name="topwork", obj=session)
+        command = typer.main.get_command(make_app(loaded, debug, outcome))
+        command(args=_known_to(command, rest), prog_name="topwork", obj=session)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if code and not outcome.started:  # typer has refused the arguments, and said so
@@ -68,6 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _interrupted(error, outcome)
     return 0
+
+
+def _known_to(group: Any, arguments: list[str]) -> list[str]:
+    """Leave out `--json` for a command that prints no JSON of its own: its errors are JSON nevertheless."""
+    command = group.commands.get(arguments[0]) if arguments else None
+    if command is None or any("--json" in parameter.opts for parameter in command.params):
+        return arguments
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return [argument for argument in arguments[:end] if argument != "--json"] + arguments[end:]
 
 
 @dataclass
@@ -203,7 +214,7 @@ def _unexpected(error: Exception, debug: bool, outcome: Outcome) -> int:
 def _failed(error: TopworkError, debug: bool, outcome: Outcome) -> int:
     if debug:
         traceback.print_exception(error)
-    say(str(error))
+    say(coloured(str(error), "red", sys.stderr))
     problems = [vars(problem) for problem in error.problems] if isinstance(error, RecipeError) else None
     more = {"place": error.place, "cause": error.cause, "hint": error.hint, "code": error.code, "problems": problems}
     outcome.report(type(error).__name__, str(error), error.exit_code, **more)

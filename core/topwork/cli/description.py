@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from topwork.cli.output import print_table
 from topwork.errors import UsageError, unknown
@@ -147,12 +147,12 @@ def option_lines(options: Any) -> list[Entry]:
     lines: list[Entry] = []
     for name, field in options.model_fields.items():
         default = "required" if field.is_required() else _plain_default(field)
-        nested = getattr(field.annotation, "model_fields", None)
         title = field.alias or name
-        kind = "options" if nested is not None else _type_text(field.annotation)
+        kind = _type_text(field.annotation)
         lines.append({"name": title, "type": kind, "default": default, "about": field.description or ""})
-        if nested is not None:
-            lines += [{**line, "name": f"{title}.{line['name']}"} for line in option_lines(field.annotation)]
+        nested = [part for part in (field.annotation, *get_args(field.annotation)) if hasattr(part, "model_fields")]
+        for part in nested:
+            lines += [{**line, "name": f"{title}.{line['name']}"} for line in option_lines(part)]
     return lines
 
 
@@ -163,8 +163,6 @@ def _plain_default(field: Any) -> str:
 
 def _type_text(annotation: Any) -> str:
     """Return an annotation as it is written, without module names and the constraints of pydantic."""
-    from typing import Literal, Union, get_args, get_origin
-
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " | ".join(str(argument) for argument in arguments)
@@ -174,6 +172,8 @@ def _type_text(annotation: Any) -> str:
         return " | ".join(_type_text(argument) for argument in arguments)
     if annotation is type(None):
         return "null"
+    if hasattr(annotation, "model_fields"):
+        return "options"
     name = getattr(origin or annotation, "__name__", str(annotation))
     inside = [_type_text(argument) for argument in arguments if argument is not Ellipsis]
     return f"{name}[{', '.join(inside)}]" if inside else name

@@ -12,7 +12,7 @@ import typer
 
 from topwork.cli.completion import complete_listed, names_with_prefix
 from topwork.cli.description import describe, print_description
-from topwork.cli.output import Session, print_json, print_table
+from topwork.cli.output import Session, print_json, print_table, verdict
 from topwork.cli.run import AsJson
 from topwork.errors import UsageError, nearest
 from topwork.plugins.declaration import Registered, first_line
@@ -177,7 +177,7 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     for finding in diagnose(session.plugins):  # the first take seconds (torch is imported): print each at once
         findings.append(finding)
         if not as_json:
-            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.detail}", flush=True)
+            print(f"{verdict(finding.ok)}  {finding.name}: {finding.detail}", flush=True)
             if not finding.ok:
                 print(f"      hint: {finding.hint}", flush=True)
     if as_json:

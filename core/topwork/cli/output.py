@@ -8,10 +8,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
+
+
+#: codes of terminals (ECMA-48)
+_COLOURS = {"green": 32, "red": 31, "yellow": 33}
 
 
 @dataclass
@@ -38,6 +42,25 @@ class Session:
 def say(text: str) -> None:
     """Print a line for people on stderr: stdout is for the output that was requested."""
     print(text, file=sys.stderr)
+
+
+def coloured(text: str, colour: Literal["green", "red", "yellow"], stream: TextIO | None = None) -> str:
+    """Return a text with the codes of a colour if a stream is a terminal and nobody objects by NO_COLOR or TERM=dumb.
+
+    Args:
+        text: the text.
+        colour: of its letters.
+        stream: where it is printed; stdout by default.
+    """
+    terminal = (stream or sys.stdout).isatty() and os.environ.get("TERM") != "dumb"
+    if not terminal or os.environ.get("NO_COLOR"):
+        return text
+    return f"\033[{_COLOURS[colour]}m{text}\033[0m"
+
+
+def verdict(ok: bool) -> str:
+    """Return what stands before a finding: ok or FAIL, as wide as each other."""
+    return coloured("ok  ", "green") if ok else coloured("FAIL", "red")
 
 
 def print_json(value: Any) -> None:

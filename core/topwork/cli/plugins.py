@@ -12,7 +12,7 @@ import typer
 
 from topwork.cli.completion import complete_plugins
 from topwork.cli.listing import brought, failed_entry
-from topwork.cli.output import Session, print_json, print_table, say, stdout_for_json
+from topwork.cli.output import Session, print_json, print_table, say, stdout_for_json, verdict
 from topwork.cli.run import AsJson
 from topwork.errors import UsageError, unknown
 
@@ -86,7 +86,7 @@ def _check(name: str, base: str | None, loaded: Plugins, as_json: bool) -> None:
         for finding in _findings(name, base, loaded, Path(scratch)):
             findings.append(finding)
             if not as_json:
-                print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.subject}", flush=True)
+                print(f"{verdict(finding.ok)}  {finding.subject}", flush=True)
                 if not finding.ok:
                     print(f"      {finding.detail}", flush=True)
     if as_json:

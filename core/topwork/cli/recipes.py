@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from topwork.cli.completion import complete_recipes, complete_tasks
-from topwork.cli.output import Session, print_json, say
+from topwork.cli.output import Session, coloured, print_json, say
 from topwork.cli.run import AsJson, Overrides
 from topwork.errors import RecipeError, TopworkError, UsageError
 
@@ -52,11 +53,11 @@ def validate(
     else:
         for report in reports:
             if report["ok"]:
-                print(f"{report['recipe']}: ok")
+                print(f"{report['recipe']}: {coloured('ok', 'green')}")
                 for doubt in report["doubts"]:
-                    print(f"{report['recipe']}: doubt: {doubt}")
+                    print(f"{report['recipe']}: {coloured('doubt', 'yellow')}: {doubt}")
             else:
-                say(report["text"])
+                say(coloured(report["text"], "red", sys.stderr))
     if not all(report["ok"] for report in reports):
         raise typer.Exit(2)
     if any(report["doubts"] for report in reports):
