@@ -51,6 +51,16 @@ _STUDIES_OF_STATES = (
         "Say which input positions a prediction rests on, by five methods, each with its faithfulness.",
     ),
     Declaration(
+        "attribution_patching",
+        "topwork_analyses.patching.stage:AttributionPatching",
+        "Estimate what each attention head restores of a scalar that noise destroyed, beside exact patches of some.",
+    ),
+    Declaration(
+        "direct_attribution",
+        "topwork_analyses.patching.stage:DirectAttribution",
+        "Say what each attention head and feed-forward network writes towards a scalar, the final norm frozen.",
+    ),
+    Declaration(
         "early_exit",
         "topwork_analyses.exits.stage:EarlyExit",
         "Measure the task when its trained head reads the hidden state of each layer (logit lens); nothing is changed.",

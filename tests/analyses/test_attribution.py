@@ -146,3 +146,43 @@ def test_norms_inside_of_the_stream_are_refused() -> None:
     model, batch = lens_models.make("bert")
     with pytest.raises(Refused, match="not the sum"):
         direct_attribution(Look(model), lens_models.without_labels(batch, model), lambda outputs: outputs.logits[:, 0])
+
+
+def test_integrated_gradients_add_up_where_single_gradients_do_not() -> None:
+    """A cubic of contexts that are linear in the states: over all heads the integral is the change of the scalar."""
+    torch.manual_seed(0)
+    model = WithoutResiduals().double().eval()
+    clean, corrupt = ({"states": torch.randn(3, 5, 16, dtype=torch.float64)} for _ in range(2))
+
+    def scalar(outputs: torch.Tensor) -> torch.Tensor:
+        return outputs[:, 0] ** 3
+
+    errors = []
+    for steps in (1, 10, 100):
+        result = attribution_patching(Look(model), clean, corrupt, scalar, top=1, steps=steps)
+        total = sum(effect.estimate for effect in result.effects if effect.path == "layers.1")
+        errors.append(abs(total - (result.clean - result.corrupt)) / abs(result.clean - result.corrupt))
+    print(f"relative error of the sum over heads with 1, 10 and 100 steps: {errors}")
+    assert errors[1] < 0.02 < errors[0]
+    # The error of midpoints falls with the square of the steps.
+    assert errors[2] < errors[1] / 50
+
+
+class WithoutResiduals(nn.Module):
+    """Two linear attention layers without residual connections, and a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(LinearAttention() for _ in range(2))
+        self.classifier = nn.Linear(16, 3)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            states = layer(states)
+        return self.classifier(states.mean(1))
+
+
+def test_no_steps_are_refused() -> None:
+    model, clean, corrupt = batches("bert")
+    with pytest.raises(UsageError, match="0 steps"):
+        attribution_patching(Look(model), clean, corrupt, lambda outputs: outputs.logits[:, 0], steps=0)

@@ -173,7 +173,7 @@ LENS_ROOMS = (
 #: folders and modules of `topwork_analyses`, in the order in which rows meet them
 ANALYSES_ROOMS = (
     *("plugin", "statistics", "attention_patterns", "head_roles", "word_relations", "head_effects"),
-    *("positions", "probing", "syntax", "relevance", "patching", "exits", "similarity"),
+    *("positions", "probing", "syntax", "scalars", "relevance", "patching", "exits", "similarity"),
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
 COMPRESS_ROOMS = (

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from topwork import UsageError
-from topwork_analyses.patching.attribution import Scalar, scalar_of
+from topwork_analyses.patching.attribution import Run, Scalar, scalar_of, with_attention
 from topwork_lens.activations.sites import is_norm
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.verification import tolerance
@@ -55,19 +55,34 @@ def direct_attribution(
         look: what `topwork.look(model)` returned.
         inputs: of the model.
         scalar: outputs -> [rows].
-        stack: path of the stack of layers; None for the only one.
+        stack: path of the stack of layers; None for the only one with attention.
 
     Raises:
         Refused: the stack has no final norm, or its last state is not the sum of what was written to it.
         UsageError: there are several stacks, or the scalar is no number for each row.
     """
+    return direct_attribution_of(look, lambda: scalar_of(scalar, look.model(**inputs)), stack)
+
+
+def direct_attribution_of(look: Look, run: Run, stack: str | None = None) -> DirectAttribution:
+    """Return what each write to the residual stream of a stack adds to the scalar of a run; see `direct_attribution`.
+
+    Args:
+        look: what `topwork.look(model)` returned.
+        run: runs the model once and returns [rows].
+        stack: path of the stack of layers; None for the only one with attention.
+
+    Raises:
+        Refused: the stack has no final norm, or its last state is not the sum of what was written to it.
+        UsageError: there are several stacks.
+    """
     names = ("hidden_states", "head_output", "attention_output", "mlp_output", "final_norm", "final_norm_gradient")
     with quiet(look.model), torch.enable_grad(), look.capture(*names) as seen:
-        value = scalar_of(scalar, look.model(**inputs))
+        value = run()
         value.sum().backward()
     look.model.zero_grad(set_to_none=True)
     states = seen.hidden_states()
-    path = stack or next(iter(states)) if len(states) == 1 or stack else _several(states)
+    path = _chosen(look, list(states), stack)
     inside = f"{path}."
     attention = {p: seen["attention_output", p] for p in seen.values["attention_output"] if p.startswith(inside)}
     networks = {p: seen["mlp_output", p] for p in seen.values.get("mlp_output", {}) if p.startswith(inside)}
@@ -88,8 +103,16 @@ def direct_attribution(
     return DirectAttribution(embeddings, heads, biases, parts, scalars, scalars - explained)
 
 
-def _several(states: Mapping[str, Any]) -> str:
-    raise UsageError(f"there are states of {', '.join(states)}", hint="name one: stack=...")
+def _chosen(look: Look, stacks: list[str], stack: str | None) -> str:
+    """Return the stack that is named, or the only one with attention layers."""
+    if stack is not None:
+        if stack not in stacks:
+            raise UsageError(f"no stack of layers `{stack}` ran", hint=f"there are {', '.join(stacks)}")
+        return stack
+    attending = with_attention(look, stacks)
+    if len(attending) != 1:
+        raise UsageError(f"there are states of {', '.join(attending or stacks)}", hint="name one: stack=...")
+    return attending[0]
 
 
 def _frozen(model: nn.Module, path: str, last: torch.Tensor, seen: Captured) -> Any:
@@ -115,11 +138,13 @@ def _frozen(model: nn.Module, path: str, last: torch.Tensor, seen: Captured) -> 
 
 def _norm_of(model: nn.Module, path: str, last: torch.Tensor, normed: torch.Tensor) -> nn.Module:
     for name, module in model.named_modules():
-        if is_norm(module) and not name.startswith(f"{path}.") and _width(module) in (None, last.shape[-1]):
-            with torch.no_grad():
-                output = module(last.to(normed.dtype))
-            if output.shape == normed.shape and float((output - normed).abs().max()) <= 1e-4:
-                return module
+        is_inner = name.startswith(f"{path}.") or ".parametrizations." in name or any(module.children())
+        if is_inner or not is_norm(module) or _width(module) not in (None, last.shape[-1]):
+            continue
+        with torch.no_grad():
+            output = module(last.to(normed.dtype))
+        if output.shape == normed.shape and float((output - normed).abs().max()) <= 1e-4:
+            return module
     raise refuse("check_failed", "the final norm was not found again", place=path)
 
 

@@ -1,0 +1,200 @@
+"""Attribution patching over rows of a role: estimates of all attention heads, exact effects of some, with intervals.
+
+Entry point: `AttributionStudy`. The corrupt run of a row is the row itself with noise on the first hidden state of the
+first stack with attention, which works for texts, images and sounds alike (Meng et al. 2022, "causal tracing").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from numpy.typing import NDArray
+
+from topwork import Batch, Json
+from topwork_analyses.patching.attribution import (
+    HeadEffect,
+    attributed_layers,
+    choose,
+    estimates,
+    exact_effect,
+    first_state,
+)
+from topwork_analyses.scalars.named import scalar_of_row
+from topwork_analyses.statistics.bootstrap import mean_intervals
+from topwork_analyses.statistics.corrections import holm
+from topwork_analyses.statistics.correlations import correlation
+from topwork_lens.layers.discovery import numbered
+from topwork_lens.look import Look
+from topwork_lens.model_state import quiet
+from topwork_lens.refusals import refuse
+
+if TYPE_CHECKING:
+    from topwork import Run
+    from topwork_analyses.patching.stage import AttributionPatching
+
+
+class AttributionStudy:
+    """Estimated and exact effects on the rows of a run.
+
+    Args:
+        stage: its options.
+        run: the run.
+    """
+
+    def __init__(self, stage: AttributionPatching, run: Run) -> None:
+        self.stage, self.run = stage, run
+        self.look = Look(run.model, run.plugins)
+        self.layers = attributed_layers(self.look)
+        if not self.layers:
+            raise refuse("unknown_layout", "no attention layer was found in this model", place=f"stage {stage.name}")
+        self.effects = [HeadEffect(layer.path, head, 0.0) for layer in self.layers for head in layer.kept]
+        self.rows: list[int] = []
+        self.estimated = numpy.zeros((0, len(self.effects)))
+        self.scalars = numpy.zeros((0, 2))
+
+    def estimate(self) -> None:
+        """Estimate the effects of all attention heads, and choose those that are patched exactly."""
+        parts: list[tuple[int, list[float], list[float]]] = []
+        for batch in self._batches("estimates"):
+            with quiet(self.run.model):
+                clean, between = self._runs(batch)
+                found = estimates(self.look, self.layers, clean, partial(between, 0.0), self.stage.steps, between)
+            sums = [
+                value
+                for layer in self.layers
+                for value in found.sums.get(layer.path, torch.zeros(len(layer.kept))).tolist()
+            ]
+            parts.append((min(batch.row_numbers), sums, [float(found.clean.sum()), float(found.corrupt.sum())]))
+        gathered = sorted(part for process in self.run.process.gather(parts) for part in process)
+        self.rows = [row for row, _, _ in gathered]
+        self.estimated = numpy.array([sums for _, sums, _ in gathered])
+        self.scalars = numpy.array([scalars for _, _, scalars in gathered])
+        for effect, estimate in zip(self.effects, self.estimated.mean(0).tolist()):
+            effect.estimate = estimate
+        choose(self.effects, self.stage.top, self.run.seed)
+
+    def measure(self) -> NDArray[numpy.float64]:
+        """Patch the chosen attention heads exactly; return [rows, chosen] changes of the scalar."""
+        chosen = [effect for effect in self.effects if effect.chosen]
+        parts: list[tuple[int, list[float]]] = []
+        paths = [layer.path for layer in self.layers]
+        for batch in self._batches("patches"):
+            with quiet(self.run.model):
+                clean, between = self._runs(batch)
+                with self.look.capture("context", layers=paths) as contexts:
+                    clean()
+                base = float(between(0.0).sum())
+                corrupt = partial(between, 0.0)
+                changes = [float(exact_effect(self.look, contexts, effect, corrupt).sum()) - base for effect in chosen]
+            parts.append((min(batch.row_numbers), changes))
+        gathered = sorted(part for process in self.run.process.gather(parts) for part in process)
+        return numpy.array([changes for _, changes in gathered])
+
+    def _batches(self, what: str) -> Iterator[Batch]:
+        batches = self.run.loss_batches(self.stage.role, limit=self.stage.rows, batch_size=1)
+        yield from self.run.progress(batches, label=f"attribution patching, {what}")
+
+    def _runs(self, batch: Batch) -> tuple[Callable[[], torch.Tensor], Callable[[float], torch.Tensor]]:
+        """Return the clean run of a row, and the corrupt one with a share of its noise taken away."""
+        seed = self.run.seed + min(batch.row_numbers)
+
+        def clean() -> torch.Tensor:
+            return scalar_of_row(self.run.task, self.run.model, batch, self.stage)[None]
+
+        with torch.no_grad(), self.look.capture("hidden_states") as seen:
+            clean()
+        stack = first_state(self.look, seen.hidden_states(run=0))
+
+        def between(share: float) -> torch.Tensor:
+            def with_noise(state: torch.Tensor) -> torch.Tensor:
+                generator = torch.Generator().manual_seed(seed)
+                noise = torch.randn(state.shape, generator=generator).to(state)
+                return state + (1 - share) * self.stage.noise * state.detach().std() * noise
+
+            with self.look.patch("hidden_states", {(stack, 0): with_noise}):
+                return clean()
+
+        return clean, between
+
+    # ------------------------------------------------------------------ result
+
+    def result(self, exact: NDArray[numpy.float64]) -> dict[str, Json]:
+        """Return the result of the stage; the noise of a row is drawn with `seed` plus the index of the row.
+
+        Args:
+            exact: what `measure` returned.
+        """
+        for effect, value in zip((e for e in self.effects if e.chosen), exact.mean(0).tolist()):
+            effect.exact = value
+        clean, corrupt = self.scalars.mean(0).tolist()
+        metrics: dict[str, float | None] = {"scalar": clean, "scalar_corrupt": corrupt}
+        agreement: list[dict[str, Json]] = []
+        for name, pairs in self._pairs().items():
+            metrics[f"effect_{name}"] = float(numpy.mean([abs(effect) for _, effect in pairs])) if pairs else None
+            if len(pairs) > 1:
+                first, second = zip(*pairs, strict=True)
+                found = correlation(first, second, confidence=self.stage.confidence, seed=self.run.seed)
+                agreement.append({"attention heads": name, **found})
+                metrics[f"correlation_{name}"] = found["estimate"]
+        return {
+            "rows": len(self.rows),
+            "heads": len(self.effects),
+            "patched": exact.shape[1],
+            "seed": self.run.seed,
+            "metrics": metrics,
+            "measures": "part",
+            "role": self.stage.role,
+            "layers": self._entries(),
+            "head_maps": [
+                {"key": "estimate", "title": "Estimated effect of each attention head", "fitted": True},
+                {"key": "exact", "title": "Exact effect, where it was measured", "fitted": True},
+            ],
+            "tables": {
+                "Attention heads that were patched": self._lines(exact),
+                "Estimates against exact effects (rank correlation)": agreement,
+            },
+        }
+
+    def _pairs(self) -> dict[str, list[tuple[float, float]]]:
+        """Estimates and exact effects of the largest estimates, of random others, and of both."""
+        named = {name: [e for e in self.effects if e.chosen == name] for name in ("top", "random")}
+        named["patched"] = [*named["top"], *named["random"]]
+        return {name: [(e.estimate, e.exact or 0.0) for e in effects] for name, effects in named.items()}
+
+    def _lines(self, exact: NDArray[numpy.float64]) -> list[dict[str, Json]]:
+        """Return a line for each attention head that was patched, with intervals over rows, the largest first."""
+        names = {layer.path: key for key, layer in numbered(self.layers).items()}
+        chosen = [(index, effect) for index, effect in enumerate(self.effects) if effect.chosen]
+        options: dict[str, Any] = {"confidence": self.stage.confidence, "draws": self.stage.draws}
+        intervals: list[Any] = [None] * len(chosen)
+        p_values: list[float | None] = [None] * len(chosen)
+        if len(exact) > 1:
+            intervals = list(mean_intervals(exact, seed=self.run.seed, **options))
+            p_values = list(holm([interval.p for interval in intervals]))
+        lines = []
+        for (_, effect), interval, p in zip(chosen, intervals, p_values, strict=True):
+            group, number = names[effect.path]
+            line: dict[str, Json] = {"group": group, "layer": number, "head": effect.head, "chosen": effect.chosen}
+            line |= {"estimate": effect.estimate, "exact": effect.exact}
+            if interval is not None:
+                line |= {"low": interval.low, "high": interval.high, "p": p}
+            lines.append(line)
+        return sorted(lines, key=lambda line: -abs(line["estimate"]))
+
+    def _entries(self) -> list[dict[str, Json]]:
+        """Return an entry for each layer, with lists by original index of an attention head."""
+        entries = []
+        for (group, number), layer in numbered(self.layers).items():
+            estimate: list[float | None] = [None] * layer.heads
+            exact = list(estimate)
+            for effect in self.effects:
+                if effect.path == layer.path:
+                    estimate[effect.head], exact[effect.head] = effect.estimate, effect.exact
+            entry: dict[str, Json] = {"group": group, "number": number, "path": layer.path, "kind": layer.kind}
+            entry |= {"side": layer.side, "heads": layer.heads, "kept": list(layer.kept)}
+            entries.append({**entry, "estimate": estimate, "exact": exact})
+        return entries
