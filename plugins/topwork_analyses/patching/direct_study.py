@@ -23,7 +23,7 @@ from topwork_lens.refusals import refuse
 
 if TYPE_CHECKING:
     from topwork import Run
-    from topwork_analyses.patching.stage import DirectAttribution
+    from topwork_analyses.patching.options import DirectOptions
     from topwork_analyses.scalars.options import ScalarOptions
 
 
@@ -35,7 +35,7 @@ class DirectStudy:
         run: the run.
     """
 
-    def __init__(self, stage: DirectAttribution, run: Run) -> None:
+    def __init__(self, stage: DirectOptions, run: Run) -> None:
         self.stage, self.run, self.look = stage, run, Look(run.model, run.plugins)
         if not self.look.layers:
             raise refuse("unknown_layout", "no attention layer was found in this model", place=f"stage {stage.name}")

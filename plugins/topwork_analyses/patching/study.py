@@ -34,7 +34,7 @@ from topwork_lens.refusals import refuse
 
 if TYPE_CHECKING:
     from topwork import Run
-    from topwork_analyses.patching.stage import AttributionPatching
+    from topwork_analyses.patching.options import PatchingOptions
 
 
 class AttributionStudy:
@@ -45,7 +45,7 @@ class AttributionStudy:
         run: the run.
     """
 
-    def __init__(self, stage: AttributionPatching, run: Run) -> None:
+    def __init__(self, stage: PatchingOptions, run: Run) -> None:
         self.stage, self.run = stage, run
         self.look = Look(run.model, run.plugins)
         self.layers = attributed_layers(self.look)
