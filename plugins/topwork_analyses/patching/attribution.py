@@ -138,21 +138,21 @@ def attribution_patching(
     layers = attributed_layers(look)
     with quiet(look.model):
         between = _between(look, run(clean), run(corrupt)) if steps > 1 else None
-        found = estimates(look, layers, run(clean), run(corrupt), steps, between)
-        rows = len(found.corrupt)
+        result = estimates(look, layers, run(clean), run(corrupt), steps, between)
+        rows = len(result.corrupt)
         effects = [
             HeadEffect(layer.path, head, estimate)
             for layer in layers
-            if layer.path in found.sums
-            for head, estimate in zip(layer.kept, (found.sums[layer.path] / rows).tolist(), strict=True)
+            if layer.path in result.sums
+            for head, estimate in zip(layer.kept, (result.sums[layer.path] / rows).tolist(), strict=True)
         ]
-        baseline = float(found.corrupt.double().mean())
+        baseline = float(result.corrupt.double().mean())
         choose(effects, top, seed)
         for effect in effects:
             if effect.chosen:
-                patched = exact_effect(look, found.contexts, effect, run(corrupt))
+                patched = exact_effect(look, result.contexts, effect, run(corrupt))
                 effect.exact = float(patched.double().mean()) - baseline
-    return Attribution(effects, float(found.clean.double().mean()), baseline)
+    return Attribution(effects, float(result.clean.double().mean()), baseline)
 
 
 @dataclass

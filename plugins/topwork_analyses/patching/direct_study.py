@@ -54,17 +54,19 @@ class DirectStudy:
         lines: list[tuple[int, float, float, list[tuple[Any, float]]]] = []
         batches = self.run.loss_batches(self.stage.role, limit=self.stage.rows, batch_size=1)
         for batch in self.run.progress(batches, label="direct attribution"):
-            found = direct_attribution_of(self.look, partial(_scalar, task, model, batch, self.stage), self.stage.stack)
+            attributed = direct_attribution_of(
+                self.look, partial(_scalar, task, model, batch, self.stage), self.stage.stack
+            )
             kept = {layer.path: layer.kept for layer in self.look.layers}
-            parts: list[tuple[Any, float]] = [("embeddings", float(found.embeddings.sum()))]
-            for path, heads in found.heads.items():
+            parts: list[tuple[Any, float]] = [("embeddings", float(attributed.embeddings.sum()))]
+            for path, heads in attributed.heads.items():
                 values = heads.sum(0).tolist()
                 parts += [((path, head), value) for head, value in zip(kept[path], values, strict=True)]
-            biases, networks = found.attention_biases, found.networks
+            biases, networks = attributed.attention_biases, attributed.networks
             parts += [((path, "bias"), float(value.sum())) for path, value in biases.items()]
             parts += [((path, "network"), float(value.sum())) for path, value in networks.items()]
-            remainder = float(found.remainder.sum())
-            lines.append((min(batch.row_numbers), float(found.scalar.sum()), remainder, parts))
+            remainder = float(attributed.remainder.sum())
+            lines.append((min(batch.row_numbers), float(attributed.scalar.sum()), remainder, parts))
         for _, scalar, remainder, parts in sorted(
             (line for process in self.run.process.gather(lines) for line in process), key=_row
         ):

@@ -62,13 +62,13 @@ class AttributionStudy:
         for batch in self._batches("estimates"):
             with quiet(self.run.model):
                 clean, between = self._runs(batch)
-                found = estimates(self.look, self.layers, clean, partial(between, 0.0), self.stage.steps, between)
+                estimated = estimates(self.look, self.layers, clean, partial(between, 0.0), self.stage.steps, between)
             sums = [
                 value
                 for layer in self.layers
-                for value in found.sums.get(layer.path, torch.zeros(len(layer.kept))).tolist()
+                for value in estimated.sums.get(layer.path, torch.zeros(len(layer.kept))).tolist()
             ]
-            parts.append((min(batch.row_numbers), sums, [float(found.clean.sum()), float(found.corrupt.sum())]))
+            parts.append((min(batch.row_numbers), sums, [float(estimated.clean.sum()), float(estimated.corrupt.sum())]))
         gathered = sorted(part for process in self.run.process.gather(parts) for part in process)
         self.rows = [row for row, _, _ in gathered]
         self.estimated = numpy.array([sums for _, sums, _ in gathered])
@@ -137,9 +137,9 @@ class AttributionStudy:
             metrics[f"effect_{name}"] = float(numpy.mean([abs(effect) for _, effect in pairs])) if pairs else None
             if len(pairs) > 1:
                 first, second = zip(*pairs, strict=True)
-                found = correlation(first, second, confidence=self.stage.confidence, seed=self.run.seed)
-                agreement.append({"attention heads": name, **found})
-                metrics[f"correlation_{name}"] = found["estimate"]
+                agreeing = correlation(first, second, confidence=self.stage.confidence, seed=self.run.seed)
+                agreement.append({"attention heads": name, **agreeing})
+                metrics[f"correlation_{name}"] = agreeing["estimate"]
         return {
             "rows": len(self.rows),
             "heads": len(self.effects),
