@@ -57,7 +57,7 @@ _STUDIES_OF_STATES = (
     ),
     Declaration(
         "direct_attribution",
-        "topwork_analyses.patching.stage:DirectAttribution",
+        "topwork_analyses.patching.stage:DirectAttributions",
         "Say what each attention head and feed-forward network writes towards a scalar, the final norm frozen.",
     ),
     Declaration(

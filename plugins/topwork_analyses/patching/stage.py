@@ -26,7 +26,7 @@ class AttributionPatching(PatchingOptions):
         return study.result(study.measure())
 
 
-class DirectAttribution(DirectOptions):
+class DirectAttributions(DirectOptions):
     """Say what each attention head and feed-forward network writes towards a scalar, the final norm frozen."""
 
     name: ClassVar[str] = "direct_attribution"

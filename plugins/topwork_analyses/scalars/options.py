@@ -11,14 +11,14 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from topwork import Stage
 
-Scalar = Literal["loss", "logit", "box", "depth"]
+ScalarName = Literal["loss", "logit", "box", "depth"]
 Coordinate = Literal["x", "y", "width", "height"]
 
 
 class ScalarOptions(Stage):
     """Options of stages that explain one number of each row."""
 
-    scalar: Scalar = Field(
+    scalar: ScalarName = Field(
         "loss",
         description="what is explained: the negative loss of the row; the logit of a class (of a text, an image, a "
         "query, a position; the mean over its pixels for maps); a coordinate of a query's box; the mean depth",
