@@ -1,6 +1,6 @@
 """CPU seconds a file may take in the default tier, as `budgets.toml` says. The dearest are printed at the end (`-v`
-prints all); the run fails at one and a half times the budget. Time of child processes counts, waiting and the imports
-before the first test do not."""
+prints all), and marked from one and a half times the budget on; no run fails by it, for seconds hang on the CPU. Time
+of child processes counts, waiting and the imports before the first test do not."""
 
 from __future__ import annotations
 
@@ -64,12 +64,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _spent[Path(report.fspath).name] += report.user_properties[-1][1]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.exitstatus == pytest.ExitCode.OK and over(_spent, budgets()):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _spent:
         return
@@ -80,6 +74,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for name in dear if terminalreporter.verbosity > 0 else dear[:SHOWN]:
         terminalreporter.line(
             f"{_spent[name]:7.1f} / {allowed.get(name, DEFAULT):<5.0f} {name}"
-            + ("   OVER BUDGET: the run fails" if name in too_dear else ""),
+            + ("   OVER BUDGET" if name in too_dear else ""),
             red=name in too_dear,
         )
