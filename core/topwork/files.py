@@ -68,6 +68,14 @@ def exists(path: Path) -> bool:
         return False
 
 
+def is_readable(path: Path) -> bool:
+    """Return whether a path can be read to an end: a regular file, or what the shell hands over (`<(...)`, stdin).
+
+    Reading another pipe waits for whoever writes it, and a device may have no end.
+    """
+    return path.is_file() or str(path) == "/dev/stdin" or str(path).startswith(("/dev/fd/", "/proc/self/fd/"))
+
+
 def write_failure(folder: Path) -> OSError | None:
     """Return the system's error when a megabyte cannot be written into a folder; None when it can.
 

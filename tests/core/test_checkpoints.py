@@ -88,6 +88,19 @@ def test_an_untouched_checkpoint_gives_the_model_of_the_uninterrupted_run(root, 
         assert (tensor == resumed.model.state_dict()[name]).all(), name
 
 
+def test_processes_that_prepare_rows_change_nothing_of_a_training_nor_of_its_resumption(tmp_path, engine):
+    """Training and resumption reach a second epoch, whose iterator draws from the same generator as dropout does."""
+    runs = [
+        topwork.run(recipe(tmp_path, workers=workers), folder=tmp_path / f"whole-{workers}", plugins=engine, quiet=True)
+        for workers in (0, 1)
+    ]
+    interrupt(recipe(tmp_path, workers=1), tmp_path / "run", engine)
+    runs.append(topwork.resume(tmp_path / "run", plugins=engine, quiet=True))
+    expected = runs[0].model.state_dict()
+    for run in runs[1:]:
+        assert all((tensor == expected[name]).all() for name, tensor in run.model.state_dict().items())
+
+
 def remove(file: Path) -> None:
     file.unlink()
 

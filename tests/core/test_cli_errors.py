@@ -49,13 +49,18 @@ def test_an_unforeseen_error_and_ctrl_c_are_objects_too(monkeypatch, capsys, tmp
         "import signal, topwork\n"
         "def fails(as_json: bool = False): 1 / 0\n"
         "def stops(as_json: bool = False): signal.raise_signal(signal.SIGINT)\n"
-        "@topwork.hookimpl\ndef register_commands(): return [fails, stops]\n"
+        "class Own(BaseException): pass\n"
+        "def ends(as_json: bool = False): raise Own('own')\n"
+        "@topwork.hookimpl\ndef register_commands(): return [fails, stops, ends]\n"
     )
     assert main(["--plugin", str(plugin), "fails", "--as-json"]) == 1
     assert capsys.readouterr().out == ""
     plugin.write_text(plugin.read_text().replace("as_json", "json"))
     assert main(["--plugin", str(plugin), "fails", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "ZeroDivisionError"
+    assert main(["--plugin", str(plugin), "ends", "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["type"], error["message"], error["exit_code"]) == ("Own", "Own: own", 1)
     assert main(["--plugin", str(plugin), "stops", "--json"]) == 130
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "KeyboardInterrupt"
 

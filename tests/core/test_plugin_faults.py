@@ -196,9 +196,19 @@ def test_samples_are_a_dict_of_texts(answer) -> None:
 # ---------------------------------------------------------------- files
 
 
-def test_prints_of_plugins_leave_stdout_to_the_command(tmp_path) -> None:
+WAYS = {
+    "print": "print",
+    "another program": "lambda text: __import__('os').system('echo ' + text)",
+    "the descriptor": "lambda text: __import__('os').write(1, (text + chr(10)).encode())",
+    "the first stdout": "lambda text: __import__('sys').__stdout__.write(text)",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_prints_of_plugins_leave_stdout_to_the_command(way, tmp_path) -> None:
     source = """
         import topwork
+        print = WAY
         print("hello from the import")
         class Loud(topwork.Stage):
             name = "loud"
@@ -210,7 +220,7 @@ def test_prints_of_plugins_leave_stdout_to_the_command(tmp_path) -> None:
             print("hello from a hook")
             return [Loud]
     """
-    (tmp_path / "loud.py").write_text(textwrap.dedent(source))
+    (tmp_path / "loud.py").write_text(textwrap.dedent(source).replace("WAY", WAYS[way]))
     call = [sys.executable, "-m", "topwork", "--plugin", "loud.py", "list", "--json"]
     done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "loud" in [stage["name"] for stage in json.loads(done.stdout)["stages"]]

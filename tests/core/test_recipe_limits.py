@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import textwrap
 import time
 
 import pytest
@@ -84,6 +86,47 @@ def test_a_large_recipe_is_counted_while_it_is_read(text) -> None:
     _, problems = read("a: " + "x" * 10_000_000, "r")
     assert "10 million characters" in problems[-1].message
     assert time.process_time() - start < 12
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("file", ["pipe.yaml", "/dev/zero"])
+@pytest.mark.parametrize("extended", [False, True])
+def test_what_has_no_end_is_refused_and_not_read(file, extended, validate, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    code, lines = validate(f"extends: {file}\n") if extended else validate(HEAD, file)
+    assert code == 2
+    assert any("this is no regular file but a pipe" in line or "there is no file" in line for line in lines), lines
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="no descriptors as files here")
+def test_a_recipe_from_the_shell_is_read() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, HEAD.encode() + b"data: {train: owner/name}\n")
+    os.close(writing)
+    assert load_recipe(f"/dev/fd/{reading}").task_name == "text-classification"
+    os.close(reading)
+
+
+@pytest.mark.parametrize("where", ["name", "base.model", "data.train.path", "stages.0.save.folder"])
+def test_a_null_character_is_refused_with_its_place(where, validate) -> None:
+    text = """\
+        name: "<name>"
+        task: fill-mask
+        base: {model: "<base.model>"}
+        data: {train: {path: "<data.train.path>"}}
+        stages:
+          - save: {folder: "<stages.0.save.folder>"}
+    """
+    code, lines = validate(textwrap.dedent(text.replace(f"<{where}>", r"a\0b")))
+    assert code == 2
+    assert any(f"{where}: a text may not hold the character U+0000" in line for line in lines), lines
+
+
+@pytest.mark.parametrize("task", ["translation", "summarization"])
+def test_several_bases_as_a_list_are_shown_how_they_are_written(task, validate) -> None:
+    code, lines = validate(f"task: {task}\nbase: [a/b, c/d]\nstages: [save]\n")
+    assert code == 2 and lines[0].startswith("r.yaml:2:1: base: several bases are no list")
+    assert "`base: {encoder: ..., decoder: ...}`" in lines[0]
 
 
 def test_numbers_of_64_bits_and_lists_of_many_names_are_read() -> None:

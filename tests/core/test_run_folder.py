@@ -98,6 +98,26 @@ def test_a_changed_recipe_is_refused_after_the_stages_that_depend_on_it(name, re
         topwork.resume(root, plugins=plugins, quiet=True)
 
 
+ORDERS = {
+    "a stage before them": (lambda stages: ["draw", *stages], "stage 1 was train, finished, and is draw"),
+    "a stage between them": (lambda stages: [stages[0], "draw", *stages[1:]], "stage 2 was evaluate, .* is draw"),
+    "another order": (lambda stages: [stages[1], stages[0], stages[2]], "stage 1 was train, finished, and is ev"),
+    "a stage less": (lambda stages: [stages[0], stages[2]], "stage 2 was evaluate, finished, and is save"),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_stages_in_another_order_are_no_new_run_in_the_same_folder(name, recipe, plugins):
+    changed, text = ORDERS[name]
+    root = start(recipe, plugins).root
+    change(root, ("stages",), changed(recipe["stages"]))
+    with pytest.raises(UsageError, match=text):
+        topwork.resume(root, plugins=plugins, quiet=True)
+    run = topwork.resume(root, plugins=plugins, quiet=True, redo=True)
+    folders = [Path(record["folder"]).name for record in run.results]
+    assert [path.name for path in sorted((root / "stages").iterdir())] == folders
+
+
 def test_a_changed_recipe_is_refused_in_a_stage_that_has_begun(recipe, plugins):
     root = start(recipe, plugins).root
     for name in ("01-train", "02-evaluate", "03-save"):

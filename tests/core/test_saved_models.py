@@ -112,6 +112,7 @@ WRAPPERS = {
     "another module around it": (lambda model: Outside(model, "inner"), "missing|nothing puts back|left over"),
     "a part is missing": (headless, "missing|made up"),
     "not a number": (poisoned, "hold NaN"),
+    "no values": (lambda model: model.to("meta"), "has no values: it lies on the device `meta`"),
 }
 TASKS = {"points": (POINTS, {"config": conftest.TINY_BERT}), "text-classification": (ROWS, BERT)}
 
@@ -171,7 +172,7 @@ def test_neither_save_nor_the_model_for_resume_is_written(kind, stage, tmp_path)
         "data": {"train": str(tmp_path / "rows.jsonl")},
         "stages": [{stage: {"kind": kind}}, "save"],
     }
-    with pytest.raises(CheckpointError, match=r"cannot be saved so that it loads again|no plain tensor") as caught:
+    with pytest.raises(CheckpointError, match=r"cannot be saved so that it loads|no plain tensor|no values") as caught:
         topwork.run(recipe, folder=tmp_path / "run", plugins=plugins, quiet=True)
     assert str(caught.value).startswith("stage 1, wrap" if stage == "wrap" else "stage 2, save")
     assert not list((tmp_path / "run").rglob("*.safetensors"))
@@ -185,6 +186,16 @@ def test_a_change_that_no_tensor_holds_is_refused_by_the_losses(engine, tmp_path
     work.model = scaled(work.model)
     with pytest.raises(CheckpointError, match=r"the losses of the same rows differ by .*alterations.*model_rebuilt"):
         save_folder(work, tmp_path / "model", rows=ROWS[:2])
+
+
+def test_a_model_that_cannot_compute_its_losses_is_refused(engine, tmp_path):
+    from topwork.saving.model_folder import save_folder
+
+    work = built("points", engine)
+    work.model.double()  # its rows are single
+    with pytest.raises(CheckpointError, match=r"it cannot compute the losses of its rows \(RuntimeError: .*dtype"):
+        save_folder(work, tmp_path / "model", rows=POINTS[:2])
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_folder_that_was_there_stays_when_the_new_model_is_refused(engine, tmp_path):

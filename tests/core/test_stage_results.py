@@ -113,6 +113,53 @@ def test_a_stage_that_returns_no_dict_is_named(recipe, plugins):
         topwork.run({**recipe, "stages": ["broken"]}, plugins=plugins, quiet=True)
 
 
+ENDLESS: dict = {}
+ENDLESS["within"] = ENDLESS
+
+
+class Odd(Stage):
+    """Returns what the test wants, and leaves the model that it wants."""
+
+    name = "odd"
+    result: ClassVar[Any] = {}
+    left: ClassVar[Any] = "the same"
+
+    def __call__(self, run):
+        if self.left != "the same":
+            run.model = self.left
+        return self.result
+
+
+class Odds:
+    @hookimpl
+    def register_stages(self):
+        return [Odd]
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ({"a": object()}, "object is not JSON"),
+        ({"a": [{"b": object}]}, "type is not JSON"),
+        ({"a": 1j}, "complex is not JSON"),
+        (ENDLESS, "values within each other without end"),
+    ],
+)
+def test_a_stage_whose_result_is_not_json_is_named(result, message, recipe, monkeypatch):
+    monkeypatch.setattr(Odd, "result", result)
+    plugins = topwork.load_plugins(extra=[engine_plugin, Odds()])
+    with pytest.raises(PluginError, match=f"stage odd: the stage must return a dict of JSON values.*{message}"):
+        topwork.run({**recipe, "stages": ["odd"]}, plugins=plugins, quiet=True)
+
+
+@pytest.mark.parametrize("left", [None, "model", 5], ids=repr)
+def test_a_stage_that_leaves_no_model_is_named(left, recipe, monkeypatch):
+    monkeypatch.setattr(Odd, "left", left)
+    plugins = topwork.load_plugins(extra=[engine_plugin, Odds()])
+    with pytest.raises(PluginError, match=f"stage odd: the stage left no torch module.*{type(left).__name__}"):
+        topwork.run({**recipe, "stages": ["odd"]}, plugins=plugins, quiet=True)
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [

@@ -188,7 +188,9 @@ def _guarded(command: Callable[..., Any], debug: bool, outcome: Outcome) -> Call
             raise typer.Exit(error.exit_code) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):  # whoever reads our output has read enough
             raise
-        except Exception as error:
+        except SystemExit:
+            raise
+        except BaseException as error:  # a plugin's own kind among them
             raise typer.Exit(_unexpected(error, debug, outcome)) from error
 
     return call
@@ -201,7 +203,7 @@ def _interrupted(error: KeyboardInterrupt, outcome: Outcome) -> int:
     return 130
 
 
-def _unexpected(error: Exception, debug: bool, outcome: Outcome) -> int:
+def _unexpected(error: BaseException, debug: bool, outcome: Outcome) -> int:
     """Report an error that topwork did not raise: one of the machine in words, any other, a bug, with its traceback."""
     if (translated := translate_system_error(error)) is not None:
         return _failed(translated.with_traceback(error.__traceback__), debug, outcome)

@@ -6,9 +6,11 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from topwork.system.output import stdout_to_stderr
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
@@ -76,7 +78,7 @@ def stdout_for_json(as_json: bool) -> Iterator[None]:
     if not as_json:
         yield
         return
-    with redirect_stdout(sys.stderr):
+    with stdout_to_stderr():
         yield
 
 

@@ -7,11 +7,10 @@ something is missing that it might have brought. How one plugin is imported stan
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +37,7 @@ from topwork.plugins.loading import (
     safe_text,
     time_limit,
 )
+from topwork.system.output import stdout_to_stderr
 
 if TYPE_CHECKING:
     from torch import nn
@@ -242,7 +242,7 @@ class Plugins:
         if taken := next((loaded for loaded in self.loaded if loaded.name == info.name), None):
             raise PluginError(f"the plugin name `{info.name}` is taken by {taken}", hint="rename its entry point")
         folders = list(self.recipe_folders)
-        with redirect_stdout(sys.stderr):
+        with stdout_to_stderr():
             with time_limit("its import"):
                 plugin = candidate.load()
             check_contract(plugin, hookspecs.CONTRACT)

@@ -151,6 +151,11 @@ class RecipeChecker:
         roles = task.roles if task is not None else tuple(map(str, node.value)) if by_role else ("base",)
         if task is not None and by_role:
             roles = task.nearest_roles(tuple(map(str, node.value)))
+        several = [names for names in (task.roles, *task.alternatives) if len(names) > 1] if task is not None else []
+        if isinstance(node.value, list) and several:
+            written = " or ".join(f"`base: {{{', '.join(f'{role}: ...' for role in names)}}}`" for names in several)
+            self._fault(node.start, "base", f"several bases are no list; they are written {written}")
+            return {}
         if len(roles) == 1 and not (by_role and set(node.value) == set(roles)):
             return self._base(roles[0], node, ("base",))
         if not isinstance(node.value, dict) or (not by_role and task is not None):

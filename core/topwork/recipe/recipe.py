@@ -18,12 +18,12 @@ from pydantic import BaseModel
 from topwork.base import BaseOptions
 from topwork.data.options import DataOptions
 from topwork.errors import Problem, RecipeError, UsageError, nearest
-from topwork.files import exists, expanded
+from topwork.files import exists, expanded, is_readable
 from topwork.items import Json
 from topwork.recipe.checks import RecipeChecker
 from topwork.recipe.overrides import apply_overrides
 from topwork.recipe.validation import check_options
-from topwork.recipe.yaml import Node, dump, from_python, merge, read
+from topwork.recipe.yaml import LONGEST, Node, dump, from_python, merge, null_characters, read
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
@@ -180,6 +180,7 @@ def load_recipe(
     in_memory = isinstance(source, Recipe) and not source.to_dict()["data"].keys() & {"train", "evaluate", "predict"}
     root, name = _tree(source, plugins, problems)
     root = apply_overrides(root, overrides, problems)
+    problems.extend(null_characters(root))
     parts = RecipeChecker(root, plugins, problems).parts(check_roles=not in_memory)
     if problems:
         raise RecipeError(sorted(dict.fromkeys(problems), key=_by_place))
@@ -217,8 +218,12 @@ def _tree(
 
 
 def _file_tree(path: Path, plugins: Plugins, problems: list[Problem], below: tuple[Path, ...]) -> Node:
+    if not is_readable(path):
+        cause = "this is no regular file but a pipe, socket or device; give a file, or /dev/stdin"
+        raise RecipeError([*problems, Problem(str(path), "", cause)])
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            text = stream.read(4 * LONGEST + 4).decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         cause = f"not UTF-8 (byte 0x{error.object[error.start]:02x} in line {line}); save it as UTF-8"

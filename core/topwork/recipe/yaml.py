@@ -276,6 +276,16 @@ def from_python(value: Any, name: str = "recipe") -> Node:
     return Node(str(value) if isinstance(value, Path) else value, name)
 
 
+def null_characters(node: Node, path: KeyPath = ()) -> list[Problem]:
+    """Return a problem for each text with the character U+0000, which no file name and no C library takes."""
+    if isinstance(node.value, str):
+        message = "a text may not hold the character U+0000"
+        return [Problem(node.location, dotted(path), message)] if "\0" in node.value else []
+    entries = enumerate(node.value) if isinstance(node.value, list) else ()
+    below = node.value.items() if isinstance(node.value, dict) else entries
+    return [problem for key, entry in below for problem in null_characters(entry, (*path, key))]
+
+
 def merge(below: Node, above: Node) -> Node:
     """Lay `above` over `below`: mappings are merged at every depth, everything else is replaced."""
     if not (isinstance(below.value, dict) and isinstance(above.value, dict)):

@@ -101,8 +101,13 @@ def first_change(recipe: Recipe, root: Path) -> tuple[int, str] | None:
         position of the first stage that depends on something that was changed, and what; None when nothing was.
     """
     begun = read_record(root / RUN).get(BEGUN, {})
+    finished = {file.parent.name.partition("-")[::2] for file in (root / "stages").glob(f"*/{RESULT}")}
     for index, stage in enumerate(recipe.stages):
         folder = stage_folder(root, stage, index)
+        number = folder.name.partition("-")[0]
+        others = sorted(name for finished_number, name in finished if finished_number == number)
+        if others and stage.name not in others:
+            return index, f"the recipe was changed: stage {index + 1} was {others[0]}, finished, and is {stage.name}"
         if folder.name in begun:
             before = begun[folder.name]
         elif (folder / RESULT).is_file():  # written by an earlier version

@@ -13,6 +13,7 @@ from topwork.deprecation import warn_renamed
 from topwork.errors import CheckpointError, PluginError, UsageError
 from topwork.files import plain, remove_folder, write_json
 from topwork.items import Batch, Json, Prediction, Row
+from topwork.plugins.loading import safe_text
 from topwork.process import is_sharded
 from topwork.runs.records import RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed
 
@@ -247,12 +248,21 @@ class Run:
         """Return a stage's result as plain JSON values.
 
         Raises:
-            PluginError: it is no dict.
+            PluginError: it is no dict, or holds what is not JSON; or the stage left no model.
         """
+        if not callable(getattr(self.model, "named_parameters", None)):
+            message = f"the stage left no torch module in `run.model`, but {type(self.model).__name__}"
+            raise PluginError(message, place=f"stage {stage.name}", hint="assign a module, or leave the model alone")
         if not isinstance(result, Mapping):
             message = f"the stage must return a dict of JSON values, it returned {type(result).__name__}"
             raise PluginError(message, place=f"stage {stage.name}", hint="return {} when there is nothing to say")
-        return plain(result)
+        try:
+            return plain(result)
+        except (TypeError, ValueError, RecursionError) as error:
+            cause = "values within each other without end" if isinstance(error, RecursionError) else safe_text(error)
+            message = f"the stage must return a dict of JSON values, it returned other ones ({cause})"
+            hint = "return plain numbers, texts and lists"
+            raise PluginError(message, place=f"stage {stage.name}", hint=hint) from error
 
     @contextmanager
     def nested(self, name: str) -> Iterator[Path]:

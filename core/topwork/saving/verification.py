@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from topwork.data.loop import cast_to_model_dtype
 from topwork.errors import CheckpointError, DataError, TopworkError
 from topwork.items import Row
+from topwork.system.errors import translate_system_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -87,6 +88,11 @@ def verify_losses(task: Task, live: nn.Module, again: Task, stored: nn.Module, r
                 losses.append(owner.row_losses(model, cast_to_model_dtype(batch, model)).double().cpu())
     except DataError:
         return
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if translate_system_error(error) is not None:
+            raise
+        text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise unloadable(f"it cannot compute the losses of its rows ({text})", live) from error
     finally:
         for module, mode in modes:
             module.training = mode

@@ -51,6 +51,10 @@ def check_tensors(state: Mapping[str, Any]) -> None:
     import torch
 
     for name, tensor in state.items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            raise CheckpointError(
+                f"`{name}` has no values: it lies on the device `meta`", code="no_tensor", hint="load the weights first"
+            )
         if not isinstance(tensor, torch.Tensor) or tensor.is_quantized or tensor.layout != torch.strided:
             raise CheckpointError(
                 f"`{name}` is no plain tensor ({type(tensor).__name__}): a quantised or sparse module cannot be saved",

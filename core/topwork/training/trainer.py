@@ -171,7 +171,6 @@ class TaskTrainer(Trainer):
                 batch_sampler=self.sampler,
                 collate_fn=self.data_collator,
                 num_workers=self.stage.workers,
-                persistent_workers=self.stage.workers > 0,
             )
         # the sampler has given each process its own batches already: nothing is left to share out
         return prepare_data_loader(
