@@ -53,6 +53,8 @@ class Block:
         prunable: "hard" (slices) or "" (refused).
         why: the reason of a refusal, one sentence.
         pattern: how it was found; empty for a block that a plugin describes.
+        gate: where a factor acts: on the input of the consumer, or on the parameter of its first slices, which reads
+            the neurons: experts whose weights are 3-D parameters, where `producers` are parameters too.
 
     Example:
         >>> block = Block("mlp.down", inside="mlp", width=4, kept=(0, 2, 3))
@@ -76,6 +78,7 @@ class Block:
     prunable: Literal["hard", ""] = "hard"
     why: str = ""
     pattern: str = ""
+    gate: Literal["input", "weight"] = "input"
 
     def __post_init__(self) -> None:
         self.kept = tuple(range(self.width)) if self.kept is None else tuple(self.kept)

@@ -67,7 +67,8 @@ class Units:
             usable = layer.prunable == "hard" and not layer.mixed and is_gateable(layer) and layer.kept
             if usable and not_plain(model, layer) is None and shared_elsewhere(model, layer) is None:
                 chosen[layer.path] = layer
-        chosen |= {block.path: block for block in blocks if block.prunable and block.kept}
+        # experts see the tokens of all rows together: their neurons have no scores by row
+        chosen |= {block.path: block for block in blocks if block.prunable and block.kept and block.gate == "input"}
         return cls(list(layers), list(blocks), chosen)
 
     def choices(self, costs: Mapping[str, int], scores: Mapping[str, torch.Tensor]) -> list[Choice]:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, UsageError
+from topwork import AttentionLayer, Block, UsageError
 from topwork_lens.activations.runs import Runs, checkpointing
 from topwork_lens.head_slices import heads_verified
 from topwork_lens.layers.context import (
@@ -28,7 +28,7 @@ from topwork_lens.layers.context import (
     split_heads,
     with_first_input,
 )
-from topwork_lens.layers.state import noted, write
+from topwork_lens.layers.state import Kind, noted, write
 from topwork_lens.layers.torch_mha import is_folded, stay_unfolded, unfolded
 from topwork_lens.refusals import refuse
 from topwork_lens.scope import Scope, eager_when_compiled, forget_compiled
@@ -94,6 +94,9 @@ class GateHook:
         self.calls += 1
         if self.scope is not None:
             self.pending += checkpointing()
+        if reads_by_weight(self.layer):
+            self._scale_weight(module)
+            return None
         context = first_input(args, kwargs)
         self._check_items()
         factors = self.factors if isinstance(self.factors, torch.Tensor) else self.factors(context)
@@ -101,12 +104,33 @@ class GateHook:
             return args, kwargs
         return with_first_input(args, kwargs, apply_gate(self.layer, context, factors))
 
+    def _scale_weight(self, module: nn.Module) -> None:
+        """Let the module read its weight times the factors: an attribute of the object hides the parameter."""
+        piece, factors = self.layer.slices[0], self.factors
+        if not isinstance(factors, torch.Tensor) or factors.dim() != 1:
+            cause = "experts see the tokens of all items together: a gate cannot be of one item"
+            raise refuse("batch_coupled", cause, place=self.layer.path, hint="give one factor for each neuron")
+        weight = module._parameters[piece.parameter]
+        assert weight is not None
+        shape = [1] * weight.dim()
+        shape[piece.dim] = -1
+        module.__dict__[piece.parameter] = weight * factors.to(weight).reshape(shape)
+
+    def show_weight(self, module: nn.Module, *_: Any) -> None:
+        """Let the module read its parameter again, as its forward hook."""
+        module.__dict__.pop(self.layer.slices[0].parameter, None)
+
     def _check_items(self) -> None:
         if self.items is None or not isinstance(self.factors, torch.Tensor) or self.factors.dim() < 2:
             return
         if self.factors.shape[0] not in (1, self.items):
             cause = f"gates for {self.factors.shape[0]} items, and the batch has {self.items}"
             raise UsageError(cause, place=self.layer.path, hint="give [heads] for all items, or [items, heads]")
+
+
+def reads_by_weight(layer: Unit) -> bool:
+    """Return whether a factor acts on the weight that reads the neurons, not on the input of a projection."""
+    return isinstance(layer, Block) and layer.gate == "weight"
 
 
 class KeptGate(GateHook):
@@ -174,6 +198,8 @@ def gated(
             target = output_projection(model, layer)
             handle = target.register_forward_pre_hook(hook, with_kwargs=True, prepend=prepend)
             stack.callback(handle.remove)
+            if reads_by_weight(layer):
+                stack.callback(target.register_forward_hook(hook.show_weight, always_call=True).remove)
         counting = functools.partial(_count_items, hooks, scope)
         stack.callback(model.register_forward_pre_hook(counting, with_kwargs=True, prepend=True).remove)
         yield hooks
@@ -193,16 +219,24 @@ def _count_items(
 
 
 def keep_gates(model: nn.Module, layer: Unit, factors: Sequence[float]) -> None:
-    """Put gates on a layer that stay and are saved: one factor for each original attention head.
+    """Put gates on a layer or block that stay and are saved: one factor for each original attention head or neuron.
 
     They replace the gates that the layer had.
+
+    Raises:
+        Refused: these are experts, whose neurons are inputs of no projection.
     """
-    write(model, "gates", layer, [float(factor) for factor in factors])
+    if reads_by_weight(layer):
+        cause = "a gate that stays lies on the input of a projection, and experts have none"
+        raise refuse("unknown_layout", cause, place=layer.path, hint="prune these neurons, or mask them for a block")
+    write(model, _kind_of(layer), layer, [float(factor) for factor in factors])
     refresh_gates(model, layer)
 
 
 def refresh_gates(model: nn.Module, layer: Unit) -> None:
     """Make the kept gate of a layer fit the attention heads that it has now."""
+    if reads_by_weight(layer):
+        return
     projection = output_projection(model, layer)
     hooks = cast(dict[int, Any], projection._forward_pre_hooks)
     before = [key for key, hook in hooks.items() if isinstance(hook, KeptGate)]
@@ -223,4 +257,8 @@ def refresh_gates(model: nn.Module, layer: Unit) -> None:
 
 def kept_gates(model: nn.Module, layer: Unit) -> list[float] | None:
     """Return the factors, by original index, that stay on a layer; None when there are none."""
-    return noted(model, "gates", layer.path)
+    return noted(model, _kind_of(layer), layer.path)
+
+
+def _kind_of(layer: Unit) -> Kind:
+    return "gates" if isinstance(layer, AttentionLayer) else "neuron_gates"

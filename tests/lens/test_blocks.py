@@ -215,3 +215,112 @@ def test_a_damaged_manifest_is_refused() -> None:
         rebuild_blocks(fresh, {"blocks": {path: {**section["blocks"][path], "kept": [70]}}})
     with pytest.raises(CheckpointError, match="no such block"):
         rebuild_blocks(fresh, {"blocks": {path: {**section["blocks"][path], "producers": [["nowhere", "rows"]]}}})
+
+
+# ---------------------------------------------------------------- gates that stay, and experts
+
+
+def test_gates_of_neurons_stay_are_saved_and_follow_pruning(tmp_path: Any) -> None:
+    model, inputs = build.tiny("bert")
+    path = "encoder.layer.0.output.dense"
+    masked = copy.deepcopy(model)
+    zero_columns(masked, path, [1, 5, 9])
+    look = Look(model)
+    assert look.keep_masked_neurons({0: [1, 5]}, check=inputs) == {path: [1, 5]}
+    look.keep_masked_neurons({0: [9]}, check=inputs)
+    for kept, wanted in zip(outputs(model, inputs), outputs(masked, inputs), strict=True):
+        close(kept, wanted)
+    look.prune(neurons={0: [1, 2]}, check=inputs)
+    zero_columns(masked, path, [2])
+    topwork.save_pretrained(model, tmp_path / "model")
+    loaded = topwork.from_pretrained(tmp_path / "model")
+    for kept, again, wanted in zip(outputs(model, inputs), outputs(loaded, inputs), outputs(masked, inputs)):
+        close(kept, wanted)
+        assert torch.equal(kept, again)
+    fresh, _ = build.tiny("bert")
+    section = copy.deepcopy(alterations(model)["lens"])
+    with pytest.raises(CheckpointError, match="gates for 3 neurons"):
+        rebuild_blocks(fresh, {**section, "neuron_gates": {path: [0.0, 1.0, 1.0]}})
+    with pytest.raises(CheckpointError, match="no such block"):
+        rebuild_blocks(fresh, {"neuron_gates": {"nowhere": [0.0]}})
+
+
+def test_what_cannot_be_cut_can_be_switched_off(tmp_path: Any) -> None:
+    """A second module has the very weight that pruning would cut."""
+    model, inputs = build.tiny("bert")
+    path = "encoder.layer.1.output.dense"
+    model.embeddings.other = nn.Linear(64, 32)
+    model.embeddings.other.weight = model.get_submodule(path).weight
+    block = Look(model).find_blocks(inputs)[1]
+    assert (block.path, block.prunable) == (path, "") and "embeddings" in block.why
+    with Look(model).mask_neurons({1: [3, 4]}, check=inputs):
+        wanted = outputs(model, inputs)
+    Look(model).keep_masked_neurons({1: [3, 4]}, check=inputs)
+    for kept, masked in zip(outputs(model, inputs), wanted, strict=True):
+        close(kept, masked)
+
+
+EXPERTS: dict[str, dict[str, Any]] = {
+    "MixtralForCausalLM": {"num_local_experts": 4},
+    "Qwen3MoeForCausalLM": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    "GptOssForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2},  # fused in pairs, with biases, transposed
+}
+
+
+def mixture(name: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    kind = getattr(transformers, name)
+    more = {"head_dim": 8, "intermediate_size": 24, "initializer_range": 0.3, "vocab_size": 60}
+    model = kind(kind.config_class(**sizes, **more, **EXPERTS[name])).eval()
+    return model, {"input_ids": torch.randint(3, 60, (2, 9))}
+
+
+@pytest.mark.parametrize("name", list(EXPERTS))
+def test_neurons_of_experts_are_cut_as_they_are_masked(name: str, tmp_path: Any) -> None:
+    model, inputs = mixture(name)
+    masked = copy.deepcopy(model)
+    look = Look(model)
+    blocks = look.find_blocks(inputs)
+    assert [(block.gate, block.width, block.prunable) for block in blocks] == [("weight", 24, "hard")] * 2
+    gone = [0, 3, 5, 7, 20, 21, 22, 23]  # kernels of experts want widths of 16 bytes
+    with torch.no_grad():
+        for block in blocks:
+            piece = block.slices[0]
+            weight = masked.get_submodule(block.path)._parameters[piece.parameter]
+            weight.index_fill_(piece.dim, torch.tensor(gone), 0)
+    with look.mask_neurons({0: gone, 1: gone}, check=inputs):
+        close(model(**inputs).logits.detach(), masked(**inputs).logits.detach())
+    before = sum(parameter.numel() for parameter in model.parameters())
+    result = topwork.prune(model, neurons={0: gone, 1: gone}, check=inputs)
+    assert (
+        result.check is not None and result.check.proves and (result.neurons_before, result.neurons_after) == (48, 32)
+    )
+    assert sum(parameter.numel() for parameter in model.parameters()) < before - 2 * 4 * 8 * 3 * 32 + 1
+    close(model(**inputs).logits.detach(), masked(**inputs).logits.detach())
+    topwork.save_pretrained(model, tmp_path / "model")
+    loaded = topwork.from_pretrained(tmp_path / "model")
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    again = topwork.prune(loaded, neurons={0: [*gone, 1, 2, 4, 6]}, check=inputs)
+    assert list(again.removed_neurons.values()) == [[1, 2, 4, 6]]
+    with torch.no_grad():
+        piece = blocks[0].slices[0]
+        weight = masked.get_submodule(blocks[0].path)._parameters[piece.parameter]
+        weight.index_fill_(piece.dim, torch.tensor([1, 2, 4, 6]), 0)
+    close(loaded(**inputs).logits.detach(), masked(**inputs).logits.detach())
+
+
+def test_experts_refuse_what_they_cannot_have() -> None:
+    model, inputs = mixture("MixtralForCausalLM")
+    before = model(**inputs).logits
+    with pytest.raises(Refused, match="experts have none"):
+        Look(model).keep_masked_neurons({0: [1]}, check=inputs)
+    assert torch.equal(model(**inputs).logits, before)
+    topwork.prune(model, neurons={0: [0, 1, 2, 3]}, check=inputs)
+    note = copy.deepcopy(alterations(model)["lens"]["blocks"])
+    fresh, _ = mixture("MixtralForCausalLM")
+    with pytest.raises(CheckpointError, match="damaged") as damaged:
+        rebuild_blocks(fresh, {"blocks": {path: {**entry, "kept": [99]} for path, entry in note.items()}})
+    assert damaged.value.place == "model.layers.0.mlp.experts"

@@ -11,7 +11,7 @@ from torch import nn
 
 from topwork import Block
 from topwork_lens.blocks.discovery import find_blocks, neurons_by_block
-from topwork_lens.gates import factors_of, gated
+from topwork_lens.gates import factors_of, gated, keep_gates, kept_gates
 from topwork_lens.pruning.probes import call_on
 
 
@@ -51,3 +51,30 @@ class BlockAccess:
         gates = {path: (block, factors_of(block, masked)) for path, (block, masked) in chosen.items()}
         with gated(self.model, gates):
             yield
+
+    def keep_masked_neurons(
+        self, neurons: Mapping[Any, Sequence[int]], factor: float = 0.0, *, check: Any = None
+    ) -> dict[str, list[int]]:
+        """Switch neurons off for good, without cutting: the gates stay on the model and are saved with it.
+
+        This is the form for blocks whose parameters cannot be cut; it saves no time and no parameters. Gates that are
+        there already stay.
+
+        Args:
+            neurons: original indices by index or path of a block.
+            factor: what they are multiplied by.
+            check: as of `find_blocks`.
+
+        Returns:
+            Original indices of those switched off now, by path.
+
+        Raises:
+            Refused: these are experts whose weights are 3-D parameters.
+        """
+        chosen = neurons_by_block(self.find_blocks(check), neurons)
+        for block, masked in chosen.values():
+            factors = list(kept_gates(self.model, block) or [1.0] * block.width)
+            for index in masked:
+                factors[index] = factor
+            keep_gates(self.model, block, factors)
+        return {path: masked for path, (_, masked) in chosen.items()}

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from topwork import Block, CheckpointError, Producer, Size, Slices
+from topwork_lens.blocks.experts import of_experts_note
 from topwork_lens.blocks.locality import features_of
 from topwork_lens.blocks.trace import channel_dim, reads_features
 from topwork_lens.layers.projections import input_dim, output_dim
@@ -129,6 +130,8 @@ def of_note(model: nn.Module, path: str, note: Mapping[str, Any], whole: bool = 
     Raises:
         CheckpointError: the note cannot be true of this model.
     """
+    if "experts" in note:
+        return of_experts_note(model, path, note, whole)
     try:
         width, kept, consumer = note["width"], list(note["kept"]), note["consumer"]
         producers = [Producer(str(name), form) for name, form in note["producers"]]

@@ -15,6 +15,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Block, UsageError, unknown
 from topwork_lens.blocks.description import describe_block, of_note, per_neuron
+from topwork_lens.blocks.experts import find_experts
 from topwork_lens.blocks.locality import NeuronSite, find_producers, forms
 from topwork_lens.blocks.trace import Trace, is_reader, makes_features, reads_features, traced
 from topwork_lens.layers.discovery import find_layers, whole_number
@@ -74,6 +75,9 @@ def find_blocks(model: nn.Module, call: Callable[[], Any], plugins: Any = None) 
             block = _tested(model, candidate, replays[candidate.inside], answers)
             if block is not None:
                 blocks[candidate.path] = block
+    for block in find_experts(model, call):
+        note = noted(model, "blocks", block.path)
+        blocks[block.path] = block if note is None else of_note(model, block.path, note)
     order = {record.path: index for index, record in enumerate(trace.calls)}
     return [_checked(model, block) for block in sorted(blocks.values(), key=lambda block: order[block.path])]
 

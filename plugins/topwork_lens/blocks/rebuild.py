@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from topwork import CheckpointError, Json
-from topwork_lens.blocks.description import of_note
+from topwork import Block, CheckpointError, Json
+from topwork_lens.blocks.description import describe_block, of_note
 from topwork_lens.blocks.discovery import taught_block
-from topwork_lens.layers.state import is_taught, write
+from topwork_lens.gates import keep_gates
+from topwork_lens.layers.state import is_taught, noted, write
 from topwork_lens.pruning.slicing import cut
 
 
@@ -32,3 +33,22 @@ def rebuild_blocks(model: nn.Module, manifest: Mapping[str, Json], plugins: Any 
             raise CheckpointError(cause, place=path, hint="load it with the plugins that it was saved with")
         cut(model, block, note["kept"], ())
         write(model, "blocks", block, dict(note))
+    for path, factors in manifest.get("neuron_gates", {}).items():
+        keep_gates(model, _gated_block(model, path, len(factors)), factors)
+
+
+def _gated_block(model: nn.Module, path: str, width: int) -> Block:
+    """Describe the block whose neurons a projection reads, as far as a gate needs it.
+
+    Raises:
+        CheckpointError: there is no such projection, or it reads other numbers of neurons.
+    """
+    inside, _, name = path.rpartition(".")
+    try:
+        note = noted(model, "blocks", path)
+        block = describe_block(model, inside, name, ()) if note is None else of_note(model, path, note)
+    except AttributeError as error:
+        raise CheckpointError(f"the model has no such block: {error}", place=path) from error
+    if block.width != width:
+        raise CheckpointError(f"the manifest has gates for {width} neurons, the block has {block.width}", place=path)
+    return block

@@ -17,9 +17,10 @@ from torch import nn
 from topwork import AttentionLayer, Block, UsageError, alterations, save_pretrained
 
 #: "layers", "blocks", "left_out": what was cut of attention, of neurons, of whole layers; "soft": what is scattered at
-#: run time; "gates": factors that stay; "taught": true when the layer was described by a plugin of somebody else, which
+#: run time; "gates" and "neuron_gates": factors that stay, of
+#: attention heads and of neurons; "taught": true when the layer was described by a plugin of somebody else, which
 #: must be there when it is put back
-Kind = Literal["layers", "soft", "gates", "taught", "blocks", "left_out"]
+Kind = Literal["layers", "soft", "gates", "neuron_gates", "taught", "blocks", "left_out"]
 
 _ATTRIBUTE = "_topwork_lens_notes"
 

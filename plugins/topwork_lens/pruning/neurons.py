@@ -14,6 +14,8 @@ from typing import Any
 from torch import nn
 
 from topwork import Block, Size
+from topwork_lens.blocks.experts import experts_note
+from topwork_lens.gates import refresh_gates
 from topwork_lens.layers.state import write
 from topwork_lens.pruning.slicing import Undo, cut
 
@@ -39,7 +41,9 @@ def _hard(model: nn.Module, block: Block, removed: set[int], sizes: Sequence[Siz
     block = replace(block, sizes=tuple(sizes))
     positions = [position for position, index in enumerate(block.kept) if index not in removed]
     undos.append(cut(model, block, positions, ()))
-    note_neurons(model, block, [block.kept[position] for position in positions])
+    kept = [block.kept[position] for position in positions]
+    note_neurons(model, block, kept)
+    refresh_gates(model, replace(block, kept=tuple(kept)))
 
 
 def note_neurons(model: nn.Module, block: Block, kept: Sequence[int]) -> None:
@@ -47,11 +51,16 @@ def note_neurons(model: nn.Module, block: Block, kept: Sequence[int]) -> None:
     note: dict[str, Any] = {
         "width": block.width,
         "kept": list(kept),
-        "consumer": block.consumer,
-        "producers": [[producer.path, producer.form] for producer in block.producers],
-        "between": list(block.between),
         "sizes": [[size.attribute, size.factor] for size in block.sizes],
     }
+    if block.gate == "weight":
+        note["experts"] = experts_note(block)
+    else:
+        note |= {
+            "consumer": block.consumer,
+            "producers": [[producer.path, producer.form] for producer in block.producers],
+            "between": list(block.between),
+        }
     write(model, "blocks", block, note if len(kept) < block.width else None)
 
 
