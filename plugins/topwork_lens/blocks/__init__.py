@@ -3,7 +3,8 @@
 - `access`: what `topwork.look(model)` can do with neurons.
 - `discovery`: all blocks of a model; blocks and neurons by the keys that callers use.
 - `trace`: which projections run, in which order and inside of which modules.
-- `locality`: the test by which neurons are found; `experts`: those of experts as 3-D parameters.
+- `locality`: the test by which neurons are found.
+- `experts`: neurons of experts whose weights are 3-D parameters.
 - `description`: from projections, or from what is noted on a pruned one, to a `Block`.
 - `rebuild`: the shape of a saved model.
 - `plain_widths`: widths that a config says, so that plain transformers builds the smaller model.

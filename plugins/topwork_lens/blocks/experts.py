@@ -152,15 +152,6 @@ def describe_experts(
     )
 
 
-def experts_note(block: Block) -> dict[str, Any]:
-    """Return what describes the neurons of experts again, as JSON."""
-    dims = {piece.parameter: piece.dim for piece in block.slices}
-    return {
-        "reader": [block.slices[0].parameter, block.slices[0].dim],
-        "makers": [[producer.path, dims[producer.path], producer.form] for producer in block.producers],
-    }
-
-
 def of_experts_note(model: nn.Module, path: str, note: Mapping[str, Any], whole: bool) -> Block:
     """Describe the neurons of experts by what is noted of them.
 

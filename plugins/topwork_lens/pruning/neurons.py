@@ -14,7 +14,6 @@ from typing import Any
 from torch import nn
 
 from topwork import Block, Size
-from topwork_lens.blocks.experts import experts_note
 from topwork_lens.gates import refresh_gates
 from topwork_lens.layers.state import write
 from topwork_lens.pruning.slicing import Undo, cut
@@ -54,7 +53,7 @@ def note_neurons(model: nn.Module, block: Block, kept: Sequence[int]) -> None:
         "sizes": [[size.attribute, size.factor] for size in block.sizes],
     }
     if block.gate == "weight":
-        note["experts"] = experts_note(block)
+        note["experts"] = _experts_note(block)
     else:
         note |= {
             "consumer": block.consumer,
@@ -62,6 +61,15 @@ def note_neurons(model: nn.Module, block: Block, kept: Sequence[int]) -> None:
             "between": list(block.between),
         }
     write(model, "blocks", block, note if len(kept) < block.width else None)
+
+
+def _experts_note(block: Block) -> dict[str, Any]:
+    """Return what describes the neurons of experts again, as JSON."""
+    dims = {piece.parameter: piece.dim for piece in block.slices}
+    return {
+        "reader": [block.slices[0].parameter, block.slices[0].dim],
+        "makers": [[producer.path, dims[producer.path], producer.form] for producer in block.producers],
+    }
 
 
 def guessed_sizes(model: nn.Module, block: Block) -> tuple[Size, ...]:
