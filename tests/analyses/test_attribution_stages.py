@@ -13,7 +13,7 @@ from tiny_bases import BASES
 
 import topwork
 from topwork import Refused, UsageError
-from topwork_analyses.scalars.named import scalar_of_row
+from topwork_analyses.scalars.named import RowScalar
 from topwork_analyses.scalars.options import ScalarOptions
 from topwork_lens.layers.context import output_projection
 
@@ -106,7 +106,7 @@ def test_direct_contributions_and_the_remainder_add_up(name: str) -> None:
     for index in range(3):
         batch = work.task.collate(work.task.encode(roles["evaluate"][index : index + 1], "loss", 0), "loss")
         with torch.no_grad():
-            expected.append(float(scalar_of_row(work.task, work.model, batch, _Options(scalar=scalar))))
+            expected.append(float(RowScalar(work.task, work.model, batch, _Options(scalar=scalar))()))
     assert result["metrics"]["scalar"] == pytest.approx(numpy.mean(expected), rel=1e-4)
     heads = [value for layer in result["layers"] for value in layer["contribution"]]
     assert len(heads) == result["heads"] and any(abs(value) > 0 for value in heads)
@@ -132,7 +132,7 @@ def test_scalars_are_those_that_the_outputs_hold() -> None:
     work.model.register_forward_hook(lambda module, args, output: outputs.append(output))
 
     def scalar(**options: Any) -> float:
-        return float(scalar_of_row(work.task, work.model, batch, _Options(**options)))
+        return float(RowScalar(work.task, work.model, batch, _Options(**options))().detach())
 
     name = work.task.label_names[0]
     loss = scalar()

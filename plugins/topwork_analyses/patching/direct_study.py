@@ -15,7 +15,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Batch, Json, Task
 from topwork_analyses.patching.direct import direct_attribution_of
-from topwork_analyses.scalars.named import scalar_of_row
+from topwork_analyses.scalars.named import RowScalar
 from topwork_analyses.statistics.bootstrap import mean_intervals
 from topwork_lens.layers.discovery import numbered
 from topwork_lens.look import Look
@@ -134,7 +134,7 @@ class DirectStudy:
 
 
 def _scalar(task: Task, model: nn.Module, batch: Batch, options: ScalarOptions) -> torch.Tensor:
-    return scalar_of_row(task, model, batch, options)[None]
+    return RowScalar(task, model, batch, options)()[None]
 
 
 def _row(line: Any) -> int:

@@ -23,7 +23,7 @@ from topwork_analyses.patching.attribution import (
     exact_effect,
     first_state,
 )
-from topwork_analyses.scalars.named import scalar_of_row
+from topwork_analyses.scalars.named import RowScalar
 from topwork_analyses.statistics.bootstrap import mean_intervals
 from topwork_analyses.statistics.corrections import holm
 from topwork_analyses.statistics.correlations import correlation
@@ -102,8 +102,10 @@ class AttributionStudy:
         """Return the clean run of a row, and the corrupt one with a share of its noise taken away."""
         seed = self.run.seed + min(batch.row_numbers)
 
+        scalar = RowScalar(self.run.task, self.run.model, batch, self.stage)
+
         def clean() -> torch.Tensor:
-            return scalar_of_row(self.run.task, self.run.model, batch, self.stage)[None]
+            return scalar()[None]
 
         with torch.no_grad(), self.look.capture("hidden_states") as seen:
             clean()

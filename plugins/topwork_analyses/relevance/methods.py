@@ -16,7 +16,7 @@ import torch
 from topwork import AttentionLayer, Refused
 from topwork_analyses.relevance.chefer import Attention, averaged, relevance_maps
 from topwork_analyses.relevance.norms import norm_attention, transformed_values
-from topwork_analyses.relevance.rollout import rollout
+from topwork_analyses.relevance.rollout import flow, rollout
 from topwork_lens.capture.result import Captured
 from topwork_lens.look import Look
 
@@ -39,12 +39,13 @@ class RowRelevance:
     value: float
 
 
-def relevance_of_row(look: Look, explained: Callable[[], torch.Tensor]) -> RowRelevance:
+def relevance_of_row(look: Look, explained: Callable[[], torch.Tensor], with_flow: bool = False) -> RowRelevance:
     """Return the relevance of the input positions by every method.
 
     Args:
         look: at the model, in evaluation mode.
         explained: runs the model on one row and returns a number with a gradient.
+        with_flow: also by attention flow, which takes a flow problem for each two positions.
 
     Raises:
         Refused: the model has no self-attention with a weight for each two positions.
@@ -65,6 +66,7 @@ def relevance_of_row(look: Look, explained: Callable[[], torch.Tensor]) -> RowRe
     means = [weights[layer.path].mean(0) for layer in inner]
     values = transformed_values(look.model, inner[-1], seen["value", inner[-1].path]).detach().double()
     maps = [_averaged(seen, layer, weights[layer.path]) for layer in ran]
+    flows = {"flow": queries @ flow(means, queries.nonzero().flatten().tolist())} if with_flow else {}
     return RowRelevance(
         stack,
         {
@@ -73,6 +75,7 @@ def relevance_of_row(look: Look, explained: Callable[[], torch.Tensor]) -> RowRe
             "norms": queries @ norm_attention(weights[inner[-1].path][None], values)[1][0],
             "chefer": _chefer(seen, maps, queries),
             "gradient": (states[0][0].double() * gradients[0]).sum(-1).abs(),
+            **flows,
         },
         float(number.detach()),
     )

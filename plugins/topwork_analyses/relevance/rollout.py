@@ -36,7 +36,7 @@ def rollout(attentions: Sequence[torch.Tensor], share: float = 0.5) -> torch.Ten
     return result
 
 
-def flow(attentions: Sequence[torch.Tensor], share: float = 0.5) -> torch.Tensor:
+def flow(attentions: Sequence[torch.Tensor], sources: Sequence[int] | None = None, share: float = 0.5) -> torch.Tensor:
     """Return the largest flow from each position of the last layer to each input position; rows sum to 1.
 
     The graph has a node for each position of each layer and capacities of `with_residual`. A flow is computed for each
@@ -44,6 +44,7 @@ def flow(attentions: Sequence[torch.Tensor], share: float = 0.5) -> torch.Tensor
 
     Args:
         attentions: of each layer [positions, positions].
+        sources: positions of the last layer that are wanted; the rows of the others stay 0. None: all.
         share: see `with_residual`.
 
     Returns:
@@ -52,7 +53,7 @@ def flow(attentions: Sequence[torch.Tensor], share: float = 0.5) -> torch.Tensor
     layers = [with_residual(attention.double(), share) for attention in attentions]
     size = layers[0].shape[-1]
     result = torch.zeros(size, size, dtype=torch.float64)
-    for source in range(size):
+    for source in range(size) if sources is None else sources:
         for target in range(size):
             result[source, target] = largest_flow(layers, source, target)
     return result / result.sum(-1, keepdim=True).clamp(min=torch.finfo(result.dtype).tiny)

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from topwork import Json, Stage, UsageError
+from topwork import Json, UsageError
+from topwork_analyses.scalars.options import ScalarOptions
 
 if TYPE_CHECKING:
     from topwork import Run
 
 
-class Relevance(Stage):
+class Relevance(ScalarOptions):
     """Say which input positions a prediction rests on, by five methods, each with its faithfulness.
 
     Raw attention, rollout (Abnar and Zuidema 2020), norms (Kobayashi et al. 2020), attention and gradient (Chefer et
-    al. 2021), gradient times input.
+    al. 2021), gradient times input; and, if asked for, attention flow. What is explained is the loss of a row, or the
+    logit or box of one query or class.
     """
 
     name: ClassVar[str] = "relevance"
@@ -28,6 +30,9 @@ class Relevance(Stage):
     shown: NonNegativeInt = Field(4, description="rows whose relevance is kept to be read")
     steps: PositiveInt = Field(10, description="points of a deletion curve")
     orders: PositiveInt = Field(5, description="random orders of each row, for comparison")
+    flow: bool = Field(
+        False, description="also by attention flow: a flow problem for each two positions, for few positions only"
+    )
     randomise: bool = Field(True, description="also explain a model with shuffled weights, which should look different")
     confidence: float = Field(0.95, gt=0, lt=1, description="of the intervals over rows")
     draws: PositiveInt = Field(1000, description="resamples of rows for the intervals")
@@ -38,11 +43,18 @@ class Relevance(Stage):
 
     def __call__(self, run: Run) -> dict[str, Json]:
         """Run the stage."""
-        from topwork_analyses.relevance.methods import METHODS
         from topwork_analyses.relevance.study import RelevanceStudy, special_positions
 
         study = RelevanceStudy(
-            run.task, run.model, run.plugins, self.steps, self.orders, run.seed, randomise=self.randomise
+            run.task,
+            run.model,
+            run.plugins,
+            self.steps,
+            self.orders,
+            run.seed,
+            self.randomise,
+            scalar=self,
+            with_flow=self.flow,
         )
         shown: list[dict[str, Json]] = []
         rows = list(islice(iter(run.rows(self.role)), self.rows))
@@ -54,7 +66,7 @@ class Relevance(Stage):
             relevance = study.add(batch, special_positions(run.task, batch))
             if index < self.shown:
                 names = [str(name) for name in run.task.units(items[0]).names]
-                values = {name: relevance[name].tolist() for name in METHODS}
+                values = {name: relevance[name].tolist() for name in study.names}
                 shown.append({"row": index, "names": names, **values})
         if not study.gains:
             raise UsageError(
@@ -67,6 +79,30 @@ class Relevance(Stage):
             "best": best["method"],
             "metrics": {f"{line['method']}_above_random": line["above_random"] for line in lines},
             "measures": "part",
-            "tables": {"faithfulness": lines},
+            "role": self.role,
+            "tables": {"faithfulness": lines, **_readable(shown, study.names)},
+            "curves": [
+                {
+                    "title": "Change of what is explained when positions are deleted, the most relevant first",
+                    "x": "share of the positions",
+                    "series": study.deletion_curves(),
+                }
+            ],
             "relevance": shown,
         }
+
+
+def _readable(shown: list[dict[str, Json]], methods: tuple[str, ...]) -> dict[str, list[dict[str, Json]]]:
+    """Return a table for each shown row: the share of each position in the relevance by every method, in percent."""
+    tables = {}
+    for row in shown:
+        totals = {name: sum(row[name]) for name in methods}
+        tables[f"Relevance of positions in row {row['row']}, percent"] = [
+            {
+                "position": position,
+                "what": row["names"][position] if position < len(row["names"]) else "",
+                **{name: 100 * row[name][position] / totals[name] if totals[name] else 0.0 for name in methods},
+            }
+            for position in range(len(row[methods[0]]))
+        ]
+    return tables

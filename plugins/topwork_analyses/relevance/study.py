@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch import nn
 from topwork import Batch, Json, Task
 from topwork_analyses.relevance.faithfulness import deletion_curve, deletion_gain
 from topwork_analyses.relevance.methods import METHODS, RowRelevance, relevance_of_row
+from topwork_analyses.scalars.named import RowScalar
+from topwork_analyses.scalars.options import ScalarOptions
 from topwork_analyses.statistics.bootstrap import mean_intervals
 from topwork_analyses.statistics.correlations import coefficient
 from topwork_lens.look import Look
@@ -32,16 +35,30 @@ class RelevanceStudy:
         orders: random orders of each row.
         seed: of the orders and of the random weights.
         randomise: also compare with a model whose weights are in a random order; passing means that relevance changes.
+        scalar: what is explained; by default the negative loss of a row.
+        with_flow: also by attention flow.
     """
 
     def __init__(
-        self, task: Task, model: nn.Module, plugins: Any, steps: int, orders: int, seed: int, randomise: bool
+        self,
+        task: Task,
+        model: nn.Module,
+        plugins: Any,
+        steps: int,
+        orders: int,
+        seed: int,
+        randomise: bool,
+        *,
+        scalar: ScalarOptions | None = None,
+        with_flow: bool = False,
     ) -> None:
+        self.options, self.names = scalar, (*METHODS, "flow") if with_flow else METHODS
         self.task, self.model, self.look = task, model, Look(model, plugins)
         self.steps, self.orders = steps, orders
         self.random = np.random.default_rng(seed)
         self.other = Look(shuffled(model, seed), plugins) if randomise else None
         self.gains: list[list[float]] = []
+        self.curves: list[list[list[float]]] = []
         self.correlations: list[list[float]] = []
 
     def add(self, batch: Batch, special: list[int]) -> dict[str, torch.Tensor]:
@@ -54,33 +71,37 @@ class RelevanceStudy:
         Raises:
             Refused: the model has no attention that can be explained.
         """
-        relevance = relevance_of_row(self.look, lambda: -self.task.row_losses(self.model, batch).sum())
+        scalar = RowScalar(self.task, self.model, batch, self.options)
+        relevance = relevance_of_row(self.look, scalar, "flow" in self.names)
         positions = [index for index in range(len(relevance.methods["attention"])) if index not in set(special)]
         if len(positions) < 2:
             return relevance.methods
         scores = [[-float(values[index]) for index in positions] for values in relevance.methods.values()]
         orders = [[position for _, position in sorted(zip(each, positions))] for each in scores]
         orders += [list(self.random.permutation(positions)) for _ in range(self.orders)]
-        measured = [deletion_gain(self._curve(batch, relevance.stack, order)) for order in orders]
-        self.gains.append([*measured[: len(METHODS)], float(np.mean(measured[len(METHODS) :]))])
+        curves = [self._curve(scalar, relevance.stack, order) for order in orders]
+        measured = [deletion_gain(curve) for curve in curves]
+        count = len(self.names)
+        self.gains.append([*measured[:count], float(np.mean(measured[count:]))])
+        self.curves.append([*curves[:count], np.mean(curves[count:], axis=0).tolist()])
         if self.other is not None:
-            self.correlations.append(self._with_shuffled_weights(self.other, batch, relevance, positions))
+            self.correlations.append(self._with_shuffled_weights(self.other, scalar, relevance, positions))
         return relevance.methods
 
     def _with_shuffled_weights(
-        self, other: Look, batch: Batch, relevance: RowRelevance, positions: list[int]
+        self, other: Look, scalar: RowScalar, relevance: RowRelevance, positions: list[int]
     ) -> list[float]:
         """Rank correlations of the relevance with that of the model with shuffled weights."""
-        shuffled_relevance = relevance_of_row(other, lambda: -self.task.row_losses(other.model, batch).sum())
+        shuffled_relevance = relevance_of_row(other, partial(scalar, other.model), "flow" in self.names)
         return [
             coefficient(values[positions], shuffled_relevance.methods[name][positions])
             for name, values in relevance.methods.items()
         ]
 
-    def _curve(self, batch: Batch, stack: str, order: list[int]) -> list[float]:
+    def _curve(self, scalar: RowScalar, stack: str, order: list[int]) -> list[float]:
         def measure() -> float:
             with torch.no_grad():
-                return -float(self.task.row_losses(self.model, batch).sum())
+                return float(scalar())
 
         return deletion_curve(self.look, stack, order, measure, self.steps)
 
@@ -90,7 +111,7 @@ class RelevanceStudy:
         chance, raw = gains[:, -1:], gains[:, :1]
         options: dict[str, Any] = {"confidence": confidence, "draws": draws, "seed": seed}
         lines = []
-        for index, name in enumerate(METHODS):
+        for index, name in enumerate(self.names):
             line: dict[str, Json] = {"method": name, "deletion": float(gains[:, index].mean())}
             line |= {"random": float(chance.mean())}
             for label, beside in (("above_random", chance), ("above_attention", raw)):
@@ -105,6 +126,16 @@ class RelevanceStudy:
                     line["correlation_random_weights"] = float(np.nanmean(np.array(self.correlations)[:, index]))
             lines.append(line)
         return lines
+
+    def deletion_curves(self) -> dict[str, list[list[float]]]:
+        """Return the mean change of the scalar by the share of deleted positions, of every method and of chance."""
+        curves = np.array(self.curves)
+        changes = (curves - curves[:, :, :1]).mean(0)
+        shares = np.linspace(0, 1, changes.shape[1]).tolist()
+        return {
+            name: [list(point) for point in zip(shares, line.tolist(), strict=True)]
+            for name, line in zip((*self.names, "random order"), changes, strict=True)
+        }
 
 
 def shuffled(model: nn.Module, seed: int) -> nn.Module:
