@@ -147,9 +147,8 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
     Example:
         @topwork.hookimpl
         def load_rows(source, options):
-            if source != "sample:riddles":
-                return None
-            return datasets.Dataset.from_list([{"text": "...", "label": "egg"}])
+            if source == "sample:riddles":
+                return datasets.Dataset.from_list([{"text": "...", "label": "egg"}])
     """
 
 
@@ -178,9 +177,8 @@ def attention_layer(path: str, module: nn.Module, model: nn.Module) -> Attention
     Example:
         @topwork.hookimpl
         def attention_layer(path, module, model):
-            if not isinstance(module, MyAttention):
-                return None
-            return topwork.AttentionLayer(path, "out", heads=module.heads, width=module.width)
+            if isinstance(module, MyAttention):
+                return topwork.AttentionLayer(path, "out", heads=module.heads, width=module.width)
     """
 
 
@@ -188,20 +186,14 @@ def attention_layer(path: str, module: nn.Module, model: nn.Module) -> Attention
 def block(path: str, module: nn.Module, model: nn.Module) -> Block | None:
     """Describe the feed-forward neurons that this projection reads, *as it stands now*; None: "not mine".
 
-    The lens asks for every projection that runs, before it looks for neurons by itself, and lays the original indices
-    over what was pruned before.
-
-    Args:
-        path: of the projection in the model.
-        module: the projection.
-        model: the whole model.
+    The lens asks for every projection that runs, by its path, before it looks for neurons by itself, and lays the
+    original indices over what was pruned before.
 
     Example:
         @topwork.hookimpl
         def block(path, module, model):
-            if not path.endswith("mixer.down"):
-                return None
-            return topwork.Block(path, inside=path.removesuffix(".down"), width=module.in_features)
+            if path.endswith("mixer.down"):
+                return topwork.Block(path, inside=path.removesuffix(".down"), width=module.in_features)
     """
 
 
@@ -240,6 +232,17 @@ def profile_page(profile: Profile, file: Path) -> bool | None:
 
 
 @hookspec(firstresult=True)
+def repetitions_page(folder: Path) -> str | None:
+    """Write the page of repetitions (`topwork run --seeds`) into their folder, from `summary.json`; return its name.
+
+    Example:
+        @topwork.hookimpl
+        def repetitions_page(folder):
+            return topwork.write_text(folder / "page.html", (folder / "summary.json").read_text()) or "page.html"
+    """
+
+
+@hookspec(firstresult=True)
 def make_tracker(name: str, run: Run) -> Any | None:
     """Return an object that hears the news of this run, or None: "not mine".
 
@@ -255,16 +258,13 @@ def make_tracker(name: str, run: Run) -> Any | None:
 
 @hookspec(firstresult=True)
 def adapt_model(run: Run, options: Any, head: set[str], batch: Any) -> Any | None:
-    """Put small trainable parts on the model of a run, in place, before a training; what comes back takes them off.
+    """Put small trainable parts on a model before a training; return a `topwork.training.adapters.Adapter` or None.
 
     Args:
-        run: whose model is trained.
+        run: whose model is trained, in place.
         options: what the stage `train` says under `lora`.
         head: names in the state dict of the task head's tensors, which are trained in full.
-        batch: of a few training rows in mode "loss", for what has to see the model run.
-
-    Returns:
-        A `topwork.training.adapters.Adapter`, or None: "not mine".
+        batch: of a few training rows in mode "loss", or None; the model may be run on it.
 
     Example:
         @topwork.hookimpl

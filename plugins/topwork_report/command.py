@@ -31,6 +31,12 @@ def report(
     if out is not None:
         hint = "leave --out away, or name several runs"
         raise UsageError("the page of one run is its report.html", place="--out", hint=hint)
+    from topwork_report.repetitions import is_repeated, write_repetitions
+
+    if is_repeated(Path(folders[0])) and not live:
+        repeated = write_repetitions(Path(folders[0]))
+        _print(repeated["problems"], Path(repeated["page"]))
+        return
     from topwork_report.live import watch
     from topwork_report.page import write_page
 

@@ -34,6 +34,14 @@ def step_logged(run: Any, step: int, numbers: Any) -> None:
 
 
 @hookimpl
+def repetitions_page(folder: Path) -> str:
+    """Write the page of a recipe's repetitions."""
+    from topwork_report.repetitions import write_repetitions
+
+    return Path(write_repetitions(folder)["page"]).name
+
+
+@hookimpl
 def profile_page(profile: Any, file: Path) -> bool:
     """Write the page of a profile of rows."""
     from topwork_report.profile_page import write_profile

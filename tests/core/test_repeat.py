@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -133,3 +134,27 @@ def test_the_command_prints_a_table(recipe, monkeypatch, capsys):
     assert [line.split()[:2] for line in lines[1:-1]] == [["02-evaluate", "accuracy"], ["02-evaluate", "score"]]
     assert main(["--plugin", plugin, "run", "again.yaml", "--folds", "1"]) == 2
     assert "--folds" in capsys.readouterr().err
+
+
+def test_repetitions_have_a_page_with_means_intervals_and_each_run(recipe, engine, capsys):
+    from topwork import load_plugins
+
+    pages = load_plugins(only=["train", "evaluate", "bases", "rows", "report"], extra=[engine_plugin])
+    done = repeat_run(load_recipe(recipe, plugins=pages), pages, seeds=2, quiet=True)
+    assert done.page == "report.html"
+    page = (done.root / done.page).read_text(encoding="utf-8")
+    spread = next(spread for spread in done.spreads() if spread.name == "accuracy")
+    assert spread.interval is not None
+    for name in done.runs:
+        assert name in page
+    cells = next(line for line in page.splitlines() if ">accuracy<" in line)
+    values = [float(value) for value in re.findall(r'<data value="([^"]+)">', cells)]
+    assert values == pytest.approx([spread.mean, *spread.interval, *spread.values])
+    before = page
+    (done.root / done.page).unlink()
+    assert main(["report", str(done.root)]) == 0
+    assert capsys.readouterr().out.strip().endswith("report.html")
+    assert (done.root / done.page).read_text(encoding="utf-8") == before
+    (done.root / "summary.json").write_text("{")
+    assert main(["report", str(done.root)]) == 2
+    assert "damaged" in capsys.readouterr().err

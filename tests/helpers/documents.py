@@ -201,7 +201,7 @@ REPORT_ROOMS = (
         "attention_view",
         "json_blocks",
     ),
-    *("profile_page", "images", "colours", "formatting"),
+    *("profile_page", "repetitions", "images", "colours", "formatting"),
 )
 TASK_ROOMS = (
     *(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from topwork.cli.completion import complete_recipes
-from topwork.cli.output import Session, print_json, print_table, stdout_for_json
+from topwork.cli.output import Session, print_json, print_table, say, stdout_for_json
 from topwork.errors import UsageError
 from topwork.hookspecs import hookimpl
 from topwork.system.signals import Stopped, listening
@@ -83,10 +83,12 @@ def _repeat(recipe: Any, plugins: Plugins, as_json: bool, **options: Any) -> Non
 
     done = repeat_run(recipe, plugins, **options)
     if as_json:
-        print_json({"folder": done.root, **done.to_dict()})
+        print_json({"folder": done.root, "page": done.page, **done.to_dict()})
         return
     title = f"{len(done.runs)} {done.kind}: stage, metric, mean, 95 % interval of the mean, each"
     print_table(title, table(done))
+    if done.page is not None:
+        say(f"page: {done.root / done.page}")
     print(done.root)
 
 

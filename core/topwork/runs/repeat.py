@@ -75,11 +75,13 @@ class Repetitions:
         root: the common folder; `summary.json` in it holds `to_dict`.
         kind: "seeds" or "folds".
         runs: name of each run's folder -> its metrics, by stage and name.
+        page: name of a page in the common folder that a plugin wrote, or None.
     """
 
     root: Path
     kind: str
     runs: Mapping[str, Mapping[tuple[str, str], float]]
+    page: str | None = None
 
     def spreads(self) -> list[Spread]:
         """Return every metric that all repetitions have, in the order of the stages."""
@@ -149,6 +151,7 @@ def repeat_run(
     done = Repetitions(root, kind, runs)
     if process.main:
         write_json(root / SUMMARY, done.to_dict())
+        done.page = plugins.hook.repetitions_page(folder=root)
     return done
 
 
