@@ -128,6 +128,7 @@ class Batch:
         device: where `inputs` lies; None before it was moved.
         mode: the mode of `Task.collate`, noted by topwork; None for a batch that was made by hand. What belongs to
             training alone (label smoothing, mixing ...) is in force where it is "train", and nowhere else.
+        stream_state: of a training on streaming rows: what is needed to go on behind this batch.
     """
 
     inputs: dict[str, Any]
@@ -135,6 +136,7 @@ class Batch:
     device: Any = None
     mode: Mode | None = None
     rows: list[int] = field(init=False)
+    stream_state: dict[str, Json] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         seen: dict[int, int] = {}
@@ -161,7 +163,7 @@ class Batch:
             non_blocking: as of `torch.Tensor.to`.
         """
         moved = map_tensors(self.inputs, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        return Batch(moved, self.items, device, self.mode)
+        return Batch(moved, self.items, device, self.mode, stream_state=self.stream_state)
 
     def mean_by_row(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean of the values of each row's items, [rows].

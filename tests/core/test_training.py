@@ -16,6 +16,8 @@ import topwork
 from topwork import DataError, TopworkError, UsageError
 from topwork.data.batching import Budget, TrainBatches
 from topwork.runs.records import stage_seed
+from topwork.training import stream
+from topwork.training import trainer as training
 from topwork.training.freezing import Freezing, matching
 
 ROWS = engine_plugin.point_rows(41)
@@ -386,8 +388,6 @@ class Interrupted(Exception):
     ],
 )
 def test_an_interrupted_training_ends_as_if_it_had_not_been(engine, tmp_path, monkeypatch, stop, options):
-    from topwork.training import trainer as training
-
     recipe = {
         "task": {"name": "points", "dropout": 0.2, "augment": True},
         "base": BASE,
@@ -427,3 +427,46 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(engine, tmp_path, mo
     assert second["history"] == first["history"]
     assert (first["steps"], first["best"]) == (second["steps"], second["best"])
     assert not checkpoints.exists()
+
+
+# ---------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_a_training_on_streaming_rows_goes_on_without_reading_what_it_has_read(engine, tmp_path, monkeypatch, files):
+    """Same weights and losses as without an interruption, in the second pass over the rows, bad rows counted once."""
+    rows = [{**row, "x": None} if index in (3, 40) else row for index, row in enumerate(engine_plugin.point_rows(400))]
+    for part in range(files):
+        datasets.Dataset.from_list(rows[part::files]).to_json(tmp_path / f"rows-{part}.jsonl")
+    recipe = {
+        "task": "points",
+        "base": BASE,
+        "data": {"train": {"path": str(tmp_path / "rows-*.jsonl"), "streaming": True}, "on_error": "skip"},
+        "stages": [{"train": {"steps": 120, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 40}}],
+    }
+    read = []
+    encode = stream.StreamedBatches._encode
+
+    def counted(batches, window, *rest):
+        read.append(len(window))
+        return encode(batches, window, *rest)
+
+    monkeypatch.setattr(stream.StreamedBatches, "_encode", counted)
+    whole = topwork.run(recipe, folder=tmp_path / "whole", plugins=engine, quiet=True)
+    assert sum(read) > 400
+
+    def kill(self, args, state, control, **rest):
+        if state.global_step == 112:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Watch, "on_optimizer_step", kill, raising=False)
+        with pytest.raises(Interrupted):
+            topwork.run(recipe, folder=tmp_path / "killed", plugins=engine, quiet=True)
+    read.clear()
+    resumed = topwork.resume(tmp_path / "killed", plugins=engine, quiet=True)
+    assert sum(read) <= 5 * 64  # the block of step 80 again, what 40 steps take, one block ahead; all would be 528
+    assert same(weights(whole.model), weights(resumed.model))
+    first, second = whole.results[0]["result"], resumed.results[0]["result"]
+    assert second["history"] == first["history"] and second["epochs"] == first["epochs"]
+    assert first["skipped"] == second["skipped"] == 2

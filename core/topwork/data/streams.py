@@ -51,6 +51,14 @@ class Stream:
     def _with(self, rows: Any) -> Stream:
         return Stream(rows, self.readers, self.names, self.table)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the stream stands, as `datasets` says it."""
+        return self.rows.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next iteration begin where the stream stood."""
+        self.rows.load_state_dict(state)
+
     def select_columns(self, names: Sequence[str]) -> Stream:
         """Return the same rows with these columns only."""
         made = self._with(self.rows.select_columns(names))

@@ -1,1 +1,1 @@
-"""Training on transformers' Trainer: `trainer`, `arguments`, `dataset` (encoded rows), `freezing`."""
+"""Training on transformers' Trainer: `trainer`, `arguments`, `dataset` (encoded rows), `stream`, `freezing`."""

@@ -1,4 +1,4 @@
-"""Training rows for a torch DataLoader: `TrainingDataset`, and `StreamedBatches` for rows without a length.
+"""Training rows for a torch DataLoader: `TrainingDataset`. Rows without a length are in `stream`.
 
 The items and their costs are counted first. The items themselves are encoded when their batch comes, and kept within a
 bound of memory when they are the same in every epoch.
@@ -6,22 +6,19 @@ bound of memory when they are the same in every epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 
-from topwork.data.batching import Budget, plan
 from topwork.data.columns import chunks
 from topwork.data.loop import CHUNK, Settings, encode_rows
-from topwork.errors import DataError, TopworkError
-from topwork.items import Batch, Item, Row, size_of
+from topwork.errors import TopworkError
+from topwork.items import Item, size_of
 
 if TYPE_CHECKING:
-    from topwork.process import Process
     from topwork.runs.run import Run
-    from topwork.task import Task
 
 #: bytes of encoded items that are kept between epochs
 KEPT_BYTES = 256 * 2**20
@@ -147,65 +144,3 @@ class _Lazy(Sequence):
 
     def __getitem__(self, index: Any) -> Any:
         return self.rows[self.numbers[index]]
-
-
-class StreamedBatches(IterableDataset):
-    """Batches of rows that come as a stream: windows of rows are encoded, sorted by cost and divided.
-
-    Endless: the stream begins again when it ends, and the number of steps decides. Each process reads its own share of
-    the rows.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        rows: Any,
-        budget: Budget,
-        settings: Settings,
-        process: Process,
-        seed: int,
-        window: int,
-        grouped: bool = True,
-    ) -> None:
-        self.task, self.rows, self.budget, self.window = task, rows, budget, max(task.group_rows, window)
-        self.settings, self.process, self.seed, self.grouped = settings, process, seed, grouped
-
-    def __iter__(self) -> Iterator[Batch]:
-        epoch = 0
-        while True:
-            empty = True
-            for batch in self._pass(epoch):
-                empty = False
-                yield batch
-            if empty:
-                raise TopworkError("the training rows give no items", place="data.train")
-            epoch += 1
-
-    def _pass(self, epoch: int) -> Iterator[Batch]:
-        random = np.random.default_rng([self.seed, epoch, self.process.index])
-        rows = self.rows.shuffle(seed=self.seed + epoch, buffer_size=self.window)
-        for _, window in chunks(rows, self.window, self.process.index, self.process.count):
-            items = self._encode(window, int(random.integers(2**31)), epoch)
-            batches = plan([item.cost if self.grouped else 0 for item in items], self.budget)
-            for index in random.permutation(len(batches)):
-                yield self.task.collate([items[position] for position in batches[index]], "train")
-
-    def _encode(self, rows: list[Row], seed: int, epoch: int) -> list[Item]:
-        """Return the items of a window, encoded `group_rows` rows at a time.
-
-        Rows that are skipped are noted in the first pass only, and without a number: after shuffling a stream nobody
-        knows it.
-        """
-        settings = Settings(on_error=self.settings.on_error, seed=seed)
-        size = self.task.group_rows if self.task.group_rows > 1 else len(rows)
-        items: list[Item] = []
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            try:
-                items += encode_rows(self.task, range(start, start + len(part)), part, "train", settings)[2]
-            except DataError as error:
-                error.row = None
-                raise
-        if epoch == 0:
-            self.settings.skipped.extend({**note, "row": None} for note in settings.skipped)
-        return items

@@ -35,10 +35,11 @@ from topwork.system.signals import requests
 from topwork.training.adapters import adapted, trained_tensors
 from topwork.training.arguments import arguments, check, precision, restoring_model_state
 from topwork.training.checkpoints import last_checkpoint, rotate, seal, verify
-from topwork.training.dataset import StreamedBatches, TrainingDataset
+from topwork.training.dataset import TrainingDataset
 from topwork.training.distillation import Distillation
 from topwork.training.freezing import Freezing
 from topwork.training.history import equal_windows, mean_loss
+from topwork.training.stream import streamed_batches, write_stream_state
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
@@ -66,7 +67,7 @@ def train(stage: TrainOptions, run: Run) -> dict[str, Json]:
         try:
             freezing.prepare()
             counts = {"trained_parameters": freezing.trained_count()}
-            trainer = TaskTrainer(stage, run, freezing, streaming)
+            trainer = TaskTrainer(stage, run, freezing, streaming, checkpoint)
             if checkpoint is not None and ended:
                 trainer.take_over(checkpoint)
             else:
@@ -103,7 +104,11 @@ def _result(stage: TrainOptions, trainer: TaskTrainer, seconds: float) -> dict[s
 class TaskTrainer(Trainer):
     """Trainer of transformers with the task's batches, loss and evaluation, and topwork's checkpoints."""
 
-    def __init__(self, stage: TrainOptions, run: Run, freezing: Freezing, streaming: bool) -> None:
+    def __init__(
+        self, stage: TrainOptions, run: Run, freezing: Freezing, streaming: bool, checkpoint: Path | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.stream_state: dict[str, Json] | None = None
         self.stage, self.run, self.task, self.freezing = stage, run, run.task, freezing
         self.settings = run.settings()
         self.seen = 0
@@ -154,16 +159,7 @@ class TaskTrainer(Trainer):
         # logs of a checkpoint that was written with other steps between them would not fit together
         self.args.logging_steps = self.window
         if self.items is None or self.sampler is None:
-            dataset = StreamedBatches(
-                self.task,
-                self.run.rows("train"),
-                self.budget,
-                self.settings,
-                self.run.process,
-                self.run.seed,
-                16 * self.stage.batch_size,
-                grouped=self.stage.group is not False,
-            )
+            dataset = streamed_batches(self.stage, self.run, self.budget, self.settings, self.checkpoint)
             loader = DataLoader(dataset, batch_size=None, num_workers=min(1, self.stage.workers))
         else:
             loader = DataLoader(
@@ -185,6 +181,8 @@ class TaskTrainer(Trainer):
                 batches.append(next(epoch_iterator))
             except StopIteration:
                 break
+        if batches:
+            self.stream_state = batches[-1].stream_state
         self._weights = deque(self._term_weights(batches))
         return batches, None
 
@@ -279,10 +277,12 @@ class TaskTrainer(Trainer):
             if (failure := write_failure(self.run.folder)) is None:
                 raise
             raise failure from error
+        folder = Path(self._get_output_dir(trial=trial))
+        newest = folder / f"checkpoint-{self.state.global_step}"
+        steps = self.state.global_step * self.stage.accumulate
+        write_stream_state(newest, self.run.process, self.stream_state, steps, self.settings.skipped)
         self.run.process.barrier()  # every process writes its random state
         if self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial))
-            newest = folder / f"checkpoint-{self.state.global_step}"
             seal(newest, self.run, self.control.should_training_stop)
             rotate(folder, newest, self.state.best_model_checkpoint)
         self.run.process.barrier()
