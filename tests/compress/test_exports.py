@@ -39,7 +39,9 @@ def test_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     model, inputs, wanted = compressed("bert")
     file = tmp_path / "model.onnx"
-    torch.onnx.export(model, (), kwargs=inputs, dynamo=True, verbose=False).save(file)
+    program = torch.onnx.export(model, (), kwargs=inputs, dynamo=True, verbose=False)
+    assert program is not None
+    program.save(file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     feed = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
     close(torch.from_numpy(session.run(None, feed)[0]), wanted)
