@@ -16,7 +16,7 @@ import torch
 
 from architectures import build, run
 from architectures.checks import apart, gap, outputs
-from topwork import Refused
+from topwork import Block, Refused
 from topwork_lens.look import Look
 
 SIXTY = [
@@ -29,11 +29,13 @@ NAMES = run.shard(SIXTY, os.environ.get("SHARD", "1/1"))
 NO_NEURONS = {"zamba", "zamba2"}
 
 
-def without(model: Any, path: str, neurons: list[int]) -> None:
+def without(model: Any, block: Block, neurons: list[int]) -> None:
     """Make weights that read neurons 0, by hand."""
-    reader = model.get_submodule(path)
+    piece = block.slices[0]
+    owner, _, name = piece.parameter.rpartition(".")
+    weight = getattr(model.get_submodule(block.inside).get_submodule(owner), name)
     with torch.no_grad():
-        reader.weight.index_fill_(0 if hasattr(reader, "nf") else 1, torch.tensor(neurons), 0)
+        weight.index_fill_(piece.dim, torch.tensor(neurons), 0)
 
 
 @pytest.mark.architectures
@@ -51,8 +53,9 @@ def test_half_of_all_neurons_go_and_nothing_is_wrong(name: str) -> None:
     if not neurons:
         return
     masked, plain = copy.deepcopy(model), outputs(model, inputs)
-    for path, removed in neurons.items():
-        without(masked, path, removed)
+    for block in blocks:
+        if block.prunable:
+            without(masked, block, neurons[block.path])
     result = look.prune(neurons=neurons, check=call)
     assert result.neurons_after < result.neurons_before
     assert apart(masked, model, inputs, 1e-4) <= 1e-4
