@@ -63,6 +63,9 @@ from topwork.block import (
 from topwork.block import (
     Producer as Producer,
 )
+from topwork.data.cells import (
+    list_in_text as list_in_text,
+)
 from topwork.data.options import (
     DataOptions as DataOptions,
 )

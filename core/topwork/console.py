@@ -131,13 +131,25 @@ class Bar:
 
 
 def numbers_in(result: dict[str, Any], keys: Sequence[str] = (), most: int = 7) -> str:
-    """Format the numbers of a stage's result for the summary: `metrics` first, then the plain numbers."""
-    metrics = result.get("metrics") or {}
-    flat = {**{key: value for key, value in metrics.items() if _is_number(value)}}
-    flat.update({key: value for key, value in result.items() if _is_number(value) and key not in flat})
+    """Format the numbers of a stage's result for the summary: `metrics` first, then plain numbers.
+
+    Of plain numbers those in `tables` come first: they say what the metrics leave out. Its short sentences follow.
+    """
+    flat: dict[str, Any] = {}
+    for values in (result.get("metrics"), result.get("tables"), result):
+        if isinstance(values, dict):
+            flat.update({key: value for key, value in values.items() if _is_number(value) and key not in flat})
+    notes = [
+        f"{key.replace('_', ' ')} {value}" for key, value in (result.get("tables") or {}).items() if _is_note(value)
+    ]
     if keys:
         flat = {key: flat[key] for key in keys if key in flat}
-    return ", ".join(f"{key} {_short(value)}" for key, value in list(flat.items())[:most])
+    numbers = [f"{key} {_short(value)}" for key, value in list(flat.items())[:most]]
+    return ", ".join([*numbers, *([] if keys else notes)])
+
+
+def _is_note(value: Any) -> bool:
+    return isinstance(value, str) and " " in value and len(value) < 60
 
 
 def _is_number(value: Any) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import wave
 from pathlib import Path
 
 import numpy
 import pytest
 from PIL import Image
+from tiny_bases import BASES
 
 import topwork
-from topwork import DataError, RowsOptions, UsageError
+from topwork import DataError, DataOptions, RowsOptions, UsageError
+from topwork.data.roles import Roles
 
 PLUGINS = topwork.load_plugins()
 
@@ -247,6 +250,58 @@ def test_splits_of_librispeech_and_of_folders_of_clips(tmp_path):
         clip(tmp_path / "plain" / split / "a.wav")
     rows = load(tmp_path / "plain", split="validation")
     assert rows.column_names == ["audio"] and rows.origin.file_of(0) == str(tmp_path / "plain" / "val" / "a.wav")
+
+
+def test_librispeech_as_it_is_unpacked_has_the_splits_of_its_parts(tmp_path):
+    for split in ("train-clean-100", "dev-clean"):
+        clip(tmp_path / "LibriSpeech" / split / "19" / "198" / "19-198-0001.wav")
+        write(tmp_path / "LibriSpeech" / split / "19" / "198" / "19-198.trans.txt", f"19-198-0001 {split}\n")
+    write(tmp_path / "LibriSpeech" / "README.TXT", "about\n")
+    assert load(tmp_path, split="validation")["text"] == ["dev-clean"]
+    assert load(tmp_path, split="train")["text"] == ["train-clean-100"]
+
+
+@pytest.mark.parametrize("columns", [{}, {"audio": "path", "text": "sentence"}])
+def test_one_table_of_common_voice_finds_its_clips(tmp_path, columns):
+    clip(tmp_path / "clips" / "a.wav")
+    write(tmp_path / "other.tsv", 'client_id\tpath\tsentence\nx\ta.wav\tसे "क\n')
+    task = PLUGINS.tasks["automatic-speech-recognition"]
+    data = DataOptions(columns=columns, train=RowsOptions(path=str(tmp_path / "other.tsv")))
+    row = Roles(task, PLUGINS, data)("train")[0]
+    assert row["text"] == 'से "क' and row["audio"]["path"] == str(tmp_path / "clips" / "a.wav")
+
+
+@pytest.mark.parametrize("name", ["LJ1", "LJ1.wav", "wavs/LJ1.wav"])
+@pytest.mark.parametrize("given", ["", "metadata.csv"])
+def test_ljspeech_by_its_folder_or_its_table(tmp_path, name, given):
+    clip(tmp_path / "wavs" / "LJ1.wav")
+    write(tmp_path / "metadata.csv", f"{name}|No 3|no three\n")
+    assert load(tmp_path / given)["text"] == ["no three"]
+
+
+def test_a_text_beside_every_clip_does_not_make_a_folder_of_texts(tmp_path):
+    clip(tmp_path / "a.wav")
+    write(tmp_path / "a.txt", "hello")
+    assert load(tmp_path).column_names == ["audio"]
+
+
+@pytest.mark.parametrize("category", ["0", "0.0"])
+def test_classes_of_yolo_may_be_written_as_floats(tmp_path, category):
+    image(tmp_path / "images" / "a.png")
+    write(tmp_path / "labels" / "a.txt", f"{category} 0.5 0.5 0.5 0.5\n")
+    write(tmp_path / "data.yaml", "train: images\nnames: [cat, dog]\n")
+    assert load(tmp_path)[0]["objects"]["category"] == [0]
+
+
+def test_arrays_of_depth_beside_images_are_read(tmp_path):
+    for name in "ab":
+        image(tmp_path / "rgb" / f"{name}.png")
+        (tmp_path / "depth").mkdir(exist_ok=True)
+        numpy.save(tmp_path / "depth" / f"{name}.npy", numpy.full((4, 8), 2.5, numpy.float32))
+    task = PLUGINS.tasks["depth-estimation"]
+    rows = Roles(task, PLUGINS, DataOptions(train=RowsOptions(path=str(tmp_path))))("train")
+    work = topwork.build("depth-estimation", BASES["depth-estimation"], rows=rows, plugins=PLUGINS)
+    assert math.isfinite(work.evaluate(rows)["abs_rel"])
 
 
 def test_an_unknown_format_names_the_list_of_layouts(tmp_path):

@@ -131,11 +131,28 @@ def test_columns_of_marks_are_labels_in_every_form_of_table(tmp_path, form, mult
     assert [work.task.targets.of(row) for row in train] == [[0], [1]]
 
 
-@pytest.mark.parametrize("cell", ['["a", "b"]', "['a', 'b']", "a b"])
+@pytest.mark.parametrize("cell", ['["a", "b"]', "['a', 'b']", "a b", "['a' 'b']", "['a'  \"b\"]"])
 def test_lists_in_a_cell(tmp_path, cell):
     path = write(tmp_path, "rows.tsv", f"words\ttags\n{cell}\t{cell}\n")
     roles = Roles(TASKS["token-classification"], PLUGINS, DataOptions(train=RowsOptions(path=str(path))))
     assert roles("train")[0] == {"words": ["a", "b"], "tags": ["a", "b"]}
+
+
+@pytest.mark.parametrize("cell", ["[1, 2]", "[1 2]", "1 2"])
+def test_lists_of_integers_in_a_cell_are_tags(tmp_path, cell):
+    path = write(tmp_path, "rows.csv", f'words,tags\na b,"{cell}"\n')
+    rows = Roles(TASKS["token-classification"], PLUGINS, DataOptions(train=RowsOptions(path=str(path))))("train")
+    work = topwork.build("token-classification", BASES["token-classification"], rows=rows, plugins=PLUGINS)
+    assert work.task.names == ["1", "2"]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_backslashes_of_paths_divide_folders(tmp_path, form):
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "a.png").touch()
+    path = write(tmp_path, f"rows.{form}", table(form, ["image", "label"], [["img\\a.png", "x"]]))
+    rows = Roles(TASKS["image-classification"], PLUGINS, DataOptions(train=RowsOptions(path=str(path))))("train")
+    assert rows[0]["image"] == str(tmp_path / "img" / "a.png")
 
 
 def test_paths_in_a_table_are_relative_to_the_table(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def test_texts_are_rows_of_the_only_input(task, tmp_path):
     assert list(work.predict(texts)) == list(work.predict(tuple(texts))) == expected
     assert list(work.predict(texts[0])) == list(work.predict({column: texts[0]})) == list(work.predict(texts[:1]))
     assert list(work.predict(pandas.DataFrame({column: texts}))) == expected
+    assert list(work.predict(pandas.Series(texts))) == expected
     table = tmp_path / "rows.jsonl"
     table.write_text("\n".join(json.dumps({column: text}) for text in texts))
     assert list(work.predict(table)) == list(work.predict(str(table))) == expected
@@ -58,7 +59,9 @@ def test_paths_of_images_are_rows(task, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "one.png")
     work = built(task)
     expected = work.predict([{"image": str(tmp_path / "one.png")}])
-    for value in (tmp_path / "one.png", str(tmp_path / "one.png"), [tmp_path / "one.png"]):
+    image = Image.open(tmp_path / "one.png")
+    paths = [tmp_path / "one.png", str(tmp_path / "one.png"), [tmp_path / "one.png"]]
+    for value in (*paths, image, [image], (tmp_path / "one.png").read_bytes(), pandas.Series([image])):
         assert shown(work.predict(value)) == shown(expected)
 
 

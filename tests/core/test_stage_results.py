@@ -11,6 +11,7 @@ import engine_plugin
 import pytest
 import report_run
 from pydantic import Field
+from tiny_bases import BASES
 
 import topwork
 from topwork import PluginError, Stage, hookimpl
@@ -83,6 +84,21 @@ def plugins():
 @pytest.mark.parametrize("name", RESULTS)
 def test_the_result_of_a_built_in_stage_keeps_the_contract(name):
     check_stage_result(RESULTS[name])
+
+
+def test_the_summary_shows_what_the_metrics_leave_out():
+    """Spans that tags cannot express; what a perplexity is of."""
+    from topwork.console import numbers_in
+
+    spans = [{"start": 0, "end": 4, "label": "PER"}, {"start": 4, "end": 7, "label": "PER"}]
+    good = {"text": "in Oslo", "spans": [{"start": 3, "end": 7, "label": "PER"}]}
+    work = topwork.build("token-classification", BASES["token-classification"], rows=[good])
+    result = work.apply("evaluate", {"evaluate": [good, {"text": "AnnaBob left", "spans": spans}]})
+    assert "inexpressible_spans 2" in numbers_in(result)
+    rows = [{"text": "once upon a time"}] * 2
+    for options, shown in (({}, "single texts"), ({"packing": True}, "texts packed into blocks of 256 tokens")):
+        work = topwork.build("text-generation", BASES["text-generation"], rows=rows, **options)
+        assert f"perplexity of {shown}" in numbers_in(work.apply("evaluate", {"evaluate": rows}))
 
 
 def test_the_stages_that_change_a_model_say_how():

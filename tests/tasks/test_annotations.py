@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_bases import BASES
 
 import topwork
-from topwork import DataError, RowsOptions, TopworkError
+from topwork import DataError, RowsOptions, TopworkError, UsageError
 from topwork_tasks.detection_plugin import load_rows
 
 VIT = {
@@ -70,6 +70,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         "category 3 stands twice: x, y",
     ),
     "no file": ({"images": [{"id": 1}]}, "image 1 has no `file_name`"),
+    "a file twice": (
+        {"images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "a.png"}]},
+        r"the file a\.png stands twice, as image 1 and as image 2",
+    ),
     "no object": ({"annotations": [3]}, "annotation at index 0 is 3, no object"),
     "a list as id": ({"annotations": annotation(category_id=[3])}, "annotation 5: its `category_id` is"),
 }
@@ -289,6 +293,56 @@ def test_a_table_beside_the_masks_names_their_colours(table, kind, tmp_path) -> 
     turned = tmp_path / "turned"
     turned.write_text("tree,128,64,128\nroad,0,128,0\n", encoding="utf-8")
     assert (work.task._truth.labels({**row, "colour_table": str(turned)}, (48, 40)) == 1 - truth).all()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_table_of_the_training_masks_is_kept_with_the_model(encoding, tmp_path) -> None:
+    file = tmp_path / "colours"
+    file.write_text("name;r;g;b\nWeg/路;128;64;128\ntree;0;128;0\n", encoding=encoding)
+    row = {"image": Image.new("RGB", (48, 40)), "mask": coloured("RGB"), "colour_table": str(file)}
+    plain = {"image": row["image"], "mask": row["mask"]}
+    work = topwork.build("image-segmentation", BASES["image-segmentation"], rows=[row] * 2)
+    work.save(tmp_path / "model")
+    file.unlink()
+    loaded = topwork.load(tmp_path / "model")
+    assert loaded.task.label_names == ["Weg/路", "tree"]
+    truth = loaded.task._truth.labels(plain, (48, 40))
+    assert (truth[:, :24] == 0).all() and (truth[:, 24:] == 1).all()
+    assert set(loaded.evaluate([plain])) == set(work.evaluate([plain]))
+    other = {**plain, "mask": coloured("RGB", left=(1, 2, 3))}
+    with pytest.raises(DataError, match=r"1, 2, 3|#010203"):
+        loaded.evaluate([other])
+
+
+def test_tables_that_contradict_each_other_are_not_kept(tmp_path) -> None:
+    rows = []
+    for name, text in (("a", "road,128,64,128\ntree,0,128,0\n"), ("b", "tree,128,64,128\nroad,0,128,0\n")):
+        (tmp_path / name).write_text(text)
+        rows.append(
+            {"image": Image.new("RGB", (48, 40)), "mask": coloured("RGB"), "colour_table": str(tmp_path / name)}
+        )
+    assert (
+        "colours" not in topwork.build("image-segmentation", BASES["image-segmentation"], rows=rows).task.state.values
+    )
+
+
+def test_a_name_for_the_number_that_does_not_count_is_refused() -> None:
+    mask = Image.fromarray(np.where(np.arange(48) < 24, 0, 255).astype(np.uint8)[None].repeat(40, 0))
+    rows = [{"image": Image.new("RGB", (48, 40)), "mask": mask}] * 2
+    with pytest.raises(UsageError, match="names 255, which is `ignore_index`"):
+        topwork.build("image-segmentation", BASES["image-segmentation"], rows=rows, label_names={0: "a", 255: "b"})
+    work = topwork.build(
+        "image-segmentation", BASES["image-segmentation"], rows=rows, label_names={0: "a", 255: "b"}, ignore_index=254
+    )
+    assert (work.task._truth.labels(rows[0], (48, 40))[:, 24:] == 1).all()
+
+
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_shares_of_the_image_given_as_pixels_are_told(form) -> None:
+    rows = [{"image": Image.new("RGB", (64, 48)), "objects": {"bbox": [[0.3, 0.3, 0.5, 0.5]], "category": ["a"]}}] * 3
+    task = boxes("voc", [1, 2, 30, 40]).task
+    notes = " ".join(type(task).rows_view.doubts(rows, task.Options(box_format=form)))
+    assert "no number of the 3 boxes is larger than 1" in notes and "`box_format: yolo`" in notes
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,27 @@ def test_signs_can_be_tagged_in_place_of_words(case):
     assert best_metrics(work.task, rows)["f1"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [("He said \u00aboui\u00bb.", [(8, 13)]), ("Yahoo Inc., said", [(0, 10)]), ("U.S.-led x U.S.-led", [(0, 8)]),
+     ("\u5728\u300a\u5317\u4eac\u300b\u3002", [(1, 5)])],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_a_sign_behind_a_span_that_its_last_token_covers_is_outside(text, spans, kind):
+    rows = [{"text": text, "spans": [{"start": start, "end": end, "label": "LOC"} for start, end in spans]}]
+    options = {"tokenizer": {"kind": kind, "min_frequency": 1}, "sub_words": "all"}
+    work = topwork.build("token-classification", {"config": {"model_type": "bert", **BERT}}, rows=rows, **options)
+    assert best_metrics(work.task, rows)["f1"] == 1.0
+
+
+def test_a_span_whose_last_sign_has_no_token_is_refused():
+    rows = [{"text": "He said \u00aboui\u00bb.", "spans": [{"start": 8, "end": 14, "label": "LOC"}]}]
+    options = {"tokenizer": {"kind": "bpe", "min_frequency": 1}}
+    work = topwork.build("token-classification", {"config": {"model_type": "bert", **BERT}}, rows=rows * 2, **options)
+    with pytest.raises(DataError, match=r"no token begins at '\.'"):
+        work.train(rows, steps=1)
+
+
 def test_a_token_over_two_spans_is_refused(tmp_path):
     """A base whose vocabulary joins the last sign of one span with the first of the next."""
     tokenizer = transformers.PreTrainedTokenizerFast(

@@ -192,6 +192,15 @@ def test_bad_rows_are_refused_with_row_and_column(written, case):
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("foreign", ["<mask>", "<MASK>", "[mask]"])
+def test_the_mask_of_another_tokenizer_is_refused(written, foreign):
+    work = topwork.build("fill-mask", str(written))
+    with pytest.raises(DataError, match=r"is no mask here: the masks are '\[MASK\]'"):
+        work.predict(f"the {foreign} fox")
+    stated = topwork.build("fill-mask", str(written), mask=foreign)
+    assert list(stated.predict(f"the {foreign} fox")) == list(work.predict("the [MASK] fox"))
+
+
 def test_bases_and_targets_that_do_not_fit(written):
     with pytest.raises(UsageError, match="no task head for masked"):
         topwork.build(

@@ -164,8 +164,8 @@ def test_lists_of_the_names_0_and_1_are_lists_of_names():
 
 
 @pytest.mark.parametrize("task", CLASSIFIERS)
-@pytest.mark.parametrize("written", [json.dumps, str])
-def test_a_list_in_a_cell_is_read_as_json_or_as_python_writes_it(task, written):
+@pytest.mark.parametrize("written", [json.dumps, str, lambda names: str(numpy.array(names, object))])
+def test_a_list_in_a_cell_is_read_as_json_python_and_numpy_write_it(task, written):
     rows = labelled(task, [written(["x", "y"]), written(["y"]), written([])])
     work = build(task, rows, multi_label=True)
     assert [work.task.targets.of(row) for row in rows] == [[0, 1], [1], []]

@@ -51,6 +51,8 @@ PLAIN = {
     "parts of speech": ["NOUN", "VERB", "DET", "X"],
     "a dash in a name": ["X-RAY", "PROPN", "O"],
     "sizes": ["M", "XL", "O"],
+    "words that begin so": ["IN", "NN", "VB", "O"],
+    "positions": ["IN", "OUT", "O"],
 }
 
 
@@ -99,6 +101,20 @@ def test_tags_that_may_or_may_not_be_chunks_are_refused(case):
         built([REFUSED[case]])
     assert "scheme" in caught.value.hint
     assert built([REFUSED[case]], scheme="plain").task.scheme == "plain"
+
+
+SPELLED = ["BEGIN-PER INSIDE-PER", "Begin Inside", "BEG_PER IN_PER", "<B-PER> <I-PER>", "[B]PER [I]PER",
+           "\uff22-PER \uff29-PER", "PER/begin PER/inside"]  # fmt: skip
+
+
+@pytest.mark.parametrize("spelling", SPELLED)
+def test_chunk_letters_that_are_spelled_otherwise_are_refused(spelling):
+    begin, inside = spelling.split()
+    with pytest.raises(DataError, match="look like a chunk scheme") as caught:
+        built([["O", begin, inside, "O"]])
+    assert "label_names" in caught.value.hint
+    names = {begin: "B-PER", inside: "I-PER", "O": "O"}
+    assert built([["O", begin, inside, "O"]], label_names=names).task.scheme == "IOB2"
 
 
 @pytest.mark.parametrize("case", PLAIN)

@@ -13,6 +13,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 STRUCTURES = ("spans", "boxes", "messages", "answers", "segments", "texts")
 #: kinds whose cells name files
 FILES = ("image", "audio", "mask", "depth", "file")
+_STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_NUMPY_STRINGS = re.compile(rf"\s*\[\s*(?:{_STRING.pattern})(?:\s+(?:{_STRING.pattern}))+\s*\]\s*", re.DOTALL)
+_NUMPY_INTEGERS = re.compile(r"\s*\[\s*-?\d+(?:\s+-?\d+)+\s*\]\s*")
+_NUMPY_ARRAY = re.compile(r"\barray\((\[[^()]*\])(?:,\s*dtype=[^()]*)?\)")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 #: Python converts no text of more digits to an integer (4,300 by default)
 _MOST_DIGITS = 4000
@@ -117,8 +122,8 @@ def _listed(name: str, text: Any) -> Any:
     if not isinstance(text, str):
         return text
     if text.lstrip().startswith("["):
-        value = _literal(name, text)
-        if not isinstance(value, list):
+        value = list_in_text(text)
+        if value is None:
             raise DataError(f"{text[:60]!r} is no list", column=name, hint='write it as ["a", "b"]')
         return value
     return text.split()
@@ -141,16 +146,46 @@ def _literal(name: str, text: str) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        return ast.literal_eval(text)
+        return _python_value(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise DataError(f"{text[:60]!r} is no JSON", column=name, hint='write lists as ["a", "b"]') from None
+
+
+def list_in_text(text: str) -> list[Any] | None:
+    """Return the list that a text writes, as JSON, as Python does or as numpy does; None if it writes none.
+
+    Example:
+        >>> list_in_text('["a", "b"]') == list_in_text("['a', 'b']") == list_in_text("['a' 'b']")
+        True
+    """
+    for read in (json.loads, _python_value):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = read(text)
+            if isinstance(value, list):
+                return value
+    return None
+
+
+def _python_value(text: str) -> Any:
+    """Return the value of a literal of Python, or of numpy's, which has no commas: `['a' 'b']`, `array([1, 2])`.
+
+    Python reads `'a' 'b'` as one string.
+
+    Raises:
+        ValueError, SyntaxError, MemoryError, RecursionError: it is none.
+    """
+    if _NUMPY_STRINGS.fullmatch(text):
+        return [ast.literal_eval(string) for string in _STRING.findall(text)]
+    if _NUMPY_INTEGERS.fullmatch(text):
+        return [int(number) for number in text.strip()[1:-1].split()]
+    return ast.literal_eval(_NUMPY_ARRAY.sub(r"\1", text))
 
 
 def resolved(folder: str, value: Any) -> Any:
     """Return a cell that names a file with the path relative to its table's folder, where the file lies there.
 
     A relative path that exists only from the working folder stays as it is; of one that exists nowhere the path beside
-    the table is kept, so that the error names it in full.
+    the table is kept, so that the error names it in full. A backslash divides folders where no such file exists.
     """
     text = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else value
     if not isinstance(text, str) or not text or "://" in text:
@@ -158,5 +193,8 @@ def resolved(folder: str, value: Any) -> Any:
     path = os.path.expanduser(text)
     if not os.path.isabs(path):
         beside = os.path.join(folder, path)
+        if "\\" in path and not os.path.exists(beside):
+            path = path.replace("\\", "/")
+            beside = os.path.join(folder, path)
         path = path if not os.path.exists(beside) and os.path.exists(path) else os.path.abspath(beside)
     return {**value, "path": path} if isinstance(value, dict) else path

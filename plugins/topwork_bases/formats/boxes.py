@@ -136,7 +136,7 @@ def _yolo_boxes(file: Path, size: tuple[int, int], names: Sequence[str]) -> tupl
             continue
         try:
             category, *values = line.split()
-            label, shares = int(category), [float(value) for value in values]
+            label, shares = int(category.removesuffix(".0")), [float(value) for value in values]
             if not 0 <= label < len(names) or len(shares) < 4 or len(shares) % 2:
                 raise ValueError(f"class {label} of {len(names)}, {len(shares)} numbers")
         except ValueError as error:

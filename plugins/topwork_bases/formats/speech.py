@@ -17,33 +17,38 @@ _LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
 
 def read_ljspeech(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     """Read `metadata.csv` (name|text|normalised text) beside `wavs/`: the normalised text where there is one."""
-    file = path / "metadata.csv"
+    file = path if path.is_file() else path / "metadata.csv"
+    folder = file.parent
     examples: list[Located] = []
     for number, line in numbered_lines(file):
         if line.strip():
             name, *texts = line.split("|")
             if not texts:
                 raise DataError(f"{file}:{number}: has no text", hint="write name|text")
-            audio = named_clip(path / "wavs", name, file, number)
+            audio = named_clip(folder / "wavs", name.removeprefix("wavs/"), file, number)
             examples.append((number, {"audio": audio, "text": texts[-1] or texts[0]}))
     return {"train": table_of(examples, file, f"{path}: read as LJSpeech: {len(examples)} clips")}
 
 
 def _is_ljspeech(path: Path) -> bool:
-    file = path / "metadata.csv"
-    if not file.is_file() or not (path / "wavs").is_dir():
+    file = path if path.name == "metadata.csv" else path / "metadata.csv"
+    if not file.is_file() or not (file.parent / "wavs").is_dir():
         return False
     return "|" in next((line for _, line in numbered_lines(file)), "")
 
 
 def read_common_voice(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
-    """Read Common Voice: `train.tsv`, `dev.tsv`, `test.tsv` (else `validated.tsv`) beside `clips/`.
+    """Read Common Voice: `train.tsv`, `dev.tsv`, `test.tsv` (else `validated.tsv`), or one table, beside `clips/`.
+
+    Rows of a table that is named itself keep its columns `path` and `sentence`, so that either name can be mapped.
 
     Raises:
         DataError: a table without `path` and `sentence`, a line of another width, a clip that does not exist.
     """
     names = {"train": "train", "dev": "validation", "test": "test"}
     files = {split: path / f"{name}.tsv" for name, split in names.items() if (path / f"{name}.tsv").is_file()}
+    if path.is_file():
+        files = {split_named(path.stem) or "train": path}
     made = {}
     for split, file in (files or {"train": path / "validated.tsv"}).items():
         lines = list(numbered_lines(file))
@@ -60,13 +65,20 @@ def read_common_voice(path: Path, options: Mapping[str, Any]) -> dict[str, Table
             extra: dict[str, Any] = {
                 name: row[name] for name in ("client_id", "gender", "age", "accents") if name in row
             }
-            clip = named_clip(path / "clips", row["path"], file, number)
+            clip = named_clip(file.parent / "clips", row["path"], file, number)
+            if path.is_file():
+                extra |= {"path": clip, "sentence": row["sentence"]}
             examples.append((number, {"audio": clip, "text": row["sentence"], **extra}))
         made[split] = table_of(examples, file, f"{file}: read as Common Voice: {len(examples)} clips")
     return made
 
 
 def _is_common_voice(path: Path) -> bool:
+    if path.is_file():
+        if path.suffix.lower() != ".tsv" or not (path.parent / "clips").is_dir():
+            return False
+        header = next((line for _, line in numbered_lines(path)), "").split("\t")
+        return {"path", "sentence"} <= set(header)
     return (path / "clips").is_dir() and any(
         (path / f"{name}.tsv").is_file() for name in ("train", "dev", "test", "validated")
     )
@@ -76,8 +88,8 @@ def read_librispeech(path: Path, options: Mapping[str, Any]) -> dict[str, Table]
     """Read a tree of LibriSpeech: `speaker/chapter/*.trans.txt` beside the clips, in folders such as dev-clean/."""
     by_split: dict[str, tuple[list[Located], list[Path]]] = {}
     for file in sorted(path.rglob("*.trans.txt")):
-        first = file.relative_to(path).parts[0].split("-")[0]
-        examples, files = by_split.setdefault(split_named(first) or "train", ([], []))
+        splits = (split_named(part.split("-")[0]) for part in file.relative_to(path).parts[:-1])
+        examples, files = by_split.setdefault(next(filter(None, splits), "train"), ([], []))
         for number, line in numbered_lines(file):
             if not line.strip():
                 continue
@@ -168,7 +180,7 @@ LAYOUTS = (
     Layout(
         "librispeech",
         "speaker/chapter/*.trans.txt beside clips: audio, text, speaker",
-        lambda path: path.is_dir() and any(next(path.glob("*/" * depth + "*.trans.txt"), None) for depth in range(4)),
+        lambda path: path.is_dir() and any(next(path.glob("*/" * depth + "*.trans.txt"), None) for depth in range(5)),
         read_librispeech,
     ),
     Layout(

@@ -28,6 +28,7 @@ _OURS = {
     "audio": "audiofolder",
     "txt": "text",
 }
+_MEDIA = ("audiofolder", "imagefolder", "videofolder")
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 
 
@@ -111,6 +112,9 @@ def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
             f"the format of `{source}` cannot be told from its name",
             hint="give `format: csv`, json, text, imagefolder ...",
         )
+    media = {name: count for name, count in counts.items() if name in _MEDIA}
+    if media and counts["text"] <= max(media.values()):  # a text beside every clip is not what the folder holds
+        del counts["text"]
     return counts.most_common(1)[0][0]
 
 
@@ -258,8 +262,8 @@ def _explain(files: Files, source: str, error: Exception, encoding: str | None =
         for path in files.paths:
             try:
                 read_through(path, encoding)
-            except (DataError, UsageError) as fault:
-                return fault
+            except (DataError, UsageError) as undecodable:
+                return undecodable
 
     if isinstance(error, datasets.exceptions.DataFilesNotFoundError):
         return UsageError(f"`{source}` holds no {files.format} files", hint="check the path and `format`")

@@ -33,7 +33,8 @@ def fit_masks(
         lengths: samples of training clips; a tenth of them may be shorter than what masks are fitted to.
         notes: gets a sentence where masks cover a large share of the frames.
     """
-    if not getattr(config, "apply_spec_augment", False) or not getattr(config, "mask_time_prob", 0):
+    # transformers reads a missing `apply_spec_augment` (data2vec's config has none) as True
+    if not getattr(config, "apply_spec_augment", True) or not getattr(config, "mask_time_prob", 0):
         return {}
     if option == "off":
         return {"apply_spec_augment": False}

@@ -6,16 +6,13 @@ a single value means stands in `labels`.
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork import Base, DataError, Json, Row, TopworkError
+from topwork import Base, DataError, Json, Row, TopworkError, list_in_text
 from topwork_tasks._classification import labels
 
 if TYPE_CHECKING:
@@ -136,7 +133,7 @@ def entries_of(value: Any, row: int | None, column: str, separator: str | None =
         DataError: none of these.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _listed(value)
+        value = value if (labels_in := list_in_text(value)) is None else labels_in
     if isinstance(value, str) and separator is not None:
         return [part.strip() for part in value.split(separator) if part.strip()]
     if value is None or isinstance(value, str | int | float) or not isinstance(value, Iterable):
@@ -145,16 +142,6 @@ def entries_of(value: Any, row: int | None, column: str, separator: str | None =
         raise DataError(cause, row=row, column=column, hint=hint)
     entries = value.tolist() if hasattr(value, "tolist") else list(value)
     return [entries] if not isinstance(entries, list) else entries
-
-
-def _listed(text: str) -> Any:
-    """Return the list that a text writes as JSON or as Python does; the text if it writes none."""
-    for read in (json.loads, ast.literal_eval):
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            value = read(text)
-            if isinstance(value, list):
-                return value
-    return text
 
 
 def is_binary(entries: Sequence[Any]) -> bool:

@@ -223,6 +223,15 @@ def tokens_of_words(words: Sequence[Span], tokens: Sequence[Span]) -> list[list[
     return result
 
 
+def covered_words(words: Sequence[Span], tokens: Sequence[Span]) -> list[bool]:
+    """Return for each word whether no token begins in it, and one of an earlier word covers it."""
+    carried, covered = -1, []
+    for word_tokens in tokens_of_words(words, tokens):
+        covered.append(bool(word_tokens) and word_tokens[0] <= carried)
+        carried = max([carried, *word_tokens])
+    return covered
+
+
 def first_tokens(words: Sequence[Span], tokens: Sequence[Span]) -> list[int | None]:
     """Return for each word the first token that covers some of it; None where the tokenizer left the word out."""
     result: list[int | None] = []

@@ -98,6 +98,11 @@ def join_words(words: Sequence[str]) -> tuple[str, list[Span]]:
     return " ".join(words), spans
 
 
+def is_punctuation(text: str) -> bool:
+    """Return whether a text is punctuation or symbols alone (Unicode categories P and S)."""
+    return bool(text) and all(unicodedata.category(sign)[0] in "PS" for sign in text)
+
+
 def include_marks(text: str, end: int, limit: int | None = None) -> int:
     """Move the end of a span behind the marks (Unicode category M) that follow it, at most to `limit`.
 

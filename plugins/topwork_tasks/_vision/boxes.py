@@ -191,9 +191,10 @@ def _fitting_formats(boxes: Sequence[Any], size: tuple[int, int], form: BoxForma
 def box_doubts(rows: Iterable[Row], form: BoxFormat) -> list[str]:
     """Return doubts about the boxes of rows, one sentence each.
 
-    They are about boxes that leave their image and are clipped, boxes that cannot be used, and rows without any box.
+    They are about boxes that leave their image and are clipped, boxes that cannot be used, boxes of pixels that are no
+    larger than a pixel, and rows without any box.
     """
-    leaving, unusable, total, example = 0, 0, 0, ""
+    leaving, unusable, total, example, largest = 0, 0, 0, "", 0.0
     fitting: set[BoxFormat] = {"coco", "voc", "yolo", "albumentations"}
     for row in rows:
         size = size_of(row.get("image"))
@@ -211,6 +212,7 @@ def box_doubts(rows: Iterable[Row], form: BoxFormat) -> list[str]:
             except DataError:
                 unusable += 1
                 continue
+            largest = max(largest, *(abs(float(value)) for value in values))
             if left < -_ROUNDING or top < -_ROUNDING or right > frame[0] + _ROUNDING or bottom > frame[1] + _ROUNDING:
                 leaving += 1
                 example = example or f"{list(values)} in {frame[0]} x {frame[1]}"
@@ -220,6 +222,11 @@ def box_doubts(rows: Iterable[Row], form: BoxFormat) -> list[str]:
         doubts.append(f"{leaving} of {total} boxes reach out of their image and are clipped, such as {example}{hint}")
     if unusable:
         doubts.append(f"{unusable} of {total} boxes cannot be used as `box_format: {form}`{hint}")
+    if form in ("coco", "voc") and 0 < largest <= 1:
+        shares = " or ".join(f"`box_format: {name}`" for name in sorted(fitting & {"yolo", "albumentations"}))
+        doubts.append(
+            f"no number of the {total} boxes is larger than 1, so they are no pixels; try {shares or 'another'}"
+        )
     return doubts if total else ["no row has a box"]
 
 

@@ -64,6 +64,8 @@ def open_map(
 def _array(value: Any) -> numpy.ndarray:
     import numpy
 
+    if isinstance(value, Mapping) and value.get("bytes") is None and str(value.get("path")).endswith(".npy"):
+        value = value["path"]
     if (isinstance(value, str) or hasattr(value, "__fspath__")) and str(value).endswith(".npy"):
         check_regular(value)
         return numpy.load(value, allow_pickle=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,31 @@ from topwork_tasks._text.windows import TextWindow
 
 if TYPE_CHECKING:
     import torch
+
+
+#: how texts write a mask for one tokenizer or another
+_WRITTEN = re.compile(r"\[mask\]|<mask>", re.IGNORECASE)
+
+
+def check_foreign_mask(text: str, mask: str, row: int) -> None:
+    """Refuse a text without a mask that has the mask of another tokenizer: a word beside it would be masked.
+
+    Args:
+        text: with the masks of the data replaced by the tokenizer's.
+        mask: the tokenizer's mask token.
+        row: index of the row, for messages.
+
+    Raises:
+        DataError: it has one.
+    """
+    foreign = None if mask in text else _WRITTEN.search(text)
+    if foreign is not None:
+        raise DataError(
+            f"has {foreign[0]!r}, which is no mask here: the masks are {mask!r}",
+            row=row,
+            column="text",
+            hint=f"write {mask}, or set the task's option `mask: {foreign[0]!r}`",
+        )
 
 
 def choose(groups: Sequence[Sequence[int]], share: float, draw: Any) -> list[int]:

@@ -84,6 +84,9 @@ class FillMask(TokenTargetTask):
         mask = self.tokenizer.mask_token
         texts = [self.text.open(row, index).replace(self.options.mask, mask) for index, row in enumerate(rows)]
         items: list[Item] = []
+        if mode == "predict":
+            for index, string in enumerate(texts):
+                masking.check_foreign_mask(string, mask, index)
         for index, windows in enumerate(self.text.windows(texts, 0)):
             count = sum(window.inputs["input_ids"].count(self.tokenizer.mask_token_id) for window in windows)
             answers = masking.answer_tokens(self.tokenizer, rows[index], index, count, mode)

@@ -5,6 +5,7 @@ Entry points: `read_colour_table`, `colours_in`, `RowColours`. Colours without a
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -38,7 +39,9 @@ def read_colour_table(file: str) -> Colours:
         DataError: a line of another form, or a colour or name that stands twice; names the line.
     """
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        data = Path(file).read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = data.decode("utf-16" if wide else "utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read: {error}", column="colour_table", hint="name another file") from error
     colours: dict[str, tuple[int, int, int]] = {}
@@ -67,16 +70,21 @@ def read_colour_table(file: str) -> Colours:
     return colours
 
 
-def names_in_tables(rows: Iterable[Row]) -> list[str]:
-    """Return the names in the tables of colours that rows name, in their order; none where rows name no table.
+def colours_in_tables(rows: Iterable[Row]) -> tuple[list[str], dict[str, list[int]]]:
+    """Return the names in the tables of colours that rows name, in their order, and the colour of each name.
+
+    There are no colours where two tables contradict each other, and neither where rows name no table.
 
     Raises:
         DataError: the table of a row is damaged.
     """
-    names: dict[str, None] = {}
+    names: dict[str, tuple[int, int, int]] = {}
+    agree = True
     for index, row in enumerate(rows):
-        names.update(dict.fromkeys(_table_of(row, index) or ()))
-    return list(names)
+        for name, colour in (_table_of(row, index) or {}).items():
+            agree = agree and names.setdefault(name, colour) == colour
+    agree = agree and len(set(names.values())) == len(names)
+    return list(names), {name: list(colour) for name, colour in names.items()} if agree else {}
 
 
 def _table_of(row: Row, index: int | None) -> Colours | None:
@@ -113,10 +121,19 @@ class RowColours:
     Args:
         options: of the task; their table comes first.
         names: of the labels; those learned from colours are the colours themselves.
+        trained: label name -> colour of the tables that the training rows named, for rows that name none.
     """
 
-    def __init__(self, options: ImageSegmentationOptions, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        options: ImageSegmentationOptions,
+        names: Sequence[str],
+        trained: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         self.options = options
+        self.trained: Colours = {
+            name: (int(red), int(green), int(blue)) for name, (red, green, blue) in (trained or {}).items()
+        }
         self.learned: dict[str, tuple[int, int, int]] = {}
         if names and all(map(_HEX.fullmatch, names)):
             self.learned = {name: (int(name[1:3], 16), int(name[3:5], 16), int(name[5:], 16)) for name in names}
@@ -133,4 +150,4 @@ class RowColours:
         """
         if self.options.colours:
             return self.options.colours
-        return _table_of(row, index) or self.learned or None
+        return _table_of(row, index) or self.trained or self.learned or None

@@ -17,9 +17,9 @@ from topwork_tasks.image_segmentation.colours import (
     MOST_COLOURS,
     RowColours,
     colours_in,
+    colours_in_tables,
     grey,
     is_coloured,
-    names_in_tables,
 )
 from topwork_tasks.image_segmentation.masks import one_channel, open_mask, segment_categories, tells_segments
 
@@ -36,7 +36,8 @@ _MOST = 10_000
 def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions, notes: list[str]) -> State:
     """Learn the task's state.
 
-    It holds `label_names`, `declared` (names of the data's numbers), `reduce_labels`, `stuff`, and the image processor.
+    It holds `label_names`, `declared` (names of the data's numbers), `reduce_labels`, `stuff`, the image processor, and
+    `colours`, the colour of each name where the rows name tables of colours.
 
     Args:
         rows: training rows, or None.
@@ -59,9 +60,11 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions, notes:
     if options.colours and (options.kind != "semantic" or reduce):
         raise UsageError("`colours` is for semantic masks, without `reduce_labels`", place="task.colours")
     given: Any = options.label_names or (list(options.colours) if options.colours else None)
-    if given is None and options.kind == "semantic" and rows is not None and "colour_table" in _columns_in(rows):
+    colours: dict[str, list[int]] = {}
+    if options.kind == "semantic" and rows is not None and "colour_table" in _columns_in(rows):
         narrow = rows.select_columns(["colour_table"]) if hasattr(rows, "select_columns") else rows
-        given = names_in_tables(narrow) or None
+        names_of_tables, colours = colours_in_tables(narrow)
+        given = given or names_of_tables or None
     names, declared = learn_mask_labels(rows, base, auto, options.kind, given, options.ignore_index, reduce)
     if RowColours(options, names).learned:
         listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
@@ -76,6 +79,8 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions, notes:
         stuff = _declared_stuff(rows, names, declared) if options.kind == "panoptic" else []
     values: dict[str, Any] = {"label_names": names, "declared": declared, "reduce_labels": reduce, "stuff": list(stuff)}
     values["pixel_range"] = pixel_range
+    if colours:
+        values["colours"] = colours
     return State(values, {"image_processor": processor}, notes)
 
 
@@ -106,6 +111,12 @@ def learn_mask_labels(
     """
     trained = base.trained_labels(*auto)
     declared, by_number = given_names(option)
+    if isinstance(by_number, Mapping) and str(ignored) in by_number and kind == "semantic":
+        raise UsageError(
+            f"`label_names` names {ignored}, which is `ignore_index` and does not count",
+            place="task.label_names",
+            hint="set another `ignore_index`, such as 254",
+        )
     if declared is None and kind != "semantic" and rows is not None and uses_objects(next(iter(rows), {})):
         declared = declared_names(rows)
     if declared is None and (kind == "panoptic" or _has_segment_masks(rows)):

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from pydantic import Field, NonNegativeInt
 from typing_extensions import override
 
 import topwork as tw
@@ -81,6 +82,7 @@ class ImageSegmentation(ImageTask):
         "reduce_labels": bool,
         "stuff": list[str],
         "pixel_range": list[float] | None,
+        "colours": dict[str, Annotated[list[NonNegativeInt], Field(min_length=3, max_length=3)]],
     }
     rows_view = SegmentationView()
     _dense = False

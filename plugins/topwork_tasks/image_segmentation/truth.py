@@ -38,7 +38,7 @@ class SegmentationTruth:
     def __init__(self, options: ImageSegmentationOptions, values: Mapping[str, Any], universal: bool) -> None:
         self.options, self.universal = options, universal
         self.reduce: bool = values["reduce_labels"]
-        self.colours = RowColours(options, values["label_names"])
+        self.colours = RowColours(options, values["label_names"], values.get("colours"))
         self.numbers = LabelNumbers(values["label_names"], values["declared"])
 
     def labels(self, row: Row, size: tuple[int, int], index: int | None = None) -> numpy.ndarray:

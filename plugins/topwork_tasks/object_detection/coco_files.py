@@ -129,12 +129,18 @@ class _CocoFile:
         names = [str(self.value(record, "file_name", "image")) for record in entries]
         folder = image_folder(self.path, names, self.options.options.get("images"))
         images: dict[Any, Path] = {}
+        ids: dict[Path, Any] = {}
         self.sizes: dict[Any, tuple[int, int] | None] = {}
         for record in entries:
             identity, file = self.value(record, "id", "image"), folder / str(self.value(record, "file_name", "image"))
             if images.get(identity, file) != file:
                 cause = f"image {identity} stands twice: {images[identity].name} and {file.name}"
                 raise self.fault(cause, "give every image an id of its own, and its annotations that `image_id`")
+            if ids.setdefault(file, identity) != identity:
+                cause = f"the file {file.name} stands twice, as image {ids[file]} and as image {identity}"
+                raise self.fault(
+                    cause, "name one image for each file, and both files by folder and name if they differ"
+                )
             images[identity] = file
             self.sizes[identity] = self._declared_size(record)
         self.present(images.values(), "image", "images")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from typing_extensions import override
 
 from topwork import DataError, Json, Metric, Row
+from topwork_tasks._text.inputs import text_of
 from topwork_tasks._text.metrics import UnicodeForm, in_unicode_form
 from topwork_tasks._text.words import split_words, trim_span
 
@@ -146,9 +147,7 @@ def read_answers(row: Row, index: int) -> list[tuple[str, int]]:
         raise DataError(cause, row=index, column="answers", hint=_SHAPE)
     if len(texts) != len(starts):
         raise DataError(f"has {len(texts)} texts and {len(starts)} starts", row=index, column="answers", hint=_SHAPE)
-    context = row.get("context")
-    if not isinstance(context, str):
-        raise DataError("is no text", row=index, column="context", hint="make it a string")
+    context = text_of(row, index, "context")
     answers = []
     for answer, written in zip(texts, starts):
         start = context.find(answer) if written is None else int(written)

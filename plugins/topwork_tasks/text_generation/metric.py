@@ -75,13 +75,14 @@ class LanguageMetric(Metric):
 
     Keys: perplexity = exp(loss); loss, nats a token over all rows' targets; token_accuracy; with `compare` also
     exact_match, bleu (sacrebleu, corpus, 0 to 100; its signature is in the result) and rouge_l (F1, mean over rows, on
-    words of any script).
+    words of any script). `perplexity_of` in the result says what a token is predicted from.
 
     Args:
         compare: whether rows have completions.
         reference: returns the true completion of a row, or None.
         bleu_tokenizer: of sacreBLEU; "auto" chooses by the script of the completions.
         form: Unicode form of both texts before they are compared.
+        context: what the perplexity is of: single texts, or texts in blocks.
     """
 
     primary = "perplexity"
@@ -93,7 +94,9 @@ class LanguageMetric(Metric):
         reference: Callable[[Row], str | None],
         bleu_tokenizer: BleuTokenizer = "auto",
         form: UnicodeForm = "none",
+        context: str = "single texts",
     ) -> None:
+        self.context = context
         self.keys = ("perplexity", "loss", "token_accuracy", *(_TEXT_KEYS if compare else ()))
         self.compare, self.reference = compare, reference
         self.bleu_tokenizer: BleuTokenizer = bleu_tokenizer
@@ -128,7 +131,8 @@ class LanguageMetric(Metric):
             "loss": loss,
             "token_accuracy": self.hits / self.tokens if self.tokens else math.nan,
         }
-        return {**scores, **self._texts()} if self.compare else scores
+        scores = {**scores, **self._texts()} if self.compare else scores
+        return {**scores, "perplexity_of": self.context} if self.tokens else scores
 
     def _texts(self) -> dict[str, Json]:
         if not self.truths:

@@ -219,8 +219,10 @@ class TextGeneration(Task):
     @override
     def metric(self) -> Metric:
         options = self.options
+        packed = options.packing and not options.continue_text
+        context = f"texts packed into blocks of {self.length} tokens" if packed else "single texts"
         return LanguageMetric(
-            self.state.values["compare"], prompts.reference, options.bleu_tokenizer, options.normalise
+            self.state.values["compare"], prompts.reference, options.bleu_tokenizer, options.normalise, context
         )
 
     @override

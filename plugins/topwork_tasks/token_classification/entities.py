@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -31,6 +32,12 @@ _LETTERS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S", "M": "I"
 _SEPARATOR = r"[-_:/.|+ ]"
 _BEFORE = re.compile(rf"([BIESLUMW]){_SEPARATOR}+(.+)", re.IGNORECASE | re.DOTALL)
 _BEHIND = re.compile(rf"(.+?){_SEPARATOR}+([BIESLUMW])", re.IGNORECASE | re.DOTALL)
+_PARTS = re.compile(r"[\W_]+")
+#: chunk letters as words -> the letter
+_SPELLED = {
+    **dict.fromkeys(("B", "BEG", "BEGIN", "BEGINNING", "START"), "B"),
+    **dict.fromkeys(("I", "IN", "INSIDE", "INTERMEDIATE", "INNER", "CONT", "CONTINUE"), "I"),
+}
 _HINT = "set the option `scheme`: IOB1, IOB2, IOBES, or plain for tags without chunk letters"
 
 
@@ -94,6 +101,7 @@ def detect_scheme(names: Iterable[str], sequences: Iterable[Sequence[str]]) -> S
         marked = [name for name in marked if _written_letter(name) not in "MW"]
     if not marked:
         _refuse_joined(inside)
+        _refuse_spelled(inside)
         return "plain"
     if len(marked) < len(inside):
         odd = next(name for name in inside if name not in marked)
@@ -121,6 +129,26 @@ def _refuse_joined(inside: Sequence[str]) -> None:
                 f"the tags look like a chunk scheme without a separator: B and I of the type {repeated!r}",
                 column="tags",
                 hint=f"write tags such as B-{repeated}, or {_HINT}",
+            )
+
+
+def _refuse_spelled(inside: Sequence[str]) -> None:
+    """Refuse tags whose chunk letters are spelled out, in brackets or full width: BEGIN-PER, <B-PER>."""
+    letters: dict[str, dict[str, str]] = {}
+    for tag in inside:
+        parts = _PARTS.split(unicodedata.normalize("NFKC", tag).upper())
+        parts = [part for part in parts if part]
+        for position in {0, len(parts) - 1} if parts else ():
+            if parts[position] in _SPELLED:
+                kind = "-".join(parts[:position] + parts[position + 1 :])
+                letters.setdefault(kind, {}).setdefault(_SPELLED[parts[position]], tag)
+    for kind, spelled in letters.items():
+        if {"B", "I"} <= set(spelled):
+            raise DataError(
+                f"the tags {spelled['B']!r} and {spelled['I']!r} look like a chunk scheme that is spelled otherwise",
+                column="tags",
+                hint=f"write {'-'.join(filter(None, ['B', kind]))}, {'-'.join(filter(None, ['I', kind]))} and O, "
+                f"with `label_names: {{written: tag}}` if the data are to stay; or {_HINT}",
             )
 
 

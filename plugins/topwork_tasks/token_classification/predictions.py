@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from topwork import Json, Picture, Row
-from topwork_tasks._text.windows import tokens_of_words
-from topwork_tasks._text.words import Span, trim_span
+from topwork_tasks._text.windows import covered_words, tokens_of_words
+from topwork_tasks._text.words import Span, is_punctuation, trim_span
 from topwork_tasks.token_classification.entities import Entity, Scheme, continuing_tags, groups, is_outside
 from topwork_tasks.token_classification.options import Aggregation
 from topwork_tasks.token_classification.tags import RowReader
@@ -66,6 +66,8 @@ class TokenReader:
         text, words = self.reader.words(row, None)
         has_words = row.get("words") is not None
         tags, scores = self._word_tags(words, judged)
+        if not has_words and self.scheme != "plain":
+            tags = self._without_covered_signs(text, words, judged, tags)
         prediction = TagPrediction()
         prediction.tags, prediction.words = tags, words
         entities = groups(tags, self.scheme)
@@ -115,6 +117,20 @@ class TokenReader:
             tags.append(self.names[last_tag])
             scores.append(score)
         return tags, scores
+
+    def _without_covered_signs(
+        self, text: str, words: Sequence[Span], judged: Sequence[JudgedToken], tags: list[str]
+    ) -> list[str]:
+        """Return the tags of words; a sign behind an entity that its last token covers too is outside of it."""
+        covered = covered_words(words, [token.span for token in judged])
+        ends = {last for _, _, last in groups(tags, self.scheme)}
+        trimmed = list(tags)
+        for last in ends:
+            word = last - 1
+            while covered[word] and is_punctuation(text[slice(*words[word])]):
+                trimmed[word] = self.reader.outside
+                word -= 1
+        return trimmed
 
     def _aggregate(self, tokens: Sequence[JudgedToken]) -> tuple[int, float]:
         """Return the tag of the word that tokens make, and its score."""

@@ -147,8 +147,11 @@ def _shown(text: str, span: Entity) -> str:
 def _listed(row: Row, column: str, index: int | None) -> list[Any]:
     value = row.get(column)
     if value is None or isinstance(value, str | dict) or not isinstance(value, Iterable):
-        cause = "is missing" if value is None else "is no list"
-        raise DataError(cause, row=index, column=column, hint="map it in `data.columns`; an empty list for none")
+        cause = "is no list" if value is not None else "is empty" if column in row else "is missing"
+        hint = "map it in `data.columns`; an empty list for none"
+        if column == "spans" and cause == "is missing":
+            hint = "map it in `data.columns`; a file with a word a line is read with `format: conll`"
+        raise DataError(cause, row=index, column=column, hint=hint)
     return list(value)
 
 

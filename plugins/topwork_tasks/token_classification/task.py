@@ -18,8 +18,8 @@ from topwork_tasks._classification.labels import label_config
 from topwork_tasks._classification.options import training_smoothing
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.text_task import TokenTargetTask
-from topwork_tasks._text.windows import TextWindow
-from topwork_tasks._text.words import Span
+from topwork_tasks._text.windows import TextWindow, covered_words
+from topwork_tasks._text.words import Span, is_punctuation
 from topwork_tasks.token_classification import entities, predictions, tags
 from topwork_tasks.token_classification.examples import tagged_examples
 from topwork_tasks.token_classification.options import TokenClassificationOptions
@@ -127,8 +127,8 @@ class TokenClassification(TokenTargetTask):
         offsets = [offset for window in windows for offset in window.offsets]
         all_tokens = self.options.sub_words == "all"
         targets, lost = tags.token_targets(wanted, words, offsets, self.continuing, all_tokens)
-        lost = [word for word in lost if not entities.is_outside(self.names[wanted[word]], self.scheme)]
-        if lost and row.get("words") is None:
+        lost = self._unreadable(row["text"], wanted, words, offsets, lost) if row.get("words") is None else []
+        if lost:
             start, end = words[lost[0]]
             raise DataError(
                 f"no token begins at {row['text'][start:end]!r} (characters {start} to {end}), which a span needs",
@@ -137,6 +137,28 @@ class TokenClassification(TokenTargetTask):
                 hint="choose a base with a finer tokenizer, or leave the row out",
             )
         return targets
+
+    def _unreadable(
+        self, string: str, wanted: Sequence[int], words: Sequence[Span], offsets: Sequence[Span], lost: Sequence[int]
+    ) -> list[int]:
+        """Return the words at whose border a span begins or ends, and no token does.
+
+        Signs that the last token of a span covers are read as outside of it: `."` may be one token.
+
+        Args:
+            string: the text.
+            wanted: tag of each word.
+            words: characters of each word.
+            offsets: characters of each token.
+            lost: words whose tags no token can carry.
+        """
+        covered = covered_words(words, offsets)
+        signs = [covers and is_punctuation(string[slice(*word)]) for covers, word in zip(covered, words)]
+        outside = [entities.is_outside(self.names[tag], self.scheme) for tag in wanted]
+        unread = [word for word in lost if not outside[word] or (covered[word] and not signs[word])]
+        tags_of_words = [self.names[tag] for tag in wanted]
+        ends = {last - 1 for _, _, last in entities.groups(tags_of_words, self.scheme)}
+        return sorted({*unread, *(word for word in ends if signs[word])})
 
     # ------------------------------------------------------------------ tensors -> numbers
 
