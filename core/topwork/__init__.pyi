@@ -210,6 +210,12 @@ from topwork.shards.measuring import (
 from topwork.shards.sharing import (
     share_rows as share_rows,
 )
+from topwork.shown import (
+    Shown as Shown,
+)
+from topwork.shown import (
+    show as show,
+)
 from topwork.stage import (
     HeadMap as HeadMap,
 )

@@ -17,15 +17,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from topwork import Run  # the public name: a contract stands below the run that keeps it
-    from topwork.attention_layer import AttentionLayer
-    from topwork.base import Base, BaseOptions
-    from topwork.block import Block
-    from topwork.data.options import RowsOptions
+    # the public names: a contract stands below what keeps it
+    from topwork import AttentionLayer, Base, BaseOptions, Block, Json, RowsOptions, Run, Stage, Task
     from topwork.data.profile import Profile
-    from topwork.items import Json
-    from topwork.stage import Stage
-    from topwork.task import Task
 
 #: version of the contract between topwork and plugins: hooks, `Task`, `Stage`, `Base`, `Metric`. It rises when
 #: something is taken away or changes its meaning. A package names the one it was written for: `TOPWORK_CONTRACT = 1`.
@@ -161,10 +155,8 @@ def build_head(task: Task, bases: Mapping[str, Base], weights: bool) -> nn.Modul
     Example:
         @topwork.hookimpl
         def build_head(task, bases, weights):
-            base = bases.get("base")
-            if task.name != "multiple-choice" or base is None or base.config.model_type != "mine":
-                return None
-            return MyHead(base.backbone(weights=weights), labels=len(task.state.values["labels"]))
+            if task.name == "multiple-choice" and bases["base"].config.model_type == "mine":
+                return MyHead(bases["base"].backbone(weights=weights), labels=len(task.state.values["labels"]))
     """
 
 
@@ -243,6 +235,17 @@ def repetitions_page(folder: Path) -> str | None:
 
 
 @hookspec(firstresult=True)
+def notebook_view(subject: str, content: Any) -> str | None:
+    """Return a page (HTML) for a notebook that shows a "run" (its folder) or "attention"; None: "not mine".
+
+    Example:
+        @topwork.hookimpl
+        def notebook_view(subject, content):
+            return f"<h1>{content}</h1>" if subject == "run" else None
+    """
+
+
+@hookspec(firstresult=True)
 def make_tracker(name: str, run: Run) -> Any | None:
     """Return an object that hears the news of this run, or None: "not mine".
 
@@ -294,9 +297,8 @@ def load_program(folder: Path, program: Mapping[str, Json], model: nn.Module, tr
 def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: Any) -> None:
     """Restore structural changes of a model before its weights are loaded.
 
-    `alterations` maps plugin names to the JSON section that each wrote in `model_saving`; apply your own, ignore the
-    others. For a section found in a foreign checkpoint (see `DeferredModule`) the keys are module paths and `model` is
-    the base network, not the task's model.
+    `alterations`: plugin name -> the JSON section that it wrote in `model_saving`; apply your own. In a section of a
+    foreign checkpoint (see `DeferredModule`) keys are module paths, and `model` is the base network.
 
     Example:
         @topwork.hookimpl
@@ -311,8 +313,7 @@ def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: An
 def model_saving(model: nn.Module) -> None:
     """Bring this plugin's section of a model's alterations up to date.
 
-    Called before a model is written, and when a model was built of altered parts, because the alteration may have been
-    made through a part of the model.
+    Called before a model is written, and when it was built of parts, through which an alteration may have been made.
 
     Example:
         @topwork.hookimpl

@@ -134,7 +134,7 @@ class StageResult(TypedDict, total=False):
       `topwork.Picture`, `picture` is an index in `pictures.json`.
     - `attention.json`, {"rows": [{"row", "image", "grid", "names", "layers": [{"number", "group", "weights"}]}]}. Its
       rows may have {"caption", "audio", "spectrogram", "axes", "heads", "heads_left_out"} as well, by which single
-      attention heads are chosen on the page; see `topwork_lens.stages.head_weights.pack_row`.
+      attention heads are chosen on the page; see `topwork_lens.head_weights.pack_row`.
 
     Example:
         def __call__(self, run: Run) -> StageResult:

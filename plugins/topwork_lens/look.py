@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Refused, UsageError
+from topwork import AttentionLayer, Refused, Shown, UsageError
 from topwork_lens.capture.capture import Capture, needs_attention
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.tokens import token_ids
@@ -176,6 +176,23 @@ class Look(WholeLayerAccess, ScoringAccess):
         complete = all_described(self.model, standing) if layers is None and attention else nullcontext()
         with complete, capture.run() as seen:
             yield seen
+
+    def show(self, batch: Any, tokens: Any = None, layer: Key | None = None, head: int | None = None) -> Shown:
+        """Run the model on a batch and return a page for a notebook on which attention heads are chosen.
+
+        Args:
+            batch: a dict of inputs, or a `Batch`.
+            tokens: names of the positions, a list (of one item) or a list of lists, or `topwork.Units`; None for what
+                the task or the tokenizer knows.
+            layer: that is shown first.
+            head: original index of the attention head that is shown first; None for the mean of all.
+
+        Example:
+            >>> look.show(tokenizer("a generous film", return_tensors="pt"))  # doctest: +SKIP
+        """
+        from topwork_lens.show import show_batch
+
+        return show_batch(self, batch, tokens, layer, head)
 
     # ------------------------------------------------------------------ masking
 

@@ -69,7 +69,7 @@ def write_comparison(folders: list[Path], file: Path) -> dict[str, Json]:
     problems = [f"{column.name}: {problem}" for column in columns for problem in column.run.problems]
     text, digest = script()
     light, dark = (list(zip(scale, inks(scale), strict=True)) for scale in scales())
-    data = PageData(columns[0].run)
+    data = PageData()
     charts = {"kind": "curves", "charts": _charts(columns)}
     data.add_charts(charts, "compared")
     links = [_link(column.run.folder, file) for column in columns]
@@ -150,7 +150,7 @@ def _link(folder: Path, file: Path) -> str | None:
 
 def _facts(columns: list[Column]) -> list[tuple[str, list[Any]]]:
     abouts = [column.run.about for column in columns]
-    facts = {
+    facts: dict[str, list[Any]] = {
         "task": [about.get("task") for about in abouts],
         "seed": [about.get("seed") for about in abouts],
         "started": [str(about.get("started") or "")[:16].replace("T", " ") or None for about in abouts],

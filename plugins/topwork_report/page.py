@@ -51,7 +51,7 @@ def page_text(run: RunFiles, title: str | None = None, live: int | None = None) 
     sections = []
     share = _picture_share(run)
     marks: dict[str, int] = {}
-    data = PageData(run)
+    data = PageData()
     for stage in run.stages:
         part = section(run, stage)
         part["blocks"] += attention_blocks(run, stage) + _pictures(run, stage, share, marks)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from topwork_report.formatting import cut
-from topwork_report.run_files import RunFiles, StageFiles, mappings, number
+from topwork_report.run_files import StageFiles, mappings, number
 
 MOST_HEAD_BYTES = 3_400_000  # of base64, all attention stages of a page together
 MOST_LISTED = 1500  # predictions, all stages of a page together
@@ -23,14 +23,9 @@ _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 
 
 class PageData:
-    """What the page's script is given, collected while the page is made.
+    """What the page's script is given, collected while the page is made."""
 
-    Args:
-        run: the run, whose problems are noted.
-    """
-
-    def __init__(self, run: RunFiles) -> None:
-        self.run = run
+    def __init__(self) -> None:
         self.attention: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
@@ -54,35 +49,53 @@ class PageData:
                 "series": [[name, points] for name, points in chart["series"].items()],
             })  # fmt: skip
 
-    def add_attention(self, stage: StageFiles, block: dict[str, Any]) -> int:
-        """Take over the weights by attention head of a block of rows; returns how many rows were left out for size."""
+    def add_attention(self, stage: StageFiles, block: dict[str, Any]) -> None:
+        """Take over the weights by attention head of a block of rows, and note in the block how many fit."""
         attention = stage.artefacts.get("attention.json")
         rows = mappings(attention.get("rows")) if isinstance(attention, dict) else []
-        kept, left_out = [], 0
+        given = []
         for index, row in enumerate(rows):
+            drawn = block["rows"][index] if index < len(block["rows"]) else {}
+            image = drawn.get("id") if drawn.get("picture") else None
+            audio = drawn.get("audio_id") if drawn.get("audio") else None
+            given.append({**row, "image": image, "audio": audio})
+        count, role = len(self.attention), stage.options.get("role")
+        title = f"stage {stage.number}, {stage.name}"
+        block["explorer_left_out"] = self.add_rows(stage.anchor, title, given, role=role)
+        block["explorer"] = len(self.attention) > count
+
+    def add_rows(
+        self, anchor: str, title: str, rows: list[dict[str, Any]], *, role: Any = None, first: Any = None
+    ) -> int:
+        """Take over the weights by attention head of rows, as many as fit; returns how many were left out for size.
+
+        Args:
+            anchor: of the place on the page.
+            title: names the explorer where others lead to it.
+            rows: as in `attention.json`; `image` and `audio` are addresses of elements of the page.
+            role: whose rows they are.
+            first: {"layer": (group, number), "head": index} that are shown first; None for the first layer.
+        """
+        kept, left_out = [], 0
+        for row in rows:
             entries = [entry for entry in mappings(row.get("heads")) if _is_packed(entry, row.get("axes"))]
-            if not entries:
-                continue
             size = sum(len(entry["weights"]) + len(entry["scale"]) for entry in entries)
-            if self._head_bytes + size > MOST_HEAD_BYTES:
-                left_out += 1
+            if not entries or self._head_bytes + size > MOST_HEAD_BYTES:
+                left_out += bool(entries)
                 continue
             self._head_bytes += size
-            drawn = block["rows"][index] if index < len(block["rows"]) else {}
             kept.append({
                 "row": row["row"] if isinstance(row.get("row"), int | str) else None,
                 "caption": cut(row["caption"], 300) if isinstance(row.get("caption"), str) else "",
-                "image": drawn.get("id") if drawn.get("picture") else None,
-                "audio": drawn.get("audio_id") if drawn.get("audio") else None,
+                "image": row.get("image"),
+                "audio": row.get("audio"),
                 "axes": [_axis(axis) for axis in row["axes"]],
                 "heads": [_entry(entry) for entry in entries],
                 "decoder": row["decoder"] if isinstance(row.get("decoder"), str) else "",
-                "note": _left_out_note(row.get("heads_left_out")),
+                "note": left_out_note(row.get("heads_left_out")),
             })  # fmt: skip
         if kept:
-            role, title = stage.options.get("role"), f"stage {stage.number}, {stage.name}"
-            self.attention.append({"anchor": stage.anchor, "role": role, "title": title, "rows": kept})
-        block["explorer"], block["explorer_left_out"] = bool(kept), left_out
+            self.attention.append({"anchor": anchor, "role": role, "title": title, "rows": kept, "first": first})
         return left_out
 
     def add_predictions(self, stage: StageFiles) -> dict[str, Any] | None:
@@ -183,7 +196,7 @@ def _decoded_length(text: Any) -> int:
         return -1
 
 
-def _left_out_note(left_out: Any) -> str:
+def left_out_note(left_out: Any) -> str:
     """Return a sentence about the layers that a row has no weights of."""
     if not isinstance(left_out, dict) or not left_out:
         return ""

@@ -26,6 +26,14 @@ def register_commands() -> list[Declaration]:
 
 
 @hookimpl
+def notebook_view(subject: str, content: Any) -> str | None:
+    """Return the page of a run, or of attention, for a notebook."""
+    from topwork_report.notebook import view
+
+    return view(subject, content)
+
+
+@hookimpl
 def step_logged(run: Any, step: int, numbers: Any) -> None:
     """Note the numbers of a training that goes on, for `topwork report RUN --live`."""
     from topwork_report.step_log import note_step

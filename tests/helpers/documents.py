@@ -163,12 +163,24 @@ CORE_ROOMS = (
         "kernels",
     ),
     *("task", "base", "stage", "metric", "items", "attention_layer", "block", "task_heads", "testing"),
-    *("errors", "files", "process", "system", "console", "lazy", "deprecation"),
+    *("shown", "errors", "files", "process", "system", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
     *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "whole", "patching", "scoring"),
     *("pruning", "schedule", "stages"),
-    *("command", "scope", "head_slices", "tables", "flops", "model_state", "refusals", "coverage", "v4"),
+    *(
+        "command",
+        "head_weights",
+        "show",
+        "scope",
+        "head_slices",
+        "tables",
+        "flops",
+        "model_state",
+        "refusals",
+        "coverage",
+        "v4",
+    ),
 )
 #: folders and modules of `topwork_analyses`, in the order in which rows meet them
 ANALYSES_ROOMS = (
@@ -191,6 +203,7 @@ REPORT_ROOMS = (
         "live",
         "step_log",
         "compare",
+        "notebook",
         "run_files",
         "page",
         "page_data",

@@ -13,7 +13,7 @@ from tiny_bases import BASES
 
 import topwork
 from topwork import Units
-from topwork_lens.stages.head_weights import MOST_TOKENS, merge, pack_row, quantise
+from topwork_lens.head_weights import MOST_TOKENS, merge, pack_row, quantise
 
 
 def unpacked(entry: dict[str, Any]) -> torch.Tensor:

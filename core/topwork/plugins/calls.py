@@ -60,6 +60,7 @@ PROMISES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "block": ("a `topwork.Block`", _is_block),
     "load_program": ("a torch module", lambda value: callable(getattr(value, "named_parameters", None))),
     "profile_page": ("True when the page is written", lambda value: isinstance(value, bool)),
+    "notebook_view": ("text: the HTML of a page", lambda value: isinstance(value, str)),
     "make_tracker": ("an object whose methods are marked by `@topwork.hookimpl`", _hears_news),
     "look": ("an object like the lens's `Look`", lambda value: callable(getattr(value, "prune_heads", None))),
 }

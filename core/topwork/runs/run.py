@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from topwork.data.roles import Roles
     from topwork.process import Process
     from topwork.saving.parts import TaskParts
+    from topwork.shown import Shown
     from topwork.stage import Stage, StageResult
     from topwork.task import Task
 
@@ -157,6 +158,16 @@ class Run:
         """
         settings = self.settings(**({"items": batch_size} if batch_size else {}))
         return loss_batches(self.task, self.model, self.rows(role), settings, self.process, limit=limit)
+
+    def show(self, height: int = 800) -> Shown:
+        """Return the page of the run for a notebook: the stages so far.
+
+        Args:
+            height: of its frame in pixels.
+        """
+        from topwork.shown import show
+
+        return show("run", self.root, self.plugins, height)
 
     def say(self, text: str) -> None:
         """Write a line to the terminal and the log."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from topwork import AttentionLayer, UsageError, unknown
+from topwork import AttentionLayer, Shown, UsageError, unknown
 from topwork_lens.activations.sites import OF_LAYERS, Site, group_at, site_at
 from topwork_lens.capture.tracing import unmark
 from topwork_lens.capture.verification import Explained
@@ -109,6 +110,24 @@ class Captured:
                 if path not in paths:
                     lines.append({"what": what, "layer": path, "calls": 0, "shape": "", "missing": reason})
         return LayerTable(lines)
+
+    def show(self, tokens: Any = None, layer: Key | None = None, head: int | None = None) -> Shown:
+        """Return a page for a notebook of the "weights" that were captured, on which attention heads are chosen.
+
+        Args:
+            tokens: names of the positions, a list (of one item) or a list of lists, or `topwork.Units`.
+            layer: that is shown first.
+            head: original index of the attention head that is shown first; None for the mean of all.
+
+        Raises:
+            UsageError: no weights were captured, or there are not as many names as positions.
+
+        Example:
+            >>> seen.show(["a", "generous", "film"], layer=0, head=2)  # doctest: +SKIP
+        """
+        from topwork_lens.show import show_captured
+
+        return show_captured(self, tokens, layer, head)
 
     @property
     def found(self) -> dict[str, dict[str, Sequence[torch.Tensor]]]:

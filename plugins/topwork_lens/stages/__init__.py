@@ -1,7 +1,6 @@
 """Recipe stages of the lens; torch is imported only when a stage runs.
 
 - `attention`: entropy, distance and mass of every attention head, and attention of some rows to be drawn.
-- `head_weights`: weights of single attention heads in 8 bits, for the page.
 - `head_importance`: scores of every attention head, and the options by which other stages score.
 - `head_ablation`: the metric without each attention head, and with each alone in its layer.
 - `selection`: options of the stages that choose attention heads.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork import DataError, Json, Stage, Units, write_json, write_whole
-from topwork_lens.stages.head_weights import pack_row
+from topwork_lens.head_weights import pack_row
 
 if TYPE_CHECKING:
     import torch

@@ -24,8 +24,17 @@ class AttentionExplorer {
     place.replaceChildren(make("h3", { text: "Attention, head by head" }), controls, this.caption, this.media,
       make("div", { class: "beside" }, this.body, this.overview), this.note);
     place.hidden = false;
-    this.set({ query: null });
+    this.set({ ...this.firstChoice(data.first), query: null });
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+  }
+
+  /** The layer and the attention head that are shown first, by the numbers that the data names them by. */
+  firstChoice(first) {
+    if (!first) return {};
+    const layers = this.chosenLayers();
+    const [group, number] = first.layer || [];
+    const layer = Math.max(0, layers.findIndex((each) => each.group === group && each.number === number));
+    return { layer, head: layers[layer].indices.indexOf(first.head) };
   }
 
   /** Layers of the chosen row, decoded when they are first wanted. */

@@ -10,7 +10,7 @@ import base64
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from topwork import Json, Units
 
@@ -18,11 +18,20 @@ if TYPE_CHECKING:
     import torch
 
     from topwork import AttentionLayer
-    from topwork_lens.capture.result import Captured
 
 MOST_TOKENS = 64
 _MOST_FRAMES = 96
 _FACTORS = (1, 2, 3, 4, 6, 8)
+
+
+class Capturing(Protocol):
+    """What was captured, as far as it is read here: tensors by name and path of the layer, and why some are missing."""
+
+    values: Any
+
+    def missing(self, what: str) -> dict[str, str]:
+        """Return why layers that ran have no `what`, by path."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Axis:
 
 
 def pack_row(
-    captured: Mapping[str, Captured], layers: Mapping[tuple[str, int], AttentionLayer], units: Units, most_bytes: int
+    captured: Mapping[str, Capturing], layers: Mapping[tuple[str, int], AttentionLayer], units: Units, most_bytes: int
 ) -> dict[str, Json]:
     """Return the weights of a row by layer and attention head.
 
@@ -80,7 +89,7 @@ def pack_row(
     return {"axes": [], "heads": [], "heads_left_out": {"all": reason}}
 
 
-def _weights_of(captured: Captured, layer: AttentionLayer) -> tuple[torch.Tensor | None, str]:
+def _weights_of(captured: Capturing, layer: AttentionLayer) -> tuple[torch.Tensor | None, str]:
     """Return [heads, queries, keys] of one row; None, and why, where the layer has no such matrix.
 
     The steps of a generation, each with the query of one new position, are laid below each other.
