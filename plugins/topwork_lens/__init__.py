@@ -9,6 +9,7 @@ In the order in which a model meets them:
 - `scoring`: importance of heads, and choices by it.
 - `pruning`: removal, proved equal to masking; `schedule`: searches for heads that can go.
 - `stages`: all of this in recipes; `command`: scores by many processes.
+- `show`: attention in a notebook; `head_weights`: weights of single attention heads in 8 bits, for pages.
 - `coverage`: what the matrix of architectures measured.
 
 Used by several: `model_state`, `scope`, `flops`, `tables`, `refusals`. `v4` is a public path.

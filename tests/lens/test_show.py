@@ -86,8 +86,12 @@ def test_names_that_fit_no_positions_are_refused(model: BertModel) -> None:
 def test_a_run_is_shown(tmp_path: Path) -> None:
     rows = [{"text": f"a {word} film", "label": word} for word in ("good", "bad", "dull") * 3]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    recipe = {"task": "text-classification", "base": BASES["text-classification"], "data": {"train": str(tmp_path / "rows.jsonl")},
-              "stages": [{"evaluate": {"role": "train"}}]}  # fmt: skip
+    recipe = {
+        "task": "text-classification",
+        "base": BASES["text-classification"],
+        "data": {"train": str(tmp_path / "rows.jsonl")},
+        "stages": [{"evaluate": {"role": "train"}}],
+    }
     run = topwork.run(recipe, folder=tmp_path / "run", quiet=True)
     shown = run.show()
     assert "1 · evaluate" in shown.page and len(data_of(shown)["predictions"][0]["predictions"]) == 9
