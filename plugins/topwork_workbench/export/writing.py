@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork import CheckpointError, Json, TopworkError, UsageError, save_program
-from topwork_workbench.export.calls import record
+from topwork_workbench.export.calls import Call, record
 from topwork_workbench.export.formats import FORMATS, check_packages
 from topwork_workbench.export.running import RunByProgram
 
@@ -124,7 +124,7 @@ class Exporter:
                 expected, actual = call.outputs[name], outputs[name]
                 if self.tolerance is None:
                     allowed = max(allowed, TOLERANCES.get(str(expected.dtype).removeprefix("torch."), 1e-4))
-                difference = relative_difference(expected, actual)
+                difference = relative_difference(*_without_padding(call, expected, actual))
                 largest = max(largest, difference)
                 if not difference <= allowed:
                     raise CheckpointError(
@@ -156,6 +156,18 @@ def relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
     if not finite.any():
         return 0.0
     return float((wanted[finite] - got[finite]).abs().max() / wanted[finite].abs().max().clamp(min=1e-3))
+
+
+def _without_padding(call: Call, expected: torch.Tensor, actual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the outputs at positions that are no padding, where outputs have positions.
+
+    A padding position on the left of a causal model attends to nothing, and what comes out there is not defined.
+    """
+    name = "decoder_attention_mask" if "decoder_input_ids" in call.inputs else "attention_mask"
+    mask = call.inputs.get(name)
+    if mask is None or mask.ndim != 2 or expected.shape[:2] != mask.shape or actual.shape != expected.shape:
+        return expected, actual
+    return expected[mask.bool()], actual[mask.bool()]
 
 
 def _axes(entry: Mapping[str, Json]) -> str:

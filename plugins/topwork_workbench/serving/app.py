@@ -92,8 +92,8 @@ class _Service:
         except RequestError as error:
             return JSONResponse(error.content(), error.status)
         except TimeoutError:
-            error = RequestError(408, f"the predictions took more than {self.limits.seconds:g} seconds")
-            return JSONResponse(error.content(), error.status)
+            late = RequestError(408, f"the predictions took more than {self.limits.seconds:g} seconds")
+            return JSONResponse(late.content(), late.status)
         except TopworkError as error:
             return JSONResponse(RequestError(422, error.cause, error.hint).content(), 422)
         except Exception:

@@ -136,7 +136,7 @@ class Batcher:
         work = TaskModel(task, self.work.model, self.work.plugins, self.work.form, self.work.origins)
         skipped: list[dict[str, Any]] = []
         predictions = {}
-        settings = {"on_error": "skip", "skipped": skipped, "items": self.batch_size}
+        settings: dict[str, Any] = {"on_error": "skip", "skipped": skipped, "items": self.batch_size}
         with tempfile.TemporaryDirectory() as scratch:
             for index, _, prediction in work.predictions(list(rows), **settings):
                 folder = Path(scratch) / str(index)

@@ -75,10 +75,10 @@ def page(task: str, inputs: Inputs, parameters: Mapping[str, str]) -> str:
     """
     fields, kinds = [], {}
     for name, column in inputs.columns.items():
-        file, text = name in inputs.files, column.kind == "text"
-        kinds[name] = "file" if file else "text" if text else "json"
+        file, written = name in inputs.files, column.kind == "text"
+        kinds[name] = "file" if file else "text" if written else "json"
         note = "" if column.required else ", optional"
-        shown = html.escape(f"{name}{note}{'' if file or text else ', as JSON'}: {column.description}")
+        shown = html.escape(f"{name}{note}{'' if file or written else ', as JSON'}: {column.description}")
         mark = html.escape(f"input-{name}")
         field = f'<input type="file" id="{mark}">' if file else f'<textarea id="{mark}"></textarea>'
         fields.append(f'<label for="{mark}">{shown}</label>\n{field}')

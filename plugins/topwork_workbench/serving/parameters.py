@@ -53,7 +53,7 @@ def with_parameters(task: Task, parameters: Json) -> Task:
     known = known_parameters(task)
     options: dict[str, Any] = task.options.model_dump(by_alias=True)
     for name, value in parameters.items():
-        plain = _RENAMED.get(name, name)
+        plain = _RENAMED.get(str(name), str(name))
         if plain not in known:
             raise RequestError(
                 422,
