@@ -24,11 +24,12 @@ TRACKERS = {
 
 @hookimpl
 def register_commands() -> list[Declaration]:
-    """Declare the commands `sweep`, `export` and `serve`."""
+    """Declare the commands `sweep`, `export`, `serve` and `push`."""
     return [
         Declaration("sweep", "topwork_workbench.sweep.command:sweep"),
         Declaration("export", "topwork_workbench.export.command:export"),
         Declaration("serve", "topwork_workbench.serving.command:serve"),
+        Declaration("push", "topwork_workbench.hub.command:push"),
     ]
 
 
@@ -42,14 +43,16 @@ def load_program(folder: Path, program: Mapping[str, Json], model: nn.Module, tr
 
 @hookimpl
 def register_stages() -> list[Declaration]:
-    """Declare the stages `load_adapter` and `export`."""
+    """Declare the stages `load_adapter`, `export` and `push`."""
     loads = (
         "Put an adapter that `train: {lora: {save: adapter}}` kept on the model that it was trained on, and merge it."
     )
+    pushes = "Say what an upload of the saved model to the Hub does; with `yes: true`, do it."
     exports = "Write the model as a program (ONNX, torch.export), and compare it with the model on rows of the run."
     return [
         Declaration("load_adapter", "topwork_workbench.lora.stage:LoadAdapter", loads),
         Declaration("export", "topwork_workbench.export.stage:Export", exports),
+        Declaration("push", "topwork_workbench.hub.stage:Push", pushes),
     ]
 
 

@@ -193,7 +193,7 @@ COMPRESS_ROOMS = (
     *("latency", "dynamic", "uniform", "rearrange", "tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`
-WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "export", "serving")
+WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "export", "serving", "hub")
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(

@@ -182,7 +182,9 @@ def test_every_task_predicts_from_its_exported_folders(task, tmp_path) -> None:
     wide = {"init_std": 0.5} if BASES[task] is BART else {"initializer_range": 0.5} if writes else {}
     work = built(task, {"config": {**BASES[task]["config"], **wide}}, **options)
     rows = work.task.example_rows()
-    options = {"formats": list(FORMATS), "folder": str(tmp_path / "out"), "role": "predict", "rows": 4}
+    # tracing and converting these two costs twenty times as much as the others
+    formats = ["onnx"] if task in ("depth-estimation", "image-segmentation") else list(FORMATS)
+    options = {"formats": formats, "folder": str(tmp_path / "out"), "role": "predict", "rows": 4}
     result = work.apply("export", {"predict": rows}, **options)
     assert 0 <= result["largest_difference"] <= 1e-4
     for folder in result["exported"].values():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from topwork.data.options import RowsOptions
     from topwork.data.roles import Roles
     from topwork.process import Process
+    from topwork.saving.model_card import CardFacts
     from topwork.saving.parts import TaskParts
     from topwork.shown import Shown
     from topwork.stage import Stage, StageResult
@@ -181,13 +182,11 @@ class Run:
         """Return the folder of a stage: `stages/01-train` and so on."""
         return stage_folder(self.root, stage, index)
 
-    def last_metrics(self) -> dict[str, float]:
-        """Return the metrics of the last stage that measured some, for the model card."""
-        for record in reversed(self.results):
-            metrics = record["result"].get("metrics")
-            if metrics:
-                return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-        return {}
+    def card(self) -> CardFacts:
+        """Return what the run knows for the card of its model as it is now."""
+        from topwork.runs.card import card_facts
+
+        return card_facts(self)
 
     def output_folder(self, name: str) -> tuple[Path, bool]:
         """Return a folder that a stage was told to write to, and whether it lies in the run folder.

@@ -28,7 +28,7 @@ from topwork.saving.manifest import (
     saved_by,
     task_of,
 )
-from topwork.saving.model_card import model_card
+from topwork.saving.model_card import CardFacts, model_card
 from topwork.saving.parts import TaskParts, graft
 from topwork.saving.verification import silenced, unloadable, verify_losses, verify_model
 from topwork.saving.weights import (
@@ -66,14 +66,17 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def save_folder(
-    work: TaskParts, folder: Path, card: Mapping[str, Json] | None = None, rows: Sequence[Row] = ()
+    work: TaskParts,
+    folder: Path,
+    card: CardFacts | Mapping[str, Json] | None = None,
+    rows: Sequence[Row] = (),
 ) -> Path:
     """Write a model folder, whole or not at all (a folder that was there is replaced), and prove that it loads.
 
     Args:
         work: the task and its model.
         folder: where to.
-        card: numbers for the model card (metric name -> value).
+        card: facts for the model card, or metric name -> value.
         rows: a few rows with targets; their losses are compared with those of the model that was loaded.
 
     Returns:
@@ -108,7 +111,7 @@ def save_folder(
             "contents": describe_contents(temporary),  # all but the manifest and the card, which come now
         }
         write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), **counted})
-        write_text(temporary / "README.md", model_card(work, plainly, card or {}))
+        write_text(temporary / "README.md", model_card(work, plainly, card))
         _verify(work, temporary, rows)
     return folder
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from topwork.files import write_json, write_text, write_whole
 from topwork.items import Json
 from topwork.saving.manifest import MANIFEST, PROGRAM, manifest
-from topwork.saving.model_card import model_card
+from topwork.saving.model_card import CardFacts, model_card
 from topwork.saving.model_folder import load_folder, save_configs, save_processors, writable
 from topwork.saving.parts import TaskParts
 from topwork.saving.verification import silenced
@@ -25,7 +25,7 @@ def save_program(
     folder: str | Path,
     write: Callable[[Path], Mapping[str, Json]],
     check: Callable[[TaskParts], None],
-    card: Mapping[str, Json] | None = None,
+    card: CardFacts | Mapping[str, Json] | None = None,
 ) -> Path:
     """Write a model folder around an exported program, whole or not at all, and prove that it loads.
 
@@ -35,7 +35,7 @@ def save_program(
         write: writes the files of the program into a folder, and returns the section `program` of the manifest; its
             key `format` is needed.
         check: called with what was loaded from the written folder; raises an error when it is not equal to `work`.
-        card: numbers for the model card.
+        card: facts for the model card, or metric name -> value.
 
     Returns:
         the folder.
@@ -62,7 +62,7 @@ def save_program(
             "contents": describe_contents(temporary),
         }
         write_json(temporary / MANIFEST, described)
-        write_text(temporary / "README.md", model_card(work, False, card or {}, program=str(section["format"])))
+        write_text(temporary / "README.md", model_card(work, False, card, program=str(section["format"])))
         with silenced():
             # this process has just written what it runs
             check(load_folder(temporary, work.plugins, trust_remote_code=True))

@@ -36,7 +36,7 @@ class Save(Stage):
         target, inside = run.output_folder(self.folder or "model")
         if run.process.main:
             with _claimed(run, target, inside):
-                save_folder(run.work, target, run.last_metrics(), rows=run.loaded_rows())
+                save_folder(run.work, target, run.card(), rows=run.loaded_rows())
         run.process.barrier()
         run.model_folder = target
         file = "model.safetensors" if is_plain(run.work) else "topwork.safetensors"

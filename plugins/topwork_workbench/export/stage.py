@@ -61,7 +61,7 @@ class Export(Stage):
         entries: list[dict[str, Json]] = []
         if run.process.main:
             given = _first(run.rows(self.role), self.rows)
-            exporter = Exporter(run, given, self.tolerance, self.opset, run.last_metrics())
+            exporter = Exporter(run, given, self.tolerance, self.opset, run.card())
             for name, folder in folders.items():
                 entries += [{"format": name, **part} for part in exporter.save(name, folder)]
         run.process.barrier()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,14 +32,14 @@ class Exporter:
         rows: a few rows, with whose predictions the programs are compared.
         tolerance: largest relative difference; None: that of the dtype.
         opset: version of the operators of ONNX; None: that of torch's exporter.
-        metrics: for the model card.
+        card: facts of the run for the model card, see `Run.card`; or metric -> value.
     """
 
     run: Run
     rows: Sequence[Row]
     tolerance: float | None = None
     opset: int | None = None
-    metrics: Mapping[str, Json] = field(default_factory=dict)
+    card: Any = None
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -105,7 +105,7 @@ class Exporter:
                     }
                 )
 
-        save_program(self.run.work, folder, write, check, self.metrics)
+        save_program(self.run.work, folder, write, check, self.card)
         for entry in entries:
             sizes = [file.stat().st_size for file in folder.glob(f"{entry['file']}*")]
             entry["megabytes"] = round(sum(sizes) / 1e6, 3)
