@@ -172,6 +172,6 @@ def _refused(error: Exception, repo: str) -> TopworkError:
         404: "correct the name, or log in: `hf auth login`",
     }
     first = (str(error).strip().splitlines() or [""])[0][:300]
-    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    message = f"{type(error).__name__}: {first}" if first else type(error).__name__
     hint = hints.get(status) if isinstance(status, int) else "the Hub must be reachable, and HF_HUB_OFFLINE not set"
-    return TopworkError(f"the upload failed ({said})", place=repo, hint=hint)
+    return TopworkError(f"the upload failed ({message})", place=repo, hint=hint)
