@@ -71,14 +71,12 @@ def test_the_card_says_what_the_run_measured_removed_and_read(run) -> None:
 
 
 def test_metrics_of_before_a_change_are_not_those_of_the_model(run) -> None:
-    from topwork.runs.card import card_facts
-
     records = run.results
     try:
         run.results = records[:2]  # evaluate, prune_heads
-        assert card_facts(run).metrics == {}
+        assert run.card().metrics == {}
         run.results = records[:1]
-        assert "accuracy" in card_facts(run).metrics
+        assert "accuracy" in run.card().metrics
     finally:
         run.results = records
 

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
+from topwork.data.options import DataOptions
 from topwork.files import exists
 from topwork.items import Json
 from topwork.runs.records import RECIPE
 from topwork.saving.model_card import CardFacts
 
-if TYPE_CHECKING:
-    from topwork.runs.run import Run
-
 _PATH = re.compile(r"(?<![\w:/.~-])[~/][^\s'\",}\]]*/([^\s'\",}\]/]*)")
 
 
-def card_facts(run: Run) -> CardFacts:
+def card_facts(results: Sequence[Mapping[str, Json]], data: DataOptions, root: Path) -> CardFacts:
     """Return what a run knows for the card of its model; no path of this machine stands in it.
 
     The metrics are those of the last stage that measured the whole model, unless a later one has changed the model.
+
+    Args:
+        results: records of the stages that are done.
+        data: of the recipe.
+        root: the run folder, which holds the recipe.
     """
-    measured = _measured(run)
-    removals = [record["result"]["removal"] for record in run.results if record["result"].get("removal")]
+    measured = _measured(results)
+    removals = [record["result"]["removal"] for record in results if record["result"].get("removal")]
     return CardFacts(
         metrics={key: value for key, value in measured.get("metrics", {}).items() if isinstance(value, int | float)},
         errors={
@@ -34,14 +35,14 @@ def card_facts(run: Run) -> CardFacts:
         },
         role=measured.get("role"),
         rows=measured.get("rows"),
-        data=_data(run),
+        data=_sources(data),
         removals=removals,
-        recipe=_recipe(run.root / RECIPE),
+        recipe=_recipe(root / RECIPE),
     )
 
 
-def _measured(run: Run) -> Mapping[str, Json]:
-    for record in reversed(run.results):
+def _measured(results: Sequence[Mapping[str, Json]]) -> Mapping[str, Json]:
+    for record in reversed(results):
         result: Mapping[str, Json] = record["result"]
         if result.get("metrics") and result.get("measures") == "model":
             return result
@@ -50,11 +51,11 @@ def _measured(run: Run) -> Mapping[str, Json]:
     return {}
 
 
-def _data(run: Run) -> dict[str, dict[str, str]]:
+def _sources(data: DataOptions) -> dict[str, dict[str, str]]:
     """Return where the rows of each role come from; of a file only its name."""
-    data = {}
+    sources = {}
     for role in ("train", "calibrate", "evaluate"):
-        options = getattr(run.roles.data, role, None)
+        options = getattr(data, role, None)
         entry = {key: getattr(options, key, None) for key in ("path", "name", "split")}
         if isinstance(entry["path"], list):
             entry["path"] = ", ".join(Path(path).name for path in entry["path"])
@@ -64,8 +65,8 @@ def _data(run: Run) -> dict[str, dict[str, str]]:
             entry["path"] = "cut from the training rows"
         known = {key: str(value) for key, value in entry.items() if value}
         if known:
-            data[role] = known
-    return data
+            sources[role] = known
+    return sources
 
 
 def _recipe(file: Path) -> str | None:

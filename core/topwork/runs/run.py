@@ -186,7 +186,7 @@ class Run:
         """Return what the run knows for the card of its model as it is now."""
         from topwork.runs.card import card_facts
 
-        return card_facts(self)
+        return card_facts(self.results, self.roles.data, self.root)
 
     def output_folder(self, name: str) -> tuple[Path, bool]:
         """Return a folder that a stage was told to write to, and whether it lies in the run folder.
