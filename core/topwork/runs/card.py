@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
 from topwork.data.options import DataOptions
 from topwork.files import exists
 from topwork.items import Json
