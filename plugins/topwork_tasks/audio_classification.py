@@ -18,9 +18,11 @@ from topwork import Base, Batch, Column, Item, Mode, Picture, Row, State, UsageE
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
 from topwork_tasks._audio.audio_task import AUDIO_COLUMN, AudioTask
+from topwork_tasks._audio.preview import AudioView
 from topwork_tasks._audio.spec_augment import SPEC_AUGMENT_HELP, SpecAugment, fit_masks
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
 from topwork_tasks._classification.scores import LabelScores, logits_to_scores
+from topwork_tasks._classification.view import LabelsView
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,10 @@ class AudioClassificationOptions(ClassifierOptions):
     pooling: Literal["mean", "first", "own"] = Field("mean", description="of the generic task head")
 
 
+class _ClipsView(LabelsView, AudioView):
+    """Clips, and doubts about their labels."""
+
+
 class AudioClassification(AudioTask, Classifier):
     """Put labels on clips of sound: one, or several of them.
 
@@ -50,6 +56,7 @@ class AudioClassification(AudioTask, Classifier):
         "label": Column("a label's name or number; with multi_label a list of them", target=True, kind="label"),
     }
     HEAD = ("AutoModelForAudioClassification",)
+    rows_view = _ClipsView()
     usual_top = 5  # as the Hub's pipeline
 
     # ------------------------------------------------------------------ once

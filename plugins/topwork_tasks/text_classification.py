@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from topwork import Base, Batch, Column, Item, Mode, Picture, Row, State
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
+from topwork_tasks._classification.view import LabelsView
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.text_task import TextTask
 
@@ -57,6 +58,7 @@ class TextClassification(TextTask, Classifier):
     }
     HEAD = (AUTO,)
     usual_top = 1  # as the Hub's pipeline; all labels with multi_label
+    rows_view = LabelsView()
 
     @classmethod
     @override

@@ -63,6 +63,29 @@ def test_leakage_repetition_imbalance_and_a_constant_target_are_doubts():
     assert [doubt for doubt in made.doubts if doubt.startswith("evaluate") and "the single value 'a'" in doubt]
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["x", "y", None, "x"], "column `label` is empty in 1 of 4 rows"),
+        ([0, 1, -1, 1], "row 2: column `label` -1 is no label"),
+        (["pos", "neg", "pos ", "neg"], "differ by white space alone"),
+        (["x;y", "x", "y", "x"], "the label 'x;y' joins 'x' and 'y'"),
+        (["Pos", "pos", "neg", "neg"], "the labels 'Pos' and 'pos' differ by case alone"),
+        ([["x"], ["y"], ["x"], []], "multi_label: true"),
+    ],
+)
+@pytest.mark.parametrize("task", ["text-classification", "image-classification", "audio-classification"])
+def test_labels_that_training_refuses_or_takes_for_others_are_doubts(task, labels, says):
+    examples = PLUGINS.task(task).example_rows()
+    rows = [{**examples[index % len(examples)], "label": label} for index, label in enumerate(labels)]
+    assert any(says in doubt for doubt in profile(task, train=rows).doubts)
+
+
+def test_texts_are_no_labels_however_few_they_are():
+    made = profile("translation", train=[{"source": "a", "target": "b"}] * 3)
+    assert {column.kind for column in made.roles[0].columns} == {"text"}
+
+
 def test_clean_rows_have_no_doubts():
     train = texts(*((f"text {index}", "ab"[index % 2]) for index in range(40)))
     assert profile("text-classification", train=train, evaluate=texts(("x", "a"), ("y", "b"))).doubts == []

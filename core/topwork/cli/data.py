@@ -122,7 +122,7 @@ def print_profile(profile: Profile) -> None:
 
 
 def _print_role(role: RoleProfile) -> None:
-    count = "a stream" if role.rows is None else f"{role.rows:,} rows"
+    count = "a stream" if role.rows is None else f"{role.rows:,} row{'s' * (role.rows != 1)}"
     part = "" if role.rows == role.profiled else f", {role.profiled:,} of them profiled"
     lines = []
     for column in role.columns:

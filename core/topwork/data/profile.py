@@ -134,7 +134,7 @@ def profile_rows(
         inputs = [name for name, column in task.columns.items() if not column.target]
         digests[role] = [_digest(row, inputs) for row in sample]
         doubts += [f"{role}: {doubt}" for doubt in task.rows_view.doubts(sample, options)]
-    doubts += [*_label_doubts(profiles), *_duplicate_doubts(digests)]
+    doubts += [*_missing_doubts(task, profiles), *_label_doubts(profiles), *_duplicate_doubts(digests)]
     return Profile(task.name, profiles, list(roles.notes), doubts)
 
 
@@ -175,9 +175,14 @@ def _column_profile(name: str, source: str, column: Column, values: Sequence[Any
     ):
         profile.kind = "file"
         profile.lengths = quantiles(len(value["bytes"]) for value in present if _has_bytes(value))
-    elif all(isinstance(value, str | bool | int) for value in present) and (column.target or _repeats(present)):
+    elif (
+        column.kind != "text"
+        and all(isinstance(value, str | bool | int) for value in present)
+        and (column.target or _repeats(present))
+    ):
         counts = Counter(str(value) for value in present)
-        if len(counts) <= MOST_LABELS and (len(counts) <= max(2, len(present) // 2)):
+        least = 20 if column.kind in ("label", "labels") else 2
+        if len(counts) <= MOST_LABELS and len(counts) <= max(least, len(present) // 2):
             profile.kind, profile.labels = "labels", dict(counts.most_common())
         else:
             profile.kind, profile.lengths = "text", quantiles(len(str(value)) for value in present)
@@ -230,6 +235,19 @@ def quantiles(values: Iterable[float]) -> dict[str, float]:
 
 
 # ---------------------------------------------------------------- doubts
+
+
+def _missing_doubts(task: type[Task], profiles: Sequence[RoleProfile]) -> Iterator[str]:
+    """Yield targets that some rows have and others lack."""
+    for profile in profiles:
+        for column in profile.columns:
+            about = task.columns[column.name]
+            needed = about.target and (about.required or about.kind in ("label", "labels", "tags", "spans"))
+            if needed and profile.role != "predict" and 0 < column.missing < profile.profiled:
+                yield (
+                    f"{profile.role}: column `{column.name}` is empty in {column.missing} of {profile.profiled} rows;"
+                    " `data: {on_error: skip}` leaves them out"
+                )
 
 
 def _label_doubts(profiles: Sequence[RoleProfile]) -> Iterator[str]:

@@ -63,7 +63,8 @@ def _by_split(file: Path, folder: Path | None, column: str, feature: Any) -> dic
     made = datasets.Dataset.from_list(rows)
     for name in files.values():
         made = made.cast_column(name, feature)
-    whole = Table(made, table.origin, written=table.written, remarks=table.remarks)
+    remark = f"{file}: describes {len(rows):,} {column} files; columns {', '.join(made.column_names)}"
+    whole = Table(made, table.origin, written=table.written, remarks=[*table.remarks, remark])
     return {
         split: whole.select([index for index, name in enumerate(splits) if name == split])
         for split in dict.fromkeys(splits)

@@ -6,5 +6,6 @@
 - `loss`: class weights and the loss
 - `scores`: predictions, and pictures of them
 - `metric`: accuracy, F1, correlations
+- `view`: doubts about labels before training
 - `classifier`: the base class of text-, image- and audio-classification
 """

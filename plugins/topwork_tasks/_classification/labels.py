@@ -29,6 +29,8 @@ LABEL_NAMES_HELP = (
     "what the data's integers stand for, in order; or a mapping from what is written to the label: {1: bad, 2: good}"
 )
 _NEGATIVE = re.compile(r"-[1-9][0-9]*(\.0+)?")
+#: what may stand between labels in one cell of a table
+SEPARATORS = (";", "|", ",")
 #: what integers stand for: names by position, or by what is written; None where integers are names themselves
 Declared = Sequence[str] | Mapping[str, str] | None
 
@@ -329,6 +331,26 @@ def distinct_labels(values: Iterable[tuple[int, Any]], column: str, further: str
         raise faults[0]
     check_spellings({str(label): row for label, row in first_rows.items()}, column)
     return [str(label) for label in sorted(first_rows)]
+
+
+def name_doubts(names: Iterable[str]) -> list[str]:
+    """Return doubts about names of labels, one sentence each: several names in one, names that differ by case alone."""
+    known, doubts = set(names), []
+    folded: dict[str, str] = {}
+    for name in sorted(known):
+        parts = next((parts for mark in SEPARATORS if len(parts := _parts(name, mark)) > 1), ())
+        if parts and set(parts) <= known:
+            doubts.append(
+                f"the label {name!r} joins {' and '.join(map(repr, parts))}: several labels? `multi_label: true`"
+            )
+        earlier = folded.setdefault(name.casefold(), name)
+        if earlier != name:
+            doubts.append(f"the labels {earlier!r} and {name!r} differ by case alone")
+    return doubts
+
+
+def _parts(name: str, mark: str) -> list[str]:
+    return [part.strip() for part in name.split(mark) if part.strip()]
 
 
 def flattened(values: Iterable[Any]) -> Iterator[Any]:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: one label of several, any number of labels, or one number
 Kind = Literal["single", "multi", "regression"]
-#: what may stand between labels in one cell of a table
-SEPARATORS = (";", "|", ",")
 
 
 @dataclass
@@ -203,7 +201,10 @@ def learn_targets(
     else:
         flat = [] if values is None else list(labels.flattened(values))
         declared = labels.integer_names(flat, option, source, notes, column)
-    names = list(names) if names else _distinct(values, column, kind)
+    if not names:
+        names = _distinct(values, column, kind)
+        notes += [f"{column}: {doubt}" for doubt in labels.name_doubts(names)] if kind == "single" else []
+    names = list(names)
     if len(set(names)) < (2 if kind == "single" else 1):
         raise DataError(f"has only the label {names}", column=column, hint="give rows with two labels or more")
     if len(set(names)) != len(names):
@@ -250,7 +251,7 @@ def _separator(values: Sequence[Any], column: str, notes: list[str]) -> str | No
     texts = [value for value in values if isinstance(value, str) and not value.lstrip().startswith("[")]
     if not texts:
         return None
-    present = [mark for mark in SEPARATORS if any(mark in text for text in texts)]
+    present = [mark for mark in labels.SEPARATORS if any(mark in text for text in texts)]
     if len(present) > 1:
         raise DataError(
             f"has {' and '.join(repr(mark) for mark in present)} in its cells, and either may stand between labels",

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from topwork import Batch, Column, Item, Mode, Picture, Row, State, UsageError
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
+from topwork_tasks._classification.view import LabelsView
 from topwork_tasks._vision import augmentation, inputs
 from topwork_tasks._vision.batches import model_tensors, stack
 from topwork_tasks._vision.headers import may_be_refused
@@ -37,6 +38,10 @@ class ImageClassificationOptions(ClassifierOptions, inputs.ImageOptions):
     pooling: Literal["mean", "first", "own"] = Field("mean", description="of the generic task head")
 
 
+class _ClassesView(LabelsView, ImageView):
+    """Images, and doubts about their labels."""
+
+
 class ImageClassification(ImageTask, Classifier):
     """Put labels on images.
 
@@ -49,7 +54,7 @@ class ImageClassification(ImageTask, Classifier):
         "image": IMAGE_COLUMN,
         "label": Column("a label's name or number; with multi_label a list of them", target=True, kind="label"),
     }
-    rows_view = ImageView()
+    rows_view = _ClassesView()
     HEAD = ("AutoModelForImageClassification",)
     usual_top = 5  # as the Hub's pipeline
 
