@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from dense_models import BEIT, DPT
 from lens_recipes import RANGE, SIZES, TEXTS
 from tiny_bases import BART, SEGFORMER, WAV2VEC2, YOLOS
 
@@ -72,8 +73,21 @@ def test_a_head_that_needs_layers_of_several_sizes_is_refused(plugins):
     rows = plugins.task("image-segmentation").example_rows()
     work = topwork.build("image-segmentation", SEGFORMER, rows=rows)
     batch = work.task.collate(work.task.encode(rows[:1], "predict", 0), "predict")
-    with pytest.raises(Refused, match="no stack of layers has states of one shape"):
+    with pytest.raises(
+        Refused, match="no stack of layers has states of one shape of which the task head reads the last"
+    ):
         readable_stack(Look(work.model), lambda: work.task.predict(work.model, batch))
+
+
+@pytest.mark.parametrize(
+    ("task", "config"), [("depth-estimation", DPT), ("image-segmentation", DPT), ("image-segmentation", BEIT)]
+)
+def test_a_head_that_reads_several_layers_is_refused_by_name(plugins, task, config):
+    rows = plugins.task(task).example_rows()
+    work = topwork.build(task, {"config": {**config, "initializer_range": 0.2}}, rows=rows)
+    work.model.eval()
+    with pytest.raises(Refused, match="states of several layers"):
+        work.apply("early_exit", {"evaluate": rows[:2]})
 
 
 def test_the_stage_measures_the_task_at_every_layer_and_the_model_stays(tmp_path):

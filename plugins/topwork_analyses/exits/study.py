@@ -12,6 +12,7 @@ import torch
 
 from topwork import Json, Refused, UsageError
 from topwork_analyses.exits.early_exit import early_exit
+from topwork_lens.capture.result import Captured
 from topwork_lens.look import Look
 
 
@@ -28,7 +29,7 @@ def readable_stack(look: Look, predict: Callable[[], Any], stack: str | None = N
 
     Raises:
         UsageError: there is no such stack.
-        Refused: no stack has states that the task head can read.
+        Refused: no stack has states that the task head can read, or it reads those of several layers.
     """
     with look.capture("hidden_states") as seen:
         predicted = predict()
@@ -41,14 +42,37 @@ def readable_stack(look: Look, predict: Callable[[], Any], stack: str | None = N
             continue
         for edit in (torch.zeros_like, torch.neg, _shuffled):
             with look.patch("hidden_states", {(path, len(states) - 1): edit}):
-                if repr(predict()) != repr(predicted):
-                    return path, len(states) - 1
+                reads = repr(predict()) != repr(predicted)
+            if reads:
+                _require_last(look, path, len(states) - 1, seen, predict, predicted)
+                return path, len(states) - 1
     listed = ", ".join(f"{path} ({len({state.shape for state in states})} shapes)" for path, states in stacks.items())
     raise Refused(
-        f"no stack of layers has states of one shape that the task head reads ({listed})",
+        f"no stack of layers has states of one shape of which the task head reads the last ({listed})",
         reason="unknown_layout",
         hint="the task head of this model needs states of several layers or sizes",
     )
+
+
+def _require_last(
+    look: Look, path: str, layers: int, seen: Captured, predict: Callable[[], Any], predicted: Any
+) -> None:
+    """Refuse a task head that reads other states of a stack than the last one, such as those of DPT and UperNet.
+
+    All states between the first and the last are changed and the last is put back: nothing may be different.
+    """
+    changed: dict[tuple[str, int], Any] = {(path, index): _shuffled for index in range(1, layers)}
+    if not changed:
+        return
+    with look.patch("hidden_states", {**changed, (path, layers): seen}):
+        is_same = repr(predict()) == repr(predicted)
+    if not is_same:
+        raise Refused(
+            "the task head reads states of several layers, not of the last one alone",
+            place=path,
+            reason="unknown_layout",
+            hint="leave this model at a layer by topwork.look(model).patch(...), state by state",
+        )
 
 
 def metrics_by_layer(
