@@ -27,6 +27,7 @@ from topwork_lens.patching.patch import patched, patches_of
 from topwork_lens.pruning.probes import call_on
 from topwork_lens.pruning.prune import Pruned, lines, prune
 from topwork_lens.pruning.soft import living_layers
+from topwork_lens.pruning.trial import tried as try_pruning
 from topwork_lens.scoring.access import ScoringAccess
 from topwork_lens.scoring.selection import Choice, Importance, by_scores
 from topwork_lens.tables import LayerTable
@@ -76,19 +77,32 @@ class Look(WholeLayerAccess, ScoringAccess):
     def __getitem__(self, key: Key) -> AttentionLayer:
         return layer_at(self.layers, key)
 
-    def table(self, check: Any = None) -> LayerTable:
+    def table(self, check: Any = None, tried: bool = False) -> LayerTable:
         """Return a dict for each layer; the list prints as a table, and `to_pandas()` makes a DataFrame of it.
 
         Columns: group, number, side, kind, path, form ("whole", "hard", "soft", "hard and soft"), form_reason, kept,
         heads, groups, width, prunable ("hard", "soft" or ""), maskable and capturable (True or False), why (of what is
-        not possible), gates.
+        not possible), gates; and checked_with (the batches of the trial), where layers are tried.
 
         Args:
             check: the batch on which layers of unknown construction are verified, as for `prune_heads`; None for a
                 random one, where the model takes such.
+            tried: prune one attention head of each layer in a copy of the model, so that `prunable` and `why` say what
+                came out; else `prunable` is the best form that the description of a layer allows.
+
+        Raises:
+            UsageError: layers are tried, and the batch is a function.
         """
         self._verify(find_layers(self.model, self.plugins), check)
-        return self._lines()
+        table = self._lines()
+        if tried:
+            trials = try_pruning(self.model, self.layers, check, self.plugins)
+            for line in table:
+                trial = trials.get(line["path"])
+                line |= {"checked_with": trial.checked_with if trial else ""}
+                if trial:
+                    line |= {"prunable": trial.form, "why": trial.why or line["why"]}
+        return table
 
     def _lines(self) -> LayerTable:
         layers = self.layers

@@ -73,9 +73,7 @@ def test_a_head_that_needs_layers_of_several_sizes_is_refused(plugins):
     rows = plugins.task("image-segmentation").example_rows()
     work = topwork.build("image-segmentation", SEGFORMER, rows=rows)
     batch = work.task.collate(work.task.encode(rows[:1], "predict", 0), "predict")
-    with pytest.raises(
-        Refused, match="no stack of layers has states of one shape of which"
-    ):
+    with pytest.raises(Refused, match="no stack of layers has states of one shape of which"):
         readable_stack(Look(work.model), lambda: work.task.predict(work.model, batch))
 
 

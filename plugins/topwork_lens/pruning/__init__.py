@@ -11,6 +11,8 @@ In the order in which a call meets them:
 - `slicing`, `soft`: the two forms: sliced parameters, and compact ones scattered at run time.
 - `equivalence`: the comparison of masked and pruned.
 
+- `trial`: the form that each layer really takes, measured on a copy.
+
 Needed by few models only:
 
 - `layout_search`: variants of a layer's description, where its pattern leaves something out.
