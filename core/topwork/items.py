@@ -245,7 +245,8 @@ class Picture:
         caption: one line of plain text.
         badness: the larger, the worse the prediction: the worst are shown first.
         image: an image, when the row has one.
-        text: marked-up text as pieces (text, mark); mark is "" for plain text, else a short class such as "truth".
+        text: marked-up text as pieces (text, mark); mark is "" for plain text, else a short class: "right", "wrong"
+            and "truth" have colours of their own on the page.
         audio: a WAV file to play, when the row has a clip.
         facts: plain values for a table of predictions: "truth" and "prediction" (with the names of a confusion matrix,
             where there is one), "confidence" (of the prediction, 0 to 1), and others.

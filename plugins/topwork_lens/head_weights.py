@@ -128,6 +128,9 @@ def _axis(is_target: bool, length: int, units: Units, factor: int) -> Axis:
     special = sorted(set(units.special))
     if units.grid is not None and length == units.grid[0] * units.grid[1] + len(special):
         return _tiles(length, special, units.grid, factor, units.seconds)
+    if units.grid is None and units.kind == "patch" and (grid := _grid_by_number(length, units.image)) is not None:
+        tiles = _tiles(length, (), grid, factor, None)
+        return Axis("input", length, tiles.groups, tiles.facts | {"inferred": True})
     if units.grid is None and units.kind == "frame" and length > 1:
         return _frames(length, units.seconds, factor)
     return _sequence("input", length, units.names, special)
@@ -158,6 +161,21 @@ def _tiles(length: int, special: Sequence[int], grid: tuple[int, int], factor: i
     merged = [-(-height // factor), -(-width // factor)]
     facts = {"length": length, "special": list(range(len(special))), "grid": merged, "merged": factor}
     return Axis("input", length, groups, facts | ({"seconds": seconds * factor} if seconds else {}))
+
+
+def _grid_by_number(length: int, image: Any) -> tuple[int, int] | None:
+    """Return the rows and columns that `length` positions have if they tile the image evenly; None if they cannot.
+
+    A feature map that a network makes smaller from stage to stage has as many positions as some such grid, but so may
+    have positions that are none; whoever shows them must say so.
+    """
+    if image is None or length < 4:
+        return None
+    width, height = image.size
+    columns = round((length * width / height) ** 0.5)
+    rows = length // columns if columns else 0
+    fits = rows * columns == length and abs(rows * width - columns * height) <= max(width, height) * 0.5
+    return (rows, columns) if fits else None
 
 
 def _frames(length: int, seconds: float | None, factor: int) -> Axis:

@@ -17,6 +17,7 @@ from topwork_report.sections import section, stage_numbers
 from topwork_report.summary import headline_cards
 
 PAGE = "report.html"
+_MARKS = {"right": 0, "wrong": 1, "truth": 2}  # styles of the marks that `topwork.Picture` names: green, red, blue
 MOST_PICTURES = 24  # of predictions, on the whole page
 
 
@@ -50,7 +51,7 @@ def page_text(run: RunFiles, title: str | None = None, live: int | None = None) 
     """Return the page as HTML. Images that cannot be shown are added to `run.problems` on the way."""
     sections = []
     share = _picture_share(run)
-    marks: dict[str, int] = {}
+    marks = dict(_MARKS)
     data = PageData()
     for stage in run.stages:
         part = section(run, stage)
@@ -198,7 +199,7 @@ def _order(stage: StageFiles, pictures: list[dict[str, Any]]) -> str:
 
 
 def _pieces(text: Any, marks: dict[str, int]) -> list[dict[str, Any]]:
-    """Return marked-up text; the page has six styles for marks, given out in the order in which marks appear."""
+    """Return marked-up text; marks without a style of their own get the others in the order in which they appear."""
     pieces = []
     for piece in text if isinstance(text, list) else []:
         if isinstance(piece, list) and len(piece) == 2:

@@ -170,6 +170,7 @@ def _axis(axis: dict[str, Any]) -> dict[str, Any]:
         "names": axis.get("names"),
         "grid": axis.get("grid"),
         "frames": axis.get("frames") is True,
+        "inferred": axis.get("inferred") is True,
     }
     special = axis.get("special")
     known["special"] = [at for at in special if type(at) is int] if isinstance(special, list) else []

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tiny_bases import BASES
 
 import topwork
@@ -120,3 +121,17 @@ def test_a_run_keeps_the_weights_of_both_sides_of_a_translator(tmp_path: Path) -
     text = "".join(target["names"][1:]).replace(" ", "")
     truth = dict(run.rows("evaluate")[0]["translation"])["de"]
     assert truth.replace(" ", "").startswith(text) and len(text) > 3
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "grid"), [(256, (64, 64), [16, 16]), (12, (40, 30), [3, 4]), (13, (64, 64), None)]
+)
+def test_positions_that_may_tile_the_image_are_marked_as_such(
+    length: int, size: tuple[int, int], grid: list[int] | None
+) -> None:
+    units = Units("patch", image=Image.new("RGB", size))
+    weights = torch.softmax(torch.randn(1, 2, length, 4), -1)
+    axis = packed(units, weights)["axes"][0]
+    assert axis.get("grid") == grid and axis.get("inferred", False) is (grid is not None)
+    target = pack_row({"cross": Seen(weights)}, {("cross", 0): Layer()}, units, 10**6)["axes"][0]
+    assert "grid" not in target and target["name"] == "target"  # what a decoder asks with is no part of the image

@@ -93,32 +93,37 @@ function heatView({ layer, head, query, onquery, image }) {
     context.globalAlpha = 0.75 * Math.min(1, values[before + patch] / peak);
     context.fillRect(patch % wide, Math.floor(patch / wide), 1, 1);
   }
-  const own = layer.queries === layer.keys;
+  const own = Boolean(layer.queries.grid); // a query is a patch, perhaps of a finer grid than the keys
   const frame = make("div", { class: `heat-picture${image ? "" : " bare"}`, role: "img", tabindex: own ? "0" : null, "aria-label": describeLine(layer, head, query) });
   frame.style.aspectRatio = `${wide} / ${high}`;
   if (image) frame.append(make("img", { src: image.src, alt: "", class: image.small ? "pixels" : null }));
   frame.append(canvas);
-  if (own) {
-    const chosen = query - before;
-    if (chosen >= 0) {
-      const mark = make("div", { class: "chosen-patch" });
-      Object.assign(mark.style, { left: `${(100 * (chosen % wide)) / wide}%`, top: `${(100 * Math.floor(chosen / wide)) / high}%`, width: `${100 / wide}%`, height: `${100 / high}%` });
-      frame.append(mark);
-    }
-    frame.addEventListener("click", (event) => {
-      const box = frame.getBoundingClientRect();
-      const column = Math.min(wide - 1, Math.floor(((event.clientX - box.left) / box.width) * wide));
-      onquery(before + Math.min(high - 1, Math.floor(((event.clientY - box.top) / box.height) * high)) * wide + column);
-    });
-    frame.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: wide, ArrowUp: -wide }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      const next = chosen < 0 ? 0 : chosen + step;
-      if (next >= 0 && next < high * wide) onquery(before + next, true);
-    });
-  }
+  if (own) choosePatches(frame, layer.queries, query, onquery);
   return make("div", {}, frame, make("p", { class: "reading", "aria-live": "polite", text: `${describeLine(layer, head, query)}; full colour is ${shown(peak)}` }));
+}
+
+/** Let a click or the arrow keys choose a patch of an image as the query, and mark the one that is chosen. */
+function choosePatches(frame, axis, query, onquery) {
+  const [high, wide] = axis.grid;
+  const before = axis.special.length;
+  const chosen = query - before;
+  if (query >= before) {
+    const mark = make("div", { class: "chosen-patch" });
+    Object.assign(mark.style, { left: `${(100 * (chosen % wide)) / wide}%`, top: `${(100 * Math.floor(chosen / wide)) / high}%`, width: `${100 / wide}%`, height: `${100 / high}%` });
+    frame.append(mark);
+  }
+  frame.addEventListener("click", (event) => {
+    const box = frame.getBoundingClientRect();
+    const column = Math.min(wide - 1, Math.floor(((event.clientX - box.left) / box.width) * wide));
+    onquery(before + Math.min(high - 1, Math.floor(((event.clientY - box.top) / box.height) * high)) * wide + column);
+  });
+  frame.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: wide, ArrowUp: -wide }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const next = query < before ? 0 : chosen + step;
+    if (next >= 0 && next < high * wide) onquery(before + next, true);
+  });
 }
 
 /** Heat of one query over time; a click chooses the query where queries are times as well. */

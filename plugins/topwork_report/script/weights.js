@@ -62,6 +62,7 @@ function positionName(axis, at) {
 
 /** What was merged or cut of an axis, as a sentence; empty when nothing was. */
 function axisNote(axis, what) {
+  if (axis.inferred) return `${what}: ${axis.length} positions, laid over the image as if they tiled it row by row${axis.merged > 1 ? `; squares of ${axis.merged} × ${axis.merged} are one here` : ""}. `;
   if (axis.grid && axis.merged > 1) return `${what}: squares of ${axis.merged} × ${axis.merged} patches are one here. `;
   if (axis.frames && axis.merged > 1) return `${what}: ${axis.merged} frames are one here. `;
   if (!axis.grid && !axis.frames && axis.shown < axis.length) return `${what}: the first ${axis.shown} of ${axis.length} positions. `;
