@@ -6,6 +6,7 @@ Entry point: `compress_model`. The recipe stage and the command stand on it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -152,14 +153,14 @@ class Compression:
         fixed = costs.total - sum(choice.cost for choice in choices)
         wanted = int(budget.share * (whole or costs.total))
         with self._timed("search"):
-            removed, spent = self._search(normalised(choices, self.settings.how()), budget, wanted, fixed)
+            removed, spent = self._search(normalised(choices, self.settings.how()), budget, costs, wanted, fixed)
             plan = Plan(self.units, costs, self.units.original(removed), spent, wanted)
             if self.settings.rearrange and self.scores.gradients:
                 self._rearrange(plan, removed)
         return plan
 
     def _search(
-        self, choices: Sequence[Choice], budget: Budget, wanted: int, fixed: int
+        self, choices: Sequence[Choice], budget: Budget, costs: Costs, wanted: int, fixed: int
     ) -> tuple[Sequence[Choice], int]:
         """Return what is removed, and the cost of the whole then."""
         alike = joined(choices, self.widths) if self.widths else choices
@@ -168,9 +169,23 @@ class Compression:
             table = joined_table(self.table, self.widths) if self.widths else self.table
             removed, seconds = search_table(ready, table, wanted / 1e9, self.settings.at_least)
             spent = nanoseconds(seconds)
-        else:
-            removed, spent = search(ready, wanted, fixed, self.settings.at_least)
-        return (expanded(removed, choices, self.widths) if self.widths else removed), spent
+            return self._single(removed, choices), spent
+        inner = wanted
+        while True:
+            removed, spent = search(ready, inner, fixed, self.settings.at_least)
+            single = self._single(removed, choices)
+            counts = Counter[str]()
+            for choice in single:
+                counts[choice.path] += len(choice.members)
+            spent += costs.counted_twice(self.units, counts)
+            if spent <= wanted:
+                return single, spent
+            # projections between two blocks lose less than both count: search again below a smaller budget
+            inner -= spent - wanted
+
+    def _single(self, removed: Sequence[Choice], choices: Sequence[Choice]) -> Sequence[Choice]:
+        """Return choices of single layers and blocks."""
+        return expanded(removed, choices, self.widths) if self.widths else removed
 
     def settle(self) -> tuple[dict[str, int], str]:
         """Write the widths of a uniform cut into the model's config, proved by a model that is built of it.

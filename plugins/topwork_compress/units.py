@@ -131,12 +131,28 @@ class Costs:
     Args:
         total: of the whole model.
         by_path: of one unit of each layer and block.
+        joint: two blocks, and the cost of a projection that reads the neurons of the first and makes those of the
+            second: what both remove of it is removed once.
         unit: what is counted: "macs" or "parameters".
     """
 
     total: int
     by_path: dict[str, int]
     unit: str
+    joint: tuple[tuple[str, str, int], ...] = ()
+
+    def counted_twice(self, units: Units, removed: Mapping[str, int]) -> int:
+        """Return how much of what is removed was counted twice.
+
+        Args:
+            units: of the model.
+            removed: how many neurons of each block are removed.
+        """
+        twice = 0
+        for first, second, cost in self.joint:
+            sizes = len(units.chosen[first].kept) * len(units.chosen[second].kept)
+            twice += cost * removed.get(first, 0) * removed.get(second, 0) // sizes
+        return twice
 
     def removable(self, units: Units) -> dict[str, int]:
         """Return what all heads and all neurons cost together."""
@@ -147,14 +163,43 @@ class Costs:
         return sums
 
 
+def _chained(units: Units) -> dict[str, tuple[str, str]]:
+    """Return paths of projections that read the neurons of one block and make those of another."""
+    blocks = [unit for unit in units.chosen.values() if isinstance(unit, Block)]
+    readers = {block.path: block.path for block in blocks}
+    return {
+        path: (readers[path], block.path)
+        for block in blocks
+        for producer in block.producers
+        if (path := f"{block.inside}.{producer.path}".lstrip(".")) in readers
+    }
+
+
+def _uncut(model: nn.Module, layer: AttentionLayer) -> list[str]:
+    """Return paths of projections inside an attention layer that keep their size: they reduce positions, say."""
+    cut = {piece.parameter.rpartition(".")[0] for piece in layer.slices}
+    return [
+        f"{layer.path}.{path}"
+        for path, module in model.get_submodule(layer.path).named_modules()
+        if path and path not in cut and not any(name.startswith(f"{path}.") for name in cut)
+        if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+    ]
+
+
 def macs(model: nn.Module, units: Units, run: Callable[[], Any]) -> tuple[Costs, Flops]:
     """Count multiply-accumulates of each unit while `run` runs the model on calibration rows."""
+    chained = _chained(units)
+    whole = {path: _uncut(model, unit) for path, unit in units.chosen.items() if isinstance(unit, AttentionLayer)}
     flops = count_flops(model, units.layers, run, units.blocks)
+    alone = [Block(path, "", width=0) for path in {*chained, *(path for paths in whole.values() for path in paths)}]
+    single = count_flops(model, [], run, alone).by_block if alone else {}
     by_path = {}
     for path, unit in units.chosen.items():
         counts = flops.by_layer if isinstance(unit, AttentionLayer) else flops.by_block
-        by_path[path] = counts[path] // 2 // max(1, len(members_of(unit)))
-    return Costs(flops.total // 2, by_path, "macs"), flops
+        stays = sum(single[part] for part in whole.get(path, ()))
+        by_path[path] = (counts[path] - stays) // 2 // max(1, len(members_of(unit)))
+    joint = tuple((*pair, single[path] // 2) for path, pair in chained.items())
+    return Costs(flops.total // 2, by_path, "macs", joint), flops
 
 
 def parameters(model: nn.Module, units: Units) -> Costs:
@@ -170,4 +215,7 @@ def parameters(model: nn.Module, units: Units) -> Costs:
                 owned = sum(map(len, piece.indices))
                 count += value.numel() // value.shape[piece.dim] * owned // len(members)
         by_path[path] = count
-    return Costs(sum(parameter.numel() for parameter in model.parameters()), by_path, "parameters")
+    joint = tuple(
+        (*pair, model.get_submodule(path).get_parameter("weight").numel()) for path, pair in _chained(units).items()
+    )
+    return Costs(sum(parameter.numel() for parameter in model.parameters()), by_path, "parameters", joint)
