@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+class QuantizeOptions(BaseModel):
+    """How the weights of a base are quantised: such a base is trained by LoRA alone, and is a plain one afterwards."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["torchao", "bitsandbytes", "quanto"] = Field(
+        "torchao", description="the package; torchao alone is supported"
+    )
+    bits: Literal[8] = Field(8, description="of a weight; each output has a scale")
+
+
 class BaseOptions(BaseModel):
     """Options of a base in a recipe."""
 
@@ -35,6 +46,9 @@ class BaseOptions(BaseModel):
     changes: dict[str, Any] = Field(default_factory=dict, description="entries of the model's config to change")
     revision: str | None = Field(None, description="branch, tag or commit on the Hub")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("float32", description="of the weights")
+    quantize: QuantizeOptions | None = Field(
+        None, description="load the weights quantised, `{method: torchao, bits: 8}`; for training by `lora`"
+    )
     attention: str | None = Field(None, description="attention implementation: sdpa, eager, flash_attention_2 ...")
     processor: str | None = Field(None, description="take tokenizer and processors from this id or folder instead")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")

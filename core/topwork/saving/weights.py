@@ -15,6 +15,7 @@ from topwork.errors import CheckpointError
 from topwork.items import Json
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -55,12 +56,20 @@ def check_tensors(state: Mapping[str, Any]) -> None:
             raise CheckpointError(
                 f"`{name}` has no values: it lies on the device `meta`", code="no_tensor", hint="load the weights first"
             )
-        if not isinstance(tensor, torch.Tensor) or tensor.is_quantized or tensor.layout != torch.strided:
+        odd = not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided
+        if odd or is_quantised(tensor):
             raise CheckpointError(
                 f"`{name}` is no plain tensor ({type(tensor).__name__}): a quantised or sparse module cannot be saved",
                 code="no_tensor",
                 hint="save the model before it is quantised, and quantise what was loaded",
             )
+
+
+def is_quantised(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor holds numbers of few bits: one of torch's, or of a class that dequantises by itself."""
+    import torch
+
+    return tensor.is_quantized or type(tensor).dequantize is not torch.Tensor.dequantize
 
 
 def distinct(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

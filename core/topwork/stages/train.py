@@ -63,6 +63,9 @@ class Train(TrainOptions, Stage):
     def precheck_model(self, run: Run) -> str | None:
         if self.teacher not in (None, "before") and not (Path(self.teacher) / MANIFEST).is_file():
             return f"`teacher`: there is no model folder `{self.teacher}`"
+        quantised = [base for base in run.task.bases.values() if base.options.quantize is not None]
+        if quantised and self.lora is None:
+            return f"the base {quantised[0].options.model} is quantised, and is trained by `lora: {{r: 8}}` alone"
         return None
 
     def __call__(self, run: Run) -> dict[str, Json]:

@@ -15,6 +15,7 @@ from transformers.training_args import OptimizerNames
 
 from topwork.errors import UsageError, unknown
 from topwork.runs.run import CHECKPOINTS
+from topwork.saving.weights import is_quantised
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
@@ -94,6 +95,12 @@ def _strategy(every: int | str) -> tuple[str, int | None]:
     return ("epoch" if every == "epoch" else "no"), None
 
 
+def quantised_weights(model: Any) -> str | None:
+    """Return why a model cannot be trained in full, or None: its weights are quantised."""
+    name = next((name for name, parameter in model.named_parameters() if is_quantised(parameter)), None)
+    return None if name is None else f"`{name}` is quantised, and is not trained in full"
+
+
 def check(stage: TrainOptions, run: Run, streaming: bool) -> None:
     """Refuse options that Trainer would stumble over, or ignore without a message.
 
@@ -105,6 +112,8 @@ def check(stage: TrainOptions, run: Run, streaming: bool) -> None:
     Raises:
         UsageError: names the option.
     """
+    if stage.lora is None and (quantised := quantised_weights(run.model)) is not None:
+        raise UsageError(quantised, hint="say `lora: {r: 8}`, or load the base without `quantize`")
     if streaming and stage.steps is None:
         raise UsageError("streaming rows have no end", hint="say `steps` in the stage")
     if streaming and stage.unfreeze:

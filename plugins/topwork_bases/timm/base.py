@@ -89,8 +89,10 @@ def load_base(name: str, options: BaseOptions) -> TimmBase | None:
     if options.config is not None:
         if options.config["model_type"] != "timm_wrapper":
             return None
+        _refuse_quantised(name, options)
         return TimmBase(name, options, None, _finish(_from_values(options.config, strict=True), options))
     if name.startswith("timm/"):
+        _refuse_quantised(name, options)
         return _from_name(name, options)
     folder = Path(_sources.locate(name) or "") if name.startswith("package:") else Path(name).expanduser()
     if not (folder / "config.json").is_file():
@@ -98,9 +100,16 @@ def load_base(name: str, options: BaseOptions) -> TimmBase | None:
     raw = _sources.read_json(folder / "config.json")
     if raw.get("model_type", "timm_wrapper") != "timm_wrapper" or "architecture" not in raw:
         return None
+    _refuse_quantised(name, options)
     if options.weights:
         _check_weights(name, folder)
     return TimmBase(name, options, str(folder), _finish(_from_values(raw), options))
+
+
+def _refuse_quantised(name: str, options: BaseOptions) -> None:
+    if options.quantize is not None:
+        cause = "networks of timm are not quantised"
+        raise UsageError(cause, place=f"base {name}: quantize", hint="leave `quantize` out")
 
 
 def _from_name(name: str, options: BaseOptions) -> TimmBase:

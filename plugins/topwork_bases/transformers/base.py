@@ -197,6 +197,10 @@ def load_base(name: str, options: BaseOptions) -> TransformersBase | None:
         # the same architecture from random weights, smaller:
         # base: {config: {model_type: bert, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}}
     """
+    if options.quantize is not None:
+        from topwork_bases.transformers.quantized import check_quantize
+
+        check_quantize(name, options)
     if options.config is not None:
         config = _sources.make_config(options.config)
         _sources.apply(config, options.changes, strict=True)

@@ -18,6 +18,7 @@ import transformers
 from torch import nn
 
 from topwork import BaseOptions, CheckpointError, UsageError
+from topwork_bases.transformers.quantized import quantization_config
 from topwork_bases.transformers.sources import hub_error
 
 log = logging.getLogger("topwork.bases")
@@ -172,6 +173,7 @@ def _opened(
     """Call `from_pretrained`; return the model and the report of missing and misfit weights."""
     dtype = "auto" if options.dtype == "auto" else getattr(torch, options.dtype)
     arguments = {**_arguments(options), **extra, "dtype": dtype, "use_safetensors": True, "revision": options.revision}
+    arguments |= quantization_config(options)
     if chosen is None:
         chosen = getattr(transformers, auto)
         arguments["trust_remote_code"] = True

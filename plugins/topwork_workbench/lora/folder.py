@@ -52,11 +52,17 @@ def _name(base: Any) -> str:
     return str(origin.get("model") or f"config:{(origin.get('config') or {}).get('model_type', '?')}")
 
 
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of plain numbers; one of few bits dequantised."""
+    own = type(tensor).dequantize is not torch.Tensor.dequantize
+    return tensor.dequantize() if own else tensor
+
+
 def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return the SHA-256 hash of tensors with their names, shapes and dtypes."""
     hashed = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = plain(tensors[name].detach()).cpu().contiguous()
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         hashed.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return hashed.hexdigest()

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from topwork import TopworkError, UsageError
-from topwork_workbench.lora.folder import describe_base, write_folder
+from topwork_workbench.lora.folder import describe_base, plain, write_folder
 from topwork_workbench.lora.targets import find_targets
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ ADAPTER = "default"
 #: largest difference of a module's outputs before and after the merge, relative to the largest output, by dtype
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
 _COARSE = 0.05
+#: what transformers sets on a model with an adapter
+_PEFT_LOADED = "_hf_peft_config_loaded"
 #: the model's name while peft has it
 _HELD = "held"
 #: forward hooks that must see what goes into the whole layer, not what goes into its weight alone
@@ -75,6 +77,7 @@ class Lora:
             self.targets = find_targets(
                 self.model, options.targets, self.head, lambda: run.task.row_losses(self.model, batch), run.plugins
             )
+        dequantise(self.model, self.head)
         self.base = describe_base(run.work, self.head) if options.save == "adapter" else {}
         self.config = peft.LoraConfig(
             r=options.r,
@@ -217,8 +220,16 @@ class Layers:
 
     def remove(self, merge: bool) -> None:
         """Put the modules back that were there before."""
-        wrapped = {path: self.model.get_submodule(path) for path in self.paths}
-        if merge:
+        wrapped: dict[str, Any] = {path: self.model.get_submodule(path) for path in self.paths}
+        self.model.__dict__.pop(_PEFT_LOADED, None)
+        quantised = is_quantised(self.model)
+        if merge and quantised:
+            products = {path: layer.get_delta_weight(ADAPTER).detach() for path, layer in wrapped.items()}
+            self.tuner.unload()
+            dequantise(self.model)
+            for path, product in products.items():
+                self.model.get_submodule(path).weight.data += product
+        elif merge:
             self.tuner.merge_and_unload(safe_merge=True)
         else:
             self.tuner.unload()
@@ -227,7 +238,7 @@ class Layers:
         for other, path in self.aliases.items():
             _put(self.model, other, self.model.get_submodule(path))
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            parameter.requires_grad_(name in self.trained)
+            parameter.requires_grad_(name in self.trained or (merge and quantised))
         self._put_in_order()
 
     def _put_in_order(self) -> None:
@@ -267,6 +278,8 @@ def put_on(model: nn.Module, config: Any, paths: Sequence[str], trained: set[str
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(f"peft cannot put LoRA on this model: {error}", place="lora.targets") from error
     layers = Layers(model, tuner, aliases, before, order)
+    if is_quantised(model):
+        model.__dict__[_PEFT_LOADED] = True  # without it Trainer refuses a quantised model
     if set(layers.paths) != set(paths):
         layers.remove(merge=False)
         raise UsageError("peft found other modules than those that were chosen", place="lora.targets")
@@ -281,6 +294,30 @@ def put_on(model: nn.Module, config: Any, paths: Sequence[str], trained: set[str
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parameter.requires_grad_("lora_" in name or (name in trained and name in before))
     return layers
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Return whether some parameter of a model is quantised."""
+    return any(plain(parameter) is not parameter for parameter in model.parameters())
+
+
+def dequantise(model: nn.Module, names: set[str] | None = None) -> None:
+    """Make quantised parameters plain ones, in place.
+
+    Args:
+        model: the model.
+        names: of the parameters; None for all, after which the model is not a quantised one for transformers either.
+    """
+    for name, parameter in list(model.named_parameters()):
+        if (names is None or name in names) and plain(parameter) is not parameter:
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, nn.Parameter(plain(parameter.detach()), requires_grad=False))
+    for part in model.modules() if names is None else ():
+        for entry in ("hf_quantizer", "is_quantized", "quantization_method"):
+            part.__dict__.pop(entry, None)
+        config = getattr(part, "config", None)
+        if config is not None and hasattr(config, "quantization_config"):
+            del config.quantization_config
 
 
 def exactly(paths: Sequence[str], model: nn.Module) -> list[str] | str:

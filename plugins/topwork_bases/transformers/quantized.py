@@ -1,0 +1,53 @@
+"""Quantised bases: `quantization_config` for transformers, and why a base cannot be quantised.
+
+Only what can be tested is offered: 8-bit weights by torchao, which need no GPU. Other methods are refused by name.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from topwork import BaseOptions, UsageError
+
+#: method -> package that is imported
+_PACKAGES = {"torchao": "torchao", "bitsandbytes": "bitsandbytes", "quanto": "optimum.quanto"}
+
+
+def check_quantize(name: str, options: BaseOptions) -> None:
+    """Refuse a base that cannot be quantised here, before anything is loaded.
+
+    Raises:
+        UsageError: names the package or the GPU that is missing, or the option that does not go with it.
+    """
+    if options.quantize is None:
+        return
+    method, place = options.quantize.method, f"base {name}: quantize"
+    if options.config is not None or not options.weights:
+        raise UsageError("random weights are not quantised", place=place, hint="leave `quantize` out")
+    if method == "bitsandbytes" and not torch.cuda.is_available():
+        raise UsageError("bitsandbytes needs a GPU, and there is none", place=place, hint="say `method: torchao`")
+    if not _is_installed(_PACKAGES[method]):
+        hint = "pip install 'topwork[quantize]'" if method == "torchao" else "say `method: torchao`"
+        raise UsageError(f"the package {_PACKAGES[method]} is not installed", place=place, hint=hint)
+    if method != "torchao":
+        raise UsageError(f"`{method}` is not supported yet", place=place, hint="say `method: torchao`")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of `optimum.quanto` without `optimum`
+        return False
+
+
+def quantization_config(options: BaseOptions) -> dict[str, Any]:
+    """Return the arguments for `from_pretrained`; none for a base that is not quantised."""
+    if options.quantize is None:
+        return {}
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
