@@ -4,4 +4,5 @@
 - `sources`: where a base lies, and what its files say.
 - `modules`: from a config to a module, with every weight accounted for.
 - `backbones`: networks without a task head.
+- `quantized`: weights of few bits, and why a base cannot have them.
 """
