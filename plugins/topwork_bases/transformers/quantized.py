@@ -24,16 +24,16 @@ def check_quantize(name: str, options: BaseOptions) -> None:
     """
     if options.quantize is None:
         return
-    method, place = options.quantize.method, f"base {name}: quantize"
+    method, location = options.quantize.method, f"base {name}: quantize"
     if options.config is not None or not options.weights:
-        raise UsageError("random weights are not quantised", place=place, hint="leave `quantize` out")
+        raise UsageError("random weights are not quantised", place=location, hint="leave `quantize` out")
     if method == "bitsandbytes" and not torch.cuda.is_available():
-        raise UsageError("bitsandbytes needs a GPU, and there is none", place=place, hint="say `method: torchao`")
+        raise UsageError("bitsandbytes needs a GPU, and there is none", place=location, hint="say `method: torchao`")
     if not _is_installed(_PACKAGES[method]):
         hint = "pip install 'topwork[quantize]'" if method == "torchao" else "say `method: torchao`"
-        raise UsageError(f"the package {_PACKAGES[method]} is not installed", place=place, hint=hint)
+        raise UsageError(f"the package {_PACKAGES[method]} is not installed", place=location, hint=hint)
     if method != "torchao":
-        raise UsageError(f"`{method}` is not supported yet", place=place, hint="say `method: torchao`")
+        raise UsageError(f"`{method}` is not supported yet", place=location, hint="say `method: torchao`")
 
 
 def _is_installed(package: str) -> bool:
