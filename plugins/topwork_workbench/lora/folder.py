@@ -54,8 +54,8 @@ def _name(base: Any) -> str:
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor of plain numbers; one of few bits dequantised."""
-    own = type(tensor).dequantize is not torch.Tensor.dequantize
-    return tensor.dequantize() if own else tensor
+    few_bits = type(tensor).dequantize is not torch.Tensor.dequantize
+    return tensor.dequantize() if few_bits else tensor
 
 
 def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
