@@ -10,6 +10,7 @@ import pytest
 
 from topwork import load_plugins
 from topwork.cli import main
+from topwork.recipe import headers
 
 PLUGINS = load_plugins()
 ROWS = [{"review": f"word {n}", "stars": "good" if n % 2 else "bad"} for n in range(12)]
@@ -82,6 +83,16 @@ def test_columns_of_a_local_file_are_known_before_the_run(validate, tmp_path, na
     assert code == 2 and "no column fits: the task reads text, text_pair, label; the rows have review, stars" in line
     code, (line,) = validate(data.replace("cut: 0.25", "cut: 12"))
     assert code == 2 and line.startswith("r.yaml:5:19: data.evaluate.cut: cuts 12 of 12 training rows off")
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if not name.endswith(".parquet")])
+def test_rows_of_a_file_that_is_not_read_to_its_end_are_not_counted(validate, tmp_path, monkeypatch, name) -> None:
+    """A cut may then be larger than what was read, and rows may begin behind it."""
+    FILES[name](tmp_path, name)
+    for most in (100, 45):
+        monkeypatch.setattr(headers, "MOST_BYTES", most)
+        code, lines = validate(f"train: {{path: {name}}}\n  evaluate: {{cut: 11}}\n  {COLUMNS}")
+        assert (code, lines) == (0, [])
 
 
 @pytest.mark.parametrize("task", sorted(PLUGINS.tasks))

@@ -59,8 +59,8 @@ def read_header(path: str, options: Mapping[str, Any] | None = None, format: str
             return _parquet(file, many)
         if kind is None or kind not in _FORMATS.values():
             return None
-        text = _text(file, packed, "utf-8-sig" if encoding in ("utf-8", "utf8") else encoding)
-        whole = not many and len(text) < MOST_BYTES
+        text, whole = _text(file, packed, "utf-8-sig" if encoding in ("utf-8", "utf8") else encoding)
+        whole = whole and not many
         if kind in ("csv", "tsv"):
             return _table(text, separator or ("\t" if kind == "tsv" else ","), kind, whole)
         if kind == "text":
@@ -79,12 +79,14 @@ def _first_file(path: str) -> tuple[Path | None, bool]:
     return (Path(matches[0]), len(matches) > 1) if matches and Path(matches[0]).is_file() else (None, False)
 
 
-def _text(file: Path, packed: bool, encoding: str) -> str:
+def _text(file: Path, packed: bool, encoding: str) -> tuple[str, bool]:
+    """Return the beginning of a file, and whether it is all of it."""
     with gzip.open(file) if packed else file.open("rb") as stream:
         content = stream.read(MOST_BYTES)
-    if len(content) == MOST_BYTES:  # the last character may be cut through
-        content = content[: content.rfind(b"\n")]
-    return content.decode(encoding)
+    whole = len(content) < MOST_BYTES
+    if not whole:  # the last character may be cut through
+        content = content[: content.rfind(b"\n") + 1]
+    return content.decode(encoding), whole
 
 
 def _table(text: str, separator: str, kind: str, whole: bool) -> Header | None:
