@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 from tiny_bases import BASES
@@ -121,3 +123,26 @@ def test_threshold_batch_size_and_precision(predict, folders) -> None:
 def test_empty_stdin(predict) -> None:
     code, lines, err = predict("text-classification", "-", stdin="\n")
     assert (code, lines) == (2, []) and "stdin is empty" in err
+
+
+def test_what_plugins_print_meanwhile_is_no_line_of_the_output(folders, tmp_path) -> None:
+    (tmp_path / "loud.py").write_text(
+        "import os, topwork\n"
+        "@topwork.hookimpl\n"
+        "def load_rows(source, options):\n"
+        "    os.write(1, b'noise\\n'), print('more noise')\n"
+        "    return [{'text': 'good film'}] if source == 'loud' else None\n"
+    )
+    call = [
+        sys.executable,
+        "-m",
+        "topwork",
+        "--plugin",
+        "loud.py",
+        "predict",
+        str(folders / "text-classification"),
+        "loud",
+    ]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True)
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["prediction"] and "noise" in done.stderr and "more noise" in done.stderr

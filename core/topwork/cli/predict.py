@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -14,6 +14,7 @@ from topwork.cli.output import Session
 from topwork.cli.rows import check_columns, file_of, read_rows, split_pair, typed_rows
 from topwork.cli.shards import STALE_AFTER, Share, check_shards, predict_share
 from topwork.errors import UsageError, unknown
+from topwork.system.output import stdout_to_stderr
 
 if TYPE_CHECKING:
     from topwork.task import Task
@@ -83,11 +84,11 @@ def predict_command(
     from topwork.runs.execute import silence_libraries
 
     silence_libraries()
-    loaded = load(model, trust_remote_code=trust, plugins=session.plugins)
-    if threshold is not None:
-        _set_threshold(loaded.task, threshold)
     settings = {"on_error": on_error, "items": batch_size, "precision": precision}
-    with tempfile.TemporaryDirectory() as scratch, session.plugins.blaming():
+    with tempfile.TemporaryDirectory() as scratch, session.plugins.blaming(), stdout_to_stderr() as stdout:
+        loaded = load(model, trust_remote_code=trust, plugins=session.plugins)
+        if threshold is not None:
+            _set_threshold(loaded.task, threshold)
         sources: list[Any] = [typed_rows(row, type(loaded.task), columns)] if row else []
         sources += [read_rows(path, split, limit, session.plugins, Path(scratch)) for path in rows or ()]
         if output is not None and shards is not None:
@@ -97,7 +98,7 @@ def predict_command(
             share = Share(output, shards or None, max_errors, stale_after, session)
             predict_share(share, loaded, model, sources, rows or [], settings, options)
             return
-        _write_lines(_lines(loaded, sources, columns, files, settings), output)
+        _write_lines(_lines(loaded, sources, columns, files, settings), output, stdout)
 
 
 def _set_threshold(task: Task, threshold: float) -> None:
@@ -119,10 +120,10 @@ def _set_threshold(task: Task, threshold: float) -> None:
         raise UsageError(error.errors()[0]["msg"], place="--threshold") from error
 
 
-def _write_lines(lines: Iterator[str], output: Path | None) -> None:
+def _write_lines(lines: Iterator[str], output: Path | None, stdout: TextIO) -> None:
     if output is None:
         for line in lines:
-            print(line, flush=True)
+            print(line, file=stdout, flush=True)
         return
     from topwork.files import write_whole
 

@@ -5,33 +5,47 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from typing import TextIO
 
 
 @contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """Send to stderr what is printed during the block: by Python, by libraries in C and by other programs."""
-    with redirect_stdout(sys.stderr), _descriptor_to_stderr():
-        yield
+def stdout_to_stderr() -> Iterator[TextIO]:
+    """Send to stderr what is printed during the block: by Python, by libraries in C and by other programs.
+
+    Yields the stream of stdout, for the output of the command itself.
+    """
+    with ExitStack() as stack:
+        stdout = stack.enter_context(_descriptor_to_stderr()) or sys.stdout
+        stack.enter_context(redirect_stdout(sys.stderr))
+        yield stdout
 
 
 @contextmanager
-def _descriptor_to_stderr() -> Iterator[None]:
-    """Let the system's descriptor of stdout be that of stderr during the block, where there are both."""
+def _descriptor_to_stderr() -> Iterator[TextIO | None]:
+    """Let the system's descriptor of stdout be that of stderr during the block, where there are both.
+
+    Yields a stream that still writes to stdout, if Python's own does so.
+    """
     _flush()
     try:
         before = os.dup(1)
     except OSError:  # closed, as for daemons
-        yield
+        yield None
         return
+    own = sys.stdout is sys.__stdout__ and sys.stdout is not None and not sys.stdout.closed
+    stdout = os.fdopen(os.dup(before), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors) if own else None
     try:
         with suppress(OSError):
             os.dup2(2, 1)
-        yield
+        yield stdout
     finally:
         _flush()
         os.dup2(before, 1)
         os.close(before)
+        if stdout is not None:
+            with suppress(OSError):  # whoever reads has read enough
+                stdout.close()
 
 
 def _flush() -> None:
