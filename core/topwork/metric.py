@@ -40,6 +40,10 @@ class Metric(ABC):
         A metric without rows gives NaN for its keys.
         """
 
+    def doubts(self) -> list[str]:
+        """Return what makes the result doubtful, in sentences for the log. Default: nothing."""
+        return []
+
 
 class MeanMetric(Metric):
     """Means over rows of the numbers that a function measures; enough for many tasks.

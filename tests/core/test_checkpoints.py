@@ -141,7 +141,13 @@ def test_a_whole_checkpoint_of_another_training_is_refused(root, other, engine):
         topwork.resume(root, plugins=engine, quiet=True)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "finished"])
+MARK = '{"finished": false, "training": "x", "files": {"optimizer.pt": %s}}'
+ENTRIES = ["5", "{}", '{"size": 1}', '{"size": "x", "sha256": "y"}', "null", "[]"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", "finished", "[" * 99999, *(MARK % entry for entry in ENTRIES)]
+)
 def test_a_damaged_mark_is_named(content, root, engine):
     (newest(root) / "whole").write_text(content)
     with pytest.raises(CheckpointError, match="checkpoint-8/whole: the mark"):

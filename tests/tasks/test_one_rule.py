@@ -197,3 +197,17 @@ def test_scores_of_predictions_are_probabilities(task) -> None:
         for score in scores_in(prediction):
             assert math.isfinite(score)
             assert 0 <= score <= 1
+
+
+@pytest.mark.parametrize("task", CLASSIFIERS)
+def test_one_label_for_all_rows_is_said_to_be_doubtful(task) -> None:
+    """A high accuracy may be the share of the most frequent label."""
+    rows = TASKS[task].example_rows()
+    built = work(task)
+    metric, names = built.task.metric(), built.task.label_names
+    for row in rows:
+        metric.update(row, [{"label": names[0], "score": 0.9}, {"label": names[1], "score": 0.1}])
+    (doubt,) = metric.doubts()
+    assert doubt.startswith(f"all {len(rows)} predictions are `{names[0]}`")
+    metric.update(rows[0], [{"label": names[1], "score": 0.9}, {"label": names[0], "score": 0.1}])
+    assert metric.doubts() == []

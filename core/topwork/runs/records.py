@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 RUN, RECIPE, RESULT = "run.json", "recipe.yaml", "result.json"
 #: in run.json: folder of a stage -> what its result depends on
 BEGUN = "begun"
+#: kinds of the values of known keys
+_KINDS: dict[str, Any] = {
+    BEGUN: dict,
+    "plugin_files": list,
+    "kernels": dict | None,
+    "stage": str,
+    "index": int,
+    "result": dict,
+}
 _DAMAGED = "put it back from a copy, or start the run again"
 #: roles whose rows are cut from the training rows, which then depend on the cut
 _CUT_ROLES = ("calibrate", "evaluate")
@@ -41,8 +50,15 @@ def read_record(file: Path, *needed: str) -> dict[str, Json]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         missing = [key for key in needed if key not in record]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"the file is damaged ({error})", place=str(file), hint=_DAMAGED) from error
+    if not isinstance(record, dict):
+        raise CheckpointError("the file is damaged (it holds no mapping)", place=str(file), hint=_DAMAGED)
+    for key, kinds in _KINDS.items():
+        if key in record and not isinstance(record[key], kinds):
+            raise CheckpointError(f"the file is damaged (its `{key}`)", place=str(file), hint=_DAMAGED)
+    if not all(isinstance(inputs, dict) for inputs in record.get(BEGUN, {}).values()):
+        raise CheckpointError(f"the file is damaged (its `{BEGUN}`)", place=str(file), hint=_DAMAGED)
     if missing:
         raise CheckpointError(f"the file is damaged (it lacks `{missing[0]}`)", place=str(file), hint=_DAMAGED)
     return record

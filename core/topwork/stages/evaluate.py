@@ -59,6 +59,8 @@ class Evaluate(Stage):
         )
         seconds = time.perf_counter() - start
         values = metric.result()
+        for doubt in metric.doubts():
+            run.say(f"doubtful: {doubt}")
         metrics = {key: values[key] for key in metric.keys}
         if losses is not None:
             metrics["loss"] = sum(losses.values()) / max(1, len(losses))

@@ -33,8 +33,9 @@ def _descriptor_to_stderr() -> Iterator[TextIO | None]:
     except OSError:  # closed, as for daemons
         yield None
         return
-    own = sys.stdout is sys.__stdout__ and sys.stdout is not None and not sys.stdout.closed
-    stdout = os.fdopen(os.dup(before), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors) if own else None
+    stdout = None
+    if sys.stdout is not None and sys.stdout is sys.__stdout__ and not sys.stdout.closed:
+        stdout = os.fdopen(os.dup(before), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     try:
         with suppress(OSError):
             os.dup2(2, 1)

@@ -90,24 +90,25 @@ def verify(folder: Path, run: Run) -> bool:
         raise CheckpointError("the mark of the checkpoint is no regular file", place=str(folder / MARK), hint=_HINT)
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
-        finished, training, files = bool(mark["finished"]), mark["training"], dict(mark["files"])
-    except (ValueError, TypeError, KeyError) as error:
+        finished, training = bool(mark["finished"]), mark["training"]
+        files = {str(name): (int(known["size"]), str(known["sha256"])) for name, known in dict(mark["files"]).items()}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError("the mark of the checkpoint is damaged", place=str(folder / MARK), hint=_HINT) from error
     if training != _identity(run):
         raise CheckpointError("the checkpoint is of another training", place=str(folder), hint="delete it")
-    for name, known in files.items():
-        _compare(folder / name, known)
+    for name, (size, content) in files.items():
+        _compare(folder / name, size, content)
     return finished
 
 
-def _compare(file: Path, known: Json) -> None:
+def _compare(file: Path, written: int, content: str) -> None:
     if not file.is_file():
         raise CheckpointError("a file of the checkpoint is missing", place=str(file), hint=_HINT)
     size = file.stat().st_size
-    if size != known["size"]:
-        cause = f"a file of the checkpoint was cut short or changed: {size} bytes, {known['size']} were written"
+    if size != written:
+        cause = f"a file of the checkpoint was cut short or changed: {size} bytes, {written} were written"
         raise CheckpointError(cause, place=str(file), hint=_HINT)
-    if digest(file) != known["sha256"]:
+    if digest(file) != content:
         raise CheckpointError("a file of the checkpoint was changed", place=str(file), hint=_HINT)
 
 

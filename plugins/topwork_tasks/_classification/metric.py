@@ -75,6 +75,14 @@ class ClassificationMetric(Metric):
         values = {"single": self._single, "multi": self._multi, "regression": self._regression}[self.kind]()
         return {key: value if isinstance(value, list | dict) else float(value) for key, value in values.items()}
 
+    def doubts(self) -> list[str]:
+        """Return that all predictions are one label although the rows have several."""
+        if self.kind != "single" or len(set(self.truths)) < 2 or len(set(self.guesses)) != 1:
+            return []
+        label = self.names[self.guesses[0]]
+        share = self.truths.count(self.guesses[0]) / len(self.truths)
+        return [f"all {len(self.guesses)} predictions are `{label}`, which {share:.0%} of the rows are"]
+
     def _single(self) -> dict[str, Json]:
         from sklearn import metrics
 
