@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import wave
@@ -16,6 +17,7 @@ import topwork
 from topwork import UsageError
 from topwork.process import Process
 from topwork.stages.evaluate import Gallery
+from topwork_report import page_data
 from topwork_report.command import report
 from topwork_report.page import MOST_PICTURES, write_page
 
@@ -198,3 +200,81 @@ def test_evaluation_writes_the_clips_of_audio_tasks(tmp_path: Path, task: str) -
     for card in cards:
         with wave.open(str(tmp_path / card["audio"])) as clip:
             assert clip.getnframes() > 100 and clip.getframerate() == work.task.frontend.rate
+
+
+def heads(**changes: object) -> dict:
+    """Weights of a row with one layer, two attention heads and three tokens."""
+    text = base64.b64encode(bytes([255] * 18)).decode()
+    scale = base64.b64encode(b"\xff\xff" * 6).decode()
+    entry = {"group": "encoder", "number": 0, "indices": [0, 1], "shape": [2, 3, 3], "queries": 0, "keys": 0}
+    axis = {"name": "input", "names": ["a", "b", "c"], "special": [], "length": 3, "shown": 3}
+    return {"row": 1, "axes": [axis], "heads": [{**entry, "weights": text, "scale": scale, **changes}]}
+
+
+def data_of(root: Path) -> dict:
+    """The data that the page carries for its script."""
+    html = (root / "report.html").read_text(encoding="utf-8")
+    (text,) = re.findall(r'<script type="application/json" id="topwork-data">(.*?)</script>', html, re.S)
+    assert not set("<>&\u2028\u2029") & set(text)
+    return json.loads(text)
+
+
+def test_data_for_the_script_cannot_end_its_element(tmp_path: Path) -> None:
+    evil = "</script><!--<script>&\u2028\u2029" + EVIL
+    folder = stage(tmp_path, 1, "attention", 1.0, {"layers": []})
+    row = {**heads(), "caption": evil}
+    row["axes"][0]["names"] = [evil, "b", "c"]
+    write(folder / "attention.json", {"rows": [row]})
+    line = {"row": 1, "index": 1, "caption": evil, "badness": 1, "facts": {evil: evil}, "picture": None}
+    write(folder / "predictions.json", {"order": evil, "rows": 1, "predictions": [line]})
+    reader = page(tmp_path)
+    assert reader.count("script") == 2 and reader.count("img") == 0
+    data = data_of(tmp_path)
+    assert data["attention"][0]["rows"][0]["axes"][0]["names"][0] == evil
+    assert data["predictions"][0]["predictions"][0]["facts"] == {evil: evil}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shape": [2, 3, 4]}, {"shape": "many"}, {"weights": "?"}, {"weights": None}, {"scale": "AAAA"}, {"queries": 1},
+     {"keys": -1}, {"indices": [0]}, {"shape": [2, 3, True]}],
+)  # fmt: skip
+def test_weights_that_are_not_what_they_say_are_not_given_to_the_script(tmp_path: Path, change: dict) -> None:
+    folder = stage(tmp_path, 1, "attention", 1.0, {"layers": []})
+    write(folder / "attention.json", {"rows": [heads(**change), heads()]})
+    page(tmp_path)
+    ((kept,),) = [entry["rows"] for entry in data_of(tmp_path)["attention"]]
+    assert kept["heads"][0]["shape"] == [2, 3, 3]
+
+
+def test_the_page_says_what_its_size_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_data, "MOST_HEAD_BYTES", 100)  # two rows of 24 + 16 characters
+    monkeypatch.setattr(page_data, "MOST_LISTED", 3)
+    folder = stage(tmp_path, 1, "attention", 1.0, {"layers": []})
+    write(folder / "attention.json", {"rows": [heads() for _ in range(5)]})
+    lines = [{"row": at, "index": at, "caption": "a", "badness": at, "facts": {}, "picture": None} for at in range(7)]
+    write(folder / "predictions.json", {"order": "", "rows": 7, "predictions": lines})
+    text = page(tmp_path).text
+    assert (
+        "3 more rows are left out of the explorer" in text
+        and "4 more rows stand in the stage's predictions.json" in text
+    )
+    data = data_of(tmp_path)
+    assert len(data["attention"][0]["rows"]) == 2 and len(data["predictions"][0]["predictions"]) == 3
+    assert page_data.MOST_HEAD_BYTES < 5_000_000
+
+
+def test_headings_say_what_predictions_are_ordered_by(tmp_path: Path) -> None:
+    cards = [{"row": at, "caption": "a", "badness": -at, "text": []} for at in range(3)]
+    for index, (badness, order) in enumerate([(1, "loss, largest first"), (1, None), (0, "loss, largest first")], 1):
+        folder = stage(tmp_path, index, "evaluate", 1.0, {})
+        write(folder / "pictures.json", [{**card, "badness": badness * card["badness"]} for card in cards])
+        if order:
+            write(folder / "predictions.json", {"order": order, "rows": 3, "predictions": []})
+    page(tmp_path)
+    headings = re.findall("<h3>(Predictions[^<]*)", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert headings == [
+        "Predictions by loss, largest first",
+        "Predictions, the worst first",
+        "Predictions, in the order of the rows",
+    ]
