@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
 import time
 import wave
 from collections.abc import Iterator
@@ -28,7 +27,8 @@ from fastapi.testclient import TestClient
 
 from topwork.testing import same_predictions
 from topwork_workbench.serving.app import make_app
-from topwork_workbench.serving.limits import Limits
+from topwork_workbench.serving.batcher import Batcher, Job
+from topwork_workbench.serving.limits import Limits, RequestError
 
 
 def built(task: str, **options: Any) -> topwork.TaskModel:
@@ -38,7 +38,9 @@ def built(task: str, **options: Any) -> topwork.TaskModel:
 
 @contextmanager
 def serving(work: topwork.TaskModel, limits: Limits | None = None, **settings: Any) -> Iterator[TestClient]:
-    with TestClient(make_app(work, limits or Limits(), **settings), base_url="http://127.0.0.1:8000") as client:
+    with TestClient(
+        make_app(work, limits or Limits(seconds=300), **settings), base_url="http://127.0.0.1:8000"
+    ) as client:
         yield client
 
 
@@ -126,29 +128,52 @@ def test_masks_come_back_as_images() -> None:
     assert Image.open(io.BytesIO(base64.b64decode(mask))).size == row["image"].size
 
 
-def test_requests_at_the_same_time_are_one_batch(texts) -> None:
-    app = make_app(texts, wait=0.5)
-    with TestClient(app, base_url="http://127.0.0.1") as client, ThreadPoolExecutor(6) as pool:
-        ready = threading.Barrier(6)
+def test_requests_at_the_same_time_get_their_own_answers(texts) -> None:
+    inputs = [f"film {index}" for index in range(6)]
+    with serving(texts, wait=0.05) as client, ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda text: client.post("/", json={"inputs": text}).json(), inputs))
+    assert same_predictions(answers, [list(prediction) for prediction in texts.predict(inputs)])
 
-        def ask(index: int) -> Any:
-            ready.wait()
-            return client.post("/", json={"inputs": f"film {index}"}).json()
 
-        answers = list(pool.map(ask, range(6)))
-        expected = [list(prediction) for prediction in texts.predict([f"film {index}" for index in range(6)])]
-        assert max(app.state.batcher.sizes) > 1
-    assert same_predictions(answers, expected)
+def job(work: topwork.TaskModel, *rows: dict[str, Any], key: str = "") -> Job:
+    return Job(rows, work.task, key)
+
+
+def test_jobs_that_wait_are_one_batch_if_their_parameters_are_equal(texts) -> None:
+    batcher = Batcher(texts, batch_size=5)
+    jobs = [job(texts, {"text": f"film {index}"}, {"text": "x"}) for index in range(2)]
+    jobs += [job(texts, {"text": "other"}, key="other"), job(texts, {"text": "late"})]
+    futures = [batcher.submit(waiting) for waiting in jobs]
+    batcher.start()  # now that all of them wait
+    answers = [future.result(timeout=300) for future in futures]
+    batcher.stop()
+    assert batcher.sizes == [4, 1, 1]  # two requests of two rows; other parameters; a full turn before
+    expected = texts.predict(["film 0", "x", "film 1", "x", "other", "late"])
+    flat = [prediction for answer in answers for prediction in answer]
+    assert same_predictions(flat, [list(prediction) for prediction in expected])
 
 
 def test_a_bad_row_ends_its_own_request_alone(images) -> None:
-    good = encoded(images.task.example_rows()[0]["image"])
-    bad = base64.b64encode(b"no image").decode()
-    app = make_app(images, wait=0.5)
-    with TestClient(app, base_url="http://127.0.0.1") as client, ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda content: client.post("/", json={"inputs": content}), [good, bad])
-    assert (first.status_code, second.status_code) == (200, 422)
-    assert "image" in second.json()["error"]
+    image = images.task.example_rows()[0]["image"]
+    batcher = Batcher(images)
+    good, bad = job(images, {"image": image}), job(images, {"image": image}, {"image": {"bytes": b"no", "path": None}})
+    futures = [batcher.submit(waiting) for waiting in (good, bad)]
+    batcher.start()
+    assert len(futures[0].result(timeout=300)) == 1
+    with pytest.raises(RequestError, match="row 1, input `image`") as caught:
+        futures[1].result(timeout=300)
+    batcher.stop()
+    assert caught.value.status == 422 and batcher.sizes == [3]
+
+
+def test_a_request_that_was_given_up_is_not_predicted(texts) -> None:
+    batcher = Batcher(texts)
+    first, second = batcher.submit(job(texts, {"text": "a"})), batcher.submit(job(texts, {"text": "b"}))
+    assert first.cancel()
+    batcher.start()
+    assert second.result(timeout=300)
+    batcher.stop()
+    assert batcher.sizes == [1]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +224,8 @@ def test_other_bodies_methods_and_hosts_are_refused_as_json(texts) -> None:
         assert client.post("/", content=b"x", headers={"content-type": "image/png"}).status_code == 415
         assert client.get("/nowhere").json()["error"] == "Not Found"
         assert client.put("/").status_code == 405 and "error" in client.put("/").json()
-        assert client.get("/health", headers={"host": "evil.example"}).status_code == 400
+        stranger = client.get("/health", headers={"host": "evil.example"})
+        assert stranger.status_code == 400 and "another name" in stranger.json()["error"]
         deep = client.post("/", content=b"[" * 200_000, headers={"content-type": "application/json"})
         assert deep.status_code == 422
 
@@ -231,7 +257,6 @@ def test_limits_of_size_rows_pixels_and_seconds(texts, images) -> None:
 def test_a_clip_that_is_too_long_is_refused_by_its_header() -> None:
     pytest.importorskip("soundfile")
     from topwork_workbench.serving.inputs import Inputs
-    from topwork_workbench.serving.limits import RequestError
 
     out = io.BytesIO()
     with wave.open(out, "wb") as clip:

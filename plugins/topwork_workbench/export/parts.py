@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.modeling_outputs import BaseModelOutput
 
 from topwork import Json, Refused
@@ -81,7 +82,8 @@ def trace(recorded: Recorded) -> Part:
     axes = (tuple(dict.fromkeys(range(tensor.ndim), Dim.AUTO) for tensor in example.values()),)
     traced = _Traced(recorded.module, names, constants, outputs)
     try:
-        with torch.no_grad():
+        # fused attention returns other strides than the operators that a format has in its place
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             program = export(traced, tuple(example.values()), dynamic_shapes=axes, strict=False)
     except Exception as error:
         raise not_exported(recorded, error) from error

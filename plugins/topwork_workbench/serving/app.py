@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from topwork import Json, TopworkError
 from topwork_workbench.serving.batcher import Batcher, Job
@@ -59,7 +60,7 @@ def make_app(
         batcher.stop()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    app.add_middleware(_KnownHosts, hosts=hosts)
     app.state.batcher = batcher
     service = _Service(work, limits, batcher)
     app.add_api_route("/", service.predict, methods=["POST"])
@@ -67,6 +68,26 @@ def make_app(
     app.add_api_route("/", service.show, methods=["GET"], response_class=HTMLResponse)
     app.add_exception_handler(HTTPException, _http_error)
     return app
+
+
+class _KnownHosts:
+    """Refusal of requests under another name: a page of somebody else whose name leads to this machine.
+
+    Args:
+        app: what answers.
+        hosts: names that are known; "*" for any.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, set(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = Headers(scope=scope).get("host", "").rpartition("@")[2].partition(":")[0] if "headers" in scope else ""
+        if scope["type"] == "http" and "*" not in self.hosts and name not in self.hosts:
+            content = {"error": "the service has another name", "hint": f"call it {' or '.join(sorted(self.hosts))}"}
+            await JSONResponse(content, 400)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
 
 
 class _Service:
