@@ -194,6 +194,16 @@ def test_every_task_predicts_from_its_exported_folders(task, tmp_path) -> None:
 
 
 @pytest.mark.recipes
+def test_fused_attention_that_cannot_be_converted_is_written_plainly(tmp_path) -> None:
+    config = {"model_type": "t5", "d_model": 32, "num_layers": 1, "num_heads": 4, "d_kv": 8, "d_ff": 64}
+    work = built("translation", {"config": config}, generation={"max_new_tokens": 4})
+    rows = work.task.example_rows()
+    work.apply("export", {"predict": rows}, role="predict", folder=str(tmp_path / "out"), rows=3)
+    assert work.model.config._attn_implementation == "sdpa"
+    assert same_predictions(list(topwork.load(tmp_path / "out").predict(rows)), list(work.predict(rows)))
+
+
+@pytest.mark.recipes
 def test_a_compressed_model_is_exported(tmp_path) -> None:
     work = built("text-classification")
     rows = work.task.example_rows() * 2

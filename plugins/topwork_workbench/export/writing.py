@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import CheckpointError, Json, TopworkError, UsageError, save_program
+from topwork import CheckpointError, Json, Refused, TopworkError, UsageError, save_program
 from topwork_workbench.export.calls import Call, record
-from topwork_workbench.export.formats import FORMATS, check_packages
+from topwork_workbench.export.formats import FORMATS, Writer, check_packages
 from topwork_workbench.export.running import RunByProgram
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ class Exporter:
             described = []
             for part in self.parts:
                 file = f"{part.recorded.name}{writer.suffix}"
-                writer.write(part, target / file, self.opset)
-                described.append(part.described(file))
+                described.append(self._write(writer, part, target / file).described(file))
             return {"format": name, "parts": described, "versions": _versions(writer.packages)}
 
         def check(loaded: Any) -> None:
@@ -110,6 +109,34 @@ class Exporter:
             sizes = [file.stat().st_size for file in folder.glob(f"{entry['file']}*")]
             entry["megabytes"] = round(sum(sizes) / 1e6, 3)
         return entries
+
+    def _write(self, writer: Writer, part: Part, file: Path) -> Part:
+        """Write a part, and return it; where it cannot be converted, with plain attention in the place of fused one.
+
+        Raises:
+            Refused: it cannot be converted in either way.
+        """
+        from topwork_workbench.export.parts import trace
+
+        model: Any = self.run.model
+        before = getattr(getattr(model, "config", None), "_attn_implementation", None)
+        try:
+            writer.write(part, file, self.opset)
+        except Refused:
+            if before != "sdpa" or not hasattr(model, "set_attn_implementation"):
+                raise
+        else:
+            return part
+        try:
+            model.set_attn_implementation("eager")
+            plain = trace(part.recorded)
+        finally:
+            model.set_attn_implementation(before)
+        writer.write(plain, file, self.opset)
+        self.run.say(
+            f"the {part.recorded.name} is written with attention: eager, as fused attention cannot be converted"
+        )
+        return plain
 
     def compare(self, part: Part, module: RunByProgram) -> tuple[float, float]:
         """Return the largest relative difference over all recorded calls, and the one that is allowed.
