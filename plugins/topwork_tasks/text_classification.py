@@ -7,7 +7,7 @@ The native `AutoModelForSequenceClassification` where the architecture has one, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import override
@@ -49,6 +49,7 @@ class TextClassification(TextTask, Classifier):
     Rows that it refuses or mends: `_classification/bad_input.md`.
     """
 
+    state_types: ClassVar[Mapping[str, Any]] = {**Classifier.state_types, "inputs": text.InputNames}
     name = "text-classification"
     Options = TextClassificationOptions
     columns = {

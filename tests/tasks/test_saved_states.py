@@ -42,3 +42,12 @@ def test_label_names_are_texts_none_of_them_twice(names, plugins, tmp_path):
     file.write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=r"`state\.label_names"):
         topwork.load(tmp_path / "model", plugins=plugins)
+
+
+@pytest.mark.parametrize("inputs", [[], ["attention_mask"]])
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "question-answering", "fill-mask"])
+def test_a_model_of_texts_reads_tokens(task, inputs, plugins):
+    kinds = plugins.task(task)
+    kinds.check_state({"inputs": ["input_ids", "attention_mask"]})
+    with pytest.raises(CheckpointError, match=r"`state\.inputs` is .*has no `input_ids`"):
+        kinds.check_state({"inputs": inputs})

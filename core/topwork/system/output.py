@@ -33,9 +33,9 @@ def _descriptor_to_stderr() -> Iterator[TextIO | None]:
     except OSError:  # closed, as for daemons
         yield None
         return
-    stdout = None
-    if sys.stdout is not None and sys.stdout is sys.__stdout__ and not sys.stdout.closed:
-        stdout = os.fdopen(os.dup(before), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    first, stdout = sys.__stdout__, None
+    if first is not None and first is sys.stdout and not first.closed:
+        stdout = os.fdopen(os.dup(before), "w", encoding=first.encoding, errors=first.errors)
     try:
         with suppress(OSError):
             os.dup2(2, 1)

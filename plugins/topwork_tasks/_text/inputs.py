@@ -8,7 +8,9 @@ config follows it (`token_changes`). Learning lies in `tokenizers`, windows over
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
 
 from topwork import Base, Batch, DataError, Item, Json, Mode, Row, State, TopworkError, Units, UsageError
 from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
@@ -24,6 +26,16 @@ _OFFSET_POSITIONS = frozenset(
 )
 #: config entries that bound the positions of a decoder, most specific first; an encoder's are the last alone
 _DECODER_POSITIONS = ("max_decoder_position_embeddings", "max_target_positions", "max_position_embeddings")
+
+
+def _with_tokens(names: list[str]) -> list[str]:
+    if "input_ids" not in names:
+        raise ValueError("has no `input_ids`, which all models of texts read")
+    return names
+
+
+#: type of the state's entry `inputs`: the tensors that the tokenizer makes and the model reads
+InputNames = Annotated[list[str], AfterValidator(_with_tokens)]
 
 
 class TextInputs:

@@ -42,7 +42,7 @@ class FillMask(TokenTargetTask):
             "what belongs in the text's masks: a token, or one for each", target=True, required=False, kind="text"
         ),
     }
-    state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "inputs": list[str]}
+    state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "inputs": text.InputNames}
     repeatable = False
 
     @classmethod

@@ -46,7 +46,11 @@ class QuestionAnswering(TextTask):
             kind="answers",
         ),
     }
-    state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "no_answer": bool, "inputs": list[str]}
+    state_types: ClassVar[Mapping[str, Any]] = {
+        "token_changes": dict[str, Any],
+        "no_answer": bool,
+        "inputs": text.InputNames,
+    }
 
     @classmethod
     @override

@@ -53,7 +53,7 @@ class TokenClassification(TokenTargetTask):
         "declared": OutputNames | None,
         "scheme": entities.Scheme,
         "token_changes": dict[str, Any],
-        "inputs": list[str],
+        "inputs": text.InputNames,
     }
     rows_view = TagsView()
 
