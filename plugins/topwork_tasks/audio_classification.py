@@ -18,6 +18,7 @@ from topwork import Base, Batch, Column, Item, Mode, Picture, Row, State, UsageE
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
 from topwork_tasks._audio.audio_task import AUDIO_COLUMN, AudioTask
+from topwork_tasks._audio.augmentation import AUGMENT_HELP, AudioAugment, clip_parts
 from topwork_tasks._audio.preview import AudioView
 from topwork_tasks._audio.spec_augment import SPEC_AUGMENT_HELP, SpecAugment, fit_masks
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
@@ -35,6 +36,7 @@ class AudioClassificationOptions(ClassifierOptions):
     max_seconds: PositiveFloat | None = Field(
         None, description="training takes a random piece of this length, prediction the mean over windows of it"
     )
+    augment: AudioAugment = Field("none", description=AUGMENT_HELP)
     spec_augment: SpecAugment = Field("auto", description=SPEC_AUGMENT_HELP)
     pooling: Literal["mean", "first", "own"] = Field("mean", description="of the generic task head")
 
@@ -89,7 +91,8 @@ class AudioClassification(AudioTask, Classifier):
             )
         sizes = [size for size in (requested, self.frontend.window) if size is not None]
         self.window = min(sizes, default=None)
-        self.repeatable = requested is None
+        self._parts = clip_parts(options.augment)
+        self.repeatable = requested is None and not self._parts
 
     @override
     def build(self, weights: bool = True) -> nn.Module:
@@ -115,6 +118,8 @@ class AudioClassification(AudioTask, Classifier):
         for index, row in enumerate(rows):
             label = None if mode == "predict" else self.targets.of(row, index)
             clip = self.open_clip(row, index)
+            if mode == "train":
+                clip = self.training_clip(clip, seed, self._parts, None if self.options.max_seconds else self.window)
             for start, end in self._pieces(len(clip), mode, seed + index):
                 inputs = self.frontend.features(clip[start:end], index)
                 items.append(Item(index, inputs, self.frontend.window or end - start, label))
@@ -131,7 +136,7 @@ class AudioClassification(AudioTask, Classifier):
 
     @override
     def costs(self, rows: Sequence[Row]) -> list[list[int]] | None:
-        lengths = self.sample_counts(rows)
+        lengths = None if "speed" in self._parts else self.sample_counts(rows)
         if lengths is None:
             return None
         return [

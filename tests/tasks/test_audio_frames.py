@@ -10,7 +10,7 @@ import torch
 from audio_models import CONFIGS
 
 import topwork
-from topwork import DataError
+from topwork import DataError, TopworkError
 
 #: its config has no `apply_spec_augment`, and the model masks nevertheless
 DATA2VEC = {
@@ -119,3 +119,56 @@ def test_equal_letters_need_a_blank_between_them() -> None:
         rows = [spoken(SHORT, text), spoken(16000, "ab")]
         notes = topwork.build("automatic-speech-recognition", config, rows=rows).task.state.notes
         assert any("more frames" in note for note in notes) != fits
+
+
+# ---------------------------------------------------------------- waveforms
+
+
+def encoded(task: str, augment: Any, mode: Any, seed: int, kind: str = "wav2vec2") -> list[numpy.ndarray]:
+    rows = rows_of(task, 8000)
+    work = topwork.build(task, {"config": CONFIGS[kind]}, rows=rows, augment=augment, spec_augment="off")
+    items = work.task.encode(rows, mode, seed)
+    return [numpy.asarray(item.inputs[work.task.frontend.main]) for item in items]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("augment", ["light", "standard", ["speed"], ["gain"], ["noise"]])
+def test_clips_are_changed_in_training_only_and_by_the_seed(task, augment) -> None:
+    plain = encoded(task, "none", "train", 0)
+    first, again, other = (encoded(task, augment, "train", seed) for seed in (1, 1, 2))
+    assert all(map(numpy.array_equal, first, again))
+    if augment == ["gain"]:  # the extractor scales every clip alike
+        return
+    assert not any(map(numpy.array_equal, first, plain)) and not any(map(numpy.array_equal, first, other))
+    assert all(map(numpy.array_equal, encoded(task, augment, "loss", 1), plain))
+    lengths = {len(clip) for clip in first}
+    assert (len(lengths) > 1) is (augment in ("standard", ["speed"]))
+    assert all(0.9 * 7990 <= length <= 8010 / 0.9 for length in lengths)
+
+
+def test_changes_of_a_clip_are_what_they_say() -> None:
+    from topwork_tasks._audio.augmentation import augmented
+
+    tone = numpy.sin(2 * numpy.pi * 440 * numpy.arange(16000) / 16000).astype(numpy.float32)
+    for seed in range(5):
+        louder = augmented(tone, 16000, ("gain",), seed, (1, None))
+        ratio = 20 * numpy.log10(numpy.abs(louder).max() / numpy.abs(tone).max())
+        assert -6.01 <= ratio <= 6.01 and numpy.allclose(louder / louder.max(), tone / tone.max(), atol=1e-5)
+        noise = augmented(tone, 16000, ("noise",), seed, (1, None)) - tone
+        assert 9 <= 10 * numpy.log10(numpy.mean(tone**2) / numpy.mean(noise**2)) <= 41
+        faster = augmented(tone, 16000, ("speed",), seed, (1, None))
+        pitch = numpy.abs(numpy.fft.rfft(faster)).argmax() * 16000 / len(faster)
+        assert abs(pitch - 440 * 16000 / len(faster)) < 2  # the same waves in fewer samples
+        assert len(augmented(tone, 16000, ("speed",), seed, (16000, 16000))) == 16000
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_with_changed_clips_runs_and_is_repeated_by_its_seed(task) -> None:
+    rows = rows_of(task, 4000)
+    losses = []
+    for _ in range(2):
+        work = topwork.build(task, {"config": CONFIGS["wav2vec2"]}, rows=rows, augment="standard")
+        losses.append(work.train(rows, epochs=2, batch_size=4, learning_rate=1e-3)["history"][-1])
+    assert losses[0]["loss"] == losses[1]["loss"]
+    with pytest.raises(TopworkError, match="augment"):
+        topwork.build(task, {"config": CONFIGS["wav2vec2"]}, rows=rows, augment=["echo"])

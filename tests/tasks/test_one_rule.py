@@ -22,6 +22,7 @@ CLASSIFIERS = ("text-classification", "image-classification", "audio-classificat
 DIFFERENT = {
     "share": "of tokens that are masked; of weights that two sides have in common",
     "decoder": "DPT's decoder ends in one number for a pixel",
+    "augment": "what can change of an image is not what can change of a clip",
     "pooling": "decoders of texts have a last token",
     "prompt": "the words that follow the source say what comes next",
     "generation": "the length of targets is known from rows; Whisper has arguments of its own",

@@ -12,6 +12,7 @@ from typing import Any
 from typing_extensions import override
 
 from topwork import Column, DataError, Item, Row, Task, Units
+from topwork_tasks._audio.augmentation import ClipPart, augmented
 from topwork_tasks._audio.clips import audio_length, open_audio, spectrogram_image
 from topwork_tasks._audio.frontend import Frontend
 from topwork_tasks._audio.preview import AudioView, clip_to_play
@@ -39,6 +40,23 @@ class AudioTask(Task):
         if "audio" not in row:
             raise DataError("is missing", row=index, column="audio", hint="map it in `data.columns`")
         return self.frontend.clip(row["audio"], index)
+
+    def training_clip(self, clip: Any, seed: int, parts: tuple[ClipPart, ...], window: int | None) -> Any:
+        """Return a clip as training takes it: changed at random by the option `augment`, float32 [samples].
+
+        Args:
+            clip: float32 [samples].
+            seed: of the draw.
+            parts: of the option.
+            window: samples that an item may have: the same clip must give the same number of items in every epoch, so
+                a longer one keeps its speed.
+        """
+        if not parts:
+            return clip
+        bounds = (self.frontend.shortest, window)
+        if window is not None and len(clip) > window:
+            bounds = (len(clip), len(clip))
+        return augmented(clip, self.frontend.rate, parts, seed, bounds)
 
     def sample_counts(self, rows: Sequence[Row]) -> list[int] | None:
         """Return the samples of each row's clip at the model's rate, by the headers of the files.

@@ -63,11 +63,16 @@ def open_audio(value: Any, row: int | None, column: str, rate: int) -> np.ndarra
         raise DataError("the clip has samples that are not finite", row=row, column=column, hint=HINT)
     wanted = resampled_length(len(clip), clip_rate, rate)
     if clip_rate != rate:
-        clip = import_package("soxr").resample(clip, clip_rate, rate)
+        clip = resample(clip, clip_rate, rate)
         clip = numpy.pad(clip[:wanted], (0, max(0, wanted - len(clip))))
     if wanted == 0:
         raise DataError("the clip is empty", row=row, column=column, hint=HINT)
     return numpy.ascontiguousarray(clip, dtype=numpy.float32)
+
+
+def resample(clip: np.ndarray, clip_rate: int, rate: int) -> np.ndarray:
+    """Return a clip of `clip_rate` samples a second with `rate` samples a second, by soxr (high quality)."""
+    return clip if clip_rate == rate else import_package("soxr").resample(clip, clip_rate, rate)
 
 
 def resampled_length(samples: int, clip_rate: int, rate: int) -> int:

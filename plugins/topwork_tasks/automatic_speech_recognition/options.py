@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from topwork import Base, TaskOptions, UsageError
+from topwork_tasks._audio.augmentation import AUGMENT_HELP, AudioAugment
 from topwork_tasks._audio.spec_augment import SPEC_AUGMENT_HELP, SpecAugment
 from topwork_tasks._classification.options import HeadDropout
 from topwork_tasks._text.metrics import UnicodeForm
@@ -42,6 +43,7 @@ class SpeechRecognitionOptions(TaskOptions):
     )
     max_seconds: PositiveFloat | None = Field(None, description="refuse to train on longer clips")
     upsample: PositiveInt = Field(1, description="frames for each frame of the backbone; generic task head")
+    augment: AudioAugment = Field("none", description=AUGMENT_HELP)
     spec_augment: SpecAugment = Field("auto", description=SPEC_AUGMENT_HELP)
     dropout: HeadDropout = 0.1
     generation: dict[str, Any] = Field(default_factory=dict, description="arguments of `generate` (seq2seq)")

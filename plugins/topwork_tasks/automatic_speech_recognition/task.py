@@ -18,6 +18,7 @@ import topwork as tw
 from topwork_tasks._audio import clips as _audio
 from topwork_tasks._audio import frontend as _audio_frontend
 from topwork_tasks._audio.audio_task import AUDIO_COLUMN, AudioTask
+from topwork_tasks._audio.augmentation import clip_parts
 from topwork_tasks._audio.spec_augment import fit_masks
 from topwork_tasks._text.inputs import token_units
 from topwork_tasks.automatic_speech_recognition import ctc as _ctc
@@ -94,6 +95,8 @@ class SpeechRecognition(AudioTask):
         self.tokenizer = state.processors["tokenizer"]
         self._masks: dict[str, Any] = state.values.get("spec_augment") or {}
         self.frontend = _audio_frontend.Frontend(state.processors["feature_extractor"], self.base.config, self._masks)
+        self._parts = clip_parts(options.augment)
+        self.repeatable = not self._parts
         self._blank = int(self.tokenizer.pad_token_id)
         # the generic head of a model of one size counts the frames that a clip fills; `generate` wants the mask too
         self._with_mask = self.frontend.window is not None
@@ -145,6 +148,8 @@ class SpeechRecognition(AudioTask):
             clip = self.open_clip(row, index)
             if target is not None:
                 self._check_length(len(clip), index)
+                if mode == "train":
+                    clip = self.training_clip(clip, seed, self._parts, self.frontend.window)
                 items.append(self._item(clip, index, target))
                 continue
             cuts = (self.options.chunk_seconds, self.options.stride_seconds, self.form == "ctc")
@@ -181,7 +186,7 @@ class SpeechRecognition(AudioTask):
 
     @override
     def costs(self, rows: Sequence[tw.Row]) -> list[list[int]] | None:
-        lengths = self.sample_counts(rows)
+        lengths = None if "speed" in self._parts else self.sample_counts(rows)
         if lengths is None or any(length > limit for length in lengths for limit, _ in self._limits()):
             return None
         return [[self.frontend.window or length] for length in lengths]
