@@ -379,3 +379,17 @@ def test_the_worst_predictions_are_drawn_first_also_by_a_task_that_does_not_rank
     recipe["stages"] = [{"evaluate": {"role": "train", "pictures": 2, "limit": 3}}, "report"]  # all of them right
     page = (started(recipe, plugins).root / "report.html").read_text()
     assert "<h3>Predictions, in the order of the rows</h3>" in page
+
+
+def test_predictions_are_listed_by_their_loss_where_it_is_measured(recipe, engine):
+    recipe["stages"] = [{"evaluate": {"role": "train", "loss": True, "listed": 7, "pictures": 2}}, "report"]
+    run = started(recipe, engine)
+    table = json.loads((run.root / "stages/01-evaluate/predictions.json").read_text())
+    losses = [line["facts"]["loss"] for line in table["predictions"]]
+    assert table["order"] == "loss, largest first" and table["rows"] == 42 and len(losses) == 7
+    assert losses == sorted(losses, reverse=True) and len(set(losses)) > 1
+    assert [line["picture"] for line in table["predictions"]] == [0, 1, *[None] * 5]
+    drawn = json.loads((run.root / "stages/01-evaluate/pictures.json").read_text())
+    assert [card["row"] for card in drawn] == [line["row"] for line in table["predictions"][:2]]
+    assert losses[0] > results(run)[0]["metrics"]["loss"] > 0
+    assert "Predictions by loss, largest first" in (run.root / "report.html").read_text()
