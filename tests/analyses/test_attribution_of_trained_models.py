@@ -19,9 +19,6 @@ CASES: dict[str, Case] = {**TEXT, **VISION, **AUDIO}
 STEPS = {
     "text-classification": 25,
     "token-classification": 25,
-    "question-answering": 25,
-    "image-classification": 25,
-    "audio-classification": 25,
 }
 DEEP: dict[str, Any] = {"num_hidden_layers": 3, "num_attention_heads": 8, "hidden_size": 64, "intermediate_size": 128}
 
