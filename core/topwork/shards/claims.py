@@ -76,6 +76,12 @@ class Claims:
                 for path in self._of(name):
                     path.unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        """Remove what processes left that died, once all work is done: claims that this process does not hold."""
+        for path in self.folder.iterdir():
+            if path not in self._held:
+                path.unlink(missing_ok=True)
+
     def _take(self, name: str) -> Claim | None:
         newest = max(self._of(name), default=None)
         if newest is not None and not self._is_abandoned(newest):

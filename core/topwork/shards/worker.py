@@ -129,6 +129,7 @@ class Worker:
                 if not (self.folder / RESULT).is_file():
                     join(self.parts, self.count)
                     self.parts.sweep()
+                    claims.sweep()
                 claim.done = True
 
     def _check_budget(self) -> None:
