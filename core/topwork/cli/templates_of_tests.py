@@ -56,7 +56,7 @@ def test_the_stage_keeps_its_promises() -> None:
 
 def test_the_stage_counts_every_parameter_once() -> None:
     work = topwork.build("@TASK@", BASE, rows=ROWS, plugins=topwork.load_plugins(extra=[@MODULE@]))
-    result = work.apply("@IDENTIFIER@", {"depth": 2})
+    result = work.apply("@IDENTIFIER@", {}, depth=2)
     assert result["parameters"] == sum(parameter.numel() for parameter in work.model.parameters())
     assert len(result["tables"]["parameters"]) > 1
 """,
