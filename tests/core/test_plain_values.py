@@ -159,7 +159,7 @@ def test_arrays_of_images_and_folders_are_rows(task, tmp_path):
 
 
 @pytest.mark.parametrize("task", BASES)
-@pytest.mark.parametrize("value", [5, 1.5, True, {"a"}, None, [5], [["a"]], [None], object()], ids=repr)
+@pytest.mark.parametrize("value", [5, 1.5, True, {"a"}, None, [5], [["a"]], [None], ...], ids=repr)
 def test_values_of_other_kinds_are_refused_with_a_hint(task, value):
     with pytest.raises(topwork.TopworkError) as caught:
         work_of(task).predict(value)
