@@ -135,6 +135,27 @@ def test_what_depends_on_a_change_is_done_again_and_the_rest_is_kept(change, rec
     assert write
 
 
+@pytest.mark.parametrize("part", ["options", "task", "base"])
+def test_options_that_came_after_a_run_are_no_change_of_its_recipe(part, recipe, engine):
+    """Older versions wrote fewer options into run.json; only a value other than the default is a change."""
+    recipe["task"] = {"name": "points"}
+    before = start(recipe, engine)
+    shutil.rmtree(before.root / "stages" / "04-evaluate")
+    record = json.loads((before.root / "run.json").read_text())
+    removed = {"options": "learning_rate", "task": "dropout", "base": "revision"}[part]
+    for inputs in record["begun"].values():
+        inputs[part].pop(removed, None)
+    (before.root / "run.json").write_text(json.dumps(record))
+    topwork.resume(before.root, plugins=engine, quiet=True)
+    shutil.rmtree(before.root / "stages" / "04-evaluate")
+    changed = yaml.safe_load((before.root / "recipe.yaml").read_text())
+    where = {"options": changed["stages"][0]["train"], "task": changed["task"], "base": changed["base"]}[part]
+    where[removed] = {"learning_rate": 0.5, "dropout": 0.5, "revision": "v2"}[removed]
+    (before.root / "recipe.yaml").write_text(yaml.safe_dump(changed))
+    with pytest.raises(UsageError, match=rf"changed since stage 1.*{removed}"):
+        topwork.resume(before.root, plugins=engine, quiet=True)
+
+
 def test_a_run_that_stands_in_its_second_training_is_taken_over_to_there(recipe, engine):
     before = start(recipe, engine)
     for name in ("03-train", "04-evaluate", "05-save"):

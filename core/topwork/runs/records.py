@@ -130,16 +130,20 @@ def first_change(recipe: Recipe, root: Path) -> tuple[int, str] | None:
             before = {"options": read_record(folder / RESULT, "stage").get("options")}
         else:
             continue
-        change = change_of(before, stage_inputs(recipe, stage), stage)
+        change = change_of(before, recipe, stage)
         if change is not None:
             state = "was finished" if (folder / RESULT).is_file() else "began"
             return index, f"the recipe was changed since stage {index + 1}, {stage.name}, {state}: {change}"
     return None
 
 
-def change_of(before: Mapping[str, Json], inputs: Mapping[str, Json], stage: Stage) -> str | None:
-    """Describe the first difference between the inputs that a stage had and has now; None when they are equal."""
-    now = json.loads(json.dumps(inputs))
+def change_of(before: Mapping[str, Json], recipe: Recipe, stage: Stage) -> str | None:
+    """Describe the first difference between the inputs that a stage had and has now; None when they are equal.
+
+    An option that the earlier inputs lack is none of then: an older version wrote them. Its default is no change.
+    """
+    now = json.loads(json.dumps(stage_inputs(recipe, stage)))
+    chosen = _chosen(recipe, stage)
     for key in before:
         if before[key] is None:
             continue
@@ -149,17 +153,41 @@ def change_of(before: Mapping[str, Json], inputs: Mapping[str, Json], stage: Sta
             if change is not None:
                 return f"the rows of `{change}` are not those of then"
             continue
-        change = _difference(before[key], now.get(key), f"stages.{stage.name}" if key == "options" else key)
+        path = f"stages.{stage.name}" if key == "options" else key
+        change = _difference(before[key], now.get(key), path, chosen.get(key))
         if change is not None:
             return change
     return None
 
 
-def _difference(before: Json, now: Json, path: str) -> str | None:
-    """Describe the first difference of two JSON values; None when they are equal."""
+def _chosen(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """Return the inputs of a stage that are no defaults."""
+    dumped = {
+        role: options.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        for role, options in [*recipe.bases.items(), ("task", recipe.task_options), ("data", recipe.data)]
+    }
+    bases = {role: dumped[role] for role in recipe.bases}
+    return {
+        "options": stage.model_dump(mode="json", exclude_defaults=True),
+        "task": dumped["task"],
+        "base": bases if len(bases) > 1 else next(iter(bases.values())),
+        "data": dumped["data"],
+    }
+
+
+def _difference(before: Json, now: Json, path: str, chosen: Json) -> str | None:
+    """Describe the first difference of two JSON values; None when they are equal.
+
+    Args:
+        before: the earlier value.
+        now: the present value.
+        path: its name in the message.
+        chosen: entries of `now` that are no defaults; the others count only when `before` has them.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*before, *(key for key in now if key not in before)]:
-            change = _difference(before.get(key), now.get(key), f"{path}.{key}")
+        known = chosen if isinstance(chosen, dict) else {}
+        for key in [*before, *(key for key in now if key not in before and key in known)]:
+            change = _difference(before.get(key), now.get(key), f"{path}.{key}", known.get(key))
             if change is not None:
                 return change
         return None

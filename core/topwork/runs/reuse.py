@@ -21,7 +21,6 @@ from topwork.runs.records import (
     first_change,
     read_record,
     stage_folder,
-    stage_inputs,
 )
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def take_over(recipe: Recipe, root: Path, source: Path) -> str:
         if folder.name not in begun or not (folder / RESULT).is_file():
             reason = f"stage {index + 1}, {stage.name}, was not finished there"
             break
-        difference = change_of(begun[folder.name], stage_inputs(recipe, stage), stage)
+        difference = change_of(begun[folder.name], recipe, stage)
         if difference is not None:
             reason = f"stage {index + 1}, {stage.name}: {difference}"
             break
