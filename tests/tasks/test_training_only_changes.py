@@ -19,6 +19,8 @@ CASES: list[tuple[str, Any, str, Any]] = [
     ("summarization", BART, "label_smoothing", 0.9),
     ("translation", BART, "label_smoothing", 0.9),
     ("translation", GPT2, "label_smoothing", 0.9),
+    ("audio-classification", WAV2VEC2, "augment", "standard"),
+    ("automatic-speech-recognition", WAV2VEC2, "augment", "standard"),
     ("image-classification", VIT, "label_smoothing", 0.9),
     ("image-classification", VIT, "mixup", 1.0),
     ("image-classification", VIT, "cutmix", 1.0),

@@ -156,7 +156,8 @@ def _of_blocks(model: nn.Module, layers: Sequence[AttentionLayer], blocks: Seque
         # where a norm lies between, the finder by runs knows the consumer alone
         chosen += [*(producers or by_shape.get(block.path, ())), block.path]
     chosen += [path for output, inputs in by_shape.items() if output not in chosen for path in (*inputs, output)]
-    return [path for path in chosen if _maps_features(model.get_submodule(path))]
+    # experts whose weights are one parameter are no modules: nothing can stand in for them
+    return [path for path in chosen if _exists(model, path) and _maps_features(model.get_submodule(path))]
 
 
 def _blocks(look: Any, call: Callable[[], Any]) -> list[Block]:
