@@ -25,14 +25,14 @@ from topwork_compress.uniform import expanded, joined, joined_table
 from topwork_compress.units import Choice, Costs, Masks, Units, macs, members_of, parameters
 from topwork_compress.whole_layers import least_needed
 from topwork_lens.blocks.plain_widths import PlainWidth, plain_widths, settle_widths
+from topwork_lens.blocks.whole.discovery import find_whole_layers
+from topwork_lens.blocks.whole.leaving_out import leave_out
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet
 from topwork_lens.pruning.prune import Pruned
 from topwork_lens.scoring.plain_models import own_loss, single_items
 from topwork_lens.scoring.row_independence import RowLosses
-from topwork_lens.whole.discovery import find_whole_layers
-from topwork_lens.whole.leaving_out import leave_out
 
 #: positions that least squares reads, and batches that costs are counted on
 _POSITIONS, _COUNTED = 16384, 8

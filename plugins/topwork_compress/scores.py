@@ -18,7 +18,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Batch, UsageError, unknown
 from topwork_compress.units import Units, columns_of, in_groups, members_of
-from topwork_lens.head_slices import heads_verified
+from topwork_lens.capture.head_slices import heads_verified
 from topwork_lens.layers.context import Unit, first_input, output_projection, split_heads
 from topwork_lens.layers.description import resolve
 from topwork_lens.layers.projections import input_dim

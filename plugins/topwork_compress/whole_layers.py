@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from topwork import Batch, UsageError
+from topwork_lens.blocks.whole.bypass import block_influence, bypassed
+from topwork_lens.blocks.whole.discovery import WholeLayer
 from topwork_lens.model_state import quiet
 from topwork_lens.scoring.row_independence import RowLosses
-from topwork_lens.whole.bypass import block_influence, bypassed
-from topwork_lens.whole.discovery import WholeLayer
 
 #: layers that are measured at every step, those of the least influence; and rows that they are measured on
 _TRIED, _ROWS = 3, 256

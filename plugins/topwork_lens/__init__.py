@@ -3,9 +3,10 @@
 In the order in which a model meets them:
 
 - `plugin`: the hooks; `look`: `Look`, what the lens can do with one model.
-- `layers`: attention layers, found and described; `blocks`: feed-forward neurons; `whole`: whole layers.
-- `capture`: attention weights while a model runs; `activations`: every other tensor; `patching`: replacing them.
-- `gates`: factors on the outputs of heads; `head_slices`: the check that a slice is one head.
+- `layers`: attention layers, found and described; `blocks`: feed-forward neurons, and whole layers.
+- `activations`: every tensor that is no weight; `capture`: attention weights, and the check that a slice is one head;
+  `patching`: replacing activations.
+- `gates`: factors on the outputs of heads.
 - `scoring`: importance of heads, and choices by it.
 - `pruning`: removal, proved equal to masking; `schedule`: searches for heads that can go.
 - `stages`: all of this in recipes; `command`: scores by many processes.

@@ -18,7 +18,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Block, UsageError
 from topwork_lens.activations.runs import Runs, checkpointing
-from topwork_lens.head_slices import heads_verified
+from topwork_lens.capture.head_slices import heads_verified
 from topwork_lens.layers.context import (
     Unit,
     first_input,

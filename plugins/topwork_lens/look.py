@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Refused, Shown, UsageError
+from topwork_lens.blocks.whole.access import Heads, WholeLayerAccess
 from topwork_lens.capture.capture import Capture, needs_attention
+from topwork_lens.capture.head_slices import require_heads, verify_heads
 from topwork_lens.capture.result import Captured
 from topwork_lens.capture.tokens import token_ids
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_now, factors_of, gated, keep_gates, kept_gates
-from topwork_lens.head_slices import require_heads, verify_heads
 from topwork_lens.layers.context import is_gateable
 from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.mixing import with_mixing
@@ -31,7 +32,6 @@ from topwork_lens.pruning.trial import tried as try_pruning
 from topwork_lens.scoring.access import ScoringAccess
 from topwork_lens.scoring.selection import Choice, Importance, by_scores
 from topwork_lens.tables import LayerTable
-from topwork_lens.whole.access import Heads, WholeLayerAccess
 
 if TYPE_CHECKING:
     pass

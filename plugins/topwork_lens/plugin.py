@@ -99,8 +99,8 @@ def model_rebuilt(model: nn.Module, alterations: Mapping[str, Json], plugins: An
     For a checkpoint of transformers 4: the shape that its config describes.
     """
     if "lens" in alterations:
+        from topwork_lens.blocks.whole.leaving_out import rebuild_whole
         from topwork_lens.pruning.rebuild import rebuild
-        from topwork_lens.whole.leaving_out import rebuild_whole
 
         rebuild_whole(model, alterations["lens"])
         rebuild(model, alterations["lens"], plugins)

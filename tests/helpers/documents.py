@@ -166,14 +166,13 @@ CORE_ROOMS = (
     *("shown", "errors", "files", "process", "system", "console", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
-    *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "whole", "patching", "scoring"),
+    *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "patching", "scoring"),
     *("pruning", "schedule", "stages"),
     *(
         "command",
         "head_weights",
         "show",
         "scope",
-        "head_slices",
         "tables",
         "flops",
         "model_state",

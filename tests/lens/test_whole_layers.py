@@ -13,8 +13,8 @@ from tolerance import close
 import topwork
 from architectures import build
 from topwork import CheckpointError, Refused, UsageError, alterations
+from topwork_lens.blocks.whole.leaving_out import rebuild_whole
 from topwork_lens.look import Look
-from topwork_lens.whole.leaving_out import rebuild_whole
 
 
 def logits(model: Any, inputs: Any) -> torch.Tensor:

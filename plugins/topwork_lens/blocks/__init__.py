@@ -1,4 +1,4 @@
-"""Feed-forward neurons: how they are found in a model, described and chosen.
+"""Feed-forward neurons, and whole layers: how they are found in a model, described, masked and left out.
 
 - `access`: what `topwork.look(model)` can do with neurons.
 - `discovery`: all blocks of a model; blocks and neurons by the keys that callers use.
@@ -8,4 +8,5 @@
 - `description`: from projections, or from what is noted on a pruned one, to a `Block`.
 - `rebuild`: the shape of a saved model.
 - `plain_widths`: widths that a config says, so that plain transformers builds the smaller model.
+- `whole`: whole layers, which a model may do without.
 """

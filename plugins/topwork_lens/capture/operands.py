@@ -24,8 +24,16 @@ from topwork_lens.activations.sites import Site
 from topwork_lens.activations.states import Visit
 from topwork_lens.capture.interception import recomputation
 from topwork_lens.capture.interface import InterfaceCall, observing_interface
-from topwork_lens.capture.products import argument, factors_of_product, with_arguments
-from topwork_lens.capture.tensors import Mask, by_heads, merged_items, merged_weights, split_items
+from topwork_lens.capture.tensors import (
+    Mask,
+    argument,
+    by_heads,
+    factors_of_product,
+    merged_items,
+    merged_weights,
+    split_items,
+    with_arguments,
+)
 from topwork_lens.capture.tracing import (
     PRODUCTS,
     SOFTMAX,

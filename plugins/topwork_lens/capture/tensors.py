@@ -1,10 +1,12 @@
-"""Tensors of an attention computation, brought into one form: queries, keys, values, weights, masks.
+"""Tensors of an attention computation, and products of two: queries, keys, values, weights and masks in one form.
 
-The orders in which modelling code may hold items, attention heads, windows and positions are known here only.
+The orders in which modelling code may hold items, attention heads, windows and positions are known here only; so are
+the forms in which torch's functions take the two factors of a product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,3 +157,32 @@ def merged_weights(original: torch.Tensor, split: torch.Tensor, heads: int) -> t
     if original.dim() == 4 and original.shape[1] != heads:
         return split.transpose(1, 2)
     return merged_items(original, split, heads)
+
+
+def factors_of_product(function: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[int | str, int | str] | None:
+    """Return where a product has its two factors: indices of arguments, or names; None for a form that is not read."""
+    if function in (torch.baddbmm, torch.Tensor.baddbmm):
+        first: int | str = "batch1" if "batch1" in kwargs else 1
+        return first, "batch2" if "batch2" in kwargs else 2
+    if function in (torch.einsum, torch.Tensor.__rmatmul__):
+        return None
+    second = next((name for name in ("other", "mat2") if name in kwargs), None)
+    return (0, second or 1) if second or len(args) > 1 else None
+
+
+def argument(name: int | str, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Return an argument by its index or name."""
+    return kwargs[name] if isinstance(name, str) else args[name]
+
+
+def with_arguments(
+    names: Sequence[int | str], values: Sequence[Any], args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
+    """Return arguments with other values in some indices or names."""
+    listed, named = list(args), dict(kwargs)
+    for name, value in zip(names, values, strict=True):
+        if isinstance(name, str):
+            named[name] = value
+        else:
+            listed[name] = value
+    return tuple(listed), named

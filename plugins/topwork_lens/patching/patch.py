@@ -19,9 +19,9 @@ from topwork import AttentionLayer, UsageError, unknown
 from topwork_lens.activations.runs import Runs, checkpointing
 from topwork_lens.activations.sites import NAMES, OPERANDS, Site, chosen_sites, site_at, sites_of
 from topwork_lens.activations.taps import tapped
+from topwork_lens.capture.head_slices import heads_verified
 from topwork_lens.capture.operands import operands_tapped
 from topwork_lens.capture.result import Captured
-from topwork_lens.head_slices import heads_verified
 from topwork_lens.layers.discovery import heads_by_layer, whole_number
 from topwork_lens.layers.stacks import stacks_of
 from topwork_lens.patching.values import Selection, replaced

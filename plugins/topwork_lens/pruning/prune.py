@@ -14,8 +14,8 @@ from typing import Any
 from torch import nn
 
 from topwork import AttentionLayer, Block, Json, Removal
+from topwork_lens.capture.head_slices import require_heads
 from topwork_lens.flops import Flops, count_flops
-from topwork_lens.head_slices import require_heads
 from topwork_lens.layers.context import Unit
 from topwork_lens.layers.discovery import heads_by_layer, numbered
 from topwork_lens.pruning.equivalence import Comparison

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Batch, UsageError, accelerated, unknown
+from topwork_lens.capture.head_slices import heads_verified
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_of, gated
-from topwork_lens.head_slices import heads_verified
 from topwork_lens.model_state import device_of, frozen, remember_batch
 from topwork_lens.refusals import refuse
 from topwork_lens.scoring.entropy import sharpness

@@ -12,12 +12,12 @@ from typing import Any
 from torch import nn
 
 from topwork import CheckpointError, Json
+from topwork_lens.blocks.whole.bypass import bypassed
+from topwork_lens.blocks.whole.discovery import WholeLayer
 from topwork_lens.layers.state import note_module, noted
 from topwork_lens.pruning.equivalence import Comparison, agree, doubled, is_rounding, run_outputs
 from topwork_lens.pruning.references import running
 from topwork_lens.refusals import refuse
-from topwork_lens.whole.bypass import bypassed
-from topwork_lens.whole.discovery import WholeLayer
 
 #: names under which modules of a layer remember its number
 _NUMBERS = ("layer_idx", "layer_id", "layer_number", "layer_index", "idx")

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from topwork_lens.blocks.whole.discovery import WholeLayer, first_tensor
 from topwork_lens.model_state import quiet
 from topwork_lens.scope import Scope
-from topwork_lens.whole.discovery import WholeLayer, first_tensor
 
 
 @contextmanager

@@ -11,13 +11,13 @@ import torch
 
 from topwork_lens.blocks.access import BlockAccess
 from topwork_lens.blocks.discovery import find_blocks, neurons_by_block
+from topwork_lens.blocks.whole.bypass import block_influence, bypassed
+from topwork_lens.blocks.whole.discovery import WholeLayer, find_whole_layers, whole_layer_at
+from topwork_lens.blocks.whole.leaving_out import leave_out
 from topwork_lens.layers.discovery import heads_by_layer
 from topwork_lens.pruning.probes import call_on
 from topwork_lens.pruning.prune import Pruned, count_heads, count_parameters, prune
 from topwork_lens.pruning.soft import living_layers
-from topwork_lens.whole.bypass import block_influence, bypassed
-from topwork_lens.whole.discovery import WholeLayer, find_whole_layers, whole_layer_at
-from topwork_lens.whole.leaving_out import leave_out
 
 #: an original index, where the model has one list of layers; an original path; or the path of a list, and an index
 LayerKey = int | str | tuple[str, int]
