@@ -220,6 +220,9 @@ from topwork.stage import (
     HeadMap as HeadMap,
 )
 from topwork.stage import (
+    PointMap as PointMap,
+)
+from topwork.stage import (
     RandomBaseline as RandomBaseline,
 )
 from topwork.stage import (

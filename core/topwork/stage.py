@@ -56,6 +56,21 @@ class Removal(TypedDict, total=False):
     heads: dict[str, list[int]]
 
 
+class PointMap(TypedDict, total=False):
+    """Points in a plane whose axes have one unit, such as a projection of distances.
+
+    Keys:
+        title: over the map.
+        note: what nearness means, and what the names and groups are.
+        points: [{"x", "y", "name", "short", "group", "path", "head"}]: `short` stands beside the point, `group` chooses
+            its colour; a point that is an attention head has the `path` of its layer and its original index, `head`.
+    """
+
+    title: str
+    note: str
+    points: list[dict[str, Any]]
+
+
 class HeadMap(TypedDict, total=False):
     """A map of layers x attention heads, drawn of one list in each entry of `layers`.
 
@@ -119,7 +134,12 @@ class StageResult(TypedDict, total=False):
         head_maps: which lists of `layers` are drawn, and how.
         history: of a training, in the order of the steps: {"step", "loss", "learning_rate", "eval_loss",
             "eval_<metric>", "teacher_loss"}, each where it was measured. `eval_` are measured on the calibrate rows.
-        curves: [{"title", "x", "series": {name: [[x, y], ...]}}].
+        curves: [{"title", "x", "series": {name: [[x, y], ...]}, "bands": {name: [[x, lowest, highest], ...]}}]; a
+            band is an area behind the line of that name, such as the range of random choices.
+        point_maps: points in a plane.
+        relevance: of the positions of some rows, by several methods: [{"row", "axis", "methods": {name: [values]}}].
+            `row` is an index in the rows of `role`; `axis` describes positions as `axes` of attention.json does, and a
+            method has a value for each of its shown positions.
         tables: title -> list of dicts, or {"columns", "rows"}, or a confusion matrix {"labels", "counts"} with a row
             of counts for each true label.
         model_folder: where a model was saved, relative to the run folder when it lies inside.
@@ -158,6 +178,8 @@ class StageResult(TypedDict, total=False):
     head_maps: list[HeadMap]
     history: list[dict[str, Any]]
     curves: list[dict[str, Any]]
+    point_maps: list[PointMap]
+    relevance: list[dict[str, Any]]
     tables: dict[str, Any]
     model_folder: str
     page: str

@@ -50,6 +50,10 @@ class Axis:
     groups: list[list[int]]
     facts: dict[str, Json]
 
+    def described(self) -> dict[str, Json]:
+        """Return the description as JSON."""
+        return {"name": self.name, "shown": len(self.groups), **self.facts}
+
 
 def pack_row(
     captured: Mapping[str, Capturing], layers: Mapping[tuple[str, int], AttentionLayer], units: Units, most_bytes: int
@@ -64,9 +68,9 @@ def pack_row(
 
     Returns:
         {"axes", "heads", "heads_left_out"}. `axes` is a list of descriptions of positions; `heads` is a list of
-        {"group", "number", "indices", "shape", "queries", "keys", "weights", "scale"}: `indices` are the original ones
-        of the attention heads, `queries` and `keys` indices in `axes`, `weights` base64 of bytes [heads, queries,
-        keys], `scale` base64 of little-endian 16-bit integers [heads, queries]; a weight is
+        {"group", "number", "path", "indices", "shape", "queries", "keys", "weights", "scale"}: `indices` are the
+        original ones of the attention heads, `queries` and `keys` indices in `axes`, `weights` base64 of bytes
+        [heads, queries, keys], `scale` base64 of little-endian 16-bit integers [heads, queries]; a weight is
         byte / 255 * scale / 65535. `heads_left_out` names layers that are not in the list, with the reason.
     """
     tensors: dict[tuple[str, int], torch.Tensor] = {}
@@ -119,6 +123,12 @@ def _sides(group: str, weights: torch.Tensor, units: Units, has_cross: bool, fac
     is_target = has_cross and group in ("cross", "decoder")
     is_target_key = has_cross and group == "decoder"
     return _axis(is_target, queries, units, factor), _axis(is_target_key, keys, units, factor)
+
+
+def shown_positions(length: int, units: Units) -> tuple[dict[str, Json], list[list[int]]]:
+    """Return how the input's positions are shown: their description, and the positions in each that is shown."""
+    axis = _axis(False, length, units, 1)
+    return axis.described(), axis.groups
 
 
 def _axis(is_target: bool, length: int, units: Units, factor: int) -> Axis:
@@ -196,12 +206,12 @@ def _packed(
     heads: list[dict[str, Json]] = []
     for key, weights in tensors.items():
         queries, keys = sides[key]
-        entry: dict[str, Json] = {"group": key[0], "number": key[1], "indices": list(layers[key].kept)}
+        entry: dict[str, Json] = {"group": key[0], "number": key[1], "path": layers[key].path}
+        entry["indices"] = list(layers[key].kept)
         for name, axis in (("queries", queries), ("keys", keys)):
-            described = {"name": axis.name, "shown": len(axis.groups), **axis.facts}
-            if described not in axes:
-                axes.append(described)
-            entry[name] = axes.index(described)
+            if axis.described() not in axes:
+                axes.append(axis.described())
+            entry[name] = axes.index(axis.described())
         heads.append(entry | quantise(merge(weights, queries.groups, keys.groups)))
     return {"axes": axes, "heads": heads, "heads_left_out": left_out}
 

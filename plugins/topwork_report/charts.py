@@ -9,24 +9,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from topwork_report.colours import STEPS, level
 from topwork_report.formatting import rounded, short, superscript
 
+Spot = TypeVar("Spot")
+COLOURS = 8  # of curves and groups of points; later curves are dashed
 MOST_POINTS = 400  # per curve: more than the pixels that a slide gives it
 _OVERLAY_LEVELS = 16
 
 
 @dataclass
 class HeatRow:
-    """A row of a heat map: label, what a pointer shows, and value by column; `cut` and `absent` are column indices."""
+    """A row of a heat map: label, what a pointer shows, and value by column; `cut` and `absent` are column indices.
+
+    A row of a map of attention heads has the `path` of its layer: its cells open their attention head elsewhere.
+    """
 
     label: str
     tip: str
     values: Mapping[int, float | None]
     cut: frozenset[int] = frozenset()
     absent: frozenset[int] = field(default_factory=frozenset)
+    path: str = ""
 
 
 def heat_map(
@@ -100,7 +106,7 @@ def _cells(
         for column, name in enumerate(columns):
             cell = _cell(row, column, ends, power, None if texts is None else texts.get((at, column), ""))
             x, y = layout["left"] + column * layout["wide"], layout["top"] + at * layout["tall"]
-            cells.append({**cell, "x": x, "y": y, "name": name, "row": row.tip})
+            cells.append({**cell, "x": x, "y": y, "name": name, "row": row.tip, "path": row.path})
     return cells
 
 
@@ -133,20 +139,28 @@ def _power_of_ten(largest: float) -> int:
     return math.floor(math.log10(largest))
 
 
-def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_title: str) -> dict[str, Any] | None:
+def curves(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x_title: str,
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
+) -> dict[str, Any] | None:
     """Return a line chart's layout; None when no series has a point.
 
     Args:
         title: over the chart.
         series: name -> points (x, y).
         x_title: under the axis.
+        bands: name of a series -> (x, lowest, highest): an area behind its line.
     """
     series = {name: sorted(points) for name, points in series.items() if points}
     if not series:
         return None
+    areas = {name: thinned(sorted(edges)) for name, edges in (bands or {}).items() if name in series and len(edges) > 1}
     width, height, left, right, top, bottom = 420, 230, 54, 14, 14, 40
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
+    ys += [y for edges in areas.values() for _, *ends in edges for y in ends]
     x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
     y_ticks = ticks(min(ys), max(ys))
     y_low, y_high = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
@@ -159,9 +173,12 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_ti
     for order, (name, points) in enumerate(series.items()):
         drawn = thinned(points)
         spots = [place(*point) for point in drawn]
-        path = "M" + "L".join(f"{x} {y}" for x, y in spots)
         dots = [(*spot, *point) for spot, point in zip(spots, drawn, strict=True)] if len(drawn) <= 24 else []
-        lines.append({"name": name, "path": path, "dots": dots, "order": order % 6, "last": points[-1][1]})
+        edges = areas.get(name, [])
+        outline = [place(x, high) for x, _, high in edges] + [place(x, low) for x, low, _ in reversed(edges)]
+        band = f"{_path(outline)}Z" if outline else ""
+        style = {"order": order % COLOURS, "dashed": order >= COLOURS}
+        lines.append({"name": name, "path": _path(spots), "band": band, "dots": dots, "last": points[-1][1], **style})
     return {
         "title": title,
         "width": width,
@@ -172,10 +189,64 @@ def curves(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_ti
         "y_ticks": [(place(x_low, y)[1], short(y)) for y in y_ticks],
         "domain": (x_low, x_high),
         "series": {name: thinned(points) for name, points in series.items()},
+        "bands": areas,
         "frame": {"left": left, "right": width - right, "top": top, "bottom": height - bottom},
-        "table": [(name, len(points), points[0][1], min(y for _, y in points), points[-1][1])
-                  for name, points in series.items()],
     }  # fmt: skip
+
+
+def _path(spots: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x} {y}" for x, y in spots)
+
+
+def point_map(title: str, points: Sequence[Mapping[str, Any]], note: str = "") -> dict[str, Any] | None:
+    """Return the layout of points in a plane whose axes have one unit; None when there is no point.
+
+    Args:
+        title: over the map.
+        points: {"x", "y", "name", "group", "path", "head"}: `group` chooses the colour, the last two an attention head.
+        note: a few words beside the title.
+    """
+    if not points:
+        return None
+    width, height, edge = 520, 360, 26
+    middles, reaches = [], []
+    for axis in ("x", "y"):
+        values = [point[axis] for point in points]
+        middles.append((min(values) + max(values)) / 2)
+        reaches.append((max(values) - min(values)) / 2)
+    scale = (
+        min((side / 2 - edge) / reach for side, reach in zip((width, height), reaches) if reach) if any(reaches) else 1
+    )
+    groups = sorted({point["group"] for point in points}, key=lambda group: (len(group), group))
+    spots = [
+        {
+            **point,
+            "order": groups.index(point["group"]) % COLOURS,
+            "at": (
+                round(width / 2 + scale * (point["x"] - middles[0]), 1),
+                round(height / 2 - scale * (point["y"] - middles[1]), 1),
+            ),
+        }
+        for point in points
+    ]
+    _name_where_there_is_room(spots)
+    unit = ticks(0, 2 * max(*reaches, 1e-9), 5)[1]
+    bar = {"length": round(unit * scale, 1), "text": short(unit)}
+    return {"title": title, "note": note, "width": width, "height": height, "points": spots, "groups": groups,
+            "bar": bar}  # fmt: skip
+
+
+def _name_where_there_is_room(spots: Sequence[dict[str, Any]]) -> None:
+    """Decide which points have their name beside them: those whose name lies over no other point and no other name."""
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in (spot["at"] for spot in spots)]
+    for index, spot in enumerate(spots):
+        x, y = spot["at"]
+        box = (x + 6, y - 6, x + 8 + 6 * len(spot["short"]), y + 5)
+        others = (other for at, other in enumerate(taken) if at != index)
+        spot["named"] = len(spots) <= 400 and not any(
+            box[0] < right and left < box[2] and box[1] < bottom and top < box[3] for left, top, right, bottom in others
+        )
+        taken += [box] if spot["named"] else []
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -190,7 +261,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [float(f"{count * step:.12g}") for count in range(first, last + 1)]
 
 
-def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def thinned(points: Sequence[Spot]) -> list[Spot]:
     """Return at most MOST_POINTS of the points, evenly; first and last always stay."""
     if len(points) <= MOST_POINTS:
         return list(points)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from topwork import Json, UsageError, write_text
-from topwork_report.charts import curves
+from topwork_report.charts import COLOURS, curves
 from topwork_report.colours import inks, scales
 from topwork_report.formatting import short, words
 from topwork_report.page import PAGE, environment
@@ -202,11 +202,12 @@ def _charts(columns: list[Column]) -> list[dict[str, Any]]:
         )
         for (stage, name), lines in series.items()
     ]
-    order = {column.name: index % 6 for index, column in enumerate(columns)}
+    order = {column.name: index for index, column in enumerate(columns)}
     shown = [chart for chart in drawn if chart][:_MOST_CHARTS]
     for chart in shown:
         for line in chart["lines"]:
-            line["order"] = order[line["name"]]  # a run has the same colour in every chart
+            index = order[line["name"]]  # a run has the same colour in every chart
+            line |= {"order": index % COLOURS, "dashed": index >= COLOURS}
     return shown
 
 

@@ -106,7 +106,14 @@ def _heat(
         kept = set(_whole(layer["kept"])) if isinstance(layer.get("kept"), list) else set(values)
         absent = frozenset(set(range(max(values, default=-1) + 1)) - kept)
         rows.append(
-            HeatRow(name, _layer_tip(layer, name), values, frozenset(cut.get(str(layer.get("path")), ())), absent)
+            HeatRow(
+                name,
+                _layer_tip(layer, name),
+                values,
+                frozenset(cut.get(str(layer.get("path")), ())),
+                absent,
+                path=text_in(layer, "path", ""),
+            )
         )
     count = max((max(row.values, default=-1) for row in rows), default=-1) + 1
     columns = [str(head) for head in range(count)]

@@ -15,10 +15,11 @@ from typing import Any
 
 from topwork_report.formatting import cut
 from topwork_report.run_files import StageFiles, mappings, number
+from topwork_report.summary import text_in
 
 MOST_HEAD_BYTES = 3_400_000  # of base64, all attention stages of a page together
 MOST_LISTED = 1500  # predictions, all stages of a page together
-_SCRIPTS = ("dom", "weights", "attention_views", "attention", "predictions", "curves", "main")
+_SCRIPTS = ("dom", "weights", "attention_views", "attention", "predictions", "curves", "heads", "main")
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
@@ -46,7 +47,10 @@ class PageData:
                 "x": chart["x_title"],
                 "frame": chart["frame"],
                 "domain": chart["domain"],
+                "title": chart["title"],
                 "series": [[name, points] for name, points in chart["series"].items()],
+                "styles": [f"l{line['order']}{' dashed' * line['dashed']}" for line in chart["lines"]],
+                "bands": chart["bands"],
             })  # fmt: skip
 
     def add_attention(self, stage: StageFiles, block: dict[str, Any]) -> None:
@@ -182,7 +186,9 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     """Return what the script reads of a layer's weights."""
     plain = {key: entry[key] for key in ("shape", "weights", "scale", "queries", "keys")}
     indices = [index if type(index) is int else None for index in entry["indices"]]
-    return {"group": str(entry.get("group")), "number": number(entry.get("number")), "indices": indices, **plain}
+    path = text_in(entry, "path", "")
+    known = {"group": str(entry.get("group")), "number": number(entry.get("number")), "path": path}
+    return {**known, "indices": indices, **plain}
 
 
 def _is_text(value: Any) -> bool:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from topwork_report.charts import curves
+from topwork_report.charts import curves, point_map
 from topwork_report.formatting import short, words
 from topwork_report.heads import head_maps, removal
 from topwork_report.json_blocks import as_table, blocks_of
 from topwork_report.run_files import RunFiles, StageFiles, mappings, number, numbers
-from topwork_report.summary import metrics_of, removal_of
+from topwork_report.summary import metrics_of, removal_of, text_in
 
 Block = dict[str, Any]
 # A reader returns blocks, and the keys of the result that they show.
@@ -24,13 +24,14 @@ Reader = Callable[[RunFiles, StageFiles], tuple[list[Block], set[str]]]
 _WITHOUT_CURVE = ("step", "epoch", "grad_norm")
 
 _MOST_CURVES = 12
+_MOST_SPOTS = 2000
 
 
 def section(run: RunFiles, stage: StageFiles) -> dict[str, Any]:
     """Return a stage's part of the page: its blocks, drawn ones first, then whatever is left of the result."""
     blocks: list[Block] = []
     shown: set[str] = set()
-    for reader in (_metrics, _history, removal, _curves, head_maps, _tables):
+    for reader in (_metrics, _history, removal, _curves, head_maps, _point_maps, _tables):
         drawn, keys = reader(run, stage)
         blocks += drawn
         shown |= keys
@@ -80,23 +81,47 @@ def _history(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
 
 
 def _curves(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
-    """Return the charts that a stage describes: `curves`: [{"title", "x", "series": {name: [[x, y], ...]}}]."""
+    """Return the charts that a stage describes: `curves` of `topwork.StageResult`."""
     charts = []
     for described in mappings(stage.result.get("curves")):
-        series = described.get("series")
-        named = series.items() if isinstance(series, dict) else ()
-        points = {str(name): [point for pair in pairs if (point := _point(pair))] for name, pairs in named
-                  if isinstance(pairs, list)}  # fmt: skip
-        charts.append(curves(str(described.get("title", "")), points, str(described.get("x", ""))))
+        points = _named(described.get("series"), 2)
+        bands = _named(described.get("bands"), 3)
+        charts.append(curves(str(described.get("title", "")), points, str(described.get("x", "")), bands))
     drawn = [chart for chart in charts if chart]
     return ([{"kind": "curves", "charts": drawn[:_MOST_CURVES]}], {"curves"}) if drawn else ([], set())
 
 
-def _point(pair: Any) -> tuple[float, float] | None:
-    if not isinstance(pair, list) or len(pair) != 2:
-        return None
-    x, y = number(pair[0]), number(pair[1])
-    return None if x is None or y is None else (x, y)
+def _named(lists: Any, count: int) -> dict[str, list[Any]]:
+    """Return lists of so many numbers each, by name; what is anything else is left out."""
+    named = lists.items() if isinstance(lists, dict) else ()
+    return {
+        str(name): [finite for entry in entries if (finite := _numbers(entry, count))]
+        for name, entries in named
+        if isinstance(entries, list)
+    }
+
+
+def _numbers(values: Any, count: int) -> Any:
+    """Return a list of so many finite numbers as a tuple; None for anything else."""
+    finite = [number(value) for value in values] if isinstance(values, list) else []
+    return tuple(finite) if len(finite) == count and None not in finite else None
+
+
+def _point_maps(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
+    """Return the maps of points that a stage describes: `point_maps` of `topwork.StageResult`."""
+    blocks: list[Block] = []
+    for described in mappings(stage.result.get("point_maps")):
+        points = []
+        for point in mappings(described.get("points"))[:_MOST_SPOTS]:
+            at = _numbers([point.get("x"), point.get("y")], 2)
+            head, path, name = point.get("head"), text_in(point, "path", ""), text_in(point, "name", "")
+            if at is not None:
+                known = {"path": path, "head": head} if path and type(head) is int else {"path": "", "head": ""}
+                points.append({"x": at[0], "y": at[1], "name": name, "short": text_in(point, "short", name)[:12],
+                               "group": short(point.get("group", "")), **known})  # fmt: skip
+        chart = point_map(text_in(described, "title", "Map"), points, text_in(described, "note", ""))
+        blocks += [{"kind": "points", "chart": chart}] if chart else []
+    return (blocks, {"point_maps"}) if blocks else ([], set())
 
 
 def _tables(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:

@@ -18,6 +18,8 @@ pytestmark = [
     pytest.mark.skipif(chromium.program() is None, reason="there is no chromium here (Debian: apt install chromium)"),
 ]
 EVIL = "</script><img src=x onerror=\"console.log('run')\">\u2028'\""
+MAPS = {"layers": [{"path": "encoder.0", "number": 0, "heads": 2, "kept": [0, 1], "entropy": [0.5, 0.7]}],
+        "head_maps": [{"key": "entropy", "title": "Entropy"}]}  # fmt: skip
 WORDS = ["[CLS]", EVIL, "film", "[SEP]"]
 
 
@@ -27,7 +29,8 @@ def packed(weights: list[list[list[float]]], group: str, axes: tuple[int, int]) 
     lines = [line for head in weights for line in head]
     data = bytes(round(255 * value / (scale / 65535)) for line, scale in zip(lines, scales) for value in line)
     return {
-        "group": group, "number": 0, "indices": list(range(len(weights))), "queries": axes[0], "keys": axes[1],
+        "group": group, "number": 0, "path": f"{group}.0", "indices": list(range(len(weights))),
+        "queries": axes[0], "keys": axes[1],
         "shape": [len(weights), len(weights[0]), len(weights[0][0])],
         "weights": base64.b64encode(data).decode(),
         "scale": base64.b64encode(struct.pack(f"<{len(scales)}H", *scales)).decode(),
@@ -43,7 +46,7 @@ def sharp(heads: int, queries: int, keys: int) -> list[list[list[float]]]:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
     root = report_run.make_run(tmp_path_factory.mktemp("runs") / "run")
-    folder = report_run.stage(root, 11, "attention", 1.0, {"layers": []}, role="evaluate")
+    folder = report_run.stage(root, 11, "attention", 1.0, MAPS, role="evaluate")
     side = report_run.SIDE
     report_run.digit("3").save(folder / "1.png")
     names = {"names": WORDS, "special": [0, 3], "shown": 4, "length": 4}
@@ -142,6 +145,36 @@ def test_a_curve_tells_its_values_by_the_arrow_keys(browser: chromium.Chromium) 
     browser.press("ArrowRight")
     second = browser.run("document.querySelector('svg.chart + .reading').textContent")
     assert first.startswith("step 10: loss ") and second.startswith("step 20: loss ")
+
+
+def test_a_part_of_a_curve_is_zoomed_into(browser: chromium.Chromium) -> None:
+    labels = "[...document.querySelectorAll('svg.chart .marks > text')].slice(0, 9).map(text => text.textContent)"
+    whole = browser.run(labels)
+    browser.run("document.querySelector('svg.chart').focus()")
+    for key in ("ArrowRight", "+", "+"):
+        browser.press(key)
+    assert browser.run("document.querySelector('svg.chart ~ button').hidden") is False
+    zoomed = browser.run(labels)
+    assert zoomed != whole
+    assert (
+        browser.run("document.querySelectorAll('svg.chart')[0].querySelectorAll('circle').length") > 0
+    )  # few points: dots
+    reading = "document.querySelector('svg.chart + .reading').textContent"
+    assert browser.run(reading).startswith("step ")
+    browser.press("0")
+    assert browser.run("document.querySelector('svg.chart ~ button').hidden") is True
+    assert browser.run(labels) == whole
+
+
+def test_a_cell_of_a_map_opens_its_attention_head(browser: chromium.Chromium) -> None:
+    choose(browser, row=0, layer=0, head=-1)
+    cell = 'document.querySelector(\'#stage-11 g[data-path="encoder.0"][data-head="1"]\')'
+    assert browser.run(f"{cell}.getAttribute('role')") == "button"
+    browser.run(f"{cell}.focus()")
+    browser.press("Enter")
+    assert browser.run(f"{EXPLORER}.explorer.head.select.value") == "1"
+    assert browser.run("document.activeElement.closest('label').textContent").startswith("attention head")
+    assert browser.run("document.querySelectorAll('#stage-4 g[data-path][role]').length") == 0  # no weights of those
 
 
 def test_hostile_texts_stand_on_the_page_and_do_nothing(browser: chromium.Chromium) -> None:

@@ -83,7 +83,7 @@ def test_the_story_goes_from_before_pruning_to_recovery(made: tuple[Path, Any]) 
 
 def test_pruned_heads_are_crossed_in_the_importance_map(made: tuple[Path, Any]) -> None:
     html = (made[0] / "report.html").read_text()
-    crossed = re.findall(r'<g class="removed"><title>layer (\d), \S+, attention head (\d): ', html)
+    crossed = re.findall(r'<g class="removed"[^>]*><title>layer (\d), \S+, attention head (\d): ', html)
     assert sorted((int(at), int(head)) for at, head in crossed) == [
         (at, head) for at in REMOVED for head in REMOVED[at]
     ]
@@ -312,3 +312,23 @@ def test_ablations_are_maps_of_attention_heads(tmp_path: Path) -> None:
     reader = page(root)
     assert {-0.25, 0.125, -0.5, -0.0625} <= set(reader.values)
     assert "Without the attention head" in reader.text and "alone in its layer" in reader.text
+
+
+def test_a_band_lies_behind_its_curve_and_points_are_drawn_to_one_scale(tmp_path: Path) -> None:
+    root = report_run.make_run(tmp_path / "run")
+    series = {"own": [[0, 0.9], [1, 0.5]], "at random": [[0, 0.9], [1, 0.2]]}
+    chart = {"title": "accuracy", "x": "share", "series": series,
+             "bands": {"at random": [[0, 0.9, 0.9], [1, 0.1, 0.4]], "nothing": [[0, 1, 2]]}}  # fmt: skip
+    points = [{"x": x, "y": y, "name": f"head {at}", "short": str(at), "group": at % 2, "path": "a", "head": at}
+              for at, (x, y) in enumerate([(0, 0), (0.2, 0), (0, 0.1), (0.2, 0.1)])]  # fmt: skip
+    broken = {"points": [{"x": "far", "y": 0}, {"y": 1}, 3]}
+    result = {"curves": [chart], "point_maps": [{"title": "Map of heads", "points": points}, broken]}
+    report_run.stage(root, 11, "anything", 0.1, result)
+    reader = report_run.page(root)
+    assert reader.count("path", class_="band") == 1
+    spots = [(float(found["cx"]), float(found["cy"])) for tag, found in reader.tags
+             if tag == "circle" and found.get("r") == "5" and float(found["cx"]) != 5]  # fmt: skip
+    (left, _), (right, _), (_, high), (_, same) = spots
+    assert len(spots) == 4 and high == same
+    assert (right - left) / (spots[0][1] - high) == pytest.approx(2, abs=0.02)
+    assert sum(found.get("data-path") == "a" for _, found in reader.tags) == 4

@@ -86,7 +86,7 @@ def map_of(
     heads = [(path, head) for path in paths for layer in layers if layer.path == path for head in layer.kept]
     labels, silhouette = clusters(distances, most)
     points = [
-        {"layer": names[path][1], "head": head, "cluster": label, "x": float(x), "y": float(y)}
+        {"layer": names[path][1], "head": head, "cluster": label, "x": float(x), "y": float(y), "path": path}
         for (path, head), label, (x, y) in zip(heads, labels, head_map(distances, seed), strict=True)
     ]
     within = _within_layers([path for path, _ in heads], distances)
@@ -98,6 +98,27 @@ def map_of(
         **within,
         "points": points,
     }
+
+
+def point_map(entry: Mapping[str, Any]) -> dict[str, Json]:
+    """Return a map of `map_of` as `point_maps` of `topwork.StageResult`."""
+    points = [
+        {
+            "x": point["x"],
+            "y": point["y"],
+            "group": point["cluster"],
+            "name": f"layer {point['layer']}, attention head {point['head']}",
+            "short": f"{point['layer']}.{point['head']}",
+            "path": point["path"],
+            "head": point["head"],
+        }
+        for point in entry["points"]
+    ]
+    note = (
+        f"{entry['group']}, by Jensen-Shannon distance on {entry['rows']} rows; what is near looks alike. "
+        "Names: layer.head; colours: clusters"
+    )
+    return {"title": "Map of attention heads", "note": note, "points": points}
 
 
 def _within_layers(paths: Sequence[str], distances: Any) -> dict[str, float]:

@@ -138,6 +138,7 @@ class PatternStudy:
             map_of,
             pattern_entries,
             pattern_summary,
+            point_map,
             share_curves,
         )
 
@@ -149,6 +150,7 @@ class PatternStudy:
         if maps:
             result |= {"clusters": maps[0]["clusters"], "silhouette": maps[0]["silhouette"], "maps": maps}
         result["layers"] = pattern_entries(self.means, self.layers)
+        result["point_maps"] = [point_map(entry) for entry in maps]
         result["tables"] = {"Attention heads": lines} | {
             f"Map of {entry['group']} attention heads": entry["points"] for entry in maps
         }

@@ -11,7 +11,11 @@ from topwork import Json, UsageError
 from topwork_analyses.scalars.options import ScalarOptions
 
 if TYPE_CHECKING:
-    from topwork import Run
+    from collections.abc import Mapping
+
+    import torch
+
+    from topwork import Run, Units
 
 
 class Relevance(ScalarOptions):
@@ -65,9 +69,7 @@ class Relevance(ScalarOptions):
             batch = run.task.collate(items, "loss").to(run.device)
             relevance = study.add(batch, special_positions(run.task, batch))
             if index < self.shown:
-                names = [str(name) for name in run.task.units(items[0]).names]
-                values = {name: relevance[name].tolist() for name in study.names}
-                shown.append({"row": index, "names": names, **values})
+                shown.append(_shown(index, run.task.units(items[0]), {name: relevance[name] for name in study.names}))
         if not study.gains:
             raise UsageError(
                 "no row could be explained", hint="rows of one item (no windows) with two positions or more"
@@ -90,6 +92,26 @@ class Relevance(ScalarOptions):
             ],
             "relevance": shown,
         }
+
+
+def _shown(index: int, units: Units, relevance: Mapping[str, torch.Tensor]) -> dict[str, Json]:
+    """Return the relevance of a row's positions: whole, and of the positions as they are shown on a page.
+
+    Args:
+        index: index of the row.
+        units: what the positions are.
+        relevance: by method, [positions].
+    """
+    from topwork_lens.head_weights import shown_positions
+
+    values = {name: each.tolist() for name, each in relevance.items()}
+    axis, groups = shown_positions(len(next(iter(values.values()))), units)
+    methods = {
+        name: [float(f"{sum(each[position] for position in group):.4g}") for group in groups]
+        for name, each in values.items()
+    }
+    names = [str(name) for name in units.names]
+    return {"row": index, "names": names, **values, "axis": axis, "methods": methods}
 
 
 def _readable(shown: list[dict[str, Json]], methods: tuple[str, ...]) -> dict[str, list[dict[str, Json]]]:

@@ -72,7 +72,8 @@ def charts(name: str, points: Sequence[Point], primary: str, roles: Sequence[str
         roles: roles of the rows that were measured.
 
     Returns:
-        {"title", "x", "series": {name: [[x, y], ...]}, "areas": {name: mean height}} for each role.
+        {"title", "x", "series": {name: [[x, y], ...]}, "bands": {name: [[x, lowest, highest], ...]}, "areas": {name:
+        mean height}} for each role; the band is that of the random choices.
     """
     result = []
     for role in roles:
@@ -82,8 +83,17 @@ def charts(name: str, points: Sequence[Point], primary: str, roles: Sequence[str
                 series.setdefault(series_name, []).append([point.share, value])
         title = f"{primary} on {role} rows, attention heads masked"
         chart = {"title": title, "x": "share of the attention heads that is gone", "series": series}
+        if edges := _random_edges(points, role):
+            label = next(each for each in series if each.startswith(CHANCE))
+            chart["bands"] = {label: edges}
         result.append({**chart, "areas": {label: area(line) for label, line in series.items()}})
     return result
+
+
+def _random_edges(points: Sequence[Point], role: str) -> list[list[float]]:
+    """Return the least and the largest metric of the random choices at each point; empty for a single choice."""
+    drawn = [(point.share, point.more.get("random", {}).get(role) or []) for point in points]
+    return [[share, min(values), max(values)] for share, values in drawn if len(values) > 1]
 
 
 def area(points: Sequence[Sequence[float]]) -> float | None:

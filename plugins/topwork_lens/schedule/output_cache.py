@@ -20,10 +20,13 @@ from topwork_lens.schedule.schedule import Masks
 #: bytes of outputs that are kept; later ones are computed again
 LIMIT = 64 * 2**20
 Scores = TypeVar("Scores")
+_LENS = "topwork_lens."
 
 
 class OutputCache:
-    """Outputs of a model in evaluation mode, by the tensors that it was called with.
+    """Outputs of a model in evaluation mode, by the tensors that it was called with and the hooks that it then had.
+
+    A task may change what the model gives by a hook of its own, such as logits of some positions alone.
 
     Attributes:
         hits: how many calls were answered from the cache.
@@ -31,12 +34,12 @@ class OutputCache:
 
     def __init__(self) -> None:
         self.size = self.hits = 0
-        self.calls: list[tuple[dict[str, Any], Any]] = []
+        self.calls: list[tuple[dict[str, Any], frozenset[int], Any]] = []
 
     @contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
         """Keep outputs of calls in the block that drew no random numbers and returned tensors only."""
-        with _wrapping_forward(model, self._record):
+        with _wrapping_forward(model, functools.partial(self._record, model)):
             yield
 
     @contextmanager
@@ -45,25 +48,40 @@ class OutputCache:
         with _wrapping_forward(model, functools.partial(self._replay, model)):
             yield
 
-    def _record(self, forward: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+    def _record(self, model: nn.Module, forward: Callable[..., Any], inputs: dict[str, Any]) -> Any:
         before = torch.get_rng_state()
         output = forward(**inputs)
         copied = _detached(output)
         size = _count_bytes(inputs) + _count_bytes(copied)
         repeatable = copied is not None and torch.equal(before, torch.get_rng_state())
         if repeatable and self.size + size <= LIMIT:
-            self.calls.append((inputs, copied))
+            self.calls.append((inputs, _other_hooks(model), copied))
             self.size += size
         return output
 
     def _replay(self, model: nn.Module, forward: Callable[..., Any], inputs: dict[str, Any]) -> Any:
-        for index, (known, output) in enumerate(self.calls):
-            if _equal(known, inputs):
+        hooks = _other_hooks(model)
+        for index, (known, known_hooks, output) in enumerate(self.calls):
+            if known_hooks == hooks and _equal(known, inputs):
                 self.calls.pop(index)
                 self.hits += 1
                 _count_gates(model)
                 return output
         return forward(**inputs)
+
+
+def _other_hooks(model: nn.Module) -> frozenset[int]:
+    """Return the handles of the hooks on the model's modules that are not the lens's; a handle is never given twice.
+
+    The lens's own gates and counters leave a model's outputs as the masks have them.
+    """
+    return frozenset(
+        handle
+        for module in model.modules()
+        for hooks in (module._forward_pre_hooks, module._forward_hooks)
+        for handle, hook in hooks.items()
+        if not str(getattr(getattr(hook, "func", hook), "__module__", "")).startswith(_LENS)
+    )
 
 
 def _count_gates(model: nn.Module) -> None:

@@ -25,7 +25,7 @@ class AttentionExplorer {
       make("div", { class: "beside" }, this.body, this.overview), this.note);
     place.hidden = false;
     this.set({ ...this.firstChoice(data.first), query: null });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
+    for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", () => this.draw());
   }
 
   /** The layer and the attention head that are shown first, by the numbers that the data names them by. */
@@ -35,6 +35,23 @@ class AttentionExplorer {
     const [group, number] = first.layer || [];
     const layer = Math.max(0, layers.findIndex((each) => each.group === group && each.number === number));
     return { layer, head: layers[layer].indices.indexOf(first.head) };
+  }
+
+  /** The layer and the attention head in the present row by the layer's path and the head's original index; null for none. */
+  findHead(path, index) {
+    const layers = this.chosenLayers();
+    const layer = layers.findIndex((each) => each.path === path);
+    const head = layer < 0 ? -1 : layers[layer].indices.indexOf(index);
+    return head < 0 ? null : { layer, head };
+  }
+
+  /** Open an attention head, and lead the reader there. */
+  showHead(path, index) {
+    const found = this.findHead(path, index);
+    if (!found) return;
+    this.set({ ...found, query: null });
+    this.place.scrollIntoView({ block: "start" });
+    this.head.select.focus({ preventScroll: true });
   }
 
   /** Layers of the chosen row, decoded when they are first wanted. */

@@ -3,5 +3,6 @@
 const topworkData = pageData();
 mountCurves(topworkData.curves || []);
 mountAttention(topworkData.attention || []);
+mountHeads();
 mountPredictions(topworkData.predictions || [], topworkData.attention || []);
 document.documentElement.classList.add("with-script");

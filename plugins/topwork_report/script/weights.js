@@ -6,6 +6,7 @@ class LayerWeights {
   constructor(entry, axes) {
     this.group = entry.group;
     this.number = entry.number;
+    this.path = entry.path;
     this.indices = entry.indices;
     [this.heads, this.rows, this.columns] = entry.shape;
     this.queries = axes[entry.queries];
