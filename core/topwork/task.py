@@ -346,6 +346,10 @@ class Task(ABC):
     def metric(self) -> Metric:
         """Return a fresh metric. Its keys are known before the run."""
 
+    def choose_thresholds(self, metric: Metric) -> dict[str, Json] | None:
+        """Return options that decide best on the rows of a `metric`. Default: None, the task has no thresholds."""
+        return None
+
     def write(self, prediction: Prediction, folder: Path, name: str) -> Json:
         """Return the prediction as JSON. Default: the prediction is JSON already.
 

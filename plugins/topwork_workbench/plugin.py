@@ -43,16 +43,20 @@ def load_program(folder: Path, program: Mapping[str, Json], model: nn.Module, tr
 
 @hookimpl
 def register_stages() -> list[Declaration]:
-    """Declare the stages `load_adapter`, `export` and `push`."""
+    """Declare the stages `load_adapter`, `export`, `push` and `choose_thresholds`."""
     loads = (
         "Put an adapter that `train: {lora: {save: adapter}}` kept on the model that it was trained on, and merge it."
     )
     pushes = "Say what an upload of the saved model to the Hub does; with `yes: true`, do it."
     exports = "Write the model as a program (ONNX, torch.export), and compare it with the model on rows of the run."
+    chooses = (
+        "Choose the scores from which on something counts as predicted, on calibrate rows; the model folder keeps them."
+    )
     return [
         Declaration("load_adapter", "topwork_workbench.lora.stage:LoadAdapter", loads),
         Declaration("export", "topwork_workbench.export.stage:Export", exports),
         Declaration("push", "topwork_workbench.hub.stage:Push", pushes),
+        Declaration("choose_thresholds", "topwork_workbench.thresholds:ChooseThresholds", chooses),
     ]
 
 

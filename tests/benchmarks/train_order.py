@@ -8,6 +8,7 @@ difference from Trainer, the paired t of that difference with its two-sided p, t
 an epoch relative to a random order, and CPU seconds.
 
 Run: python tests/benchmarks/train_order.py --seeds 10 --rows 300 2100
+The speed bar is that of `train_speed.py`, which `--speed` runs afterwards.
 
 Grouping begins at 64 batches an epoch: with 300 rows the default order is a random one, with 2,100 rows it is grouped.
 Ten seeds gave differences of the default from Trainer of +.0003 (p .49), +.0010 (.81), -.0382 (.29) with 300 rows, and
@@ -21,6 +22,7 @@ import argparse
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -160,14 +162,17 @@ def padded(task: str, way: Any, rows: int) -> int:
     return sum(len(batch) * max(costs[index] for _, index in batch) for batch in sampler)
 
 
-def compare(task: str, rows: int, seeds: int) -> None:
+def compare(task: str, rows: int, seeds: int, ways: dict[str, Any], first: int = 0) -> None:
     """Print one comparison."""
     from scipy import stats
 
-    results = {way: [score(task, group, seed, rows) for seed in range(seeds)] for way, group in WAYS.items()}
+    results: dict[str, list[tuple[float, float, float]]] = {way: [] for way in ways}
+    for seed in range(first, first + seeds):  # interleaved: what slows the machine down slows all ways
+        for way, group in ways.items():
+            results[way].append(score(task, group, seed, rows))
     baseline = padded(task, False, rows)
-    print(f"{task}, {rows} rows, {seeds} seeds: {TASKS[task][1]}")
-    for way, group in WAYS.items():
+    print(f"{task}, {rows} rows, seeds {first} to {first + seeds - 1}: {TASKS[task][1]}")
+    for way, group in ways.items():
         scores = [result[0] for result in results[way]]
         differences = [mine - base[0] for mine, base in zip(scores, results[TRAINER], strict=True)]
         test = stats.ttest_1samp(differences, 0.0) if len(set(differences)) > 1 else None
@@ -177,8 +182,8 @@ def compare(task: str, rows: int, seeds: int) -> None:
             f"  {way:8} {statistics.mean(scores):.4f}  difference {statistics.mean(differences):+.4f}  t {t:+.2f}  "
             f"p {p:.3f}  loss {statistics.mean(result[1] for result in results[way]):.4f}  "
             f"padded tokens {tokens:.2f}  CPU {statistics.mean(result[2] for result in results[way]):.1f} s",
-            flush=True,
         )
+        print(f"           by seed: {' '.join(f'{value:.4f}' for value in scores)}", flush=True)
 
 
 def main() -> None:
@@ -186,11 +191,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--rows", type=int, nargs="*", default=[300])
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument(
+        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="Trainer is always among them"
+    )
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--speed", action="store_true", help="afterwards the speed, by train_speed.py")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    ways = {way: group for way, group in WAYS.items() if way in {TRAINER, *options.ways}}
     for rows in options.rows:
         for task in options.tasks:
-            compare(task, rows, options.seeds)
+            compare(task, rows, options.seeds, ways, options.first_seed)
+    if options.speed:
+        subprocess.run([sys.executable, str(Path(__file__).with_name("train_speed.py"))], check=True)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ TEXTS = ["good film", "bad film", "fine"]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A saved model for texts, one for images, one for boxes; and three image files, one of them broken."""
+    """Saved models for texts, images, boxes and masked words; and three image files, one of them broken."""
     root = tmp_path_factory.mktemp("models")
-    for task in ("text-classification", "image-classification", "object-detection"):
+    for task in ("text-classification", "image-classification", "object-detection", "fill-mask"):
         rows = topwork.load_plugins().task(task).example_rows()
         topwork.build(task, BASES[task], rows=rows).save(root / task)
     (root / "images").mkdir()
@@ -111,8 +111,9 @@ def test_threshold_batch_size_and_precision(predict, folders) -> None:
     assert line["prediction"] == []
     code, _, err = predict("object-detection", f"--input=image={image}", "--threshold", "7")
     assert code == 2 and "--threshold" in err
-    code, _, err = predict("text-classification", "-i", "text=x", "--threshold", "0.5")
-    assert code == 2 and "has no option `threshold`" in err
+    for task, cause in (("text-classification", "is for rows with several"), ("fill-mask", "has no option")):
+        code, _, err = predict(task, "-i", "text=x", "--threshold", "0.5")
+        assert code == 2 and "--threshold" in err and cause in err
     for options in (["--precision", "bf16"], ["--batch-size", "1"]):
         assert len(predict("text-classification", *(f"--input=text={text}" for text in TEXTS), *options)[1]) == 3
     for option in ("--precision", "--on-error"):

@@ -409,8 +409,8 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(engine, tmp_path, mo
 
     with monkeypatch.context() as patch:
         if stop < steps:
-            patch.setattr(training._Watch, "on_substep_end", kill_step, raising=False)
-            patch.setattr(training._Watch, "on_optimizer_step", kill_step, raising=False)
+            patch.setattr(training.Watch, "on_substep_end", kill_step, raising=False)
+            patch.setattr(training.Watch, "on_optimizer_step", kill_step, raising=False)
         else:
             patch.setattr(training, "_result", kill_end)
         with pytest.raises(Interrupted):
@@ -460,7 +460,7 @@ def test_a_training_on_streaming_rows_goes_on_without_reading_what_it_has_read(e
             raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Watch, "on_optimizer_step", kill, raising=False)
+        patch.setattr(training.Watch, "on_optimizer_step", kill, raising=False)
         with pytest.raises(Interrupted):
             topwork.run(recipe, folder=tmp_path / "killed", plugins=engine, quiet=True)
     read.clear()

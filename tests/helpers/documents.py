@@ -192,7 +192,7 @@ COMPRESS_ROOMS = (
     *("latency", "dynamic", "uniform", "rearrange", "tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`
-WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "export", "serving", "hub")
+WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "thresholds", "export", "serving", "hub")
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
     *(

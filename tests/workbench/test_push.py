@@ -39,10 +39,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> topwork.Run:
         "evaluate",
         {"prune_heads": {"heads": {0: [1]}}},
         "evaluate",
-        "save",
+        {"save": {"license": "apache-2.0", "language": "en"}},
         {"push": {"repo": "me/m"}},
     ]
-    recipe = {"name": "carded", "task": "text-classification", "base": BERT, "data": data, "stages": stages}
+    recipe = {"name": "carded", "seed": 5, "task": "text-classification", "base": BERT, "data": data, "stages": stages}
     return topwork.run(recipe, folder=root / "run", quiet=True)
 
 
@@ -65,9 +65,20 @@ def test_the_card_says_what_the_run_measured_removed_and_read(run) -> None:
     assert f"| accuracy | {value:.4f} |" in body and "Measured on the evaluate rows" in body
     assert "attention heads pruned: 7 of 8 are left" in body
     assert "| train | rows.jsonl |" in body and "cut from the training rows" in body
-    assert "```yaml" in body and "prune_heads" in body
+    assert "```yaml" in body and "prune_heads" in body and "Made with seed 5." in body
+    assert front["license"] == "apache-2.0" and front["language"] == ["en"]
     assert str(run.root.parent) not in text  # no path of this machine
     assert "<b>" not in body.split("## Recipe")[0] and "&lt;b&gt;" in body
+
+
+@pytest.mark.parametrize(
+    "options", [{"license": "a b"}, {"license": "x\ny: z"}, {"language": "English"}, {"language": [1]}]
+)
+def test_licences_and_languages_that_would_spoil_the_card_are_refused(options) -> None:
+    with pytest.raises(topwork.TopworkError, match=next(iter(options))):
+        topwork.run(
+            {"task": "text-classification", "base": BERT, "data": {"train": "x"}, "stages": [{"save": options}]}
+        )
 
 
 def test_metrics_of_before_a_change_are_not_those_of_the_model(run) -> None:

@@ -88,7 +88,7 @@ def predict_command(
     with tempfile.TemporaryDirectory() as scratch, session.plugins.blaming(), stdout_to_stderr() as stdout:
         loaded = load(model, trust_remote_code=trust, plugins=session.plugins)
         if threshold is not None:
-            _set_threshold(loaded.task, threshold)
+            loaded.task = _with_threshold(loaded.task, threshold)
         sources: list[Any] = [typed_rows(row, type(loaded.task), columns)] if row else []
         sources += [read_rows(path, split, limit, session.plugins, Path(scratch)) for path in rows or ()]
         if output is not None and shards is not None:
@@ -101,23 +101,23 @@ def predict_command(
         _write_lines(_lines(loaded, sources, columns, files, settings), output, stdout)
 
 
-def _set_threshold(task: Task, threshold: float) -> None:
-    """Change the option `threshold` of a loaded task.
+def _with_threshold(task: Task, threshold: float) -> Task:
+    """Return the task with another option `threshold`.
 
     Raises:
         UsageError: the task has no such option, or the value is outside its range.
     """
-    options = task.options
-    if "threshold" not in type(options).model_fields:
-        known = ", ".join(name for name in type(options).model_fields if "threshold" in name)
+    from topwork.saving.parts import with_options
+
+    options = type(task.options)
+    if "threshold" not in options.model_fields:
+        known = ", ".join(name for name in options.model_fields if "threshold" in name)
         hint = f"it has {known}: set it in the recipe" if known else None
         raise UsageError(f"the task {task.name} has no option `threshold`", place="--threshold", hint=hint)
-    from pydantic import ValidationError
-
     try:
-        task.options = type(options).model_validate({**options.model_dump(by_alias=True), "threshold": threshold})
-    except ValidationError as error:
-        raise UsageError(error.errors()[0]["msg"], place="--threshold") from error
+        return with_options(task, threshold=threshold)
+    except UsageError as error:
+        raise UsageError(error.cause, place="--threshold", hint=error.hint) from error
 
 
 def _write_lines(lines: Iterator[str], output: Path | None, stdout: TextIO) -> None:

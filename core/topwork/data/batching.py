@@ -71,7 +71,7 @@ _LEAST_WINDOWS = 32
 
 
 class TrainBatches:
-    """Batch sampler of a training: every item once an epoch, items of similar cost together.
+    """Batch sampler of a training: every item once an epoch or all strata equally often; similar costs together.
 
     Every process gets the same number of batches. The order follows from (seed, epoch) alone, so an interrupted run
     goes on with the batches that it would have had. Items that do not divide evenly make batches whose sizes differ by
@@ -85,6 +85,8 @@ class TrainBatches:
         count: of the processes.
         window: batches whose items are sorted together: more means less padding and less randomness, 1 is a random
             order. By default at most 64, and so few that an epoch has 32 windows.
+        strata: of each item; an epoch then has as many items as there are, equally many of each stratum: those of rare
+            ones come several times, of frequent ones others in each epoch. Only without a budget of cost.
 
     Yields:
         lists of (epoch, index of the item).
@@ -98,9 +100,13 @@ class TrainBatches:
         index: int = 0,
         count: int = 1,
         window: int | None = None,
+        strata: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         import numpy as np
 
+        if strata is not None and budget.cost is not None:
+            raise ValueError("items of equally frequent strata do not go with a budget of cost")
+        self.strata = None if strata is None else np.asarray(strata, dtype=np.int64)
         self.costs = np.asarray(costs, dtype=np.int64)
         self.budget, self.seed, self.index, self.count = budget, seed, index, count
         self.epoch = 0
@@ -140,11 +146,26 @@ class TrainBatches:
         for position in order[self.index :: self.count]:
             yield [(self.epoch, int(item)) for item in batches[position]]
 
+    def _order(self, random: np.random.Generator) -> np.ndarray:
+        """Return the items of an epoch in random order: each once, or those of all strata equally often."""
+        import numpy as np
+
+        if self.strata is None:
+            return random.permutation(len(self.costs))
+        labels = random.permutation(np.unique(self.strata))
+        shares = [len(self.costs) * (rank + 1) // len(labels) for rank in range(len(labels))]
+        drawn: list[np.ndarray] = []
+        for label, count in zip(labels, np.diff([0, *shares])):
+            items = np.flatnonzero(self.strata == label)
+            rounds = [random.permutation(items) for _ in range(-(-int(count) // len(items)))]
+            drawn.append(np.concatenate([*rounds, items[:0]])[:count])
+        return random.permutation(np.concatenate(drawn))
+
     def _by_number(self, random: np.random.Generator) -> list[np.ndarray]:
         """Return batches of (nearly) equal number: within each window of batches the items are sorted by cost."""
         import numpy as np
 
-        order = random.permutation(len(self.costs))
+        order = self._order(random)
         windows = -(-self.total // self.window)
         bounds = [round(self.total * number / windows) for number in range(windows + 1)]
         batches: list[np.ndarray] = []

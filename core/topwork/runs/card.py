@@ -15,7 +15,7 @@ from topwork.saving.model_card import CardFacts
 _PATH = re.compile(r"(?<![\w:/.~-])[~/][^\s'\",}\]]*/([^\s'\",}\]/]*)")
 
 
-def card_facts(results: Sequence[Mapping[str, Json]], data: DataOptions, root: Path) -> CardFacts:
+def card_facts(results: Sequence[Mapping[str, Json]], data: DataOptions, root: Path, seed: int) -> CardFacts:
     """Return what a run knows for the card of its model; no path of this machine stands in it.
 
     The metrics are those of the last stage that measured the whole model, unless a later one has changed the model.
@@ -24,6 +24,7 @@ def card_facts(results: Sequence[Mapping[str, Json]], data: DataOptions, root: P
         results: records of the stages that are done.
         data: of the recipe.
         root: the run folder, which holds the recipe.
+        seed: of the run.
     """
     measured = _measured(results)
     removals = [record["result"]["removal"] for record in results if record["result"].get("removal")]
@@ -39,6 +40,7 @@ def card_facts(results: Sequence[Mapping[str, Json]], data: DataOptions, root: P
         data=_sources(data),
         removals=removals,
         recipe=_recipe(root / RECIPE),
+        seed=seed,
     )
 
 

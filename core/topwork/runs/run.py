@@ -16,6 +16,7 @@ from topwork.items import Batch, Json, Prediction, Row
 from topwork.plugins.loading import safe_text
 from topwork.process import is_sharded
 from topwork.runs.records import RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed
+from topwork.saving.parts import with_options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from topwork.console import Console
     from topwork.data.options import RowsOptions
     from topwork.data.roles import Roles
+    from topwork.metric import Metric
     from topwork.process import Process
     from topwork.saving.model_card import CardFacts
     from topwork.saving.parts import TaskParts
@@ -138,9 +140,16 @@ class Run:
         Example:
             accuracy = run.evaluate("calibrate", limit=100)["accuracy"]
         """
+        return self.metric(role, limit, **settings).result()
+
+    def metric(self, role: str = "evaluate", limit: int | None = None, **settings: Any) -> Metric:
+        """Return the task's metric after the rows of a role; arguments as of `evaluate`."""
         chosen = self.settings(**settings)
-        metric = evaluate_rows(self.task, self.model, self.rows(role), chosen, self.process, limit=limit)
-        return metric.result()
+        return evaluate_rows(self.task, self.model, self.rows(role), chosen, self.process, limit=limit)
+
+    def change_options(self, **changes: Any) -> None:
+        """Give the task other options, which the model folder keeps; the stage must say `changes_model`."""
+        self.work.task = with_options(self.task, **changes)
 
     def predictions(
         self, role: str = "evaluate", limit: int | None = None, **settings: Any
@@ -186,7 +195,7 @@ class Run:
         """Return what the run knows for the card of its model as it is now."""
         from topwork.runs.card import card_facts
 
-        return card_facts(self.results, self.roles.data, self.root)
+        return card_facts(self.results, self.roles.data, self.root, self.base_seed)
 
     def output_folder(self, name: str) -> tuple[Path, bool]:
         """Return a folder that a stage was told to write to, and whether it lies in the run folder.

@@ -33,6 +33,9 @@ class CardFacts:
         data: role -> {"path", "name", "split"} of its rows, each where it is known.
         removals: what was taken away, as in `StageResult.removal`.
         recipe: of the run, as YAML.
+        seed: of the run.
+        license: an identifier of the Hub, such as apache-2.0.
+        languages: codes, such as en.
     """
 
     metrics: Mapping[str, Json] = field(default_factory=dict)
@@ -42,6 +45,9 @@ class CardFacts:
     data: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     removals: Sequence[Mapping[str, Json]] = ()
     recipe: str | None = None
+    seed: int | None = None
+    license: str | None = None
+    languages: Sequence[str] = ()
 
 
 def model_card(
@@ -98,6 +104,8 @@ def _front_matter(work: TaskParts, library: str, facts: CardFacts) -> Json:
     ]
     sets = [entry["path"] for entry in facts.data.values() if _HUB_ID.fullmatch(entry.get("path", ""))]
     return ModelCardData(
+        language=list(facts.languages) or None,
+        license=facts.license,
         library_name=library,
         pipeline_tag=task.name,
         tags=["topwork"],
@@ -148,11 +156,12 @@ def _data_lines(facts: CardFacts) -> list[str]:
 
 
 def _recipe_lines(facts: CardFacts) -> list[str]:
+    seed = [] if facts.seed is None else ["", f"Made with seed {facts.seed}."]
     if not facts.recipe:
-        return []
+        return seed
     # a fence longer than any in the text, which then cannot end it
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", facts.recipe))])
-    return ["", "## Recipe", "", f"{fence}yaml", facts.recipe.rstrip(), fence]
+    return [*seed, "", "## Recipe", "", f"{fence}yaml", facts.recipe.rstrip(), fence]
 
 
 def _plain_text(value: Json) -> str:

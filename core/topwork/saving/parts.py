@@ -1,4 +1,4 @@
-"""A task with its model: `TaskParts`; and `graft`, which puts the task head on the base.
+"""A task with its model: `TaskParts`; `graft`, which puts the task head on the base; `with_options` for a loaded task.
 
 `topwork.TaskModel` is the same with methods to train, evaluate and predict; it lies in `runs`, whose stages it runs.
 """
@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from topwork.errors import UsageError
 from topwork.items import Json
 
 if TYPE_CHECKING:
@@ -32,6 +35,26 @@ class TaskParts:
         self, task: Task, model: nn.Module, plugins: Plugins, form: str, origins: Mapping[str, Json] | None = None
     ) -> None:
         self.task, self.model, self.plugins, self.form, self.origins = task, model, plugins, form, origins
+
+
+def with_options(task: Task, **changes: Any) -> Task:
+    """Return the task with other values of some options; the task itself stays as it is.
+
+    Args:
+        task: with its bases, options and what it learned.
+        changes: option -> value.
+
+    Raises:
+        UsageError: an option that the task does not have, or a value that the option cannot have.
+    """
+    options = type(task.options)
+    if unknown := set(changes) - set(options.model_fields):
+        raise UsageError(f"the task {task.name} has no option `{min(unknown)}`", place="task")
+    try:
+        changed = options.model_validate({**task.options.model_dump(by_alias=True), **changes})
+    except ValidationError as error:
+        raise UsageError(error.errors()[0]["msg"], place=f"task.{'.'.join(changes)}") from error
+    return type(task)(task.bases, changed, task.state)
 
 
 def graft(task: Task, plugins: Plugins, *, weights: bool) -> tuple[nn.Module, str]:

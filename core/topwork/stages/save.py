@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from topwork.errors import UsageError
 from topwork.files import write_json
@@ -20,6 +21,8 @@ from topwork.stage import Stage
 if TYPE_CHECKING:
     from topwork.runs.run import Run
 
+#: ISO 639, with script or region behind a hyphen, or `multilingual`
+LanguageCode = Annotated[str, Field(pattern=r"^(multilingual|[a-z]{2,3}(-[A-Za-z0-9]{2,8})*)$")]
 #: in the stage's folder: the folder outside the run folder that this run writes to
 _CLAIM = "claim.json"
 
@@ -30,13 +33,27 @@ class Save(Stage):
     name: ClassVar[str] = "save"
 
     folder: str | None = Field(None, description="where in the run folder; by default `model`")
+    license: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][\w.+-]*$",
+        description="of the model, on its card: such as apache-2.0",
+    )
+    language: list[LanguageCode] = Field(
+        default_factory=list, description="of the texts that it is for, on its card: en, or [en, zh]"
+    )
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _one_language(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
     def __call__(self, run: Run) -> dict[str, Json]:
         """Write the model folder, and compare the model that it loads with the one in memory."""
         target, inside = run.output_folder(self.folder or "model")
         if run.process.main:
             with _claimed(run, target, inside):
-                save_folder(run.work, target, run.card(), rows=run.loaded_rows())
+                facts = replace(run.card(), license=self.license, languages=self.language)
+                save_folder(run.work, target, facts, rows=run.loaded_rows())
         run.process.barrier()
         run.model_folder = target
         file = "model.safetensors" if is_plain(run.work) else "topwork.safetensors"

@@ -118,6 +118,10 @@ def check(stage: TrainOptions, run: Run, streaming: bool) -> None:
         raise UsageError("streaming rows have no end", hint="say `steps` in the stage")
     if streaming and stage.unfreeze:
         raise UsageError("streaming rows have no epochs for `unfreeze`", hint="use two `train` stages")
+    if streaming and stage.balance:
+        raise UsageError("streaming rows cannot be balanced: their labels are not known before", place="balance")
+    if stage.balance and run.task.group_rows > 1:
+        raise UsageError("rows that are packed together cannot be balanced", place="balance")
     known = [name.value for name in OptimizerNames]
     if stage.optimizer not in known:
         raise unknown("optimizer", stage.optimizer, known)

@@ -13,8 +13,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from topwork.data.columns import chunks
+from topwork.data.cuts import label_strata
 from topwork.data.loop import CHUNK, Settings, encode_rows
-from topwork.errors import TopworkError
+from topwork.errors import TopworkError, UsageError
 from topwork.items import Item, size_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,22 @@ class TrainingDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.costs)
+
+    def strata(self, run: Run) -> np.ndarray:
+        """Return a code of the label of each item's row, for batches with equally many rows of each label.
+
+        Raises:
+            UsageError: the task has no labels, or all rows have the same.
+        """
+        labels = label_strata(self.rows, type(self.task), {})
+        if labels is None:
+            raise UsageError(
+                f"the rows of {self.task.name} have no labels that could be balanced",
+                place="balance",
+                hint="leave it out",
+            )
+        codes = {label: code for code, label in enumerate(dict.fromkeys(labels))}
+        return np.asarray([codes[labels[int(group)]] for group in self.groups], dtype=np.int64)
 
     # ------------------------------------------------------------------ which items there are
 

@@ -68,8 +68,19 @@ class TrainOptions(BaseModel):
         description="items of like cost in one batch, which saves padding; by default only within small parts of an "
         "epoch, which keeps the order random; false: not at all",
     )
+    balance: bool = Field(
+        False,
+        description="rows of all labels equally often: those of rare labels come several times an epoch, of frequent "
+        "ones others in each epoch; a row with several labels, or with tags, counts for its rarest",
+    )
     accumulate: PositiveInt = Field(1, le=2**20, description="batches whose gradients make one step")
     learning_rate: PositiveFloat = Field(5e-5, description="at its highest")
+    layer_decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="factor on the learning rate from each layer to the one below it; the task head has the full rate",
+    )
     schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt", "cosine_with_min_lr"] = Field(
         "linear", description="how the rate falls after the warmup"
     )
@@ -82,6 +93,9 @@ class TrainOptions(BaseModel):
     )
     gradient_checkpointing: bool = Field(
         False, description="compute activations again in the backward pass: less memory, a third more time"
+    )
+    compile: bool | Literal["inductor", "aot_eager", "eager", "cudagraphs"] = Field(
+        False, description="run the model by torch.compile while it trains; true, or the name of a backend"
     )
     freeze: list[str] = Field(
         default_factory=list, description="`backbone`, or patterns of parameter names (`*.embeddings.*`)"
@@ -123,6 +137,10 @@ class TrainOptions(BaseModel):
             self.checkpoint_every = self.evaluate_every
         if self.group is False and self.batch_cost is not None:
             raise ValueError("`batch_cost` groups items of like cost: `group: false` does not go with it")
+        if self.balance and self.batch_cost is not None:
+            raise ValueError("`balance` draws as many items as there are: it does not go with `batch_cost`")
+        if self.lora is not None and self.layer_decay is not None:
+            raise ValueError("`lora` trains products beside the weights: `layer_decay` does not go with it")
         if self.lora is not None and (self.freeze or self.unfreeze):
             raise ValueError("`lora` trains its products and the task head: `freeze` and `unfreeze` do not go with it")
         if self.unfreeze and not self.freeze:

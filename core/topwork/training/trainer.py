@@ -20,11 +20,10 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from topwork.console import Bar
 from topwork.data.batching import GROUPED, Budget, TrainBatches
 from topwork.data.columns import row_count
 from topwork.data.loop import cast_to_model_dtype
-from topwork.errors import TopworkError, UsageError
+from topwork.errors import UsageError
 from topwork.files import write_failure
 from topwork.items import Batch, Json
 from topwork.kernels.selection import accelerated
@@ -39,7 +38,9 @@ from topwork.training.dataset import TrainingDataset
 from topwork.training.distillation import Distillation
 from topwork.training.freezing import Freezing
 from topwork.training.history import equal_windows, mean_loss
+from topwork.training.layer_rates import divide_rates
 from topwork.training.stream import streamed_batches, write_stream_state
+from topwork.training.watch import Watch
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
@@ -124,7 +125,7 @@ class TaskTrainer(Trainer):
         self.window = max(1, round(planned) // 50)  # steps between two logs
         self.precision = precision(stage.precision, run.device)
         self.distillation = Distillation(stage, run) if stage.teacher is not None else None
-        self.watch = _Watch(stage, run, freezing)
+        self.watch = Watch(stage, run, freezing)
         callbacks: list[TrainerCallback] = [self.watch]
         if stage.patience:
             callbacks.append(EarlyStoppingCallback(early_stopping_patience=stage.patience))
@@ -142,6 +143,7 @@ class TaskTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = True
         self._weights: deque[torch.Tensor | None] = deque()
+        self._program: Any = None
 
     # ------------------------------------------------------------------ batches
 
@@ -150,7 +152,8 @@ class TaskTrainer(Trainer):
         if self.items is None:
             return None
         process, window = self.run.process, {None: None, True: GROUPED, False: 1}[self.stage.group]
-        return TrainBatches(self.items.costs, self.budget, self.run.seed, process.index, process.count, window)
+        strata = self.items.strata(self.run) if self.stage.balance else None
+        return TrainBatches(self.items.costs, self.budget, self.run.seed, process.index, process.count, window, strata)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of the training: planned by cost, or of a stream."""
@@ -213,7 +216,9 @@ class TaskTrainer(Trainer):
         weights = self._weights.popleft()
         self.seen += len(inputs)
         # what is computed again in the backward pass would be computed outside of this mode
-        precision = "float32" if self.precision == "float32" and not self.stage.gradient_checkpointing else "other"
+        plain = not self.stage.gradient_checkpointing and not self.stage.compile
+        precision = self.precision if plain and self.precision == "float32" else "other"
+        model = self._compiled(model)
         with accelerated(self.run.device, precision):
             batch = cast_to_model_dtype(inputs, self.run.model)
             if self.distillation is not None:
@@ -223,12 +228,29 @@ class TaskTrainer(Trainer):
             terms = self.task.loss_terms(model, batch)
             return sum(term * weight for term, weight in zip(terms, weights, strict=True))
 
+    def _compiled(self, model: Any) -> Any:
+        """Return the model, perhaps wrapped for several processes, as the option `compile` says: compiled once.
+
+        The argument of transformers is not used: it sets variables of the process, which compile later trainings too.
+        """
+        if not self.stage.compile:
+            return model
+        if self._program is None:
+            self._program = torch.compile(
+                model, backend="inductor" if self.stage.compile is True else self.stage.compile
+            )
+        return self._program
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Make the optimizer; a package or device that it lacks is an error of the option."""
+        made = self.optimizer is not None
         try:
-            return super().create_optimizer(*args, **kwargs)
+            optimizer = super().create_optimizer(*args, **kwargs)
         except (ImportError, ValueError) as error:  # a package that the optimizer needs is missing, or a device
             raise UsageError(f"`{self.stage.optimizer}` cannot be made: {error}", place="optimizer") from error
+        if self.stage.layer_decay is not None and not made:
+            divide_rates(optimizer, self.model, self.stage.layer_decay)
+        return optimizer
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: the count of transformers knows neither pruning nor task heads."""
@@ -332,63 +354,6 @@ def shared(model: Any, names: set[str] | None = None) -> dict[str, str]:
     """
     state = model.state_dict()
     return distinct({name: tensor for name, tensor in state.items() if names is None or name in names})[1]
-
-
-class _Watch(TrainerCallback):
-    """Freezing by epoch, the progress bar, and a stop when the loss is no number any more."""
-
-    def __init__(self, stage: TrainOptions, run: Run, freezing: Freezing) -> None:
-        self.stage, self.run, self.freezing = stage, run, freezing
-        self.bar: Bar | None = None
-        self._late_save = False
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.freezing.at(int(state.epoch or 0))
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_save = control.should_save or self._late_save
-        self._late_save = False
-        self._log_with(control)
-
-    def _log_with(self, control: Any) -> None:
-        # a checkpoint then holds the whole history of the loss, and no loss goes unseen at the end
-        control.should_log = control.should_log or control.should_save or control.should_training_stop
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if self._is_stopped():
-            control.should_save = True  # `_save_checkpoint` ends the run
-        if control.should_save and args.eval_strategy == "epoch" and float(state.epoch).is_integer():
-            # the epoch's evaluation comes first: who goes on from this checkpoint would otherwise miss it
-            control.should_save, self._late_save = False, True
-        self._log_with(control)
-        if self.bar is None:
-            self.bar = self.run.console.bar(state.max_steps, "step")
-        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
-        self.bar.at(state.global_step, f"loss {loss:.4g}" if loss is not None else "")
-
-    def _is_stopped(self) -> bool:
-        """Return whether a signal asked this process, or one of its peers, to end."""
-        if self.run.process.count > 1:
-            signalled = torch.tensor(float(requests.pending is not None), device=self.run.device)
-            if float(self.run.process.sum(signalled)) and requests.pending is None:
-                requests.pending = "a signal to another process"
-        return requests.pending is not None
-
-    def close(self) -> None:
-        """Take the progress bar away."""
-        if self.bar is not None:
-            self.bar.close()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        loss = (logs or {}).get("loss")
-        if self.run.process.main:
-            numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
-            self.run.plugins.hook.step_logged(run=self.run, stage=self.stage, step=state.global_step, numbers=numbers)
-        if loss is not None and not math.isfinite(float(loss)):
-            raise TopworkError(
-                f"the training loss is {loss} at step {state.global_step}",
-                hint="lower `learning_rate`, or train with `precision: float32`",
-            )
 
 
 def _collator(task: Any) -> Any:

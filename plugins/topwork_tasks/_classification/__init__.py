@@ -6,6 +6,8 @@
 - `loss`: class weights and the loss
 - `scores`: predictions, and pictures of them
 - `metric`: accuracy, F1, correlations
+- `calibration`: how far confidences are from shares of right predictions
+- `thresholds`: which scores count as predicted where rows may have several labels
 - `view`: doubts about labels before training
 - `classifier`: the base class of text-, image- and audio-classification
 """

@@ -12,13 +12,27 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 from typing_extensions import override
 
-from topwork import Base, Batch, Json, OutputKind, OutputNames, Picture, Row, State, Task, TaskOptions, UsageError
+from topwork import (
+    Base,
+    Batch,
+    Json,
+    Metric,
+    OutputKind,
+    OutputNames,
+    Picture,
+    Row,
+    State,
+    Task,
+    TaskOptions,
+    UsageError,
+)
 from topwork_tasks._classification.labels import LABEL_NAMES_HELP, LabelNames, label_config
 from topwork_tasks._classification.loss import classification_loss, learn_weights
 from topwork_tasks._classification.metric import ClassificationMetric
 from topwork_tasks._classification.options import HeadDropout, LabelSmoothing, training_smoothing
 from topwork_tasks._classification.scores import LabelScores, draw_labels, logits_to_scores
 from topwork_tasks._classification.targets import Kind, Targets, learn_targets
+from topwork_tasks._classification.thresholds import THRESHOLD_HELP, LabelThreshold, best_thresholds, thresholds_of
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +62,7 @@ class ClassifierOptions(TaskOptions):
     top_k: PositiveInt | Literal["all"] | None = Field(
         None, description="labels in a prediction, or `all`; by default as many as the Hub's pipeline of the task gives"
     )
+    threshold: LabelThreshold = Field(None, description=THRESHOLD_HELP)
     dropout: HeadDropout = 0.1
 
     @field_validator("label_names")
@@ -124,6 +139,11 @@ class Classifier(Task):
         self.targets = Targets.from_values(state.values)
         self.kind: Kind = self.targets.kind
         self.names: list[str] = self.targets.names
+        if options.threshold is not None and self.kind != "multi":
+            raise UsageError(
+                "`threshold` is for rows with several labels; these have one", place="task", hint="leave it out"
+            )
+        self.thresholds = thresholds_of(options.threshold, self.names)
 
     @property
     def label_names(self) -> list[str]:
@@ -166,13 +186,21 @@ class Classifier(Task):
         top = self.options.top_k
         if top is None:
             top = None if self.kind == "multi" and self.usual_top == 1 else self.usual_top
-        return LabelScores(scores, self.names, None if top == "all" else top)
+        least = None if self.options.threshold is None else self.thresholds
+        return LabelScores(scores, self.names, None if top == "all" else top, least)
 
     # ------------------------------------------------------------------ predictions -> readers
 
     def metric(self) -> ClassificationMetric:
         top = _TOP if self.kind == "single" and len(self.names) > _TOP else None
-        return ClassificationMetric(self.targets, top=top)
+        return ClassificationMetric(self.targets, top=top, threshold=self.options.threshold)
+
+    @override
+    def choose_thresholds(self, metric: Metric) -> dict[str, Json] | None:
+        if self.kind != "multi" or not isinstance(metric, ClassificationMetric):
+            return None
+        chosen = best_thresholds(*metric.scores_and_truth())
+        return {"threshold": dict(zip(self.names, chosen))}
 
     def drawn(self, row: Row, prediction: Any, shown: Sequence[tuple[str, str]] = (), image: Any = None) -> Picture:
         """Return the picture of a row, its prediction and its truth."""

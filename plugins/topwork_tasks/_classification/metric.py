@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from topwork import Json, Metric, Row
+from topwork_tasks._classification import calibration
 from topwork_tasks._classification.labels import Declared
 from topwork_tasks._classification.scores import all_scores
 from topwork_tasks._classification.targets import Kind, Targets
+from topwork_tasks._classification.thresholds import thresholds_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class ClassificationMetric(Metric):
@@ -21,9 +26,11 @@ class ClassificationMetric(Metric):
         declared: what the data's integers stand for.
         top: also count a row as right when its label is among this many best ("single").
         column: of the target.
+        threshold: least score of a label that counts as predicted, for all or by name ("multi"); None for .5.
 
-    Keys: single: accuracy, macro_f1, micro_f1, mcc (and top<k>_accuracy); multi: subset_accuracy, micro_f1, macro_f1,
-    mean_average_precision (labels scored >= 0.5 count as predicted); regression: r2, pearson, spearman, mse.
+    Keys: single: accuracy, macro_f1, micro_f1, mcc, calibration_error (and top<k>_accuracy); multi: subset_accuracy,
+    micro_f1, macro_f1, mean_average_precision, calibration_error (of the probability of each label); regression: r2,
+    pearson, spearman, mse.
     Tables: `per_label` (precision, recall, f1, support) and, for single, `confusion` (rows truth, columns predicted).
     """
 
@@ -35,6 +42,7 @@ class ClassificationMetric(Metric):
         declared: Declared = None,
         top: int | None = None,
         column: str = "label",
+        threshold: float | Mapping[str, float] | None = None,
     ) -> None:
         if not isinstance(targets, Targets):
             targets = Targets(kind, list(targets), declared, column=column)
@@ -42,10 +50,13 @@ class ClassificationMetric(Metric):
         self.truths: list[Any] = []
         self.guesses: list[Any] = []
         self.among_top = 0
+        self.thresholds = thresholds_of(threshold, self.names)
+        self.bins = calibration.new_bins()
         if self.kind == "single":
-            self.keys = ("accuracy", "macro_f1", "micro_f1", "mcc", *([f"top{top}_accuracy"] if top else []))
+            more = [f"top{top}_accuracy"] if top else []
+            self.keys = ("accuracy", "macro_f1", "micro_f1", "mcc", "calibration_error", *more)
         elif self.kind == "multi":
-            self.keys = ("subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision")
+            self.keys = ("subset_accuracy", "micro_f1", "macro_f1", "mean_average_precision", "calibration_error")
         else:
             self.keys = ("r2", "pearson", "spearman", "mse")
         self.primary = "micro_f1" if self.kind == "multi" else self.keys[0]
@@ -55,12 +66,15 @@ class ClassificationMetric(Metric):
         self.truths.append(truth)
         if self.kind == "single":
             self.guesses.append(self.names.index(prediction[0]["label"]))
+            calibration.add(self.bins, float(prediction[0]["score"]), self.guesses[-1] == truth)
             if self.top:
                 scores = all_scores(prediction, self.names)
                 better = sum(score > scores[truth] for score in scores)  # type: ignore[index]
                 self.among_top += better < self.top
         elif self.kind == "multi":
             self.guesses.append(all_scores(prediction, self.names))
+            for index, score in enumerate(self.guesses[-1]):
+                calibration.add(self.bins, score, index in truth)  # type: ignore[operator]
         else:
             self.guesses.append(float(prediction[0]["score"]))
 
@@ -68,6 +82,7 @@ class ClassificationMetric(Metric):
         self.truths += metric.truths
         self.guesses += metric.guesses
         self.among_top += metric.among_top
+        self.bins = calibration.merged(self.bins, metric.bins)
 
     def result(self) -> dict[str, Json]:
         if not self.truths:
@@ -93,6 +108,7 @@ class ClassificationMetric(Metric):
             "macro_f1": metrics.f1_score(truth, guess, average="macro", zero_division=0),
             "micro_f1": metrics.f1_score(truth, guess, average="micro", zero_division=0),
             "mcc": metrics.matthews_corrcoef(truth, guess),
+            "calibration_error": calibration.calibration_error(self.bins),
             "per_label": self._per_label(truth, guess),
             "confusion": {"labels": self.names, "counts": confusion.tolist()},
         }
@@ -100,15 +116,22 @@ class ClassificationMetric(Metric):
             result[f"top{self.top}_accuracy"] = self.among_top / len(truth)
         return result
 
+    def scores_and_truth(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the score of each label of each row, and 1 where the row has the label; both [rows, labels]."""
+        import numpy
+
+        scores = numpy.array(self.guesses).reshape(-1, len(self.names))
+        truth = numpy.zeros_like(scores, dtype=int)
+        for row, labels in enumerate(self.truths):
+            truth[row, labels] = 1
+        return scores, truth
+
     def _multi(self) -> dict[str, Json]:
         import numpy
         from sklearn import metrics
 
-        scores = numpy.array(self.guesses)
-        truth = numpy.zeros_like(scores, dtype=int)
-        for row, labels in enumerate(self.truths):
-            truth[row, labels] = 1
-        guess = (scores >= 0.5).astype(int)
+        scores, truth = self.scores_and_truth()
+        guess = (scores >= numpy.array(self.thresholds)).astype(int)
         occurring = [label for label in range(len(self.names)) if truth[:, label].any()]
         precisions = [metrics.average_precision_score(truth[:, label], scores[:, label]) for label in occurring]
         return {
@@ -116,6 +139,7 @@ class ClassificationMetric(Metric):
             "micro_f1": metrics.f1_score(truth, guess, average="micro", zero_division=0),
             "macro_f1": metrics.f1_score(truth, guess, average="macro", zero_division=0),
             "mean_average_precision": numpy.mean(precisions) if precisions else math.nan,
+            "calibration_error": calibration.calibration_error(self.bins),
             "per_label": self._per_label(truth, guess),
         }
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class LabelScores(list):
-    """A prediction `[{"label", "score"}, ...]`, best first, perhaps cut to the best few.
+    """A prediction `[{"label", "score"}, ...]`, best first, perhaps cut to the best few, or to scores that count.
 
     Attributes:
         scores: of all labels, in the order of the label names.
@@ -21,9 +21,13 @@ class LabelScores(list):
 
     scores: tuple[float, ...]
 
-    def __init__(self, scores: Sequence[float], names: Sequence[str], top: int | None) -> None:
+    def __init__(
+        self, scores: Sequence[float], names: Sequence[str], top: int | None, least: Sequence[float] | None = None
+    ) -> None:
         self.scores = tuple(float(score) for score in scores)
         order = sorted(range(len(names)), key=lambda index: -self.scores[index])
+        if least is not None:
+            order = [index for index in order if self.scores[index] >= least[index]]
         super().__init__({"label": names[index], "score": self.scores[index]} for index in order[:top])
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from typing_extensions import override
 
 from topwork import DataError, Json, Metric, Row, UsageError
+from topwork_tasks._classification import calibration
 
 Scheme = Literal["IOB1", "IOB2", "IOBES", "plain"]
 OUTSIDE = "O"
@@ -296,7 +297,8 @@ def span_tags(words: Sequence[tuple[int, int]], spans: Sequence[Entity]) -> tupl
 class EntityMetric(Metric):
     """Precision, recall and F1 of whole entities (type and borders must agree), micro-averaged over all rows.
 
-    As seqeval gives them; the same by type as a table; and the accuracy of single tags (spans of characters have none).
+    As seqeval gives them; the same by type as a table; accuracy and calibration error of single tags (spans of
+    characters have none).
     `inexpressible_spans` counts true spans that no tags of words can express, where there are any: they are missed.
 
     Args:
@@ -305,7 +307,7 @@ class EntityMetric(Metric):
         read: makes entities of tags; None: `entities`.
     """
 
-    keys = ("f1", "precision", "recall", "accuracy")
+    keys = ("f1", "precision", "recall", "accuracy", "calibration_error")
     primary = "f1"
 
     def __init__(
@@ -316,6 +318,7 @@ class EntityMetric(Metric):
         self.predicted: Counter[str] = Counter()
         self.true: Counter[str] = Counter()
         self.tags = self.tags_right = self.rows = self.inexpressible = 0
+        self.bins = calibration.new_bins()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "truth": None}  # processes exchange counts alone
@@ -328,7 +331,10 @@ class EntityMetric(Metric):
             if len(tags) != len(prediction.tags):
                 raise UsageError(f"{len(tags)} true tags and {len(prediction.tags)} predicted ones")
             self.tags += len(tags)
-            self.tags_right += sum(tag == predicted_tag for tag, predicted_tag in zip(tags, prediction.tags))
+            right = [tag == predicted_tag for tag, predicted_tag in zip(tags, prediction.tags)]
+            self.tags_right += sum(right)
+            for score, is_right in zip(prediction.scores, right):
+                calibration.add(self.bins, score, is_right)
         else:
             true, predicted = spans, prediction.spans
             if prediction.words:
@@ -344,6 +350,7 @@ class EntityMetric(Metric):
             getattr(self, name).update(getattr(metric, name))
         for name in ("tags", "tags_right", "rows", "inexpressible"):
             setattr(self, name, getattr(self, name) + getattr(metric, name))
+        self.bins = calibration.merged(self.bins, metric.bins)
 
     @override
     def result(self) -> dict[str, Json]:
@@ -360,7 +367,8 @@ class EntityMetric(Metric):
         ]
         noted = {"inexpressible_spans": self.inexpressible} if self.inexpressible else {}
         accuracy = self.tags_right / self.tags if self.tags else math.nan
-        return {**whole, "accuracy": accuracy, **noted, "per_type": table}
+        error = calibration.calibration_error(self.bins)
+        return {**whole, "accuracy": accuracy, "calibration_error": error, **noted, "per_type": table}
 
 
 def _scores(right: int, predicted: int, true: int) -> dict[str, float]:

@@ -34,11 +34,13 @@ class TagPrediction(list):
 
     Attributes:
         tags: tag of each word.
+        scores: probability of each of these tags; 0 for a word without tokens.
         spans: entities as spans of characters.
         words: where the words stand in the text.
     """
 
     tags: list[str]
+    scores: Sequence[float] = ()
     spans: list[Entity]
     words: Sequence[Span] = ()
 
@@ -69,7 +71,7 @@ class TokenReader:
         if not has_words and self.scheme != "plain":
             tags = self._without_covered_signs(text, words, judged, tags)
         prediction = TagPrediction()
-        prediction.tags, prediction.words = tags, words
+        prediction.tags, prediction.scores, prediction.words = tags, scores, words
         entities = groups(tags, self.scheme)
         prediction.spans = [(kind, words[first][0], words[last - 1][1]) for kind, first, last in entities]
         if self.aggregation == "none":
