@@ -25,20 +25,22 @@ def device_of(model: nn.Module) -> torch.device:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode for the time of the block; each module gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    model.eval()  # also of a model that is in that mode: some drop caches of their parameters then
     try:
         yield
     finally:
         for module, mode in modes:
-            module.training = mode
+            if module.training != mode:
+                module.training = mode
 
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
     """Run a model in evaluation mode, without gradients, with the same random numbers every time."""
-    devices = sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices), evaluating(model):
-        if all(parameter.device.type == "cpu" for parameter in model.parameters()):
+    devices = {parameter.device for parameter in model.parameters()}
+    cuda_indices = sorted({device.index or 0 for device in devices if device.type == "cuda"})
+    with torch.no_grad(), torch.random.fork_rng(cuda_indices), evaluating(model):
+        if all(device.type == "cpu" for device in devices):
             torch.default_generator.manual_seed(0)  # a twentieth of the time that seeding all devices takes
         else:
             torch.manual_seed(0)

@@ -9,6 +9,7 @@ The word lists below are those that many architectures share; what single archit
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import nn
@@ -150,7 +151,7 @@ def match_names(module: nn.Module) -> Pattern | None:
     if any(isinstance(child, nn.MultiheadAttention) for child in module.children()):
         return None
     pattern = _inside(module, "")
-    if pattern is not None or not any(_is_linear(module, name) for name in OUTPUTS):
+    if pattern is not None or not _first(module, OUTPUTS):
         return pattern
     for name, child in module.named_children():
         # The projections stand in a child, the output projection beside it.
@@ -244,14 +245,22 @@ def _at(module: nn.Module, path: str) -> Any:
 
 
 def _is_linear(module: nn.Module, path: str) -> bool:
-    if path.partition(".")[0] not in module._modules:  # nearly always: this function runs for every name and module
+    if path.partition(".")[0] not in module._modules:
         return False
     target = _at(module, path)
     return is_projection(target) and not isinstance(target, nn.Embedding)
 
 
 def _first(module: nn.Module, names: tuple[str, ...]) -> str:
-    return next((name for name in names if _is_linear(module, name)), "")
+    children = module._modules
+    # Nearly no name fits: this function runs for every list of names and every module.
+    return next((name for child, name in _with_child(names) if child in children and _is_linear(module, name)), "")
+
+
+@functools.cache
+def _with_child(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return dotted names, each with the name of the child that it begins with."""
+    return tuple((name.partition(".")[0], name) for name in names)
 
 
 def _out(module: nn.Module, path: str) -> int:

@@ -9,7 +9,7 @@ writes what `topwork` reads.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
@@ -59,7 +59,8 @@ def is_taught(layer: AttentionLayer | Block) -> bool:
 def gather(model: nn.Module) -> None:
     """Make the lens's section of the model's alterations say what is noted on its attention modules."""
     section: dict[str, dict[str, Any]] = {}
-    for path, module in model.named_modules():
+    modules = list(model.named_modules())
+    for path, module in modules:
         notes: Mapping[str, Any] = module.__dict__.get(_ATTRIBUTE, {})
         for kind, entry in notes.items():
             section.setdefault(kind, {})[path] = entry
@@ -67,7 +68,7 @@ def gather(model: nn.Module) -> None:
         alterations(model)["lens"] = section
     else:
         alterations(model).pop("lens", None)
-    _guard(model, {path for paths in section.values() for path in paths})
+    _guard(modules, {path for paths in section.values() for path in paths})
 
 
 class Saving:
@@ -101,12 +102,12 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(tensor, "shape", None) for name, tensor in state.items()}
 
 
-def _guard(model: nn.Module, altered: set[str]) -> None:
+def _guard(modules: Sequence[tuple[str, nn.Module]], altered: set[str]) -> None:
     """Give every model of transformers in which something is altered its own `save_pretrained`, and only those."""
     transformers: Any = sys.modules.get("transformers.modeling_utils")
     if transformers is None:
         return
-    for path, module in model.named_modules():
+    for path, module in modules:
         if not isinstance(module, transformers.PreTrainedModel):
             continue
         if any(not path or f"{below}.".startswith(f"{path}.") for below in altered):

@@ -294,8 +294,8 @@ def shared_elsewhere(model: nn.Module, layer: Unit) -> str | None:
     for path, outside in model.named_modules():
         if id(outside) in inside:
             continue
-        for name, parameter in outside.named_parameters(recurse=False):
-            if id(parameter) in sliced:
+        for name, parameter in outside._parameters.items():
+            if parameter is not None and id(parameter) in sliced:
                 return f"{path}.{name}"
     return None
 
