@@ -314,7 +314,9 @@ def _digest(row: Row, inputs: Sequence[str]) -> bytes:
     for name in inputs:
         value = row.get(name)
         if isinstance(value, Mapping) and {"bytes", "path"} <= set(value):
-            value = value["bytes"] if value["bytes"] is not None else value["path"]
+            rest = [value[key] for key in sorted(value) if key not in ("bytes", "path")]  # a part of a file, say
+            source = value["bytes"] if value["bytes"] is not None else value["path"]
+            value = (source, rest) if rest else source
         to_bytes = getattr(value, "tobytes", None)
         if to_bytes is not None:
             value = to_bytes()

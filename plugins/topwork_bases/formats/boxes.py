@@ -1,4 +1,4 @@
-"""Layouts of images with boxes: YOLO, and tables with a box in every line."""
+"""Layout of images with boxes in tables with a box in every line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from topwork import DataError, Table, UsageError, split_named
-from topwork_bases.formats.folders import IMAGES, file_cell, files_by_stem, named_file
-from topwork_bases.formats.layout import Layout, Located, table_of
-from topwork_bases.formats.texts import numbered_lines
+from topwork_bases.formats.folders import IMAGES, boxes_table, file_cell, image_size, named_file
+from topwork_bases.formats.layout import Layout, Located
 from topwork_bases.rows.tables import TABLE_OPTIONS, form_of, read_header, read_table
 
 #: names of columns in tables of boxes, in lower case without signs
@@ -34,127 +33,16 @@ _SIDES = (
     ("bboxx", "bboxy", "bboxwidth", "bboxheight"),
     ("bboxx", "bboxy", "bboxw", "bboxh"),
 )
-_CENTRES = (("xcenter", "ycenter", "width", "height"), ("xcenter", "ycenter", "w", "h"), ("cx", "cy", "w", "h"))
+_CENTRES = tuple(
+    (*centre, *size)
+    for centre in (("xcenter", "ycenter"), ("centerx", "centery"), ("xcentre", "ycentre"), ("cx", "cy"), ("xc", "yc"))
+    for size in (("width", "height"), ("w", "h"))
+)
 _IN_ONE = ("bbox", "box")
 _SIZE = (("width", "height"), ("imagewidth", "imageheight"), ("imgwidth", "imgheight"))
 _TABLES = (".csv", ".tsv")
 _HINT = "give it columns such as filename, class, xmin, ymin, xmax, ymax"
 _OPTIONS = ("images", *TABLE_OPTIONS)
-
-
-# ---------------------------------------------------------------- rows of both
-
-
-def boxes_table(examples: Sequence[Located], files: Sequence[Path] | Path, remark: str, names: Sequence[str]) -> Table:
-    """Make a table of images and `objects` {bbox: [[left, top, width, height]], category: indices of `names`}."""
-    import datasets
-
-    table = table_of(examples, files, remark)
-    features = table.rows.features.copy()
-    features["objects"] = {
-        "bbox": datasets.List(datasets.List(datasets.Value("float32"))),
-        "category": datasets.List(datasets.ClassLabel(names=list(names))),
-    }
-    table.rows = table.rows.cast(features)
-    return table
-
-
-# ---------------------------------------------------------------- YOLO
-
-
-def find_yolo(path: Path) -> Path | None:
-    """Return the file that describes a data set of YOLO: the path itself, or data.yaml in the folder."""
-    if path.is_file():
-        return path if path.suffix.lower() in (".yaml", ".yml") and path.name.startswith("data") else None
-    return next((file for name in ("data.yaml", "dataset.yaml", "data.yml") if (file := path / name).is_file()), None)
-
-
-def read_yolo(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
-    """Read `data.yaml`, images, and a text file of boxes (class, centre, size, as shares) for each image.
-
-    Raises:
-        UsageError: there is no data.yaml.
-        DataError: a damaged file, with its line.
-    """
-    import yaml
-
-    file = find_yolo(path)
-    if file is None:
-        raise UsageError(f"`{path}` has no data.yaml", hint="check the path")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig")) or {}
-    except yaml.YAMLError as error:
-        raise DataError(f"{file}: no valid YAML: {error}", hint="correct the file") from error
-    names = content.get("names") if isinstance(content, dict) else None
-    names = [names[key] for key in sorted(names)] if isinstance(names, dict) else names
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{file}: has no `names`", hint="list the classes: `names: [cat, dog]`")
-    root = file.parent / str(content.get("path", "."))
-    made: dict[str, Table] = {}
-    for key, split in (("train", "train"), ("val", "validation"), ("test", "test")):
-        if content.get(key):
-            folder = _yolo_folder(str(content[key]), root, file)
-            made[split] = _yolo_split(folder, list(map(str, names)), split)
-    return made
-
-
-def _yolo_folder(written: str, root: Path, file: Path) -> Path:
-    """Return the folder of a split; Roboflow writes `../train/images` and means a folder beside the file."""
-    candidates = (root / written, file.parent / written, file.parent / written.removeprefix("../"))
-    folder = next((base for base in candidates if base.is_dir()), None)
-    if folder is None:
-        raise DataError(f"{file}: there is no folder `{written}`", hint="correct the path")
-    return folder
-
-
-def _yolo_split(folder: Path, names: list[str], split: str) -> Table:
-    from PIL import Image
-
-    examples: list[Located] = []
-    files, count = [], 0
-    for image in sorted(files_by_stem(folder, IMAGES).values()):
-        parts = list(image.parts)
-        if "images" in parts:  # the last such folder: others lie above the data set
-            parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-        labels = Path(*parts).with_suffix(".txt")
-        labels = labels if labels.is_file() else image.with_suffix(".txt")
-        with Image.open(image) as opened:
-            size = opened.size
-        boxes, categories = _yolo_boxes(labels, size, names) if labels.is_file() else ([], [])
-        count += len(boxes)
-        examples.append((None, {"image": file_cell(image), "objects": {"bbox": boxes, "category": categories}}))
-        files.append(image)
-    remark = f"{folder}: read as YOLO: {len(examples):,} images, {len(names)} classes, {count:,} boxes ({split})"
-    return boxes_table(examples, files, remark, names)
-
-
-def _yolo_boxes(file: Path, size: tuple[int, int], names: Sequence[str]) -> tuple[list[list[float]], list[int]]:
-    """Return boxes as [left, top, width, height] in pixels, and their classes; polygons become their boxes."""
-    boxes, categories = [], []
-    for number, line in numbered_lines(file):
-        if not line.strip():
-            continue
-        try:
-            category, *values = line.split()
-            label, shares = int(category.removesuffix(".0")), [float(value) for value in values]
-            if not 0 <= label < len(names) or len(shares) < 4 or len(shares) % 2:
-                raise ValueError(f"class {label} of {len(names)}, {len(shares)} numbers")
-        except ValueError as error:
-            raise DataError(
-                f"{file}:{number}: no box of YOLO ({error})", hint="write: class x y width height"
-            ) from error
-        if len(shares) > 4:
-            left, right = min(shares[::2]), max(shares[::2])
-            top, bottom = min(shares[1::2]), max(shares[1::2])
-        else:
-            left, right = shares[0] - shares[2] / 2, shares[0] + shares[2] / 2
-            top, bottom = shares[1] - shares[3] / 2, shares[1] + shares[3] / 2
-        boxes.append([left * size[0], top * size[1], (right - left) * size[0], (bottom - top) * size[1]])
-        categories.append(label)
-    return boxes, categories
-
-
-# ---------------------------------------------------------------- tables with a box a line
 
 
 @dataclass(frozen=True)
@@ -335,8 +223,6 @@ def _size(file: Path, line: int, written: Sequence[str]) -> tuple[int, int]:
 def _images_with_boxes(
     file: Path, images: Mapping[str, _Image], columns: _Columns, options: Mapping[str, Any], split: str, shares: bool
 ) -> Table:
-    from PIL import Image
-
     given = options.get("images")
     folders = [Path(str(given)).expanduser()] if given else [file.parent, file.parent / "images"]
     if not given:
@@ -352,8 +238,8 @@ def _images_with_boxes(
             )
         scale = (1.0, 1.0)
         if shares:
-            with Image.open(image_file) as opened:
-                scale = (float(opened.width), float(opened.height))
+            width, height = image_size(image_file)
+            scale = (float(width), float(height))
         boxes = [_sides(box, columns.notation, scale) for box in image.boxes]
         objects = {"bbox": boxes, "category": [names.index(label) for label in image.labels]}
         row: dict[str, Any] = {"image": file_cell(image_file), "objects": objects}
@@ -378,12 +264,6 @@ def _sides(box: Sequence[float], notation: str, scale: tuple[float, float]) -> l
 
 
 LAYOUTS = (
-    Layout(
-        "yolo",
-        "data.yaml, images/ and labels/*.txt: image, objects",
-        lambda path: find_yolo(path) is not None,
-        read_yolo,
-    ),
     Layout(
         "boxes",
         "csv with a box a line (filename, class, xmin, ymin, xmax, ymax; x, y, w, h; bbox): image, objects",

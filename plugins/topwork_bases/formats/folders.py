@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import os
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from topwork import DataError
+from topwork_bases.formats.layout import Located, table_of
+
+if TYPE_CHECKING:
+    from topwork import Table
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 #: maps of numbers beside images
@@ -19,19 +25,75 @@ def file_cell(path: Path) -> dict[str, Any]:
     return {"bytes": None, "path": str(path.resolve())}
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of those in it, links followed; hidden ones are left out."""
+    seen = set(map(str, folder.resolve().parents))  # a link to a folder above would bring everything twice
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(inner for inner in folders if not inner.startswith((".", "__MACOSX")))
+        yield from (Path(name, file) for file in sorted(files) if not file.startswith("."))
+
+
 def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """Return the files with these suffixes by their path below the folder, without the suffix."""
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    """Return the files with these suffixes by their path below the folder, without the suffix, composed (NFC).
+
+    Raises:
+        DataError: two files that differ by their suffix alone.
+    """
+    files: dict[str, Path] = {}
+    for path in files_below(folder):
+        if path.suffix.lower() in suffixes:
+            key = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+            if key in files:
+                raise DataError(
+                    f"{files[key]} and {path.name} differ by their suffix alone",
+                    hint="keep one of them, or give them names of their own",
+                )
+            files[key] = path
+    return files
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return width and height of an image from its header.
+
+    Raises:
+        DataError: the file is no image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return opened.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}", hint="mend the file, or remove it") from error
+
+
+def boxes_table(examples: Sequence[Located], files: Sequence[Path] | Path, remark: str, names: Sequence[str]) -> Table:
+    """Make a table of images and `objects` {bbox: [[left, top, width, height]], category: indices of `names`}."""
+    import datasets
+
+    table = table_of(examples, files, remark)
+    features = table.rows.features.copy()
+    features["objects"] = {
+        "bbox": datasets.List(datasets.List(datasets.Value("float32"))),
+        "category": datasets.List(datasets.ClassLabel(names=list(names))),
     }
+    table.rows = table.rows.cast(features)
+    return table
 
 
 def named_file(folders: Iterable[Path], name: str, suffixes: Iterable[str] = ()) -> Path | None:
-    """Return the file of this name, or with one of the suffixes behind it, in the first folder that has it."""
+    """Return the file of this name, or with one of the suffixes behind it, in the first folder that has it.
+
+    Names are compared composed and decomposed: archives of some systems decompose the names of files.
+    """
     endings = ("", *suffixes)
-    candidates = (folder / (name + ending) for folder in folders for ending in endings)
+    forms = dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))))
+    candidates = (folder / (form + ending) for folder in folders for form in forms for ending in endings)
     return next((path for path in candidates if path.is_file()), None)
 
 

@@ -9,25 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from topwork import DataError, Table, UsageError, split_named
-from topwork_bases.formats.boxes import find_yolo
-from topwork_bases.formats.folders import IMAGES, MAPS, file_cell, files_by_stem
+from topwork_bases.formats.folders import IMAGES, MAPS, file_cell, files_below, files_by_stem
 from topwork_bases.formats.layout import Layout, table_of
 from topwork_bases.formats.texts import numbered_lines
+from topwork_bases.formats.yolo import find_yolo
 
-_INPUTS = ("images", "image", "imgs", "img", "rgb", "JPEGImages", "leftImg8bit", "701_StillsRaw_full")
+#: names of folders, in lower case
+_INPUTS = ("images", "image", "imgs", "img", "rgb", "jpegimages", "leftimg8bit", "701_stillsraw_full")
 _TARGETS = {
     "mask": (
         "masks",
         "mask",
         "annotations",
         "labels",
-        "labelsTr",
+        "label",
+        "labelstr",
         "segmentation",
-        "SegmentationClass",
-        "gtFine",
-        "LabeledApproved_full",
+        "segmentationclass",
+        "gtfine",
+        "labeledapproved_full",
     ),
-    "depth": ("depth", "depths", "groundtruth_depth"),
+    "depth": ("depth", "depths", "depth_map", "depth_maps", "groundtruth_depth"),
 }
 #: what stands behind the name of an image in the name of its map
 _ENDINGS = (
@@ -47,7 +49,16 @@ _ENDINGS = (
 #: what stands behind the name of a split's folder in that of its masks
 _BESIDE = ("_labels", "_masks", "_mask", "_annotations", "annot")
 #: (in the name of an image, in that of its map)
-_RENAMED = (("_leftImg8bit", "_gtFine_labelIds"), ("_sync_image_", "_sync_groundtruth_depth_"), ("rgb", "depth"))
+_RENAMED = (
+    ("_leftImg8bit", "_gtFine_labelIds"),
+    ("_sync_image_", "_sync_groundtruth_depth_"),
+    ("rgb", "depth"),
+    ("_colors", "_depth"),
+    ("_color", "_depth"),
+    *((image, target) for image in ("image", "img") for target in ("mask", "label", "depth")),
+)
+#: suffixes of files that are no maps, though their folder is called so
+_NO_MAPS = frozenset({".npz", ".pfm", ".mat", ".h5", ".hdf5", ".pkl", ".dpt", ".pgm", ".ppm", ".nii", ".dcm"})
 #: files that say which colour of a mask has which name: CamVid's, those of Kaggle, and CVAT's
 _COLOUR_TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt", "label_colors.csv")
 #: seconds between an image and a depth map of TUM's, as its own script takes them
@@ -95,13 +106,14 @@ def find_pairs(path: Path, target: str) -> list[Pair]:
 
 
 def _inside(folder: Path, target: str, split: str | None) -> Pair | None:
-    images = next((entry for name in _INPUTS if (entry := folder / name).is_dir()), None)
-    maps = next((entry for name in _TARGETS[target] if (entry := folder / name).is_dir() and _has_maps(entry)), None)
+    folders = {entry.name.lower(): entry for entry in sorted(folder.iterdir(), reverse=True) if entry.is_dir()}
+    images = next((folders[name] for name in _INPUTS if name in folders), None)
+    maps = next((folders[name] for name in _TARGETS[target] if name in folders and _has_maps(folders[name])), None)
     return Pair(images, maps, split) if images is not None and maps is not None else None
 
 
 def _has_maps(folder: Path) -> bool:
-    return any(file.suffix.lower() in MAPS for file in folder.rglob("*"))
+    return any(file.suffix.lower() in MAPS | _NO_MAPS for file in files_below(folder))
 
 
 def _split_of(key: str) -> str:
@@ -147,6 +159,12 @@ def _matched(path: Path, target: str, pair: Pair) -> dict[str, list[tuple[Path, 
     images, maps = files_by_stem(pair.images, IMAGES), files_by_stem(pair.maps, MAPS)
     if target == "depth" and (together := _same_moments(path, images.values(), maps.values())):
         return {"train": together}
+    if not maps:
+        kinds = ", ".join(sorted({file.suffix.lower() for file in files_below(pair.maps)}))
+        raise DataError(
+            f"{pair.maps}: holds {kinds} files, which are not read as {target}s",
+            hint=f"store each {target} as {'PNG' if target == 'mask' else 'PNG of 16 bits, .npy or .exr'}",
+        )
     matched: dict[str, list[tuple[Path, Path]]] = {}
     lonely: list[Path] = []
     for split, key in _keys_by_split(path, target, pair, images):

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 
 def _layouts() -> dict[str, Layout]:
-    from topwork_bases.formats import boxes, maps, speech, texts
+    from topwork_bases.formats import boxes, chats, exports, maps, speech, texts, words, yolo
 
-    return {layout.name: layout for room in (texts, maps, boxes, speech) for layout in room.LAYOUTS}
+    return {
+        layout.name: layout
+        for room in (words, texts, chats, exports, maps, boxes, yolo, speech)
+        for layout in room.LAYOUTS
+    }
 
 
 @hookimpl

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from topwork import DataError, Table, split_named
 from topwork_bases.formats.folders import CLIPS, file_cell, named_clip
+from topwork_bases.formats.json_records import first_records, located_records
 from topwork_bases.formats.layout import Layout, Located, table_of
-from topwork_bases.formats.texts import first_record, located_records, numbered_lines
+from topwork_bases.formats.texts import numbered_lines
 
 _BACKGROUND = "_background_noise_"
 _LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
@@ -23,10 +25,11 @@ def read_ljspeech(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     for number, line in numbered_lines(file):
         if line.strip():
             name, *texts = line.split("|")
-            if not texts:
-                raise DataError(f"{file}:{number}: has no text", hint="write name|text")
+            if not 1 <= len(texts) <= 2:
+                cause = "has no text" if not texts else f"has {len(texts) + 1} fields"
+                raise DataError(f"{file}:{number}: {cause}", hint="write name|text, or name|text|normalised text")
             audio = named_clip(folder / "wavs", name.removeprefix("wavs/"), file, number)
-            examples.append((number, {"audio": audio, "text": texts[-1] or texts[0]}))
+            examples.append((number, {"audio": audio, "text": texts[-1] or texts[0] or None}))
     return {"train": table_of(examples, file, f"{path}: read as LJSpeech: {len(examples)} clips")}
 
 
@@ -67,8 +70,8 @@ def read_common_voice(path: Path, options: Mapping[str, Any]) -> dict[str, Table
             }
             clip = named_clip(file.parent / "clips", row["path"], file, number)
             if path.is_file():
-                extra |= {"path": clip, "sentence": row["sentence"]}
-            examples.append((number, {"audio": clip, "text": row["sentence"], **extra}))
+                extra |= {"path": clip, "sentence": row["sentence"] or None}
+            examples.append((number, {"audio": clip, "text": row["sentence"] or None, **extra}))
         made[split] = table_of(examples, file, f"{file}: read as Common Voice: {len(examples)} clips")
     return made
 
@@ -159,17 +162,31 @@ def read_nemo(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
         DataError: a line without `audio_filepath`, or one whose clip does not exist.
     """
     examples: list[Located] = []
+    parts = 0
     for line, record in located_records(path):
-        if not isinstance(record, dict) or not isinstance(record.get("audio_filepath"), str):
+        if not isinstance(record.get("audio_filepath"), str):
             raise DataError(f"{path}:{line}: has no `audio_filepath`", hint="name the clip of every line")
-        clip = named_clip(path.parent, record["audio_filepath"], path, line or 0)
-        examples.append((line, {"audio": clip, "text": record.get("text"), "duration": record.get("duration")}))
-    return {"train": table_of(examples, path, f"{path}: read as a manifest of NeMo: {len(examples)} clips")}
+        clip = named_clip(path.parent, record["audio_filepath"], path, line)
+        if record.get("offset") is not None:
+            clip |= _part(path, line, record)
+            parts += 1
+        rest = {name: value for name, value in record.items() if name not in ("audio_filepath", "audio")}
+        examples.append((line, {"audio": clip, **rest}))
+    remark = f"{path}: read as a manifest of NeMo: {len(examples)} clips"
+    return {"train": table_of(examples, path, remark + (f", {parts} of them parts of files" if parts else ""))}
+
+
+def _part(path: Path, line: int, record: Mapping[str, Any]) -> dict[str, float]:
+    """Return where a clip begins in its file and how long it is, in seconds."""
+    numbers = {"offset": record["offset"], "duration": record.get("duration")}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise DataError(f"{path}:{line}: `{name}` is {value!r}, no seconds", hint="write offset and duration")
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def _is_nemo(path: Path) -> bool:
-    record = first_record(path)
-    return isinstance(record, dict) and "audio_filepath" in record
+    return any("audio_filepath" in record for record in first_records(path)[:1])
 
 
 LAYOUTS = (

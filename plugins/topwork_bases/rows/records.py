@@ -77,7 +77,7 @@ def _records(path: Path, field: str | None, encoding: str | None, remarks: list[
         raise DataError(f"{path}: the file is empty", hint="write records")
     content = parse_json(path, 1, text)
     records = _wrapped(path, content, field, remarks)
-    lines = _lines_of(text, records) if isinstance(content, list) else None
+    lines = lines_of(text, records) if isinstance(content, list) else None
     for index, record in enumerate(records):
         yield (lines[index] if lines is not None else index + 1), record
 
@@ -110,9 +110,10 @@ def _from_lines(path: Path, file: Any) -> Iterator[tuple[int, Any]]:
         yield number, parse_json(path, number, line.rstrip("\r\n"))
 
 
-def _lines_of(text: str, records: Sequence[Any]) -> list[int] | None:
+def lines_of(text: str, records: Sequence[Any]) -> list[int]:
     """Return the line on which each record of a list begins."""
-    decoder, lines = json.JSONDecoder(parse_int=str), []
+    decoder = json.JSONDecoder(parse_int=str)
+    lines: list[int] = []
     position, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("[") + 1)
     for _ in records:
         start = position

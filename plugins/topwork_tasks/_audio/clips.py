@@ -43,8 +43,9 @@ def open_audio(value: Any, row: int | None, column: str, rate: int) -> np.ndarra
     """Open a clip as float32 [samples], one channel, at `rate` samples a second.
 
     Args:
-        value: {bytes, path} as `datasets` has undecoded audio; bytes; a path; {array, sampling_rate}, the array
-            [samples] or two-dimensional with channels; or a decoder with `get_all_samples`, as torchcodec has.
+        value: {bytes, path} as `datasets` has undecoded audio, with {offset, duration} in seconds for a part of the
+            file; bytes; a path; {array, sampling_rate}, the array [samples] or two-dimensional with channels; or a
+            decoder with `get_all_samples`, as torchcodec has.
         row: index of the row, for messages.
         column: name of the column, for messages.
         rate: samples a second that are wanted.
@@ -82,6 +83,8 @@ def resampled_length(samples: int, clip_rate: int, rate: int) -> int:
 
 def audio_length(value: Any, rate: int) -> int:
     """Return the samples that `open_audio` will give, from the header alone where that is exact."""
+    if _part_of(value) is not None:
+        return len(open_audio(value, None, "audio", rate))
     if isinstance(value, Mapping) and value.get("array") is None:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes | bytearray | str | os.PathLike):
@@ -114,6 +117,8 @@ def clip_lengths(rows: Any, rate: int, most: int = 1000) -> list[int]:
 
 def may_be_unreadable(value: Any) -> bool:
     """Return whether a file's header and its last sample leave doubt that it can be read to its end."""
+    if _part_of(value) is not None:
+        return True  # the part may lie behind the end of its file
     if isinstance(value, Mapping) and value.get("array") is None:
         value = value.get("bytes") or value.get("path")
     if not isinstance(value, bytes | bytearray | str | os.PathLike):
@@ -129,7 +134,15 @@ def may_be_unreadable(value: Any) -> bool:
         return True
 
 
+def _part_of(value: Any) -> tuple[float, float | None] | None:
+    """Return where a clip begins in its file and how long it is, in seconds; None for a clip that is a whole file."""
+    if not isinstance(value, Mapping) or value.get("offset") is None:
+        return None
+    return float(value["offset"]), value.get("duration")
+
+
 def _read(value: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
+    part = _part_of(value)
     if value is None:
         raise DataError("is None", row=row, column=column, hint="give a clip, or leave the row out")
     if hasattr(value, "get_all_samples"):
@@ -140,7 +153,7 @@ def _read(value: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
             return _from_array(value["array"], value.get("sampling_rate"), row, column)
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes | bytearray | str | os.PathLike):
-        return _from_file(value, row, column)
+        return _from_file(value, row, column, part)
     raise DataError(
         f"holds {type(value).__name__}, which is no audio",
         row=row,
@@ -149,7 +162,9 @@ def _read(value: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
     )
 
 
-def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, int]:
+def _from_file(
+    source: Any, row: int | None, column: str, part: tuple[float, float | None] | None = None
+) -> tuple[np.ndarray, int]:
     soundfile = import_package("soundfile")
     inside = isinstance(source, bytes | bytearray)
     name = f"{len(source)} bytes" if inside else os.fspath(source)
@@ -158,22 +173,31 @@ def _from_file(source: Any, row: int | None, column: str) -> tuple[np.ndarray, i
         raise DataError(f"the file {name} {cause}", row=row, column=column, hint="correct the path")
     try:
         with soundfile.SoundFile(io.BytesIO(source) if inside else os.fspath(source)) as file:
-            clip, rate, frame_count, kind = (
-                file.read(dtype="float32", always_2d=True),
-                file.samplerate,
-                file.frames,
-                file.format,
-            )
+            rate, frame_count, kind = file.samplerate, file.frames, file.format
+            begin, count = _frames(part, rate)
+            if begin >= frame_count > 0:
+                cause = f"begins at {begin / rate:.3g} s of {name}, which has {frame_count / rate:.3g} s"
+                raise DataError(cause, row=row, column=column, hint="correct the offset")
+            if begin:
+                file.seek(begin)
+            clip = file.read(count, dtype="float32", always_2d=True)
     except (RuntimeError, OSError, ValueError, TypeError) as error:
         cause = str(error).splitlines()[0].split(": ", 1)[-1]
         raise DataError(f"cannot be read as audio ({name}): {cause}", row=row, column=column, hint=HINT) from error
     missing = _missing_bytes(source)
     if missing:
         raise DataError(f"the file {name} is cut short by {missing} bytes", row=row, column=column, hint=HINT)
-    if kind == "MP3" and len(clip) + _MP3_FRAME < frame_count:
+    if part is None and kind == "MP3" and len(clip) + _MP3_FRAME < frame_count:
         cause = f"the file {name} is cut short: {len(clip)} of {frame_count} samples"
         raise DataError(cause, row=row, column=column, hint=HINT)
     return clip.mean(axis=1), _checked_rate(rate, row, column)
+
+
+def _frames(part: tuple[float, float | None] | None, rate: int) -> tuple[int, int]:
+    """Return the first frame of a clip in its file and the number of frames, -1 for all that follow."""
+    if part is None:
+        return 0, -1
+    return round(part[0] * rate), -1 if part[1] is None else round(part[1] * rate)
 
 
 def _missing_bytes(source: Any) -> int:
