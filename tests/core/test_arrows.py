@@ -87,7 +87,8 @@ def test_the_table_of_plugins_is_complete():
         for file in [*CORE, *PLUGINS]
         if re.search(r"^ *@(\w+\.)?hookimpl", file.read_text(encoding="utf-8"), re.MULTILINE)
         # the list of hooks; observers; texts of new packages
-        and file.name not in ("hookspecs.py", "commands.py", "run.py", "tracker.py", "study.py", "templates.py")
+        and file.parent.name != "hookspecs"
+        and file.name not in ("commands.py", "run.py", "tracker.py", "study.py", "templates.py")
     }
     paths = {file.relative_to(ROOT / named(file).split("/")[0]).with_suffix("") for file in implementing}
     paths = {

@@ -76,10 +76,11 @@ def hooks_table() -> str:
     from topwork import hookspecs
 
     lines = ["| hook | what it is for |", "|---|---|"]
-    for name, function in vars(hookspecs).items():
-        if hasattr(function, "topwork_spec"):
-            arguments = ", ".join(inspect.signature(function).parameters)
-            lines.append(f"| `{name}({arguments})` | {first_line(function)} |")
+    for module in (hookspecs.nouns, hookspecs.models, hookspecs.views, hookspecs.news):
+        for name, function in vars(module).items():
+            if hasattr(function, "topwork_spec"):
+                arguments = ", ".join(inspect.signature(function).parameters)
+                lines.append(f"| `{name}({arguments})` | {first_line(function)} |")
     return "\n".join(lines)
 
 
