@@ -1,13 +1,13 @@
-"""Compression of one model below a budget: score, search, rearrange, tune, cut with proof.
+"""Steps of compressing one model below a budget: score, search, rearrange, tune, cut with proof.
 
-Entry point: `compress_model`. The recipe stage and the command stand on it.
+Entry point: `Compression`; `procedure` runs its steps in their order.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,23 +15,21 @@ from torch import nn
 
 from topwork import AttentionLayer, Batch, Refused, UsageError
 from topwork_compress.dynamic import search_table
-from topwork_compress.latency import LatencyTable, measure_table, nanoseconds, run_seconds
-from topwork_compress.plan import Budget, Compressed, Plan, Settings
+from topwork_compress.latency import LatencyTable, measure_table, nanoseconds
+from topwork_compress.plan import Budget, Plan, Settings
 from topwork_compress.rearrange import objective, rearranged
 from topwork_compress.scores import METHODS, Scores, score
 from topwork_compress.search import in_multiples, normalised, search
 from topwork_compress.tuning import Fitted, tune
 from topwork_compress.uniform import expanded, joined, joined_table
-from topwork_compress.units import Choice, Costs, Masks, Units, macs, members_of, parameters
+from topwork_compress.units import Choice, Costs, Masks, Units, alignment, macs, members_of, parameters
 from topwork_compress.whole_layers import least_needed
 from topwork_lens.blocks.plain_widths import PlainWidth, plain_widths, settle_widths
 from topwork_lens.blocks.whole.discovery import find_whole_layers
 from topwork_lens.blocks.whole.leaving_out import leave_out
 from topwork_lens.gates import factors_of, gated
 from topwork_lens.look import Look
-from topwork_lens.model_state import quiet
 from topwork_lens.pruning.prune import Pruned
-from topwork_lens.scoring.plain_models import own_loss, single_items
 from topwork_lens.scoring.row_independence import RowLosses
 
 #: positions that least squares reads, and batches that costs are counted on
@@ -39,7 +37,7 @@ _POSITIONS, _COUNTED = 16384, 8
 
 
 class Compression:
-    """Steps of compressing one model; `compress_model` runs them all.
+    """Steps of compressing one model; `procedure` runs them all.
 
     Args:
         model: the model.
@@ -71,11 +69,14 @@ class Compression:
         self.plugins, self.given_table, self.share = plugins, table, share
         self.look = Look(model, plugins)
         self.seconds: dict[str, float] = {}
+        #: why layers and blocks stay whole that were found and cannot be cut, by path
+        self.stays: dict[str, str] = {}
         self._scores: Scores | None = None
         self._table: LatencyTable | None = None
         self._find_units()
         if not self.units.chosen:
-            raise UsageError("nothing of this model can be made smaller", hint="topwork.look(model).table() says why")
+            error = UsageError("nothing of this model can be made smaller", hint="topwork.look(model).table() says why")
+            raise self._with_reasons(error)
 
     def run_first(self) -> Any:
         """Run the model on the first calibration batch."""
@@ -129,6 +130,8 @@ class Compression:
 
     def _find_units(self) -> None:
         self.units = Units.of(self.model, self.look.layers, self.look.find_blocks(self.run_first))
+        for path in self.stays:
+            self.units.chosen.pop(path, None)
         self.widths: list[PlainWidth] = []
         if self.settings.uniform:
             self.widths = plain_widths(self.model, self.units.blocks)
@@ -139,6 +142,17 @@ class Compression:
                 raise UsageError(cause, place="uniform", hint="leave `uniform` out: topwork.load loads any widths")
         self._scores = None
         self._table = None
+
+    def keep_whole(self, error: Refused) -> bool:
+        """Leave the layer or block that a refusal is about as it is; return whether it is about one of those chosen."""
+        path = error.place or ""
+        if path not in self.units.chosen or len(self.units.chosen) == 1:
+            return False
+        self.stays[path] = str(error.cause)
+        self.units.chosen.pop(path)
+        self.widths = [width for width in self.widths if path not in width.paths]
+        self._scores = None
+        return True
 
     def plan(self, budget: Budget, costs: Costs | None = None, whole: int | None = None) -> Plan:
         """Search for what is removed below a budget.
@@ -153,18 +167,39 @@ class Compression:
         fixed = costs.total - sum(choice.cost for choice in choices)
         wanted = int(budget.share * (whole or costs.total))
         with self._timed("search"):
-            removed, spent = self._search(normalised(choices, self.settings.how()), budget, costs, wanted, fixed)
+            try:
+                removed, spent = self._search(normalised(choices, self.settings.how()), budget, costs, wanted, fixed)
+            except UsageError as error:
+                raise self._with_reasons(error) from error
             plan = Plan(self.units, costs, self.units.original(removed), spent, wanted)
             if self.settings.rearrange and self.scores.gradients:
                 self._rearrange(plan, removed)
         return plan
+
+    def kept_whole(self) -> dict[str, str]:
+        """Return why layers and blocks that were found are not made smaller, by path."""
+        reasons = {layer.path: layer.why or layer.mixed for layer in self.units.layers}
+        reasons |= {block.path: block.why for block in self.units.blocks}
+        return {path: why for path, why in (reasons | self.stays).items() if path not in self.units.chosen and why}
+
+    def _with_reasons(self, error: UsageError) -> UsageError:
+        """Return an error about a budget that says what cannot be made smaller."""
+        reasons = self.kept_whole()
+        if not reasons:
+            return error
+        path, why = next(iter(reasons.items()))
+        return UsageError(
+            error.cause, place=error.place, hint=f"{error.hint}; {len(reasons)} stay whole, such as {path}: {why}"
+        )
 
     def _search(
         self, choices: Sequence[Choice], budget: Budget, costs: Costs, wanted: int, fixed: int
     ) -> tuple[Sequence[Choice], int]:
         """Return what is removed, and the cost of the whole then."""
         alike = joined(choices, self.widths) if self.widths else choices
-        ready = in_multiples(alike, self.settings.multiple)
+        aligned = {path: alignment(unit) for path, unit in self.units.chosen.items()}
+        aligned |= {width.attribute: max(aligned[path] for path in width.paths) for width in self.widths}
+        ready = in_multiples(alike, self.settings.multiple, aligned)
         if budget.latency is not None:
             table = joined_table(self.table, self.widths) if self.widths else self.table
             removed, seconds = search_table(ready, table, wanted / 1e9, self.settings.at_least)
@@ -296,91 +331,3 @@ def _first_rows(batch: Batch, count: int) -> Batch:
         return batch
     inputs = {name: value[: len(items)] for name, value in batch.inputs.items()}
     return Batch(inputs, items, batch.device, batch.mode)
-
-
-def compress_model(
-    model: Any,
-    batches: Iterable[Mapping[str, Any] | Batch],
-    *,
-    macs: float | None = None,
-    parameters: float | None = None,
-    latency: float | None = None,
-    table: LatencyTable | None = None,
-    row_losses: RowLosses | None = None,
-    plugins: Any = None,
-    watch: Callable[[Compression, Plan], None] | None = None,
-    **options: Any,
-) -> Compressed:
-    """Make a model smaller than a budget without training: heads and neurons go, what reads them is fitted.
-
-    Args:
-        model: any module; it changes.
-        batches: calibration rows: dicts of tensors with labels for a model that computes its own loss, or `Batch`.
-        macs: the share of the multiply-accumulates that is left.
-        parameters: the share of the parameters that is left.
-        latency: the share of the measured seconds that is left.
-        table: latencies of layers and blocks by width, for `latency`; None measures them here and now.
-        row_losses: (model, batch) -> [rows], with `Batch` objects.
-        plugins: plugins that describe attention layers and blocks.
-        watch: is given the plan while the model is whole, before it is tuned.
-        options: see `Settings`.
-
-    Raises:
-        UsageError: the budget cannot be met, or an option is wrong.
-        Refused: something would be wrong; the model is then as it was.
-    """
-    budget = Budget(macs, parameters, latency)
-    unknown_options = sorted(set(options) - set(Settings.__dataclass_fields__))
-    if unknown_options:
-        raise UsageError(f"there is no option `{unknown_options[0]}`", hint=", ".join(Settings.__dataclass_fields__))
-    ready: list[Batch] = []
-    for batch in batches:
-        if isinstance(batch, Batch):
-            ready.append(batch)
-        elif row_losses is None:
-            ready += single_items(batch)
-        else:
-            raise UsageError("`row_losses` goes with `Batch` objects", hint="give topwork.Batch, or leave it out")
-    look = Look(model, plugins)
-    with torch.inference_mode(False):
-        compression = Compression(look.model, ready, row_losses or own_loss, plugins, Settings(**options), table)
-        return run_all(compression, budget, watch)
-
-
-def run_all(
-    compression: Compression, budget: Budget, watch: Callable[[Compression, Plan], None] | None = None
-) -> Compressed:
-    """Run the steps in their order; put the weights back when one fails."""
-    before = compression.costs(budget)
-    left_out, measured, restore = compression.leave_out()
-    state = {name: value.clone() for name, value in compression.model.state_dict().items()}
-    try:
-        costs = compression.costs(budget) if left_out else before
-        plan = compression.plan(budget, costs, before.total)
-        if watch is not None:
-            with quiet(compression.model):
-                watch(compression, plan)
-        tuned = compression.tune(plan.removed)
-        pruned = compression.cut(plan)
-    except BaseException:
-        compression.model.load_state_dict(state)
-        restore()
-        raise
-    after = _counted_again(compression, budget, plan)
-    result = Compressed(plan, pruned, tuned, before.total, after, seconds=compression.seconds)
-    result.left_out, result.measured_layers = left_out, measured
-    result.plain, result.why_not_plain = compression.settle()
-    return result
-
-
-def _counted_again(compression: Compression, budget: Budget, plan: Plan) -> int:
-    """Return the cost of the model as it is now; what a given table says of it, where there is one."""
-    if budget.latency is not None:
-        if compression.given_table is not None:
-            return plan.cost
-        seconds = run_seconds(compression.model, compression.run_timed)
-        return nanoseconds(seconds if compression.share is None else compression.share(seconds))
-    if budget.parameters is not None:
-        return sum(parameter.numel() for parameter in compression.model.parameters())
-    empty = Units(compression.look.layers, [], {})
-    return macs(compression.model, empty, compression.run_counted)[0].total

@@ -125,6 +125,7 @@ class Compressed:
         seconds: CPU seconds that each step took.
         left_out: original paths of whole layers that were left out.
         measured_layers: what was measured to choose them.
+        kept_whole: why layers and blocks that were found are not smaller, by path.
         plain: of a uniform cut: which numbers of the config are smaller now; plain transformers loads the saved model.
         why_not_plain: of a uniform cut: why it would not, or "".
     """
@@ -137,6 +138,7 @@ class Compressed:
     seconds: dict[str, float] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     measured_layers: list[dict[str, Any]] = field(default_factory=list)
+    kept_whole: dict[str, str] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
     why_not_plain: str = ""
 
@@ -170,6 +172,8 @@ class Compressed:
         tables: dict[str, Json] = {"what is left": self._left()}
         if self.tuned:
             tables["least squares"] = [entry.json() for entry in self.tuned]
+        if self.kept_whole:
+            tables["what stays whole"] = [{"path": path, "why": why} for path, why in self.kept_whole.items()]
         if self.plain or self.why_not_plain:
             result["plain_transformers"] = self.plain
             result["why_not_plain"] = self.why_not_plain

@@ -32,6 +32,6 @@ def register_commands() -> list[Declaration]:
 @hookimpl
 def compress(model: nn.Module, batches: Iterable[Any], options: Mapping[str, Any], plugins: Any) -> Any:
     """Return the result behind `topwork.compress`."""
-    from topwork_compress.compression import compress_model
+    from topwork_compress.procedure import compress_model
 
     return compress_model(model, batches, plugins=plugins, **options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -98,22 +99,30 @@ def normalised(choices: Sequence[Choice], how: Normalise) -> list[Choice]:
     return [replace(choice, score=choice.score / means[choice.kind]) for choice in choices]
 
 
-def in_multiples(choices: Sequence[Choice], multiple: int) -> list[Choice]:
+def in_multiples(choices: Sequence[Choice], multiple: int, of_path: Mapping[str, int] | None = None) -> list[Choice]:
     """Join neurons of one block, the best first, to units of `multiple` neurons; the last unit takes what is left over.
 
     The width of every block is then a multiple, but for one that keeps all of its neurons.
+
+    Args:
+        choices: one for each head and neuron.
+        multiple: of all blocks.
+        of_path: of single blocks besides, by path.
     """
-    if multiple <= 1:
+    multiples = {path: math.lcm(multiple, least) for path, least in (of_path or {}).items()}
+    if max(multiple, *multiples.values(), 1) <= 1:
         return list(choices)
     by_path: Mapping[str, list[Choice]] = defaultdict(list)
     result = [choice for choice in choices if choice.kind == "heads"]
     for choice in choices:
         if choice.kind == "neurons":
             by_path[choice.path].append(choice)
-    for members in by_path.values():
+    for path, members in by_path.items():
         ranked = sorted(members, key=lambda choice: (-choice.score, choice.members))
-        for start in range(0, len(ranked), multiple):
-            part = ranked[start : start + multiple]
+        step = multiples.get(path, multiple)
+        count = max(1, len(ranked) // step)
+        for index in range(count):
+            part = ranked[index * step : (index + 1) * step if index + 1 < count else None]
             positions = tuple(sorted(position for choice in part for position in choice.members))
             cost, score = sum(choice.cost for choice in part), sum(choice.score for choice in part)
             result.append(replace(part[0], members=positions, cost=cost, score=score))

@@ -84,13 +84,14 @@ def tune(
     targets, order = _outputs(model, chosen, batches, row_losses)
     gates = {path: (unit, factors_of(unit, removed[path])) for path, unit in chosen.items()}
     results = []
-    for path in order:
+    for index, path in enumerate(order):
         unit = chosen[path]
         obstacle = _obstacle(model, unit)
         if obstacle:
             results.append(Fitted(path, why=obstacle))
             continue
-        with gated(model, gates), quiet(model):
+        ran = {before: gates[before] for before in order[: index + 1]}  # what runs later changes nothing here
+        with gated(model, ran), quiet(model):
             inputs = _inputs(model, unit, batches, row_losses)
         results.append(_fit(model, unit, removed[path], inputs, targets.pop(path), method, ridge))
     return results

@@ -67,8 +67,7 @@ class Units:
             usable = layer.prunable == "hard" and not layer.mixed and is_gateable(layer) and layer.kept
             if usable and not_plain(model, layer) is None and shared_elsewhere(model, layer) is None:
                 chosen[layer.path] = layer
-        # experts see the tokens of all rows together: their neurons have no scores by row
-        chosen |= {block.path: block for block in blocks if block.prunable and block.kept and block.gate == "input"}
+        chosen |= {block.path: block for block in blocks if block.prunable and block.kept}
         return cls(list(layers), list(blocks), chosen)
 
     def choices(self, costs: Mapping[str, int], scores: Mapping[str, torch.Tensor]) -> list[Choice]:
@@ -93,6 +92,15 @@ class Units:
             kept = self.chosen[choice.path].kept
             masks.setdefault(choice.path, []).extend(kept[position] for position in choice.members)
         return {path: sorted(indices) for path, indices in masks.items()}
+
+
+#: kernels of grouped products want rows of whole 16 bytes: 8 numbers of 2 bytes
+_EXPERTS = 8
+
+
+def alignment(unit: Unit) -> int:
+    """Return what the number of neurons that a block keeps must be a multiple of."""
+    return _EXPERTS if isinstance(unit, Block) and unit.gate == "weight" else 1
 
 
 def members_of(unit: Unit) -> list[tuple[int, ...]]:

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -119,7 +120,20 @@ class _Counter(TorchDispatchMode):
         packet = function._overloadpacket
         if packet in flop_registry:
             self.total += flop_registry[packet](*args, **kwargs, out_val=output)
+        elif str(packet) in _GROUPED:
+            self.total += _grouped_flops(*args[:2], output)
         return output
+
+
+#: products of tokens with the weights of their experts, for which torch has no formula
+_GROUPED = ("aten._grouped_mm", "transformers.grouped_mm_fallback")
+
+
+def _grouped_flops(a: torch.Tensor, b: torch.Tensor, output: torch.Tensor) -> int:
+    """Return the operations of a grouped product: every row meets the matrix of its own group alone."""
+    if a.dim() == b.dim() == 2:  # groups lie along the sum
+        return 2 * a.shape[0] * a.shape[1] * b.shape[1]
+    return 2 * output.numel() * a.shape[-1]
 
 
 def count_flops(
@@ -159,7 +173,9 @@ def count_flops(
                 stack.callback(part.register_forward_hook(leave(counts, layer.path, share)).remove)
         for block in blocks:
             around = module_at(model, block.inside)
-            for path in (block.consumer, *(producer.path for producer in block.producers), *block.between):
+            # the products of experts are all of one module, and all of them run along neurons
+            makers = () if block.gate == "weight" else [producer.path for producer in block.producers]
+            for path in (block.consumer, *makers, *block.between):
                 part = around.get_submodule(path)
                 stack.callback(part.register_forward_pre_hook(enter).remove)
                 stack.callback(part.register_forward_hook(leave(by_block, block.path, 1.0)).remove)

@@ -1,4 +1,7 @@
-"""The worker of `run.py`: examines model types named on standard input, one a line; answers one JSON line for each."""
+"""The worker of `run.py`: examines model types named on standard input, one a line; answers one JSON line for each.
+
+Its argument is the part that is examined: "heads", or "smaller" (neurons and whole layers).
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,14 @@ def stop(*_: Any) -> None:
     raise OutOfTime(f"more than {LIMIT} s")
 
 
-def one(model_type: str) -> dict[str, Any]:
+def one(model_type: str, part: str = "heads") -> dict[str, Any]:
     """The record of one model type."""
-    from architectures import build, checks
+    from architectures import build, checks, smaller
+
+    examine = {"heads": checks.examine, "smaller": smaller.examine}[part]
 
     start = time.time()
-    record: dict[str, Any] = {"type": model_type}
+    record: dict[str, Any] = {"type": model_type, "part": part}
     signal.alarm(LIMIT)
     try:
         try:
@@ -39,7 +44,7 @@ def one(model_type: str) -> dict[str, Any]:
             place = f"{os.path.basename(at.filename)}:{at.lineno}"
             return record | {"outcome": "not built", "why": f"{type(error).__name__}: {error} ({place})"[:300]}
         record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-        record |= checks.examine(lambda: (copy.deepcopy(model), copy.deepcopy(inputs)))
+        record |= examine(lambda: (copy.deepcopy(model), copy.deepcopy(inputs)))
     except Exception as error:
         at = list(traceback.extract_tb(error.__traceback__))[-3:]
         place = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno}" for f in reversed(at))
@@ -63,7 +68,7 @@ def main() -> None:
     # What libraries print must not stand between the records.
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
-        print(json.dumps(one(line.strip())), file=answers, flush=True)
+        print(json.dumps(one(line.strip(), *sys.argv[1:])), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The matrix: examines every model type in worker processes, one at a time, and writes the coverage table.
 
     python tests/architectures/run.py --shard 1/2 --out records      # JSON lines, one a model type
-    python tests/architectures/run.py --table records/*.jsonl        # plugins/topwork_lens/coverage.json
+    python tests/architectures/run.py --part smaller --out records   # neurons and whole layers instead of heads
+    python tests/architectures/run.py --table records/*.jsonl        # plugins/topwork_lens/coverage.json; what the
+                                                                     # records do not say stays as it was there
 
 A worker that dies or hangs is replaced; its model type is recorded with what stopped it.
 """
@@ -24,26 +26,31 @@ TABLE = HERE.parents[1] / "plugins" / "topwork_lens" / "coverage.json"
 BEFORE_RESTART, PATIENCE = 60, 300
 
 
+def table_now() -> dict[str, Any]:
+    """What the table says of each model type, as it is now."""
+    return json.loads(TABLE.read_text())["types"] if TABLE.exists() else {}
+
+
 def shard(names: Sequence[str], text: str) -> list[str]:
     """Every n-th name, from the i-th on, for "i/n"."""
     number, count = (int(part) for part in text.split("/"))
     return list(names)[number - 1 :: count]
 
 
-def examine(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The record of each model type."""
+def examine(names: Sequence[str], part: str = "heads") -> Iterator[dict[str, Any]]:
+    """The record of each model type; see `one.py` for the parts."""
     waiting = list(names)
     while waiting:
         chunk, waiting = waiting[:BEFORE_RESTART], waiting[BEFORE_RESTART:]
         done = 0
-        for record in _work(chunk):
+        for record in _work(chunk, part):
             done += 1
             yield record
         waiting = chunk[done:] + waiting
 
 
-def _work(names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    command = [sys.executable, str(HERE / "one.py")]
+def _work(names: Sequence[str], part: str) -> Iterator[dict[str, Any]]:
+    command = [sys.executable, str(HERE / "one.py"), part]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
         assert worker.stdin and worker.stdout
         with selectors.DefaultSelector() as ready:
@@ -54,7 +61,7 @@ def _work(names: Sequence[str]) -> Iterator[dict[str, Any]]:
                 line = worker.stdout.readline() if ready.select(PATIENCE) else b""
                 if not line:
                     worker.kill()
-                    yield {"type": name, "outcome": "not built", "why": "the process died or hung"}
+                    yield {"type": name, "part": part, "outcome": "not built", "why": "the process died or hung"}
                     return
                 yield json.loads(line)
         worker.stdin.close()
@@ -64,6 +71,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th model type, from the i-th on")
+    parser.add_argument("--part", choices=("heads", "smaller"), default="heads", help="what is examined")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the records of this shard")
     parser.add_argument("--table", type=Path, nargs="*", help="write the table from these records")
     parser.add_argument("types", nargs="*", help="model types (all of them when none is named)")
@@ -72,17 +80,17 @@ def main() -> None:
     if arguments.table:
         from architectures import table
 
-        TABLE.write_text(table.text(arguments.table, date.today().isoformat()))
+        TABLE.write_text(table.text(arguments.table, date.today().isoformat(), table_now()))
         return
     from architectures import build
 
     names = shard(arguments.types or build.model_types(), arguments.shard)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with (arguments.out / f"{arguments.shard.replace('/', '-of-')}.jsonl").open("w") as file:
-        for record in examine(names):
+        for record in examine(names, arguments.part):
             file.write(json.dumps(record) + "\n")
             file.flush()
-            print(record["type"], record["outcome"], record.get("why", ""), flush=True)
+            print(record["type"], record.get("outcome") or record["neurons"], record.get("why", ""), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,15 @@ CHECKED_WITH = {
     "masked": "outputs of the masked and the pruned model, 1e-5 of the largest in float32, else again in float64",
     "batches": "the same with rows x tokens of 1x4, 3x4, 4x3, 4x4, 2x2, 9x7, where the model takes them",
     "pruning": "its own check besides: batches of other sizes, with padding where the model knows a mask",
+    "neurons_equal": "half of the neurons of every block cut, against weights that read them made 0",
+    "layers_equal": "each whole layer left out alone, against a list that was cut by hand, or the layer bypassed",
 }
+#: columns of feed-forward neurons and whole layers (`smaller`): what came out, how many there are, and why not
+OUTCOMES = ("neurons", "layers_whole")
+SIZES = ("blocks", "cut", "stacked", "left_out")
+REASONS = ("neurons_reason", "layers_reason")
+EQUAL = ("neurons_equal", "layers_equal")
+SMALLER = (*OUTCOMES, *SIZES, *EQUAL, "neurons_unproved", *REASONS)
 #: for how many attention layers of a model type captured weights were compared with what; see `checks.captured`
 COMPARED = {
     "eager": "layers as the library's eager weights",
@@ -25,14 +33,24 @@ COMPARED = {
 }
 
 
-def text(files: Iterable[Path], day: str) -> str:
-    """The JSON of the table; of several records of one model type the last one counts."""
-    records: dict[str, Any] = {}
+def text(files: Iterable[Path], day: str, before: Mapping[str, Mapping[str, Any]]) -> str:
+    """The JSON of the table; of several records of one part of a model type the last one counts.
+
+    Args:
+        files: of records.
+        day: of the records.
+        before: the types of the last table; what no record says stays.
+    """
+    types = {name: dict(line) for name, line in before.items()}
     for file in files:
         for line in file.read_text().splitlines():
             record = json.loads(line)
-            records[record["type"]] = record
-    types = {name: entry(record) for name, record in sorted(records.items())}
+            present = types.get(record["type"], {})
+            if record.get("part") == "smaller":
+                types[record["type"]] = heads_of(present) | smaller(record)
+            else:
+                types[record["type"]] = entry(record) | {key: present[key] for key in SMALLER if key in present}
+    types = dict(sorted(types.items()))
     facts = {"date": day, "versions": versions(), "checked_with": CHECKED_WITH, "counts": counts(types)}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in types.items())
     head = json.dumps(facts, indent=1)
@@ -63,6 +81,21 @@ def entry(record: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def heads_of(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line of the table says of attention."""
+    return {key: value for key, value in line.items() if key not in SMALLER}
+
+
+def smaller(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line of the table says of neurons and whole layers."""
+    if record.get("outcome") == "not built":
+        return {}
+    if "outcome" in record:
+        return {"neurons": "refused", "neurons_reason": " ".join(f"check_failed: {record['why']}".split())[:160]}
+    line = {key: record[key] for key in SMALLER if key in record}
+    return line | {key: " ".join(line[key].split())[:160] for key in REASONS if key in line}
+
+
 def counts(types: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Model types by outcome, and by what was checked."""
     found = dict(Counter(one["outcome"] for one in types.values()).most_common())
@@ -73,7 +106,11 @@ def counts(types: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     found["pruned rightly layer by layer, unproved on the whole model"] = sum(
         "unproved" in one for one in types.values()
     )
-    found["silently wrong"] = sum("WRONG" in str(one.get(check)) for one in types.values() for check in CHECKS)
+    for column, words in zip(OUTCOMES, ("neurons", "whole layers"), strict=True):
+        outcomes = Counter(one[column] for one in types.values() if column in one)
+        found |= {f"{words}: {outcome}": count for outcome, count in outcomes.most_common()}
+    checks = (*CHECKS, *EQUAL)
+    found["silently wrong"] = sum("WRONG" in str(one.get(check)) for one in types.values() for check in checks)
     return found
 
 

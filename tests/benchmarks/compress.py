@@ -22,10 +22,11 @@ import yaml
 import topwork
 from topwork.data.loop import Settings, loss_batches
 from topwork.process import Process
-from topwork_compress.compression import Compression, run_all
+from topwork_compress.compression import Compression
 from topwork_compress.measure import wall_times
 from topwork_compress.plan import Budget
 from topwork_compress.plan import Settings as How
+from topwork_compress.procedure import run_all
 from topwork_lens.model_state import quiet
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -189,7 +189,7 @@ ANALYSES_ROOMS = (
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
 COMPRESS_ROOMS = (
-    *("plugin", "stages", "command", "compression", "plan", "whole_layers", "units", "scores", "search"),
+    *("plugin", "stages", "command", "procedure", "compression", "plan", "whole_layers", "units", "scores", "search"),
     *("latency", "dynamic", "uniform", "rearrange", "tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`

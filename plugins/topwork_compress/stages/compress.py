@@ -103,7 +103,8 @@ class CompressRun:
 
     def __call__(self) -> dict[str, Json]:
         """Measure, compress, measure again, and return the stage's result."""
-        from topwork_compress.compression import Compression, run_all
+        from topwork_compress.compression import Compression
+        from topwork_compress.procedure import run_all
 
         stage, run = self.stage, self.run
         batches = self.batches()

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from topwork import Producer
+from topwork import Producer, map_tensors
 from topwork_lens.blocks.trace import channel_dim, input_watch, makes_features
 from topwork_lens.pruning.equivalence import Replay
 
@@ -47,6 +47,19 @@ class NeuronSite:
         order = torch.randperm(self.width, generator=torch.Generator().manual_seed(self.width)).tolist()
         middle = self.width // 2
         return [sorted(order[:middle]), sorted(order[middle:])]
+
+    def on_other_inputs(self) -> NeuronSite:
+        """Return the site in a run with other floating-point inputs."""
+        generator = torch.Generator().manual_seed(self.width)
+
+        def other(value: torch.Tensor) -> torch.Tensor:
+            if not value.is_floating_point():
+                return value
+            noise = torch.randn(value.shape, generator=generator).to(value)
+            return value + value.std(correction=0).nan_to_num() * noise
+
+        args, kwargs = map_tensors((self.replay.args, self.replay.kwargs), other)
+        return replace(self, replay=Replay(self.replay.module, args, kwargs, self.replay.wide))
 
     def run(self, masked: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return the consumer's inputs, and the outputs with some of its features at 0."""
@@ -106,7 +119,8 @@ def find_producers(site: NeuronSite, candidates: Sequence[tuple[str, nn.Module]]
 def _complete(site: NeuronSite, producers: Sequence[Producer], modules: Mapping[str, nn.Module]) -> bool:
     """Return whether nothing but the producers makes the neurons: without them, neurons are the same for all items.
 
-    A sum of what several projections make, of which some are not known, would still tell the items apart.
+    A sum of what several projections make, of which some are not known, would still tell the items apart. A batch of
+    one item is run on other inputs besides, which take the place of another item.
     """
     half = site.halves()[0]
     with ExitStack() as stack:
@@ -114,6 +128,10 @@ def _complete(site: NeuronSite, producers: Sequence[Producer], modules: Mapping[
             rows = sorted(row for index in half for row in features_of(producer.form, index, site.width))
             stack.enter_context(changed_rows(modules[producer.path], rows, to_zero=True))
         inputs, _ = site.run([])
+        if any(len(value) == 1 for value in inputs):
+            others, _ = site.on_other_inputs().run([])
+            if len(others) == len(inputs) and _alike(inputs, others):
+                inputs = [torch.cat(pair) for pair in zip(inputs, others, strict=True)]
     for value in inputs:
         neurons = value.double().movedim(channel_dim(site.consumer), -1)[..., half]
         spread = (neurons - neurons[:1]).abs().nan_to_num()

@@ -174,7 +174,8 @@ def prune(
     }
     removed_neurons = {path: numbers for path, numbers in removed_neurons.items() if numbers}
     chosen: list[Unit] = [requested[path][0] for path in removed]
-    chosen += [by_path[path] for path in removed_neurons]
+    # A block inside of another module is cut before what changes the inputs of that module.
+    chosen += sorted((by_path[path] for path in removed_neurons), key=lambda block: -len(block.inside))
     for layer in chosen:
         check_prunable(model, layer)
     heads_before, parameters_before = count_heads(layers), count_parameters(model)

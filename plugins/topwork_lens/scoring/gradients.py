@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from topwork import Batch
-from topwork_lens.gates import GateHook
+from topwork_lens.gates import GateHook, reads_by_weight
 from topwork_lens.layers.context import Unit, module_at, output_projection, split_heads
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.model_state import device_of
@@ -62,7 +62,7 @@ class GradientScorer:
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the scores of a batch, summed over its rows: [heads] (float64) by path of the layers that ran."""
         sums: dict[str, torch.Tensor] = {}
-        waiting = [batch]
+        waiting = self.splitter.rows(batch) if any(map(reads_by_weight, self.layers)) else [batch]
         while waiting:
             part, *rest = self.splitter.parts(waiting.pop(0))
             waiting = [*rest, *waiting]
@@ -82,7 +82,7 @@ class GradientScorer:
         return before + value
 
     def _score_part(self, batch: Batch) -> dict[str, torch.Tensor]:
-        gates = {layer.path: _UnitGates(layer, len(batch), self.reduction == "token") for layer in self.layers}
+        gates = {layer.path: self._gates(layer, batch) for layer in self.layers}
         with self._gated(gates) as ran, requiring_one_run(self.model, batch), self.splitter.measuring(batch):
             losses = self.row_losses(self.model, batch)
         if losses.shape != (batch.row_count,):
@@ -99,6 +99,15 @@ class GradientScorer:
             value = self._reduced((torch.zeros_like(leaf) if gradient is None else gradient).detach().double(), batch)
             values[path] = values[path] + value if path in values else value
         return values
+
+    def _gates(self, layer: Unit, batch: Batch) -> _UnitGates:
+        gates = _UnitGates(layer, len(batch), self.reduction == "token")
+        if reads_by_weight(layer):
+            if batch.row_count > 1 or self.reduction == "token":
+                cause = "experts see the tokens of all rows together, so their neurons are scored one row at a time"
+                raise refuse("batch_coupled", cause, place=layer.path, hint="give batches of one row")
+            gates.on_weight(device_of(self.model))
+        return gates
 
     def _reduced(self, gradient: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Reduce [items, heads] or [entries, ..., heads] to [heads]: the sum over the rows of the batch."""
@@ -119,9 +128,13 @@ class GradientScorer:
             scope = stack.enter_context(Scope())
             stack.enter_context(unfolded([module_at(self.model, path) for path in gates]))
             for layer in self.layers:
-                hook = hooks[layer.path] = GateHook(layer, gates[layer.path], scope)
+                by_weight = reads_by_weight(layer)
+                made: Any = gates[layer.path].leaves[0] if by_weight else gates[layer.path]
+                hook = hooks[layer.path] = GateHook(layer, made, scope)
                 projection = output_projection(self.model, layer)
                 stack.callback(projection.register_forward_pre_hook(hook, with_kwargs=True).remove)
+                if by_weight:
+                    stack.callback(projection.register_forward_hook(hook.show_weight, always_call=True).remove)
             yield ran
             ran += [path for path, hook in hooks.items() if hook.calls]
 
@@ -158,6 +171,10 @@ class _UnitGates:
         self.layer, self.items, self.by_token = layer, items, by_token
         self.leaves: list[torch.Tensor] = []
 
+    def on_weight(self, device: torch.device) -> None:
+        """Make one gate a neuron, for experts: it is multiplied with what reads the neuron."""
+        self.leaves.append(torch.ones(len(self.layer.kept), device=device, requires_grad=True))
+
     def __call__(self, context: torch.Tensor) -> torch.Tensor:
         heads = split_heads(self.layer, context)
         if self.by_token:
@@ -173,6 +190,8 @@ class _UnitGates:
 
 
 def _sum_items(values: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Sum [items, heads] over the items of each row: [rows, heads]."""
+    """Sum [items, heads] over the items of each row: [rows, heads]; [neurons] of one row are [1, neurons]."""
+    if values.dim() == 1:
+        return values.unsqueeze(0)
     row_index = torch.tensor(batch.rows, device=values.device)
     return values.new_zeros(batch.row_count, *values.shape[1:]).index_add(0, row_index, values)

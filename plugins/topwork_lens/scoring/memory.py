@@ -53,6 +53,10 @@ class BatchSplitter:
         count = -(-self.rate * _count_numbers(batch) // self.limit)
         return split_batch(batch, min(max(1, int(count)), batch.row_count))
 
+    def rows(self, batch: Batch) -> list[Batch]:
+        """Return a batch for each row; the batch, where some of its inputs belong to several."""
+        return split_batch(batch, batch.row_count) if _is_divisible(batch) else [batch]
+
     def halves(self, batch: Batch) -> list[Batch]:
         """Return both halves of a batch."""
         return split_batch(batch, 2)

@@ -1,0 +1,182 @@
+"""What is checked for neurons and whole layers of one model, against weights that are made 0 or lists cut by hand.
+
+Entry point: `examine`. Half of the neurons of every block go together, and every whole layer that may go goes alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from architectures.checks import TOLERANCE, apart, gap, outputs
+from topwork import Block, Refused
+from topwork_lens.layers.feed_forward import find_feed_forwards
+from topwork_lens.look import Look
+from topwork_lens.whole.bypass import bypassed
+from topwork_lens.whole.discovery import WholeLayer
+
+#: a smaller change of the outputs proves nothing about neurons that are gone
+EFFECT = 100 * TOLERANCE
+
+
+def examine(make: Callable[[], tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+    """Return the columns of one model.
+
+    Args:
+        make: () -> (model, inputs), the same ones every time.
+
+    Returns:
+        "neurons" (hard, soft, refused, missed, none), "blocks" (found), "layers_whole" (all, some, refused, none),
+        "stacked" (whole layers found), "left_out" (those that went), with reasons; "neurons_equal" and "layers_equal"
+        are True, or say by how much a result was wrong.
+    """
+    return {**neurons(make), **whole_layers(make)}
+
+
+def runner(model: Any, inputs: Mapping[str, Any]) -> Callable[[], Any]:
+    """Return what runs a model on its inputs."""
+    return lambda: model(**copy.deepcopy(dict(inputs)))
+
+
+# ---------------------------------------------------------------- neurons
+
+
+def neurons(make: Callable[[], tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+    """Return the columns of feed-forward neurons."""
+    model, inputs = make()
+    look = Look(model)
+    blocks = look.find_blocks(runner(model, inputs))
+    missed = unseen(model, look, blocks)
+    result: dict[str, Any] = {"blocks": len(blocks)}
+    if not blocks and not missed:
+        return result | {"neurons": "none"}
+    masked, plain = copy.deepcopy(model), outputs(model, inputs)
+    chosen = {block.path: list(block.kept[::2]) for block in blocks if block.prunable}
+    reasons = {block.path: block.why for block in blocks if not block.prunable}
+    cut, failed = prune_those_that_go(look, chosen, runner(model, inputs))
+    reasons |= failed
+    soft = keep_gates(look, [block for block in blocks if block.path in reasons], runner(model, inputs))
+    for block in blocks:
+        if block.path in (*cut, *soft):
+            without(masked, block, list(block.kept[::2]))
+    if cut or soft:
+        difference = apart(masked, model, inputs, TOLERANCE)
+        result["neurons_equal"] = True if difference <= TOLERANCE else f"WRONG by {difference:.2g}"
+        if gap(outputs(masked, inputs), plain) <= EFFECT:
+            result["neurons_unproved"] = True
+    refused = [path for path in reasons if path not in soft]
+    outcome = "missed" if missed else "refused" if refused else "soft" if soft else "hard"
+    result |= {"neurons": outcome, "cut": len(cut)}
+    if missed:
+        return result | {"neurons_reason": f"{len(missed)} not found: {missed[0]}"}
+    if reasons:
+        path = next(iter(refused or soft))
+        result["neurons_reason"] = f"{len(reasons)} of {len(blocks)}: {path}: {reasons[path]}"
+    return result
+
+
+def unseen(model: Any, look: Look, blocks: Sequence[Block]) -> list[str]:
+    """Return feed-forward networks that shapes suggest and no block is part of: path and class."""
+    callers = {caller for block in blocks for caller in block.callers}
+    modules = {id(model.get_submodule(caller)) for caller in callers}
+    ran: set[str] = set()
+    networks = find_feed_forwards(model, look.layers)
+    return [
+        f"{network.output} {type(model.get_submodule(network.path)).__name__}"
+        for network in networks
+        if id(model.get_submodule(network.output)) not in modules and network.output not in ran
+    ]
+
+
+def prune_those_that_go(
+    look: Look, chosen: dict[str, list[int]], call: Callable[[], Any]
+) -> tuple[list[str], dict[str, str]]:
+    """Prune neurons of all blocks together, or one block after another where together is refused."""
+    if not chosen:
+        return [], {}
+    try:
+        look.prune(neurons=chosen, check=call)
+        return list(chosen), {}
+    except Refused:
+        cut, failed = [], {}
+    for path, indices in chosen.items():
+        try:
+            look.prune(neurons={path: indices}, check=call)
+            cut.append(path)
+        except Refused as error:
+            failed[path] = str(error.cause)
+    return cut, failed
+
+
+def keep_gates(look: Look, blocks: Sequence[Block], call: Callable[[], Any]) -> list[str]:
+    """Switch neurons off for good where they cannot be cut, and return the blocks where that is possible."""
+    soft = []
+    for block in blocks:
+        try:
+            look.keep_masked_neurons({block.path: list(block.kept[::2])}, check=call)
+            soft.append(block.path)
+        except Refused:
+            continue
+    return soft
+
+
+def without(model: Any, block: Block, indices: list[int]) -> None:
+    """Make weights that read neurons 0, by hand."""
+    if block.slices:
+        piece = block.slices[0]
+        owner, _, name = piece.parameter.rpartition(".")
+        weight = getattr(model.get_submodule(".".join(part for part in (block.inside, owner) if part)), name)
+        dim = piece.dim
+    else:
+        consumer = model.get_submodule(block.path)
+        weight, dim = consumer.weight, 0 if hasattr(consumer, "nf") else 1
+    with torch.no_grad():
+        weight.index_fill_(dim, torch.tensor(indices), 0)
+
+
+# ---------------------------------------------------------------- whole layers
+
+
+def whole_layers(make: Callable[[], tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
+    """Return the columns of whole layers."""
+    model, inputs = make()
+    layers = Look(model).find_layers_whole(runner(model, inputs))
+    result: dict[str, Any] = {"stacked": len(layers), "left_out": 0}
+    if not layers:
+        return result | {"layers_whole": "none"}
+    reasons, wrong = [f"{layer.path}: {layer.why}" for layer in layers if layer.why], []
+    for layer in layers:
+        if layer.why:
+            continue
+        small = copy.deepcopy(model)
+        try:
+            Look(small).prune(layers=[layer.path], check=runner(small, inputs))
+        except Refused as error:
+            reasons.append(f"{layer.path}: {error.cause}")
+            continue
+        result["left_out"] += 1
+        difference = against_by_hand(model, small, layer, inputs)
+        if difference > TOLERANCE:
+            wrong.append(f"WRONG by {difference:.2g} without {layer.path}")
+    if result["left_out"]:
+        result["layers_equal"] = wrong[0] if wrong else True
+    gone = result["left_out"]
+    result["layers_whole"] = "refused" if not gone else "all" if gone == len(layers) else "some"
+    if reasons:
+        result["layers_reason"] = f"{len(reasons)} of {len(layers)}: {reasons[0]}"
+    return result
+
+
+def against_by_hand(model: Any, small: Any, layer: WholeLayer, inputs: Mapping[str, Any]) -> float:
+    """Return how far a model without a layer is from one whose list was cut by hand, or whose layer is bypassed."""
+    by_hand = copy.deepcopy(model)
+    del by_hand.get_submodule(layer.list_path)[layer.position]
+    try:
+        return apart(by_hand, small, inputs, TOLERANCE)
+    except Exception:  # the length of the list stands elsewhere too, where the lens does not change it
+        by_hand = copy.deepcopy(model)
+        with bypassed(by_hand, [layer]):
+            return apart(by_hand, small, inputs, TOLERANCE)
