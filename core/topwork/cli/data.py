@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from topwork.cli.output import Session, print_json, print_table, say
+from topwork.cli.rows import Columns
 from topwork.cli.run import AsJson, Overrides
 from topwork.errors import UsageError
 
@@ -26,9 +27,7 @@ def data(
     context: typer.Context,
     source: Annotated[str, typer.Argument(help="A recipe, or with --task a file, folder or data set.")],
     task: Annotated[str | None, typer.Option(help="Read SOURCE as training rows of this task.")] = None,
-    column: Annotated[
-        list[str] | None, typer.Option("-c", "--column", help="task's column=data set's column, repeatable.")
-    ] = None,
+    column: Columns = None,
     split: Annotated[str | None, typer.Option(help="With --task: split of SOURCE, slices allowed.")] = None,
     override: Overrides = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows of each role to read.")] = 10_000,

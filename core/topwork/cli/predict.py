@@ -11,21 +11,39 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from topwork.cli.output import Session
-from topwork.cli.rows import check_columns, file_of, read_rows, split_pair, typed_rows
-from topwork.cli.shards import STALE_AFTER, Share, check_shards, predict_share
-from topwork.errors import UsageError, unknown
+from topwork.cli.rows import (
+    BatchSize,
+    Columns,
+    ModelFolder,
+    Precision,
+    Split,
+    Trusted,
+    check_columns,
+    check_settings,
+    file_of,
+    read_rows,
+    split_pair,
+    typed_rows,
+)
+from topwork.cli.shards import (
+    STALE_AFTER,
+    MaxErrors,
+    ShardCount,
+    Share,
+    StaleAfter,
+    check_shards,
+    predict_share,
+)
+from topwork.errors import UsageError
 from topwork.system.output import stdout_to_stderr
 
 if TYPE_CHECKING:
     from topwork.task import Task
 
 
-PRECISIONS = ("float32", "bf16", "fp16")
-
-
 def predict_command(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="A model folder that the stage `save` wrote.")],
+    model: ModelFolder,
     rows: Annotated[
         list[str] | None,
         typer.Argument(help="Rows: files (csv, jsonl ...), folders, data sets, sample:<name>; - reads stdin."),
@@ -34,37 +52,25 @@ def predict_command(
         list[str] | None,
         typer.Option("-i", "--input", help="One row: column=value, repeatable; a repeated column begins the next row."),
     ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option("-c", "--column", help="task's column=data set's column, repeatable.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a data set, slices allowed: test[:20].")] = None,
+    column: Columns = None,
+    split: Split = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Predict this many rows of each source.")] = None,
     on_error: Annotated[
         str, typer.Option(help="Rows that cannot be used: raise ends here; skip prints the cause in their line.")
     ] = "raise",
-    batch_size: Annotated[int, typer.Option(min=1, help="Most items in a batch.")] = 32,
-    precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}.")] = "float32",
+    batch_size: BatchSize = 32,
+    precision: Precision = "float32",
     threshold: Annotated[
         float | None, typer.Option(help="Least score of a prediction, for tasks that have this option.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write JSON lines here instead of to stdout; with --shards: a shared folder.")
     ] = None,
-    shards: Annotated[
-        int | None,
-        typer.Option(min=0, help="Divide the rows among all processes that run this command; 0: a suitable number."),
-    ] = None,
-    max_errors: Annotated[
-        float | None,
-        typer.Option(min=0, help="With --shards: leave out at most so many rows, or, below 1, such a share of them."),
-    ] = None,
-    stale_after: Annotated[
-        float, typer.Option(min=1, help="With --shards: take over from processes that were silent for so many seconds.")
-    ] = STALE_AFTER,
+    shards: ShardCount = None,
+    max_errors: MaxErrors = None,
+    stale_after: StaleAfter = STALE_AFTER,
     files: Annotated[Path, typer.Option(help="Folder for predictions that are files.")] = Path("predictions"),
-    trust: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the weights.")
-    ] = False,
+    trust: Trusted = False,
 ) -> None:
     """Predict with a saved model: one JSON line a row.
 
@@ -73,11 +79,7 @@ def predict_command(
     session: Session = context.obj
     if not rows and not row:
         raise UsageError("nothing to predict", hint="give rows (a file, a data set), or -i column=value")
-    if not model.is_dir():
-        raise UsageError(f"there is no model folder `{model}`")
-    for value, known, name in ((on_error, ("raise", "skip"), "--on-error"), (precision, PRECISIONS, "--precision")):
-        if value not in known:
-            raise unknown(f"value of `{name}`", value, known)
+    check_settings(model, on_error, precision)
     shards = check_shards(shards, output, rows, max_errors, row)
     columns = dict(split_pair(text, "-c") for text in column or ())
     from topwork.api import load

@@ -1,18 +1,44 @@
-"""Rows that a command line names: files, folders, data sets, stdin, or `column=value` one by one."""
+"""Rows that a command line names (files, folders, data sets, stdin, `column=value`), and options about them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from topwork.errors import UsageError, nearest
+import typer
+
+from topwork.errors import UsageError, nearest, unknown
 
 if TYPE_CHECKING:
     from topwork.items import Row
     from topwork.plugins.registry import Plugins
     from topwork.task import Task
+
+PRECISIONS = ("float32", "bf16", "fp16")
+
+ModelFolder = Annotated[Path, typer.Argument(help="A model folder that the stage `save` wrote.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("-c", "--column", help="task's column=data set's column, repeatable.")
+]
+Split = Annotated[str | None, typer.Option(help="Split of a data set, slices allowed: test[:20].")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Most items in a batch.")]
+Precision = Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS)}.")]
+Trusted = Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the weights.")]
+
+
+def check_settings(model: Path, on_error: str, precision: str) -> None:
+    """Check the options that `predict` and `evaluate` share.
+
+    Raises:
+        UsageError: there is no such model folder, or a value is none of those that are known.
+    """
+    if not model.is_dir():
+        raise UsageError(f"there is no model folder `{model}`")
+    for value, known, name in ((on_error, ("raise", "skip"), "--on-error"), (precision, PRECISIONS, "--precision")):
+        if value not in known:
+            raise unknown(f"value of `{name}`", value, known)
 
 
 def file_of(row: Row, task: Task) -> dict[str, str]:

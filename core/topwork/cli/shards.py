@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from topwork.cli.output import Session, say
 from topwork.cli.rows import check_columns, file_of
@@ -19,6 +21,18 @@ if TYPE_CHECKING:
 
 #: seconds without a sign of life after which a shard is taken over; `topwork.shards.claims` says why it is long
 STALE_AFTER = 120.0
+
+ShardCount = Annotated[
+    int | None,
+    typer.Option(min=0, help="Divide the rows among all processes that run this command; 0: a suitable number."),
+]
+MaxErrors = Annotated[
+    float | None,
+    typer.Option(min=0, help="With --shards: leave out at most so many rows, or, below 1, such a share of them."),
+]
+StaleAfter = Annotated[
+    float, typer.Option(min=1, help="With --shards: take over from processes that were silent for so many seconds.")
+]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-Role = Literal["train", "calibrate", "evaluate", "predict"]
-
 
 class RowsOptions(BaseModel):
     """Where the rows of one role come from."""

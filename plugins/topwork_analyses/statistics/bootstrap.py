@@ -38,11 +38,6 @@ class Interval:
     high: float
     p: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 lies outside of the interval."""
-        return self.low > 0 or self.high < 0
-
     def json(self) -> dict[str, Json]:
         """Return the fields as JSON."""
         return {"estimate": self.estimate, "low": self.low, "high": self.high, "p": self.p}

@@ -63,11 +63,6 @@ def _explain_hub(source: str, options: RowsOptions, error: Exception) -> UsageEr
 
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     offline = datasets.config.HF_HUB_OFFLINE or os.environ.get("HF_DATASETS_OFFLINE", "0") not in ("", "0")
-    if "scripts are no longer supported" in str(error):
-        return UsageError(
-            f"data set `{source}` comes with Python code, which `datasets` no longer runs",
-            hint="name a version without code, often `revision: refs/convert/parquet`",
-        )
     if offline or isinstance(error, ConnectionError):
         where = "offline mode is on (HF_HUB_OFFLINE or HF_DATASETS_OFFLINE)" if offline else "the Hub cannot be reached"
         return UsageError(
@@ -80,9 +75,10 @@ def _explain_hub(source: str, options: RowsOptions, error: Exception) -> UsageEr
             hint="check the spelling; a private data set needs `hf auth login`",
         )
     setting = f" (name: {options.name})" if options.name else ""
-    return UsageError(
-        f"data set `{source}`{setting} cannot be read: {text}", hint="check `name`, `revision` and `options`"
-    )
+    hint = "check `name`, `revision` and `options`"
+    if type(error) is RuntimeError:  # of a data set that comes with Python code, which `datasets` no longer runs
+        hint = "if it comes with Python code: a version without it, often `revision: refs/convert/parquet`"
+    return UsageError(f"data set `{source}`{setting} cannot be read: {text}", hint=hint)
 
 
 def _without_decoding_audio(rows: Any) -> Any:

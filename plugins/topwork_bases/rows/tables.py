@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from topwork import DataError, Table, UsageError, unknown
 from topwork_bases.rows.stored import stored_table
@@ -29,6 +29,8 @@ _LOOKED_AT = 50
 #: the line by which spreadsheets state the separator
 _STATED = re.compile(r'"?sep=(.)"?')
 csv.field_size_limit(2**31 - 1)
+#: the one other thing that a strict reader refuses, fields being of any size and lines ending at every kind of end
+_UNCLOSED = "at the beginning of a field is not closed at its end"
 
 
 @dataclass(frozen=True)
@@ -192,14 +194,20 @@ def _misfit_hint(count: int, width: int) -> str:
 
 def _rows(path: Path, form: Form, start: int) -> Iterator[tuple[int, list[str], int]]:
     """Yield (first line, fields, last line) of every row behind the header; empty lines are no rows."""
-    line = start + 1
+    line, is_read = start + 1, False
+
+    def lines(file: IO[str]) -> Iterator[str]:
+        nonlocal is_read
+        yield from file
+        is_read = True
+
     with open_text(path, form.encoding, []) as file:
         for _ in range(start):
             file.readline()
         if form.quoted:
-            reader = csv.reader(file, delimiter=form.sep or ",", strict=True)
+            reader = csv.reader(lines(file), delimiter=form.sep or ",", strict=True)
         else:
-            reader = csv.reader(file, delimiter=form.sep or ",", quoting=csv.QUOTE_NONE)
+            reader = csv.reader(lines(file), delimiter=form.sep or ",", quoting=csv.QUOTE_NONE)
         while True:
             try:
                 row = next(reader)
@@ -207,22 +215,15 @@ def _rows(path: Path, form: Form, start: int) -> Iterator[tuple[int, list[str], 
                 return
             except csv.Error as error:
                 end = start + reader.line_num
+                cause = "is opened and never closed" if is_read else _UNCLOSED
                 raise DataError(
-                    f"{path}:{line}: {_csv_cause(error, line, end)}",
+                    f"{path}:{line}: a quotation mark {cause}",
                     hint='double marks inside of a field (""), or read them as text: `options: {quoting: none}`',
                 ) from error
             end = start + reader.line_num
             if row:
                 yield line, row, end
             line = end + 1
-
-
-def _csv_cause(error: csv.Error, line: int, end: int) -> str:
-    if "unexpected end of data" in str(error):
-        return "a quotation mark is opened and never closed"
-    if end > line or "expected after" in str(error):
-        return "a quotation mark at the beginning of a field is not closed at its end"
-    return str(error)
 
 
 # ---------------------------------------------------------------- the header

@@ -5,7 +5,7 @@ Entry points: `Selection`, which part of an activation is replaced, and `replace
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,6 @@ from topwork import UsageError, unknown
 from topwork_lens.activations.sites import NETWORKS, OPERANDS, STATES, Site
 
 MEAN, RESAMPLE = "mean", "resample"
-#: an edit of an activation
-Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
