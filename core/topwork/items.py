@@ -286,6 +286,18 @@ class RowsView:
         """Return what looks wrong in rows of one role without being an error, one sentence each. Default: nothing."""
         return []
 
+    def check(self, row: Row, options: Any, *, whole: bool) -> None:
+        """Refuse a row that training would refuse, as far as it can be told without a model. Default: nothing.
+
+        Args:
+            row: a row; of the role "predict" without its targets.
+            options: of the task.
+            whole: decode files; else their headers are enough.
+
+        Raises:
+            DataError: the row cannot be used.
+        """
+
 
 class _Brief(reprlib.Repr):
     """Values in a caption: the first entries of long ones, numbers with four digits."""

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from topwork.data.cells import FILES
 from topwork.data.columns import column_names, row_count
 from topwork.data.roles import Roles
+from topwork.data.table import Table
+from topwork.errors import DataError
 from topwork.items import Json, Row
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ MOST_ROWS = 10_000
 MOST_LABELS = 2_000
 #: largest label count / smallest label count from which an imbalance is reported
 IMBALANCE = 20.0
+#: rows of each role whose files are decoded to look for what training would refuse
+MOST_DECODED = 100
+#: kinds of targets that somebody annotates; a task may have several of which one is enough
+_ANNOTATED = ("label", "labels", "tags", "spans", "mask", "boxes", "segments", "depth", "answers")
 _SHOWN = 5
 
 
@@ -133,6 +139,7 @@ def profile_rows(
         profiles.append(_role_profile(task, options, roles, role, rows, sample, examples))
         inputs = [name for name, column in task.columns.items() if not column.target]
         digests[role] = [_digest(row, inputs) for row in sample]
+        doubts += [f"{role}: {doubt}" for doubt in _refused(task, options, role, rows, sample)]
         doubts += [f"{role}: {doubt}" for doubt in task.rows_view.doubts(sample, options)]
     doubts += [*_missing_doubts(task, profiles), *_label_doubts(profiles), *_duplicate_doubts(digests)]
     return Profile(task.name, profiles, list(roles.notes), doubts)
@@ -237,13 +244,50 @@ def quantiles(values: Iterable[float]) -> dict[str, float]:
 # ---------------------------------------------------------------- doubts
 
 
+def _refused(task: type[Task], options: Any, role: str, rows: Any, sample: Sequence[Row]) -> Iterator[str]:
+    """Yield how many rows training would refuse, and the first of them with its cause; rows without any target."""
+    targets = {name for name, column in task.columns.items() if column.target}
+    annotated = [name for name in task.columns if name in targets and task.columns[name].kind in _ANNOTATED]
+    if role != "predict" and annotated and all(row.get(name) is None for row in sample for name in annotated):
+        yield f"no row has a value in {' or '.join(f'`{name}`' for name in annotated)}"
+    errors = []
+    step = max(1, len(sample) // MOST_DECODED)
+    for index, row in enumerate(sample):
+        known = row if role != "predict" else {name: value for name, value in row.items() if name not in targets}
+        try:
+            _check_texts(task, known)
+            task.rows_view.check(known, options, whole=index % step == 0)
+        except DataError as error:
+            errors.append((index, error))
+    if errors:
+        index, first = errors[0]
+        location = (rows.origin.location(index) if isinstance(rows, Table) else None) or f"row {index}"
+        hint = f"; {first.hint}" if first.hint else ""
+        yield (
+            f"{len(errors)} of {len(sample)} rows cannot be used, such as {location}: column `{first.column}`"
+            f" {first.cause}{hint}"
+        )
+
+
+def _check_texts(task: type[Task], row: Row) -> None:
+    """Refuse a row without a required text, or with a value of another kind for one."""
+    for name, column in task.columns.items():
+        value = row.get(name)
+        if column.kind != "text" or name not in row:
+            continue
+        if value is None and column.required and not column.target:
+            raise DataError("is empty, not text", column=name, hint="fill it in or leave the row out")
+        if not _is_missing(value) and not isinstance(value, str):
+            raise DataError(f"is {type(value).__name__}, not text", column=name, hint="make it a string")
+
+
 def _missing_doubts(task: type[Task], profiles: Sequence[RoleProfile]) -> Iterator[str]:
     """Yield targets that some rows have and others lack."""
     for profile in profiles:
         for column in profile.columns:
             about = task.columns[column.name]
             needed = about.target and (about.required or about.kind in ("label", "labels", "tags", "spans"))
-            if needed and profile.role != "predict" and 0 < column.missing < profile.profiled:
+            if needed and profile.role != "predict" and 0 < column.missing < profile.profiled + about.required:
                 yield (
                     f"{profile.role}: column `{column.name}` is empty in {column.missing} of {profile.profiled} rows;"
                     " `data: {on_error: skip}` leaves them out"

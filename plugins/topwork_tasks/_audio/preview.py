@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Picture, Row, RowsView, UsageError
-from topwork_tasks._audio.clips import audio_length, open_audio, wav_bytes
+from topwork_tasks._audio.clips import audio_length, may_be_unreadable, open_audio, wav_bytes
 
 if TYPE_CHECKING:
     import numpy
@@ -16,6 +16,8 @@ RATE = 16_000  # samples a second of what people hear on a page
 MOST_SECONDS = 10
 #: lengths in seconds that are worth a doubt
 SHORT, LONG = 0.5, 60.0
+#: clips that are decoded to look for doubts, and a sample that no recording has
+MOST_DECODED, LOUD = 100, 4.0
 
 
 class AudioView(RowsView):
@@ -38,8 +40,13 @@ class AudioView(RowsView):
             return Picture(f"cannot be read: {error.cause}")
         return Picture(caption, image=draw_waveform(clip), audio=clip_to_play(clip, RATE))
 
+    def check(self, row: Row, options: Any, *, whole: bool) -> None:
+        """Refuse a row whose clip cannot be read."""
+        if whole or may_be_unreadable(row.get("audio")):
+            open_audio(row.get("audio"), None, "audio", RATE)
+
     def doubts(self, rows: Sequence[Row], options: Any) -> list[str]:
-        """Name clips without sound and clips that are very short or very long."""
+        """Name clips without sound, clips whose samples leave -1 to 1, very short and very long ones."""
         seconds = [measures["seconds"] for row in rows if (measures := self.measure(row, options))]
         doubts = []
         if short := sum(length < SHORT for length in seconds):
@@ -48,7 +55,23 @@ class AudioView(RowsView):
             )
         if long := sum(length > LONG for length in seconds):
             doubts.append(f"{long} of {len(seconds)} clips are longer than {LONG:.0f} s")
+        step = max(1, len(rows) // MOST_DECODED)
+        peaks = [peak for row in rows[::step] if (peak := _peak(row)) is not None]
+        if silent := sum(peak == 0 for peak in peaks):
+            doubts.append(f"{silent} of {len(peaks)} clips that were decoded are silent from beginning to end")
+        if loud := sum(peak > LOUD for peak in peaks):
+            doubts.append(f"{loud} of {len(peaks)} clips that were decoded have samples far outside of -1 to 1")
         return doubts
+
+
+def _peak(row: Row) -> float | None:
+    """Return the largest sample of a clip, whatever its sign; None where it cannot be read."""
+    import numpy
+
+    try:
+        return float(numpy.abs(open_audio(row.get("audio"), None, "audio", RATE)).max())
+    except (DataError, UsageError):
+        return None
 
 
 def draw_waveform(clip: numpy.ndarray, width: int = 320, height: int = 80) -> Image:

@@ -36,13 +36,20 @@ class ImageView(RowsView):
         """Render the row's image, with what `draw` lays over it, under its other columns as text."""
         rest = {name: value for name, value in row.items() if name != "image"}
         try:
-            pixel_range = options.pixel_range or learn_pixel_range([row])
-            reading = Reading(pixel_range=pixel_range, background=options.background)
-            image = open_image(row.get("image"), None, "image", reading)
-            drawn, caption = self.draw(image, row, options)
+            drawn, caption = self._drawn(row, options)
         except DataError as error:  # the checks before a run name it with its row
             return Picture(f"cannot be read: {error.cause}")
         return Picture(caption or super().preview(rest, options).caption, image=drawn)
+
+    def check(self, row: Row, options: Any, *, whole: bool) -> None:
+        """Refuse a row whose image, or what belongs to it, cannot be read."""
+        if whole or size_of(row.get("image")) is None:
+            self._drawn(row, options)
+
+    def _drawn(self, row: Row, options: Any) -> tuple[Image, str]:
+        pixel_range = options.pixel_range or learn_pixel_range([row])
+        reading = Reading(pixel_range=pixel_range, background=options.background)
+        return self.draw(open_image(row.get("image"), None, "image", reading), row, options)
 
     def draw(self, image: Image, row: Row, options: Any) -> tuple[Image, str]:
         """Return the image as people see it and a caption; an empty caption stands for the row's columns as text."""

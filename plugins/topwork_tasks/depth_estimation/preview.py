@@ -19,7 +19,9 @@ class DepthView(ImageView):
     """Depth as the task reads it."""
 
     def draw(self, image: Image, row: tw.Row, options: Any) -> tuple[Image, str]:
-        """Return the image and its depth, near bright."""
+        """Return the image and its depth, near bright; the image alone where a row has no depth."""
+        if row.get("depth") is None:
+            return super().draw(image, row, options)
         scale, cap, holes = scale_of(row, options.depth_scale), options.max_depth, options.hole_values
         depth = shrink_map(open_depth(row.get("depth"), None, size_of(row.get("image")), scale, cap, holes), image.size)
         valid = depth[depth > 0]
@@ -30,4 +32,17 @@ class DepthView(ImageView):
 
     def doubts(self, rows: Sequence[tw.Row], options: Any) -> list[str]:
         """Name depth that looks like millimetres, and a largest value that looks like a mark for holes."""
-        return depth_doubts(spread(rows, MOST_DECODED), options.depth_scale, options.hole_values)
+        chosen = spread(rows, MOST_DECODED)
+        doubts = depth_doubts(chosen, options.depth_scale, options.hole_values)
+        if empty := sum(_is_empty(row, options) for row in chosen):
+            doubts.append(f"{empty} of {len(chosen)} depth maps have no pixel with a depth")
+        return doubts
+
+
+def _is_empty(row: tw.Row, options: Any) -> bool:
+    """Return whether a row's depth map can be read and has no depth."""
+    scale, cap, holes = scale_of(row, options.depth_scale), options.max_depth, options.hole_values
+    try:
+        return not (open_depth(row.get("depth"), None, size_of(row.get("image")), scale, cap, holes) > 0).any()
+    except tw.DataError:
+        return False

@@ -27,7 +27,9 @@ class DetectionView(ImageView):
         return measures
 
     def draw(self, image: Image, row: Row, options: Any) -> tuple[Image, str]:
-        """Return the image with its boxes and their categories."""
+        """Return the image with its boxes and their categories; the image alone where a row has no boxes."""
+        if row.get("objects") is None:
+            return super().draw(image, row, options)
         size = size_of(row.get("image")) or image.size
         objects = objects_of(row, None, size, options.box_format, drop=True)
         large = magnified(image, LEAST_SIDE)
@@ -36,4 +38,5 @@ class DetectionView(ImageView):
 
     def doubts(self, rows: Sequence[Row], options: Any) -> list[str]:
         """Name boxes that leave their image or cannot be used, and rows without any box."""
-        return box_doubts(rows, options.box_format)
+        boxed = [row for row in rows if row.get("objects") is not None]
+        return box_doubts(boxed, options.box_format) if boxed else []

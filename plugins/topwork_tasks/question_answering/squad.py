@@ -131,7 +131,7 @@ def _is_list(value: Any, kind: Any) -> bool:
     return is_list and all(isinstance(element, kind) and not isinstance(element, bool) for element in value)
 
 
-def read_answers(row: Row, index: int) -> list[tuple[str, int]]:
+def read_answers(row: Row, index: int | None) -> list[tuple[str, int]]:
     """Return (text, start) of each answer, checked against the context.
 
     An answer whose start is not written starts where the context has it first.

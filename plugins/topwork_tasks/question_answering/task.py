@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, OutputKind, Picture, Row, State
+from topwork import Base, Batch, Column, DataError, Item, Metric, Mode, OutputKind, Picture, Row, RowsView, State
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.text_task import TextTask
 from topwork_tasks._text.windows import span_in
@@ -28,6 +28,17 @@ if TYPE_CHECKING:
 AUTO = "AutoModelForQuestionAnswering"
 
 
+class _AnswersView(RowsView):
+    """Rows whose answers do not stand in their context are refused."""
+
+    @override
+    def check(self, row: Row, options: Any, *, whole: bool) -> None:
+        if not text.text_of(row, None, "context").strip():
+            raise DataError("is empty", column="context", hint="leave the row out")
+        if row.get("answers") is not None:
+            read_answers(row, None)
+
+
 class QuestionAnswering(TextTask):
     """Find the span of a context that answers a question, or say that there is none.
 
@@ -36,6 +47,7 @@ class QuestionAnswering(TextTask):
 
     name = "question-answering"
     Options = QuestionAnsweringOptions
+    rows_view = _AnswersView()
     columns = {
         "question": Column("the question", kind="text"),
         "context": Column("the text that the answer is a part of", kind="text"),

@@ -59,6 +59,23 @@ def is_well_formed(row: Row) -> bool:
     return isinstance(row.get("text"), str) and bool(row["text"])
 
 
+def check_types(row: Row, index: int | None) -> None:
+    """Refuse a row that has no text, prompt or messages, or messages that are no chat.
+
+    Raises:
+        DataError: it has none, or values of other types.
+    """
+    if all(row.get(name) is None for name in ("messages", "prompt", "text")):
+        raise DataError(
+            "has no `text`, `prompt` or `messages`",
+            row=index,
+            column="text",
+            hint="map one in `data.columns`",
+        )
+    if row.get("messages") is not None and not is_well_formed(row):
+        raise DataError("is no chat", row=index, column="messages", hint='write [{"role": ..., "content": ...}, ...]')
+
+
 def encode_row(tokenizer: Any, row: Row, index: int, targets: bool) -> EncodedRow:
     """Encode a row.
 
@@ -74,15 +91,9 @@ def encode_row(tokenizer: Any, row: Row, index: int, targets: bool) -> EncodedRo
     """
     if row.get("messages") is not None:
         return _encode_chat(tokenizer, row, index, targets)
+    check_types(row, index)
     if row.get("prompt") is not None:
         return _encode_pair(tokenizer, row, index, targets)
-    if row.get("text") is None:
-        raise DataError(
-            "has no `text`, `prompt` or `messages`",
-            row=index,
-            column="text",
-            hint="map one in `data.columns`",
-        )
     ids = list(tokenizer(text_of(row, index, "text"))["input_ids"])
     ended = int(tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id])
     ids += [tokenizer.eos_token_id] * ended
@@ -111,8 +122,7 @@ def _encode_pair(tokenizer: Any, row: Row, index: int, targets: bool) -> Encoded
 def _encode_chat(tokenizer: Any, row: Row, index: int, targets: bool) -> EncodedRow:
     check_template(tokenizer)
     messages = row["messages"]
-    if not is_well_formed(row):
-        raise DataError("is no chat", row=index, column="messages", hint='write [{"role": ..., "content": ...}, ...]')
+    check_types(row, index)
     turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
     if targets and not turns:
         raise DataError("has nothing that the assistant says", row=index, column="messages", hint="leave the row out")

@@ -14,7 +14,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from topwork import Base, BaseOptions, Batch, Column, Item, Metric, Mode, Picture, Row, State, Task, Units, UsageError
+from topwork import (
+    Base,
+    BaseOptions,
+    Batch,
+    Column,
+    Item,
+    Metric,
+    Mode,
+    Picture,
+    Row,
+    RowsView,
+    State,
+    Task,
+    Units,
+    UsageError,
+)
 from topwork_tasks._text import generation
 from topwork_tasks._text import inputs as text
 from topwork_tasks.text_generation import prompts
@@ -27,6 +42,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 AUTO = "AutoModelForCausalLM"
+
+
+class _TextsView(RowsView):
+    """Rows that are neither a text, nor a prompt, nor a chat are refused."""
+
+    @override
+    def check(self, row: Row, options: Any, *, whole: bool) -> None:
+        prompts.check_types(row, None)
 
 
 class TextGeneration(Task):
@@ -47,6 +70,7 @@ class TextGeneration(Task):
         "completion": Column("the continuation of the prompt", target=True, required=False, kind="text"),
         "messages": Column('a chat: [{"role", "content"}, ...]', required=False, kind="messages"),
     }
+    rows_view = _TextsView()
     cost_unit = "tokens"
     state_types: ClassVar[Mapping[str, Any]] = {"token_changes": dict[str, Any], "compare": bool}
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from topwork import Picture, Row, RowsView
+from topwork_tasks.token_classification.tags import check_marks, text_and_words
 
 _MOST_WORDS = 60
 
@@ -19,11 +20,18 @@ class TagsView(RowsView):
             return {"words": float(len(row["words"]))}
         return {"spans": float(len(row["spans"]))} if row.get("spans") is not None else {}
 
+    def check(self, row: Row, options: Any, *, whole: bool) -> None:
+        """Refuse words and tags of different numbers, and spans that leave their text or that tags cannot express."""
+        _, words = text_and_words(row, None, options.span_words)
+        check_marks(row, words, options.span_words, options.label_names)
+
     def preview(self, row: Row, options: Any) -> Picture:
         """Render words marked with their tags, or the text marked with its spans."""
         if row.get("words") is not None:
             tags = row.get("tags") or [""] * len(row["words"])
-            pieces = [(f"{word} ", str(tag)) for word, tag in zip(row["words"][:_MOST_WORDS], tags)]
+            pieces = [
+                (f"{word} ", "" if tag is None else str(tag)) for word, tag in zip(row["words"][:_MOST_WORDS], tags)
+            ]
             return Picture(f"{len(row['words'])} words", text=pieces)
         text, pieces, end = str(row.get("text") or ""), [], 0
         for span in sorted(row.get("spans") or (), key=lambda span: int(span["start"])):

@@ -5,7 +5,7 @@ Predictions are read in `predictions`, entities in `entities`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from topwork import Base, DataError, Row, TopworkError
@@ -45,11 +45,8 @@ class RowReader:
         if row.get("words") is None:
             marks: Sequence[Any] = span_tags(words, true_spans(row, index))[0]
             return [labels.label_index(mark, self.names, None, index, "spans") for mark in marks]
-        marks = _listed(row, "tags", index)
-        if len(marks) != len(words):
-            raise DataError(
-                f"has {len(marks)} tags for {len(words)} words", row=index, column="tags", hint="correct the row"
-            )
+        named = self.declared if isinstance(self.declared, Mapping) else self.names
+        marks = _tags_of_words(row, index, words, list(named))
         return [labels.label_index(mark, self.names, self.declared, index, "tags") for mark in marks]
 
     def check_spans(self, row: Row, index: int | None, words: Sequence[Span]) -> None:
@@ -101,6 +98,29 @@ def text_and_words(row: Row, index: int | None, span_words: SpanWords = "words")
     if isinstance(words, str) or not isinstance(words, Iterable) or not all(isinstance(word, str) for word in words):
         raise DataError("is no list of strings", row=index, column="words", hint="split the text, or use `text`")
     return join_words(list(words))
+
+
+def check_marks(row: Row, words: Sequence[Span], span_words: SpanWords, option: labels.LabelNames = None) -> None:
+    """Refuse a row whose tags or spans cannot be learned, whatever their names; a row without any is not refused.
+
+    Raises:
+        DataError: another number of tags than words, a tag that is none, a span that tags cannot express.
+    """
+    if row.get("words") is None and row.get("spans") is not None:
+        RowReader((), None, span_words).check_spans(row, None, words)
+    elif row.get("words") is not None and row.get("tags") is not None:
+        _tags_of_words(row, None, words, list(labels.given_names(option)[1] or ()))
+
+
+def _tags_of_words(row: Row, index: int | None, words: Sequence[Span], names: Sequence[str]) -> list[Any]:
+    marks = _listed(row, "tags", index)
+    if len(marks) != len(words):
+        raise DataError(
+            f"has {len(marks)} tags for {len(words)} words", row=index, column="tags", hint="correct the row"
+        )
+    for mark in marks:
+        labels.as_label(mark, index, "tags", named=names)
+    return marks
 
 
 def true_spans(row: Row, index: int | None) -> list[Entity]:
