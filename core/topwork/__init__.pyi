@@ -133,6 +133,9 @@ from topwork.items import (
     Column as Column,
 )
 from topwork.items import (
+    HasQueryBoxes as HasQueryBoxes,
+)
+from topwork.items import (
     Item as Item,
 )
 from topwork.items import (
@@ -149,6 +152,9 @@ from topwork.items import (
 )
 from topwork.items import (
     Prediction as Prediction,
+)
+from topwork.items import (
+    QueryBox as QueryBox,
 )
 from topwork.items import (
     Row as Row,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from topwork.deprecation import warn_renamed
 
@@ -235,6 +235,30 @@ class Units:
     seconds: float | None = None
     image: Image | None = None
     target_names: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class QueryBox:
+    """Box that a query of a model gave for an image, whether or not it is good enough to be a prediction.
+
+    Args:
+        label: its best label.
+        score: of that label, 0 to 1.
+        box: left, top, right and bottom, in shares of the image as the model got it.
+    """
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@runtime_checkable
+class HasQueryBoxes(Protocol):
+    """A task whose model answers by queries that each give a box: attention of a query is drawn with its box."""
+
+    def query_boxes(self, model: Any, batch: Any) -> Sequence[Sequence[QueryBox]]:
+        """Return the boxes of all queries, in their order, for each item of a batch of mode "predict"."""
+        ...
 
 
 @dataclass

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from topwork import Json, Units
+from topwork import Json, QueryBox, Units
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from topwork import AttentionLayer
 
 MOST_TOKENS = 64
+_MOST_UNNAMED = 100  # such as the queries of a detector
 _MOST_FRAMES = 96
 _FACTORS = (1, 2, 3, 4, 6, 8)
 
@@ -56,7 +57,11 @@ class Axis:
 
 
 def pack_row(
-    captured: Mapping[str, Capturing], layers: Mapping[tuple[str, int], AttentionLayer], units: Units, most_bytes: int
+    captured: Mapping[str, Capturing],
+    layers: Mapping[tuple[str, int], AttentionLayer],
+    units: Units,
+    most_bytes: int,
+    boxes: Sequence[QueryBox] = (),
 ) -> dict[str, Json]:
     """Return the weights of a row by layer and attention head.
 
@@ -65,13 +70,15 @@ def pack_row(
         layers: the layers, by (group, index).
         units: what the positions of the row are.
         most_bytes: that the weights may take, before base64.
+        boxes: that the model's queries gave for the row, where it has such queries.
 
     Returns:
         {"axes", "heads", "heads_left_out"}. `axes` is a list of descriptions of positions; `heads` is a list of
         {"group", "number", "path", "indices", "shape", "queries", "keys", "weights", "scale"}: `indices` are the
         original ones of the attention heads, `queries` and `keys` indices in `axes`, `weights` base64 of bytes
         [heads, queries, keys], `scale` base64 of little-endian 16-bit integers [heads, queries]; a weight is
-        byte / 255 * scale / 65535. `heads_left_out` names layers that are not in the list, with the reason.
+        byte / 255 * scale / 65535. A side whose positions are queries has `boxes`, each [position, label, score,
+        [left, top, right, bottom]]. `heads_left_out` names layers that are not in the list, with the reason.
     """
     tensors: dict[tuple[str, int], torch.Tensor] = {}
     left_out: dict[str, str] = {}
@@ -88,9 +95,35 @@ def pack_row(
             tensor.shape[0] * len(sides[key][0].groups) * len(sides[key][1].groups) for key, tensor in tensors.items()
         ]
         if sum(sizes) <= most_bytes:
-            return _packed(tensors, sides, layers, left_out)
+            packed = _packed(tensors, sides, layers, left_out)
+            for axis in packed["axes"]:
+                axis |= _with_boxes(axis, boxes)
+            return packed
     reason = f"the weights of single attention heads take more than the {most_bytes:,} bytes that a row may take"
     return {"axes": [], "heads": [], "heads_left_out": {"all": reason}}
+
+
+def _with_boxes(axis: Mapping[str, Json], boxes: Sequence[QueryBox]) -> dict[str, Json]:
+    """Return the boxes of the queries among the positions of a side: {"boxes": [[position, label, score, box], ...]}.
+
+    Queries are all positions of a sequence without names, or the last special ones behind the patches of an image.
+    """
+    special = axis.get("special") or []
+    if not boxes or axis.get("names"):
+        return {}
+    if axis.get("grid") is None:
+        first = 0 if axis["length"] == len(boxes) else None
+    else:
+        first = len(special) - len(boxes) if len(special) >= len(boxes) and not axis.get("inferred") else None
+    if first is None:
+        return {}
+    numbered = list(enumerate(boxes, first))[: axis["shown"]]
+    return {
+        "boxes": [
+            [position, each.label, round(each.score, 4), [round(side, 4) for side in each.box]]
+            for position, each in numbered
+        ]
+    }
 
 
 def _weights_of(captured: Capturing, layer: AttentionLayer) -> tuple[torch.Tensor | None, str]:
@@ -148,7 +181,8 @@ def _axis(is_target: bool, length: int, units: Units, factor: int) -> Axis:
 
 def _sequence(name: str, length: int, names: Sequence[str], special: Sequence[int]) -> Axis:
     """Return a sequence of tokens, cut at MOST_TOKENS, or positions by number where the names are not theirs."""
-    groups = [[position] for position in range(min(length, MOST_TOKENS))]
+    most = MOST_TOKENS if len(names) == length else _MOST_UNNAMED
+    groups = [[position] for position in range(min(length, most))]
     facts: dict[str, Json] = {"length": length}
     if len(names) != length:
         return Axis(name if name == "target" else "positions", length, groups, facts)

@@ -86,8 +86,8 @@ def _given_to_script(data: PageData, stage: StageFiles, blocks: list[dict[str, A
             data.add_charts(block, stage.anchor)
         elif block["kind"] == "attention":
             data.add_attention(stage, block)
-    table = data.add_predictions(stage)
-    return [table] if table else []
+    made = (data.add_relevance(stage), data.add_predictions(stage))
+    return [block for block in made if block]
 
 
 @cache

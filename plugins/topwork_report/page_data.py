@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from topwork_report.formatting import cut
-from topwork_report.run_files import StageFiles, mappings, number
+from topwork_report.run_files import StageFiles, count_in, mappings, number
 from topwork_report.summary import text_in
 
 MOST_HEAD_BYTES = 3_400_000  # of base64, all attention stages of a page together
 MOST_LISTED = 1500  # predictions, all stages of a page together
-_SCRIPTS = ("dom", "weights", "attention_views", "attention", "predictions", "curves", "heads", "main")
+MOST_RELEVANCE = 24  # rows of a stage
+_SCRIPTS = (
+    *("dom", "weights", "images", "sound", "attention_views", "relevance", "attention"),
+    *("slices", "predictions", "curves", "heads", "main"),
+)
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
@@ -30,13 +34,14 @@ class PageData:
         self.attention: list[dict[str, Any]] = []
         self.predictions: list[dict[str, Any]] = []
         self.curves: list[dict[str, Any]] = []
+        self.relevance: list[dict[str, Any]] = []
         self._head_bytes = 0
         self._listed = 0
 
     def json(self) -> str:
         """Return the data as JSON that cannot end the script element it stands in."""
-        data = {"attention": self.attention, "predictions": self.predictions, "curves": self.curves}
-        return escaped_json(data)
+        names = ("attention", "relevance", "predictions", "curves")
+        return escaped_json({name: getattr(self, name) for name in names})
 
     def add_charts(self, block: dict[str, Any], anchor: str) -> None:
         """Take over the points of the charts of a block, and give its drawings the addresses to find them by."""
@@ -101,6 +106,26 @@ class PageData:
         if kept:
             self.attention.append({"anchor": anchor, "role": role, "title": title, "rows": kept, "first": first})
         return left_out
+
+    def add_relevance(self, stage: StageFiles) -> dict[str, Any] | None:
+        """Take over the relevance of positions that a stage computed; returns its block, None when there is none."""
+        rows = []
+        for row in mappings(stage.result.get("relevance"))[:MOST_RELEVANCE]:
+            axis, methods = row.get("axis"), row.get("methods")
+            if not isinstance(axis, dict) or not isinstance(methods, dict) or count_in(axis, "shown") is None:
+                continue
+            if not _fits(axis, axis["shown"]):
+                continue
+            known = {str(name): numbers_of(values, axis["shown"]) for name, values in methods.items()}
+            if shown := {name: values for name, values in known.items() if values is not None}:
+                index = row.get("row")
+                rows.append({"row": index if type(index) is int else None, "axis": _axis(axis), "methods": shown})
+        if not rows:
+            return None
+        title = f"stage {stage.number}, {stage.name}"
+        role = stage.result.get("role")
+        self.relevance.append({"anchor": stage.anchor, "role": role, "title": title, "rows": rows})
+        return {"kind": "relevance", "anchor": stage.anchor}
 
     def add_predictions(self, stage: StageFiles) -> dict[str, Any] | None:
         """Take over a stage's table of predictions; returns its block, None when there is none."""
@@ -179,7 +204,19 @@ def _axis(axis: dict[str, Any]) -> dict[str, Any]:
     special = axis.get("special")
     known["special"] = [at for at in special if type(at) is int] if isinstance(special, list) else []
     known |= {key: number(axis.get(key)) for key in ("seconds", "length", "shown")}
+    if boxes := [_query_box(entry) for entry in axis["boxes"]] if isinstance(axis.get("boxes"), list) else []:
+        known["boxes"] = [box for box in boxes if box is not None]
     return known | {"merged": number(axis.get("merged")) or 1}
+
+
+def _query_box(entry: Any) -> list[Any] | None:
+    """Return [position, label, score, [left, top, right, bottom]], or None for anything else."""
+    if not isinstance(entry, list) or len(entry) != 4 or type(entry[0]) is not int or not isinstance(entry[1], str):
+        return None
+    sides = [number(side) for side in entry[3]] if isinstance(entry[3], list) else []
+    if len(sides) != 4 or None in sides or number(entry[2]) is None:
+        return None
+    return [entry[0], cut(entry[1], 60), entry[2], sides]
 
 
 def _entry(entry: dict[str, Any]) -> dict[str, Any]:
@@ -201,6 +238,14 @@ def _decoded_length(text: Any) -> int:
         return len(base64.b64decode(text, validate=True))
     except (ValueError, TypeError):
         return -1
+
+
+def numbers_of(values: Any, count: int) -> list[float] | None:
+    """Return a list of so many finite numbers; None for anything else."""
+    if not isinstance(values, list) or len(values) != count:
+        return None
+    finite = [number(value) for value in values]
+    return None if None in finite else [float(value) for value in finite if value is not None]
 
 
 def left_out_note(left_out: Any) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import random
 import struct
+import wave
 from collections.abc import Iterator
+from pathlib import Path
 
 import chromium
 import pytest
@@ -37,6 +39,15 @@ def packed(weights: list[list[list[float]]], group: str, axes: tuple[int, int]) 
     }  # fmt: skip
 
 
+def write_clip(file: Path, samples: list[int]) -> None:
+    """A WAV file of 8000 samples a second."""
+    with wave.open(str(file), "wb") as clip:
+        clip.setnchannels(1)
+        clip.setsampwidth(2)
+        clip.setframerate(8000)
+        clip.writeframes(struct.pack(f"<{len(samples)}h", *samples))
+
+
 def sharp(heads: int, queries: int, keys: int) -> list[list[list[float]]]:
     """Attention head h looks from query q at key q + h alone."""
     return [[[float(key == (query + head) % keys) for key in range(keys)] for query in range(queries)]
@@ -55,13 +66,26 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chrom
     text = {"row": 0, "caption": EVIL, "names": WORDS, "layers": [{"number": 0, "weights": sharp(1, 4, 4)[0]}],
             "axes": [names, target], "heads": heads}  # fmt: skip
     grid = {"grid": [side, side], "special": [0], "shown": side**2 + 1, "length": side**2 + 1, "merged": 1}
+    boxes = [[0, EVIL, 0.25, [0.1, 0.2, 0.5, 0.9]], [1, "cat", 0.75, [0.5, 0.25, 1, 0.75]]]
+    queries = {"name": "target", "special": [], "shown": 2, "length": 2, "boxes": boxes}
     flat = [1 / side**2] * side**2
     image = {"row": 1, "image": "1.png", "grid": [side, side], "names": [], "layers": [{"number": 0, "weights": flat}],
-             "axes": [grid], "heads": [packed(sharp(2, side**2 + 1, side**2 + 1), "encoder", (0, 0))]}  # fmt: skip
-    report_run.write(folder / "attention.json", {"rows": [text, image]})
+             "axes": [grid, queries],
+             "heads": [packed(sharp(2, side**2 + 1, side**2 + 1), "encoder", (0, 0)),
+                       packed(sharp(2, 2, side**2 + 1), "cross", (1, 0))]}  # fmt: skip
+    write_clip(folder / "clip.wav", [0] * 800 + [20000, -20000] * 400)
+    frames = {"name": "input", "frames": True, "seconds": 0.1, "shown": 4, "length": 4, "special": [], "merged": 1}
+    clip = {"row": 2, "audio": "clip.wav", "names": [], "layers": [{"number": 0, "weights": [0.25] * 4}],
+            "axes": [frames], "heads": [packed(sharp(2, 4, 4), "encoder", (0, 0))]}  # fmt: skip
+    report_run.write(folder / "attention.json", {"rows": [text, image, clip]})
+    relevance = [{"row": 0, "axis": names, "methods": {"rollout": [0.1, 0.2, 0.3, 0.4], EVIL: [0.0, -1.0, 0.5, 0.0]}},
+                 {"row": 1, "axis": grid, "methods": {"rollout": [0.5] * (side**2 + 1)}},
+                 {"row": 2, "axis": frames, "methods": {"rollout": [0.1] * 4}}]  # fmt: skip
+    report_run.stage(root, 12, "anything", 1.0, {"relevance": relevance, "role": "evaluate"}, role="evaluate")
     chance = random.Random(0)
     lines = [{"row": at, "index": at, "caption": EVIL, "badness": chance.random(), "picture": at if at < 8 else None,
-              "facts": {"truth": str(at % 10), "prediction": str(at % 9), EVIL: EVIL}} for at in range(60)]  # fmt: skip
+              "facts": {"truth": str(at % 10), "prediction": str(at % 9), EVIL: EVIL, "domain": "ab"[at % 2],
+                        "length": at, "confidence": 1 / (at + 1)}} for at in range(60)]  # fmt: skip
     table = {"order": "loss, largest first", "rows": 360, "predictions": lines}
     report_run.write(root / "stages/02-evaluate/predictions.json", table)
     write_page(root, title=EVIL)
@@ -77,6 +101,13 @@ def choose(browser: chromium.Chromium, **chosen: object) -> None:
     for name, value in chosen.items():
         select = f"{EXPLORER}.explorer.{name}.select"
         browser.run(f"{select}.value = '{value}', {select}.dispatchEvent(new Event('change')), 0")
+
+
+def pick(browser: chromium.Chromium, label: str, value: str) -> None:
+    """Choose in the table of predictions, by the label of the choice."""
+    field = f"[...{TABLE}.querySelectorAll('label')].find(label => label.firstChild.textContent === '{label}')"
+    browser.run(f"(select => {{ select.value = '{value}'; select.dispatchEvent(new Event('change')); }})"
+                f"({field}.querySelector('select'))")  # fmt: skip
 
 
 def test_choices_change_the_lines_between_tokens(browser: chromium.Chromium) -> None:
@@ -118,8 +149,7 @@ def test_a_cell_of_the_confusion_matrix_lists_its_rows(browser: chromium.Chromiu
     assert sorted(browser.run(shown)) == ["0"]
     browser.run(f"{TABLE}.querySelector('input[type=search]').dispatchEvent(new Event('input'))")
     for name in ("truth", "prediction"):
-        browser.run(f"(select => {{ select.value = ''; select.dispatchEvent(new Event('change')); }})"
-                    f"({TABLE}.querySelectorAll('select')[{int(name == 'prediction')}])")  # fmt: skip
+        pick(browser, name, "")
     ranks = f"[...{TABLE}.querySelectorAll('tbody tr')].map(row => Number(row.cells[1].textContent))"
     worst = browser.run(ranks)
     assert len(worst) == 15 and worst == sorted(worst, reverse=True)
@@ -133,9 +163,72 @@ def test_a_prediction_opens_with_its_picture_and_closes_by_escape(browser: chrom
     browser.run(f"{TABLE}.querySelector('tbody button').focus()")
     browser.press("Enter")
     assert browser.run(f"{TABLE}.querySelector('dialog').open")
-    assert browser.run(f"{TABLE}.querySelectorAll('dialog img').length") == 1
+    assert browser.run(f"{TABLE}.querySelectorAll('dialog .card img').length") == 1
+    assert browser.run(f"{TABLE}.querySelectorAll('dialog .lines-between path').length") > 4  # the attention of row 0
+    assert "confidence" in browser.run(f"{TABLE}.querySelector('dialog dl').textContent")
     browser.press("Escape")
     browser.wait(f"!{TABLE}.querySelector('dialog').open")
+    browser.run(f"{TABLE}.querySelectorAll('tbody button')[5].click()")
+    assert "was not kept. It was of the rows 0, 1, 2" in browser.run(f"{TABLE}.querySelector('dialog').textContent")
+    browser.press("Escape")
+    browser.wait(f"!{TABLE}.querySelector('dialog').open")
+
+
+def test_predictions_are_sliced_by_a_column_and_by_quarters(browser: chromium.Chromium) -> None:
+    status = f"{TABLE}.querySelector('p[aria-live]').textContent"
+    pick(browser, "slice by", "=domain")
+    pick(browser, "is", "1")
+    assert browser.run(status).startswith("30 of them match")
+    pick(browser, "slice by", "=length")
+    pick(browser, "is", "0")
+    assert browser.run(status).startswith("15 of them match")  # the lowest quarter of 0 to 59
+    pick(browser, "order", "uncertain")
+    rows = f"[...{TABLE}.querySelectorAll('tbody tr')].map(row => Number(row.cells[0].textContent))"
+    assert browser.run(rows) == list(range(14, -1, -1))
+    pick(browser, "slice by", "")
+    pick(browser, "order", "worst")
+    assert browser.run(status).startswith("60 of them match")
+
+
+def test_a_query_is_drawn_with_its_box(browser: chromium.Chromium) -> None:
+    choose(browser, row=1, layer=1, head=0)
+    chosen = f"{EXPLORER}.querySelector('.chosen-box')"
+    assert browser.run(f"['x', 'y', 'width', 'height'].map(name => Number({chosen}.getAttribute(name)))") == [
+        50, 25, 50, 50]  # the best score  # fmt: skip
+    reading = f"{EXPLORER}.querySelector('.reading').textContent"
+    assert browser.run(reading).startswith("from query 1: cat 0.75: patch 0, 0 1")
+    browser.run(f"{EXPLORER}.querySelector('.heat-picture').focus()")
+    browser.press("ArrowRight")
+    assert browser.run(reading).startswith("from query 0: ") and browser.run(f"{chosen}.getAttribute('x')") == "10"
+    browser.run(f"{EXPLORER}.querySelector('.other-box').dispatchEvent(new MouseEvent('click', {{bubbles: true}}))")
+    assert browser.run(f"{chosen}.getAttribute('x')") == "50"
+
+
+def test_a_clip_lies_under_its_attention_as_long_as_it_lasts(browser: chromium.Chromium) -> None:
+    choose(browser, row=2, layer=0, head=0)
+    wave_drawn = f"{EXPLORER}.querySelector('.waveform')"
+    assert browser.run(f"{wave_drawn}.style.width") == "50%"  # 0.2 s of the 0.4 s that four frames cover
+    ink = (
+        f"(line => [100, 600].map(x => line[4 * x + 3]))({wave_drawn}.getContext('2d').getImageData(0, 3, 720, 1).data)"
+    )
+    assert browser.run(ink) == [0, 255]  # silence, then loud
+    assert browser.run(f"{EXPLORER}.querySelectorAll('audio[controls]').length") == 1
+    assert browser.run(f"{EXPLORER}.querySelector('.ends').textContent") == "0 s0.40 s"
+
+
+def test_rollout_and_relevance_stand_beside_the_raw_weights(browser: chromium.Chromium) -> None:
+    shown = f"[...{EXPLORER}.querySelectorAll('.relevance-of figcaption')].map(name => name.textContent)"
+    choose(browser, row=0, layer=0, head=1)
+    assert browser.run(shown) == ["raw weights", "rollout", EVIL]
+    tokens = f"{EXPLORER}.querySelectorAll('.relevance-of')[1].querySelectorAll('.shaded-token')"
+    shares = f"[...{tokens}].map(token => token.title)"
+    assert browser.run(shares) == ["0.1", "0.2", "0.3", "0.4"]
+    choose(browser, layer=1)  # cross-attention: its keys are the same tokens
+    assert browser.run(shown)[0] == "raw weights"
+    choose(browser, row=1, layer=0)
+    assert browser.run(f"{EXPLORER}.querySelectorAll('.relevance-of .heat-picture img').length") == 2
+    own = "document.getElementById('relevance-stage-12')"
+    assert browser.run(f"{own}.querySelectorAll('.relevance-of').length") == 2
 
 
 def test_a_curve_tells_its_values_by_the_arrow_keys(browser: chromium.Chromium) -> None:

@@ -44,6 +44,7 @@ class Roles:
         self.data = data or DataOptions()
         self._raw: dict[str, Any] = {role: rows for role, rows in (given or {}).items() if rows is not None}
         self._named: dict[str, Any] = {}
+        self._sources: dict[str, Any] = {}
         self._cut_done = False
         self.notes: list[str] = []
 
@@ -55,7 +56,7 @@ class Roles:
     def __call__(self, role: str) -> Any:
         """Return the rows of a role with canonical columns."""
         if role not in self._named:
-            rows = self._load(role)
+            rows = self._sources[role] = self._load(role)
             targets = role != "predict"
             self._named[role] = canonical(
                 rows, self.task, self.data.columns, targets=targets, location=f"data.{role}", role=role
@@ -70,7 +71,7 @@ class Roles:
         Raises:
             UsageError: there is no such column, or the rows are streamed.
         """
-        rows = self(role) if name in self.task.columns else self._load(role)
+        rows = self(role) if name in self.task.columns else self._source(role)
         if row_count(rows) is None:
             raise UsageError(f"`{name}` cannot be read: the rows are streamed", place=f"data.{role}")
         rows = rows if isinstance(rows, Table) else Table(rows)
@@ -78,6 +79,29 @@ class Roles:
             hint = f"there are: {', '.join(rows.column_names)}"
             raise UsageError(f"there is no column `{name}`", place=f"data.{role}", hint=hint)
         return rows.column(name)
+
+    def _source(self, role: str) -> Any:
+        return self._sources[role] if role in self._sources else self._load(role)
+
+    def further_cells(self, role: str, indices: Sequence[int], most: int) -> list[dict[str, Any]]:
+        """Return cells of rows from columns that the task does not read, such as a domain; none of streamed rows.
+
+        Args:
+            role: whose rows.
+            indices: of the rows.
+            most: columns, the first ones that hold text, numbers or truth values alone.
+        """
+        rows = self._source(role)
+        if row_count(rows) is None or not indices:
+            return [{} for _ in indices]
+        rows = rows if isinstance(rows, Table) else Table(rows)
+        named = [source if isinstance(source, list) else [source] for source in self.data.columns.values()]
+        read = {str(name).split(".")[0] for names in named for name in names} | set(self.task.columns)
+        plain = [name for name in rows.column_names if name not in read and _is_plain(rows.features, name)][:most]
+        chosen = rows.select_columns(plain)
+        return (
+            [{name: chosen[index].get(name) for name in plain} for index in indices] if plain else [{} for _ in indices]
+        )
 
     def loaded(self, roles: Sequence[str], most: int) -> list[Row]:
         """Return the first rows of the first of these roles that was read already; none of streaming rows."""
@@ -186,3 +210,11 @@ class Roles:
         which = f"fold {fold[0] + 1} of {fold[1]}" if fold else f"cut off with seed {self.seed}"
         self.notes.append(f"{role}: {len(chosen)} of {total} training rows, {which}{how}")
         return rows.select(np.setdiff1d(np.arange(total), chosen)), rows.select(chosen)
+
+
+def _is_plain(features: Any, name: str) -> bool:
+    """Return whether a column of a data set has no cells but text, numbers and truth values, as far as it says so."""
+    feature = features.get(name) if isinstance(features, Mapping) else None
+    return feature is None or (
+        hasattr(feature, "dtype") and not hasattr(feature, "feature") and not hasattr(feature, "decode")
+    )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from topwork.task import Task
 
 _MOST_CHARACTERS = 160
+_MOST_SLICES = 6  # columns of a row that the task does not read, kept with its prediction
+_LONGEST_CELL = 40  # characters
 
 
 class Gallery:
@@ -90,12 +92,31 @@ class Gallery:
         positions = {-index: position for position, (_, index, _) in enumerate(drawn)}
         write_json(folder / "pictures.json", [_written(folder, rows, ranked, at) for at, ranked in enumerate(drawn)])
         if lines:
+            role = getattr(rows, "role", None)
+            indices = [-index for _, index, _ in lines]
+            cells = run.roles.further_cells(role, indices, _MOST_SLICES) if role else [{} for _ in lines]
             table = [
-                {"row": row_number(rows, -index), "index": -index, **line, "picture": positions.get(-index)}
-                for _, index, line in lines
+                {
+                    "row": row_number(rows, -index),
+                    "index": -index,
+                    **_sliced(line, more),
+                    "picture": positions.get(-index),
+                }
+                for (_, index, line), more in zip(lines, cells, strict=True)
             ]
             order = measures[0] if measures and lines[0][0] != lines[-1][0] else ""
             write_json(folder / "predictions.json", {"order": order, "rows": count, "predictions": table})
+
+
+def _sliced(line: dict[str, Any], cells: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of the table with short cells of columns that the task does not read: readers slice by them."""
+    plain_cells = {
+        str(name): value
+        for name, value in cells.items()
+        if isinstance(value, bool | int | float | str) and len(str(value)) <= _LONGEST_CELL
+    }
+    further = {name: _brief_fact(value) for name, value in plain_cells.items() if name not in line["facts"]}
+    return {**line, "facts": {**line["facts"], **further}}
 
 
 def _keep(heap: list[Any], ranked: tuple[float, int, Any], most: int) -> None:

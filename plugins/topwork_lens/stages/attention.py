@@ -5,6 +5,8 @@ The weights (`overlay`) are ready to be drawn over the image or the words by the
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from topwork import DataError, Json, Stage, Units, write_json, write_whole
+from topwork import DataError, HasQueryBoxes, Json, Stage, Units, write_json, write_whole
 from topwork_lens.head_weights import pack_row
 
 if TYPE_CHECKING:
     import torch
 
-    from topwork import AttentionLayer, Batch, Run
+    from topwork import AttentionLayer, Batch, QueryBox, Run
     from topwork_lens.capture.result import Captured
     from topwork_lens.look import Look
 
@@ -37,7 +39,10 @@ class Attention(Stage):
     columns_shown: ClassVar[tuple[str, ...]] = ("rows", "entropy", "distance", "special")
 
     rows: PositiveInt = Field(8, description="rows that are looked at")
-    overlays: NonNegativeInt = Field(4, description="rows whose attention is kept to be drawn")
+    overlays: NonNegativeInt = Field(4, description="rows whose attention is kept to be drawn: the first ones")
+    worst: NonNegativeInt = Field(
+        2, description="further rows that are drawn: the worst predictions of the evaluation before, on the same rows"
+    )
     head_bytes: NonNegativeInt = Field(
         2_500_000, description="most bytes of the weights of single attention heads, of all rows; 0 keeps none"
     )
@@ -55,16 +60,21 @@ class Attention(Stage):
         layers = look.layers
         tables = Tables(layers)
         overlays: list[dict[str, Json]] = []
-        rows = first_rows(run.rows(self.role), self.rows)
-        share = self.head_bytes // max(1, min(self.overlays, len(rows)))
-        for row_index, row in enumerate(run.progress(rows, label="attention")):
+        rows = dict(enumerate(first_rows(run.rows(self.role), self.rows)))
+        drawn_indices = set(range(min(self.overlays, len(rows))))
+        worst = worst_rows(run, self.role, self.worst, without=drawn_indices) if drawn_indices else {}
+        drawn_indices |= worst.keys()
+        share = self.head_bytes // max(1, len(drawn_indices))
+        further = {index: row for index, row in worst.items() if index not in rows}
+        for row_index, row in run.progress([*rows.items(), *further.items()], label="attention"):
             items = run.task.encode([row], "predict", run.seed)
             for item in items[:1]:
                 units = run.task.units(item)
                 batch = run.task.collate([item], "predict").to(run.device)
-                is_drawn = row_index < self.overlays
+                is_drawn = row_index in drawn_indices
                 captured, parts = capture_attention(look, run, batch, units, is_drawn)
-                tables.add(captured, units)
+                if row_index in rows:
+                    tables.add(captured, units)
                 if is_drawn:
                     folder = run.folder if run.process.main else None
                     drawn = overlay(row_index, captured, layers, units, folder)
@@ -84,6 +94,25 @@ def first_rows(rows: Any, count: int) -> list[Any]:
     from itertools import islice
 
     return list(islice(iter(rows), count))
+
+
+def worst_rows(run: Run, role: str, count: int, *, without: Set[int]) -> dict[int, Any]:
+    """Return the rows of the worst predictions of the last evaluation on these rows, by index; at most `count`.
+
+    Args:
+        run: that has done the evaluation.
+        role: whose rows.
+        count: how many.
+        without: indices that are left out.
+    """
+    rows = run.rows(role)
+    for record in reversed(run.results):
+        file = run.root / record["folder"] / "predictions.json"
+        if record["result"].get("role") == role and file.is_file() and isinstance(rows, Sequence):
+            listed = json.loads(file.read_text(encoding="utf-8"))["predictions"]
+            indices = [line["index"] for line in listed if line["index"] not in without]
+            return {index: rows[index] for index in indices[:count]}
+    return {}
 
 
 def capture_attention(
@@ -138,7 +167,18 @@ def weights_by_head(
                     run.task.row_losses(run.model, batch)
                 by_group = {group: captured if group == "encoder" else with_target for group in by_group}
                 units, reads = replace(units, target_names=names), "the true target"
-    return pack_row(by_group, layers, units, most_bytes) | {"decoder": reads}
+    return pack_row(by_group, layers, units, most_bytes, query_boxes(run, row)) | {"decoder": reads}
+
+
+def query_boxes(run: Run, row: Any) -> Sequence[QueryBox]:
+    """Return the boxes that the model's queries give for a row; empty where it has no such queries."""
+    import torch
+
+    if not isinstance(run.task, HasQueryBoxes):
+        return ()
+    items = run.task.encode([row], "predict", run.seed)
+    with torch.no_grad():
+        return run.task.query_boxes(run.model, run.task.collate(items[:1], "predict").to(run.device))[0]
 
 
 def described(

@@ -3,10 +3,12 @@
 const VIEWS = { lines: "lines between tokens", heat: "over the image", time: "over time", matrix: "matrix" };
 
 class AttentionExplorer {
-  /** @param {HTMLElement} place where it goes @param {Object<string, any>} data of one stage */
-  constructor(place, data) {
+  /** @param {HTMLElement} place where it goes @param {Object<string, any>} data of one stage @param {Array<Object<string, any>>} relevance of all stages */
+  constructor(place, data, relevance = []) {
     this.place = place;
     this.rows = data.rows;
+    this.role = data.role;
+    this.relevance = relevance;
     this.layers = new Map();
     this.state = { row: 0, layer: 0, head: -1, query: -1, view: "" };
     this.row = choice("row", this.rows.map((row, at) => [String(at), rowName(row)]), (value) => this.set({ row: Number(value), query: null }));
@@ -20,9 +22,10 @@ class AttentionExplorer {
     this.media = make("div", { class: "media" });
     this.body = make("div", { class: "view" });
     this.overview = make("div", { class: "overview" });
+    this.compared = make("div", { class: "compared" });
     this.note = make("p", { class: "small soft" });
     place.replaceChildren(make("h3", { text: "Attention, head by head" }), controls, this.caption, this.media,
-      make("div", { class: "beside" }, this.body, this.overview), this.note);
+      make("div", { class: "beside" }, this.body, this.overview), this.note, this.compared);
     place.hidden = false;
     this.set({ ...this.firstChoice(data.first), query: null });
     for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", () => this.draw());
@@ -64,14 +67,14 @@ class AttentionExplorer {
     return this.layers.get(at);
   }
 
-  /** Change what is shown. A query of null is the first special position of an image, else all queries. */
+  /** Change what is shown. A query of null is the best box, else the first special position of an image, else all. */
   set(changes, keepsFocus = false) {
     const state = Object.assign(this.state, changes);
     const layers = this.chosenLayers();
     state.layer = Math.min(state.layer, layers.length - 1);
     const layer = layers[state.layer];
     state.head = Math.min(state.head, layer.heads - 1);
-    if (state.query === null) state.query = layer.queries.grid && layer.queries.special.length ? layer.queries.special[0] : -1;
+    if (state.query === null) state.query = firstQuery(layer.queries);
     state.query = Math.min(state.query, layer.rows - 1);
     const views = viewsOf(layer);
     if (!views.includes(state.view)) state.view = views[0];
@@ -80,6 +83,7 @@ class AttentionExplorer {
     refill(this.query.select, [["-1", "all positions"], ...[...Array(layer.rows).keys()].map((at) => [String(at), positionName(layer.queries, at)])], String(state.query));
     refill(this.view.select, views.map((name) => [name, VIEWS[name]]), state.view);
     this.row.select.value = String(state.row);
+    this.row.field.hidden = this.rows.length < 2;
     this.draw();
     if (keepsFocus) this.body.querySelector("[tabindex='0']")?.focus();
   }
@@ -90,10 +94,10 @@ class AttentionExplorer {
     const layer = layers[this.state.layer];
     const entry = this.rows[row];
     this.caption.textContent = entry.caption || "";
-    this.place.querySelectorAll("audio").forEach((player) => { player.hidden = true; });
-    this.media.replaceChildren(...this.mediaOf(entry));
+    this.showPlayer(entry, layer);
     const image = entry.image ? imageOf(entry.image) : null;
-    const options = { layer, head, query, layers, image: layer.keys.seconds ? null : image, onquery: (at, keeps) => this.set({ query: at }, keeps),
+    const media = mediaOf(entry);
+    const options = { layer, head, query, layers, media, image: layer.keys.seconds ? null : image, onquery: (at, keeps) => this.set({ query: at }, keeps),
       onopen: (opened, index) => {
         this.set({ layer: layers.indexOf(opened), head: index, query: opened.queries === layer.queries ? query : null });
         this.overview.querySelector("[aria-current]")?.focus();
@@ -102,28 +106,56 @@ class AttentionExplorer {
     this.body.replaceChildren(draw(options));
     this.overview.replaceChildren(make("p", { class: "small soft", text: "All attention heads, each on its own scale; choose one to open it." }), allHeadsView(options));
     this.query.field.hidden = view === "matrix";
+    this.compared.replaceChildren(...this.compare(entry, layer, options));
     this.note.textContent = [axisNote(layer.queries, "From"), layer.keys === layer.queries ? "" : axisNote(layer.keys, "To"),
       view === "lines" ? `The darkest line is ${shown(layer.peak(head))}. Choose a token to see its lines alone.` : "",
       layer.queries.name === "target" && entry.decoder ? ` The decoder reads ${entry.decoder}.` : "", entry.note || ""].join("").trim();
   }
 
-  /** The player and the spectrogram of a row; while the clip plays, the query follows it. */
-  mediaOf(entry) {
-    const player = entry.audio ? document.getElementById(entry.audio) : null;
-    if (!player) return [];
-    if (!player.dataset.followed) {
-      player.dataset.followed = "yes";
-      player.addEventListener("timeupdate", () => {
-        const layer = this.chosenLayers()[this.state.layer];
-        const { seconds, grid } = layer.queries;
-        if (player.paused || !seconds || grid || this.state.view !== "time") return;
-        this.set({ query: Math.min(layer.rows - 1, Math.floor(player.currentTime / seconds)) });
-      });
+  /** Show the player of a row: while the clip plays, the query follows it. The spectrogram stands beside it where no view has it. */
+  showPlayer(entry, layer) {
+    const key = `${entry.audio} ${layer.keys.frames}`;
+    if (this.shownMedia === key) return; // a clip that plays goes on
+    this.shownMedia = key;
+    const source = entry.audio ? document.getElementById(entry.audio) : null;
+    if (!source) {
+      this.media.replaceChildren();
+      return;
     }
-    player.hidden = false;
+    const player = make("audio", { controls: true, preload: "none", src: source.getAttribute("src"), "aria-label": source.getAttribute("aria-label") });
+    player.addEventListener("timeupdate", () => {
+      const { seconds, grid } = this.chosenLayers()[this.state.layer].queries;
+      if (player.paused || !seconds || grid || this.state.view !== "time") return;
+      const layerNow = this.chosenLayers()[this.state.layer];
+      this.set({ query: Math.min(layerNow.rows - 1, Math.floor(player.currentTime / seconds)) });
+    });
     const image = entry.image ? imageOf(entry.image) : null;
-    return [...(image ? [make("img", { src: image.src, alt: "spectrogram of the clip: time to the right, low notes at the bottom", class: "spectrogram" })] : []), player];
+    const alone = image && !layer.keys.frames;
+    this.media.replaceChildren(...(alone ? [make("img", { src: image.src, alt: "spectrogram of the clip: time to the right, low notes at the bottom", class: "spectrogram" })] : []), player);
   }
+
+  /** What rollout and relevance say of the row, beside the raw weights that are chosen. */
+  compare(entry, layer, drawn) {
+    const rows = relevanceOf(this.relevance, this.role, entry.row).filter(({ entry: row }) => row.axis.length === layer.keys.length && row.axis.shown === layer.columns);
+    if (!rows.length) return [];
+    const raw = relevanceDrawing(`raw weights${this.state.head < 0 ? ", mean of the heads" : ""}`, layer.line(this.state.head, this.state.query), layer.keys, drawn);
+    return [make("h4", { text: `Beside the raw weights: what ${rows.map(({ data }) => data.title).join(" and ")} says of this row` }),
+      make("div", { class: "relevance-all" }, raw, ...rows.flatMap(({ entry: row }) => Object.entries(row.methods).filter(([name]) => name !== "attention").map(([name, values]) => relevanceDrawing(name, values, row.axis, drawn))))];
+  }
+}
+
+/** The image and the clip of a row, as drawings over time take them. */
+function mediaOf(entry) {
+  const player = entry.audio ? document.getElementById(entry.audio) : null;
+  if (!player) return {};
+  if (player.clip === undefined) player.clip = readClip(player); // read once
+  return { spectrogram: entry.image ? imageOf(entry.image) : null, clip: player.clip };
+}
+
+/** The query that is shown first: the one with the best box, the class token of an image, else all. */
+function firstQuery(axis) {
+  if (axis.boxes?.length) return axis.boxes.reduce((best, box) => (box[2] > best[2] ? box : best))[0];
+  return axis.grid && axis.special.length ? axis.special[0] : -1;
 }
 
 /** The views that a layer has, the best first. */
@@ -147,11 +179,11 @@ function imageOf(id) {
 }
 
 /** Make every explorer of the page. */
-function mountAttention(all) {
+function mountAttention(all, relevance) {
   for (const data of all) {
     const place = document.getElementById(`explorer-${data.anchor}`);
     if (!place) continue;
-    const explorer = new AttentionExplorer(place, data);
+    const explorer = new AttentionExplorer(place, data, relevance);
     place.explorer = explorer;
     const means = document.getElementById(`means-${data.anchor}`);
     if (means) means.removeAttribute("open");

@@ -1,4 +1,4 @@
-// Drawings of attention: lines between tokens, a matrix, heat over an image, a strip over time, all heads at once.
+// Drawings of attention: lines between tokens, a matrix, all heads at once. Over images: images.js; over time: sound.js.
 // Each takes {layer, head, query, onquery} and returns an element; `onquery` is told which query the reader chose.
 
 const LINE_HEIGHT = 21;
@@ -78,87 +78,6 @@ function describeLine(layer, head, query) {
   const from = query < 0 ? "the mean over all positions" : positionName(layer.queries, query);
   const most = values.slice(0, 3).map(({ value, key }) => `${positionName(layer.keys, key)} ${shown(value)}`);
   return `from ${from}: ${most.join("; ")}`;
-}
-
-/** Heat of one query over the patches of an image, which is shown where there is one. */
-function heatView({ layer, head, query, onquery, image }) {
-  const [high, wide] = layer.keys.grid;
-  const before = layer.keys.special.length;
-  const values = layer.line(head, query);
-  const peak = Math.max(...values.slice(before), 1e-9);
-  const canvas = make("canvas", { class: "heat-over", width: wide, height: high, "aria-hidden": "true" });
-  const context = canvas.getContext("2d");
-  context.fillStyle = colour("--overlay");
-  for (let patch = 0; patch < high * wide; patch += 1) {
-    context.globalAlpha = 0.75 * Math.min(1, values[before + patch] / peak);
-    context.fillRect(patch % wide, Math.floor(patch / wide), 1, 1);
-  }
-  const own = Boolean(layer.queries.grid); // a query is a patch, perhaps of a finer grid than the keys
-  const frame = make("div", { class: `heat-picture${image ? "" : " bare"}`, role: "img", tabindex: own ? "0" : null, "aria-label": describeLine(layer, head, query) });
-  frame.style.aspectRatio = `${wide} / ${high}`;
-  if (image) frame.append(make("img", { src: image.src, alt: "", class: image.small ? "pixels" : null }));
-  frame.append(canvas);
-  if (own) choosePatches(frame, layer.queries, query, onquery);
-  return make("div", {}, frame, make("p", { class: "reading", "aria-live": "polite", text: `${describeLine(layer, head, query)}; full colour is ${shown(peak)}` }));
-}
-
-/** Let a click or the arrow keys choose a patch of an image as the query, and mark the one that is chosen. */
-function choosePatches(frame, axis, query, onquery) {
-  const [high, wide] = axis.grid;
-  const before = axis.special.length;
-  const chosen = query - before;
-  if (query >= before) {
-    const mark = make("div", { class: "chosen-patch" });
-    Object.assign(mark.style, { left: `${(100 * (chosen % wide)) / wide}%`, top: `${(100 * Math.floor(chosen / wide)) / high}%`, width: `${100 / wide}%`, height: `${100 / high}%` });
-    frame.append(mark);
-  }
-  frame.addEventListener("click", (event) => {
-    const box = frame.getBoundingClientRect();
-    const column = Math.min(wide - 1, Math.floor(((event.clientX - box.left) / box.width) * wide));
-    onquery(before + Math.min(high - 1, Math.floor(((event.clientY - box.top) / box.height) * high)) * wide + column);
-  });
-  frame.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: wide, ArrowUp: -wide }[event.key];
-    if (!step) return;
-    event.preventDefault();
-    const next = query < before ? 0 : chosen + step;
-    if (next >= 0 && next < high * wide) onquery(before + next, true);
-  });
-}
-
-/** Heat of one query over time; a click chooses the query where queries are times as well. */
-function timeView({ layer, head, query, onquery }) {
-  const values = layer.line(head, query);
-  const peak = Math.max(...values, 1e-9);
-  const strip = make("canvas", { class: "strip", width: layer.columns, height: 1, "aria-hidden": "true" });
-  const context = strip.getContext("2d");
-  context.fillStyle = colour("--overlay");
-  values.forEach((value, key) => {
-    context.globalAlpha = Math.min(1, value / peak);
-    context.fillRect(key, 0, 1, 1);
-  });
-  const own = layer.queries === layer.keys;
-  const frame = make("div", { class: "time", role: "img", tabindex: own ? "0" : null, "aria-label": describeLine(layer, head, query) }, strip);
-  if (own && query >= 0) {
-    const mark = make("div", { class: "chosen-time" });
-    Object.assign(mark.style, { left: `${(100 * query) / layer.rows}%`, width: `${100 / layer.rows}%` });
-    frame.append(mark);
-  }
-  if (own) {
-    frame.addEventListener("click", (event) => {
-      const box = frame.getBoundingClientRect();
-      onquery(Math.max(0, Math.min(layer.rows - 1, Math.floor(((event.clientX - box.left) / box.width) * layer.rows))));
-    });
-    frame.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (!step) return;
-      event.preventDefault();
-      onquery(Math.max(0, Math.min(layer.rows - 1, query + step)), true);
-    });
-  }
-  const last = layer.keys.seconds ? `${(layer.columns * layer.keys.seconds).toFixed(2)} s` : `frame ${layer.keys.length}`;
-  return make("div", {}, frame, make("div", { class: "ends" }, make("span", { text: "0" }), make("span", { text: last })),
-    make("p", { class: "reading", "aria-live": "polite", text: `${describeLine(layer, head, query)}; full colour is ${shown(peak)}` }));
 }
 
 /** Every attention head of every layer as a small picture (BertViz's model view); a click opens one. */

@@ -2,7 +2,8 @@
 
 const topworkData = pageData();
 mountCurves(topworkData.curves || []);
-mountAttention(topworkData.attention || []);
+mountAttention(topworkData.attention || [], topworkData.relevance || []);
+mountRelevance(topworkData.relevance || [], topworkData.attention || []);
 mountHeads();
-mountPredictions(topworkData.predictions || [], topworkData.attention || []);
+mountPredictions(topworkData.predictions || [], topworkData.attention || [], topworkData.relevance || []);
 document.documentElement.classList.add("with-script");

@@ -3,15 +3,17 @@
 const PAGE_ROWS = 15;
 
 class PredictionTable {
-  /** @param {HTMLElement} place where it goes @param {Object<string, any>} data of one stage @param {Array<Object<string, any>>} attention data of the explorers */
-  constructor(place, data, attention) {
+  /** @param {HTMLElement} place where it goes @param {Object<string, any>} data of one stage @param {Array<Object<string, any>>} attention data of the explorers @param {Array<Object<string, any>>} relevance of all stages */
+  constructor(place, data, attention, relevance) {
     this.place = place;
     this.data = data;
     this.attention = attention;
+    this.relevance = relevance;
     this.rank = data.order ? data.order.split(",")[0] : "rank";
     this.names = [...new Set(data.predictions.flatMap((line) => Object.keys(line.facts)))].filter((name) => name !== this.rank);
     this.sort = { name: "badness", down: true };
-    this.filters = { text: "", truth: "", prediction: "", wrong: false };
+    this.filters = { text: "", truth: "", prediction: "", wrong: false, slice: null };
+    this.slices = slicesOf(data.predictions, ["truth", "prediction", "shown"]);
     this.most = PAGE_ROWS;
     this.body = make("tbody");
     this.status = make("p", { class: "small soft", "aria-live": "polite" });
@@ -28,7 +30,7 @@ class PredictionTable {
     const change = (name) => (value) => { this.filters[name] = value; this.most = PAGE_ROWS; this.draw(); };
     const search = make("input", { type: "search", oninput: () => change("text")(search.value.toLowerCase()) });
     this.search = search;
-    const fields = [make("label", { class: "field" }, make("span", { text: "contains" }), search)];
+    const fields = [this.orders(), make("label", { class: "field" }, make("span", { text: "contains" }), search)];
     for (const name of ["truth", "prediction"]) {
       const values = [...new Set(this.data.predictions.map((line) => line.facts[name]).filter((value) => value !== undefined && value !== null).map(String))];
       if (values.length < 2 || values.length > 60) continue;
@@ -36,11 +38,45 @@ class PredictionTable {
       this[name] = field.select;
       fields.push(field.field);
     }
+    if (this.slices.size) fields.push(...this.sliceFields());
     if (this.names.includes("truth") && this.names.includes("prediction")) {
       const box = make("input", { type: "checkbox", onchange: () => change("wrong")(box.checked) });
       fields.push(make("label", { class: "field check" }, box, make("span", { text: "truth and prediction differ" })));
     }
     return make("div", { class: "controls", role: "search" }, ...fields);
+  }
+
+  /** The choice of an order: the ones that readers ask for by name. */
+  orders() {
+    const sorts = { worst: { name: "badness", down: true }, best: { name: "badness", down: false }, row: { name: "row", down: false } };
+    const names = [["worst", "worst first"], ["best", "best first"], ["row", "by row"]];
+    if (this.names.includes("confidence")) {
+      sorts.uncertain = { name: "fact confidence", down: false };
+      names.splice(1, 0, ["uncertain", "most uncertain first"]);
+    }
+    const field = choice("order", [...names, ["", "by a column"]], (value) => { if (sorts[value]) { this.sort = { ...sorts[value] }; this.draw(); } });
+    this.order = { select: field.select, sorts };
+    return field.field;
+  }
+
+  /** Two choices: what the rows are sliced by, and the slice. */
+  sliceFields() {
+    const values = choice("is", [], (value) => {
+      const name = by.select.value.slice(1);
+      this.filters.slice = value === "" ? null : { name, test: this.slices.get(name)[Number(value)][1] };
+      this.most = PAGE_ROWS;
+      this.draw();
+    });
+    const by = choice("slice by", [["", "nothing"], ...[...this.slices.keys()].map((name) => [`=${name}`, name])], () => {
+      const name = by.select.value.slice(1);
+      refill(values.select, [["", "any"], ...(this.slices.get(name) || []).map(([label], at) => [String(at), label])], "");
+      values.field.hidden = !this.slices.has(name);
+      this.filters.slice = null;
+      this.draw();
+    });
+    values.field.hidden = true;
+    this.slice = { by: by.select, values };
+    return [by.field, values.field];
   }
 
   header() {
@@ -67,9 +103,10 @@ class PredictionTable {
 
   /** The rows that the filters leave, in the chosen order; rows without the value stand last. */
   chosen() {
-    const { text, truth, prediction, wrong } = this.filters;
+    const { text, truth, prediction, wrong, slice } = this.filters;
     const lines = this.data.predictions.filter((line) => {
       const { facts } = line;
+      if (slice && (facts[slice.name] === null || facts[slice.name] === undefined || !slice.test(facts[slice.name]))) return false;
       if (truth && String(facts.truth) !== truth.slice(1)) return false;
       if (prediction && String(facts.prediction) !== prediction.slice(1)) return false;
       if (wrong && String(facts.truth) === String(facts.prediction)) return false;
@@ -87,6 +124,8 @@ class PredictionTable {
   }
 
   draw() {
+    const order = Object.entries(this.order.sorts).find(([, sort]) => sort.name === this.sort.name && sort.down === this.sort.down);
+    this.order.select.value = order ? order[0] : "";
     for (const [key, cell] of this.heads) {
       if (key === this.sort.name) cell.setAttribute("aria-sort", this.sort.down ? "descending" : "ascending");
       else cell.removeAttribute("aria-sort");
@@ -116,25 +155,38 @@ class PredictionTable {
     for (const [name, value] of [["row", line.row], ...Object.entries(line.facts)]) {
       facts.append(make("div", {}, make("dt", { text: name }), make("dd", { text: shown(value) })));
     }
-    const links = this.attention.flatMap((data) => data.rows.map((row, at) => ({ data, row, at })))
-      .filter(({ data, row }) => data.role === this.data.role && row.row === line.index)
-      .map(({ data, at }) => make("button", { type: "button", text: `attention of this row (${data.title})`, onclick: () => {
-        this.dialog.close();
-        const place = document.getElementById(`explorer-${data.anchor}`);
-        place.explorer.set({ row: at, query: null });
-        place.scrollIntoView({ block: "start" });
-        place.explorer.row.select.focus();
-      } }));
     const copy = card ? card.cloneNode(true) : make("p", { text: line.caption });
     if (card) copy.removeAttribute("id");
-    this.dialog.replaceChildren(make("div", { class: "opened" }, copy, facts, ...links,
-      make("form", { method: "dialog" }, make("button", { text: "close" }))));
+    const attention = make("div", { class: "opened-attention" });
+    this.dialog.replaceChildren(make("form", { method: "dialog" }, make("button", { text: "close" })),
+      make("div", { class: "opened" }, make("div", { class: "opened-row" }, copy, facts), attention));
     this.dialog.showModal();
+    this.openAttention(line, attention);
+  }
+
+  /** Show the attention of a row in the dialog, where a stage kept it; else say how to keep it. */
+  openAttention(line, place) {
+    const kept = this.attention.flatMap((data) => data.rows.map((row) => ({ data, row })))
+      .filter(({ data, row }) => data.role === this.data.role && row.row === line.index && line.index !== null);
+    if (!kept.length) {
+      const rows = [...new Set(this.attention.filter((data) => data.role === this.data.role).flatMap((data) => data.rows.map((row) => row.row)))];
+      place.append(make("p", { class: "small soft", text: rows.length ? `The attention of this row was not kept. It was of the rows ${rows.join(", ")}: the stage that keeps it has options for more.` : "No stage of this run kept the attention of these rows." }));
+      return;
+    }
+    for (const { data, row } of kept) {
+      const inside = make("div", { class: "explorer" });
+      place.append(make("p", { class: "small soft", text: data.title }), inside);
+      new AttentionExplorer(inside, { ...data, rows: [row] }, this.relevance);
+    }
   }
 
   /** Show the rows with a truth and a prediction alone: a cell of a confusion matrix. */
   choose(truth, prediction) {
-    this.filters = { text: "", truth: `=${truth}`, prediction: `=${prediction}`, wrong: false };
+    this.filters = { text: "", truth: `=${truth}`, prediction: `=${prediction}`, wrong: false, slice: null };
+    if (this.slice) {
+      this.slice.by.value = "";
+      this.slice.values.field.hidden = true;
+    }
     this.search.value = "";
     for (const name of ["truth", "prediction"]) if (this[name]) this[name].value = this.filters[name];
     const box = this.place.querySelector("input[type='checkbox']");
@@ -166,11 +218,11 @@ function connectConfusion(table, section) {
 }
 
 /** Make every table of predictions of the page. */
-function mountPredictions(all, attention) {
+function mountPredictions(all, attention, relevance) {
   for (const data of all) {
     const place = document.getElementById(`predictions-${data.anchor}`);
     if (!place) continue;
-    const table = new PredictionTable(place, data, attention);
+    const table = new PredictionTable(place, data, attention, relevance);
     connectConfusion(table, document.getElementById(data.anchor) || document);
   }
 }

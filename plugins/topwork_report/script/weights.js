@@ -50,6 +50,8 @@ class LayerWeights {
 
 /** The name of a position: its token, the special position or patch, the time, else its number. */
 function positionName(axis, at) {
+  const box = (axis.boxes || []).find(([position]) => position === at);
+  if (box) return `query ${at - axis.boxes[0][0]}: ${box[1]} ${box[2].toFixed(2)}`;
   if (axis.names) return axis.names[at].trim() === "" ? "␣" : axis.names[at].replaceAll("\n", "↵").trim();
   if (axis.grid) {
     const special = (axis.special || []).indexOf(at);

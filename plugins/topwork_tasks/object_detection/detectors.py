@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from topwork import Base, Batch, DataError, TopworkError
+from topwork import Base, Batch, DataError, QueryBox, TopworkError
 from topwork_tasks._classification.labels import Declared, LabelNames, distinct_labels, given_names, integer_names
 from topwork_tasks._vision.boxes import categories_of, declared_names, overlaps, to_corners
 from topwork_tasks.object_detection.processors import MOST_BOXES
@@ -119,6 +119,24 @@ def detections(
     corners = corners.gather(1, queries[..., None].expand(-1, -1, 4))
     arrays = [tensor.cpu().numpy() for tensor in (scores, best, corners)]
     return [(*(array[index] for array in arrays), size) for index, size in enumerate(sizes)]
+
+
+def query_boxes(logits: Any, boxes: Any, label_names: Sequence[str]) -> list[QueryBox]:
+    """Return each query's box with its best label; "no object" is no label.
+
+    Args:
+        logits: [queries, labels] or [queries, labels + 1], as those of `detections`.
+        boxes: [queries, 4], centre and size in shares.
+        label_names: names of the labels.
+    """
+    has_nothing = logits.shape[-1] == len(label_names) + 1
+    shares = logits.float().softmax(-1)[..., :-1] if has_nothing else logits.float().sigmoid()
+    scores, best = shares.max(-1)
+    corners = to_corners(boxes.float()).clamp(0, 1)
+    return [
+        QueryBox(label_names[label], score, (left, top, right, bottom))
+        for label, score, (left, top, right, bottom) in zip(best.tolist(), scores.tolist(), corners.tolist())
+    ]
 
 
 def count_mistakes(truth: Any, names: Sequence[str], predicted: Sequence[tuple[Sequence[float], str]]) -> float:

@@ -220,6 +220,15 @@ class ObjectDetection(ImageTask):
                 parts[index] = part
         return parts
 
+    def query_boxes(self, model: nn.Module, batch: tw.Batch) -> list[list[tw.QueryBox]]:
+        """Return the boxes of all queries, for each item: see `topwork.HasQueryBoxes`."""
+        boxes: list[list[tw.QueryBox]] = [[] for _ in batch.items]
+        for indices, tensors in batches.by_shape(batches.model_tensors(batch, model)):
+            outputs = model(**tensors)
+            for index, logits, centres in zip(indices, outputs.logits, outputs.pred_boxes):
+                boxes[index] = detectors.query_boxes(logits, centres, self.label_names)
+        return boxes
+
     @override
     def merge(self, row: tw.Row, parts: Sequence[Any]) -> Detections:
         scores, labels, boxes, size = super().merge(row, parts)
