@@ -21,7 +21,7 @@ Form = Literal["dense", "windowed", "reduced", "deformable", "banded"]
 
 @dataclass(frozen=True)
 class Slices:
-    """Where a parameter holds what belongs to each attention head.
+    """Indices of a parameter along one dimension, by the attention head that they belong to.
 
     Args:
         parameter: path of the parameter, relative to the attention module: "query.weight", "c_attn.bias" ...

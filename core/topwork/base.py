@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class QuantizeOptions(BaseModel):
-    """How the weights of a base are quantised: such a base is trained by LoRA alone, and is a plain one afterwards."""
+    """Options of a base with quantised weights, which is trained by LoRA alone and is a plain base afterwards."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""This process among those of a run: which one writes files, how objects are exchanged, which device is whose."""
+"""Processes of a run: the one that writes files, the exchange of objects, the device of each."""
 
 from __future__ import annotations
 

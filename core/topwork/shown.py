@@ -1,4 +1,4 @@
-"""What a notebook shows of a run or of attention: a page in a frame. Entry point: `show`.
+"""Notebook views of a run or of attention: a page in a frame. Entry point: `show`.
 
 The pages are made by plugins, through the hook `notebook_view`: those that `topwork report` writes, or parts of them.
 """

@@ -23,7 +23,7 @@ BUCKETS, _MOST_WIDTHS = 1000, 64
 
 @dataclass
 class _Options:
-    """What one layer or block can keep.
+    """Counts of units that one layer or block can keep.
 
     Args:
         path: of the layer or block.

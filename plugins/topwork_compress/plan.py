@@ -1,4 +1,4 @@
-"""What is wanted of a compression, what it plans and what comes of it: `Budget`, `Settings`, `Plan`, `Compressed`."""
+"""Data classes of a compression: `Budget` and `Settings`, the `Plan` that is made of them, the result `Compressed`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from topwork_lens.tables import brief_indices, brief_list
 
 @dataclass
 class Budget:
-    """What may be left of a model, as shares of what it had; one of them is given.
+    """Upper limit of the size of a model, as a share of what it was; one of the fields is given.
 
     Args:
         macs: of the multiply-accumulates on calibration rows.
@@ -43,7 +43,7 @@ class Budget:
 
 @dataclass
 class Settings:
-    """How a model is compressed.
+    """Settings of a compression.
 
     Args:
         score: "fisher", "kl", "fluctuation", "magnitude" or "random".
@@ -79,7 +79,7 @@ class Settings:
 
 @dataclass
 class Plan:
-    """What is removed, before anything is.
+    """Units that will be removed, before any of them is.
 
     Args:
         units: of the model.

@@ -33,7 +33,7 @@ _HELD_OUT = 5
 
 @dataclass
 class Fitted:
-    """What became of one projection.
+    """Outcome of fitting one projection.
 
     Args:
         path: of the attention layer or block.

@@ -134,7 +134,7 @@ def columns_of(model: nn.Module, unit: Unit) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Costs:
-    """What units cost.
+    """Costs of units.
 
     Args:
         total: of the whole model.

@@ -26,7 +26,7 @@ _FACTORS = (1, 2, 3, 4, 6, 8)
 
 
 class Capturing(Protocol):
-    """What was captured, as far as it is read here: tensors by name and path of the layer, and why some are missing."""
+    """Captured attention, as far as it is read here: tensors by name and layer path, and why some are missing."""
 
     values: Any
 

@@ -28,7 +28,7 @@ _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 
 
 class PageData:
-    """What the page's script is given, collected while the page is made."""
+    """Data for the page's script, collected while the page is made."""
 
     def __init__(self) -> None:
         self.attention: list[dict[str, Any]] = []

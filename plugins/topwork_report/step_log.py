@@ -1,4 +1,4 @@
-"""What a training that goes on has logged so far, for the page that shows it: written step by step, read whole.
+"""Log of a training that goes on, for the page that shows it: written step by step, read whole.
 
 The log stands in the stage's scratch folder, which the run removes when the stage is done.
 """

@@ -83,7 +83,7 @@ def _known_to(group: Any, arguments: list[str]) -> list[str]:
 
 @dataclass
 class Outcome:
-    """How a call of the command line ends, for `--json`: on failure stdout holds one object with the key `error`.
+    """End of a call of the command line, for `--json`: on failure stdout holds one object with the key `error`.
 
     Args:
         as_json: whether `--json` was given.

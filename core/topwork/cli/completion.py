@@ -1,4 +1,4 @@
-"""What a shell completes: names of recipes, tasks, stages and kinds of things, beside commands and options.
+"""Shell completion: names of recipes, tasks, stages and kinds of things, beside commands and options.
 
 `topwork --install-completion` sets it up for the shell that is in use.
 """

@@ -37,7 +37,7 @@ StaleAfter = Annotated[
 
 @dataclass(frozen=True)
 class Share:
-    """How a process takes part.
+    """Terms on which a process takes part in shared work.
 
     Args:
         folder: shared by all processes.

@@ -1,4 +1,4 @@
-"""How items become batches: by number and by a budget of cost, so that little is spent on padding.
+"""Batching of items by number and by a budget of cost, so that little is spent on padding.
 
 The cost of a batch is its number of items times its largest item, because padding makes every item as large as that.
 """

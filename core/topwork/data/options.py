@@ -1,4 +1,4 @@
-"""What a recipe says about data: where the rows of each role come from, and what to do with bad ones."""
+"""Options of a recipe's data: the source of the rows of each role, and the treatment of bad rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 
 class RowsOptions(BaseModel):
-    """Where the rows of one role come from."""
+    """Source of the rows of one role."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -24,7 +24,7 @@ _QUOTED = 60
 
 @dataclass(frozen=True)
 class Origin:
-    """Where rows were written.
+    """Location of rows in the files that they were read from.
 
     Args:
         files: names of the files that the rows come from.

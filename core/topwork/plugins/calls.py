@@ -1,4 +1,4 @@
-"""What surrounds each call of a plugin's hook: errors name the plugin, answers are checked, calls can be traced.
+"""Wrappers of hook calls: errors name the plugin, return values are checked, calls can be traced.
 
 `wrap_hooks` is applied to every plugin when it is registered. Hooks that only bring news (`NEWS`) may fail without
 ending the run.

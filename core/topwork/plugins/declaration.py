@@ -43,7 +43,7 @@ class Declaration:
 
 
 class Registered(Mapping[str, Any]):
-    """What plugins registered of one kind, by name; a declaration is imported when its entry is read.
+    """Things of one kind that plugins registered, by name; a declaration is imported when its entry is read.
 
     Args:
         kind: "task", "stage", "command", "sample", "format", "tracker" or "recipe".

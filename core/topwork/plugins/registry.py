@@ -51,7 +51,7 @@ CORE = PluginInfo("topwork", "topwork", "")
 
 
 class Plugins:
-    """What is installed.
+    """All installed plugins, and what they registered.
 
     Attributes:
         hook: pluggy's relay: `plugins.hook.build_head(task=..., ...)` asks every plugin.

@@ -38,7 +38,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Run:
-    """What a stage is given.
+    """State of a run, as a stage receives it.
 
     Attributes:
         work: the TaskModel; `task` and `model` are its parts, and a stage may assign another `model`.

@@ -1,4 +1,4 @@
-"""What plugins changed in a model's structure (pruned, gated), kept on the model and saved with it.
+"""Changes that plugins made to a model's structure (pruned, gated), kept on the model and saved with it.
 
 A plugin writes its own section; on loading the hook `model_rebuilt` gets all sections back before the weights come.
 A model with alterations is never saved under a file name that plain transformers would load.

@@ -1,4 +1,4 @@
-"""What code prints while stdout belongs to the output of a command: `stdout_to_stderr`."""
+"""Redirection of prints while stdout belongs to the output of a command: `stdout_to_stderr`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks share: `promised` names what broke, and comparisons of items and predictions."""
+"""Helpers of the checks: `promised` names the broken promise; comparisons of items and predictions."""
 
 from __future__ import annotations
 

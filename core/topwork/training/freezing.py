@@ -1,4 +1,4 @@
-"""Which parameters are trained when: `Freezing`, by `backbone`, by patterns of names, and epoch by epoch.
+"""Freezing of parameters: `Freezing`, by `backbone`, by patterns of names, and epoch by epoch.
 
 `head_names` says which tensors are the task head.
 """

@@ -51,7 +51,7 @@ class LoraOptions(BaseModel):
 
 
 class TrainOptions(BaseModel):
-    """How the model is trained."""
+    """Options of a training."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""What a training does beside its steps: `Watch` freezes by epoch, shows progress, logs, and stops on a bad loss."""
+"""Callback of a training: `Watch` freezes by epoch, shows progress, logs, and stops on a bad loss."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Measure = Literal["metric", "loss"]
 
 @dataclass
 class RowValues:
-    """What was measured of each row.
+    """Measurements of each row.
 
     Args:
         rows: indices of the rows in their role, ascending.

@@ -185,7 +185,7 @@ class Study:
         return alone(self.layers, self.ablation, self.measured, self.base, self.difference, self._progress("alone"))
 
     def harms(self, effect: Effect, level: float) -> bool:
-        """Whether an effect is significant and for the worse."""
+        """Return whether an effect is significant and for the worse."""
         if effect.metric is not None and effect.metric_p is not None:
             return effect.metric_p <= level and self.difference.sign * effect.metric.estimate < 0
         return (

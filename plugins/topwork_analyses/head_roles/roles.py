@@ -101,7 +101,7 @@ def role_lines(choosing: Means, judging: Means, layers: Sequence[AttentionLayer]
 
 
 def _line(choosing: Means, judging: Means, path: str, name: str, index: int) -> dict[str, Json] | None:
-    """One attention head and one role; None when the head does not have it on the rows on which roles are chosen."""
+    """Return the line of a head and a role; None when the head lacks it on the rows on which roles are chosen."""
     least = LEAST_RARE if name == RARE else LEAST
     chosen, chance = (_at(choosing, path, f"{kind} {name}", index) for kind in ("share", "chance"))
     if chosen is None or chosen < least or (chance or 0.0) >= least:

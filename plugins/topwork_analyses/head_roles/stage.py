@@ -58,7 +58,7 @@ class HeadRoles(Stage):
         return {**result, "heads_with_role": len(having), "tables": {"Roles of attention heads": lines}}
 
     def _token_counts(self, run: Run) -> Counter[str]:
-        """How often each token stands in the rows, for tasks whose positions have names."""
+        """Count how often each token stands in the rows, for tasks whose positions have names."""
         counts: Counter[str] = Counter()
         for batch in run.loss_batches(self.role, limit=self.rows):
             for item in batch.items:

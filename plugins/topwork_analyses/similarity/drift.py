@@ -1,4 +1,4 @@
-"""What a training or a pruning has moved: similarity of layers and distance of attention heads before and after.
+"""Drift by a training or a pruning: similarity of layers and distance of attention heads before and after.
 
 Entry point: `DriftStudy`. Layers are compared by unbiased linear CKA of the mean states of rows, attention heads by the
 Jensen-Shannon divergence of their weights, in nats, from 0 to ln 2.

@@ -93,7 +93,7 @@ def right_words(predictions: torch.Tensor, sentence: Sentence) -> dict[str, tupl
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a relation.
+    """Attention head that was chosen for a relation.
 
     Args:
         predictor: index of the attention head and direction, as in `predicted_heads`.

@@ -34,7 +34,7 @@ _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 
 @dataclass(frozen=True)
 class Files:
-    """What a path means. `folder` is set when it is a folder, else `paths` are the files."""
+    """Files that a path names; `folder` is set when it is a folder, else `paths` are the files."""
 
     format: str
     paths: tuple[Path, ...]

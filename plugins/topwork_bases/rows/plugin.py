@@ -1,4 +1,4 @@
-"""Where rows come from: data sets of the Hub, local files, globs and folders, all through `datasets`.
+"""Sources of rows: data sets of the Hub, local files, globs and folders, all through `datasets`.
 
 What a source is, is decided here; how each kind is read stands in `_files.py` (files and folders) and
 `_audio_files.py` (audio, which must not need torchcodec). Choosing a split is in `_splits.py`. Limits, shuffling,

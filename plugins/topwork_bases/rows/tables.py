@@ -35,7 +35,7 @@ _UNCLOSED = "at the beginning of a field is not closed at its end"
 
 @dataclass(frozen=True)
 class Form:
-    """How a table is written.
+    """Form in which a table is written.
 
     Args:
         sep: between fields; None detects it.

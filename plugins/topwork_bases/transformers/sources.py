@@ -1,4 +1,4 @@
-"""Where a transformers base lies (a folder, the Hub, an installed package, a config) and what its files say.
+"""Source of a transformers base (a folder, the Hub, an installed package, a config), and the contents of its files.
 
 Every failure here is a located error: a missing file, an unknown `model_type`, a model that is not in the cache while
 offline. Nothing here imports torch.

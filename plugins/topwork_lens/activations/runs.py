@@ -46,7 +46,7 @@ class Change(Protocol):
 
 
 class Runs:
-    """What ran while changes were on: the model, its parts, and whether gradients were wanted.
+    """Record of what ran while changes were on: the model, its parts, and whether gradients were wanted.
 
     Args:
         model: the model.

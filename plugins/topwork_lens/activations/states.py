@@ -115,7 +115,7 @@ def _tap_stacks(model: nn.Module, sites: Sequence[Site], visit: Visit, hooks: Ho
 
 
 class _After:
-    """What runs outside the stacks after a stack: the norm directly after it, and task heads."""
+    """Modules that run outside the stacks after a stack: the norm directly after it, and task heads."""
 
     def __init__(self, model: nn.Module, visit: Visit) -> None:
         self.visit = visit

@@ -1,4 +1,4 @@
-"""Which projections of a model run, in which order and inside of which modules.
+"""Trace of a run: the projections of a model, in the order in which they run, and the modules that they run in.
 
 Entry point: `traced`. One run of the model is observed; nothing of it is kept but paths.
 """

@@ -52,7 +52,7 @@ from topwork_lens.scope import Scope, eager_when_compiled
 
 @dataclass(frozen=True)
 class _Tap:
-    """What one block visits.
+    """Visits of one block.
 
     Args:
         sites: by the id of the attention module, then by name of the operand.

@@ -1,4 +1,4 @@
-"""What is known of layers that mix attention heads between the weighted sum of values and the output projection.
+"""Results of measuring whether layers mix attention heads between the weighted sum of values and the output projection.
 
 Such a layer has no slice of the context that is one attention head's: masks, gates, scores and cuts by slice would be
 of something else. What a pattern says stands in `AttentionLayer.mixed`; what `capture.head_slices` measured is kept

@@ -1,4 +1,4 @@
-"""What an activation is replaced with: a number, a tensor, a mean, values of other rows, captured values, an edit.
+"""Replacements of an activation: a number, a tensor, a mean, values of other rows, captured values, an edit.
 
 Entry points: `Selection`, which part of an activation is replaced, and `replaced`.
 """

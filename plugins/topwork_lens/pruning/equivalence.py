@@ -265,7 +265,7 @@ def _observing_direct_calls(module: nn.Module, remember: Callable[..., None]) ->
 
 
 class Observed(Protocol):
-    """What is recorded: the inputs of the module `inside`, under the name `path`."""
+    """Module whose inputs are recorded: it lies at `inside` and is named `path`."""
 
     @property
     def path(self) -> str:

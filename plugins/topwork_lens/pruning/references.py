@@ -1,4 +1,4 @@
-"""What the unpruned model computes: the references with which pruning is compared.
+"""References with which pruning is compared: outputs of the unpruned model and its layers.
 
 Entry point: `References`. The batches are the caller's, and the same in other sizes and with padding (`probes`).
 """
@@ -30,7 +30,7 @@ Gate = tuple[Unit, Any]
 
 @dataclass
 class BatchReference:
-    """What the unpruned model computes on one batch.
+    """Outputs of the unpruned model on one batch.
 
     Args:
         name: of the batch, for messages; empty for the one that the caller gave.
@@ -49,7 +49,7 @@ class BatchReference:
 
 @dataclass
 class LayerReference:
-    """What one unpruned layer computes on one batch, masked and plain."""
+    """Outputs of one unpruned layer on one batch, masked and plain."""
 
     name: str
     replay: Replay
@@ -59,7 +59,7 @@ class LayerReference:
 
 
 class References:
-    """What the unpruned model and its layers compute, masked, on several batches.
+    """Outputs of the unpruned model and its layers, masked, on several batches.
 
     Args:
         layers: those that are pruned.

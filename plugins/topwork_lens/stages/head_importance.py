@@ -16,7 +16,7 @@ Group = Literal["encoder", "decoder", "cross", "backbone"]
 
 
 class ScoreOptions(BaseModel):
-    """How attention heads are scored."""
+    """Options of scoring attention heads."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class GenerationOptions(BaseModel):
-    """How texts are generated; what is not given is taken from the model's own generation config."""
+    """Options of generating texts; what is not given is taken from the model's own generation config."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -27,7 +27,7 @@ _UNWANTED = r"(?![\t\n\r\u200C\u200D])[\p{Cc}\p{Cf}\p{Co}\p{Cs}]"
 
 
 class TokenizerOptions(BaseModel):
-    """How a tokenizer is learned from the rows, when the base is a config and brings none."""
+    """Options of learning a tokenizer from the rows, when the base is a config and brings none."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Where annotation files of COCO and Pascal VOC lie in a folder, and where the images are that they name."""
+"""Locations of annotation files of COCO and Pascal VOC in a folder, and of the images that they name."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ TARGET_LENGTH = 128
 
 
 class Seq2SeqGeneration(GenerationOptions):
-    """How texts are generated; what is not given is taken from the model's own generation config."""
+    """Options of generating texts; what is not given is taken from the model's own generation config."""
 
     max_new_tokens: PositiveInt | None = Field(  # type: ignore[assignment]
         None, description="tokens, at most; by default the checkpoint's own, else `max_target_length`"

@@ -101,7 +101,7 @@ class TorchRunner:
 
 @dataclass(frozen=True)
 class Writer:
-    """How programs of a format are written.
+    """Writer of programs of one format.
 
     Args:
         suffix: of the files.

@@ -21,7 +21,7 @@ _REPOSITORY = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_]
 
 @dataclass(frozen=True)
 class Plan:
-    """What an upload does.
+    """Plan of an upload.
 
     Args:
         folder: the model folder.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may cost.
+    """Limits of one request.
 
     Args:
         body: bytes.

@@ -61,7 +61,7 @@ def _insert(inputs: dict[str, Any], token: int, count: int) -> None:
 
 
 def _count(model: nn.Module, kind: str, inputs: Mapping[str, Any]) -> int | None:
-    """How many tokens the features of all rows take; None where the model does not make them by a method."""
+    """Return how many tokens the features of all rows take; None where the model does not make them by a method."""
     method = next(
         (
             getattr(owner, f"get_{kind}_features")

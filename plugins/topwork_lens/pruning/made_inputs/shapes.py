@@ -32,7 +32,7 @@ _WIDTHS = ("hidden_size", "d_model", "hidden_dim", "n_embd")
 
 @dataclass
 class InputMaker:
-    """What is known while the inputs of a model are made.
+    """State in which the inputs of a model are made.
 
     Args:
         names: parameters of forward, name -> whether it has to be given.
