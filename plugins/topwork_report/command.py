@@ -23,7 +23,7 @@ def report(
     if len(folders) > 1:
         if live:
             raise UsageError("--live watches a single run", hint="leave the other folders out")
-        from topwork_report.compare import write_comparison
+        from topwork_report.pages.compare import write_comparison
 
         compared = write_comparison([Path(folder) for folder in folders], Path(out or "compare.html"))
         _print(compared["problems"], Path(compared["page"]))
@@ -31,14 +31,14 @@ def report(
     if out is not None:
         hint = "leave --out away, or name several runs"
         raise UsageError("the page of one run is its report.html", place="--out", hint=hint)
-    from topwork_report.repetitions import is_repeated, write_repetitions
+    from topwork_report.pages.repetitions import is_repeated, write_repetitions
 
     if is_repeated(Path(folders[0])) and not live:
         repeated = write_repetitions(Path(folders[0]))
         _print(repeated["problems"], Path(repeated["page"]))
         return
-    from topwork_report.live import watch
     from topwork_report.page import write_page
+    from topwork_report.pages.live import watch
 
     folder = Path(folders[0])
     written = watch(folder, every, typer.echo) if live and folder.is_dir() else write_page(folder)

@@ -28,7 +28,7 @@ def register_commands() -> list[Declaration]:
 @hookimpl
 def notebook_view(subject: str, content: Any) -> str | None:
     """Return the page of a run, or of attention, for a notebook."""
-    from topwork_report.notebook import view
+    from topwork_report.pages.notebook import view
 
     return view(subject, content)
 
@@ -44,7 +44,7 @@ def step_logged(run: Any, step: int, numbers: Any) -> None:
 @hookimpl
 def repetitions_page(folder: Path) -> str:
     """Write the page of a recipe's repetitions."""
-    from topwork_report.repetitions import write_repetitions
+    from topwork_report.pages.repetitions import write_repetitions
 
     return Path(write_repetitions(folder)["page"]).name
 
@@ -52,7 +52,7 @@ def repetitions_page(folder: Path) -> str:
 @hookimpl
 def profile_page(profile: Any, file: Path) -> bool:
     """Write the page of a profile of rows."""
-    from topwork_report.profile_page import write_profile
+    from topwork_report.pages.profile_page import write_profile
 
     write_profile(profile, file)
     return True

@@ -152,9 +152,7 @@ def test_the_contracts_of_import_linter_hold():
 
 
 MAPPED = [
-    init
-    for package in ("topwork_tasks", "topwork_bases", "topwork_lens")
-    for init in sorted((ROOT / "plugins" / package).rglob("__init__.py"))
+    init for package in sorted((ROOT / "plugins").glob("topwork_*")) for init in sorted(package.rglob("__init__.py"))
 ]
 
 

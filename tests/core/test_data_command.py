@@ -12,7 +12,7 @@ from topwork.cli.data import profile_recipe
 from topwork.data.options import DataOptions
 from topwork.data.profile import profile_rows, quantiles
 from topwork.data.roles import Roles
-from topwork_report.profile_page import write_profile
+from topwork_report.pages.profile_page import write_profile
 
 PLUGINS = topwork.load_plugins()
 

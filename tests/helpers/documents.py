@@ -196,25 +196,8 @@ COMPRESS_ROOMS = (
 WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "thresholds", "export", "serving", "hub")
 BASES_ROOMS = ("rows", "formats", "samples", "transformers", "timm")
 REPORT_ROOMS = (
-    *(
-        "plugin",
-        "stage",
-        "command",
-        "live",
-        "step_log",
-        "compare",
-        "notebook",
-        "run_files",
-        "page",
-        "page_data",
-        "summary",
-        "sections",
-        "charts",
-        "heads",
-        "attention_view",
-        "json_blocks",
-    ),
-    *("profile_page", "repetitions", "images", "colours", "formatting"),
+    *("plugin", "stage", "command", "run_files", "step_log", "page", "page_data", "summary", "sections"),
+    *("charts", "heads", "attention_view", "json_blocks", "pages", "images", "colours", "formatting"),
 )
 TASK_ROOMS = (
     *(

@@ -12,10 +12,11 @@ import report_run
 
 import topwork
 from topwork import UsageError
-from topwork_report import live, step_log
+from topwork_report import step_log
 from topwork_report.command import report
-from topwork_report.compare import write_comparison
 from topwork_report.page import write_page
+from topwork_report.pages import live
+from topwork_report.pages.compare import write_comparison
 
 fcntl = pytest.importorskip("fcntl")  # locks of folders
 EVIL = "</script><script>alert('x')</script>"

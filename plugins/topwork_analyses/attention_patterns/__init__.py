@@ -4,5 +4,5 @@
 - `statistics_of_heads`: means over rows with intervals, for each attention head.
 - `distances`: Jensen-Shannon divergences between attention heads, their map and clusters.
 - `rows_of_weights`: attention weights of rows, one at a time.
-- `stage`: the stage `attention_patterns`.
+- `stage`: the stage `attention_patterns`; `report`: its result.
 """

@@ -1,1 +1,5 @@
-"""Positions of a model's states: which of them a word, a region of an image or a stretch of time covers."""
+"""Positions of a model's states that a word, a region of an image or a stretch of time covers.
+
+- `readers`: from a row to the input of a frozen model, and what its positions are.
+- `spans`: spans of rows, and the positions that they cover; `tokens`: tokens and their characters.
+"""

@@ -1,4 +1,7 @@
-"""Exported models, ONNX and torch.export: traced (`calls`, `parts`), written (`formats`, `writing`), run (`running`).
+"""Exported models, ONNX and torch.export.
 
-`stage` and `command` are the ways in.
+- `stage`, `command`: the ways in.
+- `calls`, `parts`: forward calls are recorded, parts of the model traced.
+- `formats`, `writing`: programs are written, opened again and compared.
+- `running`: a model that runs them.
 """

@@ -1,1 +1,5 @@
-"""Model folders on the Hub: what would be uploaded and the upload (`upload`), the `stage` and the `command`."""
+"""Model folders on the Hub.
+
+- `upload`: the plan of an upload, and the upload.
+- `stage`, `command`: the ways in.
+"""

@@ -1,1 +1,6 @@
-"""LoRA by peft: which modules get it (`targets`), on a model and off again (`layers`), in a `folder`, the `stage`."""
+"""LoRA by peft.
+
+- `targets`: the modules that get it.
+- `layers`: on a model and off again; `folder`: an adapter in a folder.
+- `stage`: the stage `load_adapter`.
+"""

@@ -1,1 +1,6 @@
-"""`topwork serve`: bodies become rows (`inputs`, `parameters`), rows of many requests one batch (`batcher`), `app`."""
+"""`topwork serve`: a model behind HTTP.
+
+- `command`: starts it; `app`: the routes; `page`: a page to try the model by hand.
+- `inputs`, `parameters`: bodies become rows, and options that hold for them.
+- `batcher`: rows of many requests become one batch; `limits`: sizes and times.
+"""

@@ -1,1 +1,5 @@
-"""Sweeps over the options of a recipe by optuna: what is searched (`space`), the trials (`study`), the command."""
+"""Sweeps over the options of a recipe by optuna.
+
+- `command`: `topwork sweep`.
+- `space`: the options and their ranges; `study`: the trials.
+"""

@@ -1,1 +1,5 @@
-"""Trackers: what a run tells (`tracker`), and the libraries that keep it (`sinks`)."""
+"""Trackers: libraries that keep the numbers of a run.
+
+- `tracker`: hears the news of a run.
+- `sinks`: one thin class for each library.
+"""

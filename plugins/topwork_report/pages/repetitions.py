@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from topwork import Json, UsageError
-from topwork_report.compare import MOST_RUNS, write_comparison
 from topwork_report.page import PAGE
+from topwork_report.pages.compare import MOST_RUNS, write_comparison
 
 _SUMMARY = "summary.json"
 
