@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.hookspecs import hookimpl
+from topwork.notebook_bar import NotebookBar, in_notebook
 
 if TYPE_CHECKING:
     from topwork import Run  # the public name: a contract stands below the run that keeps it
@@ -25,10 +26,12 @@ class Console:
     Args:
         quiet: print nothing (the log file is still written).
         log: the log file, or None.
+        bars: whether progress is shown; None: unless it is quiet.
     """
 
-    def __init__(self, quiet: bool = False, log: Path | None = None) -> None:
+    def __init__(self, quiet: bool = False, log: Path | None = None, bars: bool | None = None) -> None:
         self.quiet, self.log = quiet, log
+        self.bars = not quiet if bars is None else bars
         self._rich: Any = None
         self._live: Any = None
 
@@ -58,7 +61,7 @@ class Console:
         return Bar(self, total, label)
 
     def progress(self, values: Iterable[Any], total: int | None = None, label: str = "") -> Iterator[Any]:
-        """Yield the values, with a progress bar on a terminal, or a line every ten seconds without one."""
+        """Yield the values, with a progress bar on a terminal or in a notebook, else a line every ten seconds."""
         if total is None and isinstance(values, Sized):
             total = len(values)
         bar = self.bar(total, label)
@@ -104,26 +107,32 @@ class Console:
 
 
 class Bar:
-    """Progress bar of a console: a live one on a terminal, else a line every ten seconds, or nothing when quiet."""
+    """Progress bar of a console: a live one on a terminal or in a notebook, else a line every ten seconds."""
 
     def __init__(self, console: Console, total: int | None, label: str) -> None:
         self.console, self.total, self.label = console, total, label
         self._last = time.monotonic()
         self._task: Any = None
-        if not console.quiet and console.rich.is_terminal:
+        self._notebook = NotebookBar(total, label) if console.bars and in_notebook() else None
+        if console.bars and self._notebook is None and console.rich.is_terminal:
             self._task = console.live().add_task(label, total=total, note="")
 
     def at(self, done: int, note: str = "") -> None:
         """Show that `done` of the total are done, with a few words such as the loss."""
-        if self._task is not None:
+        if self._notebook is not None:
+            self._notebook.at(done, note)
+        elif self._task is not None:
             self.console.live().update(self._task, completed=done, note=note)
-        elif not self.console.quiet and time.monotonic() - self._last > 10:
+        elif self.console.bars and time.monotonic() - self._last > 10:
             self._last = time.monotonic()
             total = self.total if self.total is not None else "?"
             print(f"  {self.label} {done}/{total}{note and ', '}{note}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Remove the bar."""
+        if self._notebook is not None:
+            self._notebook.close()
+            self._notebook = None
         if self._task is not None:
             self.console.live().remove_task(self._task)
             self._task = None

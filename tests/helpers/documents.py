@@ -164,7 +164,7 @@ CORE_ROOMS = (
         "kernels",
     ),
     *("task", "base", "stage", "metric", "items", "attention_layer", "block", "task_heads", "testing"),
-    *("shown", "errors", "files", "process", "system", "console", "lazy", "deprecation"),
+    *("shown", "errors", "files", "process", "system", "console", "notebook_bar", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
     *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "patching", "scoring"),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import sys
+import types
 from typing import Any
 
 import pytest
+
+from topwork.notebook_bar import NotebookBar
 
 pytestmark = pytest.mark.recipes
 
@@ -77,3 +81,60 @@ def test_the_cells_of_a_notebook(tmp_path, monkeypatch) -> None:
     assert [len(layer.kept) for layer in names["topwork"].look(names["work"]).layers] == [1, 2]
     assert len(outputs[11]) == 8
     assert outputs[12] is True
+
+
+class Display:
+    """What a notebook's display showed, in order, as IPython gives it."""
+
+    def __init__(self, shown: list[dict[str, str]]) -> None:
+        self.shown = shown
+
+    def update(self, bundle: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        self.shown.append(bundle)
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """A process that a notebook's kernel seems to run; returns what its cells show."""
+    shown: list[dict[str, str]] = []
+
+    def display(bundle: dict[str, str], *, raw: bool, display_id: bool) -> Display:
+        assert raw and display_id
+        shown.append(bundle)
+        return Display(shown)
+
+    package, part = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    package.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+    part.display = display
+    monkeypatch.setitem(sys.modules, "IPython", package)
+    monkeypatch.setitem(sys.modules, "IPython.display", part)
+    return shown
+
+
+def test_progress_bars_show_in_a_notebook_and_go_when_the_work_is_done(notebook, capsys) -> None:
+    names: dict[str, Any] = {}
+    for cell in CELLS[:3]:
+        run_cell(cell, names)
+    bars = [bundle for bundle in notebook if "<progress" in bundle["text/html"]]
+    steps = [bundle["text/plain"] for bundle in bars if bundle["text/plain"].startswith("step ")]
+    assert len(steps) >= 2 and "loss" in steps[-1]  # the beginning and the end at least
+    count, total = steps[-1].split()[1].split("/")
+    assert count == total and notebook[-1] == {"text/plain": "", "text/html": ""}
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_quiet_stage_shows_no_bar_in_a_notebook(notebook) -> None:
+    names: dict[str, Any] = {}
+    for cell in CELLS[:2]:
+        run_cell(cell, names)
+    names["work"].train(names["frame"], steps=1, quiet=True)
+    assert notebook == []
+
+
+def test_a_label_is_no_markup_in_a_notebook(notebook) -> None:
+    bar = NotebookBar(None, "<img src=x onerror=alert(1)>")
+    bar.at(3, "<b>")
+    bar.close()
+    assert all("<img" not in bundle["text/html"] and "<b>" not in bundle["text/html"] for bundle in notebook)
+    assert "3/?" in NotebookBar(None, "rows")._picture(3, "")["text/plain"]

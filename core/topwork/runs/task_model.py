@@ -99,7 +99,7 @@ class TaskModel(TaskParts):
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
         run_folder: str | Path | None = None,
-        quiet: bool = True,
+        quiet: bool | None = None,
         **options: Any,
     ) -> dict[str, Json]:
         """Run any installed stage on this model, with rows by role.
@@ -111,7 +111,7 @@ class TaskModel(TaskParts):
             seed: of everything that is random.
             on_error: "skip" leaves out rows that the task cannot use; the result counts them.
             run_folder: where the stage's files go; by default they are dropped.
-            quiet: print nothing.
+            quiet: print nothing; by default nothing but progress bars in a notebook.
             options: those of the stage.
 
         Returns:
@@ -128,6 +128,7 @@ class TaskModel(TaskParts):
         from topwork.data.options import DataOptions
         from topwork.data.roles import Roles
         from topwork.data.values import rows_from
+        from topwork.notebook_bar import in_notebook
         from topwork.process import Process
         from topwork.recipe.recipe import make_stage
         from topwork.runs.run import Run
@@ -138,7 +139,8 @@ class TaskModel(TaskParts):
         roles = Roles(type(self.task), self.plugins, data, given, seed, wanted=made.reads())
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(run_folder) if run_folder is not None else Path(temporary)
-            console, kept = Console(quiet=quiet), run_folder is not None
+            bars = in_notebook() if quiet is None else not quiet
+            console, kept = Console(quiet=quiet is not False, bars=bars), run_folder is not None
             run = Run(
                 self, roles, root, Process(), console, seed=seed, on_error=on_error, keep_models=kept, save_outside=True
             )
