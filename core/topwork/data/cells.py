@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 #: kinds whose cells are JSON when a table holds text
 STRUCTURES = ("spans", "boxes", "messages", "answers", "segments", "texts")
+_MEDIA = (".jpg", ".png", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".wav", ".flac", ".mp3", ".ogg", ".npy")
+#: suffixes that a table may leave out of the names of files
+_SUFFIXES = tuple(suffix for lower in _MEDIA for suffix in (lower, lower.upper()))
 #: kinds whose cells name files
 FILES = ("image", "audio", "mask", "depth", "file")
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
@@ -181,11 +185,19 @@ def _python_value(text: str) -> Any:
     return ast.literal_eval(_NUMPY_ARRAY.sub(r"\1", text))
 
 
+def _in_another_form(path: str) -> str | None:
+    """Return the file that a name means in another Unicode form, or without its suffix; None where there is none."""
+    forms = dict.fromkeys((path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))))
+    candidates = (form + suffix for form in forms for suffix in ("", *_SUFFIXES))
+    return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
+
+
 def resolved(folder: str, value: Any) -> Any:
     """Return a cell that names a file with the path relative to its table's folder, where the file lies there.
 
     A relative path that exists only from the working folder stays as it is; of one that exists nowhere the path beside
-    the table is kept, so that the error names it in full. A backslash divides folders where no such file exists.
+    the table is kept, so that the error names it in full. A backslash divides folders where no such file exists; a name
+    may lack its suffix, or have another Unicode form than that of the file.
     """
     text = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else value
     if not isinstance(text, str) or not text or "://" in text:
@@ -196,5 +208,7 @@ def resolved(folder: str, value: Any) -> Any:
         if "\\" in path and not os.path.exists(beside):
             path = path.replace("\\", "/")
             beside = os.path.join(folder, path)
+        if not os.path.exists(beside):
+            beside = _in_another_form(beside) or beside
         path = path if not os.path.exists(beside) and os.path.exists(path) else os.path.abspath(beside)
     return {**value, "path": path} if isinstance(value, dict) else path

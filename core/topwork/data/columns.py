@@ -103,16 +103,28 @@ def _kept_columns(
             raise TopworkError(
                 f"no column `{origin}` for the task's `{name}` ({column.description}){nearest(origin, present)}",
                 place=location,
-                hint=f"there are {', '.join(present) or 'none'}; map it with `data.columns: {{{name}: ...}}`",
+                hint=f"there are {_shown(present)}; map it with `data.columns: {{{name}: ...}}`",
             )
     kept = {name: origin for name, origin in source.items() if origin in present}
     if not kept and not several:
         raise TopworkError(
-            f"no column fits: the task has {', '.join(task.columns)}; the rows have {', '.join(present) or 'none'}",
+            f"no column fits: the task has {', '.join(task.columns)}; the rows have {_shown(present)}",
             place=location,
-            hint=f"map one with `data.columns: {{{next(iter(task.columns))}: ...}}`",
+            hint=f"map one with `data.columns: {{{_plainest(task)}: ...}}`; a table without a header needs `names`",
         )
     return kept
+
+
+def _shown(present: Sequence[str]) -> str:
+    """Return the columns that rows have; a single one with signs in it may be several."""
+    if len(present) == 1 and (sign := next((sign for sign in "^~: \u00a6\x1f" if sign in present[0].strip()), None)):
+        return f"{present[0]} (if {sign!r} stands between columns: `options: {{sep: {sign!r}}}`)"
+    return ", ".join(present) or "none"
+
+
+def _plainest(task: type[Task]) -> str:
+    """Return the task's column that is most easily mapped: of text, if it has one."""
+    return next((name for name, column in task.columns.items() if column.kind == "text"), next(iter(task.columns)))
 
 
 def _finished(
@@ -148,7 +160,8 @@ def _cell_reader(column: Column, name: str, origin: str, table: Table, source: A
     `source` are the rows with the table's own columns.
     """
     if column.kind in cells.FILES:
-        return BesideTable(cells.resolved) if table.origin.files and row_count(source) is not None else None
+        beside = table.origin.files and row_count(source) is not None
+        return BesideTable(cells.resolved, table.origin.folder) if beside else None
     if not table.written:
         return None
     once = column.kind in ("any", "label", "labels")  # decided for the column, so all its cells are read

@@ -31,12 +31,14 @@ class Origin:
         file: index into `files` of each row; None when there is at most one file.
         rows: number of each row in its file or data set, from 0; None when that is its index.
         lines: line of the file on which each row begins, from 1; None where a file has no lines.
+        folder: of the files that cells name; None for that of the rows' own file.
     """
 
     files: tuple[str, ...] = ()
     file: np.ndarray | None = None
     rows: np.ndarray | None = None
     lines: np.ndarray | None = None
+    folder: str | None = None
 
     def select(self, indices: np.ndarray) -> Origin:
         """Return the origin of the rows at these indices."""
@@ -78,7 +80,8 @@ class Origin:
             lines.append(origin.lines)
         known = [part for part in lines if part is not None]
         joined: Any = np.concatenate(known) if known and len(known) == len(lines) else None
-        return Origin(tuple(files), np.concatenate(file), np.concatenate(rows), joined)
+        folder = parts[0][0].folder if parts else None
+        return Origin(tuple(files), np.concatenate(file), np.concatenate(rows), joined, folder)
 
 
 class Table(Sequence):
@@ -317,14 +320,15 @@ class BesideTable:
 
     Args:
         resolve: (folder, cell) -> cell.
+        folder: of the files; None for that of the table.
     """
 
-    def __init__(self, resolve: Callable[[str, Any], Any]) -> None:
-        self.resolve = resolve
+    def __init__(self, resolve: Callable[[str, Any], Any], folder: str | None = None) -> None:
+        self.resolve, self.folder = resolve, folder
 
     def __call__(self, value: Any, file: str | None) -> Any:
         """Return a cell that names a file, as a path relative to the folder of the table `file`."""
-        return value if file is None else self.resolve(str(Path(file).parent), value)
+        return value if file is None else self.resolve(self.folder or str(Path(file).parent), value)
 
 
 def quotation(row: Mapping[str, Any]) -> str | None:

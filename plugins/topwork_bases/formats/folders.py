@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError
 from topwork_bases.formats.layout import Located, table_of
+from topwork_bases.rows.walking import files_below
 
 if TYPE_CHECKING:
     from topwork import Table
@@ -23,19 +23,6 @@ CLIPS = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 def file_cell(path: Path) -> dict[str, Any]:
     """Return the cell of a row that names a file."""
     return {"bytes": None, "path": str(path.resolve())}
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of those in it, links followed; hidden ones are left out."""
-    seen = set(map(str, folder.resolve().parents))  # a link to a folder above would bring everything twice
-    for name, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(name)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(inner for inner in folders if not inner.startswith((".", "__MACOSX")))
-        yield from (Path(name, file) for file in sorted(files) if not file.startswith("."))
 
 
 def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:

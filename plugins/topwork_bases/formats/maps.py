@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from topwork import DataError, Table, UsageError, split_named
-from topwork_bases.formats.folders import IMAGES, MAPS, file_cell, files_below, files_by_stem
+from topwork_bases.formats.folders import IMAGES, MAPS, file_cell, files_by_stem
 from topwork_bases.formats.layout import Layout, table_of
 from topwork_bases.formats.texts import numbered_lines
 from topwork_bases.formats.yolo import find_yolo
+from topwork_bases.rows.walking import files_below
 
 #: names of folders, in lower case
 _INPUTS = ("images", "image", "imgs", "img", "rgb", "jpegimages", "leftimg8bit", "701_stillsraw_full")

@@ -4,5 +4,6 @@
 - `files`: which files a path means, and their format.
 - `tables`: csv and tsv; `records`: JSON; `audio_files`: folders of clips.
 - `described`: folders of images or clips that a table describes.
+- `walking`: files below a folder, links followed; what is left out.
 - `text_files`: decoding; `stored`: the cache of what was read.
 """

@@ -14,6 +14,7 @@ from typing import Any
 from topwork import DataError, Table, split_named
 from topwork_bases.rows.records import read_records
 from topwork_bases.rows.tables import read_table
+from topwork_bases.rows.walking import files_below
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 _FILE = "file_name"
@@ -64,11 +65,22 @@ def _by_split(file: Path, folder: Path | None, column: str, feature: Any) -> dic
     for name in files.values():
         made = made.cast_column(name, feature)
     remark = f"{file}: describes {len(rows):,} {column} files; columns {', '.join(made.column_names)}"
+    if unnamed := _unnamed(file, rows, list(files.values())):
+        remark += f"; {unnamed:,} more are named by no row, and left out"
     whole = Table(made, table.origin, written=table.written, remarks=[*table.remarks, remark])
     return {
         split: whole.select([index for index, name in enumerate(splits) if name == split])
         for split in dict.fromkeys(splits)
     }
+
+
+def _unnamed(file: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> int:
+    """Return how many files below a table have the suffix of files that it names, and are named by no row."""
+    named = {Path(row[column]["path"]) for row in rows for column in columns if row[column] is not None}
+    suffixes = {path.suffix.lower() for path in named}
+    folders = {path.parent for path in named}
+    beside = (path.resolve() for path in files_below(file.parent) if path.suffix.lower() in suffixes)
+    return sum(path not in named for path in beside if path.parent in folders)
 
 
 def _column_of(name: str, column: str) -> str | None:

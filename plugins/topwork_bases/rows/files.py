@@ -8,12 +8,15 @@ from __future__ import annotations
 import glob
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Origin, Table, UsageError, choose_split, unknown
+from topwork_bases.rows.described import split_of
 from topwork_bases.rows.text_files import PACKED, check_regular, check_unpacked, common_encoding, read_through
+from topwork_bases.rows.walking import files_below, has_links, left_out
 
 if TYPE_CHECKING:
     from topwork import RowsOptions
@@ -29,16 +32,20 @@ _OURS = {
     "txt": "text",
 }
 _MEDIA = ("audiofolder", "imagefolder", "videofolder")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
+#: suffixes that `datasets` takes for rows and topwork does not
+_NO_ROWS = (".md", ".toml", ".xml", ".eval")
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files that a path names; `folder` is set when it is a folder, else `paths` are the files."""
+    """Files that a path names; `folder` is set for a folder, else `paths` are the files; `links` lead out of it."""
 
     format: str
     paths: tuple[Path, ...]
     folder: Path | None = None
+    links: bool = False
 
 
 def find(source: str, options: RowsOptions) -> Files | None:
@@ -52,7 +59,8 @@ def find(source: str, options: RowsOptions) -> Files | None:
         saved = options.format is None and any((path / name).is_file() for name in _SAVED)
         if not paths:
             raise UsageError(f"folder `{source}` holds no files", hint="check the path")
-        return Files("saved" if saved else _format(options, paths, source), tuple(paths), path)
+        name = "saved" if saved else _format(options, paths, source)
+        return Files(name, tuple(paths), path, has_links(path, paths))
     if path.is_file():
         return Files(_format(options, [path], source), (path,))
     if glob.has_magic(source):
@@ -66,9 +74,10 @@ def find(source: str, options: RowsOptions) -> Files | None:
 
 
 def _inside(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
     return sorted(
-        path for path in files if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+        path
+        for path in files_below(folder)
+        if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
     )
 
 
@@ -84,7 +93,7 @@ def _formats() -> dict[str, str]:
     """Suffix -> format, as `datasets` has them; README.md and other prose in a data folder is not rows."""
     from datasets.packaged_modules import _EXTENSION_TO_MODULE
 
-    return {suffix: module for suffix, (module, _) in _EXTENSION_TO_MODULE.items() if suffix not in (".md", ".toml")}
+    return {suffix: module for suffix, (module, _) in _EXTENSION_TO_MODULE.items() if suffix not in _NO_ROWS}
 
 
 def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
@@ -108,9 +117,11 @@ def _format(options: RowsOptions, paths: list[Path], source: str) -> str:
                 f"`{source}` is a spreadsheet, not a table of text",
                 hint="save the sheet as `CSV UTF-8` and give that file",
             )
+        if any(_suffix(path) in _ARCHIVES for path in rows):
+            raise UsageError(f"`{source}` is an archive, not rows", hint="unpack it, and give the folder or the file")
         raise UsageError(
             f"the format of `{source}` cannot be told from its name",
-            hint="give `format: csv`, json, text, imagefolder ...",
+            hint="write the rows as csv, jsonl or parquet; or say how they are written: `format: csv`, json, text ...",
         )
     media = {name: count for name, count in counts.items() if name in _MEDIA}
     if media and counts["text"] <= max(media.values()):  # a text beside every clip is not what the folder holds
@@ -130,6 +141,8 @@ def read_files(files: Files, source: str, options: RowsOptions) -> Any:
         from topwork_bases.rows import audio_files
 
         splits = audio_files.read_audio_files(files.paths, files.folder)
+        for table in splits.values():
+            table.remarks += _left_out(files)
         if options.streaming:
             return choose_split({name: table.stream() for name, table in splits.items()}, options.split, source)
         return choose_split(splits, options.split, source)
@@ -164,12 +177,21 @@ def _by_library(files: Files, source: str, options: RowsOptions) -> Any:
     except Exception as error:
         raise _explain(files, source, error, options.options.get("encoding")) from error
     rows = choose_split(loaded, options.split, source)
+    if not options.streaming and files.format == "imagefolder" and (remarks := _left_out(files)):
+        return Table(rows, remarks=remarks)
     if options.streaming or len(files.paths) != 1 or files.folder is not None:
         return rows
     if options.split is not None and "[" in options.split:
         return rows
     lines = np_lines(rows) if files.format == "text" else None
     return Table(rows, Origin((str(files.paths[0]),), lines=lines))
+
+
+def _left_out(files: Files) -> list[str]:
+    """Return a line about the files of a folder of media that are no rows."""
+    known = {suffix.lower() for suffix, name in _formats().items() if name == files.format}
+    remark = left_out(files.paths, known) if files.folder is not None else None
+    return [f"{files.folder}: {remark}"] if remark else []
 
 
 def np_lines(rows: Any) -> Any:
@@ -209,18 +231,30 @@ def _splits_of(files: Files) -> dict[str, list[Path]]:
     """Return the files by split: of a folder as `datasets` divides it by names, else all are training rows."""
     if files.folder is None:
         return {"train": list(files.paths)}
+    suffixes = {suffix for suffix, name in _formats().items() if name == files.format}
+    readable = [path for path in files.paths if _suffix(path) in suffixes] or list(files.paths)
+    if files.links:
+        return _linked_splits(files.folder, readable)
     import datasets
 
     try:
         builder = datasets.load_dataset_builder(files.format, data_dir=str(files.folder))
     except Exception as error:
         raise _explain(files, str(files.folder), error) from error
-    known = {path.resolve(): path for path in files.paths}
+    known = {path.resolve(): path for path in readable}
     splits = {
         str(split): [known[Path(name).resolve()] for name in names if Path(name).resolve() in known]
         for split, names in (builder.config.data_files or {}).items()
     }
     return {split: paths for split, paths in splits.items() if paths}
+
+
+def _linked_splits(folder: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the files by the split that their first folder names: `datasets` does not follow links."""
+    made: dict[str, list[Path]] = {}
+    for path in paths:
+        made.setdefault(split_of(path, folder) or "train", []).append(path)
+    return made
 
 
 def _where(files: Files, source: str, options: RowsOptions) -> dict[str, Any]:
@@ -235,7 +269,9 @@ def _where(files: Files, source: str, options: RowsOptions) -> dict[str, Any]:
         given.setdefault("encoding", common_encoding(files.paths))
     if "data_files" in given or "data_dir" in given:
         return given
-    if files.folder is not None:
+    if files.folder is not None and (files.links or files.format == "text"):
+        given["data_files"] = {name: list(map(str, paths)) for name, paths in _splits_of(files).items()}
+    elif files.folder is not None:
         given["data_dir"] = str(files.folder)
     else:
         given["data_files"] = [str(path.resolve()) for path in files.paths] or [source]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from topwork import DataError, Table, UsageError, nearest, unknown
-from topwork_bases.rows.stored import stored_table
+from topwork_bases.rows.stored import below_folder, stored_table
 from topwork_bases.rows.text_files import open_text, parse_json
 
-_OPTIONS = ("field", "encoding")
+_OPTIONS = ("field", "encoding", "files")
 _BATCH = 20_000
 
 
@@ -24,7 +24,8 @@ def read_records(path: Path, options: Mapping[str, Any]) -> Table:
 
     Args:
         path: the file, packed or not.
-        options: `field` names the key under which the records stand; `encoding`.
+        options: `field` names the key under which the records stand; `encoding`; `files`, the folder of files that
+            records name.
 
     Raises:
         DataError: a damaged file, with its line.
@@ -35,7 +36,10 @@ def read_records(path: Path, options: Mapping[str, Any]) -> Table:
             raise unknown("option of JSON", name, _OPTIONS)
     field, encoding = options.get("field"), options.get("encoding")
     key = ("records", repr(field), repr(encoding))
-    return stored_table(path, key, lambda remarks: _batches(path, field, encoding, remarks), written=False)
+    table = stored_table(path, key, lambda remarks: _batches(path, field, encoding, remarks), written=False)
+    if len(table) == 1:
+        table.remarks.append(f"{path}: read as one row with the columns {', '.join(table.column_names[:8])}")
+    return below_folder(table, options.get("files"))
 
 
 def _batches(

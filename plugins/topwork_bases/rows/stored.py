@@ -9,10 +9,11 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from topwork import DataError, Origin, Table
+from topwork import DataError, Origin, Table, UsageError
 
 #: changes when files are read in another way, so that older copies are not used
 _VERSION = 2
@@ -53,6 +54,21 @@ def stored_table(
         metadata = pyarrow.ipc.open_stream(source).schema.metadata or {}
     remarks = json.loads(metadata.get(b"topwork", b"[]"))
     return Table(rows.remove_columns(_LINE), Origin((str(path),), lines=lines), written=written, remarks=remarks)
+
+
+def below_folder(table: Table, folder: Any) -> Table:
+    """Return a table whose cells name files below a folder, which is given relative to the table itself.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if folder is None:
+        return table
+    path = Path(table.origin.files[0]).parent / Path(str(folder)).expanduser()
+    if not path.is_dir():
+        raise UsageError(f"there is no folder `{path}`", hint="`options: {files: ...}` is relative to the table")
+    table.origin = replace(table.origin, folder=str(path.resolve()))
+    return table
 
 
 def _write(path: Path, file: Path, read: Callable[[list[str]], Iterator[Batch]]) -> None:

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from topwork import DataError, Table, UsageError, unknown
-from topwork_bases.rows.stored import stored_table
+from topwork_bases.rows.stored import below_folder, stored_table
 from topwork_bases.rows.text_files import open_text
 
 #: separators that are recognised in the header
 _SEPARATORS = (",", ";", "\t", "|")
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar", " ": "a space"}
-TABLE_OPTIONS = ("sep", "delimiter", "encoding", "quoting", "names", "column_names", "header", "skiprows", "dtype")
+_FORM = ("sep", "delimiter", "encoding", "quoting", "names", "column_names", "header", "skiprows", "dtype")
+#: how a table is written, and the folder of the files that it names
+TABLE_OPTIONS = (*_FORM, "files")
 _BATCH = 20_000
 #: values of a column that are compared with what stands in fields of several lines: their length and their number
 _SHORT, _MOST_VALUES = 60, 10_000
@@ -99,7 +101,8 @@ def read_table(path: Path, options: Mapping[str, Any], tab: bool = False) -> Tab
         DataError: a damaged file, with its line.
     """
     form = form_of(options, tab)
-    return stored_table(path, ("table", repr(form)), lambda remarks: _batches(path, form, remarks), written=True)
+    table = stored_table(path, ("table", repr(form)), lambda remarks: _batches(path, form, remarks), written=True)
+    return below_folder(table, options.get("files"))
 
 
 def read_header(path: Path, form: Form) -> list[str]:

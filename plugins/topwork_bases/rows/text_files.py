@@ -24,6 +24,20 @@ PACKED = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
 MOST_GROWTH, FIRST_BYTES = 100, 64 * 2**20
 #: whole numbers of more digits are names, whatever reads them
 _MOST_DIGITS = 4000
+#: how files begin that are no text, whatever their name says
+_BINARY = {
+    b"\x1f\x8b": "a gzip file",
+    b"PK\x03\x04": "a zip archive or a spreadsheet",
+    b"PAR1": "a parquet file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"(\xb5/\xfd": "a zstd file",
+    b"ARROW1": "an arrow file",
+    b"%PDF": "a PDF",
+    b"SQLite format 3": "a database",
+}
+_POINTER = b"version https://git-lfs"
+_PAGES = (b"<!doctype html", b"<html")
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
@@ -108,20 +122,36 @@ def encoding_of(path: Path, requested: str | None, remarks: list[str]) -> str:
     """
     import codecs
 
+    with _unpacked(path) as file:
+        start = file.read(64)
+    _check_beginning(path, start)
     if requested is not None:
         try:
             codecs.lookup(requested)
         except LookupError as error:
             raise UsageError(f"unknown encoding `{requested}`", hint="write utf-8, latin-1, cp1252 ...") from error
         return requested
-    with _unpacked(path) as file:
-        start = file.read(4)
     for mark, encoding in _MARKS:
         if start.startswith(mark):
             if encoding != "utf-8-sig":
                 remarks.append(f"{path}: read as {encoding}, by its byte order mark")
             return encoding
     return "utf-8"
+
+
+def _check_beginning(path: Path, start: bytes) -> None:
+    """Refuse what is no text: a packed file with another name, a pointer in place of a file, a page of an error.
+
+    Raises:
+        DataError: with what it is.
+    """
+    kind = next((name for magic, name in _BINARY.items() if start.startswith(magic)), None)
+    if kind is not None:
+        raise DataError(f"{path}: is {kind}, whatever its name says", hint="unpack it, or give it the right suffix")
+    if start.startswith(_POINTER):
+        raise DataError(f"{path}: is a pointer of Git LFS, not the file", hint="fetch the file: `git lfs pull`")
+    if path.suffix.lower() not in (".txt", ".html") and start.lstrip().lower().startswith(_PAGES):
+        raise DataError(f"{path}: is a web page, not rows", hint="fetch the file again, and look at it")
 
 
 def common_encoding(paths: Sequence[Path]) -> str:

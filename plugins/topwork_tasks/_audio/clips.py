@@ -170,7 +170,8 @@ def _from_file(
     name = f"{len(source)} bytes" if inside else os.fspath(source)
     if not inside and not os.path.isfile(source):
         cause = "is no regular file" if os.path.exists(source) else "does not exist"
-        raise DataError(f"the file {name} {cause}", row=row, column=column, hint="correct the path")
+        hint = "correct the path; of a table, `options: {files: ...}` names the folder of its files"
+        raise DataError(f"the file {name} {cause}", row=row, column=column, hint=hint)
     try:
         with soundfile.SoundFile(io.BytesIO(source) if inside else os.fspath(source)) as file:
             rate, frame_count, kind = file.samplerate, file.frames, file.format

@@ -31,6 +31,7 @@ LABEL_NAMES_HELP = (
 _NEGATIVE = re.compile(r"-[1-9][0-9]*(\.0+)?")
 #: what may stand between labels in one cell of a table
 SEPARATORS = (";", "|", ",")
+QUOTES = "\"'\u201c\u201d"
 #: what integers stand for: names by position, or by what is written; None where integers are names themselves
 Declared = Sequence[str] | Mapping[str, str] | None
 
@@ -280,11 +281,11 @@ def check_alike(value: Any, known: Collection[Any], row: int, column: str, furth
         )
 
 
-def check_spellings(first_rows: Mapping[str, int], column: str) -> None:
+def check_spellings(first_rows: Mapping[str, int | None], column: str) -> None:
     """Refuse two labels that differ by white space, by invisible characters or by Unicode form alone.
 
     Args:
-        first_rows: label -> index of the first row that has it.
+        first_rows: label -> index of the first row that has it, None where no row is known.
         column: name of the column, for messages.
 
     Raises:
@@ -338,6 +339,10 @@ def name_doubts(names: Iterable[str]) -> list[str]:
     known, doubts = set(names), []
     folded: dict[str, str] = {}
     for name in sorted(known):
+        if name != name.strip():
+            doubts.append(f"the label {name!r} begins or ends with white space")
+        if len(name.strip()) > 1 and name.strip()[0] in QUOTES and name.strip()[-1] in QUOTES:
+            doubts.append(f"the label {name.strip()} stands in quotation marks")
         parts = next((parts for mark in SEPARATORS if len(parts := _parts(name, mark)) > 1), ())
         if parts and set(parts) <= known:
             doubts.append(
@@ -351,6 +356,16 @@ def name_doubts(names: Iterable[str]) -> list[str]:
 
 def _parts(name: str, mark: str) -> list[str]:
     return [part.strip() for part in name.split(mark) if part.strip()]
+
+
+def source_names(names: Sequence[str], column: str) -> list[str]:
+    """Return the names that a source declares for its integers, as the names of outputs.
+
+    Raises:
+        DataError: two of them differ by white space, invisible characters or Unicode form alone.
+    """
+    check_spellings(dict.fromkeys(names), column)
+    return list(names)
 
 
 def flattened(values: Iterable[Any]) -> Iterator[Any]:

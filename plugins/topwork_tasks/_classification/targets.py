@@ -192,7 +192,7 @@ def learn_targets(
         separator = separator or _separator(values, column, notes)
         values = [_parsed(value, index, column, separator) for index, value in enumerate(values)]
         multi_hot = source is None and _is_multi_hot(values, trained or given or source)
-    names = trained or given or source
+    names = trained or given or (source and labels.source_names(source, column))
     if multi_hot:
         width = len(values[0]) if values else 0
         declared: Any = None

@@ -76,6 +76,10 @@ def open_image(value: Any, index: int | None, column: str = "image", reading: Re
     except _UnknownRange as error:
         hint = "set the task's `pixel_range: [lowest, highest]`: these values become black and white"
         raise DataError(str(error), row=index, column=column, hint=hint) from None
+    except FileNotFoundError as error:
+        cause = f"cannot be read as an image: the file {error.filename} does not exist"
+        hint = "correct the path; of a table, `options: {files: ...}` names the folder of its files"
+        raise DataError(cause, row=index, column=column, hint=hint) from error
     except (OSError, ValueError, SyntaxError, TypeError, pil.DecompressionBombError) as error:
         raise DataError(
             f"cannot be read as an image: {describe_cause(error)}",

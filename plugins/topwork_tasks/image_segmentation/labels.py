@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from topwork import Base, DataError, Row, State, TopworkError, UsageError, nearest
-from topwork_tasks._classification.labels import Declared, LabelNames, check_alike, given_names
+from topwork_tasks._classification.labels import Declared, LabelNames, check_alike, given_names, source_names
 from topwork_tasks._vision.boxes import categories_of, columns_of, declared_names
 from topwork_tasks._vision.inputs import find_pixel_range
 from topwork_tasks.image_segmentation import models
@@ -130,7 +130,7 @@ def learn_mask_labels(
                     hint="name the data's labels as the checkpoint does, or set `head: new`",
                 )
         return list(trained), by_number or declared
-    names = declared or _occurring(rows, kind, ignored, reduce)
+    names = (declared and source_names(declared, "objects")) or _occurring(rows, kind, ignored, reduce)
     if len(names) < (2 if kind == "semantic" else 1):
         raise DataError(f"has only the label {names}", column="mask", hint="give rows with two labels or more")
     return list(names), by_number or declared

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from topwork import Base, Batch, DataError, QueryBox, TopworkError
-from topwork_tasks._classification.labels import Declared, LabelNames, distinct_labels, given_names, integer_names
+from topwork_tasks._classification.labels import (
+    Declared,
+    LabelNames,
+    distinct_labels,
+    given_names,
+    integer_names,
+    source_names,
+)
 from topwork_tasks._vision.boxes import categories_of, declared_names, overlaps, to_corners
 from topwork_tasks.object_detection.processors import MOST_BOXES
 
@@ -31,7 +38,7 @@ def learn_object_names(
     trained = base.trained_labels(*auto)
     values = list(_categories(rows)) if rows is not None and source is None and (given or not trained) else []
     declared = integer_names([value for _, value in values], option, source, notes, "objects")
-    if names := trained or given or source:
+    if names := trained or given or (source and source_names(source, "objects")):
         return list(names), declared
     if rows is None:
         raise TopworkError(

@@ -191,7 +191,7 @@ def learn_tag_names(
     integers = _integers(rows) if given and source is None else ()
     declared = labels.integer_names(integers, option, source, [] if notes is None else notes, "tags")
     trained = base.trained_labels(*auto)
-    names = trained or given or source
+    names = trained or given or (source and labels.source_names(source, "tags"))
     if names:
         return list(names), declared
     if rows is None:
