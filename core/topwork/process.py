@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from topwork.errors import UsageError
-
-#: variable by which a launcher asks for an engine -> its name
-ENGINES = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
-#: accelerate's names of engines that divide neither model nor optimizer
-_WITHOUT = {"NO": "one process", "MULTI_CPU": "DDP on CPUs"}
+from topwork.engines import check_engine, requested_sharding
 
 
 class Process:
@@ -26,6 +17,7 @@ class Process:
         index, count: this process and how many there are.
         main: True for the process that writes files and prints.
         device: the torch device that accelerate gives this process.
+        sharding: how trainings divide their model among the processes (FSDP2); None for DDP, and for one process.
     """
 
     def __init__(self) -> None:
@@ -33,6 +25,7 @@ class Process:
 
         cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
         state = PartialState(cpu=True) if cpu else PartialState()
+        self.sharding = requested_sharding(os.environ, state.distributed_type.value)
         check_engine(os.environ, state.distributed_type.value)
         self.index, self.count = state.process_index, state.num_processes
         self.device = state.device
@@ -81,32 +74,6 @@ class Process:
         yield
         if self.main:
             self.barrier()
-
-
-def check_engine(environment: Mapping[str, str], running: str) -> None:
-    """Refuse an engine that was asked for, where accelerate would run another one without a word.
-
-    FSDP and Megatron-LM take over from DDP on accelerators only; on CPUs their settings would be ignored.
-
-    Args:
-        environment: of the process, in which a launcher says what it wants.
-        running: the value of accelerate's `DistributedType` that this process has.
-
-    Raises:
-        UsageError: names both engines.
-    """
-    for variable, name in ENGINES.items():
-        if environment.get(variable, "").lower() not in ("1", "true", "yes"):
-            continue
-        instead = _WITHOUT.get(running)
-        if name == "DeepSpeed" and instead is None and running != "DEEPSPEED":
-            instead = running
-        if instead is not None:
-            raise UsageError(
-                f"{name} was asked for, but {instead} would run",
-                place=variable,
-                hint=f"{name} needs several processes on GPUs; for DDP leave it out of the flags and of the config",
-            )
 
 
 def is_sharded(model: Any) -> bool:

@@ -39,14 +39,15 @@ class Distillation:
     Args:
         stage: the options.
         run: whose model learns.
+        student: the model that is trained, where it is not the run's own.
 
     Raises:
         UsageError: the run kept no such model, or it is one of another task or other labels.
         CheckpointError: the folder is damaged, or the training went on with another teacher before.
     """
 
-    def __init__(self, stage: TrainOptions, run: Run) -> None:
-        self.stage, self.task, self.student = stage, run.task, run.model
+    def __init__(self, stage: TrainOptions, run: Run, student: nn.Module | None = None) -> None:
+        self.stage, self.task, self.student = stage, run.task, run.model if student is None else student
         self.folder = _folder(stage, run)
         trusted = any(base.options.trust_remote_code for base in run.task.bases.values())
         parts = load_folder(self.folder, run.plugins, trust_remote_code=trusted)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,12 @@ class Freezing:
         self.thaws = {epoch: matching(model, patterns) for epoch, patterns in unfreeze.items()}
         if self.before and self.ever_trained() == set():
             raise UsageError("everything is frozen: nothing is left to train", place="freeze")
+
+    def of(self, model: nn.Module) -> Freezing:
+        """Return the same for a copy of the model, whose parameters have the same names."""
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     def ever_trained(self) -> set[str]:
         """Return the names of the parameters that are trained at some time.

@@ -11,7 +11,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from topwork.training.distillation import Distillation
 from topwork.training.freezing import Freezing
 from topwork.training.history import equal_windows, mean_loss
 from topwork.training.layer_rates import divide_rates
+from topwork.training.sharding import Sharding, check_sharding
 from topwork.training.stream import streamed_batches, write_stream_state
 from topwork.training.watch import Watch
 
@@ -64,16 +66,20 @@ def train(stage: TrainOptions, run: Run) -> dict[str, Json]:
         run.say(f"going on from {checkpoint.name}")
     start = time.perf_counter()
     with adapted(stage, run) as adaptation, restoring_model_state(run.model):
+        if run.process.sharding is not None:
+            check_sharding(stage, run)
         freezing = Freezing(run.model, stage.freeze, stage.unfreeze, partial=adaptation.adapter is not None)
         try:
             freezing.prepare()
             counts = {"trained_parameters": freezing.trained_count()}
-            trainer = TaskTrainer(stage, run, freezing, streaming, checkpoint)
+            trainer = TaskTrainer(stage, run, freezing, streaming, checkpoint, divided=not ended)
             if checkpoint is not None and ended:
                 trainer.take_over(checkpoint)
             else:
                 with closing(trainer.watch), requests.deferred():
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                if trainer.sharding is not None:
+                    trainer.sharding.close()
             trainer.accelerator.free_memory()
         finally:
             freezing.restore()
@@ -106,11 +112,19 @@ class TaskTrainer(Trainer):
     """Trainer of transformers with the task's batches, loss and evaluation, and topwork's checkpoints."""
 
     def __init__(
-        self, stage: TrainOptions, run: Run, freezing: Freezing, streaming: bool, checkpoint: Path | None = None
+        self,
+        stage: TrainOptions,
+        run: Run,
+        freezing: Freezing,
+        streaming: bool,
+        checkpoint: Path | None = None,
+        divided: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
+        self.sharding = Sharding(run, run.process.sharding) if run.process.sharding and divided else None
         self.stream_state: dict[str, Json] | None = None
-        self.stage, self.run, self.task, self.freezing = stage, run, run.task, freezing
+        model = run.model if self.sharding is None else self.sharding.model
+        self.stage, self.run, self.task, self.freezing = stage, run, run.task, freezing.of(model)
         self.settings = run.settings()
         self.seen = 0
         self.items = None if streaming else TrainingDataset(run)
@@ -124,13 +138,13 @@ class TaskTrainer(Trainer):
         planned = stage.steps or stage.epochs * math.ceil(batches / stage.accumulate)
         self.window = max(1, round(planned) // 50)  # steps between two logs
         self.precision = precision(stage.precision, run.device)
-        self.distillation = Distillation(stage, run) if stage.teacher is not None else None
-        self.watch = Watch(stage, run, freezing)
+        self.distillation = Distillation(stage, run, model) if stage.teacher is not None else None
+        self.watch = Watch(stage, run, self.freezing)
         callbacks: list[TrainerCallback] = [self.watch]
         if stage.patience:
             callbacks.append(EarlyStoppingCallback(early_stopping_patience=stage.patience))
         super().__init__(
-            model=run.model,
+            model=model,
             args=arguments(stage, run, self.precision),
             train_dataset=self.items,
             eval_dataset=run.rows("calibrate") if stage.evaluate_every != "never" else None,
@@ -144,6 +158,10 @@ class TaskTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._weights: deque[torch.Tensor | None] = deque()
         self._program: Any = None
+        if self.sharding is not None:  # it averages gradients itself: nothing is to be wrapped for DDP
+            run.say(f"FSDP2: parameters, gradients and optimizer divided among {run.process.count} processes")
+            accelerator: Any = self.accelerator
+            accelerator.prepare_model = partial(accelerator.prepare_model, evaluation_mode=True)
 
     # ------------------------------------------------------------------ batches
 
@@ -221,12 +239,17 @@ class TaskTrainer(Trainer):
         model = self._compiled(model)
         with accelerated(self.run.device, precision):
             batch = cast_to_model_dtype(inputs, self.run.model)
-            if self.distillation is not None:
-                return self.distillation.loss(model, batch, weights)
-            if weights is None:
-                return self.task.loss(model, batch)
-            terms = self.task.loss_terms(model, batch)
-            return sum(term * weight for term, weight in zip(terms, weights, strict=True))
+            if self.sharding is not None:
+                return self.sharding.loss(partial(self._weighted_loss, model, batch, weights))
+            return self._weighted_loss(model, batch, weights)
+
+    def _weighted_loss(self, model: Any, batch: Batch, weights: torch.Tensor | None) -> Any:
+        if self.distillation is not None:
+            return self.distillation.loss(model, batch, weights)
+        if weights is None:
+            return self.task.loss(model, batch)
+        terms = self.task.loss_terms(model, batch)
+        return sum(term * weight for term, weight in zip(terms, weights, strict=True))
 
     def _compiled(self, model: Any) -> Any:
         """Return the model, perhaps wrapped for several processes, as the option `compile` says: compiled once.
@@ -250,6 +273,8 @@ class TaskTrainer(Trainer):
             raise UsageError(f"`{self.stage.optimizer}` cannot be made: {error}", place="optimizer") from error
         if self.stage.layer_decay is not None and not made:
             divide_rates(optimizer, self.model, self.stage.layer_decay)
+        if self.sharding is not None:
+            self.sharding.attach(optimizer)
         return optimizer
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -264,9 +289,13 @@ class TaskTrainer(Trainer):
 
     # ------------------------------------------------------------------ evaluation
 
+    def _whole(self, changed: bool = False) -> AbstractContextManager[None]:
+        """Let the run's model have its numbers for a block, which changes them or does not."""
+        return nullcontext() if self.sharding is None else self.sharding.whole(changed)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return the task's metric over the calibrate rows, measured through the one loop."""
-        with torch.random.fork_rng():  # a prediction that draws at random must not change the training
+        with self._whole(), torch.random.fork_rng():  # a prediction that draws at random must not change the training
             metrics = self.run.evaluate("calibrate", items=self.stage.batch_size)
         logged = {f"eval_{key}": float(metrics[key]) for key in self.task.metric().keys}
         self.log(logged)
@@ -277,12 +306,19 @@ class TaskTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
-        if self.args.should_save:
+        with self._whole():
+            if not self.args.should_save:
+                return
             folder.mkdir(parents=True, exist_ok=True)
             state: Any = self.run.model.state_dict() if state_dict is None else state_dict
             if (names := self._kept_names()) is not None:
                 state = {name: tensor for name, tensor in state.items() if name in names}
             save_weights(self.run.model, folder / WEIGHTS, state)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.sharding is not None and not self.args.should_save:
+            self.optimizer.state_dict()  # the process that writes it gathers it from all
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def _kept_names(self) -> set[str] | None:
         """Return the tensors that a checkpoint holds; None for all."""
@@ -290,7 +326,8 @@ class TaskTrainer(Trainer):
 
     def _load(self, folder: Path) -> None:
         names = self._kept_names()
-        load_weights(self.run.model, folder / WEIGHTS, shared(self.run.model, names), names)
+        with self._whole(changed=True):
+            load_weights(self.run.model, folder / WEIGHTS, shared(self.run.model, names), names)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         try:
