@@ -26,6 +26,9 @@ from predict_rows import TINY, WORDS
 SECTIONS = ("rows", "images", "kills", "runs", "startup", "page")
 #: CPU seconds that commands may take before they do anything
 STARTUP = {("--help",): 0.3, ("list",): 0.3, ("validate", "quickstart"): 1.0}
+#: share by which memory may grow, and CPU time by shards
+FLAT, OVERHEAD = 0.05, 0.03
+ALTERNATIONS = 3
 
 
 def show(section: str, **figures: Any) -> None:
@@ -116,12 +119,16 @@ def images_section(folder: Path, counts: list[int]) -> None:
 
 def kills_section(folder: Path, count: int, kills: int, shards: int) -> None:
     """Two processes predict while a third kills them at seeded moments; the bytes are those of one undisturbed."""
-    make_texts(folder, [count])
+    tenth = count // 10
+    make_texts(folder, [tenth, count])
+    overhead_of_shards(folder, tenth, shards // 10)
     command = topwork_line("--quiet", "predict", folder / "model", folder / f"{count}.csv", "--shards", shards)
+    options = ("--shards", shards // 10, "--output", folder / "tenth")
+    small = measured(topwork_line("--quiet", "predict", folder / "model", folder / f"{tenth}.csv", *options))
     undisturbed = measured([*command, "--output", str(folder / "undisturbed")])
-    plain = measured(topwork_line("predict", folder / "model", folder / f"{count}.csv", "--output", folder / "p.jsonl"))
-    overhead = undisturbed["cpu_s"] / plain["cpu_s"] - 1
-    show("kills", what="undisturbed", rows=count, shards=shards, **undisturbed, overhead_over_plain=round(overhead, 3))
+    growth = round(undisturbed["peak_mb"] / small["peak_mb"] - 1, 4)
+    figures = {"peak_mb_of_a_tenth": small["peak_mb"], "growth": growth, "flat": growth <= FLAT}
+    show("kills", what="undisturbed", rows=count, shards=shards, **undisturbed, **figures)
     draw, before = random.Random(0), resource.getrusage(resource.RUSAGE_CHILDREN)
     command += ["--output", str(folder / "out")]
     processes = [subprocess.Popen(command) for _ in range(2)]
@@ -146,6 +153,21 @@ def kills_section(folder: Path, count: int, kills: int, shards: int) -> None:
     show("kills", what="killed", kills=done, rows=count, shards=shards, same_bytes=same, exit_codes=codes, **figures)
     if not same:
         raise SystemExit("the bytes differ")
+
+
+def overhead_of_shards(folder: Path, count: int, shards: int) -> None:
+    """CPU seconds of a prediction in shards against one without: each the least of alternating runs."""
+    model, file = folder / "model", folder / f"{count}.csv"
+    least = {"plain": float("inf"), "in shards": float("inf")}
+    for turn in range(ALTERNATIONS):
+        plain = measured(topwork_line("--quiet", "predict", model, file, "--output", folder / "plain.jsonl"))
+        divided = ["--shards", shards, "--output", folder / f"turn-{turn}"]
+        in_shards = measured(topwork_line("--quiet", "predict", model, file, *divided))
+        least = {"plain": min(least["plain"], plain["cpu_s"]), "in shards": min(least["in shards"], in_shards["cpu_s"])}
+    overhead = round(least["in shards"] / least["plain"] - 1, 4)
+    show(
+        "kills", what="overhead", rows=count, shards=shards, cpu_s=least, overhead=overhead, within=overhead <= OVERHEAD
+    )
 
 
 def resident(process: int) -> int:

@@ -17,7 +17,7 @@ import yaml
 
 import topwork
 from topwork.cli import main
-from topwork.process import check_engine
+from topwork.engines import check_engine
 from topwork.system.errors import translate_system_error
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -107,16 +107,6 @@ def write_recipe(folder: Path, steps: int) -> Path:
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder / "recipe.yaml"
-
-
-@pytest.mark.faults
-def test_flags_of_fsdp_on_cpus_end_the_launch_with_an_error(tmp_path):
-    line = [*LAUNCH, "--use_fsdp", "--fsdp_version", "2", "-m", "topwork", "--plugin", HELPERS / "engine_plugin.py"]
-    line += ["run", write_recipe(tmp_path, 5), "--folder", tmp_path / "run"]
-    shown = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
-    assert shown.returncode != 0
-    assert "FSDP was asked for, but DDP on CPUs would run" in shown.stderr
-    assert not (tmp_path / "run" / "model").exists()
 
 
 def process_of_rank(rank: int, marks: str) -> int | None:

@@ -2,7 +2,7 @@
 
 `python accumulated.py FOLDER` trains every case with the batches of `SIZES` and writes the steps, and the losses of
 three rows, a number that two processes cannot share out evenly; with `accelerate launch` the items are shared out over
-the processes. Names of cases behind the folder choose some.
+the processes. Under FSDP each case is trained once, with several batches in its step.
 """
 
 from __future__ import annotations
@@ -93,16 +93,19 @@ def loss_of(name: str, plugins: Any) -> float:
     return float(work.apply("evaluate", {"evaluate": rows[:3]}, loss=True)["metrics"]["loss"])
 
 
-def main(folder: Path, *chosen: str) -> None:
+def main(folder: Path) -> None:
     from topwork.process import Process
 
     torch.set_num_threads(1)
     plugins = topwork.load_plugins()
-    for name in chosen or CASES:
-        known = {**steps_of(name, plugins), "loss": loss_of(name, plugins)}
+    for name in CASES:
+        if Process().sharding is None:
+            known = {**steps_of(name, plugins), "loss": loss_of(name, plugins)}
+        else:
+            known = steps_of(name, plugins, (1,))
         if Process().main:
             torch.save(known, folder / f"{name}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main(Path(sys.argv[1]))

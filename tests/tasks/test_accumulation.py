@@ -28,11 +28,9 @@ def test_accumulated_batches_make_the_step_of_one_larger_batch(name, plugins):
         assert close(step, whole), size
 
 
-@pytest.fixture(scope="module")
-def of_two_processes(tmp_path_factory) -> Path:
+def launched(folder: Path, *engine: str) -> Path:
     """The steps of every case, made by two processes together."""
-    folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *engine, "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     command += [accumulated.__file__, str(folder)]
     paths = [ROOT / "tests" / "helpers", ROOT / "core", ROOT / "plugins", os.environ.get("PYTHONPATH", "")]
@@ -40,6 +38,16 @@ def of_two_processes(tmp_path_factory) -> Path:
     done = subprocess.run(command, env={**os.environ, **more}, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory) -> Path:
+    return launched(tmp_path_factory.mktemp("two"), "--multi_gpu")
+
+
+@pytest.fixture(scope="module")
+def of_two_divided(tmp_path_factory) -> Path:
+    return launched(tmp_path_factory.mktemp("divided"), "--use_fsdp", "--fsdp_version", "2")
 
 
 @pytest.mark.faults
@@ -57,3 +65,11 @@ def test_losses_of_rows_that_two_processes_cannot_share_evenly(name, of_two_proc
     """Each process computes the losses of its own rows, one of them more often than the other: none may wait."""
     expected = accumulated.loss_of(name, plugins)
     assert torch.load(of_two_processes / f"{name}.pt")["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", CASES)
+def test_fsdp_makes_the_step_of_one_process(name, of_two_divided, plugins):
+    """Parameters, gradients and optimizer are divided among two processes, and batches are accumulated."""
+    whole = steps_of(name, plugins, (None,))[None]
+    assert close(torch.load(of_two_divided / f"{name}.pt")[1], whole)

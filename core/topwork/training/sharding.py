@@ -141,6 +141,8 @@ def check_sharding(stage: TrainOptions, run: Run) -> None:
             place="optimizer",
             hint=f"say one of {', '.join(_ELEMENTWISE)}",
         )
+    if stage.compile:
+        raise UsageError("a divided model is not compiled", place="compile", hint="leave it out, or train with DDP")
     if stage.precision == "fp16":
         raise UsageError("FSDP trains in bf16 or float32", place="precision", hint="say bf16")
     if stage.teacher is not None and stage.teacher_hidden:

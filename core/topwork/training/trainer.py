@@ -78,6 +78,7 @@ def train(stage: TrainOptions, run: Run) -> dict[str, Json]:
             else:
                 with closing(trainer.watch), requests.deferred():
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                    trainer.watch.is_stopped()  # a signal after the last step ends all processes
                 if trainer.sharding is not None:
                     trainer.sharding.close()
             trainer.accelerator.free_memory()
@@ -345,7 +346,8 @@ class TaskTrainer(Trainer):
             seal(newest, self.run, self.control.should_training_stop)
             rotate(folder, newest, self.state.best_model_checkpoint)
         self.run.process.barrier()
-        requests.answer()
+        if self.watch.stopped:  # all processes know it: a signal that came later ends the next step
+            requests.answer()
 
     def take_over(self, checkpoint: Path) -> None:
         """Take the result of a training that ended with this checkpoint but was not recorded.

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
 
 class Watch(TrainerCallback):
-    """Freezing by epoch, the progress bar, and a stop when the loss is no number any more."""
+    """Freezing by epoch, the progress bar, and a stop when the loss is no number any more.
+
+    Attributes:
+        stopped: all processes know that a signal ends the run after this step.
+    """
 
     def __init__(self, stage: TrainOptions, run: Run, freezing: Freezing) -> None:
         self.stage, self.run, self.freezing = stage, run, freezing
         self.bar: Bar | None = None
+        self.stopped = False
         self._late_save = False
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -42,7 +47,8 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show progress, and ask for a checkpoint where a signal ends the run."""
-        if self._is_stopped():
+        self.stopped = self.is_stopped()
+        if self.stopped:
             control.should_save = True  # `_save_checkpoint` ends the run
         if control.should_save and args.eval_strategy == "epoch" and float(state.epoch).is_integer():
             # the epoch's evaluation comes first: who goes on from this checkpoint would otherwise miss it
@@ -53,8 +59,8 @@ class Watch(TrainerCallback):
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
         self.bar.at(state.global_step, f"loss {loss:.4g}" if loss is not None else "")
 
-    def _is_stopped(self) -> bool:
-        """Return whether a signal asked this process, or one of its peers, to end."""
+    def is_stopped(self) -> bool:
+        """Return whether a signal asked this process, or one of its peers, to end; all processes ask together."""
         if self.run.process.count > 1:
             signalled = torch.tensor(float(requests.pending is not None), device=self.run.device)
             if float(self.run.process.sum(signalled)) and requests.pending is None:
