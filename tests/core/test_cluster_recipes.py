@@ -49,7 +49,7 @@ def commands(text: str) -> list[list[str]]:
 
 def test_all_files_are_looked_at():
     assert set(FOLDER.iterdir()) == {*CONFIGS, *SCRIPTS, FOLDER / "sky.yaml"}
-    assert len(CONFIGS) == 2 and len(SCRIPTS) == 2
+    assert len(CONFIGS) == 3 and len(SCRIPTS) == 2
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
@@ -103,3 +103,19 @@ def check(command: list[str]) -> None:
     known.commands[name].make_context(name, list(arguments))  # raises what typer refuses
     if name == "run":
         assert main(["validate", arguments[0]]) == 0
+
+
+def test_the_launcher_asks_for_fsdp2_as_topwork_divides_a_model():
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    from topwork.engines import ShardingOptions, requested_sharding
+
+    config = load_config_from_file(str(FOLDER / "one_machine_fsdp2.yaml"))
+    flags = [f"--{name}={value}" for name, value in config.fsdp_config.items()]
+    arguments = launch_command_parser().parse_args(
+        ["--use_fsdp", *flags, "--num_processes=8", "--num_machines=1", "x.py"]
+    )
+    environment = prepare_multi_gpu_env(arguments)
+    assert requested_sharding(environment, "MULTI_GPU") == ShardingOptions()

@@ -317,7 +317,7 @@ class TaskTrainer(Trainer):
             save_weights(self.run.model, folder / WEIGHTS, state)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.sharding is not None and not self.args.should_save:
+        if self.sharding is not None and self.optimizer is not None and not self.args.should_save:
             self.optimizer.state_dict()  # the process that writes it gathers it from all
         super()._save_optimizer_and_scheduler(output_dir)
 
