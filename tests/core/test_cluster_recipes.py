@@ -114,8 +114,7 @@ def test_the_launcher_asks_for_fsdp2_as_topwork_divides_a_model():
 
     config = load_config_from_file(str(FOLDER / "one_machine_fsdp2.yaml"))
     flags = [f"--{name}={value}" for name, value in config.fsdp_config.items()]
-    arguments = launch_command_parser().parse_args(
-        ["--use_fsdp", *flags, "--num_processes=8", "--num_machines=1", "x.py"]
-    )
+    flags += ["--num_processes=8", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    arguments = launch_command_parser().parse_args(["--use_fsdp", *flags, "x.py"])
     environment = prepare_multi_gpu_env(arguments)
     assert requested_sharding(environment, "MULTI_GPU") == ShardingOptions()

@@ -135,6 +135,7 @@ def mixed() -> Plain:
             "unfreeze: which parameters are trained cannot change under FSDP",
         ),
         ({"optimizer": "adafactor"}, Plain(), "optimizer: `adafactor` needs whole parameters"),
+        ({"compile": True}, Plain(), "compile: a divided model is not compiled"),
         ({"precision": "fp16"}, Plain(), "precision: FSDP trains in bf16 or float32"),
         ({"teacher": "before", "teacher_hidden": 0.5}, Plain(), "teacher_hidden: layers of a divided model"),
         ({}, Plain(encoder_layerdrop=0.1), "encoder_layerdrop: `encoder_layerdrop` leaves layers out at random"),
