@@ -164,11 +164,7 @@ CORE_ROOMS = (
         "kernels",
     ),
     *("task", "base", "stage", "metric", "items", "attention_layer", "block", "task_heads", "testing"),
-<<<<<<< HEAD
-    *("shown", "errors", "files", "process", "system", "console", "notebook_bar", "lazy", "deprecation"),
-=======
-    *("shown", "errors", "files", "engines", "process", "system", "console", "lazy", "deprecation"),
->>>>>>> 6f668fb (Tests of FSDP2 over all tasks and over a run that prunes and goes on elsewhere; a signal ends all processes of a training together)
+    *("shown", "errors", "files", "engines", "process", "system", "console", "notebook_bar", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
     *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "patching", "scoring"),
