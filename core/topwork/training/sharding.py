@@ -228,11 +228,11 @@ def _blocks(model: nn.Module, classes: tuple[str, ...]) -> list[nn.Module]:
 
 def _keeps_to_itself(module: nn.Module, uses: Mapping[int, int]) -> bool:
     """Return whether no module outside of this one has one of its parameters."""
-    own: dict[int, int] = {}
+    inside: dict[int, int] = {}
     for part in module.modules():
         for parameter in part._parameters.values():
-            own[id(parameter)] = own.get(id(parameter), 0) + 1
-    return all(uses[key] == count for key, count in own.items())
+            inside[id(parameter)] = inside.get(id(parameter), 0) + 1
+    return all(uses[key] == count for key, count in inside.items())
 
 
 def _broadcast(tensor: torch.Tensor) -> None:
