@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("topwork.serve")
 _JSON = "application/json"
+#: tasks of which the Hub's API gives a list for each text, of a single one too; of other tasks that list alone
+_LISTS_FOR_ONE = frozenset(("text-classification",))
 _LIMITS = Limits()
 
 
@@ -130,14 +132,14 @@ class _Service:
             value, parameters = content["inputs"], content.get("parameters")
             single = not isinstance(value, list)
             rows = self.inputs.rows(value)
-        elif kind.startswith(("image/", "audio/")) or kind == "application/octet-stream":
-            rows = [self.inputs.file_row(body)]
+        elif kind.startswith(("image/", "audio/")) or kind in ("application/octet-stream", ""):
+            rows = [self.inputs.file_row(body)]  # huggingface_hub's InferenceClient sends files without a type
         else:
             raise RequestError(415, f"the body is {kind[:60] or 'of no type'}", "send application/json")
         task = with_parameters(self.work.task, parameters)
         key = json.dumps([parameters or {}, sorted({name for row in rows for name in row})], sort_keys=True)
         predictions = await asyncio.wrap_future(self.batcher.submit(Job(rows, task, key)))
-        return predictions[0] if single else predictions
+        return predictions[0] if single and self.work.task.name not in _LISTS_FOR_ONE else predictions
 
     async def _body(self, request: Request) -> bytes:
         """Return the body; a longer one than allowed is not read to its end."""
@@ -164,7 +166,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
         RequestError: it is none, or has other keys than `inputs`, `parameters` and `options`.
     """
     try:
-        content = json.loads(body)
+        content = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise RequestError(422, f"the body is no JSON: {str(error)[:200]}") from error
     if not isinstance(content, dict) or "inputs" not in content:
@@ -172,6 +174,10 @@ def _parsed(body: bytes) -> dict[str, Any]:
     if unknown := sorted(set(content) - {"inputs", "parameters", "options"}):
         raise RequestError(422, f"there is no key `{unknown[0][:60]}`", "inputs, parameters")
     return content
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 async def _http_error(_: Request, error: Exception) -> JSONResponse:

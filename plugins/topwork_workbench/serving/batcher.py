@@ -110,14 +110,16 @@ class Batcher:
         return jobs, False
 
     def _answer(self, jobs: Sequence[Job]) -> None:
-        """Predict the rows of jobs together; a row that the task refuses ends its own request only."""
+        """Predict the rows of jobs together; a row that cannot be predicted ends its own request only."""
         rows = [row for job in jobs for row in job.rows]
         self.sizes = [*self.sizes[-99:], len(rows)]
         try:
             predictions, refused = self._predict(jobs[0].task, rows)
         except Exception as error:
-            for job in jobs:
-                job.future.set_exception(error)
+            if len(jobs) == 1:
+                jobs[0].future.set_exception(error)
+            for job in jobs if len(jobs) > 1 else ():  # the fault may be that of one request
+                self._answer([job])
             return
         start = 0
         for job in jobs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,8 @@ class Inputs:
         values = value if isinstance(value, list) else [value]
         if not values:
             raise RequestError(422, "`inputs` is empty")
+        if not _is_unicode(value):
+            raise RequestError(422, "a text holds half of a surrogate pair, which is no character")
         if len(values) > self.limits.rows:
             raise RequestError(422, f"{len(values)} rows in one request, at most {self.limits.rows} are allowed")
         return [self._row(element) for element in values]
@@ -148,3 +151,12 @@ class Inputs:
     def _shape(self) -> str:
         named = ", ".join(f'"{name}": ...' for name in self.required or list(self.columns)[:1])
         return f'{{"inputs": {{{named}}}}}' + (f', or {{"inputs": "..."}} for `{self.main}`' if self.main else "")
+
+
+def _is_unicode(value: Json) -> bool:
+    """Return whether all texts of a JSON value can be written as UTF-8; JSON can spell surrogates that are alone."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
