@@ -420,4 +420,4 @@ def test_the_client_of_the_hub_understands_every_task(task, monkeypatch) -> None
     kind = CLIENT[task]
     assert type(answer).__name__ == kind if isinstance(kind, str) else isinstance(answer, kind)
     elements = answer if isinstance(answer, list) else [answer]
-    assert elements and all(hasattr(element, "score") for element in elements) or not isinstance(answer, list)
+    assert (elements and all(hasattr(element, "score") for element in elements)) or not isinstance(answer, list)

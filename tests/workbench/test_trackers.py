@@ -5,10 +5,13 @@ from __future__ import annotations
 import datasets
 import engine_plugin
 import pytest
+import torch
+from tiny_bases import BASES
 
 import topwork
 from topwork import PluginError, RecipeError, UsageError, hookimpl, load_plugins
-from topwork_workbench.trackers.tracker import MOST_ROWS, markdown
+from topwork_workbench.trackers.content import MOST_ROWS, as_table, markdown
+from topwork_workbench.trackers.tracker import Tracker
 
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
 
@@ -39,7 +42,10 @@ class PrintedPlugin:
 
     @hookimpl
     def make_tracker(self, name):
-        return Printed() if name == "printed" else None
+        return self.make(name) if name == "printed" else None
+
+    def make(self, name):
+        return Printed()
 
 
 @pytest.fixture
@@ -141,7 +147,88 @@ def test_the_other_libraries_take_a_run(name, engine, monkeypatch, tmp_path):
 
 
 def test_tables_become_markdown():
-    assert markdown([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
-    assert markdown({"labels": ["no", "yes"], "counts": [[3, 1], [0, 2]]}).splitlines()[2] == "| no | 3 | 1 |"
-    long = markdown({"columns": ["n"], "rows": [[index] for index in range(MOST_ROWS + 7)]})
+    assert table([{"a": 1, "b": "x|y"}]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
+    assert table({"labels": ["no", "yes"], "counts": [[3, 1], [0, 2]]}).splitlines()[2] == "| no | 3 | 1 |"
+    assert table({"bleu": 3.5}).splitlines()[2] == "| bleu | 3.5 |"
+    long = table({"columns": ["n"], "rows": [[index] for index in range(MOST_ROWS + 7)]})
     assert long.endswith("7 more rows")
+    assert [as_table(content) for content in ("nrefs:1|case:mixed", 5, None, [], [1, 2], {})] == [None] * 6
+
+
+def table(content):
+    return markdown(*as_table(content))
+
+
+class Kept:
+    """Sink that keeps what it is given."""
+
+    def __init__(self):
+        self.content = {}
+
+    def scalar(self, name, number, step):
+        self.content[name] = number
+
+    def text(self, name, text):
+        self.content[name] = text
+
+    def table(self, name, columns, rows):
+        self.content[name] = [dict(zip(columns, row)) for row in rows]
+
+    def image(self, name, file, caption):
+        self.content[name] = (file.name, caption)
+
+    def close(self, failed):
+        self.content["closed"] = failed
+
+
+def kept(task, base, **options):
+    """What a tracker keeps of an evaluation of a task's own example rows."""
+    torch.manual_seed(0)
+    rows = topwork.load_plugins().task(task).example_rows()
+    work = topwork.build(task, base, rows=rows, **options)
+    tracker = Tracker(Kept())
+    release = work.plugins.observe(tracker)
+    try:
+        work.apply("evaluate", {"evaluate": rows})
+    finally:
+        release()
+    return tracker.sink.content
+
+
+@pytest.mark.parametrize("task", ["text-classification", "image-classification", "audio-classification", "translation"])
+def test_predictions_and_images_of_a_stage_are_kept_for_every_kind_of_task(task):
+    content = kept(task, BASES[task], **({"generation": {"max_new_tokens": 3}} if task == "translation" else {}))
+    name = next(name for name in content if name.endswith("-evaluate/predictions"))
+    assert {"row", "truth", "prediction"} <= set(content[name][0])
+    images = [value for value in content.values() if isinstance(value, tuple)]
+    assert bool(images) == (task in ("image-classification", "audio-classification"))
+    assert all(caption for _, caption in images)
+    if task == "translation":
+        assert "nrefs" in content[name.replace("predictions", "chrf_signature")]
+
+
+def test_a_recipe_that_is_strict_ends_by_a_failing_observer(engine, monkeypatch):
+    monkeypatch.setattr(Printed, "broken", "step_logged")
+    with pytest.raises(PluginError, match="no room left") as caught:
+        topwork.run({**recipe("printed"), "strict": True}, plugins=engine, quiet=True)
+    assert "PrintedPlugin" in caught.value.place
+    with pytest.warns(RuntimeWarning, match="`strict: true`"):
+        topwork.run({**recipe("printed"), "strict": False, "name": "again"}, plugins=engine, quiet=True)
+    with pytest.raises(RecipeError, match=r"strict.*true or false"):
+        topwork.run({**recipe(), "strict": 3}, plugins=engine)
+    loaded = topwork.load_recipe({**recipe(), "strict": True}, plugins=engine)
+    assert (
+        loaded.to_dict()["strict"] is True and "strict" not in topwork.load_recipe(recipe(), plugins=engine).to_dict()
+    )
+
+
+def test_a_tracker_that_cannot_be_made_warns_and_the_run_goes_on(engine, monkeypatch):
+    def refuse(*_):
+        raise ConnectionError("the server is down")
+
+    monkeypatch.setattr(PrintedPlugin, "make", refuse)
+    with pytest.warns(RuntimeWarning, match="hook make_tracker.*the server is down"):
+        run = topwork.run(recipe("printed"), plugins=engine, quiet=True)
+    assert len(run.results) == 3
+    with pytest.raises(PluginError, match="the server is down"):
+        topwork.run({**recipe("printed"), "strict": True, "name": "strict"}, plugins=engine, quiet=True)

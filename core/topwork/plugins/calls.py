@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -66,25 +67,22 @@ PROMISES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def wrap_hooks(manager: pluggy.PluginManager, plugin: Any, info: PluginInfo, strict: bool = False) -> None:
+def wrap_hooks(manager: pluggy.PluginManager, plugin: Any, info: PluginInfo) -> None:
     """Surround the hooks of a plugin, so that its errors and wrong answers name it.
 
     Args:
         manager: where the plugin is registered.
         plugin: the module or object.
         info: its name, for messages.
-        strict: an error in a hook of `NEWS` ends the run too.
     """
     for caller in manager.get_hookcallers(plugin) or []:
         for implementation in caller.get_hookimpls():
             if implementation.plugin is plugin and not (implementation.wrapper or implementation.hookwrapper):
-                wrapped = _wrapped(implementation.function, info, caller.name, implementation.argnames, strict)
+                wrapped = _wrapped(implementation.function, info, caller.name, implementation.argnames)
                 object.__setattr__(implementation, "function", wrapped)
 
 
-def _wrapped(
-    function: Callable[..., Any], info: PluginInfo, hook: str, names: Sequence[str], strict: bool
-) -> Callable[..., Any]:
+def _wrapped(function: Callable[..., Any], info: PluginInfo, hook: str, names: Sequence[str]) -> Callable[..., Any]:
     location = f"plugin {info}, hook {hook}"
     hint = f"`topwork --disable {info.name} ...` goes on without this plugin" if info.version else None
     warned: set[tuple[str, str]] = set()
@@ -97,12 +95,12 @@ def _wrapped(
             raise
         except Exception as error:
             failure = PluginError(safe_text(error), place=location, hint=hint)
-            if hook not in NEWS or strict:
+            if hook not in NEWS or is_strict():
                 raise failure from error
             run = dict(zip(names, arguments)).get("run")
             if (key := (str(getattr(run, "root", "")), failure.cause)) not in warned:  # not once for every step
                 warned.add(key)
-                _warn(failure, run)
+                warn_of(failure, run)
             return None
         except (SystemExit, KeyboardInterrupt) as error:
             if not raised_by_code(error):
@@ -119,8 +117,9 @@ def _wrapped(
     return call
 
 
-def _warn(failure: PluginError, run: Any) -> None:
-    text = f"{failure.place}: {failure.cause}; the run goes on (TOPWORK_STRICT=1 ends it here)"
+def warn_of(failure: PluginError, run: Any) -> None:
+    """Warn of a plugin that failed while the run goes on, in the log of the run as well."""
+    text = f"{failure.place}: {failure.cause}; the run goes on (`strict: true` in the recipe ends it here)"
     if run is not None and hasattr(run, "say"):
         with suppress(OSError):  # the log cannot be written, on a full disk for example
             run.say(f"warning: {text}")
@@ -128,9 +127,22 @@ def _warn(failure: PluginError, run: Any) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
+_STRICT: ContextVar[bool] = ContextVar("strict", default=False)
+
+
+@contextmanager
+def strictly(strict: bool) -> Iterator[None]:
+    """Let failing observers end the run of the block; nothing changes when it is not `strict`."""
+    token = _STRICT.set(strict or _STRICT.get())
+    try:
+        yield
+    finally:
+        _STRICT.reset(token)
+
+
 def is_strict() -> bool:
-    """Return whether TOPWORK_STRICT asks that failing observers end a run."""
-    return os.environ.get("TOPWORK_STRICT", "0") not in ("", "0")
+    """Return whether the recipe that runs, or TOPWORK_STRICT, asks that failing observers end the run."""
+    return _STRICT.get() or os.environ.get("TOPWORK_STRICT", "0") not in ("", "0")
 
 
 def raised_by_code(error: BaseException) -> bool:

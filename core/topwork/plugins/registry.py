@@ -21,7 +21,7 @@ import pluggy
 from topwork import hookspecs
 from topwork.errors import PluginError, TopworkError, UsageError, unknown
 from topwork.plugins import commands
-from topwork.plugins.calls import is_strict, raised_by_code, trace_calls, wrap_hooks
+from topwork.plugins.calls import raised_by_code, trace_calls, wrap_hooks
 from topwork.plugins.declaration import Declaration, Registered, check_entry, plugin_kind
 from topwork.plugins.loading import (
     GROUP,
@@ -221,7 +221,7 @@ class Plugins:
         check_hooks(self._manager, observer)
         self._manager.register(observer)
         if owner is not None:
-            wrap_hooks(self._manager, observer, owner, is_strict())
+            wrap_hooks(self._manager, observer, owner)
         return partial(self._manager.unregister, observer)
 
     def ask_one(self, info: PluginInfo, hook: str, **arguments: Any) -> Any:
@@ -250,7 +250,7 @@ class Plugins:
             manager.register(plugin, info.name)
             try:
                 self._collect(plugin, info)
-                wrap_hooks(manager, plugin, info, is_strict())
+                wrap_hooks(manager, plugin, info)
             except BaseException:
                 manager.unregister(plugin)
                 for table in self._tables.values():

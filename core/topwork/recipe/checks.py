@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from topwork.task import Task, TaskOptions
 
 NAME = r"[^/\\\0]+"  # of a run folder
-KEYS = ("name", "description", "extends", "task", "base", "data", "seed", "track", "stages")
+KEYS = ("name", "description", "extends", "task", "base", "data", "seed", "track", "strict", "stages")
 
 
 class RecipeChecker:
@@ -48,7 +48,7 @@ class RecipeChecker:
         data = check_data(self.root.get("data"), task, self.plugins, self.problems)
         if check_roles:
             self._roles()
-        seed, track = self._seed(), self._track()
+        seed, track, strict = self._seed(), self._track(), self._strict()
         name, description = self._name(), self._plain("description", str, "text", None)
         if self.problems or task is None or options is None or data is None:
             return None
@@ -65,6 +65,7 @@ class RecipeChecker:
             "stages": stages,
             "seed": seed,
             "track": track,
+            "strict": strict,
             "name": name,
             "description": description,
         }
@@ -114,6 +115,15 @@ class RecipeChecker:
             else:
                 names.append(entry.value)
         return list(dict.fromkeys(names))
+
+    def _strict(self) -> bool:
+        """Return whether failing observers end the run."""
+        node = self.root.get("strict")
+        if node is None or node.value is None:
+            return False
+        if not isinstance(node.value, bool):
+            self._fault(node.location, "strict", f"should be true or false, not {shown(node.plain())}")
+        return node.value is True
 
     def _name(self) -> str | None:
         name = self._plain("name", str, "text", None)

@@ -45,6 +45,7 @@ class Recipe:
         stages: the stages in their order; each is a pydantic object with its options.
         seed: of everything random in the run.
         track: names of the trackers that hear the news of the run.
+        strict: a tracker or another observer that fails ends the run; without it, it warns.
         name, description: for people; a recipe without a name is called after its file, or else after its task.
         source: where the recipe came from: a file, or "recipe" for Python objects.
         plugin_files: local plugin files that were loaded when it was read, and that it may need again.
@@ -57,6 +58,7 @@ class Recipe:
     stages: list[Stage] = field(default_factory=list)
     seed: int = 0
     track: list[str] = field(default_factory=list)
+    strict: bool = False
     name: str | None = None
     description: str | None = None
     source: str = "recipe"
@@ -105,6 +107,8 @@ class Recipe:
         content["seed"] = self.seed
         if self.track:
             content["track"] = list(self.track)
+        if self.strict:
+            content["strict"] = True
         content["stages"] = [
             {stage.name: written_out(stage)} if written_out(stage) else stage.name for stage in self.stages
         ]

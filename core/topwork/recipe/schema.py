@@ -56,6 +56,11 @@ def recipe_schema(plugins: Plugins) -> dict[str, Json]:
                 "items": {"enum": sorted(plugins.trackers)},
                 "description": "trackers that hear the news of the run",
             },
+            "strict": {
+                "type": "boolean",
+                "default": False,
+                "description": "a tracker or another observer that fails ends the run; without it, it warns",
+            },
             "stages": {"type": "array", "minItems": 1, "items": _stage(stages, where)},
         },
         "$defs": shared,

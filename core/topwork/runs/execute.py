@@ -23,6 +23,7 @@ from topwork.files import remove_partial, write_json, write_text
 from topwork.items import Json
 from topwork.kernels.selection import choice as kernels
 from topwork.kernels.selection import following
+from topwork.plugins.calls import strictly
 from topwork.plugins.tracking import tracking
 from topwork.process import Process
 from topwork.runs.build import make_task_model
@@ -151,7 +152,7 @@ def _run_stages(recipe: Recipe, plugins: Plugins, process: Process, root: Path, 
         console.say("every stage of this run is done")
     with plugins.blaming():
         run = _prepare(recipe, plugins, process, root, console, done)
-    with tracking(plugins, recipe.track if process.main else (), run):
+    with strictly(recipe.strict), tracking(plugins, recipe.track if process.main else (), run):
         _run_observed(run, recipe, done)
     return run
 

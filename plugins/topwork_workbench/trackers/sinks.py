@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from topwork import write_json
+from topwork_workbench.trackers.content import markdown
+
 if TYPE_CHECKING:
-    from topwork import Run
+    from topwork import Json, Run
+
+
+#: file in the run folder: name of a tracker -> the name of this run there, for a run that is resumed
+_IDS = "trackers.json"
 
 
 class Sink(ABC):
@@ -37,9 +47,13 @@ class Sink(ABC):
     def text(self, name: str, text: str) -> None:
         """Write a text in Markdown."""
 
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Json]]) -> None:
+        """Write a table; in Markdown where the library has no tables of its own."""
+        self.text(name, markdown(columns, rows))
+
     @abstractmethod
-    def image(self, name: str, file: Path) -> None:
-        """Write an image file."""
+    def image(self, name: str, file: Path, caption: str) -> None:
+        """Write an image file with a line about it."""
 
     @abstractmethod
     def close(self, failed: bool) -> None:
@@ -62,13 +76,15 @@ class TensorBoardSink(Sink):
         """Write a text in Markdown."""
         self.writer.add_text(name, text)
 
-    def image(self, name: str, file: Path) -> None:
-        """Write an image file."""
+    def image(self, name: str, file: Path, caption: str) -> None:
+        """Write an image file, and its line as a text of the same name."""
         import numpy
         from PIL import Image
 
         with Image.open(file) as image:
             self.writer.add_image(name, numpy.asarray(image.convert("RGB")), dataformats="HWC")
+        if caption:
+            self.writer.add_text(name, caption)
 
     def close(self, failed: bool) -> None:
         """Write what is buffered, and end."""
@@ -91,9 +107,16 @@ class _RunSink(Sink):
         """Write a text in Markdown."""
         self.module.log({name: self._text(text)})
 
-    def image(self, name: str, file: Path) -> None:
-        """Write an image file."""
-        self.module.log({name: self.module.Image(str(file))})
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Json]]) -> None:
+        """Write a table of texts and numbers."""
+        self.module.log({name: self._table([str(column) for column in columns], [_plain(row) for row in rows])})
+
+    @abstractmethod
+    def _table(self, columns: list[str], rows: list[list[Json]]) -> Any: ...
+
+    def image(self, name: str, file: Path, caption: str) -> None:
+        """Write an image file with its line."""
+        self.module.log({name: self.module.Image(str(file), caption=caption or None)})
 
     def _text(self, text: str) -> Any:
         return text
@@ -106,7 +129,11 @@ class WandbSink(_RunSink):
         import wandb
 
         self.module = wandb
-        wandb.init(name=run.root.name, dir=str(run.root), group=run.name)
+        kept = _kept_id(run, "wandb")  # a resumed run goes on in the same curves
+        wandb.init(id=kept, resume="allow", name=run.root.name, dir=str(run.root), group=run.name)
+
+    def _table(self, columns: list[str], rows: list[list[Json]]) -> Any:
+        return self.module.Table(columns=columns, data=rows, allow_mixed_types=True)
 
     def _text(self, text: str) -> Any:
         import html
@@ -125,7 +152,12 @@ class TrackioSink(_RunSink):
         import trackio
 
         self.module = trackio
-        trackio.init(project=run.name or "topwork", name=run.root.name)
+        trackio.init(project=run.name or "topwork", name=_kept_id(run, "trackio"), resume="allow")
+
+    def _table(self, columns: list[str], rows: list[list[Json]]) -> Any:
+        import pandas
+
+        return self.module.Table(dataframe=pandas.DataFrame(rows, columns=columns).astype(str))
 
     def _text(self, text: str) -> Any:
         return self.module.Markdown(text)
@@ -146,7 +178,10 @@ class MlflowSink(Sink):
         self.mlflow: Any = mlflow
         if "MLFLOW_EXPERIMENT_NAME" not in os.environ:
             mlflow.set_experiment(run.name or "topwork")
-        mlflow.start_run(run_name=run.root.name)
+        file = run.root / _IDS
+        known = _ids(file).get("mlflow")
+        started = mlflow.start_run(run_id=known, run_name=run.root.name)
+        write_json(file, {**_ids(file), "mlflow": started.info.run_id})
 
     def scalar(self, name: str, number: float, step: int) -> None:
         """Write one number of a curve."""
@@ -156,13 +191,40 @@ class MlflowSink(Sink):
         """Write a text in Markdown."""
         self.mlflow.log_text(text, f"{name}.md")
 
-    def image(self, name: str, file: Path) -> None:
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Json]]) -> None:
+        """Write a table of texts and numbers."""
+        plain = [_plain(row) for row in rows]
+        data = {str(column): [row[index] for row in plain] for index, column in enumerate(columns)}
+        self.mlflow.log_table(data, f"{name}.json")
+
+    def image(self, name: str, file: Path, caption: str) -> None:
         """Write an image file."""
         self.mlflow.log_artifact(str(file), artifact_path=name.rpartition("/")[0])
 
     def close(self, failed: bool) -> None:
         """Write what is buffered, and end."""
         self.mlflow.end_run(status="FAILED" if failed else "FINISHED")
+
+
+def _ids(file: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _kept_id(run: Run, tracker: str) -> str:
+    """Return the name of a run in a library: that of before when the run is resumed, else a new one."""
+    file = run.root / _IDS
+    known = _ids(file)
+    if tracker not in known:
+        known[tracker] = f"{run.root.name}-{secrets.token_hex(4)}"
+        write_json(file, known)
+    return known[tracker]
+
+
+def _plain(row: Sequence[Json]) -> list[Json]:
+    return [value if isinstance(value, str | int | float) else "" if value is None else str(value) for value in row]
 
 
 #: name of a tracker -> its sink

@@ -6,17 +6,14 @@ Entry point: `make`. The names under which a sink is chosen stand in `topwork_wo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from topwork import Json, UsageError, hookimpl
+from topwork_workbench.trackers.content import as_table, captions_of, cell, images, predictions_of
 from topwork_workbench.trackers.sinks import SINKS, Sink
 
 if TYPE_CHECKING:
     from topwork import Run, Stage
-
-#: of one table, and of the images of one stage
-MOST_ROWS, MOST_IMAGES = 50, 16
 
 
 def make(name: str, run: Run) -> Tracker:
@@ -69,10 +66,17 @@ class Tracker:
         for name, number in (result.get("metrics") or {}).items():
             if isinstance(number, int | float):
                 self.sink.scalar(f"metrics/{name}", float(number), index + 1)
-        for name, table in (result.get("tables") or {}).items():
-            self.sink.text(f"{title}/{name}", markdown(table))
+        for name, content in (result.get("tables") or {}).items():
+            if (table := as_table(content)) is None:
+                self.sink.text(f"{title}/{name}", cell(content))
+            else:
+                self.sink.table(f"{title}/{name}", *table)
+        if (predictions := as_table(predictions_of(run.folder))) is not None:
+            self.sink.table(f"{title}/predictions", *predictions)
+        captions = captions_of(run.folder)
         for file in images(run.folder):
-            self.sink.image(f"{title}/{file.stem}", file)
+            caption = captions.get(file.relative_to(run.folder).as_posix(), "")
+            self.sink.image(f"{title}/{file.stem}", file, caption)
 
     @hookimpl
     def run_failed(self) -> None:
@@ -83,34 +87,3 @@ class Tracker:
     def run_done(self) -> None:
         """Close the sink."""
         self.sink.close(failed=False)
-
-
-def images(folder: Path) -> list[Path]:
-    """Return the first images that a stage left in its folder, sorted by name."""
-    files = (file for pattern in ("*.png", "*.jpg", "*/*.png", "*/*.jpg") for file in folder.glob(pattern))
-    return sorted(files)[:MOST_IMAGES]
-
-
-def markdown(table: Json) -> str:
-    """Return a table of a result as Markdown, its first rows.
-
-    Args:
-        table: a list of dicts, {"columns", "rows"}, or a confusion matrix {"labels", "counts"}.
-    """
-    if isinstance(table, Mapping) and "labels" in table:
-        labels = [str(label) for label in table["labels"]]
-        columns = ["", *labels]
-        rows = [[label, *counts] for label, counts in zip(labels, table["counts"], strict=True)]
-    elif isinstance(table, Mapping):
-        columns, rows = list(table.get("columns") or ()), list(table.get("rows") or ())
-    else:
-        columns = list(dict.fromkeys(name for line in table for name in line))
-        rows = [[line.get(name, "") for name in columns] for line in table]
-    lines = [columns, ["---"] * len(columns), *rows[:MOST_ROWS]]
-    text = "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines)
-    return text if len(rows) <= MOST_ROWS else f"{text}\n\n{len(rows) - MOST_ROWS} more rows"
-
-
-def _cell(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
