@@ -1,5 +1,1 @@
-"""Trackers: libraries that keep the numbers of a run.
-
-- `tracker`: hears the news of a run.
-- `sinks`: one thin class for each library.
-"""
+"""Trackers: what a run tells (`tracker`), what a stage left (`content`), the libraries that keep both (`sinks`)."""
