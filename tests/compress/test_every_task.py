@@ -19,7 +19,7 @@ TASKS = [pytest.param(name, marks=() if name in HARD_TO_COUNT else pytest.mark.l
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_predicted_operations_are_those_of_the_cut_model(task: str, tmp_path: Path) -> None:
+def test_p2_the_predicted_operations_are_those_of_the_cut_model(task: str, tmp_path: Path) -> None:
     rows = PLUGINS.task(task).example_rows()
     work = topwork.build(task, copy.deepcopy(BASES[task]), rows=rows, plugins=PLUGINS, seed=3)
     options: dict[str, Any] = {"macs": 0.75, "compare_random": 1, "time": False, "rows": 6}

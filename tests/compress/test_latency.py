@@ -50,7 +50,7 @@ def tried(choices: list[Choice], table: LatencyTable, budget: float, at_least: i
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("share", "at_least"), [(0.5, 0), (0.6, 1), (0.8, 1), (0.97, 0)])
-def test_dynamic_programming_finds_what_trying_everything_finds(seed: int, share: float, at_least: int) -> None:
+def test_p2_dynamic_programming_finds_what_trying_everything_finds(seed: int, share: float, at_least: int) -> None:
     choices, table = toy(seed)
     budget = share * table.whole
     wanted = tried(choices, table, budget, at_least)

@@ -39,7 +39,7 @@ def in_batches(inputs: dict[str, Any], size: int) -> list[Batch]:
     ]
 
 
-def test_the_gradient_of_a_gate_is_the_central_difference() -> None:
+def test_p1_the_gradient_of_a_gate_is_the_central_difference() -> None:
     model, inputs, units = parts()
     batch = in_batches(inputs, 4)
     gradients = row_gradients(model, units, batch, row_losses)
@@ -58,7 +58,7 @@ def test_the_gradient_of_a_gate_is_the_central_difference() -> None:
 
 
 @pytest.mark.parametrize("method", ["fisher", "kl", "fluctuation"])
-def test_the_size_of_batches_changes_nothing(method: str) -> None:
+def test_p1_the_size_of_batches_changes_nothing(method: str) -> None:
     model, inputs, units = parts()
     alone = score(model, units, in_batches(inputs, 1), row_losses, method).values
     for size in (2, 4):
@@ -67,7 +67,7 @@ def test_the_size_of_batches_changes_nothing(method: str) -> None:
             close(together[path], values, dtype=torch.float32)
 
 
-def test_a_dead_neuron_has_no_score_and_goes_first() -> None:
+def test_p4_a_dead_neuron_has_no_score_and_goes_first() -> None:
     model, inputs, _ = parts()
     layer = model.bert.encoder.layer[1]
     with torch.no_grad():

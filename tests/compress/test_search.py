@@ -41,7 +41,7 @@ def all_subsets(choices: list[Choice]) -> Iterator[tuple[Choice, ...]]:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("budget", [9, 14, 21, 30])
-def test_the_search_finds_what_trying_everything_finds(seed: int, budget: int) -> None:
+def test_p2_the_search_finds_what_trying_everything_finds(seed: int, budget: int) -> None:
     choices = toy(seed, head=5, neuron=2)
     removed, spent = search(choices, budget, fixed=1, at_least=0)
     kept = [choice for choice in choices if choice not in removed]
@@ -75,7 +75,7 @@ def test_widths_are_multiples() -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
-def test_predicted_operations_are_those_of_the_cut_model(name: str) -> None:
+def test_p2_predicted_operations_are_those_of_the_cut_model(name: str) -> None:
     model, batch = make(name)
     result = topwork.compress(model, [batch], macs=0.6)
     assert result.plan.cost == result.after <= 0.6 * result.before
@@ -91,7 +91,7 @@ def test_parameters_below_a_budget_in_multiples() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_rearrangement_never_raises_its_objective(seed: int) -> None:
+def test_p5_rearrangement_never_raises_its_objective(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     gradients = torch.randn(30, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
     removed = torch.randperm(12, generator=generator)[:5].tolist()

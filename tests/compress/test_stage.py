@@ -68,7 +68,7 @@ def test_intervals_are_of_paired_rows() -> None:
     assert (same["low"], same["high"]) == (0.0, 0.0)
 
 
-def test_a_gap_has_a_reason() -> None:
+def test_p9_a_gap_has_a_reason() -> None:
     assert reason_of_gap(1.9, 2.0, 1000, "macs") == ""
     assert "100 positions" in reason_of_gap(1.2, 2.0, 100, "macs")
     assert "embeddings" in reason_of_gap(1.2, 2.0, 1000, "macs")

@@ -28,7 +28,7 @@ def parts(name: str = "bert") -> tuple[Any, Any, list[Any], Units]:
 
 @pytest.mark.parametrize("method", ["lstsq", "bias"])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
-def test_what_is_accepted_is_better_on_held_out_rows(name: str, method: Any) -> None:
+def test_p4_what_is_accepted_is_better_on_held_out_rows(name: str, method: Any) -> None:
     model, _, batches, units = parts(name)
     removed = {path: list(unit.kept[::2]) for path, unit in units.chosen.items()}
     results = tune(model, units, removed, [*batches, *batches], own_loss, method)
@@ -38,14 +38,14 @@ def test_what_is_accepted_is_better_on_held_out_rows(name: str, method: Any) -> 
     assert all(result.after < result.before for result in fitted if result.accepted)
 
 
-def test_with_much_ridge_the_bits_stay() -> None:
+def test_p4_with_much_ridge_the_bits_stay() -> None:
     model, _, batches, units = parts()
     before = copy.deepcopy(model.state_dict())
     tune(model, units, {PATH: [1, 2, 3]}, batches, own_loss, ridge=1e30)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_neuron_that_is_there_twice_goes_without_loss_by_least_squares_alone() -> None:
+def test_p4_a_neuron_that_is_there_twice_goes_without_loss_by_least_squares_alone() -> None:
     model, inputs, _, _ = parts()
     layer = model.bert.encoder.layer[1]
     with torch.no_grad():

@@ -146,7 +146,7 @@ def test_a_convolutional_transformer_is_compressed() -> None:
     assert result.pruned.check is not None and result.pruned.check.difference <= result.pruned.check.tolerance
 
 
-def test_what_cannot_be_cut_stays_and_says_why() -> None:
+def test_p10_what_cannot_be_cut_stays_and_says_why() -> None:
     model, batch = bitnet()
     with pytest.raises(topwork.UsageError, match="cannot be removed") as raised:
         topwork.compress(model, [batch], macs=0.5)

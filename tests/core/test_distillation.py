@@ -163,7 +163,7 @@ def test_the_teacher_is_the_model_before_anything_was_taken_away(taught: Any) ->
     assert all(entry["teacher_loss"] >= 0 for entry in result["history"] if "loss" in entry)
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(taught: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_p7_an_interrupted_training_goes_on_to_the_same_weights(taught: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """With the teacher that was kept, from a checkpoint in the middle of the training."""
     own, calls = Distillation.loss, []
 

@@ -49,7 +49,7 @@ def zero_columns(model: Any, path: str, neurons: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", list(KINDS))
-def test_masked_equals_pruned_for_every_way_of_building_neurons(name: str) -> None:
+def test_p3_masked_equals_pruned_for_every_way_of_building_neurons(name: str) -> None:
     model, inputs = build.tiny(name)
     look = Look(model)
     blocks = look.find_blocks(lambda: model(**copy.deepcopy(inputs)))
@@ -80,7 +80,7 @@ def test_attention_and_residual_streams_are_no_neurons() -> None:
     assert paths == [f"encoder.layer.{layer}.output.dense" for layer in range(model.config.num_hidden_layers)]
 
 
-def test_a_norm_between_is_refused_by_name() -> None:
+def test_p10_a_norm_between_is_refused_by_name() -> None:
     model, inputs = build.tiny("bitnet")
     look = Look(model)
     block = look.find_blocks(lambda: model(**inputs))[0]
@@ -92,7 +92,7 @@ def test_a_norm_between_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("left", [1, 0])
-def test_all_neurons_but_one_can_go_and_all_of_them(left: int) -> None:
+def test_p3_all_neurons_but_one_can_go_and_all_of_them(left: int) -> None:
     model, inputs = build.tiny("llama")
     masked = copy.deepcopy(model)
     removed = list(range(left, 64))
@@ -104,7 +104,7 @@ def test_all_neurons_but_one_can_go_and_all_of_them(left: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["segformer", "gpt2", "wav2vec2"])
-def test_pruned_again_by_original_numbers_and_rebuilt(name: str) -> None:
+def test_p7_pruned_again_by_original_numbers_and_rebuilt(name: str) -> None:
     model, inputs = build.tiny(name)
     masked, fresh = copy.deepcopy(model), copy.deepcopy(model)
     look = Look(model)
@@ -126,7 +126,7 @@ def test_pruned_again_by_original_numbers_and_rebuilt(name: str) -> None:
         assert torch.equal(actual, again)
 
 
-def test_a_saved_model_has_the_same_neurons(tmp_path: Any) -> None:
+def test_p7_a_saved_model_has_the_same_neurons(tmp_path: Any) -> None:
     model, inputs = build.tiny("bert")
     topwork.prune(model, heads={0: [1]}, neurons={0: [1, 5], 1: range(60)}, check=inputs)
     topwork.save_pretrained(model, tmp_path / "model")

@@ -48,7 +48,7 @@ def test_a_model_without_a_layer_is_the_model_in_which_it_is_bypassed(name: str,
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_tokens_are_the_same_with_a_cache(name: str) -> None:
+def test_p6_tokens_are_the_same_with_a_cache(name: str) -> None:
     model, inputs = make(name)
     ids = inputs["input_ids"][:2, :5]
     options: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "use_cache": True}
@@ -70,7 +70,7 @@ def layers_of(model: Any) -> Any:
     return model.model.layers if hasattr(model, "model") else model.transformer.h
 
 
-def test_a_layer_that_changes_nothing_has_no_influence_and_goes_for_nothing() -> None:
+def test_p6_a_layer_that_changes_nothing_has_no_influence_and_goes_for_nothing() -> None:
     model, inputs = make("gpt2")
     layer = model.transformer.h[1]
     with torch.no_grad():
