@@ -24,6 +24,7 @@ from topwork_compress.tuning import Fitted, tune
 from topwork_compress.uniform import expanded, joined, joined_table
 from topwork_compress.units import Choice, Costs, Masks, Units, alignment, macs, members_of, parameters
 from topwork_compress.whole_layers import least_needed
+from topwork_lens.blocks.discovery import adapted
 from topwork_lens.blocks.plain_widths import PlainWidth, plain_widths, settle_widths
 from topwork_lens.blocks.whole.discovery import find_whole_layers
 from topwork_lens.blocks.whole.leaving_out import leave_out
@@ -63,6 +64,9 @@ class Compression:
             raise UsageError("there are no calibration rows", hint="give at least one batch")
         if settings.score not in METHODS:
             raise UsageError(f"there is no score {settings.score!r}", hint=f"one of {', '.join(METHODS)}")
+        if wrapped := adapted(model):
+            cause = f"adapters lie beside the weights of {len(wrapped)} modules"
+            raise UsageError(cause, place=wrapped[0], hint="merge them first: model = model.merge_and_unload()")
         if table is not None and settings.layers:
             raise UsageError("a given table does not know the model without layers", hint="leave out `layers`")
         self.model, self.batches, self.row_losses, self.settings = model, batches, row_losses, settings

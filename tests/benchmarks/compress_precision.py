@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from compress_goals import ROWS, batches_of, compressed, line, table
-from compress_models import MINILM, Trained, first
+from compress_models import MINILM, Trained, copied, first
 
 #: tokens of a text at most, rows of a batch of ONNX Runtime
 TOKENS, BATCH = 128, 8
@@ -67,6 +67,10 @@ def contestants(work: Any, small: Any, texts: list[str], folder: Path) -> dict[s
     found: dict[str, Labels] = {f"pipeline {size}": lambda size=size: piped(size) for size in (1, 8)}
     found |= {"whole": lambda: own(work), "compressed": lambda: own(small)}
     found["compressed, bf16"] = lambda: own(small, precision="bf16")
+    for name, task in (("whole", work), ("compressed", small)):
+        narrow = copied(task)
+        narrow.model = torch.ao.quantization.quantize_dynamic(narrow.model, {torch.nn.Linear}, torch.qint8)
+        found[f"{name}, int8"] = lambda narrow=narrow: own(narrow)
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript"):
         for name, task in (("whole", work), ("compressed", small)):
             session = session_of(task.model, folder / f"{name}.onnx")

@@ -82,8 +82,17 @@ def find_blocks(model: nn.Module, call: Callable[[], Any], plugins: Any = None) 
     return [_checked(model, block) for block in sorted(blocks.values(), key=lambda block: order[block.path])]
 
 
+def adapted(model: nn.Module) -> list[str]:
+    """Return paths of modules that adapters were put around, as peft does: the weights are those of a child."""
+    return [
+        path for path, module in model.named_modules() if isinstance(getattr(module, "base_layer", None), nn.Module)
+    ]
+
+
 def _projections(model: nn.Module) -> dict[str, Any]:
-    return {path: module for path, module in model.named_modules() if is_reader(module)}
+    """Return the projections, but parts of adapted ones: what reads the rank of an adapter reads no neurons."""
+    around = tuple(f"{path}." for path in adapted(model))
+    return {path: module for path, module in model.named_modules() if is_reader(module) and not path.startswith(around)}
 
 
 def taught_block(model: nn.Module, path: str, plugins: Any) -> Block | None:
