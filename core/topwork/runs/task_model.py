@@ -152,7 +152,12 @@ class TaskModel(TaskParts):
     def predict(
         self, rows: Iterable[Row] | Any, *, columns: Mapping[str, str] | None = None, **settings: Any
     ) -> Predictions:
-        """Return predictions of rows, in their order, in the shape of the Hub's pipelines.
+        """Return predictions of rows, in their order, each in the shape in which the Hub's pipeline answers one input.
+
+        The list is one of rows, always: a single row gives a list with one prediction, and a classification of texts a
+        list of labels for each row, where the pipeline gives the best label alone for a list of texts. Numbers are
+        plain floats, depths arrays of numpy, and `word` of an entity is the text as it is written. Rows with `words`
+        have one entry a word. question-answering, summarization and translation answer as transformers 4 did.
 
         Args:
             rows: a data set of `datasets`, or dicts with the task's input columns; a single dict is one row. Also a
