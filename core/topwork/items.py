@@ -322,6 +322,10 @@ class RowsView:
             DataError: the row cannot be used.
         """
 
+    def options_for(self, row: Row) -> Mapping[str, Json]:
+        """Return options of the task that rows like this one, with canonical columns, need. Default: none."""
+        return {}
+
 
 class _Brief(reprlib.Repr):
     """Values in a caption: the first entries of long ones, numbers with four digits."""

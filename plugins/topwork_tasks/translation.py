@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pydantic import Field
 from typing_extensions import override
 
-from topwork import Column, DataError, Row
+from topwork import Column, DataError, Json, Row, RowsView
 from topwork_tasks._text.inputs import text_of
 from topwork_tasks.sequence_to_sequence.task import Seq2SeqOptions, SequenceToSequence
 
@@ -25,6 +25,15 @@ class TranslationOptions(Seq2SeqOptions):
     prompt: str = Field("{source}\n= ", description="for decoders: what the translation continues")
 
 
+class LanguagesView(RowsView):
+    """Languages of the dict `translation`: the first is the source until somebody says otherwise."""
+
+    @override
+    def options_for(self, row: Row) -> Mapping[str, Json]:
+        languages = list(row.get("translation") or {})
+        return dict(zip(("source_language", "target_language"), languages)) if len(languages) > 1 else {}
+
+
 class Translation(SequenceToSequence):
     """Write a text in another language.
 
@@ -33,6 +42,7 @@ class Translation(SequenceToSequence):
 
     name = "translation"
     Options = TranslationOptions
+    rows_view = LanguagesView()
     answer = "translation_text"
     metrics = ("chrf", "bleu", "exact_match", "length")  # BLEU is undefined where all truths are short
     columns = {

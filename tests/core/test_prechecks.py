@@ -123,12 +123,11 @@ FAULTS = {
         "r.yaml:5:19: data.evaluate.cut: cuts 4 of 4",
     ),
     "no rows": ({"data": f"train: {{path: empty.csv}}\n  {COLUMNS}"}, "r.yaml:4:17: data.train: the file has no rows"),
-    "semicolons": (
-        {"data": f"train: {{path: odd.csv}}\n  {COLUMNS}"},
-        "looks separated by `;`: options: {sep: ';'}",
-    ),
 }
 RIGHT = {
+    "semicolons, which are found when the rows are read": {
+        "data": f"train: {{path: odd.csv}}\n  evaluate: {{cut: 3}}\n  {COLUMNS}"
+    },
     "random heads": {"stages": "[{prune_heads: {count: 1, random: true}}]"},
     "named heads": {"stages": "[{prune_heads: {heads: {0: [1]}}}]"},
     "scores in time": {"stages": "[head_importance, {prune_heads: {count: 1}}, {mask_heads: {count: 1}}]"},

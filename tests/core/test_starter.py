@@ -9,6 +9,7 @@ import pytest
 import topwork
 from topwork import load_plugins
 from topwork.cli import main
+from topwork.cli.preview import Preview
 from topwork.cli.starter import match_columns, starter
 
 PLUGINS = load_plugins()
@@ -32,7 +33,7 @@ def test_only_what_is_to_be_filled_in_is_missing(task, capsys) -> None:
 @pytest.mark.parametrize("task", sorted(PLUGINS.tasks))
 def test_every_default_can_be_switched_on_as_it_stands(task, capsys) -> None:
     """The comments are options with their defaults: without their marks the recipe is as good."""
-    text = starter(PLUGINS.task(task), "some/model", PLUGINS, "x.yaml", "sample:rated-words")
+    text = starter(PLUGINS.task(task), "some/model", PLUGINS, "x.yaml", Preview("sample:rated-words"))
     lines = [
         line.replace("  # ", "  ", 1) if line.startswith("  # ") and ": " in line else line for line in text.split("\n")
     ]
@@ -56,7 +57,9 @@ class OnlyOptional(PLUGINS.task("text-classification")):
 def test_a_task_of_a_third_party_whose_columns_are_all_optional(capsys) -> None:
     text = starter(OnlyOptional, "some/model", PLUGINS, "x.yaml")
     assert "\n  # columns:" in text and "\n  columns:" not in text
-    filled = starter(OnlyOptional, "some/model", PLUGINS, "x.yaml", "rows.csv", ["Review Text", "text", "Stars"])
+    filled = starter(
+        OnlyOptional, "some/model", PLUGINS, "x.yaml", Preview("rows.csv", ("Review Text", "text", "Stars"))
+    )
     assert "\n  columns:" in filled and "\n    text: text " in filled and "\n    label: Stars " in filled
 
 
@@ -65,12 +68,23 @@ def test_a_task_of_a_third_party_whose_columns_are_all_optional(capsys) -> None:
     [
         ("text-classification", ["review", "stars"], {"text": "review", "label": "stars"}),
         ("text-classification", ["Sentence", "Label"], {"text": "Sentence", "label": "Label"}),
-        ("text-classification", ["sentence1", "sentence2", "gold"], {"text_pair": "sentence2"}),
+        ("text-classification", ["sentence1", "sentence2", "gold"], {"text": "sentence1", "text_pair": "sentence2"}),
         ("summarization", ["article", "highlights", "id"], {"document": "article", "summary": "highlights"}),
         ("token-classification", ["tokens", "ner_tags", "id"], {"words": "tokens", "tags": "ner_tags"}),
         ("question-answering", ["question", "context", "answers"], dict.fromkeys(["question", "context", "answers"])),
         ("text-generation", ["instruction", "response"], {"prompt": "instruction", "completion": "response"}),
         ("image-classification", ["img", "fine_label"], {"image": "img"}),
+        ("text-classification", ["premise", "hypothesis"], {"text": "premise", "text_pair": "hypothesis"}),
+        ("text-classification", ["title", "gold_label"], {"label": "gold_label"}),
+        ("token-classification", ["sentence", "labels"], {"words": "sentence", "tags": "labels"}),
+        ("token-classification", ["Sentence #", "Word", "Tag"], {"tags": "Tag"}),
+        ("token-classification", ["text", "entities"], {"text": "text", "spans": "entities"}),
+        ("translation", ["en", "zh-Hans"], {"source": "en", "target": "zh-Hans"}),
+        ("translation", ["translation", "id"], {"translation": "translation"}),
+        ("translation", ["id", "src", "tgt"], {"source": "src", "target": "tgt"}),
+        ("text-generation", ["Question", "Answer"], {"prompt": "Question", "completion": "Answer"}),
+        ("automatic-speech-recognition", ["wav", "transcription"], {"audio": "wav", "text": "transcription"}),
+        ("depth-estimation", ["rgb_path", "depth_path"], {"image": "rgb_path", "depth": "depth_path"}),
     ],
 )
 def test_columns_are_looked_up_by_equal_and_usual_names(task, present, expected) -> None:

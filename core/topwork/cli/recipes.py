@@ -14,7 +14,7 @@ from topwork.cli.run import AsJson, Overrides
 from topwork.errors import RecipeError, TopworkError, UsageError
 
 if TYPE_CHECKING:
-    from topwork.plugins.registry import Plugins
+    pass
 
 
 def validate(
@@ -120,30 +120,18 @@ def new(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a starter recipe for a task, with its columns and options as comments."""
+    from topwork.cli.preview import Preview, preview
     from topwork.cli.starter import starter
 
     session: Session = context.obj
     target = destination or f"{task.replace('-', '_')}.yaml"
-    present = _columns_of(data, session.plugins) if data is not None else []
+    rows = preview(data, session.plugins) if data is not None else Preview()
     file = "recipe.yaml" if target == "-" else target
-    text = starter(session.plugins.task(task), base, session.plugins, file, data, present)
+    text = starter(session.plugins.task(task), base, session.plugins, file, rows)
     if target == "-":
         print(text, end="")
     else:
         _write(Path(target), text, force)
-
-
-def _columns_of(path: str, plugins: Plugins) -> list[str]:
-    """Return the columns of rows: of a local table by its header, else by loading them."""
-    from topwork.data.columns import column_names
-    from topwork.data.options import RowsOptions
-    from topwork.recipe.data import missing_source
-    from topwork.recipe.headers import read_header
-
-    if message := missing_source(path, plugins):
-        raise UsageError(message, place="--data")
-    header = read_header(path)
-    return list(header.columns if header else column_names(plugins.load_rows(RowsOptions(path=path))))
 
 
 def _write(target: Path, text: str, force: bool) -> None:

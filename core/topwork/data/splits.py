@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from topwork.data.table import Table
@@ -15,6 +15,18 @@ _NAMES = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 _YEAR = re.compile(r"[_-]?(19|20)\d\d$")
+
+
+class SeveralSplits(UsageError):
+    """A source has several splits, and none was named.
+
+    Attributes:
+        names: of the splits.
+    """
+
+    def __init__(self, source: str, names: Sequence[str]) -> None:
+        super().__init__(f"`{source}` has several splits: {', '.join(names)}", hint="name one of them as `split`")
+        self.names = list(names)
 
 
 def split_named(name: str) -> str | None:
@@ -45,7 +57,7 @@ def choose_split(splits: Any, wanted: str | None, source: str) -> Any:
     if wanted is None:
         if len(splits) == 1:
             return next(iter(splits.values()))
-        raise UsageError(f"`{source}` has several splits: {names}", hint="name one of them as `split`")
+        raise SeveralSplits(source, list(splits))
     if wanted in splits:
         return splits[wanted]
     return _slice(splits, wanted, source, names)

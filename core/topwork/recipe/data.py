@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from topwork.data.options import CutOptions, DataOptions, RowsOptions
 from topwork.errors import Problem, TopworkError, nearest
 from topwork.files import exists, expanded
-from topwork.recipe.headers import read_header
+from topwork.recipe.headers import MOST_BYTES, read_header
 from topwork.recipe.validation import check_options, unknown_key
 from topwork.recipe.yaml import Node
 
@@ -73,7 +73,7 @@ def check_data(
     if options is not None and len(problems) == before:
         _check_splits(node, options, plugins, problems)
         if task is not None:
-            _check_files(node, options, task, problems)
+            _check_files(node, options, task, plugins, problems)
     return options
 
 
@@ -97,7 +97,7 @@ def _check_splits(node: Node, options: DataOptions, plugins: Plugins, problems: 
             problems.append(Problem(_at(node, role, "split"), f"data.{role}.split", error.cause))
 
 
-def _check_files(node: Node, options: DataOptions, task: type[Task], problems: list[Problem]) -> None:
+def _check_files(node: Node, options: DataOptions, task: type[Task], plugins: Plugins, problems: list[Problem]) -> None:
     """Check the columns of local files against those that the task reads, and that cuts leave rows."""
     for role in ROLES:
         rows = getattr(options, role)
@@ -106,13 +106,30 @@ def _check_files(node: Node, options: DataOptions, task: type[Task], problems: l
         header = read_header(rows.path, rows.options, rows.format)
         if header is None:
             continue
-        for path, message in _column_faults(task, options.columns, header.columns, targets=role != "predict"):
+        targets = role != "predict"
+        faults = list(_column_faults(task, options.columns, header.columns, targets=targets))
+        if faults and (columns := _read_columns(rows, plugins)) is not None:  # a layout of files may give others
+            faults = list(_column_faults(task, options.columns, columns, targets=targets))
+        for path, message in faults:
             location = _at(node, "columns", path) if path else _at(node, role, "path")
             problems.append(Problem(location, f"data.columns.{path}" if path else f"data.{role}", message))
         if header.rows == 0:
             problems.append(Problem(_at(node, role, "path"), f"data.{role}", "the file has no rows"))
         elif role == "train" and header.rows is not None and rows.split is None:
             _check_cuts(node, options, min(header.rows, rows.limit or header.rows), problems)
+
+
+def _read_columns(rows: RowsOptions, plugins: Plugins) -> tuple[str, ...] | None:
+    """Return the columns of rows as they are read; None where a file is large or cannot be read."""
+    from topwork.data.columns import column_names
+
+    file = expanded(rows.path)
+    if not exists(file) or file.stat().st_size > MOST_BYTES:
+        return None
+    try:
+        return tuple(column_names(plugins.load_rows(rows)))
+    except TopworkError:
+        return None  # the run says why
 
 
 def _column_faults(
