@@ -286,6 +286,50 @@ def test_a_cut_knows_the_tags_of_rows_as_it_knows_labels(tmp_path, form):
     assert evaluate <= train
 
 
+SPANS = [[{"start": 0, "end": 1, "label": f"t{index % 40}"}] for index in range(100)]
+OBJECTS = [{"bbox": [[1, 1, 2, 2]] * 2, "category": [f"t{index % 40}", "common"]} for index in range(100)]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("task", "column", "cells", "names"),
+    [
+        ("token-classification", "spans", SPANS, lambda cell: {span["label"] for span in cell}),
+        ("object-detection", "objects", OBJECTS, lambda cell: set(cell["category"])),
+    ],
+)
+def test_a_cut_knows_the_labels_of_spans_and_boxes(tmp_path, form, task, column, cells, names):
+    other = "text" if column == "spans" else "image"
+    quoted = [f'"{json.dumps(cell).replace(chr(34), chr(34) * 2)}"' if form == "csv" else cell for cell in cells]
+    rows = [["a b", cell] for cell in quoted]
+    path = write(tmp_path, f"rows.{form}", table(form, [other, column], rows))
+    for seed in range(3):
+        data = DataOptions(train=RowsOptions(path=str(path)), evaluate={"cut": 0.2})
+        roles = Roles(TASKS[task], PLUGINS, data, seed=seed)
+        seen = {role: [names(row[column]) for row in roles(role)] for role in ("train", "evaluate")}
+        assert len(seen["evaluate"]) == 20 and set().union(*seen["evaluate"]) <= set().union(*seen["train"])
+
+
+def test_a_cut_knows_the_labels_of_columns_of_marks(tmp_path):
+    names = [f"l{index}" for index in range(20)]
+    marks = [[f"t{row}", *("1" if row % 20 == index else "0" for index in range(20))] for row in range(40)]
+    path = write(tmp_path, "rows.csv", table("csv", ["text", *names], marks))
+    data = DataOptions.model_validate({"train": str(path), "evaluate": {"cut": 0.25}, "columns": {"label": names}})
+    roles = Roles(TASKS["text-classification"], PLUGINS, data)
+    seen = {role: {label for row in roles(role) for label in row["label"]} for role in ("train", "evaluate")}
+    assert seen["train"] == set(names) and len(roles("evaluate")) == 10
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_groups_stay_together_in_every_task(task):
+    kinds = TASKS[task]
+    rows = [{**row, "who": index % 5} for index, row in enumerate((kinds.example_rows() * 20)[:40])]
+    options = DataOptions.model_validate({"evaluate": {"cut": {"share": 0.4, "by": "who"}}})
+    roles = Roles(kinds, PLUGINS, options, {"train": rows})
+    groups = {role: set(roles.column(role, "who")) for role in ("train", "evaluate")}
+    assert len(groups["evaluate"]) == 2 and len(roles("evaluate")) == 16 and not groups["train"] & groups["evaluate"]
+
+
 def test_json_that_wraps_its_records(tmp_path):
     squad = {"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": "one two", "qas": [
         {"id": "1", "question": "which?", "answers": [{"text": "two", "answer_start": 4}]}]}]}]}  # fmt: skip

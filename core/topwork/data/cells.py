@@ -30,6 +30,7 @@ _MEDIA = (".jpg", ".png", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".wav", ".f
 _SUFFIXES = tuple(suffix for lower in _MEDIA for suffix in (lower, lower.upper()))
 #: kinds whose cells name files
 FILES = ("image", "audio", "mask", "depth", "file")
+_MARKS = {"1": True, "0": False, "1.0": True, "0.0": False, "true": True, "false": False, "": False}
 _STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _NUMPY_STRINGS = re.compile(rf"\s*\[\s*(?:{_STRING.pattern})(?:\s+(?:{_STRING.pattern}))+\s*\]\s*", re.DOTALL)
 _NUMPY_INTEGERS = re.compile(r"\s*\[\s*-?\d+(?:\s+-?\d+)+\s*\]\s*")
@@ -168,6 +169,19 @@ def list_in_text(text: str) -> list[Any] | None:
             if isinstance(value, list):
                 return value
     return None
+
+
+def value_in_text(text: str) -> Any:
+    """Return the value that a text writes as JSON or as Python does; None if it writes none."""
+    for read in (json.loads, _python_value):
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return read(text)
+    return None
+
+
+def mark_of(value: Any) -> bool | None:
+    """Return whether a cell marks a label of its row; None for a cell that is neither 0 nor 1."""
+    return _MARKS.get("" if value is None else str(value).strip().lower())
 
 
 def _python_value(text: str) -> Any:

@@ -184,11 +184,8 @@ def _with_several(rows: Any, source: Any, several: Mapping[str, Sequence[str]]) 
     return rows
 
 
-_SET = {"1": True, "0": False, "1.0": True, "0.0": False, "true": True, "false": False, "": False}
-
-
 def _is_set(mark: Any, index: int, column: str) -> bool:
-    value = _SET.get("" if mark is None else str(mark).strip().lower())
+    value = cells.mark_of(mark)
     if value is None:
         raise DataError(f"{mark!r} is neither 0 nor 1", row=index, column=column, hint="mark labels with 1, others 0")
     return value

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from topwork.data.cells import mark_of, value_in_text
 from topwork.data.table import dataset_column
 from topwork.errors import TopworkError, nearest
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from topwork.task import Task
+
+
+#: kinds of targets with labels, and keys under which spans and boxes have theirs
+_LABELLED = ("label", "tags", "spans", "boxes")
+_LABEL_KEYS = ("category", "category_id", "categories", "label", "labels", "class", "classes")
 
 
 def choose_rows(
@@ -131,14 +137,12 @@ def _codes(values: Sequence[Any]) -> np.ndarray:
 def label_strata(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> list[Any] | None:
     """Return the label of each row, by which a cut keeps proportions; None where rows have no labels.
 
-    A row with several labels, or with a tag for each of its words, counts for its rarest. Floats, and values of which
-    each occurs once, are no labels.
+    A row with several labels (tags of words, labels of spans, categories of boxes) counts for its rarest. Floats, and
+    values of which each occurs once, are no labels.
     """
-    name, values = _label_values(rows, task, columns)
+    values = _label_values(rows, task, columns)
     if values is None or any(isinstance(value, float) for value in values):
         return None
-    if task.columns[name].kind == "tags":
-        values = [value.split() if isinstance(value, str) else value for value in values]
     several = any(isinstance(value, list | tuple) for value in values)
     entries = [_hashable(value) for value in values]
     if several:
@@ -149,15 +153,33 @@ def label_strata(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> lis
     return entries if 1 < len(set(entries)) < len(entries) else None
 
 
-def _label_values(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> tuple[str, list[Any] | None]:
-    """Return the column of labels or tags that the rows have, and its values; None where there is none."""
+def _label_values(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> list[Any] | None:
+    """Return the labels, tags, labels of spans or categories of boxes that the rows have; None where there are none."""
     for name, column in task.columns.items():
         source = columns.get(name, name)
-        if column.target and column.kind in ("label", "tags") and isinstance(source, str):
-            values = column_values(rows, source)
-            if values is not None:
-                return name, values
-    return "", None
+        if not column.target or column.kind not in _LABELLED:
+            continue
+        if not isinstance(source, str):  # columns of which each marks one label
+            marks = [column_values(rows, one) for one in source]
+            if all(values is not None for values in marks):
+                return [[label for label, mark in zip(source, row) if mark_of(mark)] for row in zip(*marks)]
+        elif (values := column_values(rows, source)) is not None and any(value is not None for value in values):
+            return values if column.kind == "label" else [_names_in(value, column.kind) for value in values]
+    return None
+
+
+def _names_in(value: Any, kind: str) -> list[Any]:
+    """Return the tags of a row, or the labels of its spans or boxes: one dict of lists, or a list of dicts."""
+    if isinstance(value, str):
+        value = value.split() if kind == "tags" and not value.lstrip().startswith("[") else value_in_text(value)
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in _LABEL_KEYS if value.get(key) is not None), None)
+    entries = value if isinstance(value, list | tuple) else []
+    names = (
+        next((entry[key] for key in _LABEL_KEYS if key in entry), None) if isinstance(entry, Mapping) else entry
+        for entry in entries
+    )
+    return [name for name in names if isinstance(name, str | int)]
 
 
 def _hashable(value: Any) -> Any:
