@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 #: kinds of targets with labels, and keys under which spans and boxes have theirs
-_LABELLED = ("label", "tags", "spans", "boxes")
+LABELLED = ("label", "tags", "spans", "boxes")
 _LABEL_KEYS = ("category", "category_id", "categories", "label", "labels", "class", "classes")
 
 
@@ -134,13 +134,15 @@ def _codes(values: Sequence[Any]) -> np.ndarray:
     return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
 
 
-def label_strata(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> list[Any] | None:
+def label_strata(
+    rows: Any, task: type[Task], columns: Mapping[str, Any], kinds: Sequence[str] = LABELLED
+) -> list[Any] | None:
     """Return the label of each row, by which a cut keeps proportions; None where rows have no labels.
 
     A row with several labels (tags of words, labels of spans, categories of boxes) counts for its rarest. Floats, and
     values of which each occurs once, are no labels.
     """
-    values = _label_values(rows, task, columns)
+    values = _label_values(rows, task, columns, kinds)
     if values is None or any(isinstance(value, float) for value in values):
         return None
     several = any(isinstance(value, list | tuple) for value in values)
@@ -153,11 +155,11 @@ def label_strata(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> lis
     return entries if 1 < len(set(entries)) < len(entries) else None
 
 
-def _label_values(rows: Any, task: type[Task], columns: Mapping[str, Any]) -> list[Any] | None:
+def _label_values(rows: Any, task: type[Task], columns: Mapping[str, Any], kinds: Sequence[str]) -> list[Any] | None:
     """Return the labels, tags, labels of spans or categories of boxes that the rows have; None where there are none."""
     for name, column in task.columns.items():
         source = columns.get(name, name)
-        if not column.target or column.kind not in _LABELLED:
+        if not column.target or column.kind not in kinds:
             continue
         if not isinstance(source, str):  # columns of which each marks one label
             marks = [column_values(rows, one) for one in source]

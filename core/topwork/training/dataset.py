@@ -56,7 +56,7 @@ class TrainingDataset(Dataset):
         Raises:
             UsageError: the task has no labels, or all rows have the same.
         """
-        labels = label_strata(self.rows, type(self.task), {})
+        labels = label_strata(self.rows, type(self.task), {}, ("label", "tags"))
         if labels is None:
             raise UsageError(
                 f"the rows of {self.task.name} have no labels that could be balanced",
