@@ -162,7 +162,7 @@ def _label_values(rows: Any, task: type[Task], columns: Mapping[str, Any], kinds
         if not column.target or column.kind not in kinds:
             continue
         if not isinstance(source, str):  # columns of which each marks one label
-            marks = [column_values(rows, one) for one in source]
+            marks = [column_values(rows, label) for label in source]
             if all(values is not None for values in marks):
                 return [[label for label, mark in zip(source, row) if mark_of(mark)] for row in zip(*marks)]
         elif (values := column_values(rows, source)) is not None and any(value is not None for value in values):
