@@ -59,7 +59,8 @@ def tasks_table() -> str:
     lines = ["| task | what it does | columns |", "|---|---|---|"]
     for name, task in sorted(plugins.tasks.items()):
         columns = ", ".join(f"`{key}`" if column.required else f"`{key}`?" for key, column in task.columns.items())
-        lines.append(f"| `{name}` | {first_line(task)} | {columns} |")
+        about = first_line(task).partition(" `bad_input.md`")[0]
+        lines.append(f"| `{name}` | {about} | {columns} |")
     return "\n".join(lines)
 
 
