@@ -100,7 +100,7 @@ class Flops:
 
 
 def _left_of(layer: AttentionLayer, pruned: Sequence[int]) -> tuple[int, int]:
-    """Attention heads, and key/value groups with their copies, that a layer would have (see `strategies.plan`)."""
+    """Count attention heads, and key/value groups with copies, that a layer would have (see `strategies.plan`)."""
     kept = [index for index in layer.kept if index not in set(pruned)]
     counts = Counter(index * layer.groups // layer.heads for index in kept)
     copied = len(layer.groups_left) > len(set(layer.groups_left))

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = [ROOT / "core" / "topwork", *sorted((ROOT / "plugins").glob("topwork_*"))]
 FILES = [file for package in PACKAGES for file in sorted(package.rglob("*.py"))]
 #: words that say nothing about a value
-BANNED = {"found", "told", "said", "asked", "gone", "own", "one", "place"}
+BANNED = {"found", "told", "said", "asked", "gone", "own", "one", "some", "sound", "place"}
 #: `place` where it is a public keyword: of `TopworkError`, `Problem`, `DeferredModule`, and the lens's `refuse`, which
 #: hands it on. It stays, because plugins raise errors with it. Everywhere else the word is `location`.
 PUBLIC_PLACE: dict[str, int] = {

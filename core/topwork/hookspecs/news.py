@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @hookspec
 def run_started(run: Run) -> None:
-    """Called when a run begins, or goes on after an interruption.
+    """Take note that a run begins, or goes on after an interruption.
 
     Example:
         @topwork.hookimpl
@@ -25,7 +25,7 @@ def run_started(run: Run) -> None:
 
 @hookspec
 def stage_started(run: Run, stage: Stage, index: int) -> None:
-    """Called when a stage begins.
+    """Take note that a stage begins.
 
     Example:
         @topwork.hookimpl
@@ -36,7 +36,7 @@ def stage_started(run: Run, stage: Stage, index: int) -> None:
 
 @hookspec
 def step_logged(run: Run, stage: Stage, step: int, numbers: Mapping[str, float]) -> None:
-    """Called on the main process when a training has logged numbers, about fifty times in a stage.
+    """Take the numbers that a training has logged, about fifty times in a stage; on the main process alone.
 
     Args:
         run: the run; `run.folder` is the running stage's own folder.
@@ -53,7 +53,7 @@ def step_logged(run: Run, stage: Stage, step: int, numbers: Mapping[str, float])
 
 @hookspec
 def stage_done(run: Run, stage: Stage, index: int, result: Mapping[str, Json]) -> None:
-    """Called when a stage has ended; its result is on disk.
+    """Take the result of a stage that has ended; it is on disk.
 
     Example:
         @topwork.hookimpl
@@ -65,7 +65,7 @@ def stage_done(run: Run, stage: Stage, index: int, result: Mapping[str, Json]) -
 
 @hookspec
 def run_failed(run: Run, error: BaseException) -> None:
-    """Called when a run has ended with an error.
+    """Take note that a run has ended with an error.
 
     Example:
         @topwork.hookimpl
@@ -76,7 +76,7 @@ def run_failed(run: Run, error: BaseException) -> None:
 
 @hookspec
 def run_done(run: Run) -> None:
-    """Called when a run has ended well.
+    """Take note that a run has ended well.
 
     Example:
         @topwork.hookimpl

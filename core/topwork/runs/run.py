@@ -369,12 +369,12 @@ class Run:
         return True
 
     def do(self, stage: Stage, index: int) -> StageResult:
-        """Deprecated name of `run_stage`."""
+        """Run a stage: the deprecated name of `run_stage`."""
         warn_renamed("Run.do", "Run.run_stage")
         return self.run_stage(stage, index)
 
     def recall(self, stage: Stage, index: int) -> bool:
-        """Deprecated name of `restore_record`."""
+        """Restore a record: the deprecated name of `restore_record`."""
         warn_renamed("Run.recall", "Run.restore_record")
         return self.restore_record(stage, index)
 

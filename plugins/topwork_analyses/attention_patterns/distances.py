@@ -99,7 +99,7 @@ def head_map(distances: NDArray[numpy.float64], seed: int = 0) -> NDArray[numpy.
 
 
 def _precomputed() -> dict[str, str]:
-    """The argument that says distances are given: scikit-learn 1.8 renamed it."""
+    """Return the argument that says distances are given: scikit-learn 1.8 renamed it."""
     import inspect
 
     from sklearn.manifold import MDS
@@ -109,7 +109,7 @@ def _precomputed() -> dict[str, str]:
 
 
 def _metric() -> dict[str, object]:
-    """The arguments for metric scaling from random starts, by the names of the installed scikit-learn."""
+    """Return the arguments for metric scaling from random starts, by the names of the installed scikit-learn."""
     import inspect
 
     from sklearn.manifold import MDS

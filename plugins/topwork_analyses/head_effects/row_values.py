@@ -192,7 +192,7 @@ class MetricDifference:
         return self._merged(metrics, rows) - self._base_of(rows)
 
     def _base_of(self, sample: NDArray[numpy.int64]) -> float:
-        """The base state's metric of a resample: the same resamples come again for each attention head."""
+        """Return the base state's metric of a resample: each attention head needs the same resamples."""
         key = sample.tobytes()
         if key not in self._resampled:
             self._resampled[key] = self._merged(self.base, sample)
@@ -210,7 +210,7 @@ class MetricDifference:
             return float(metric.result()[self.primary])
 
     def _row_values(self, metrics: Sequence[Metric]) -> NDArray[numpy.float64]:
-        """The metric of each row alone. Rows with the same truth and prediction are computed once."""
+        """Return the metric of each row alone. Rows with the same truth and prediction are computed once."""
         values = []
         for metric in metrics:
             state = pickle.dumps(metric)

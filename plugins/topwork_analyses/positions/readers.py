@@ -164,7 +164,7 @@ class TaskReader(Reader):
 
 
 def _longest(tokenizer: Any, config: Any) -> int:
-    """The longest text that tokenizer and model take, in tokens; some models count positions from 2."""
+    """Return the longest text that tokenizer and model take, in tokens; some models count positions from 2."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     positions = getattr(text, "max_position_embeddings", None)
     bounds = [512, tokenizer.model_max_length or 512]

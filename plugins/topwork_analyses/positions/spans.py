@@ -70,7 +70,7 @@ class Layout:
         )
 
     def _last(self) -> int:
-        """The last position that covers characters."""
+        """Return the last position that covers characters."""
         assert self.characters is not None
         return max((index for index, span in enumerate(self.characters) if span), default=-1)
 

@@ -95,7 +95,7 @@ def _relations(row: Row, index: int | None) -> list[Target]:
 
 
 def _targets(row: Row, index: int | None) -> list[Target]:
-    """Rows as jiant writes them: {"text", "targets": [{"span1": [first word, word behind the last], "label"}]}."""
+    """Read rows as jiant writes them: {"text", "targets": [{"span1": [first word, word behind the last], "label"}]}."""
     words = None
     targets = []
     for entry in row["targets"]:

@@ -129,7 +129,7 @@ class _Preparation:
         return Prepared(file, states.shape, self.located, self.used, self.settings.skipped)
 
     def _items(self, rows: Iterable[Row]) -> Iterator[Item]:
-        """The items of the rows; what is known of their targets waits for the states."""
+        """Yield the items of the rows; their targets are kept until the states are there."""
         for index, row in enumerate(rows):
             try:
                 targets, items = self._targets(row, index), self.reader.encode(row, index)

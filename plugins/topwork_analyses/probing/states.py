@@ -107,7 +107,7 @@ def batch_states(reader: Reader, look: Look, items: Sequence[Item], stack: str |
 
 
 def _unfit(states: Sequence[torch.Tensor], items: int) -> str | None:
-    """Why the states of a stack cannot be mixed; None when they can."""
+    """Return why the states of a stack cannot be mixed; None when they can."""
     shapes = {tuple(state.shape) for state in states}
     if len(shapes) > 1:
         return "its layers have different positions or widths"

@@ -82,7 +82,7 @@ def relevance_of_row(look: Look, explained: Callable[[], torch.Tensor], with_flo
 
 
 def _of_input(layers: list[AttentionLayer], weights: dict[str, torch.Tensor]) -> list[AttentionLayer]:
-    """The self-attention over the input: of an encoder where there is one, else of a decoder."""
+    """Return the self-attention over the input: of an encoder where there is one, else of a decoder."""
     inner = [layer for layer in layers if layer.kind == "self"]
     inner = [layer for layer in inner if layer.side != "decoder"] or inner
     shapes = {weights[layer.path].shape[-2:] for layer in inner}
@@ -92,7 +92,7 @@ def _of_input(layers: list[AttentionLayer], weights: dict[str, torch.Tensor]) ->
 
 
 def _stack(stacks: dict[str, list[torch.Tensor]], size: int) -> tuple[str, list[torch.Tensor]]:
-    """The stack that reads the input positions, with its states."""
+    """Return the stack that reads the input positions, with its states."""
     for path, states in stacks.items():
         if all(state.dim() == 3 and state.shape[:2] == (1, size) for state in states):
             return path, states
@@ -100,7 +100,7 @@ def _stack(stacks: dict[str, list[torch.Tensor]], size: int) -> tuple[str, list[
 
 
 def _shares(gradient: torch.Tensor) -> torch.Tensor:
-    """Norms [positions], divided by their sum; alike where all are 0."""
+    """Return norms [positions], divided by their sum; all equal where all are 0."""
     norms = gradient.norm(dim=-1)
     total = norms.sum()
     return norms / total if total > 0 else torch.full_like(norms, 1 / len(norms))
@@ -112,7 +112,7 @@ def _averaged(seen: Captured, layer: AttentionLayer, weights: torch.Tensor) -> t
 
 
 def _chefer(seen: Captured, maps: list[tuple[Attention, torch.Tensor]], queries: torch.Tensor) -> torch.Tensor:
-    """Relevance of the input positions; of an encoder-decoder by the decoder's positions that the number hangs on."""
+    """Return the relevance of the input positions; of an encoder-decoder by its decoder's queries."""
     result = relevance_maps(maps)
     if result.cross is None:
         return queries @ result.to_input

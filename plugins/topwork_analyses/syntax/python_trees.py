@@ -64,7 +64,7 @@ def python_tree(source: str, row: int | None = None) -> SyntaxTree:
 def _nodes(
     module: ast.Module, lines: Sequence[str], starts: Sequence[int], length: int
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Parents and spans (characters) of the nodes that stand somewhere, the module first."""
+    """Return parents and spans (characters) of the nodes that have a position, the module first."""
     parents, spans = [-1], [(0, length)]
 
     def character(line: int, byte: int) -> int:
@@ -86,7 +86,7 @@ def _nodes(
 
 
 def _innermost(spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
-    """The last of the smallest nodes that cover a token; children follow their parents."""
+    """Return the last of the smallest nodes that cover a token; children follow their parents."""
     covering = (index for index, span in enumerate(spans) if span[0] <= start and end <= span[1])
     return min(covering, key=lambda index: (spans[index][1] - spans[index][0], -index))
 

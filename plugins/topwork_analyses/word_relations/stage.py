@@ -84,7 +84,7 @@ class WordRelations(Stage):
         return [sentence for sentence in sentences if len(sentence.words) > 1]
 
     def _share(self, run: Run, values: list[Any], start: int) -> Iterator[tuple[int, Any]]:
-        """Every second value from `start` on with its index, of these this process's share."""
+        """Yield this process's share of every second value from `start` on, with its index."""
         half = list(enumerate(values))[start::2]
         return iter(half[run.process.index :: run.process.count])
 
@@ -210,7 +210,7 @@ def _merged(run: Run, counts: Counts) -> Counts:
 
 
 def _tables(attention: WordAttention, sentences: list[Sentence]) -> tuple[list[torch.Tensor], list[Sentence]]:
-    """Features of the sentences that the model takes, in half precision: they are kept until the probe is fitted."""
+    """Return features of the sentences that the model takes, in half precision: they are kept until the end."""
     from topwork_analyses.word_relations.attention_probe import features
 
     tables, used = [], []

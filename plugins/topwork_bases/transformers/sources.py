@@ -277,7 +277,7 @@ def find_processor(location: str, kind: str, revision: str | None, changes: dict
 
 
 def _processor_file(location: str, kind: str, revision: str | None) -> dict[str, Any] | None:
-    """None when the base has no file for this kind; else what must be passed on to read it.
+    """Return what must be passed on to read a processor of this kind; None when the base has no file for it.
 
     A saved image processor does not say its backend (torchvision or PIL): who wants the PIL one asks for it.
     """

@@ -85,7 +85,7 @@ def _points_without_output(path: str, module: nn.Module) -> AttentionLayer | Non
 
 
 def _model_types(module: nn.Module, model: nn.Module) -> set[Any]:
-    """Model types that a module belongs to; models without a config are known by the file that they stand in."""
+    """Return model types that a module belongs to; a model without a config is known by the file of its class."""
     types = {getattr(getattr(owner, "config", None), "model_type", None) for owner in (module, model)}
     return types | {type(module).__module__.rpartition(".")[2]}
 
@@ -173,7 +173,7 @@ def _verdict(pattern: Pattern, module: nn.Module) -> dict[str, Any]:
 
 
 def _count(core: nn.Module, context: int) -> int | None:
-    """Attention heads that the module has now: counted, or the context's width over the width of one."""
+    """Return how many attention heads the module has now: counted, or the context's width over the width of one."""
     for name in COUNTS:
         value = getattr(core, name, None)
         if isinstance(value, int) and value > 0 and context % value == 0:

@@ -220,7 +220,7 @@ def _parts(core: nn.Module, prefix: str) -> tuple[list[Part], int]:
 
 
 def _is_attention(core: nn.Module) -> bool:
-    """True when a module's class says so, or it counts attention heads: one projection alone is no sign of it."""
+    """Return whether a module's class says so, or it counts attention heads: one projection alone is no sign of it."""
     return _says_so(core) or any(isinstance(getattr(core, name, None), int) for name in COUNTS if name != "groups")
 
 

@@ -99,7 +99,7 @@ def _candidates(model: nn.Module, first: dict[str, Any] | None) -> Iterator[dict
 
 
 def _layers_of_stacks(model: nn.Module) -> list[nn.Module]:
-    """The modules with parameters that stand in lists: on most batches that fit a model all of them run."""
+    """Return the modules with parameters that are in lists: on most batches that fit a model all of them run."""
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     layers = [layer for stack in stacks for layer in stack.children()]
     return [layer for layer in layers if next(layer.parameters(), None) is not None]
@@ -159,7 +159,7 @@ def probe_inputs(model: nn.Module) -> dict[str, Any]:
 
 
 def _moved(inputs: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """The inputs on the device and in the floating-point dtype of a model."""
+    """Return the inputs on the device and in the floating-point dtype of a model."""
     parameter = next(model.parameters())
     moved = {name: value.to(parameter.device) for name, value in inputs.items()}
     return {name: value.to(parameter.dtype) if value.is_floating_point() else value for name, value in moved.items()}

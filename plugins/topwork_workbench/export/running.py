@@ -127,10 +127,12 @@ def _parts(program: Mapping[str, Json], folder: Path) -> dict[str, Mapping[str, 
         parts = {str(part["module"]): part for part in program["parts"]}
         for part in parts.values():
             file, inputs = part["file"], part["inputs"]
-            sound = Path(file).name == file and (folder / file).is_file()
-            sound = sound and all(entry["dtype"] in _DTYPES for entry in inputs.values())
-            sound = sound and all(isinstance(axis, str | int) for entry in inputs.values() for axis in entry["shape"])
-            if not sound or not all(isinstance(output, str) for output in part["outputs"]):
+            is_valid = Path(file).name == file and (folder / file).is_file()
+            is_valid = is_valid and all(entry["dtype"] in _DTYPES for entry in inputs.values())
+            is_valid = is_valid and all(
+                isinstance(axis, str | int) for entry in inputs.values() for axis in entry["shape"]
+            )
+            if not is_valid or not all(isinstance(output, str) for output in part["outputs"]):
                 raise ValueError("it describes no programs of this folder")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(

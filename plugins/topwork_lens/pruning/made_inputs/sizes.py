@@ -60,7 +60,7 @@ class Sizes:
 
 
 def _configs(config: Any) -> list[Any]:
-    """The config and all configs in it."""
+    """Return the config and all configs in it."""
     inner = [value for value in vars(config).values() if hasattr(value, "model_type") and hasattr(value, "to_dict")]
     return [config, *(part for value in inner for part in _configs(value))]
 
