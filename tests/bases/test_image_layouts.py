@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import topwork
-from topwork import DataError, RowsOptions, UsageError
+from topwork import DataError, RowsOptions, TopworkError, UsageError
 from topwork.data.columns import undecoded
 
 PLUGINS = topwork.load_plugins()
@@ -269,6 +269,48 @@ def test_depth_of_kitti_has_its_scale(tmp_path):
     assert rows[0]["depth_scale"] == 256 and numpy.isclose(rows[0]["depth_scale"], 256)
     image(tmp_path / "depth" / "d_sync_image_0000000005_image_02.png")
     assert "depth_scale" not in load(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    "written", ["a.png", "images\\a.png", "/home/somebody/data/a.png", "C:\\data\\a.png", "a", "other/a.png"]
+)
+@pytest.mark.parametrize("form", ["coco", "voc"])
+def test_an_image_is_found_by_the_last_part_of_its_path(tmp_path, written, form):
+    if form == "coco":
+        image(tmp_path / "images" / "a.png")
+        rows = load(write(tmp_path / "annotations.json", coco((written,))))
+    else:
+        image(tmp_path / "JPEGImages" / "a.png")
+        write(tmp_path / "Annotations" / "a.xml", f"<annotation><filename>{written}</filename></annotation>")
+        rows = load(tmp_path)
+    assert rows[0]["image"].size == (100, 50)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "tool"),
+    [
+        ("a.json", '{"shapes": [{"label": "x", "shape_type": "rectangle"}], "imagePath": "a.png"}', "LabelMe"),
+        ("c.json", '[{"image": "a.png", "annotations": [{"label": "x", "coordinates": {}}]}]', "CreateML"),
+        ("v.json", '{"a.png1": {"regions": [{"shape_attributes": {"name": "rect"}}]}}', "VIA"),
+        ("c.xml", '<annotations><image name="a.png"/></annotations>', "CVAT"),
+    ],
+)
+def test_exports_of_tools_that_are_not_read_are_named(tmp_path, name, content, tool):
+    image(tmp_path / "a.png")
+    write(tmp_path / name, content)
+    with pytest.raises(TopworkError, match=rf"is an export of {tool}.*COCO, YOLO or Pascal VOC"):
+        load(tmp_path)
+
+
+def test_masks_of_another_size_and_repeated_boxes_of_coco_are_said(tmp_path):
+    image(tmp_path / "a.png", (20, 16))
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "x"}]}
+    file = write(tmp_path / "a.json", json.dumps({**content, "annotations": [entry, {**entry, "id": 2}]}))
+    assert "2 boxes; 1 of them repeat another" in load(file).remarks[0]
+    entry = {**entry, "bbox": [], "segmentation": {"size": [5, 5], "counts": [10, 5, 10]}}
+    with pytest.raises(DataError, match="annotation 1: its mask is 5 x 5 pixels, its image 20 x 16"):
+        load(write(tmp_path / "b.json", json.dumps({**content, "annotations": [entry]})))
 
 
 def test_layouts_of_tasks_are_listed():

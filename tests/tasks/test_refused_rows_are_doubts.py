@@ -107,3 +107,28 @@ def test_rows_without_any_target_are_a_doubt(task, row, named):
 )
 def test_rows_that_teach_nothing_are_a_doubt(task, row, cause):
     assert any(cause in doubt for doubt in doubts(task, row))
+
+
+def with_names(task, names):
+    if task == "object-detection":
+        return [{"image": IMAGE, "objects": {"bbox": [[1.0, 1.0, 2.0, 2.0]], "category": [name]}} for name in names]
+    if task == "token-classification":
+        return [{"words": ["a"], "tags": [name]} for name in names]
+    return [{**GOOD[task], "label": name} for name in names]
+
+
+@pytest.mark.parametrize(
+    "task", [*(task for task in GOOD if "label" in GOOD[task]), "object-detection", "token-classification"]
+)
+@pytest.mark.parametrize(
+    ("names", "cause"),
+    [
+        (["cat", "cat "], "differ by white space alone"),
+        (["caf\u00e9", "cafe\u0301"], "differ by Unicode form alone"),
+        (["cat", "Cat"], "differ by case alone"),
+        ([" cat", " dog"], "begins or ends with white space"),
+        (['"cat"', '"dog"'], "stands in quotation marks"),
+    ],
+)
+def test_names_that_look_alike_or_wrong_are_a_doubt(task, names, cause):
+    assert any(cause in doubt for doubt in doubts(task, *with_names(task, names)))

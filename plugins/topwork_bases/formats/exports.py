@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from topwork import DataError, Table
+from topwork import DataError, Table, UsageError
 from topwork_bases.formats.json_records import first_records, located_records
 from topwork_bases.formats.layout import Layout, Located, table_of
 
@@ -169,6 +169,36 @@ def _is_label_studio(path: Path) -> bool:
     marks = [record.get("label") for record in records if "text" in record and "data" not in record]
     spans = [mark for group in marks if isinstance(group, list) for mark in group]
     return bool(spans) and all(isinstance(mark, dict) and set(mark) >= _SPAN for mark in spans)
+
+
+# ---------------------------------------------------------------- exports that are not read
+
+#: tool -> words that its files hold, near their beginning
+_TOOLS = {
+    "LabelMe": ('"shapes"', '"shape_type"'),
+    "CreateML": ('"annotations"', '"coordinates"', '"image"'),
+    "VIA (VGG Image Annotator)": ('"shape_attributes"', '"regions"'),
+}
+
+
+def check_tool(path: Path) -> None:
+    """Refuse annotations of images in the files of a tool that is not read, by name.
+
+    Args:
+        path: a file, or a folder with such files in it.
+
+    Raises:
+        UsageError: with the name of the tool.
+    """
+    files = [path] if path.is_file() else sorted(path.glob("*.json"))[:3]
+    for file in files:
+        if file.suffix.lower() != ".json":
+            continue
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            head = opened.read(2**16)
+        tool = next((name for name, words in _TOOLS.items() if all(word in head for word in words)), None)
+        if tool is not None:
+            raise UsageError(f"`{file}` is an export of {tool}", hint="export as COCO, YOLO or Pascal VOC")
 
 
 LAYOUTS = (

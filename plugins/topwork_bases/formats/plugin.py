@@ -41,6 +41,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
         DataError: a damaged file, with its line.
     """
     from topwork import choose_split
+    from topwork_bases.formats.exports import check_tool
 
     path = Path(source).expanduser()
     layouts = _layouts()
@@ -53,6 +54,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
             return None
         fitting = [layout for layout in layouts.values() if layout.matches(path)]
         if not fitting:
+            check_tool(path)
             return None
         if len(fitting) > 1:
             names = " and ".join(layout.name for layout in fitting)

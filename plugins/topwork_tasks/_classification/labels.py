@@ -354,6 +354,21 @@ def name_doubts(names: Iterable[str]) -> list[str]:
     return doubts
 
 
+def spelling_doubts(names: Iterable[Any], column: str) -> list[str]:
+    """Return doubts about names of entries (tags, categories): two that differ by a detail, and those of `name_doubts`.
+
+    Args:
+        names: of all entries; what is no text is left out.
+        column: name of the column, for messages.
+    """
+    known = sorted({name for name in names if isinstance(name, str)})
+    try:
+        check_spellings(dict.fromkeys(known), column)
+    except DataError as error:
+        return [f"column `{column}`: {error.cause}; {error.hint}"]
+    return name_doubts(known)
+
+
 def _parts(name: str, mark: str) -> list[str]:
     return [part.strip() for part in name.split(mark) if part.strip()]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 from topwork import UsageError, split_named
 
 _BEGINS = re.compile(rb'\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
+_SUFFIXES = (".jpg", ".png", ".jpeg", ".bmp", ".tif", ".webp")
 _IMAGES = ("images", "Images", "imgs", "JPEGImages")
 
 
@@ -80,9 +82,22 @@ def image_folder(file: Path, names: Sequence[str], given: str | None) -> Path:
         within = [folder for parent in images if parent.is_dir() for folder in sorted(parent.iterdir())]
         matching = [folder for folder in within if split is not None and _split_in(folder.name) == split]
         for folder in (base, *named, *(folder / name for folder in named for name in _IMAGES), *images, *matching):
-            if names and (folder / names[0]).is_file():
+            if names and named_image(folder, names[0]).is_file():
                 return folder
     return file.parent
+
+
+def named_image(folder: Path, name: str) -> Path:
+    """Return the file that an annotation names in a folder.
+
+    A path of another machine means the file of its last name; a name may lack its suffix or have another Unicode form.
+    """
+    name = name.strip().replace("\\", "/")
+    last = name.rsplit("/", 1)[-1]
+    names = dict.fromkeys((name, last, *(unicodedata.normalize(form, last) for form in ("NFC", "NFD"))))
+    endings = ("", *_SUFFIXES, *(suffix.upper() for suffix in _SUFFIXES))
+    candidates = (folder / (written + ending) for written in names for ending in endings)
+    return next((file for file in candidates if file.is_file()), folder / name)
 
 
 def annotation_folder(path: Path) -> Path | None:

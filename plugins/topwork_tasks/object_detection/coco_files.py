@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Origin, Table, UsageError, nearest
 from topwork_tasks._vision.headers import size_of
-from topwork_tasks.object_detection.annotation_files import annotation_folder, coco_files, image_folder
+from topwork_tasks.object_detection.annotation_files import annotation_folder, coco_files, image_folder, named_image
+from topwork_tasks.object_detection.run_lengths import box_of_mask, run_lengths
 
 if TYPE_CHECKING:
     from topwork import RowsOptions
@@ -81,6 +82,7 @@ class _CocoFile:
             raise self.fault(f"is no JSON ({error})") from error
         if not isinstance(content, Mapping):
             raise self.fault("is no COCO annotation file: it holds a list, not an object")
+        self.repeated = 0  # annotations with image, box and category of another
         self.annotations = self._entries(content, "annotations", "annotation")
         self.category_indices = self._categories(self._entries(content, "categories", "category"))
         self.images = self._images(self._entries(content, "images", "image"))
@@ -126,13 +128,13 @@ class _CocoFile:
         return indices
 
     def _images(self, entries: list[Mapping[str, Any]]) -> dict[Any, Path]:
-        names = [str(self.value(record, "file_name", "image")) for record in entries]
+        names = [str(self.value(record, "file_name", "image")).replace("\\", "/") for record in entries]
         folder = image_folder(self.path, names, self.options.options.get("images"))
         images: dict[Any, Path] = {}
         ids: dict[Path, Any] = {}
         self.sizes: dict[Any, tuple[int, int] | None] = {}
-        for record in entries:
-            identity, file = self.value(record, "id", "image"), folder / str(self.value(record, "file_name", "image"))
+        for record, name in zip(entries, names):
+            identity, file = self.value(record, "id", "image"), named_image(folder, name)
             if images.get(identity, file) != file:
                 cause = f"image {identity} stands twice: {images[identity].name} and {file.name}"
                 raise self.fault(cause, "give every image an id of its own, and its annotations that `image_id`")
@@ -183,6 +185,7 @@ class _CocoFile:
         count = sum(len(record.get("segments_info") or ()) for record in self.annotations)
         things = f"{count:,} segments" if panoptic else f"{len(self.annotations):,} boxes"
         remark = f"{self.path}: read as COCO: {len(rows):,} images, {len(self.names)} categories, {things}"
+        remark += f"; {self.repeated:,} of them repeat another" if self.repeated and not panoptic else ""
         return Table(rows, Origin((str(self.path),)), remarks=[remark])
 
     # ------------------------------------------------------------ boxes and instances
@@ -191,10 +194,14 @@ class _CocoFile:
         masks = any(record.get("segmentation") for record in self.annotations)
         keys = ("bbox", "category", "area", "iscrowd", *(("segmentation",) if masks else ()))
         objects: dict[Any, dict[str, list]] = {image: {key: [] for key in keys} for image in self.images}
+        seen: set[Any] = set()
         for record in self.annotations:
             image = self.image(record)
             target = objects[image]
             box = self._box(record, image)
+            same = (image, tuple(box), self.category(record, "annotation"))
+            self.repeated += same in seen
+            seen.add(same)
             target["bbox"].append(box)
             target["category"].append(self.category(record, "annotation"))
             target["area"].append(_number(record.get("area"), box[2] * box[3]))
@@ -216,7 +223,11 @@ class _CocoFile:
         """Return x, y, width, height of an annotation; of its mask where it has no box."""
         written = record.get("bbox")
         if not written and (mask := record.get("segmentation")):
-            return _box_of_mask(self._segmentation(record, image), mask)
+            rle, (width, height) = self._segmentation(record, image), self._size(image)
+            if rle is not None and rle["size"] not in ([], [height, width]):
+                cause = f"annotation {record.get('id')}: its mask is {rle['size'][1]} x {rle['size'][0]} pixels"
+                raise self.fault(f"{cause}, its image {width} x {height}", "draw it on the image's own frame")
+            return box_of_mask(rle, mask)
         try:
             box = [float(value) for value in written or ()]
         except (TypeError, ValueError):
@@ -293,48 +304,6 @@ def _number(value: Any, default: float) -> float:
     except (TypeError, ValueError):
         return default
     return number if math.isfinite(number) else default
-
-
-def run_lengths(written: Any, size: tuple[int, int]) -> dict[str, Any] | None:
-    """Return {size, counts} of a mask, run lengths or polygons; None without one (a polygon has three points or more).
-
-    Args:
-        written: the entry `segmentation` of an annotation.
-        size: width and height of the image.
-
-    Raises:
-        ValueError, KeyError, TypeError, IndexError: it is neither.
-    """
-    from faster_coco_eval.core import mask as coco
-
-    width, height = size
-    if isinstance(written, Mapping):
-        size_of_mask, counts = [int(value) for value in written["size"]], written["counts"]
-        if isinstance(counts, list):
-            counts = coco.frPyObjects({"size": size_of_mask, "counts": counts}, *size_of_mask)["counts"]
-    else:
-        polygons = [[float(value) for value in polygon] for polygon in written or ()]
-        if not polygons or not all(len(polygon) >= 6 for polygon in polygons):
-            return None
-        if not all(math.isfinite(value) for polygon in polygons for value in polygon):
-            # the library that fills polygons would end the process
-            raise ValueError("it has a polygon whose numbers are not finite")
-        size_of_mask = [height, width]
-        counts = coco.merge(coco.frPyObjects(polygons, height, width))["counts"]
-    return {"size": size_of_mask, "counts": counts.decode() if isinstance(counts, bytes) else counts}
-
-
-def _box_of_mask(rle: dict[str, Any] | None, written: Any) -> list[float]:
-    """Return x, y, width, height around a mask: of polygons their corners, of run lengths their pixels."""
-    from faster_coco_eval.core import mask as coco
-
-    if rle is None or not rle["size"]:
-        return [0.0, 0.0, 0.0, 0.0]  # no area: the task refuses or drops it, with its row
-    if isinstance(written, Mapping):
-        return [float(value) for value in coco.toBbox({**rle, "counts": rle["counts"].encode()})]
-    across = [float(value) for polygon in written for value in polygon[::2]]
-    down = [float(value) for polygon in written for value in polygon[1::2]]
-    return [min(across), min(down), max(across) - min(across), max(down) - min(down)]
 
 
 # ---------------------------------------------------------------- data sets

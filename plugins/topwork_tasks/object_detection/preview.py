@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Row
+from topwork_tasks._classification.labels import spelling_doubts
 from topwork_tasks._vision.boxes import box_doubts, categories_of, draw_boxes, objects_of
 from topwork_tasks._vision.headers import size_of
 from topwork_tasks._vision.images import magnified
@@ -37,6 +38,11 @@ class DetectionView(ImageView):
         return draw_boxes(large, boxes, large.width / size[0]), counted(objects.categories) or "no objects"
 
     def doubts(self, rows: Sequence[Row], options: Any) -> list[str]:
-        """Name boxes that leave their image or cannot be used, and rows without any box."""
+        """Name boxes that leave their image or cannot be used, rows without any box, categories that look alike."""
         boxed = [row for row in rows if row.get("objects") is not None]
-        return box_doubts(boxed, options.box_format) if boxed else []
+        names: list[str] = []
+        for row in boxed:
+            with suppress(DataError):
+                names += categories_of(row["objects"], None)
+        doubts = box_doubts(boxed, options.box_format) if boxed else []
+        return [*doubts, *spelling_doubts(names, "objects")]

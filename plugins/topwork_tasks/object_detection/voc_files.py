@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from topwork import DataError, Origin, Table, UsageError, nearest
-from topwork_tasks.object_detection.annotation_files import annotation_folder, xml_images
+from topwork_tasks.object_detection.annotation_files import annotation_folder, named_image, xml_images
 from topwork_tasks.object_detection.coco_files import detection_rows
 
 if TYPE_CHECKING:
@@ -75,7 +75,14 @@ def _read(file: Path, images: Path, name: str, use_difficult: bool) -> tuple[Pat
     objects: dict[str, Any] = {"bbox": [], "category": [], "area": [], "iscrowd": []}
     try:
         root = ElementTree.parse(file).getroot()
-        image = images / root.findtext("filename", f"{name}.jpg")
+        if root.tag != "annotation":
+            tool = "an export of CVAT" if root.tag == "annotations" else f"a file of `{root.tag}`"
+            raise DataError(
+                f"{file}: is {tool}, no annotation of Pascal VOC", hint="export as COCO, YOLO or Pascal VOC"
+            )
+        written = (root.findtext("filename") or "").strip()
+        image = named_image(images, written or name)
+        image = image if image.is_file() else named_image(images, name)
         width, height = (int(float(root.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
         objects["size"] = (width, height) if width > 0 and height > 0 else None
         for element in root.findall("object"):
@@ -94,5 +101,6 @@ def _read(file: Path, images: Path, name: str, use_difficult: bool) -> tuple[Pat
             f"{file}: is no annotation of Pascal VOC ({error})", hint="it needs objects with a name and a bndbox"
         ) from error
     if not image.is_file():
-        raise DataError(f"{file}: the image {image} is missing", hint="set `options: {images: folder}`")
+        missing = images / (written or name)
+        raise DataError(f"{file}: the image {missing} is missing", hint="set `options: {images: folder}`")
     return image, objects

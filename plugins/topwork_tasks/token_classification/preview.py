@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from topwork import Picture, Row, RowsView
+from topwork_tasks._classification.labels import spelling_doubts
 from topwork_tasks.token_classification.tags import check_marks, text_and_words
 
 _MOST_WORDS = 60
@@ -24,6 +25,13 @@ class TagsView(RowsView):
         """Refuse words and tags of different numbers, and spans that leave their text or that tags cannot express."""
         _, words = text_and_words(row, None, options.span_words)
         check_marks(row, words, options.span_words, options.label_names)
+
+    def doubts(self, rows: Sequence[Row], options: Any) -> list[str]:
+        """Name tags, or labels of spans, that look like another."""
+        tags = [tag for row in rows if row.get("words") is not None for tag in row.get("tags") or ()]
+        spans = [span for row in rows if row.get("words") is None for span in row.get("spans") or ()]
+        labels = [span.get("label") for span in spans if isinstance(span, Mapping)]
+        return [*spelling_doubts(tags, "tags"), *spelling_doubts(labels, "spans")]
 
     def preview(self, row: Row, options: Any) -> Picture:
         """Render words marked with their tags, or the text marked with its spans."""
