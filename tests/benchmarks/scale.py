@@ -121,7 +121,6 @@ def kills_section(folder: Path, count: int, kills: int, shards: int) -> None:
     """Two processes predict while a third kills them at seeded moments; the bytes are those of one undisturbed."""
     tenth = count // 10
     make_texts(folder, [tenth, count])
-    overhead_of_shards(folder, tenth, shards // 10)
     command = topwork_line("--quiet", "predict", folder / "model", folder / f"{count}.csv", "--shards", shards)
     options = ("--shards", shards // 10, "--output", folder / "tenth")
     small = measured(topwork_line("--quiet", "predict", folder / "model", folder / f"{tenth}.csv", *options))
@@ -153,6 +152,7 @@ def kills_section(folder: Path, count: int, kills: int, shards: int) -> None:
     show("kills", what="killed", kills=done, rows=count, shards=shards, same_bytes=same, exit_codes=codes, **figures)
     if not same:
         raise SystemExit("the bytes differ")
+    overhead_of_shards(folder, tenth, shards // 10)
 
 
 def overhead_of_shards(folder: Path, count: int, shards: int) -> None:

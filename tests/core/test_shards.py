@@ -185,7 +185,7 @@ def test_what_the_dead_left_is_swept_when_all_is_done(predict, rows, tmp_path):
     (tmp_path / "out" / "parts" / ".half").mkdir()
     assert predict(rows, "--output", tmp_path / "out")[0] == 0
     assert list((tmp_path / "out" / "claims").iterdir()) == []
-    assert len(list((tmp_path / "out" / "parts").iterdir())) == 3
+    assert {path.name for path in (tmp_path / "out" / "parts").iterdir()} == {"00000", "00001", "00002", "joined.json"}
 
 
 # ---------------------------------------------------------------- predictions
@@ -313,3 +313,61 @@ def test_two_processes_that_are_killed_again_and_again_write_the_same_bytes(mode
     assert kills >= 3  # all ten, unless the processes outran this one
     assert [process.exitcode for process in processes] == [0, 0]
     assert content(tmp_path / "out") == content(tmp_path / "undisturbed")
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def make_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+DAMAGES = {
+    "gone": Path.unlink,
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-9]),
+    "empty": lambda file: file.write_bytes(b""),
+    "flipped": flip,
+    "a pipe": make_pipe,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(models, rows, tmp_path_factory) -> Path:
+    """Folders of work that is done, and the rows with labels."""
+    root = tmp_path_factory.mktemp("finished")
+    known = topwork.load(models / "texts").task.example_rows()
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
+    for command in ("predict", "evaluate"):
+        assert main(again(command, models, root, root / command)) == 0
+    return root
+
+
+def again(command: str, models: Path, root: Path, folder: Path) -> list[str]:
+    return [command, str(models / "texts"), str(root / "rows.jsonl"), "--shards", "2", "--output", str(folder)]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("predict", "predictions.jsonl"), ("predict", "result.json"), ("evaluate", "result.json")],
+)
+def test_what_was_damaged_after_the_end_is_joined_anew(command, name, damage, finished, models, tmp_path, capsys):
+    folder = Path(shutil.copytree(finished / command, tmp_path / "out"))
+    DAMAGES[damage](folder / name)
+    assert main(again(command, models, finished, folder)) == 0
+    assert content(folder) == content(finished / command)
+    shown = json.loads(capsys.readouterr().out or "null")
+    assert command == "predict" or shown["rows"] == json.loads((folder / "result.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize(("name", "cause"), [("job.json", "no regular file"), ("parts/00000/states.json", "missing")])
+def test_a_pipe_in_a_shared_folder_is_not_waited_for(name, cause, finished, models, tmp_path, capsys):
+    folder = Path(shutil.copytree(finished / "evaluate", tmp_path / "out"))
+    make_pipe(folder / name)
+    (folder / "result.json").unlink()
+    assert main(again("evaluate", models, finished, folder)) != 0
+    assert cause in capsys.readouterr().err

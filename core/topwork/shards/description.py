@@ -20,8 +20,8 @@ from topwork.items import Json
 from topwork.runs.fingerprints import fingerprints
 from topwork.saving.manifest import MANIFEST
 from topwork.saving.weights import digest
+from topwork.shards.parts import DESCRIPTION
 
-DESCRIPTION = "job.json"
 #: rows of a shard, unless the number of shards is given
 ROWS_OF_A_SHARD = 4096
 #: shards that there are at least, as far as the rows go, so that several processes have something to do
@@ -103,6 +103,8 @@ def agree(folder: Path, mine: Description, shards: int | None) -> int:
             raise UsageError(f"there is `{foreign[0]}` in it already", place=str(folder), hint="give a new folder")
         count = min(shards or default_shards(mine.rows), max(1, mine.rows))
         _create(file, {**asdict(mine), "shards": count})
+    if not file.is_file():
+        raise UsageError("it is no regular file", place=str(file), hint="give a new folder")
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         count = int(stored["shards"])

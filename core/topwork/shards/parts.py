@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from topwork.errors import CheckpointError
-from topwork.files import flush_to_disk, plain
+from topwork.files import flush_to_disk, plain, write_json
 from topwork.items import Json
 from topwork.saving.weights import digest
 
 RECORD = "record.json"
+#: describes the work in a folder
+DESCRIPTION = "job.json"
+#: beside the shards: what their union is, once it is written
+SEAL = "joined.json"
 #: what `rename` says of a target that is a folder with files
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.EACCES)
 
@@ -61,6 +65,9 @@ class Parts:
             index: of the shard.
             written: from `scratch`; gone afterwards.
             counts: what the record holds beside the files.
+
+        Raises:
+            CheckpointError: a folder without a record is in its place.
         """
         files = {
             file.relative_to(written).as_posix(): {"size": file.stat().st_size, "sha256": digest(file)}
@@ -73,8 +80,10 @@ class Parts:
         try:
             os.rename(written, self.path(index))
         except OSError as error:
-            if error.errno not in _TAKEN or not self.is_finished(index):
+            if error.errno not in _TAKEN:
                 raise
+            if not self.is_finished(index):
+                raise _damaged(self.path(index) / RECORD, "there is no record", self.path(index)) from error
             shutil.rmtree(written, ignore_errors=True)
             return False
         _flush_folder(self.folder)
@@ -107,13 +116,12 @@ class Parts:
         if known is None:
             return
         file, content = self.path(index) / name, hashlib.sha256()
-        try:
-            with file.open("rb") as stream:
-                while block := stream.read(2**20):
-                    content.update(block)
-                    yield block
-        except FileNotFoundError as error:
-            raise _damaged(file, "the file is missing", self.path(index)) from error
+        if not file.is_file():  # a pipe would be waited for
+            raise _damaged(file, "the file is missing", self.path(index))
+        with file.open("rb") as stream:
+            while block := stream.read(2**20):
+                content.update(block)
+                yield block
         if content.hexdigest() != known["sha256"]:
             raise _damaged(file, "the file is not the one that was written: its hash differs", self.path(index))
 
@@ -128,10 +136,34 @@ class Parts:
                 pass
         return self.path(index)
 
+    def seal(self, joined: Path) -> None:
+        """Note size and hash of the files that all shards are together, once they are written.
+
+        Args:
+            joined: the folder that holds them.
+        """
+        files = [file for file in sorted(joined.iterdir()) if file.is_file() and file.name != DESCRIPTION]
+        known = {file.name: {"size": file.stat().st_size, "sha256": digest(file)} for file in files}
+        write_json(self.folder / SEAL, known)
+
+    def is_sealed(self, joined: Path) -> bool:
+        """Return whether the files that all shards are together are those that were noted: whoever looks joins anew."""
+        if not (self.folder / SEAL).is_file():
+            return False
+        try:
+            known = dict(json.loads((self.folder / SEAL).read_text(encoding="utf-8")))
+            return bool(known) and all(_is_same(joined / name, mark) for name, mark in known.items())
+        except (ValueError, TypeError, KeyError):
+            return False
+
     def sweep(self) -> None:
         """Remove what processes left that died while they wrote."""
         for folder in self.folder.glob(".*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_same(file: Path, mark: Mapping[str, Any]) -> bool:
+    return file.is_file() and file.stat().st_size == mark["size"] and digest(file) == mark["sha256"]
 
 
 def _damaged(file: Path, cause: str, part: Path) -> CheckpointError:

@@ -67,7 +67,7 @@ class Worker:
         return rows_of_shard(self.rows, self.count, index)
 
     def run(self, compute: Compute, join: Callable[[Parts, int], None], say: Callable[[str], None]) -> None:
-        """Take shards until all are finished, and join them unless that is done.
+        """Take shards until all are finished, and join them unless that is done and nothing was changed since.
 
         Args:
             compute: the work on a shard.
@@ -121,13 +121,14 @@ class Worker:
         return f"{record['rows']} rows{left_out}"
 
     def _join(self, claims: Claims, join: Callable[[Parts, int], None]) -> None:
-        while not (self.folder / RESULT).is_file():
+        while not self.parts.is_sealed(self.folder):
             with claims.holding(_JOIN) as claim:
                 if claim is None:
                     time.sleep(_PAUSE)
                     continue
-                if not (self.folder / RESULT).is_file():
+                if not self.parts.is_sealed(self.folder):
                     join(self.parts, self.count)
+                    self.parts.seal(self.folder)
                     self.parts.sweep()
                     claims.sweep()
                 claim.done = True
