@@ -154,7 +154,7 @@ def load(
         PluginError: the task, or what was altered in the model, belongs to a plugin that is not loaded.
     """
     from topwork.runs.task_model import TaskModel
-    from topwork.saving.model_folder import load_folder, local_folder
+    from topwork.saving.loading import load_folder, local_folder
 
     parts = load_folder(local_folder(folder, revision), plugins or _plugins(), trust_remote_code=trust_remote_code)
     return TaskModel.of(parts)
@@ -186,7 +186,7 @@ def from_pretrained(
     Raises:
         CheckpointError: the folder is none of these, or is damaged.
     """
-    from topwork.saving.model_folder import local_folder
+    from topwork.saving.loading import local_folder
     from topwork.saving.transformers_models import load_plain
 
     return load_plain(local_folder(folder, revision), plugins or _plugins())

@@ -33,7 +33,7 @@ from topwork.runs.records import RECIPE, RUN, read_record, stage_inputs
 from topwork.runs.reuse import check_inputs, count_finished, redo, stored_model, take_over
 from topwork.runs.run import Run
 from topwork.runs.task_model import TaskModel
-from topwork.saving.model_folder import load_folder
+from topwork.saving.loading import load_folder
 from topwork.system.errors import translate_system_error
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Model folders, in the order in which saving meets their parts.
 
-- `model_folder`: writes and loads the folder of a task and its model; finds one on the Hub.
+- `model_folder`: writes the folder of a task and its model; `loading`: loads it, and finds one on the Hub.
 - `transformers_models`: the same for a model of transformers without a task.
 - `programs`: the same for an exported program (ONNX, torch.export) in the place of weights.
 - `manifest`: what a folder says about itself, and how it is checked before anything of it is used.

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from topwork.files import write_json, write_text, write_whole
 from topwork.items import Json
+from topwork.saving.loading import load_folder
 from topwork.saving.manifest import MANIFEST, PROGRAM, manifest
 from topwork.saving.model_card import CardFacts, model_card
-from topwork.saving.model_folder import load_folder, save_configs, save_processors, writable
+from topwork.saving.model_folder import save_configs, save_processors, writable
 from topwork.saving.parts import TaskParts
 from topwork.saving.verification import silenced
 from topwork.saving.weights import describe_contents

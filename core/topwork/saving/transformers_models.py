@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from topwork.errors import CheckpointError, TopworkError, UsageError
 from topwork.files import plain, write_json, write_whole
 from topwork.saving.alterations import alterations
+from topwork.saving.loading import check_contents, check_whole, count_tensors, put_back
 from topwork.saving.manifest import FORMAT, MANIFEST, WEIGHTS, read_manifest, written_by
-from topwork.saving.model_folder import check_contents, check_whole, count_tensors, put_back, writable
+from topwork.saving.model_folder import writable
 from topwork.saving.verification import silenced, unloadable, verify_model
 from topwork.saving.weights import check_numbers, describe_contents, describe_file, load_weights, save_weights
 

@@ -289,7 +289,7 @@ def _check_parts(work: TaskModel, rows: Sequence[Any]) -> None:
 
 def _check_folder(work: TaskModel, rows: Sequence[Any], predictions: list[Any], folder: Path, plugins: Plugins) -> None:
     from topwork.runs.task_model import TaskModel
-    from topwork.saving.model_folder import load_folder
+    from topwork.saving.loading import load_folder
 
     with promised(work.task.name, "the model is saved, and loads again"):
         work.save(folder)

@@ -20,8 +20,8 @@ from torch import nn
 from topwork.errors import CheckpointError, UsageError
 from topwork.files import write_json
 from topwork.items import Batch, Json
+from topwork.saving.loading import load_folder
 from topwork.saving.manifest import read_manifest
-from topwork.saving.model_folder import load_folder
 from topwork.training.model_outputs import compare, mean_by_item, positions_that_count
 
 if TYPE_CHECKING:
