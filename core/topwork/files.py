@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from topwork.errors import UsageError
 from topwork.items import Json
 
 #: end of the names of what is being written or removed
@@ -27,12 +28,18 @@ _LEFT = f".*.*{PARTIAL}"
 def write_whole(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`, whose file or folder becomes `target` when the block ends well.
 
-    A folder that was at `target` is replaced. When the block fails, `target` is as it was.
+    A folder that was at `target` is replaced. When the block fails, `target` is as it was. A device, a pipe or a socket
+    is never replaced.
+
+    Raises:
+        UsageError: there is something at `target` that is no file and no folder.
 
     Example:
         >>> with write_whole(Path("scores.csv")) as temporary:  # doctest: +SKIP
         ...     temporary.write_text("row,score")
     """
+    if exists(target) and not target.is_file() and not target.is_dir():
+        raise UsageError(f"`{target}` is no file and no folder: it cannot be replaced", hint="name a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent)) / target.name
     try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny_bases import BASES
@@ -119,6 +121,30 @@ def test_threshold_batch_size_and_precision(predict, folders) -> None:
     for option in ("--precision", "--on-error"):
         code, _, err = predict("text-classification", "-i", "text=x", option, "flot32")
         assert code == 2 and option in err
+
+
+def test_an_output_that_is_an_input_is_refused_and_the_input_stays(predict, tmp_path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text\ngood\nbad\n")
+    (tmp_path / "link.csv").symlink_to(rows)
+    for output in (rows, tmp_path / "link.csv"):
+        code, _, err = predict("text-classification", str(rows), "--output", str(output))
+        assert code == 2 and "--output" in err and "is one of the inputs" in err
+    assert rows.read_text() == "text\ngood\nbad\n" and (tmp_path / "link.csv").is_symlink()
+
+
+def test_a_pipe_gets_the_lines_and_is_never_replaced_by_a_file(predict, tmp_path) -> None:
+    pipe = tmp_path / "lines"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(pipe.read_text)
+        code, _, err = predict("text-classification", "-i", "text=good", "--output", str(pipe))
+        assert code == 0, err
+        assert json.loads(reader.result(timeout=60))["row"] == 0
+    assert pipe.is_fifo()
+    with pytest.raises(topwork.TopworkError, match="is no file and no folder"):
+        topwork.write_text(pipe, "text")
+    assert pipe.is_fifo()
 
 
 def test_empty_stdin(predict) -> None:

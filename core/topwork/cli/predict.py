@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -35,6 +35,7 @@ from topwork.cli.shards import (
     predict_share,
 )
 from topwork.errors import UsageError
+from topwork.files import exists
 from topwork.system.output import stdout_to_stderr
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def predict_command(
         loaded = load(model, trust_remote_code=trust, plugins=session.plugins)
         if threshold is not None:
             loaded.task = _with_threshold(loaded.task, threshold)
+        _check_output(output, rows or [])
         sources: list[Any] = [typed_rows(row, type(loaded.task), columns)] if row else []
         sources += [read_rows(path, split, limit, session.plugins, Path(scratch)) for path in rows or ()]
         if output is not None and shards is not None:
@@ -122,6 +124,24 @@ def _with_threshold(task: Task, threshold: float) -> Task:
         raise UsageError(error.cause, place="--threshold", hint=error.hint) from error
 
 
+def _check_output(output: Path | None, inputs: Sequence[str]) -> None:
+    """Refuse an output that is one of the inputs, which would be lost.
+
+    Raises:
+        UsageError: names it.
+    """
+    if output is None or not output.is_file():
+        return
+    for path in inputs:
+        file = Path(path).expanduser()
+        if exists(file) and file.samefile(output):
+            raise UsageError(f"`{output}` is one of the inputs", place="--output", hint="name another file")
+
+
+def _is_special(path: Path) -> bool:
+    return exists(path) and not path.is_file() and not path.is_dir()
+
+
 def _write_lines(lines: Iterator[str], output: Path | None, stdout: TextIO) -> None:
     if output is None:
         for line in lines:
@@ -129,6 +149,10 @@ def _write_lines(lines: Iterator[str], output: Path | None, stdout: TextIO) -> N
         return
     from topwork.files import write_whole
 
+    if _is_special(output):  # a device or a pipe: what reads from it waits for lines
+        with output.open("w", encoding="utf-8") as out:
+            out.writelines(line + "\n" for line in lines)
+        return
     with write_whole(output) as temporary, temporary.open("w", encoding="utf-8") as out:
         out.writelines(line + "\n" for line in lines)
 
