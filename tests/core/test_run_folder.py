@@ -62,6 +62,41 @@ def start(recipe, plugins, **options):
     return topwork.run(recipe, plugins=plugins, quiet=True, **options)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"versions": {"torch": "1.0"}}, "the run began with torch 1.0 and goes on with"),
+        ({"versions": {"python": "2.7"}}, "the run began with python 2.7 and goes on with"),
+        (
+            {"plugins": {"rows": "topwork 0.0.1"}},
+            "the run began with the plugin rows topwork 0.0.1 and goes on with topwork",
+        ),
+        ({"plugins": {"gone": "gone 1"}}, "the run began with the plugin gone gone 1 and goes on with not installed"),
+        ({}, None),
+    ],
+)
+def test_a_run_that_goes_on_under_other_versions_says_so(recipe, plugins, change, said) -> None:
+    root = start(recipe, plugins).root
+    facts = json.loads((root / "run.json").read_text())
+    for key, values in change.items():
+        facts[key] |= values
+    (root / "run.json").write_text(json.dumps(facts))
+    topwork.resume(root, plugins=plugins, quiet=True)
+    doubts = [line for line in (root / "log.txt").read_text().splitlines() if "the run began with" in line]
+    assert len(doubts) == (said is not None)
+    assert said is None or said in doubts[0]
+
+
+def test_a_plugin_file_that_was_changed_since_is_named(recipe, tmp_path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import topwork\n\n@topwork.hookimpl\ndef run_done(run):\n    pass\n")
+    plugins = topwork.load_plugins(files=[file], extra=[engine_plugin])
+    root = start(recipe, plugins).root
+    file.write_text(file.read_text() + "    # mended\n")
+    topwork.resume(root, plugins=topwork.load_plugins(files=[file], extra=[engine_plugin]), quiet=True)
+    assert f"the plugin file {file} is not as it was when the run began" in (root / "log.txt").read_text()
+
+
 # ---------------------------------------------------------------- resume compares the recipe (R2)
 
 CHANGES = {

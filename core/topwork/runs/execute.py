@@ -5,13 +5,11 @@ The task and its model are made in `build`; what a stage is given is `run.Run`.
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +26,7 @@ from topwork.plugins.tracking import tracking
 from topwork.process import Process
 from topwork.runs.build import make_task_model
 from topwork.runs.earlier import provide_earlier
+from topwork.runs.environment import changes, environment
 from topwork.runs.lock import locking
 from topwork.runs.records import RECIPE, RUN, read_record, stage_inputs
 from topwork.runs.reuse import check_inputs, count_finished, redo, stored_model, take_over
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from topwork.recipe.recipe import Recipe
     from topwork.stage import Stage
 
-RECORDED = ("topwork", "torch", "torchvision", "transformers", "accelerate", "timm", "datasets", "numpy", "safetensors")
 _LOG = "log.txt"
 
 
@@ -86,7 +84,7 @@ def execute(
                 write_json(root / RUN, _facts(recipe, plugins, process, save_outside))
             note = take_over(recipe, root, Path(reuse)) if process.main and reuse is not None else None
             process.barrier()
-            return _run_stages(recipe, plugins, process, root, quiet, note)
+            return _run_stages(recipe, plugins, process, root, quiet, [] if note is None else [note])
 
 
 def resume_run(root: Path, plugins: Plugins, *, quiet: bool = False, again: bool = False) -> Run:
@@ -117,15 +115,15 @@ def resume_run(root: Path, plugins: Plugins, *, quiet: bool = False, again: bool
         )
     recipe, process = load_recipe(root / RECIPE, (), plugins), Process()
     with _locked(root, process), following(facts.get("kernels")):
-        note = None
+        notes = [f"doubtful: {change}" for change in changes(facts, plugins)]
         if process.main:
             remove_partial(root)
         if not again:
             check_inputs(recipe, root)
         elif process.main:
-            note = redo(recipe, root)
+            notes += [note] if (note := redo(recipe, root)) is not None else []
         process.barrier()
-        return _run_stages(recipe, plugins, process, root, quiet, note)
+        return _run_stages(recipe, plugins, process, root, quiet, notes)
 
 
 def silence_libraries() -> None:
@@ -141,11 +139,13 @@ def silence_libraries() -> None:
 # ---------------------------------------------------------------- stages
 
 
-def _run_stages(recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: bool, note: str | None) -> Run:
-    """Run the stages that are not done yet, and tell the observers; `note` says how it came to those that are."""
+def _run_stages(
+    recipe: Recipe, plugins: Plugins, process: Process, root: Path, quiet: bool, notes: Sequence[str]
+) -> Run:
+    """Run the stages that are not done yet, and tell the observers; `notes` say how it came to those that are."""
     silence_libraries()
     console = Console(quiet=quiet or not process.main, log=root / _LOG if process.main else None)
-    if note is not None:
+    for note in notes:
         console.say(note)
     done = count_finished(recipe, root)
     if done == len(recipe.stages) and done:
@@ -300,21 +300,9 @@ def _facts(recipe: Recipe, plugins: Plugins, process: Process, save_outside: boo
         "task": recipe.task_name,
         "seed": recipe.seed,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {"python": platform.python_version(), **_versions()},
         "device": str(process.device),
         "processes": process.count,
         "kernels": kernels().to_dict() if process.device.type == "cpu" else None,
-        "plugins": {info.name: f"{info.package} {info.version}" for info in plugins.loaded},
-        "plugin_files": [str(file) for file in plugins.files],
+        **environment(plugins),
     }
     return {**facts, "save_outside": True} if save_outside else facts
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in RECORDED:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions

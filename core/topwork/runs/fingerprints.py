@@ -1,4 +1,7 @@
-"""Fingerprints of local files that rows come from: `fingerprints`. Rows of the Hub have their `revision` instead."""
+"""Fingerprints of local files: of those that rows come from (`fingerprints`), and of any path (`fingerprint`).
+
+Rows of the Hub have their `revision` instead.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,12 @@ def fingerprints(data: Mapping[str, Json]) -> dict[str, str]:
         data: the section `data` of a recipe, written out.
     """
     paths = [rows["path"] for rows in data.values() if isinstance(rows, dict) and isinstance(rows.get("path"), str)]
-    known = {path: _fingerprint(path) for path in dict.fromkeys(paths)}
+    known = {path: fingerprint(path) for path in dict.fromkeys(paths)}
     return {path: mark for path, mark in known.items() if mark is not None}
 
 
-def _fingerprint(path: str) -> str | None:
-    """Return None for what is neither a file nor a folder here: a sample, a name on the Hub, a device."""
+def fingerprint(path: str) -> str | None:
+    """Return the fingerprint of a path; None for no file or folder: a sample, a name on the Hub, a device."""
     try:
         files = [Path(name) for name in sorted(glob.glob(path))] if glob.has_magic(path) else [expanded(path)]
         marks = [_of_folder(file) if file.is_dir() else _of_file(file) for file in files if file.exists()]
