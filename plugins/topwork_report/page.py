@@ -86,8 +86,10 @@ def _given_to_script(data: PageData, stage: StageFiles, blocks: list[dict[str, A
             data.add_charts(block, stage.anchor)
         elif block["kind"] == "attention":
             data.add_attention(stage, block)
-    made = (data.add_relevance(stage), data.add_predictions(stage))
-    return [block for block in made if block]
+        elif block["kind"] == "relevance":
+            data.add_relevance(stage)
+    table = data.add_predictions(stage)
+    return [table] if table else []
 
 
 @cache

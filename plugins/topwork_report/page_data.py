@@ -107,8 +107,8 @@ class PageData:
             self.attention.append({"anchor": anchor, "role": role, "title": title, "rows": kept, "first": first})
         return left_out
 
-    def add_relevance(self, stage: StageFiles) -> dict[str, Any] | None:
-        """Take over the relevance of positions that a stage computed; returns its block, None when there is none."""
+    def add_relevance(self, stage: StageFiles) -> None:
+        """Take over the relevance of positions that a stage computed, of the rows whose description fits."""
         rows = []
         for row in mappings(stage.result.get("relevance"))[:MOST_RELEVANCE]:
             axis, methods = row.get("axis"), row.get("methods")
@@ -120,12 +120,9 @@ class PageData:
             if shown := {name: values for name, values in known.items() if values is not None}:
                 index = row.get("row")
                 rows.append({"row": index if type(index) is int else None, "axis": _axis(axis), "methods": shown})
-        if not rows:
-            return None
-        title = f"stage {stage.number}, {stage.name}"
-        role = stage.result.get("role")
-        self.relevance.append({"anchor": stage.anchor, "role": role, "title": title, "rows": rows})
-        return {"kind": "relevance", "anchor": stage.anchor}
+        title, role = f"stage {stage.number}, {stage.name}", stage.result.get("role")
+        if rows:
+            self.relevance.append({"anchor": stage.anchor, "role": role, "title": title, "rows": rows})
 
     def add_predictions(self, stage: StageFiles) -> dict[str, Any] | None:
         """Take over a stage's table of predictions; returns its block, None when there is none."""

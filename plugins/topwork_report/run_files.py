@@ -80,17 +80,15 @@ def read_run(folder: Path, without: str | None = None, *, live: bool = False) ->
     for path in sorted((folder / "stages").glob("*"), key=_position):
         if path.is_dir() and _STAGE_FOLDER.fullmatch(path.name) and path.name != without:
             if live and not (path / "result.json").exists():
-                run.stages.append(_running_stage(path))
+                run.stages.append(_unfinished_stage(path, "running", logged_steps(path)))
             else:
                 _read_stage(run, path)
     return run
 
 
-def _running_stage(stage_path: Path) -> StageFiles:
-    """Return a stage that goes on, with the numbers that its training has logged."""
-    result: dict[str, Json] = {"state": "running"}
-    if history := logged_steps(stage_path):
-        result["history"] = history
+def _unfinished_stage(stage_path: Path, state: str, history: list[dict[str, Any]]) -> StageFiles:
+    """Return a stage without a result, with the numbers that its training has logged."""
+    result: dict[str, Json] = {"state": state, **({"history": history} if history else {})}
     position, name = _position(stage_path)[0], stage_path.name.split("-", 1)[1]
     return StageFiles(position, name, stage_path, None, {}, result, {})
 
@@ -162,6 +160,8 @@ def _read_stage(run: RunFiles, stage_path: Path) -> None:
     file = stage_path / "result.json"
     if not file.exists():
         run.problem(file, "the file is missing: the stage did not finish, or its result was deleted")
+        if history := logged_steps(stage_path):  # of a training that was killed
+            run.stages.append(_unfinished_stage(stage_path, "not finished", history))
         return
     record = _read_json(run, file, dict)
     if record is None:

@@ -31,7 +31,7 @@ def section(run: RunFiles, stage: StageFiles) -> dict[str, Any]:
     """Return a stage's part of the page: its blocks, drawn ones first, then whatever is left of the result."""
     blocks: list[Block] = []
     shown: set[str] = set()
-    for reader in (_metrics, _history, removal, _curves, head_maps, _point_maps, _tables):
+    for reader in (_metrics, _history, removal, _curves, head_maps, _point_maps, _relevance, _tables):
         drawn, keys = reader(run, stage)
         blocks += drawn
         shown |= keys
@@ -122,6 +122,13 @@ def _point_maps(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]
         chart = point_map(text_in(described, "title", "Map"), points, text_in(described, "note", ""))
         blocks += [{"kind": "points", "chart": chart}] if chart else []
     return (blocks, {"point_maps"}) if blocks else ([], set())
+
+
+def _relevance(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
+    """Return the place of the relevance of positions, which the page's script draws, where rows have any."""
+    rows = mappings(stage.result.get("relevance"))
+    described = any(isinstance(row.get("axis"), dict) and isinstance(row.get("methods"), dict) for row in rows)
+    return ([{"kind": "relevance", "anchor": stage.anchor}], {"relevance"}) if described else ([], set())
 
 
 def _tables(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:

@@ -142,3 +142,23 @@ def test_a_training_leaves_no_log_behind(tmp_path: Path) -> None:
     run = topwork.run(recipe, folder=tmp_path / "run", plugins=topwork.load_plugins(extra=[Watching()]), quiet=True)
     assert max(map(len, seen)) >= 2 and all("loss" in steps[0] for steps in seen if steps)
     assert not (run.root / "stages/01-train/checkpoints").exists()
+
+
+def test_runs_of_different_tasks_are_not_ranked_nor_laid_over_each_other(tmp_path: Path) -> None:
+    first, second = small_run(tmp_path / "a", 0.8, 0.5), small_run(tmp_path / "b", 0.9, 0.25)
+    report_run.write(second / "run.json", {"name": "b", "task": "image-classification", "seed": 0})
+    reader = compared(tmp_path / "compare.html", first, second)
+    assert reader.count("td", class_="best") == 0 and "evaluate 1 accuracy 0.8 0.9" in reader.text
+    assert "text-classification, train 1: loss" in reader.text and "image-classification, train 1: loss" in reader.text
+    assert reader.count("svg", class_="chart") == 2
+
+
+def test_a_training_that_was_killed_keeps_its_curve(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "a", 0.8, 0.5)
+    training = run / "stages/04-train"
+    for step in (1, 2):
+        step_log.note_step(training, step, {"loss": 1 / step})
+    write_page(run)
+    reader = report_run.Reader((run / "report.html").read_text(encoding="utf-8"))
+    assert "4 · train" in reader.text and "not finished" in reader.text and "did not finish" in reader.text
+    assert reader.count("path", class_="curve") == 2

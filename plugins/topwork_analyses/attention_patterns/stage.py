@@ -152,7 +152,10 @@ class PatternStudy:
         result["layers"] = pattern_entries(self.means, self.layers)
         result["point_maps"] = [point_map(entry) for entry in maps]
         result["tables"] = {"Attention heads": lines} | {
-            f"Map of {entry['group']} attention heads": entry["points"] for entry in maps
+            f"Map of {entry['group']} attention heads": [
+                {name: value for name, value in point.items() if name != "path"} for point in entry["points"]
+            ]
+            for entry in maps
         }
         result["curves"] = share_curves(self.means, self.layers)
         result["head_maps"] = [{"key": "entropy", "title": "Entropy of attention", "note": "nats"}]

@@ -48,6 +48,13 @@ class Column:
     directions: dict[tuple[str, str], bool] = field(default_factory=dict)
     repetitions: int = 1
 
+    @property
+    def task(self) -> str:
+        """Return the name of the run's task, "" where it is not known."""
+        task = self.run.about.get("task") or self.run.recipe.get("task")
+        name = task.get("name") if isinstance(task, dict) else task
+        return name if isinstance(name, str) else ""
+
 
 def write_comparison(folders: list[Path], file: Path) -> dict[str, Json]:
     """Write the page of several runs.
@@ -164,7 +171,10 @@ def _facts(columns: list[Column]) -> list[tuple[str, list[Any]]]:
 
 
 def _metric_rows(columns: list[Column]) -> list[dict[str, Any]]:
-    """Return a row for each metric of each stage; the best value is marked where the stage says which way is better."""
+    """Return a row for each metric of each stage.
+
+    The best value is marked where the stage says which way is better, and where all values are of one task.
+    """
     stages = list(dict.fromkeys(stage for column in columns for stage, _ in column.metrics))
     keys = sorted(
         dict.fromkeys(key for column in columns for key in column.metrics), key=lambda key: stages.index(key[0])
@@ -173,8 +183,15 @@ def _metric_rows(columns: list[Column]) -> list[dict[str, Any]]:
     for key in keys:
         values = [column.metrics.get(key) for column in columns]
         known = [value for value in values if value is not None]
+        tasks = {column.task for column, value in zip(columns, values, strict=True) if value is not None}
         direction = next((column.directions[key] for column in columns if key in column.directions), None)
-        best = None if direction is None or len(set(known)) < 2 else max(known) if direction else min(known)
+        best = (
+            None
+            if direction is None or len(set(known)) < 2 or len(tasks) > 1
+            else max(known)
+            if direction
+            else min(known)
+        )
         rows.append({
             "stage": key[0],
             "metric": words(key[1]),
@@ -185,23 +202,22 @@ def _metric_rows(columns: list[Column]) -> list[dict[str, Any]]:
 
 
 def _charts(columns: list[Column]) -> list[dict[str, Any]]:
-    """Return a chart for each number of each training, with a curve for each run."""
-    series: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
+    """Return a chart for each number of each training and each task, with a curve for each run."""
+    series: dict[tuple[str, str, str], dict[str, list[tuple[float, float]]]] = {}
+    several = len({column.task for column in columns}) > 1
     for column in columns:
         for stage, label in zip(column.run.stages, _labels(column.run), strict=True):
             for point in mappings(stage.result.get("history")):
                 step = number(point.get("step"))
                 for name, value in numbers(point).items():
                     if step is not None and name not in _WITHOUT_CURVE:
-                        series.setdefault((label, name), {}).setdefault(column.name, []).append((step, value))
-    drawn = [
-        curves(
-            f"{stage}: {words(name.removeprefix('eval_'))}{', calibrate rows' * name.startswith('eval_')}",
-            lines,
-            "step",
-        )
-        for (stage, name), lines in series.items()
-    ]
+                        key = (column.task if several else "", label, name)
+                        series.setdefault(key, {}).setdefault(column.name, []).append((step, value))
+    drawn = []
+    for (task, stage, name), lines in series.items():
+        rows = ", calibrate rows" if name.startswith("eval_") else ""
+        title = f"{stage}: {words(name.removeprefix('eval_'))}{rows}"
+        drawn.append(curves(f"{task}, {title}" if task else title, lines, "step"))
     order = {column.name: index for index, column in enumerate(columns)}
     shown = [chart for chart in drawn if chart][:_MOST_CHARTS]
     for chart in shown:

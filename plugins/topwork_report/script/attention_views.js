@@ -2,26 +2,20 @@
 // Each takes {layer, head, query, onquery} and returns an element; `onquery` is told which query the reader chose.
 
 const LINE_HEIGHT = 21;
+const MOST_LINES = 400;
 
 /** Lines between the tokens of two lists (BertViz's head view). The opacity of a line is its share of the peak. */
 function linesView({ layer, head, query, onquery }) {
   const [high, wide] = [LINE_HEIGHT * Math.max(layer.rows, layer.columns) + 8, 200];
-  const lines = make("svg:svg", { class: "lines-between", width: wide, height: high, viewBox: `0 0 ${wide} ${high}`, "aria-hidden": "true" });
+  const lines = make("svg:svg", { class: "lines-between", width: wide, height: high, viewBox: `0 0 ${wide} ${high}`, preserveAspectRatio: "none", "aria-hidden": "true" });
   const peak = layer.peak(head) || 1;
   const left = [...Array(layer.rows).keys()].map((at) => make("button", { type: "button", class: "token-button", text: positionName(layer.queries, at) }));
   const right = [...Array(layer.columns).keys()].map((at) => make("span", { class: "token-name", text: positionName(layer.keys, at) }));
   const draw = (from, to) => {
-    lines.replaceChildren();
-    for (let row = 0; row < layer.rows; row += 1) {
-      if (from >= 0 && row !== from) continue;
-      for (let column = 0; column < layer.columns; column += 1) {
-        if (to >= 0 && column !== to) continue;
-        const share = layer.at(head, row, column) / peak;
-        if (share < 0.02) continue;
-        const [y1, y2] = [LINE_HEIGHT * (row + 0.5) + 4, LINE_HEIGHT * (column + 0.5) + 4];
-        lines.append(make("svg:path", { d: `M0 ${y1}C${wide / 2} ${y1} ${wide / 2} ${y2} ${wide} ${y2}`, "stroke-opacity": share.toFixed(3) }));
-      }
-    }
+    lines.replaceChildren(...strongest(layer, head, peak, from, to).map(([row, column, share]) => {
+      const [y1, y2] = [LINE_HEIGHT * (row + 0.5) + 4, LINE_HEIGHT * (column + 0.5) + 4];
+      return make("svg:path", { d: `M0 ${y1}C${wide / 2} ${y1} ${wide / 2} ${y2} ${wide} ${y2}`, "stroke-opacity": share.toFixed(3) });
+    }));
     right.forEach((name, at) => { name.style.opacity = from < 0 ? "" : String(0.35 + 0.65 * Math.min(1, layer.at(head, from, at) / peak)); });
   };
   left.forEach((name, at) => {
@@ -41,6 +35,20 @@ function linesView({ layer, head, query, onquery }) {
   return make("div", { class: "between", tabindex: "-1" },
     make("div", { class: "side from", role: "group", "aria-label": "from" }, ...left), lines,
     make("div", { class: "side to", role: "group", "aria-label": "to" }, ...right));
+}
+
+/** The weights that lines are drawn for, [[query, key, share of the peak], ...]: from 2 % of the peak on, the strongest MOST_LINES. */
+function strongest(layer, head, peak, from, to) {
+  const lines = [];
+  for (let row = 0; row < layer.rows; row += 1) {
+    if (from >= 0 && row !== from) continue;
+    for (let column = 0; column < layer.columns; column += 1) {
+      if (to >= 0 && column !== to) continue;
+      const share = layer.at(head, row, column) / peak;
+      if (share >= 0.02) lines.push([row, column, share]);
+    }
+  }
+  return lines.length > MOST_LINES ? lines.sort((a, b) => b[2] - a[2]).slice(0, MOST_LINES) : lines;
 }
 
 /** All weights of an attention head as a matrix: a row for each query. */
