@@ -45,6 +45,8 @@ class Removal(TypedDict, total=False):
         before, after: how many of them the model had, and how many it has now.
         parameters_before, parameters_after: parameters of the model; left out where their number stays.
         heads: path of an attention layer -> original indices of the attention heads that the stage took away.
+        by_layer: [{"path", "unit", "before", "after"}]: how many parts each layer had and has, where they are of
+            several units.
     """
 
     how: str
@@ -54,6 +56,7 @@ class Removal(TypedDict, total=False):
     parameters_before: int
     parameters_after: int
     heads: dict[str, list[int]]
+    by_layer: list[dict[str, Any]]
 
 
 class PointMap(TypedDict, total=False):

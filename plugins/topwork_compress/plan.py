@@ -182,6 +182,15 @@ class Compressed:
             tables["without whole layers"] = self.measured_layers
         return {**result, **self.pruned.json(), "seconds": self.seconds, "tables": tables}
 
+    def by_layer(self) -> list[dict[str, Json]]:
+        """Return how many attention heads or neurons each layer had and has, as `topwork.Removal` says it."""
+        units = {"heads": "attention heads", "neurons": "neurons"}
+        lines = self._left()
+        return [
+            {"unit": units[line["kind"]], **{name: line[name] for name in ("path", "before", "after")}}
+            for line in lines
+        ]
+
     def _left(self) -> list[dict[str, Json]]:
         table = []
         for path, unit in self.plan.units.chosen.items():

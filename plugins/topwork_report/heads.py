@@ -48,11 +48,28 @@ def removal(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
     if layers and isinstance(counts.get("heads"), dict):
         blocks.append(_head_rows(run, counts, layers))
         shown.add("layers")
+    if left := _left_by_layer(counts):
+        blocks.append(left)
     check = _check(stage.result.get("check"))
     if check:
         blocks.append(check)
         shown |= set() if check["more"] else {"check"}
     return blocks, shown
+
+
+def _left_by_layer(counts: dict[str, Any]) -> Block | None:
+    """Return bars of what each layer has left, a list for each unit; None where the stage does not say it."""
+    units: dict[str, list[dict[str, Any]]] = {}
+    for line in mappings(counts.get("by_layer")):
+        before, after = count_in(line, "before"), count_in(line, "after")
+        if before and after is not None and after <= before:
+            entry = {"path": text_in(line, "path", "?"), "before": before, "after": after}
+            units.setdefault(text_in(line, "unit", "parts"), []).append(entry)
+    for lines in units.values():
+        most = max(line["before"] for line in lines)
+        for line in lines:
+            line |= {"wide": round(180 * line["before"] / most, 1), "kept": round(180 * line["after"] / most, 1)}
+    return {"kind": "left", "units": list(units.items())} if units else None
 
 
 def cut_later(run: RunFiles, stage: StageFiles) -> dict[str, set[int]]:

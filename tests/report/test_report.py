@@ -332,3 +332,18 @@ def test_a_band_lies_behind_its_curve_and_points_are_drawn_to_one_scale(tmp_path
     assert len(spots) == 4 and high == same
     assert (right - left) / (spots[0][1] - high) == pytest.approx(2, abs=0.02)
     assert sum(found.get("data-path") == "a" for _, found in reader.tags) == 4
+
+
+def test_what_each_layer_has_left_is_drawn_as_bars_by_unit(tmp_path: Path) -> None:
+    root = report_run.make_run(tmp_path / "run")
+    lines = [{"path": "a", "unit": "attention heads", "before": 4, "after": 1},
+             {"path": "b", "unit": "neurons", "before": 64, "after": 16},
+             {"path": "c", "unit": "neurons", "before": 32, "after": 32},
+             {"path": "d", "unit": "neurons", "before": 8, "after": 9}]  # fmt: skip
+    removal = {"how": "pruned", "unit": "attention heads", "before": 4, "after": 1, "by_layer": lines}
+    report_run.stage(root, 11, "anything", 0.1, {"removal": removal})
+    reader = report_run.page(root)
+    assert "attention heads by layer" in reader.text and "neurons by layer" in reader.text
+    bars = [float(found["width"]) for tag, found in reader.tags if tag == "rect" and found.get("height") == "11"
+            and found.get("class") in ("cut", "kept")]  # fmt: skip
+    assert bars == [180, 45, 180, 45, 90, 90]  # of 4, 64 and 64; a layer that grew is left out

@@ -120,7 +120,8 @@ class CompressRun:
         result: dict[str, Json] = {**self.compared(before, after)}
         if whole is not None:
             result |= self.timed(whole, batches, compressed)
-        result |= {**compressed.json(), "change": "compression", "removal": compressed.pruned.removal()}
+        removal = {**compressed.pruned.removal(), "by_layer": compressed.by_layer()}
+        result |= {**compressed.json(), "change": "compression", "removal": removal}
         if self.random:
             result["random_baseline"] = self.baseline()
         return result

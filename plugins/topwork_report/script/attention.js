@@ -108,7 +108,7 @@ class AttentionExplorer {
     this.query.field.hidden = view === "matrix";
     this.compared.replaceChildren(...this.compare(entry, layer, options));
     this.note.textContent = [axisNote(layer.queries, "From"), layer.keys === layer.queries ? "" : axisNote(layer.keys, "To"),
-      view === "lines" ? `The strongest line is ${shown(layer.peak(head))}${layer.rows * layer.columns > MOST_LINES ? `; the ${MOST_LINES} strongest lines are drawn` : ""}. Choose a token to see its lines alone.` : "",
+      view === "lines" ? `The strongest line is ${shown(query < 0 ? layer.peak(head) : largest(layer.line(head, query)))}${layer.rows * layer.columns > MOST_LINES ? `; the ${MOST_LINES} strongest lines are drawn` : ""}. Choose a token to see its lines alone.` : "",
       layer.queries.name === "target" && entry.decoder ? ` The decoder reads ${entry.decoder}.` : "", entry.note || ""].join("").trim();
   }
 

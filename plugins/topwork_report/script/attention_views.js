@@ -12,7 +12,8 @@ function linesView({ layer, head, query, onquery }) {
   const left = [...Array(layer.rows).keys()].map((at) => make("button", { type: "button", class: "token-button", text: positionName(layer.queries, at) }));
   const right = [...Array(layer.columns).keys()].map((at) => make("span", { class: "token-name", text: positionName(layer.keys, at) }));
   const draw = (from, to) => {
-    lines.replaceChildren(...strongest(layer, head, peak, from, to).map(([row, column, share]) => {
+    const scale = from < 0 ? peak : largest(layer.line(head, from));
+    lines.replaceChildren(...strongest(layer, head, scale, from, to).map(([row, column, share]) => {
       const [y1, y2] = [LINE_HEIGHT * (row + 0.5) + 4, LINE_HEIGHT * (column + 0.5) + 4];
       return make("svg:path", { d: `M0 ${y1}C${wide / 2} ${y1} ${wide / 2} ${y2} ${wide} ${y2}`, "stroke-opacity": share.toFixed(3) });
     }));
