@@ -154,3 +154,25 @@ def test_a_header_that_is_one_column_may_be_several(tmp_path):
     roles = roles_of("text-classification", file)
     roles("train")
     assert any("read as one row with the columns text, label" in note for note in roles.notes)
+
+
+LISTED = (
+    "imagefolder coco voc yolo images-masks images-depth boxes speech-commands common-voice librispeech ljspeech nemo"
+    " conll words json chat parallel label-studio doccano audiofolder csv tsv parquet text"
+)
+
+
+@pytest.mark.parametrize("name", LISTED.split())
+def test_what_is_read_is_listed(name):
+    assert PLUGINS.formats[name]
+
+
+@pytest.mark.parametrize(("task", "suffix"), [("image-classification", ".png"), ("audio-classification", ".wav")])
+def test_a_folder_of_media_says_how_it_was_read(tmp_path, task, suffix):
+    for label in ("cat", "dog"):
+        image(tmp_path / label / "a.png").rename(tmp_path / label / f"a{suffix}")
+    roles = roles_of(task, tmp_path)
+    roles("train")
+    noun = "images" if suffix == ".png" else "clips"
+    said = f"read as a folder of {noun}: 2 {noun}, 2 labels from the names of folders: cat, dog"
+    assert any(said in note for note in roles.notes)

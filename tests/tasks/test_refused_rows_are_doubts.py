@@ -132,3 +132,17 @@ def with_names(task, names):
 )
 def test_names_that_look_alike_or_wrong_are_a_doubt(task, names, cause):
     assert any(cause in doubt for doubt in doubts(task, *with_names(task, names)))
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "piece"),
+    [
+        ("question-answering", ANSWER, ("b", "answer")),
+        ("text-generation", {"messages": CHAT}, ("q", "user")),
+        ("token-classification", WORDS, ("b ", "B-X")),
+        ("token-classification", SPANS, ("Anna", "PER")),
+    ],
+)
+def test_first_rows_show_what_is_marked_in_their_texts(task, row, piece):
+    work = PLUGINS.tasks[task]
+    assert piece in work.rows_view.preview(row, work.Options()).text

@@ -75,6 +75,8 @@ def read_parallel(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
         ]
         split = split_named(name) or name
         remark = f"{first}: read as parallel texts, {' and '.join(languages)}: {len(examples)} pairs"
+        if empty := sum(not all(text.strip() for text in pair) for pair in zip(*texts)):
+            remark += f", {empty} of them with an empty side"
         made[split] = table_of(examples, first, remark)
     if not made:
         raise UsageError(f"`{path}` holds no pair of files such as train.en and train.de", hint="check the path")

@@ -39,6 +39,14 @@ def read_described(tables: Sequence[Path], folder: Path | None, column: str, fea
     return {split: Table.concatenate(parts) for split, parts in made.items()}
 
 
+def folder_remark(rows: Any, noun: str) -> str:
+    """Return how a folder of images or clips was read: their number, and the labels that its folders name."""
+    names = getattr((rows.features or {}).get("label"), "names", None)
+    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else ""
+    labels = f", {len(names)} labels from the names of folders: {listed}" if names else ""
+    return f"read as a folder of {noun}: {len(rows):,} {noun}{labels}"
+
+
 def split_of(path: Path, folder: Path | None) -> str | None:
     """Return the split that the first folder below the root names."""
     parts = path.relative_to(folder).parts[:-1] if folder and path.is_relative_to(folder) else ()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Origin, Table, UsageError, choose_split, unknown
-from topwork_bases.rows.described import split_of
+from topwork_bases.rows.described import folder_remark, split_of
 from topwork_bases.rows.text_files import PACKED, check_regular, check_unpacked, common_encoding, read_through
 from topwork_bases.rows.walking import files_below, has_links, left_out
 
@@ -142,6 +142,7 @@ def read_files(files: Files, source: str, options: RowsOptions) -> Any:
 
         splits = audio_files.read_audio_files(files.paths, files.folder)
         for table in splits.values():
+            table.remarks = table.remarks or [f"{source}: {folder_remark(table.rows, 'clips')}"]
             table.remarks += _left_out(files)
         if options.streaming:
             return choose_split({name: table.stream() for name, table in splits.items()}, options.split, source)
@@ -177,8 +178,8 @@ def _by_library(files: Files, source: str, options: RowsOptions) -> Any:
     except Exception as error:
         raise _explain(files, source, error, options.options.get("encoding")) from error
     rows = choose_split(loaded, options.split, source)
-    if not options.streaming and files.format == "imagefolder" and (remarks := _left_out(files)):
-        return Table(rows, remarks=remarks)
+    if not options.streaming and files.format == "imagefolder" and files.folder is not None:
+        return Table(rows, remarks=[f"{source}: {folder_remark(rows, 'images')}", *_left_out(files)])
     if options.streaming or len(files.paths) != 1 or files.folder is not None:
         return rows
     if options.split is not None and "[" in options.split:

@@ -8,6 +8,7 @@ cutting and renaming are the core's business; `sample:<name>` is answered by `sa
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,20 @@ from topwork import Table, UsageError, hookimpl
 
 if TYPE_CHECKING:
     from topwork import RowsOptions
+
+
+@hookimpl
+def register_formats() -> Mapping[str, str]:
+    """Return what is read without a layout of its own, with a line about each."""
+    return {
+        "csv": "a table of text, a row a line; separator, encoding and quotation marks are recognised",
+        "tsv": "a table with tabs between its columns",
+        "json": "JSON or JSON lines: records, also under a key; SQuAD as downloaded: question, context, answers",
+        "parquet": "a table with types, as `datasets` and pandas write it",
+        "text": "a line a row: text",
+        "imagefolder": "label/*.jpg, or images beside metadata.csv (.jsonl) with file_name: image, label",
+        "audiofolder": "label/*.wav, or clips beside metadata.csv (.jsonl) with file_name: audio, label",
+    }
 
 
 @hookimpl(trylast=True)

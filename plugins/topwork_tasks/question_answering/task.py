@@ -29,7 +29,19 @@ AUTO = "AutoModelForQuestionAnswering"
 
 
 class _AnswersView(RowsView):
-    """Rows whose answers do not stand in their context are refused."""
+    """Contexts with their answers marked; rows whose answers do not stand in their context are refused."""
+
+    @override
+    def preview(self, row: Row, options: Any) -> Picture:
+        try:
+            answers = read_answers(row, None) if row.get("answers") is not None else []
+        except DataError:
+            return super().preview(row, options)
+        context, (answer, start) = row["context"], answers[0] if answers else ("", 0)
+        before, after = context[max(0, start - 200) : start], context[start + len(answer) :][:200]
+        cut = "…" if start > 200 else ""
+        pieces = [(cut + before, ""), (answer, "answer"), (after, "")]
+        return Picture(f"{row['question']} {'' if answers else '(no answer)'}".strip(), text=pieces)
 
     @override
     def check(self, row: Row, options: Any, *, whole: bool) -> None:

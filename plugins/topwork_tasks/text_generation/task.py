@@ -45,7 +45,15 @@ AUTO = "AutoModelForCausalLM"
 
 
 class _TextsView(RowsView):
-    """Rows that are neither a text, nor a prompt, nor a chat are refused."""
+    """Chats with their speakers; rows that are neither a text, nor a prompt, nor a chat are refused."""
+
+    @override
+    def preview(self, row: Row, options: Any) -> Picture:
+        if row.get("messages") is None or not prompts.is_well_formed(row):
+            return super().preview(row, options)
+        turns = [(str(message["content"])[:300], str(message["role"])) for message in row["messages"][:8]]
+        pieces = [piece for turn in turns for piece in (turn, ("\n", ""))]
+        return Picture(f"{len(row['messages'])} messages", text=pieces)
 
     @override
     def check(self, row: Row, options: Any, *, whole: bool) -> None:
