@@ -11,7 +11,9 @@ from topwork import UsageError
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="A run folder, or several to be shown side by side.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run folder, several to be shown side by side, or that of a sweep.")
+    ],
     live: Annotated[bool, typer.Option("--live", help="Write the page again and again while the run goes on.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Seconds between two pages of --live.")] = 5,
     out: Annotated[
@@ -36,6 +38,11 @@ def report(
     if is_repeated(Path(folders[0])) and not live:
         repeated = write_repetitions(Path(folders[0]))
         _print(repeated["problems"], Path(repeated["page"]))
+        return
+    from topwork_report.pages.sweep import is_sweep, write_sweep
+
+    if is_sweep(Path(folders[0])) and not live:
+        _print([], Path(str(write_sweep(Path(folders[0]))["page"])))
         return
     from topwork_report.page import write_page
     from topwork_report.pages.live import watch

@@ -50,6 +50,14 @@ def repetitions_page(folder: Path) -> str:
 
 
 @hookimpl
+def sweep_page(folder: Path) -> str:
+    """Write the page of a sweep."""
+    from topwork_report.pages.sweep import write_sweep
+
+    return Path(str(write_sweep(folder)["page"])).name
+
+
+@hookimpl
 def profile_page(profile: Any, file: Path) -> bool:
     """Write the page of a profile of rows."""
     from topwork_report.pages.profile_page import write_profile

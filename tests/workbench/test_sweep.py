@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import datasets
 import engine_plugin
@@ -12,7 +15,9 @@ import pytest
 import topwork
 from topwork import RecipeError, TopworkError, UsageError
 from topwork.cli import main
+from topwork_report.pages.sweep import _charts
 from topwork_workbench.sweep.space import Between, Choices, grid, parse
+from topwork_workbench.sweep.study import _Watcher
 
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
 PLUGIN = ["--plugin", str(Path(engine_plugin.__file__)), "--quiet"]
@@ -98,6 +103,46 @@ def test_a_sweep_goes_on_and_refuses_another_one(recipe, capsys):
     assert second["trials"][:2] == first["trials"] and len(second["trials"]) == 3
     assert [len(trial["seeds"]) for trial in second["trials"]] == [2, 2, 2]
     assert "another sweep" in swept(capsys, "-s", "stages.train.steps=1,2", "--folder", "here", code=2)
+    assert "another sweep" in swept(capsys, *search, "--trials", "4", "--seeds", "3", code=2)
+    assert "another sweep" in swept(capsys, *search, "--seeds", "2", "-o", "stages.train.batch_size=4", code=2)
+
+
+def test_a_sweep_has_a_page_with_its_trials_and_charts(recipe, capsys):
+    search = ["-s", "stages.train.learning_rate=log:1e-5..0.1", "-s", "stages.train.steps=2..4", "--seeds", "2"]
+    shown = swept(capsys, *search, "--trials", "2", "--sampler", "random")
+    page = Path(shown["page"]).read_text(encoding="utf-8")
+    assert "Sweep of points" in page and "best so far" in page
+    for trial in shown["trials"]:
+        assert f"{next(iter(trial['seeds'].values())):.4g}" in page
+    assert "<script" not in page and not re.search(r'(src|href)="https?://', page)
+    about = json.loads((Path(shown["folder"]) / "trials.json").read_text())
+    best = max(about["trials"], key=lambda trial: trial["value"])["value"]
+    assert about["trials"][about["best"] - 1]["value"] == best and about["higher_is_better"] is True
+    Path(shown["page"]).unlink()
+    assert main(["report", shown["folder"]]) == 0 and Path(shown["page"]).is_file()
+    (Path(shown["folder"]) / "trials.json").write_text('{"trials": [5]}')
+    assert main(["report", shown["folder"]]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("higher", "reported"), [(True, 0.25), (False, -0.25)])
+def test_a_trial_is_stopped_by_the_direction_of_its_metric(higher, reported):
+    class Metric:
+        primary, higher_is_better = "wer", higher
+
+    class Trial:
+        reports: ClassVar[list] = []
+
+        def report(self, value, step):
+            self.reports.append((value, step))
+
+        def should_prune(self):
+            return False
+
+    run = SimpleNamespace(task=SimpleNamespace(metric=Metric))
+    trial: Any = Trial()
+    _Watcher(trial).step_logged(run, {"eval_wer": 0.25})
+    assert trial.reports.pop() == (reported, 0)
 
 
 def test_a_trial_that_falls_behind_is_stopped(recipe, capsys):
@@ -118,3 +163,11 @@ def test_the_extra_is_named(recipe, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     assert "topwork[sweep]" in swept(capsys, "-s", "stages.train.steps=1,2", code=2)
     assert issubclass(RecipeError, TopworkError)
+
+
+def test_numbers_far_apart_are_drawn_by_their_logarithms():
+    done = [{"trial": index, "value": index / 4, "options": {"a": 10.0**-index, "b": index}} for index in (1, 2, 4)]
+    titles = [chart["x_title"] for chart in _charts({"metric": "f1"}, done, 1)]
+    assert titles == ["trial", "log10 of a", "b"]
+    worse = _charts({"metric": "wer"}, done, -1)[0]["series"]["best so far"]
+    assert worse == [(1.0, 0.25), (2.0, 0.25), (4.0, 0.25)]

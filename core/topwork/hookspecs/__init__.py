@@ -35,7 +35,15 @@ from topwork.hookspecs.nouns import (
     register_tasks,
     register_trackers,
 )
-from topwork.hookspecs.views import compress, look, make_tracker, notebook_view, profile_page, repetitions_page
+from topwork.hookspecs.views import (
+    compress,
+    look,
+    make_tracker,
+    notebook_view,
+    profile_page,
+    repetitions_page,
+    sweep_page,
+)
 
 __all__ = [
     "CONTRACT",
@@ -69,4 +77,5 @@ __all__ = [
     "stage_done",
     "stage_started",
     "step_logged",
+    "sweep_page",
 ]

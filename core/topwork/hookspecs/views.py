@@ -76,6 +76,17 @@ def repetitions_page(folder: Path) -> str | None:
 
 
 @hookspec(firstresult=True)
+def sweep_page(folder: Path) -> str | None:
+    """Write the page of a sweep (`topwork sweep`) into its folder, from `trials.json`; return its name.
+
+    Example:
+        @topwork.hookimpl
+        def sweep_page(folder):
+            return topwork.write_text(folder / "page.html", (folder / "trials.json").read_text()) or "page.html"
+    """
+
+
+@hookspec(firstresult=True)
 def notebook_view(subject: str, content: Any) -> str | None:
     """Return a page (HTML) for a notebook that shows a "run" (its folder) or "attention"; None: "not mine".
 

@@ -53,14 +53,19 @@ def sweep(
         overrides=override or (),
         keep=keep,
     )
-    entries = lines(work.run())
+    study = work.run()
+    entries = lines(study)
+    page = str(root / work.page) if work.page else None
     for failure in work.failures:
         typer.echo(failure, err=True)
     if as_json:
-        typer.echo(json.dumps({"folder": str(root), "best": str(root / BEST), "trials": entries}, indent=1))
+        shown = {"folder": str(root), "best": str(root / BEST), "page": page, "trials": entries}
+        typer.echo(json.dumps(shown, indent=1))
         return
     for entry in sorted(entries, key=lambda entry: (entry["value"] is None, entry["trial"])):
         options = ", ".join(f"{name}={value}" for name, value in entry["options"].items())
         value = "" if entry["value"] is None else f"{entry['metric']} {entry['value']:.4g}"
         typer.echo(f"{entry['trial']:4d}  {entry['state']:9s} {value:24s} {options}")
+    if page is not None:
+        typer.echo(page)
     typer.echo(str(root / BEST))

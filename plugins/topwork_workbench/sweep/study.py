@@ -41,10 +41,10 @@ class _Watcher:
 
     @hookimpl
     def step_logged(self, run: Run, numbers: Mapping[str, float]) -> None:
-        primary = run.task.metric().primary
-        if (value := numbers.get(f"eval_{primary}")) is None:
+        metric = run.task.metric()
+        if (value := numbers.get(f"eval_{metric.primary}")) is None:
             return
-        self.trial.report(value, self.reports)
+        self.trial.report(value if metric.higher_is_better else -value, self.reports)
         self.reports += 1
         if self.trial.should_prune():
             raise _TrialStopped
@@ -78,6 +78,8 @@ class Sweep:
     overrides: Sequence[str] = ()
     keep: bool = False
     failures: list[str] = field(default_factory=list)
+    #: name of the page in the folder, when a plugin makes one
+    page: str | None = field(default=None, init=False)
 
     def run(self) -> optuna.Study:
         """Run the trials that are missing; write `trials.json` and `best.yaml`.
@@ -95,6 +97,7 @@ class Sweep:
             self._judge_failures(study)
             self._write(study)
         self._write(study)
+        self.page = self.plugins.hook.sweep_page(folder=self.folder)
         return study
 
     # ------------------------------------------------------------------ the study
@@ -143,6 +146,7 @@ class Sweep:
         from optuna.trial import TrialState
 
         request = {"recipe": self.recipe, "task": task, "space": [str(dimension) for dimension in self.space]}
+        request |= {"overrides": list(self.overrides), "seeds": self.seeds}
         before = study.user_attrs.get("request")
         if before is not None and before != request:
             raise UsageError("the folder holds another sweep", place=str(self.folder), hint="give another folder")
@@ -200,6 +204,7 @@ class Sweep:
         numbers = run.evaluate("calibrate")
         value = float(numbers[metric.primary])
         trial.set_user_attr("metric", metric.primary)
+        trial.set_user_attr("higher_is_better", metric.higher_is_better)
         trial.set_user_attr(f"seed-{seed}", value)
         return value if metric.higher_is_better else -value
 
@@ -211,8 +216,20 @@ class Sweep:
 
     # ------------------------------------------------------------------ what stays
 
+    def _about(self, study: optuna.Study) -> dict[str, Json]:
+        """Return what the table and the page say above the trials."""
+        completed = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+        first = completed[0].user_attrs if completed else {}
+        return {
+            "recipe": Path(self.recipe).stem,
+            "sampler": self.sampler,
+            "metric": first.get("metric"),
+            "higher_is_better": first.get("higher_is_better", True),
+            "best": study.best_trial.number + 1 if completed else None,
+        }
+
     def _write(self, study: optuna.Study) -> None:
-        write_json(self.folder / TRIALS, {"trials": lines(study)})
+        write_json(self.folder / TRIALS, {**self._about(study), "trials": lines(study)})
         completed = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
         if not completed:
             return
