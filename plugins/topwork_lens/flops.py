@@ -121,7 +121,7 @@ class _Counter(TorchDispatchMode):
         if packet in flop_registry:
             self.total += flop_registry[packet](*args, **kwargs, out_val=output)
         elif str(packet) in _GROUPED:
-            self.total += _grouped_flops(*args[:2], output)
+            self.total += _grouped_flops(args[0], args[1], output)
         return output
 
 

@@ -272,7 +272,7 @@ class TaskTrainer(Trainer):
             optimizer = super().create_optimizer(*args, **kwargs)
         except (ImportError, ValueError) as error:  # a package that the optimizer needs is missing, or a device
             raise UsageError(f"`{self.stage.optimizer}` cannot be made: {error}", place="optimizer") from error
-        if self.stage.layer_decay is not None and not made:
+        if self.stage.layer_decay is not None and not made and self.model is not None:
             divide_rates(optimizer, self.model, self.stage.layer_decay)
         if self.sharding is not None:
             self.sharding.attach(optimizer)

@@ -40,7 +40,7 @@ def first_records(path: Path) -> list[Mapping[str, Any]]:
         return []
     with path.open(encoding=encoding_of(path, None, []), errors="replace") as file:
         head = file.read(2**16).lstrip()
-    decoder, records = json.JSONDecoder(parse_int=str), []
+    decoder, records = json.JSONDecoder(parse_int=str), list[Mapping[str, Any]]()
     position = 1 if head.startswith("[") else 0
     while len(records) < _LOOKED_AT:
         position = next((index for index in range(position, len(head)) if head[index] not in " \t\r\n,"), len(head))

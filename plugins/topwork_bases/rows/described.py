@@ -57,7 +57,8 @@ def _by_split(file: Path, folder: Path | None, column: str, feature: Any) -> dic
     import datasets
 
     table = read_table(file, {}) if file.suffix == ".csv" else read_records(file, {})
-    files = {name: _column_of(name, column) for name in table.column_names if _column_of(name, column) is not None}
+    made_of = {name: _column_of(name, column) for name in table.column_names}
+    files = {name: chosen for name, chosen in made_of.items() if chosen is not None}
     if column not in files.values():
         raise DataError(
             f"{file}: has no column `{_FILE}`",

@@ -214,9 +214,9 @@ def _charts(columns: list[Column]) -> list[dict[str, Any]]:
                         key = (column.task if several else "", label, name)
                         series.setdefault(key, {}).setdefault(column.name, []).append((step, value))
     drawn = []
-    for (task, stage, name), lines in series.items():
+    for (task, training, name), lines in series.items():
         rows = ", calibrate rows" if name.startswith("eval_") else ""
-        title = f"{stage}: {words(name.removeprefix('eval_'))}{rows}"
+        title = f"{training}: {words(name.removeprefix('eval_'))}{rows}"
         drawn.append(curves(f"{task}, {title}" if task else title, lines, "step"))
     order = {column.name: index for index, column in enumerate(columns)}
     shown = [chart for chart in drawn if chart][:_MOST_CHARTS]
