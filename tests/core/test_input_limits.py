@@ -1,0 +1,101 @@
+"""Inputs that explode: their time and memory are bounded, or they are refused, and the message stays short."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_bases import BERT, VIT
+
+import topwork
+from topwork.cli import main
+
+LONGEST = 2500
+#: prints the largest memory of the process in MB
+PEAK = """
+import resource, sys
+from topwork.cli import main
+code = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10), code)
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Classifiers of texts with 5,000 labels, and of images of 32 pixels."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("models")
+    rows = [{"text": f"word {index % 7}", "label": f"label-{index:05d}"} for index in range(5000)]
+    topwork.build("text-classification", BERT, rows=rows).save(root / "texts")
+    images = [{"image": Image.new("RGB", (32, 32)), "label": label} for label in "abab"]
+    topwork.build("image-classification", VIT, rows=images).save(root / "images")
+    return root
+
+
+def test_a_word_of_a_million_letters_is_one_row_like_others(models, tmp_path, capsys):
+    rows = [{"text": "x" * 1_000_000}, {"text": "good"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["predict", str(models / "texts"), str(tmp_path / "rows.jsonl")]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["row"] for line in lines] == [0, 1]
+
+
+def test_thousands_of_labels_and_of_bad_rows_make_a_short_message(models, tmp_path, capsys):
+    rows = [{"text": "word", "label": f"no-{index}"} for index in range(10_000)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["evaluate", str(models / "texts"), str(tmp_path / "rows.jsonl")]) == 1
+    shown = capsys.readouterr().err
+    assert "unknown label 'no-0'" in shown and len(shown) < LONGEST
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/random", "/dev/null", "pipe"])
+def test_devices_and_pipes_are_no_files_of_rows(name, command, models, tmp_path, capsys):
+    if name == "pipe":
+        name = str(tmp_path / "rows.jsonl")
+        os.mkfifo(name)
+    if not Path(name).exists():
+        pytest.skip(f"there is no {name} here")
+    assert main([command, str(models / "texts"), name]) == 2
+    assert f"`{name}` is no regular file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"), [("b.csv.gz", b"text,label\n"), ("b.jsonl.gz", b'{"text": "'), ("b.json.gz", b'[{"text": "')]
+)
+def test_a_file_that_grows_without_measure_when_it_is_unpacked_is_refused(name, begin, models, tmp_path, capsys):
+    with gzip.open(tmp_path / name, "wb", compresslevel=1) as file:
+        file.write(begin)
+        for _ in range(130):
+            file.write(b"a" * 1_000_000)
+    assert main(["predict", str(models / "texts"), str(tmp_path / name)]) != 0
+    assert "unpacked it is more than" in capsys.readouterr().err
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["large.jpg", "large.png"])
+def test_an_image_of_a_hundred_megapixels_takes_little_memory(name, models, tmp_path):
+    from PIL import Image
+
+    options = {"quality": 50} if name.endswith("jpg") else {"compress_level": 1}
+    Image.new("RGB", (10_000, 10_000), (10, 200, 30)).save(tmp_path / name, **options)
+    line = [sys.executable, "-c", PEAK, "predict", str(models / "images"), "-i", f"image={tmp_path / name}"]
+    shown = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    peak, code = shown.stdout.splitlines()[-1].split()
+    assert code == "0", shown.stderr[-2000:]
+    assert int(peak) <= 1536
+
+
+@pytest.mark.faults
+def test_an_image_of_four_hundred_megapixels_is_refused(models, tmp_path, capsys):
+    from PIL import Image
+
+    Image.new("L", (20_000, 20_000)).save(tmp_path / "huge.jpg", quality=30)
+    assert main(["predict", str(models / "images"), "-i", f"image={tmp_path / 'huge.jpg'}"]) == 1
+    assert "cannot be read as an image" in capsys.readouterr().err
