@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ _ARTEFACTS: dict[str, type] = {"attention.json": dict, "pictures.json": list, "p
 
 @dataclass(frozen=True)
 class StageFiles:
-    """Files of a finished stage: its position in the recipe (from 1), its folder's name, and the contents."""
+    """Files of a stage: its position in the recipe (from 1), its folder's name, and the contents."""
 
     number: int
     name: str
@@ -31,11 +32,12 @@ class StageFiles:
     options: dict[str, Json]
     result: dict[str, Json]
     artefacts: dict[str, Json]
+    is_repeated: bool = False
 
     @property
     def anchor(self) -> str:
-        """The address of the stage's section on the page."""
-        return f"stage-{self.number}"
+        """The address of the stage's section on the page; with its name where another stage has the same position."""
+        return f"stage-{self.number}{f'-{self.folder.name}' if self.is_repeated else ''}"
 
 
 @dataclass
@@ -83,6 +85,8 @@ def read_run(folder: Path, without: str | None = None, *, live: bool = False) ->
                 run.stages.append(_unfinished_stage(path, "running", logged_steps(path)))
             else:
                 _read_stage(run, path)
+    counts = Counter(stage.number for stage in run.stages)  # stages that were applied one by one are all the first
+    run.stages = [replace(stage, is_repeated=counts[stage.number] > 1) for stage in run.stages]
     return run
 
 

@@ -53,8 +53,7 @@ class Chromium:
             self._connect()
             for domain in ("Page", "Runtime", "Log"):
                 self.call(f"{domain}.enable")
-            self.call("Page.navigate", url=self.page.resolve().as_uri())
-            self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+            self.open(self.page)
         except BaseException:
             self.__exit__()
             raise
@@ -68,6 +67,12 @@ class Chromium:
         shutil.rmtree(self._profile, ignore_errors=True)
 
     # ------------------------------------------------------------------ what tests do
+
+    def open(self, page: Path) -> None:
+        """Go to another page, and wait until it is there."""
+        address = page.resolve().as_uri()
+        self.call("Page.navigate", url=address)
+        self.wait(f"document.readyState === 'complete' && location.href === {json.dumps(address)}")
 
     def run(self, expression: str) -> Any:
         """Return the value of a JavaScript expression, or raise with the page's error."""
