@@ -4,6 +4,7 @@ strangers, and pyproject's table is the list of plugins."""
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -149,6 +150,32 @@ def test_the_contracts_of_import_linter_hold():
     code = "import sys; from importlinter import cli; sys.exit(cli.lint_imports(no_cache=True))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stdout + shown.stderr
+
+
+def rooms(package: Path) -> dict[str, set[str]]:
+    """Modules and folders of a package -> those of it that they import, lazily or for types too."""
+    arrows: dict[str, set[str]] = {}
+    for file in package.rglob("*.py"):
+        room = file.relative_to(package).with_suffix("").parts[0]
+        paths = [name.split(".") for name in imports(file)]
+        targets = {path[1] for path in paths if path[0] == package.name and len(path) > 1}
+        arrows.setdefault(room, set()).update(targets - {room})
+    arrows.pop("__init__", None)
+    return arrows
+
+
+@pytest.mark.parametrize(
+    ("package", "most"), [("core/topwork", 12), ("plugins/topwork_lens", 8), ("plugins/topwork_tasks", 4)]
+)
+def test_floors_of_imports_stay_few(package, most):
+    """A room stands one floor above the highest that it imports."""
+    arrows = rooms(ROOT / package)
+
+    @functools.cache
+    def floor(room: str) -> int:
+        return 1 + max((floor(below) for below in arrows[room] if below in arrows), default=0)
+
+    assert max(map(floor, arrows)) <= most, sorted(((floor(room), room) for room in arrows), reverse=True)
 
 
 MAPPED = [
