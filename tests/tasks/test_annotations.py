@@ -152,6 +152,40 @@ def test_predicted_boxes_lie_within_their_image() -> None:
             assert 0 <= box["xmin"] <= box["xmax"] <= image.width and 0 <= box["ymin"] <= box["ymax"] <= image.height
 
 
+def test_of_overlapping_boxes_the_best_is_kept_on_request() -> None:
+    import torch
+    from torchvision.ops import nms
+
+    image = Image.effect_noise((30, 70), 90).convert("RGB")
+    work = boxes("coco", [10, 10, 600, 400], threshold=0.0, suppress=0.5)
+    few = work.predict([{"image": image}])[0]
+    work.task.options.suppress = None
+    every = work.predict([{"image": image}])[0]
+    kept = nms(torch.tensor(every.boxes), torch.tensor(every.scores), 0.5).numpy()
+    assert 0 < len(few) == len(kept) < len(every.scores)
+    assert np.allclose(few.boxes, every.boxes[kept], atol=1e-3) and np.allclose(few.scores, every.scores[kept])
+
+
+@pytest.mark.parametrize("options", [{}, {"multi_label": True}])
+def test_scores_of_an_image_and_of_its_mirror_image_are_averaged_on_request(options) -> None:
+    image = Image.effect_noise((32, 32), 90).convert("RGB")
+    rows = [{"image": image, "label": [name] if options else name} for name in ("a", "b", "c")]
+    names = {"label_names": ["a", "b", "c"], "top_k": "all", **options}
+    plain, averaged = (
+        topwork.build("image-classification", BASES["image-classification"], rows=rows, mirror=mirror, **names)
+        for mirror in (False, True)
+    )
+    averaged.model.load_state_dict(plain.model.state_dict())
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    scores = [
+        {entry["label"]: entry["score"] for entry in work.predict([{"image": shown}])[0]}
+        for work, shown in ((plain, image), (plain, mirrored), (averaged, image))
+    ]
+    for name in "abc":
+        assert abs(scores[2][name] - (scores[0][name] + scores[1][name]) / 2) < 1e-5
+    assert any(abs(scores[0][name] - scores[1][name]) > 1e-5 for name in "abc")
+
+
 OTHERS = (
     ("coco", [300, 200, 390, 290], "voc"),
     ("yolo", [0.6, 0.6, 0.99, 0.9], "albumentations"),

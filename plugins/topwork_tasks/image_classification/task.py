@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from topwork import Batch, Column, Item, Mode, Picture, Row, State, UsageError
 from topwork_tasks._classification.classifier import Classifier, ClassifierOptions
+from topwork_tasks._classification.scores import logits_to_scores
 from topwork_tasks._classification.view import LabelsView
 from topwork_tasks._vision import augmentation, inputs
 from topwork_tasks._vision.batches import model_tensors, stack
@@ -36,6 +37,9 @@ class ImageClassificationOptions(ClassifierOptions, inputs.ImageOptions):
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix (Yun et al. 2019, arXiv 1905.04899); 0: none")
     augment: augmentation.Augment = Field("none", description=augmentation.augment_help(augmentation.IMAGE_PARTS))
     pooling: Literal["mean", "first", "own"] = Field("mean", description="of the generic task head")
+    mirror: bool = Field(
+        False, description="predict with the mean of the scores of an image and of its mirror image; metrics too"
+    )
 
 
 class _ClassesView(LabelsView, ImageView):
@@ -138,6 +142,20 @@ class ImageClassification(ImageTask, Classifier):
     @override
     def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         return model(**model_tensors(batch, model, "labels")).logits
+
+    @override
+    def predict(self, model: nn.Module, batch: Batch) -> list[Any]:
+        if not self.options.mirror:
+            return super().predict(model, batch)
+        pixels = batch.inputs["pixel_values"]
+        if pixels.ndim != 4:
+            raise UsageError(
+                f"`mirror` needs images, and {type(model).__name__} takes patches", place="task", hint="leave it out"
+            )
+        mirrored = Batch({**batch.inputs, "pixel_values": pixels.flip(-1)}, batch.items)
+        both = [logits_to_scores(self.logits(model, given), self.kind) for given in (batch, mirrored)]
+        means = ([sum(pair) / 2 for pair in zip(*scores)] for scores in zip(*both))
+        return [self.prediction(scores) for scores in means]
 
     # ------------------------------------------------------------------ predictions -> readers
 

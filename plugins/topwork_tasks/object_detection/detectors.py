@@ -128,6 +128,30 @@ def detections(
     return [(*(array[index] for array in arrays), size) for index, size in enumerate(sizes)]
 
 
+def suppress(scores: Any, boxes: Any, most: float) -> list[int]:
+    """Return the indices of the boxes that overlap no box of a higher score by more than `most`, best first.
+
+    Greedy and without regard to labels (class-agnostic non-maximum suppression).
+
+    Args:
+        scores: [n].
+        boxes: [n, 4], corners.
+        most: intersection over union.
+
+    Example:
+        >>> import numpy
+        >>> corners = numpy.array([[0.0, 0, 4, 4], [0, 0, 4, 5], [9, 9, 12, 12]])
+        >>> suppress(numpy.array([0.2, 0.9, 0.1]), corners, 0.5)
+        [1, 2]
+    """
+    shared = overlaps(boxes, boxes)
+    kept: list[int] = []
+    for index in sorted(range(len(scores)), key=lambda index: -scores[index]):
+        if all(shared[index, other] <= most for other in kept):
+            kept.append(index)
+    return kept
+
+
 def query_boxes(logits: Any, boxes: Any, label_names: Sequence[str]) -> list[QueryBox]:
     """Return each query's box with its best label; "no object" is no label.
 

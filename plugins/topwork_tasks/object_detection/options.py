@@ -47,3 +47,10 @@ class ObjectDetectionOptions(ImageOptions):
         None, description="size of the task head on a base without a detector of its own; as in DETR's paper by default"
     )
     threshold: float = Field(0.5, ge=0, lt=1, description="least score of a box in a prediction; metrics use them all")
+    suppress: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="of two predicted boxes that overlap by more (intersection over union), whatever their labels, "
+        "keep that with the higher score; metrics too",
+    )

@@ -232,6 +232,9 @@ class ObjectDetection(ImageTask):
     @override
     def merge(self, row: tw.Row, parts: Sequence[Any]) -> Detections:
         scores, labels, boxes, size = super().merge(row, parts)
+        if self.options.suppress is not None:
+            kept = detectors.suppress(scores, boxes, self.options.suppress)
+            scores, labels, boxes = scores[kept], labels[kept], boxes[kept]
         return Detections(scores, labels, boxes, size, self.label_names, self.options.threshold)
 
     # ------------------------------------------------------------------ predictions -> readers
