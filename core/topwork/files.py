@@ -6,6 +6,7 @@ killed meanwhile leaves behind has names of its own, and goes by `remove_partial
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -55,8 +56,17 @@ def write_whole(target: Path) -> Iterator[Path]:
                 raise
         else:
             os.replace(temporary, target)
+    except OSError as error:
+        name_file(error, target)
+        raise
     finally:
         shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def name_file(error: OSError, file: Path) -> None:
+    """Let an error of a full disk say which file was written: the system does not when `write` fails."""
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        error.filename = str(file)
 
 
 def expanded(path: str | Path) -> Path:

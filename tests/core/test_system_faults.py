@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 import topwork
 from topwork import CheckpointError, Stage, TopworkError, UsageError, hookimpl
 from topwork.cli.app import main
+from topwork.files import write_whole
 from topwork.runs.lock import locking
 from topwork.system.errors import translate_system_error
 
@@ -194,7 +195,7 @@ def shell(monkeypatch, tmp_path, capsys):
 
 def test_exit_codes(shell):
     code, err = shell("full")
-    hint = "free some space, or put the run elsewhere with --folder"
+    hint = "free some space, or write elsewhere: `--folder` of a run, `--output` of other commands"
     assert (code, err) == (1, f"x: No space left on device; {hint}\n")
     assert "Traceback" in shell("full", "--debug")[1]
     code, err = shell("bug")
@@ -219,3 +220,12 @@ def test_what_cannot_be_written_is_named(shell, tmp_path):
     (tmp_path / "r.yaml").write_text("task: x\n")
     code, err = shell("cp", "r.yaml", "file/below/r.yaml")
     assert (code, err.count("\n"), "Traceback" in err, "file" in err) == (1, 1, False, True)
+
+
+def test_a_full_disk_says_which_file_was_written(tmp_path):
+    """`write` and `flush` raise without a name."""
+    for number, place in ((errno.ENOSPC, str(tmp_path / "scores.csv")), (errno.EIO, None)):
+        with pytest.raises(OSError) as raised, write_whole(tmp_path / "scores.csv"):
+            raise OSError(number, os.strerror(number))
+        translated = translate_system_error(raised.value)
+        assert translated is not None and translated.place == place

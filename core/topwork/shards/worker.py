@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from topwork.errors import DataError
+from topwork.files import name_file
 from topwork.items import Json
 from topwork.shards.claims import STALE_AFTER, Claims
 from topwork.shards.description import Description, agree, rows_of_shard
@@ -109,8 +110,9 @@ class Worker:
         try:
             counts = compute(index, scratch)
             self.computed += self.parts.publish(index, scratch, counts)
-        except OSError:
+        except OSError as error:
             if not self.parts.is_finished(index):  # else: taken over, finished and swept while this process stood still
+                name_file(error, self.parts.path(index))
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -15,8 +15,8 @@ import sys
 from topwork.errors import TopworkError
 
 _HINTS = {
-    errno.ENOSPC: "free some space, or put the run elsewhere with --folder",
-    errno.EDQUOT: "free some space, or put the run elsewhere with --folder",
+    errno.ENOSPC: "free some space, or write elsewhere: `--folder` of a run, `--output` of other commands",
+    errno.EDQUOT: "free some space, or write elsewhere: `--folder` of a run, `--output` of other commands",
     errno.EACCES: "choose a folder that you may write, or change its permissions",
     errno.EPERM: "choose a folder that you may write, or change its permissions",
     errno.EROFS: "choose a folder that you may write",
