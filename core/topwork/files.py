@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,10 @@ PARTIAL = ".partial"
 _LEFT = f".*.*{PARTIAL}"
 
 
+#: `s3://bucket/runs`, also as a Path has it (`s3:/bucket/runs`); one letter is a drive of Windows
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
 @contextmanager
 def write_whole(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`, whose file or folder becomes `target` when the block ends well.
@@ -33,12 +38,13 @@ def write_whole(target: Path) -> Iterator[Path]:
     is never replaced.
 
     Raises:
-        UsageError: there is something at `target` that is no file and no folder.
+        UsageError: there is something at `target` that is no file and no folder, or it is an address.
 
     Example:
         >>> with write_whole(Path("scores.csv")) as temporary:  # doctest: +SKIP
         ...     temporary.write_text("row,score")
     """
+    refuse_address(target)
     if exists(target) and not target.is_file() and not target.is_dir():
         raise UsageError(f"`{target}` is no file and no folder: it cannot be replaced", hint="name a file")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +67,20 @@ def write_whole(target: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary.parent, ignore_errors=True)
+
+
+def refuse_address(target: str | Path) -> None:
+    """Refuse the address of a store, such as `s3://bucket/runs`, where a path is written: it would become a folder.
+
+    Raises:
+        UsageError: it is no path.
+    """
+    scheme = _ADDRESS.match(str(target))
+    if scheme and not Path(f"{scheme[1]}:").is_dir():
+        raise UsageError(
+            f"`{target}` is an address, and no path of a file or folder",
+            hint="mount the store, and give the path where it is mounted",
+        )
 
 
 def name_file(error: OSError, file: Path) -> None:

@@ -371,3 +371,13 @@ def test_a_pipe_in_a_shared_folder_is_not_waited_for(name, cause, finished, mode
     (folder / "result.json").unlink()
     assert main(again("evaluate", models, finished, folder)) != 0
     assert cause in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--shards", "2"]])
+@pytest.mark.parametrize("address", ["s3://bucket/out", "memory://out", "file:///tmp/out"])
+def test_an_address_is_no_place_to_write_to(address, more, predict, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, err = predict(rows, "--output", address, *more)
+    assert code == 2 and "is an address, and no path of a file or folder; mount the store" in err
+    assert main(["run", "quickstart", "--folder", address]) == 2
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from topwork.console import Console
 from topwork.data.checks import check_run
 from topwork.data.roles import Roles
 from topwork.errors import TopworkError, UsageError
-from topwork.files import remove_partial, write_json, write_text
+from topwork.files import refuse_address, remove_partial, write_json, write_text
 from topwork.items import Json
 from topwork.kernels.selection import choice as kernels
 from topwork.kernels.selection import following
@@ -272,6 +272,8 @@ def _removed_unless_begun(root: Path, process: Process) -> Iterator[None]:
 def new_folder(recipe: Recipe, process: Process, folder: str | Path | None) -> Path:
     """Make the run folder: the given one, or the next free `runs/<name>-<number>`; the same on every process."""
     root = Path()
+    if folder is not None:
+        refuse_address(folder)
     if process.main:
         root = Path(folder) if folder is not None else _free_folder(Path("runs"), recipe.name or recipe.task_name)
         if root.exists() and not root.is_dir():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from topwork.errors import UsageError
-from topwork.files import flush_to_disk, plain
+from topwork.files import flush_to_disk, plain, refuse_address
 from topwork.items import Json
 from topwork.runs.fingerprints import fingerprints
 from topwork.saving.manifest import MANIFEST
@@ -95,6 +95,7 @@ def agree(folder: Path, mine: Description, shards: int | None) -> int:
     Raises:
         UsageError: the folder is for other work, or belongs to something else.
     """
+    refuse_address(folder)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / DESCRIPTION
     if not file.exists():
