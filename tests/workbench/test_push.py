@@ -247,3 +247,25 @@ def test_the_command_uploads_to_the_endpoint_and_writes_no_token(folder, hub, tm
     assert any(TOKEN in authorization for _, authorization in seen.requests)  # by the client's own header alone
     assert TOKEN not in done.stdout + done.stderr
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()]
+
+
+def test_an_evaluation_by_groups_gives_the_card_its_intervals(run, tmp_path) -> None:
+    import math
+    import random
+
+    rows = [dict(row) for row in run.rows("evaluate")] * 5
+    result = run.work.apply("evaluate", {"evaluate": rows}, groups=4)
+    right = [prediction[0]["label"] == str(row["label"]) for row, prediction in zip(rows, run.work.predict(rows))]
+    group = [random.Random(index).randrange(4) for index in range(len(rows))]
+    without = [[hit for hit, its in zip(right, group) if its != left_out] for left_out in range(4)]
+    values = [sum(hits) / len(hits) for hits in without]
+    mean = sum(values) / 4
+    expected = math.sqrt(3 / 4 * sum((value - mean) ** 2 for value in values))
+    assert result["standard_errors"]["accuracy"] == pytest.approx(expected, abs=1e-12)
+    assert result["metrics"] == run.work.apply("evaluate", {"evaluate": rows})["metrics"]
+    records = run.results
+    try:
+        run.results = [{"stage": "evaluate", "result": {**result, "role": "evaluate"}}]
+        assert run.card().errors["accuracy"] == result["standard_errors"]["accuracy"]
+    finally:
+        run.results = records

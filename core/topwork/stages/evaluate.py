@@ -12,6 +12,7 @@ from topwork.data.loop import evaluate_rows, loss_batches
 from topwork.items import Json
 from topwork.stage import Stage
 from topwork.stages.gallery import Gallery
+from topwork.stages.spread import Spread
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
@@ -35,6 +36,10 @@ class Evaluate(Stage):
         500, description="how many of the worst predictions stand in the table of the page; none where none is drawn"
     )
 
+    groups: int | None = Field(
+        None, ge=2, description="random groups of rows for standard errors of the metrics, 20 for example: for the card"
+    )
+
     def reads(self) -> tuple[str, ...]:
         """Return the role whose rows are measured."""
         return (self.role,)
@@ -46,7 +51,8 @@ class Evaluate(Stage):
         gallery = Gallery(run.task, self.pictures, self.listed, losses)
         rows = run.rows(self.role)
         start = time.perf_counter()
-        watched = _counted(gallery)
+        spread = Spread(run.task, self.groups)
+        watched = _counted(gallery, spread)
         metric = evaluate_rows(
             run.task,
             run.model,
@@ -77,6 +83,7 @@ class Evaluate(Stage):
             "rows_per_second": round(count / seconds, 2),
             "skipped": len(settings.skipped),
             "skipped_rows": settings.skipped[:20],
+            **spread.result(run.process),
         }
 
     def _losses(self, run: Run) -> dict[int, float]:
@@ -94,11 +101,12 @@ class Evaluate(Stage):
 
 
 class _counted:
-    """Hands rows on to the gallery and counts them."""
+    """Hands rows on to the gallery and to the groups of the metric, and counts them."""
 
-    def __init__(self, gallery: Gallery) -> None:
-        self.gallery, self.count = gallery, 0
+    def __init__(self, gallery: Gallery, spread: Spread) -> None:
+        self.gallery, self.spread, self.count = gallery, spread, 0
 
     def __call__(self, number: int, row: Any, prediction: Any) -> None:
         self.count += 1
         self.gallery(number, row, prediction)
+        self.spread(number, row, prediction)
