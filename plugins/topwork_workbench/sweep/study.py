@@ -145,7 +145,11 @@ class Sweep:
         """Refuse to go on with a sweep of something else; trials that were cut off count as failed."""
         from optuna.trial import TrialState
 
-        request = {"recipe": self.recipe, "task": task, "space": [str(dimension) for dimension in self.space]}
+        request: dict[str, Json] = {
+            "recipe": self.recipe,
+            "task": task,
+            "space": [str(dimension) for dimension in self.space],
+        }
         request |= {"overrides": list(self.overrides), "seeds": self.seeds}
         before = study.user_attrs.get("request")
         if before is not None and before != request:
