@@ -12,7 +12,7 @@ from topwork.data.loop import evaluate_rows, loss_batches
 from topwork.items import Json
 from topwork.stage import Stage
 from topwork.stages.gallery import Gallery
-from topwork.stages.spread import Spread
+from topwork.stages.row_groups import RowGroups
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
@@ -51,8 +51,8 @@ class Evaluate(Stage):
         gallery = Gallery(run.task, self.pictures, self.listed, losses)
         rows = run.rows(self.role)
         start = time.perf_counter()
-        spread = Spread(run.task, self.groups)
-        watched = _counted(gallery, spread)
+        groups = RowGroups(run.task, self.groups)
+        watched = _counted(gallery, groups)
         metric = evaluate_rows(
             run.task,
             run.model,
@@ -83,7 +83,7 @@ class Evaluate(Stage):
             "rows_per_second": round(count / seconds, 2),
             "skipped": len(settings.skipped),
             "skipped_rows": settings.skipped[:20],
-            **spread.result(run.process),
+            **groups.result(run.process),
         }
 
     def _losses(self, run: Run) -> dict[int, float]:
@@ -103,10 +103,10 @@ class Evaluate(Stage):
 class _counted:
     """Hands rows on to the gallery and to the groups of the metric, and counts them."""
 
-    def __init__(self, gallery: Gallery, spread: Spread) -> None:
-        self.gallery, self.spread, self.count = gallery, spread, 0
+    def __init__(self, gallery: Gallery, groups: RowGroups) -> None:
+        self.gallery, self.groups, self.count = gallery, groups, 0
 
     def __call__(self, number: int, row: Any, prediction: Any) -> None:
         self.count += 1
         self.gallery(number, row, prediction)
-        self.spread(number, row, prediction)
+        self.groups(number, row, prediction)

@@ -1,4 +1,4 @@
-"""Standard errors of a metric while it is measured: rows go to random groups as well. Entry point: `Spread`."""
+"""Standard errors of a metric while it is measured: rows go to random groups as well. Entry point: `RowGroups`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from topwork.task import Task
 
 
-class Spread:
+class RowGroups:
     """Metrics of random groups of rows, for the delete-a-group jackknife (see `topwork.shards.measuring`).
 
     Args:
