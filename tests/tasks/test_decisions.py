@@ -17,6 +17,8 @@ from topwork_tasks._classification import calibration
 from topwork_tasks._classification.metric import ClassificationMetric
 from topwork_tasks._classification.scores import LabelScores
 from topwork_tasks._classification.thresholds import best_thresholds
+from topwork_tasks.object_detection.metric import CocoMetric
+from topwork_tasks.object_detection.thresholds import choose_threshold
 
 TASKS = {name: task for name, task in load_plugins().tasks.items() if name in BASES}
 CLASSIFIERS = ("text-classification", "image-classification", "audio-classification")
@@ -131,3 +133,59 @@ def test_thresholds_of_rows_with_one_label_are_refused(task) -> None:
         topwork.build(task, BASES[task], rows=rows).apply("choose_thresholds", {"calibrate": rows})
     with pytest.raises(TopworkError, match="unknown label 'zzz'"):
         topwork.build(task, BASES[task], rows=several(task), multi_label=True, threshold={"zzz": 0.3})
+
+
+def boxes_of(draw: np.random.Generator, count: int) -> np.ndarray:
+    corners = draw.uniform(0, 40, (count, 2))
+    return np.concatenate([corners, corners + draw.uniform(5, 25, (count, 2))], 1).astype(np.float32)
+
+
+def f1_of_boxes(rows: list, threshold: float) -> float:
+    """F1 at an overlap of .5 of the boxes above a threshold, matched one by one, written down apart."""
+    found = predicted = true = 0
+    for (truths, true_labels, crowd, _), (scores, labels, boxes) in rows:
+        left = [index for index in range(len(truths)) if not crowd[index]]
+        true += len(left)
+        for index in sorted(range(len(scores)), key=lambda index: -scores[index]):
+            if scores[index] <= threshold:
+                continue
+            predicted += 1
+            values = []
+            for other in left:
+                (a, b, c, d), (e, f, g, h) = boxes[index].tolist(), truths[other].tolist()
+                common = max(0.0, min(c, g) - max(a, e)) * max(0.0, min(d, h) - max(b, f))
+                union = (c - a) * (d - b) + (g - e) * (h - f) - common
+                values.append((common / union if true_labels[other] == labels[index] else 0.0, other))
+            best = max(values, default=(0.0, -1))
+            if best[0] >= 0.5:
+                found += 1
+                left.remove(best[1])
+    return 2 * found / max(1, predicted + true)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_other_least_score_of_boxes_has_a_larger_f1(seed) -> None:
+    draw = np.random.default_rng(seed)
+    metric = CocoMetric(["a", "b"], None)
+    for _ in range(8):
+        truths = boxes_of(draw, 3)
+        near = truths + draw.normal(0, 2, truths.shape).astype(np.float32)
+        boxes = np.concatenate([near, boxes_of(draw, 5)])
+        labels = draw.integers(0, 2, 3)
+        guesses = np.concatenate([labels, draw.integers(0, 2, 5)])
+        scores = np.concatenate([draw.uniform(0.1, 0.5, 3), draw.uniform(0.0, 0.3, 5)]).astype(np.float32)
+        metric.rows.append(((truths, labels, np.zeros(3, dtype=bool), np.ones(3)), (scores, guesses, boxes)))
+    chosen = choose_threshold(metric)
+    best = max(f1_of_boxes(metric.rows, threshold) for threshold in np.linspace(0, 0.6, 601))
+    assert f1_of_boxes(metric.rows, chosen) >= best - 1e-9 > f1_of_boxes(metric.rows, 0.5)
+
+
+def test_the_least_score_of_boxes_is_chosen_and_kept_with_the_model(tmp_path) -> None:
+    rows = TASKS["object-detection"].example_rows()
+    built = topwork.build("object-detection", BASES["object-detection"], rows=rows, seed=0)
+    chosen = built.apply("choose_thresholds", {"calibrate": rows})["chosen"]["threshold"]
+    built.save(tmp_path / "model")
+    loaded = topwork.load(tmp_path / "model")
+    assert loaded.task.options.threshold == chosen
+    for prediction in loaded.predict(rows):
+        assert all(entry["score"] > chosen for entry in prediction)

@@ -1,12 +1,12 @@
-"""Thresholds of labels where rows may have several: which scores count as predicted, and which serve best.
+"""Thresholds of scores: which labels count as predicted where rows may have several, and which thresholds serve best.
 
-Entry points: `threshold_of` reads the option, `best_thresholds` chooses from scores and truths.
+Entry points: `thresholds_of` reads the option, `best_thresholds` and `best_threshold` choose from scores and truths.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -53,17 +53,24 @@ def best_thresholds(scores: np.ndarray, truth: np.ndarray) -> list[float]:
         scores: [rows, labels].
         truth: 1 where a row has the label; [rows, labels].
     """
-    return [_best(scores[:, label], truth[:, label]) for label in range(scores.shape[1])]
+    columns = zip(scores.T, truth.T, strict=True)
+    return [best_threshold(of_label, right, int(right.sum())) for of_label, right in columns]
 
 
-def _best(scores: Any, truth: Any) -> float:
+def best_threshold(scores: np.ndarray, right: np.ndarray, positives: int) -> float:
+    """Return the threshold with the largest F1 of one list of scores; see `best_thresholds`.
+
+    Args:
+        scores: of what may be predicted.
+        right: 1 where that is true.
+        positives: how many are true, those without a score among them.
+    """
     import numpy as np
 
-    positives = int(truth.sum())
-    if not positives:
+    if not positives or not len(scores):
         return HALF
     order = np.argsort(-scores, kind="stable")
-    ranked, right = scores[order], truth[order].cumsum()
+    ranked, right = scores[order].astype(float), right[order].cumsum()
     last = np.append(ranked[1:] < ranked[:-1], True)  # equal scores are predicted together
     f1 = np.where(last, 2 * right / (np.arange(1, len(ranked) + 1) + positives), -1.0)
     below = np.append(ranked[1:], max(0.0, 2 * ranked[-1] - 1))

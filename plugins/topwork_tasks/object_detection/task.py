@@ -29,6 +29,7 @@ from topwork_tasks.object_detection.examples import object_examples
 from topwork_tasks.object_detection.metric import CocoMetric, Detections
 from topwork_tasks.object_detection.options import DetrHeadOptions, ObjectDetectionOptions
 from topwork_tasks.object_detection.preview import DetectionView
+from topwork_tasks.object_detection.thresholds import choose_threshold
 
 if TYPE_CHECKING:
     import torch
@@ -242,6 +243,10 @@ class ObjectDetection(ImageTask):
     @override
     def metric(self) -> CocoMetric:
         return CocoMetric(self.label_names, self._objects)
+
+    @override
+    def choose_thresholds(self, metric: tw.Metric) -> dict[str, Any] | None:
+        return {"threshold": choose_threshold(metric)} if isinstance(metric, CocoMetric) else None
 
     @override
     def units(self, item: tw.Item) -> tw.Units:
