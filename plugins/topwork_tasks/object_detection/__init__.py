@@ -5,6 +5,7 @@
 - `processors`: families of detectors and their image processors.
 - `detr_head`: DETR's transformer as a task head on any backbone.
 - `metric`: predictions and COCO's mean average precision of boxes.
+- `thresholds`: the least score of a box, chosen on rows with their truth.
 - `annotation_files`: where they lie; `coco_files`, `voc_files`: annotation files as rows; `run_lengths`: masks of COCO.
 - `preview`: rows before any model exists.
 - `examples`: example rows.
