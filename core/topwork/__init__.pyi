@@ -177,6 +177,12 @@ from topwork.metric import (
 from topwork.metric import (
     Metric as Metric,
 )
+from topwork.notebook.views import (
+    Shown as Shown,
+)
+from topwork.notebook.views import (
+    show as show,
+)
 from topwork.plugins.declaration import (
     Declaration as Declaration,
 )
@@ -215,12 +221,6 @@ from topwork.shards.measuring import (
 )
 from topwork.shards.sharing import (
     share_rows as share_rows,
-)
-from topwork.shown import (
-    Shown as Shown,
-)
-from topwork.shown import (
-    show as show,
 )
 from topwork.stage import (
     HeadMap as HeadMap,

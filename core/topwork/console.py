@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.hookspecs import hookimpl
-from topwork.notebook_bar import NotebookBar, in_notebook
+from topwork.notebook.bar import NotebookBar, in_notebook
 
 if TYPE_CHECKING:
     from topwork import Run  # the public name: a contract stands below the run that keeps it

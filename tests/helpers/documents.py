@@ -165,7 +165,7 @@ CORE_ROOMS = (
         "kernels",
     ),
     *("task", "base", "stage", "metric", "items", "attention_layer", "block", "task_heads", "testing"),
-    *("shown", "errors", "files", "engines", "process", "system", "console", "notebook_bar", "lazy", "deprecation"),
+    *("errors", "files", "engines", "process", "system", "console", "notebook", "lazy", "deprecation"),
 )
 LENS_ROOMS = (
     *("plugin", "look", "layers", "activations", "capture", "gates", "blocks", "patching", "scoring"),

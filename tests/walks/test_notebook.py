@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from topwork.notebook_bar import NotebookBar
+from topwork.notebook.bar import NotebookBar
 
 pytestmark = pytest.mark.recipes
 

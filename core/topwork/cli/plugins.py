@@ -53,7 +53,7 @@ def plugins(
     elif name is None:
         raise UsageError(f"`topwork plugins {action}` needs a name", place="topwork plugins")
     elif action == "new":
-        from topwork.cli.scaffold import write_package
+        from topwork.cli.new_package.package import write_package
 
         written = write_package(name, kind, folder, session.plugins)
         say(f"wrote {written}; its tests: cd {written} && python -m pytest")

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from topwork.data.options import RowsOptions
     from topwork.data.roles import Roles
     from topwork.metric import Metric
+    from topwork.notebook.views import Shown
     from topwork.process import Process
     from topwork.saving.model_card import CardFacts
     from topwork.saving.parts import TaskParts
-    from topwork.shown import Shown
     from topwork.stage import Stage, StageResult
     from topwork.task import Task
 
@@ -175,7 +175,7 @@ class Run:
         Args:
             height: of its frame in pixels.
         """
-        from topwork.shown import show
+        from topwork.notebook.views import show
 
         return show("run", self.root, self.plugins, height)
 

@@ -128,7 +128,7 @@ class TaskModel(TaskParts):
         from topwork.data.options import DataOptions
         from topwork.data.roles import Roles
         from topwork.data.values import rows_from
-        from topwork.notebook_bar import in_notebook
+        from topwork.notebook.bar import in_notebook
         from topwork.process import Process
         from topwork.recipe.recipe import make_stage
         from topwork.runs.run import Run

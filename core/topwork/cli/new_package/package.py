@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topwork.cli.templates import ABOUTS, FILES, NETWORK, PLUGINS
-from topwork.cli.templates_of_tests import TESTS
+from topwork.cli.new_package.templates import ABOUTS, FILES, NETWORK, PLUGINS
+from topwork.cli.new_package.templates_of_tests import TESTS
 from topwork.errors import UsageError, unknown
 from topwork.files import write_whole
 from topwork.hookspecs import CONTRACT
