@@ -98,6 +98,26 @@ def trackers_table() -> str:
     return "\n".join(lines)
 
 
+def api_table() -> str:
+    """List the public names of `topwork` with their arguments and the first lines of their docstrings."""
+    import topwork
+
+    lines = ["| name | what it is |", "|---|---|"]
+    for name in sorted(topwork.__all__, key=str.lower):
+        thing = getattr(topwork, name)
+        if not callable(thing):
+            continue
+        arguments = ""
+        if inspect.isfunction(thing):
+            shown = [
+                str(one).partition(":")[0].partition("=")[0] for one in inspect.signature(thing).parameters.values()
+            ]
+            arguments = f"({', '.join(shown)})"
+        about = first_line(thing) if getattr(thing, "__module__", "").startswith("topwork") else ""
+        lines.append(f"| `{name}{arguments}` | {about} |")
+    return "\n".join(lines)
+
+
 def recipes_table() -> str:
     lines = ["| recipe | what it does | what it promises, held by a test |", "|---|---|---|"]
     for file in sorted((ROOT / "recipes").glob("*.yaml")):
@@ -245,6 +265,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "plugins/topwork_report/README.md": {"rooms": partial(rooms_table, "plugins/topwork_report", REPORT_ROOMS)},
     "recipes/README.md": {"recipes": recipes_table},
+    "core/API.md": {"api": api_table},
 }
 
 
