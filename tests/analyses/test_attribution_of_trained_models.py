@@ -19,6 +19,8 @@ CASES: dict[str, Case] = {**TEXT, **VISION, **AUDIO}
 STEPS = {
     "text-classification": 25,
     "token-classification": 25,
+    "image-classification": 40,
+    "audio-classification": 40,
 }
 DEEP: dict[str, Any] = {"num_hidden_layers": 3, "num_attention_heads": 8, "hidden_size": 64, "intermediate_size": 128}
 

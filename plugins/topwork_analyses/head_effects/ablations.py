@@ -80,7 +80,7 @@ def ablation_of(kind: Kind, look: Look, donors: Donors | None, seed: int) -> Abl
     """Return what makes a block in which attention heads are ablated.
 
     "resample" draws for each position the output at a random position of the donors' rows; the draws begin anew with
-    each block. Several processes have other rows and so other draws.
+    each block. Rows must come in the same batches for the same draws.
 
     Args:
         kind: "zero", "mean" or "resample".

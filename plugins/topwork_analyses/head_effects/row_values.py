@@ -1,12 +1,13 @@
 """Metric and loss of every row, and what changes between two states of a model.
 
-Entry points: `measure` (a run as it is now -> `RowValues`) and `MetricDifference`. A metric that is the mean of the
-metrics of single rows (accuracy, absolute errors) is compared row by row; any other (F1, mAP, BLEU) is computed anew
-for each resample of rows, by merging the metrics of single rows.
+Entry points: `measure` (a run as it is now -> `RowValues`), `without_peers`, `MetricDifference`. A metric that is the
+mean of the metrics of single rows (accuracy, absolute errors) is compared row by row; any other (F1, mAP, BLEU) is
+computed anew for each resample of rows, by merging the metrics of single rows.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import warnings
@@ -89,6 +90,13 @@ def measure(run: Run, role: str, limit: int | None, measures: Sequence[Measure])
         raise UsageError(f"intervals over {len(rows)} rows of `{role}`", hint="give two rows or more")
     values = numpy.array([losses[index] for index in rows]) if losses else None
     return RowValues(rows, [by_row[index] for index in rows] if by_row else [], values)
+
+
+def without_peers(run: Run) -> Run:
+    """Return a view of a run in which this process measures all rows by itself, as one without peers does."""
+    lonely = copy.copy(run)
+    lonely.process = type(run.process).alone()
+    return lonely
 
 
 def _row_losses(run: Run, role: str, limit: int | None) -> dict[int, float]:

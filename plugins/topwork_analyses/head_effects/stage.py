@@ -155,13 +155,15 @@ class Study:
 
     def __init__(self, stage: HeadEffects, run: Run, role: str, layers: list[AttentionLayer]) -> None:
         from topwork_analyses.head_effects.ablations import Donors, ablation_of
-        from topwork_analyses.head_effects.row_values import MetricDifference, measure
+        from topwork_analyses.head_effects.row_values import MetricDifference, measure, without_peers
         from topwork_lens.look import Look
 
         self.run, self.role, self.layers = run, role, layers
         donors = None if stage.ablation == "zero" else Donors.collect(run, role, layers, stage.donors)
         self.ablation: Ablation = ablation_of(stage.ablation, Look(run.model, run.plugins), donors, run.seed)
-        self.measured: Callable[[], RowValues] = lambda: measure(run, role, stage.limit, stage.measures)
+        # Samples are drawn batch by batch: the same ones for any number of processes, if each has all rows.
+        measuring = without_peers(run) if stage.ablation == "resample" else run
+        self.measured: Callable[[], RowValues] = lambda: measure(measuring, role, stage.limit, stage.measures)
         self.base = self.measured()
         self.difference: MetricDifference = MetricDifference(
             run.task, self.base.metrics, stage.options(run.seed, sum(len(layer.kept) for layer in layers))

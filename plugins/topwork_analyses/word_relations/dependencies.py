@@ -111,7 +111,7 @@ class Choice:
 def chosen(by_heads: Counts, by_offsets: Counts, least: int = 10) -> dict[str, Choice]:
     """Return the best attention head and the best offset of each relation with enough words, the commonest first."""
     choices = {}
-    for relation in sorted(by_heads.all, key=lambda name: -by_heads.all[name]):
+    for relation in sorted(by_heads.all, key=lambda name: (-by_heads.all[name], name)):
         if by_heads.all[relation] >= least:
             right = by_heads.right[relation]
             best = int(right.argmax())
