@@ -149,8 +149,9 @@ class Sweep:
             "recipe": self.recipe,
             "task": task,
             "space": [str(dimension) for dimension in self.space],
+            "overrides": list(self.overrides),
+            "seeds": self.seeds,
         }
-        request |= {"overrides": list(self.overrides), "seeds": self.seeds}
         before = study.user_attrs.get("request")
         if before is not None and before != request:
             raise UsageError("the folder holds another sweep", place=str(self.folder), hint="give another folder")
