@@ -158,16 +158,19 @@ class Costs:
         """
         twice = 0
         for first, second, cost in self.joint:
+            if not {first, second} <= set(units.chosen):
+                continue
             sizes = len(units.chosen[first].kept) * len(units.chosen[second].kept)
             twice += cost * removed.get(first, 0) * removed.get(second, 0) // sizes
         return twice
 
     def removable(self, units: Units) -> dict[str, int]:
-        """Return what all heads and all neurons cost together."""
+        """Return what all heads and all neurons cost together, projections between two blocks once."""
         sums = {"heads": 0, "neurons": 0}
         for path, unit in units.chosen.items():
             kind = "heads" if isinstance(unit, AttentionLayer) else "neurons"
             sums[kind] += self.by_path[path] * len(members_of(unit))
+        sums["neurons"] -= sum(cost for first, second, cost in self.joint if {first, second} <= set(units.chosen))
         return sums
 
 

@@ -60,7 +60,8 @@ def contestants(work: Any, small: Any, texts: list[str], folder: Path) -> dict[s
         return [answer["label"] for answer in pipe(texts, batch_size=size, truncation=True, max_length=TOKENS)]
 
     def own(task: Any, **options: Any) -> list[str]:
-        return [answer["label"] for answer in task.predict(asked, **options)]
+        answers = task.predict(asked, **options)
+        return [(answer[0] if isinstance(answer, list) else answer)["label"] for answer in answers]
 
     for task in (work, small):
         task.task.options.max_length = TOKENS
