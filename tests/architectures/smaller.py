@@ -124,17 +124,20 @@ def keep_gates(look: Look, blocks: Sequence[Block], call: Callable[[], Any]) -> 
 
 
 def without(model: Any, block: Block, indices: list[int]) -> None:
-    """Make weights that read neurons 0, by hand."""
+    """Make weights that read neurons 0, by hand; the neurons themselves where weights are standardised before use."""
+    index = torch.tensor(indices)
     if block.slices:
         piece = block.slices[0]
         owner, _, name = piece.parameter.rpartition(".")
         weight = getattr(model.get_submodule(".".join(part for part in (block.inside, owner) if part)), name)
-        dim = piece.dim
-    else:
-        consumer = model.get_submodule(block.path)
-        weight, dim = consumer.weight, 0 if hasattr(consumer, "nf") else 1
-    with torch.no_grad():
-        weight.index_fill_(dim, torch.tensor(indices), 0)
+        with torch.no_grad():
+            weight.index_fill_(piece.dim, index, 0)
+        return
+
+    def silence(_: Any, args: tuple) -> tuple:
+        return (args[0].index_fill(block.channels, index, 0), *args[1:])
+
+    model.get_submodule(block.path).register_forward_pre_hook(silence)
 
 
 # ---------------------------------------------------------------- whole layers

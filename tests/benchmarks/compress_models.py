@@ -69,6 +69,8 @@ def recipe_of(name: str) -> dict[str, Any]:
     """Return the recipe of a name, as a dict."""
     base, config, steps = ENCODERS.get(name, (name, None, 0))
     recipe: dict[str, Any] = yaml.safe_load((ROOT / "recipes" / f"{base}.yaml").read_text())
+    if name == MINILM:
+        recipe["task"]["max_length"] = 128  # texts of the wall times; no word has more than 16 tokens
     if config is not None:
         recipe["base"] = {"config": config}
         recipe["stages"][0]["train"] |= {"steps": steps, "learning_rate": 5.0e-4}

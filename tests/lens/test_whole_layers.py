@@ -99,7 +99,7 @@ def test_layers_that_must_stay_say_why() -> None:
         assert caught.value.place == stays.path
     assert "relative_attention_bias" in reasons["t5"]["encoder.block.0"] and not reasons["t5"]["encoder.block.1"]
     assert "shape" in reasons["segformer"]["stages.0"] and not reasons["segformer"]["stages.0.blocks.1"]
-    assert "alternate" in reasons["gemma2"]["layers.0"]
+    assert "alternate" in reasons["gemma2"]["layers.0"] and not reasons["gemma2"]["layers.1"]  # nothing comes behind
 
 
 def test_a_layer_whose_states_are_read_by_index_is_refused_and_nothing_changes() -> None:

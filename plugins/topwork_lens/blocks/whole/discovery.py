@@ -110,7 +110,7 @@ def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
 def _reasons(model: nn.Module, path: str, entries: nn.ModuleList, ran: Sequence[Sequence[_Call]]) -> list[str]:
     """Return for each entry why it cannot be left out, or ""."""
     names = [{name: tuple(value.shape) for name, value in entry.named_parameters()} for entry in entries]
-    kinds = _alternating(model, path)
+    kinds = _kinds(model, path)
     reasons = []
     for position, (call,) in enumerate(ran):
         others = [set(name) for index, name in enumerate(names) if index != position]
@@ -119,23 +119,26 @@ def _reasons(model: nn.Module, path: str, entries: nn.ModuleList, ran: Sequence[
             reasons.append("it gives another shape than it is given")
         elif alone:
             reasons.append(f"it alone has `{min(alone)}`: what other layers use may come from it")
-        elif kinds:
-            reasons.append(kinds)
+        elif kinds and (len(kinds) < len(entries) or len(set(kinds[position : len(entries)])) > 1):
+            reasons.append(_ALTERNATE)
         else:
             reasons.append("")
     return reasons
 
 
-def _alternating(model: nn.Module, path: str) -> str:
-    """Return a reason where the model looks up kinds of layers by their index in its configuration."""
+#: without a layer those behind it stand one index earlier, so all of them have to be of its kind
+_ALTERNATE = "kinds of layers alternate, and the model looks them up by index (layer_types): another would stand there"
+
+
+def _kinds(model: nn.Module, path: str) -> list[Any]:
+    """Return the kinds of layers that the model looks up by index in its configuration; none where all are alike."""
     parts = path.split(".")
     for end in range(len(parts), -1, -1):
         config: Any = getattr(model.get_submodule(".".join(parts[:end])), "config", None)
         if config is not None:
             kinds = getattr(config, "layer_types", None)
-            mixed = isinstance(kinds, list | tuple) and len(set(kinds)) > 1
-            return "kinds of layers alternate, and the model looks them up by index (layer_types)" if mixed else ""
-    return ""
+            return list(kinds) if isinstance(kinds, list | tuple) and len(set(kinds)) > 1 else []
+    return []
 
 
 def whole_layer_at(layers: Sequence[WholeLayer], key: int | str | tuple[str, int]) -> WholeLayer:
