@@ -79,7 +79,8 @@ def test_folders_that_were_saved_after_a_divided_training_are_those_of_one_proce
     assert names[0] == names[1]
     rows = [{"text": "good fine"}, {"text": "odd dull weak"}]
     first, second = (list(topwork.load(runs / run / "model").predict(rows)) for run in ("alone", "whole"))
-    assert [one["label"] for one in first] == [one["label"] for one in second]
+    scores = [[part["score"] for part in prediction] for prediction in (*first, *second)]
+    assert numpy.allclose(scores[:2], scores[2:], atol=1e-3)
 
 
 def test_settings_of_fsdp_that_would_be_ignored_are_refused_by_name():
