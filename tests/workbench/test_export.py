@@ -213,6 +213,29 @@ def test_a_compressed_model_is_exported(tmp_path) -> None:
 
 
 @pytest.mark.recipes
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_softly_pruned_model_is_exported(tmp_path, name) -> None:
+    sizes = {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.5}
+    work = built("text-generation", {"config": {"model_type": "bloom", **sizes}}, generation={"max_new_tokens": 4})
+    before = list(work.predict(work.task.example_rows()))
+    topwork.prune_heads(work.model, {0: [1, 2], 1: [2]})
+    rows = work.task.example_rows()
+    assert not same_predictions(list(work.predict(rows)), before)
+    work.apply("export", {"predict": rows}, role="predict", folder=str(tmp_path / "out"), rows=4, formats=[name])
+    loaded = topwork.load(tmp_path / "out", trust_remote_code=True)
+    assert same_predictions(list(loaded.predict(rows)), list(work.predict(rows)))
+
+
+@pytest.mark.recipes
+def test_a_masked_model_is_exported(tmp_path) -> None:
+    work = built("text-classification")
+    rows = work.task.example_rows()
+    work.apply("mask_heads", {"calibrate": rows}, heads={0: [1]})
+    work.apply("export", {"predict": rows}, role="predict", folder=str(tmp_path / "out"), rows=2)
+    assert same_predictions(list(topwork.load(tmp_path / "out").predict(rows)), list(work.predict(rows)))
+
+
+@pytest.mark.recipes
 def test_a_recipe_exports_after_training(tmp_path) -> None:
     rows = topwork.load_plugins().task("text-classification").example_rows()
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
