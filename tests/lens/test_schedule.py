@@ -315,9 +315,9 @@ def test_wrong_options(tmp_path: Path) -> None:
 
 def test_outputs_that_a_hook_changed_answer_no_call_without_it() -> None:
     """Fill-mask computes the logits of its masks alone, by a hook that changes what the model gives."""
-    model, known = torch.nn.Linear(3, 3), output_cache.OutputCache()
+    model, known = torch.nn.Sequential(torch.nn.Linear(3, 3)), output_cache.OutputCache()
     inputs = {"input": torch.randn(2, 3)}
-    handle = model.register_forward_hook(lambda module, given, output: output[:1])
+    handle = model[0].register_forward_hook(lambda module, given, output: output[:1])
     with known.recording(model):
         assert model(**inputs).shape == (1, 3)
     handle.remove()
