@@ -203,7 +203,7 @@ def _refuse_unknown(kind: Any, values: dict[str, Any], path: str) -> None:
         default = AutoConfig.for_model(kind)
     except Exception:  # a composite without defaults checks its parts itself
         return
-    known = set(default.to_dict()) | set(default.attribute_map) | set(default.sub_configs_defaults)
+    known = set(default.to_dict()) | set(default.attribute_map) | set(default.sub_configs)
     for key, value in values.items():
         if key not in known and not hasattr(default, key):
             raise UsageError(
