@@ -170,10 +170,11 @@ def test_no_other_least_score_of_boxes_has_a_larger_f1(seed) -> None:
     for _ in range(8):
         truths = boxes_of(draw, 3)
         near = truths + draw.normal(0, 2, truths.shape).astype(np.float32)
-        boxes = np.concatenate([near, boxes_of(draw, 5)])
+        boxes = np.concatenate([near, near + 0.5, boxes_of(draw, 5)])  # a second box on the same truth is wrong
         labels = draw.integers(0, 2, 3)
-        guesses = np.concatenate([labels, draw.integers(0, 2, 5)])
-        scores = np.concatenate([draw.uniform(0.1, 0.5, 3), draw.uniform(0.0, 0.3, 5)]).astype(np.float32)
+        guesses = np.concatenate([labels, labels, draw.integers(0, 2, 5)])
+        parts = [draw.uniform(0.3, 0.5, 3), draw.uniform(0.1, 0.35, 3), draw.uniform(0.0, 0.3, 5)]
+        scores = np.concatenate(parts).astype(np.float32)
         metric.rows.append(((truths, labels, np.zeros(3, dtype=bool), np.ones(3)), (scores, guesses, boxes)))
     chosen = choose_threshold(metric)
     best = max(f1_of_boxes(metric.rows, threshold) for threshold in np.linspace(0, 0.6, 601))
