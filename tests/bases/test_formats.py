@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import pkgutil
 import wave
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tiny_bases import BASES
 import topwork
 from topwork import DataError, DataOptions, RowsOptions, UsageError
 from topwork.data.roles import Roles
+from topwork_bases import formats
 
 PLUGINS = topwork.load_plugins()
 
@@ -218,6 +221,14 @@ def test_a_layout_that_is_not_clear_is_asked_for(tmp_path):
 def test_layouts_are_listed():
     assert {"conll", "yolo", "images-masks", "ljspeech", "parallel", "nemo"} <= set(PLUGINS.formats)
     assert PLUGINS.formats.owner("conll").name == "formats"
+
+
+def test_every_layout_that_is_read_has_its_line_in_the_list():
+    rooms = [
+        importlib.import_module(f"{formats.__name__}.{room.name}") for room in pkgutil.iter_modules(formats.__path__)
+    ]
+    read = {layout.name for room in rooms for layout in getattr(room, "LAYOUTS", ())}
+    assert read == {name for name in PLUGINS.formats if PLUGINS.formats.owner(name).name == "formats"}
 
 
 @pytest.mark.parametrize("lists", [True, False])

@@ -266,7 +266,6 @@ def _sides(box: Sequence[float], notation: str, scale: tuple[float, float]) -> l
 LAYOUTS = (
     Layout(
         "boxes",
-        "csv with a box a line (filename, class, xmin, ymin, xmax, ymax; x, y, w, h; bbox): image, objects",
         lambda path: bool(_tables_of(path)),
         read_boxes,
         _OPTIONS,

@@ -68,7 +68,6 @@ def _is_chat(path: Path) -> bool:
 LAYOUTS = (
     Layout(
         "chat",
-        "JSON of ShareGPT (conversations) or Alpaca (instruction, input, output): messages",
         _is_chat,
         read_chat,
         ("encoding",),

@@ -202,10 +202,9 @@ def check_tool(path: Path) -> None:
 
 
 LAYOUTS = (
-    Layout("doccano", "an export of doccano: text with spans or label", _is_doccano, read_doccano, ("encoding",)),
+    Layout("doccano", _is_doccano, read_doccano, ("encoding",)),
     Layout(
         "label-studio",
-        "an export of label-studio (JSON, JSON_MIN): text with spans or label",
         _is_label_studio,
         read_label_studio,
         ("encoding", "text"),

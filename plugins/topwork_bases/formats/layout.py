@@ -19,14 +19,12 @@ class Layout:
 
     Args:
         name: as `format` in a recipe names it.
-        about: one line for `topwork list formats`.
         matches: whether a file or folder has this layout beyond doubt; it must be quick.
         read: (path, options) -> tables by split.
         options: names of its options.
     """
 
     name: str
-    about: str
     matches: Callable[[Path], bool]
     read: Callable[[Path, Mapping[str, Any]], Mapping[str, Table]]
     options: tuple[str, ...] = ()

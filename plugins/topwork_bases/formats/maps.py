@@ -279,13 +279,11 @@ def _time_stamps(file: Path, folder: Path) -> list[tuple[float, Path]]:
 LAYOUTS = (
     Layout(
         "images-masks",
-        "images/ beside masks/ (or annotations/), files of the same name: image, mask",
         lambda path: bool(find_pairs(path, "mask")) and find_yolo(path) is None,
         lambda path, options: read_maps(path, "mask"),
     ),
     Layout(
         "images-depth",
-        "rgb/ (or images/) beside depth/, files of the same name: image, depth",
         lambda path: bool(find_pairs(path, "depth")),
         lambda path, options: read_maps(path, "depth"),
     ),

@@ -15,6 +15,25 @@ if TYPE_CHECKING:
     from topwork import RowsOptions
     from topwork_bases.formats.layout import Layout
 
+#: a line about each layout; here, because it is asked for whenever plugins are loaded, and the readers are not
+ABOUT = {
+    "conll": "a word a line with its tags, sentences apart by empty lines; CoNLL-U too: words, tags",
+    "words": "csv with a word a row (sentence, word, tag): words, tags",
+    "parallel": "two files with a sentence a line, train.en and train.de: translation",
+    "chat": "JSON of ShareGPT (conversations) or Alpaca (instruction, input, output): messages",
+    "doccano": "an export of doccano: text with spans or label",
+    "label-studio": "an export of label-studio (JSON, JSON_MIN): text with spans or label",
+    "images-masks": "images/ beside masks/ (or annotations/), files of the same name: image, mask",
+    "images-depth": "rgb/ (or images/) beside depth/, files of the same name: image, depth",
+    "boxes": "csv with a box a line (filename, class, xmin, ymin, xmax, ymax; x, y, w, h; bbox): image, objects",
+    "yolo": "data.yaml (or classes.txt), images/ and labels/*.txt: image, objects",
+    "ljspeech": "metadata.csv (name|text) beside wavs/: audio, text",
+    "common-voice": "train.tsv, dev.tsv, test.tsv beside clips/: audio, text",
+    "librispeech": "speaker/chapter/*.trans.txt beside clips: audio, text, speaker",
+    "speech-commands": "word/*.wav, validation_list.txt and testing_list.txt: audio, label, speaker",
+    "nemo": "JSON lines with audio_filepath and text: audio, text",
+}
+
 
 def _layouts() -> dict[str, Layout]:
     from topwork_bases.formats import boxes, chats, exports, maps, speech, texts, words, yolo
@@ -29,7 +48,7 @@ def _layouts() -> dict[str, Layout]:
 @hookimpl
 def register_formats() -> Mapping[str, str]:
     """Return the layouts, with a line about each."""
-    return {name: layout.about for name, layout in _layouts().items()}
+    return ABOUT
 
 
 @hookimpl

@@ -190,21 +190,17 @@ def _is_nemo(path: Path) -> bool:
 
 
 LAYOUTS = (
-    Layout("ljspeech", "metadata.csv (name|text) beside wavs/: audio, text", _is_ljspeech, read_ljspeech),
-    Layout(
-        "common-voice", "train.tsv, dev.tsv, test.tsv beside clips/: audio, text", _is_common_voice, read_common_voice
-    ),
+    Layout("ljspeech", _is_ljspeech, read_ljspeech),
+    Layout("common-voice", _is_common_voice, read_common_voice),
     Layout(
         "librispeech",
-        "speaker/chapter/*.trans.txt beside clips: audio, text, speaker",
         lambda path: path.is_dir() and any(next(path.glob("*/" * depth + "*.trans.txt"), None) for depth in range(5)),
         read_librispeech,
     ),
     Layout(
         "speech-commands",
-        "word/*.wav, validation_list.txt and testing_list.txt: audio, label, speaker",
         _is_speech_commands,
         read_speech_commands,
     ),
-    Layout("nemo", "JSON lines with audio_filepath and text: audio, text", _is_nemo, read_nemo),
+    Layout("nemo", _is_nemo, read_nemo),
 )

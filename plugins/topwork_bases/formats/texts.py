@@ -100,7 +100,6 @@ def _two_languages(path: Path, present: list[str], wanted: Any) -> list[str]:
 LAYOUTS = (
     Layout(
         "parallel",
-        "two files with a sentence a line, train.en and train.de: translation",
         lambda path: bool(_by_name(path)),
         read_parallel,
         ("encoding", "languages"),

@@ -218,14 +218,12 @@ def _is_words(path: Path) -> bool:
 LAYOUTS = (
     Layout(
         "conll",
-        "a word a line with its tags, sentences apart by empty lines; CoNLL-U too: words, tags",
         _is_conll,
         read_conll,
         ("word", "tag", "encoding"),
     ),
     Layout(
         "words",
-        "csv with a word a row (sentence, word, tag): words, tags",
         _is_words,
         read_words,
         _WORDS_OPTIONS,

@@ -208,7 +208,6 @@ def _fits(count: int, keypoints: int | None) -> bool:
 LAYOUTS = (
     Layout(
         "yolo",
-        "data.yaml (or classes.txt), images/ and labels/*.txt: image, objects",
         lambda path: find_yolo(path) is not None,
         read_yolo,
     ),
