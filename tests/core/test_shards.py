@@ -331,8 +331,8 @@ DAMAGES = {
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-9]),
     "empty": lambda file: file.write_bytes(b""),
     "flipped": flip,
-    "a pipe": make_pipe,
 }
+JOINED = [("predict", "predictions.jsonl"), ("predict", "result.json"), ("evaluate", "result.json")]
 
 
 @pytest.fixture(scope="module")
@@ -351,10 +351,7 @@ def again(command: str, models: Path, root: Path, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [("predict", "predictions.jsonl"), ("predict", "result.json"), ("evaluate", "result.json")],
-)
+@pytest.mark.parametrize(("command", "name"), JOINED)
 def test_what_was_damaged_after_the_end_is_joined_anew(command, name, damage, finished, models, tmp_path, capsys):
     folder = Path(shutil.copytree(finished / command, tmp_path / "out"))
     DAMAGES[damage](folder / name)
@@ -362,6 +359,15 @@ def test_what_was_damaged_after_the_end_is_joined_anew(command, name, damage, fi
     assert content(folder) == content(finished / command)
     shown = json.loads(capsys.readouterr().out or "null")
     assert command == "predict" or shown["rows"] == json.loads((folder / "result.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize(("command", "name"), JOINED)
+def test_a_pipe_in_place_of_joined_results_is_not_replaced(command, name, finished, models, tmp_path, capsys):
+    folder = Path(shutil.copytree(finished / command, tmp_path / "out"))
+    make_pipe(folder / name)
+    assert main(again(command, models, finished, folder)) == 2
+    assert f"{folder / name}` is no file and no folder" in capsys.readouterr().err
+    assert (folder / name).is_fifo()
 
 
 @pytest.mark.parametrize(("name", "cause"), [("job.json", "no regular file"), ("parts/00000/states.json", "missing")])

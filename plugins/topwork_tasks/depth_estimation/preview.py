@@ -41,8 +41,8 @@ class DepthView(ImageView):
 
 def _is_empty(row: tw.Row, options: Any) -> bool:
     """Return whether a row's depth map can be read and has no depth."""
-    scale, cap, holes = scale_of(row, options.depth_scale), options.max_depth, options.hole_values
     try:
+        scale, cap, holes = scale_of(row, options.depth_scale), options.max_depth, options.hole_values
         return not (open_depth(row.get("depth"), None, size_of(row.get("image")), scale, cap, holes) > 0).any()
     except tw.DataError:
         return False
