@@ -27,6 +27,8 @@ CONFIG = {
     "intermediate_size": 16,
     "max_position_embeddings": 32,
 }
+#: stage that reads a residual stream, which only networks that normalise before their blocks have -> its network
+CONFIGS = {"direct_attribution": CONFIG | {"model_type": "modernbert"}}
 WORDS = ["the", "red", "fox", "ran", "over", "green", "hill", "blue", "bird", "sat", "on", "a", "big", "old", "tree"]
 SCALAR: dict[str, Any] = {"draws": 100, "top": 1}
 #: stage -> options, the smallest ones: what grows with rows is the same
@@ -124,7 +126,7 @@ def measure(name: str, count: int) -> dict[str, Any]:
     import topwork
 
     rows = rows_of(count)
-    work = topwork.build("text-classification", {"config": CONFIG}, rows=rows[:200])
+    work = topwork.build("text-classification", {"config": CONFIGS.get(name, CONFIG)}, rows=rows[:200])
     work.model.eval()
     begun, done, largest = time.process_time(), threading.Event(), [megabytes()]
 
