@@ -427,7 +427,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], int, int]] = {
         {"config": {"model_type": "detr", **SIDES, "num_queries": 8, "backbone_config": RESNET}},
         *(22, 8),
     ),
-    "losses at points that jump": ("image-segmentation", {"config": MASKS}, 42, 3),
+    "losses at points that jump": ("image-segmentation", {"config": MASKS}, 41, 3),
     "experts": (
         "text-generation",
         {"config": {"model_type": "mixtral", **SIZES, "num_key_value_heads": 2, "num_local_experts": 4}},
