@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import unicodedata
-from pathlib import Path
 
+import layout_files
 import pytest
-from PIL import Image
+from layout_files import PLUGINS, write
 
-import topwork
 from topwork import DataError, DataOptions, RowsOptions, TopworkError, UsageError
 from topwork.data.profile import profile_rows
 from topwork.data.roles import Roles
 
-PLUGINS = topwork.load_plugins()
+image = functools.partial(layout_files.image, size=(4, 4))
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 def roles_of(task, path, columns=None, **options):
     data = DataOptions(train=RowsOptions(path=str(path), **options), columns=columns or {})
     return Roles(PLUGINS.tasks[task], PLUGINS, data)
-
-
-def image(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (4, 4)).save(path)
-    return path
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.txt"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -9,9 +10,10 @@ import pkgutil
 import wave
 from pathlib import Path
 
+import layout_files
 import numpy
 import pytest
-from PIL import Image
+from layout_files import PLUGINS, load, write
 from tiny_bases import BASES
 
 import topwork
@@ -19,29 +21,7 @@ from topwork import DataError, DataOptions, RowsOptions, UsageError
 from topwork.data.roles import Roles
 from topwork_bases import formats
 
-PLUGINS = topwork.load_plugins()
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
-def load(path, **options):
-    return PLUGINS.load_rows(RowsOptions(path=str(path), **options))
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def image(path: Path, size=(8, 4), value=0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, value).save(path)
+image = functools.partial(layout_files.image, size=(8, 4))
 
 
 def clip(path: Path) -> None:
@@ -164,8 +144,8 @@ def test_images_beside_maps(tmp_path, inputs, targets, column, split):
 def test_yolo(tmp_path):
     write(tmp_path / "data.yaml", "names: {0: cat, 1: dog}\ntrain: images/train\nval: images/val\n")
     for split in ("train", "val"):
-        image(tmp_path / "images" / split / "a.png", (100, 50))
-        image(tmp_path / "images" / split / "b.png", (100, 50))
+        image(tmp_path / "images" / split / "a.png", size=(100, 50))
+        image(tmp_path / "images" / split / "b.png", size=(100, 50))
         write(tmp_path / "labels" / split / "a.txt", "1 0.5 0.5 0.2 0.4\n0 0.1 0.1 0.3 0.1 0.3 0.5\n")
     rows = load(tmp_path, split="train")
     assert rows[0]["objects"]["category"] == [1, 0] and rows.features["objects"]["category"].feature.names == [

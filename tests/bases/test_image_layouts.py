@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
+import layout_files
 import numpy
 import pytest
-from PIL import Image
+from layout_files import PLUGINS, load, write
 
-import topwork
 from topwork import DataError, RowsOptions, TopworkError, UsageError
 from topwork.data.columns import undecoded
 
-PLUGINS = topwork.load_plugins()
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
-def load(path, **options):
-    return PLUGINS.load_rows(RowsOptions(path=str(path), **options))
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def image(path: Path, size=(100, 50), value=0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, value).save(path)
+image = functools.partial(layout_files.image, size=(100, 50))
 
 
 def boxes_of(rows) -> list:
@@ -303,7 +282,7 @@ def test_exports_of_tools_that_are_not_read_are_named(tmp_path, name, content, t
 
 
 def test_masks_of_another_size_and_repeated_boxes_of_coco_are_said(tmp_path):
-    image(tmp_path / "a.png", (20, 16))
+    image(tmp_path / "a.png", size=(20, 16))
     entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}
     content = {"images": [{"id": 1, "file_name": "a.png"}], "categories": [{"id": 1, "name": "x"}]}
     file = write(tmp_path / "a.json", json.dumps({**content, "annotations": [entry, {**entry, "id": 2}]}))

@@ -8,41 +8,15 @@ from pathlib import Path
 
 import numpy
 import pytest
-from PIL import Image
+from layout_files import PLUGINS, image, load, write
 
-import topwork
 from topwork import DataError, DataOptions, RowsOptions, UsageError
 from topwork.data.roles import Roles
-
-PLUGINS = topwork.load_plugins()
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
-def load(path, **options):
-    return PLUGINS.load_rows(RowsOptions(path=str(path), **options))
 
 
 def rows_of(task, path, split=None, columns=None):
     data = DataOptions(train=RowsOptions(path=str(path), split=split), columns=columns or {})
     return Roles(PLUGINS.tasks[task], PLUGINS, data)("train")
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def image(path: Path, size=(20, 10), value=0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, value).save(path)
-    return path
 
 
 # ---------------------------------------------------------------- YOLO

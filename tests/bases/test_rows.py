@@ -18,13 +18,6 @@ TABLE = [{"text": "good", "label": 1}, {"text": "bad, very", "label": 0}, {"text
 WRITTEN = [{**row, "label": str(row["label"])} for row in TABLE]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def load(path, **options):
     return data_rows.load_rows(str(path), RowsOptions(path=str(path), **options))
 

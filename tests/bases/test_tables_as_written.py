@@ -26,13 +26,6 @@ TEXTS = sorted(
 WORDS = ["null", "NA", "None", "nan", "N/A", "31.", "42", "1e3", "001", "True", "2020-05-01", "1.0", " x "]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-
-
 def write(folder, name, text, encoding="utf-8"):
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))

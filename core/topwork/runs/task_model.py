@@ -157,7 +157,7 @@ class TaskModel(TaskParts):
         The list is one of rows, always: a single row gives a list with one prediction, and a classification of texts a
         list of labels for each row, where the pipeline gives the best label alone for a list of texts. Numbers are
         plain floats, depths arrays of numpy, and `word` of an entity is the text as it is written. Rows with `words`
-        have one entry a word. question-answering, summarization and translation answer as transformers 4 did.
+        have one entry a word. Tasks whose pipeline transformers 5 has dropped answer in the shape that it had.
 
         Args:
             rows: a data set of `datasets`, or dicts with the task's input columns; a single dict is one row. Also a

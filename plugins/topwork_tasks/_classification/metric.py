@@ -74,7 +74,7 @@ class ClassificationMetric(Metric):
         elif self.kind == "multi":
             self.guesses.append(all_scores(prediction, self.names))
             for index, score in enumerate(self.guesses[-1]):
-                calibration.add(self.bins, score, index in truth)  # type: ignore[operator]
+                calibration.add(self.bins, score, index in self.truths[-1])
         else:
             self.guesses.append(float(prediction[0]["score"]))
 
