@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from analysis_models import WORDS, sentences
+from analysis_models import BERT, WORDS, sentences
 
 import topwork
 from topwork_analyses.plugin import register_stages
@@ -21,18 +21,7 @@ pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
 #: with norms before each block, as direct attribution needs it
-BASE: dict[str, Any] = {
-    "config": {
-        "model_type": "modernbert",
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "initializer_range": 0.5,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-    }
-}
+BASE: dict[str, Any] = {"config": BERT["config"] | {"model_type": "modernbert", "pad_token_id": 0}}
 SCALARS: dict[str, Any] = {"rows": 5, "draws": 100}
 #: stage -> options; those with rows of their own get them in `_recipe`
 STAGES: dict[str, list[dict[str, Any]]] = {
