@@ -3,13 +3,13 @@
 Entry point: `tune`. From the first layer to the last: X is the input of the projection in the model as it is smaller by
 then, Y its output in the whole model on the same rows, W its weight for the columns that are left, with the bias as a
 last column. W' minimises ||Y - X W'||^2 + l ||W' - W||^2, with l a share of the mean diagonal of X^T X: with much l, or
-no data, nothing changes. It is fitted on four fifths of the rows and accepted on the last fifth, for each projection.
+no data, nothing changes. It is fitted on four fifths of the rows and accepted on the last fifth, for each projection. A
+convolution reads patches: X has a column for each weight of a channel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from topwork import Batch
+from topwork_compress.positions import inputs_of, is_convolution, outputs_of
 from topwork_compress.units import Masks, Units, columns_of
 from topwork_lens.gates import factors_of, gated
-from topwork_lens.layers.context import Unit, first_input, output_projection
-from topwork_lens.layers.projections import is_pointwise, output_dim
-from topwork_lens.model_state import quiet
+from topwork_lens.layers.context import Unit, output_projection
+from topwork_lens.layers.projections import output_dim
 from topwork_lens.scoring.row_independence import RowLosses
 
 Method = Literal["lstsq", "bias", "none"]
@@ -54,10 +54,6 @@ class Fitted:
         return dict(vars(self))
 
 
-class _Enough(Exception):
-    """The projection ran: the rest of the model need not."""
-
-
 def tune(
     model: nn.Module,
     units: Units,
@@ -81,7 +77,8 @@ def tune(
     chosen = {path: units.chosen[path] for path, indices in removed.items() if indices}
     if method == "none" or not chosen or len(batches) < 2:
         return []
-    targets, order = _outputs(model, chosen, batches, row_losses)
+    targets = outputs_of(model, chosen, batches, row_losses)
+    order = list(targets)
     gates = {path: (unit, factors_of(unit, removed[path])) for path, unit in chosen.items()}
     results = []
     for index, path in enumerate(order):
@@ -91,92 +88,21 @@ def tune(
             results.append(Fitted(path, why=obstacle))
             continue
         ran = {before: gates[before] for before in order[: index + 1]}  # what runs later changes nothing here
-        with gated(model, ran), quiet(model):
-            inputs = _inputs(model, unit, batches, row_losses)
+        with gated(model, ran):
+            inputs = inputs_of(model, unit, batches, row_losses)
         results.append(_fit(model, unit, removed[path], inputs, targets.pop(path), method, ridge))
     return results
 
 
 def _obstacle(model: nn.Module, unit: Unit) -> str:
     projection: Any = output_projection(model, unit)
-    if isinstance(projection, nn.Conv1d | nn.Conv2d | nn.Conv3d) and not is_pointwise(projection):
-        return "a convolution over several positions is not fitted"
     if len(unit.callers) > 1:
         return "several layers share it"
+    if is_convolution(projection):
+        return "it reads channels in groups" if projection.groups > 1 else ""
     weight = getattr(projection, "weight", None)
-    plain = isinstance(weight, nn.Parameter) and weight.squeeze().dim() <= 2
+    plain = isinstance(weight, nn.Parameter) and weight.dim() == 2
     return "" if plain else "its weight is no plain matrix"
-
-
-@contextmanager
-def _reading(model: nn.Module, units: Mapping[str, Unit], inputs: bool, take: Any) -> Any:
-    with ExitStack() as stack:
-        for path, unit in units.items():
-            projection = output_projection(model, unit)
-            hook = _take_input(path, take) if inputs else _take_output(path, take)
-            if inputs:
-                stack.callback(projection.register_forward_pre_hook(hook, with_kwargs=True).remove)
-            else:
-                stack.callback(projection.register_forward_hook(hook).remove)
-        yield
-
-
-def _take_input(path: str, take: Any) -> Any:
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        value = first_input(args, kwargs)
-        take(path, value.movedim(1, -1) if is_pointwise(module) else value)
-
-    return hook
-
-
-def _take_output(path: str, take: Any) -> Any:
-    def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        take(path, output.movedim(1, -1) if is_pointwise(module) else output)
-
-    return hook
-
-
-def _positions(value: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return [positions, features] without padding, where the batch says what is padding."""
-    mask = batch.inputs.get("attention_mask")
-    if isinstance(mask, torch.Tensor) and value.dim() == 3 and mask.shape == value.shape[:2]:
-        return value[mask != 0]
-    return value.flatten(0, -2)
-
-
-def _outputs(
-    model: nn.Module, units: Mapping[str, Unit], batches: Sequence[Batch], row_losses: RowLosses
-) -> tuple[dict[str, list[torch.Tensor]], list[str]]:
-    """Return the outputs of projections in the whole model, batch by batch, and the order in which they run."""
-    values: dict[str, list[torch.Tensor]] = {}
-    current: list[Batch] = []
-
-    def take(path: str, value: torch.Tensor) -> None:
-        values.setdefault(path, []).append(_positions(value.detach(), current[0]).float())
-
-    with _reading(model, units, False, take), quiet(model):
-        for batch in batches:
-            current[:] = [batch]
-            row_losses(model, batch)
-    return values, list(values)
-
-
-def _inputs(model: nn.Module, unit: Unit, batches: Sequence[Batch], row_losses: RowLosses) -> list[torch.Tensor]:
-    values: list[torch.Tensor] = []
-    current: list[Batch] = []
-
-    def take(path: str, value: torch.Tensor) -> None:
-        values.append(_positions(value.detach(), current[0]).float())
-        raise _Enough
-
-    with _reading(model, {unit.path: unit}, True, take):
-        for batch in batches:
-            current[:] = [batch]
-            try:
-                row_losses(model, batch)
-            except _Enough:
-                continue
-    return values
 
 
 def _fit(
@@ -191,13 +117,12 @@ def _fit(
     if [len(value) for value in inputs] != [len(value) for value in targets]:
         return Fitted(unit.path, why="it runs several times a row")
     projection: Any = output_projection(model, unit)
-    kept = _columns_left(model, unit, removed)
-    matrix = projection.weight.detach().flatten(1) if output_dim(projection) == 0 else projection.weight.detach().T
+    kept = _features_left(model, unit, removed)
+    weight = projection.weight.detach().movedim(output_dim(projection), -1)  # [input features, *kernel, outputs]
     bias = getattr(projection, "bias", None)
-    rows = [torch.cat([value[:, kept], value.new_ones(len(value), 1)], 1) for value in inputs]
-    shift = matrix.new_zeros(len(matrix)) if bias is None else bias.detach()
-    start = torch.cat([matrix[:, kept], shift[:, None]], 1)
-    start = start.double().T  # [columns + 1, outputs]
+    shift = weight.new_zeros(weight.shape[-1]) if bias is None else bias.detach()
+    start = torch.cat([weight[kept].flatten(0, -2), shift[None]]).double()  # [columns + 1, outputs]
+    rows = [torch.cat([value[:, kept].flatten(1), value.new_ones(len(value), 1)], 1) for value in inputs]
     held = [index for index in range(len(rows)) if index % _HELD_OUT == _HELD_OUT - 1] or [len(rows) - 1]
     fitted = _solved(rows, targets, start, set(held), method, ridge, has_bias=bias is not None)
     before, after = (_error(rows, targets, weight, held) for weight in (start, fitted))
@@ -207,8 +132,8 @@ def _fit(
     return Fitted(unit.path, before, after, accepted)
 
 
-def _columns_left(model: nn.Module, unit: Unit, removed: Sequence[int]) -> list[int]:
-    """Return the columns that the projection still reads, in their order."""
+def _features_left(model: nn.Module, unit: Unit, removed: Sequence[int]) -> list[int]:
+    """Return the input features that the projection still reads, in their order."""
     columns, out = columns_of(model, unit), set(removed)
     left = [position for position, index in enumerate(unit.kept) if index not in out]
     return sorted(columns[left].flatten().tolist())
@@ -258,13 +183,9 @@ def _error(rows: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], weight
 
 
 def _store(projection: Any, kept: Sequence[int], fitted: torch.Tensor) -> None:
-    weight = projection.weight
-    index = torch.tensor(kept, dtype=torch.long, device=weight.device)
+    """Write fitted weights: [columns + 1, outputs], the bias last."""
     with torch.no_grad():
-        if output_dim(projection) == 0:
-            shape = (*weight.shape[:1], len(kept), *weight.shape[2:])
-            weight.index_copy_(1, index, fitted[:-1].T.reshape(shape).to(weight))
-        else:
-            weight.index_copy_(0, index, fitted[:-1].to(weight))
+        weight = projection.weight.movedim(output_dim(projection), -1)
+        weight[kept] = fitted[:-1].reshape(len(kept), *weight.shape[1:]).to(weight)
         if getattr(projection, "bias", None) is not None:
             projection.bias.copy_(fitted[-1].to(projection.bias))
