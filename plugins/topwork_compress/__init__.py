@@ -7,6 +7,6 @@ In the order in which a model meets them:
 - `whole_layers`: layers that go first.
 - `units`, `scores`: attention heads and neurons with their costs and scores; `latency`: costs in seconds.
 - `search`, `dynamic`, `uniform`: what a budget keeps; `rearrange`: swaps that lower the estimated loss.
-- `tuning`: what reads the units that are left is fitted.
+- `positions`, `tuning`: what reads the units that are left is fitted, position by position.
 - `measure`: metrics and times before and after.
 """
