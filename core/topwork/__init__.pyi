@@ -240,6 +240,9 @@ from topwork.stage import (
 from topwork.stage import (
     StageResult as StageResult,
 )
+from topwork.system.signals import (
+    going_on_by as going_on_by,
+)
 from topwork.task import (
     OutputKind as OutputKind,
 )

@@ -137,6 +137,12 @@ def test_aliases_cannot_blow_up() -> None:
         },
         {"n": [1, 1.0, 1e-5, 1e300, True, None, -0.5], "deep": [[{"x": []}], {}], 3: "number as key"},
         ["multi\nline\n", "tab\there", "'quoted'", '"double"', "x" * 300],
+        [
+            text.format(end)
+            for end in ("\n", "\r", "\r\n", "\x85", "\u2028", "\ufeff")
+            for text in ("{}", "a{}b", "{} c")
+        ],
+        {"a\x85b": "a key"},
     ],
 )
 def test_what_is_written_is_read_again(example: object) -> None:

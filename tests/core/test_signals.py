@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from functools import wraps
 from pathlib import Path
 
 import engine_plugin
@@ -124,8 +125,18 @@ def test_a_stage_that_is_no_training_is_stopped_at_once(recipe, tmp_path, capsys
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_a_second_signal_ends_a_training_at_once(recipe, monkeypatch, capsys):
+@pytest.mark.parametrize("count", [2, 5])
+def test_signals_at_once_are_one_request(count, recipe, monkeypatch):
+    """`timeout` and schedulers signal a process, and its group as well."""
     send_at(5, "SIGTERM", monkeypatch)
+    monkeypatch.setattr(signal, "raise_signal", lambda number: [os.kill(os.getpid(), number) for _ in range(count)])
+    assert main(["run", recipe([]), "--folder", "stopped", "--plugin", str(PLUGIN), "--quiet"]) == EXIT_CODE
+    assert list(Path("stopped/stages/01-train").glob("checkpoints/*/whole"))
+
+
+def test_a_later_second_signal_ends_a_training_at_once(recipe, monkeypatch):
+    send_at(5, "SIGTERM", monkeypatch)
+    monkeypatch.setattr("topwork.system.signals.SAME_REQUEST", 0.0)
     monkeypatch.setattr(signal, "raise_signal", lambda number: [os.kill(os.getpid(), number) for _ in range(2)])
     assert main(["run", recipe([]), "--folder", "stopped", "--plugin", str(PLUGIN), "--quiet"]) == EXIT_CODE
     assert not list(Path("stopped/stages/01-train").glob("checkpoints/*/whole"))
@@ -158,3 +169,73 @@ def test_a_clock_that_is_set_back_loses_no_checkpoint(recipe, monkeypatch):
     folders = sorted(path.name for path in Path("stopped/stages/01-train/checkpoints").glob("checkpoint-*"))
     assert folders == ["checkpoint-10", "checkpoint-12"]
     assert topwork.resume("stopped", plugins=topwork.load_plugins(files=[PLUGIN]), quiet=True).results
+
+
+# ------------------------------------------------------------------ commands and stages that are no training
+
+#: command -> how it says to go on
+COMMANDS = {
+    "predict model rows.csv --output out.jsonl": None,
+    "predict model rows.csv --output shared --shards 4": "the same command goes on",
+    "evaluate model rows.csv": None,
+    "evaluate model rows.csv --output shared --shards 4": "the same command goes on",
+    "importance model rows.csv --output shared": "the same command goes on",
+    "compress model --data rows.csv --macs 0.8 --rows 4 --output smaller": None,
+    "export model --format torch_export --output exported": None,
+    "sweep words.yaml -s stages.0.evaluate.batch_size=4,8 --sampler grid --folder swept": "the same command goes on",
+    "run words.yaml --folder r": "`topwork resume r` goes on",
+    "run words.yaml --folder r -o stages=[head_importance]": "`topwork resume r` goes on",
+    "run words.yaml --folder r -o stages=[attention_patterns]": "`topwork resume r` goes on",
+    "run words.yaml --folder r -o stages=[compress] -o stages.compress.macs=0.8": "`topwork resume r` goes on",
+    "run words.yaml --folder r -o stages=[predict] -o stages.predict.role=evaluate": "`topwork resume r` goes on",
+    "run words.yaml --folder r --seeds 2": "the same command with `--folder r` goes on",
+}
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> Path:
+    """A folder with a recipe, its rows and a saved model."""
+    folder = tmp_path_factory.mktemp("words")
+    lines = [f"{'good' if index % 2 else 'bad'} word {index},{index % 2}" for index in range(24)]
+    (folder / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    made = {
+        "task": "text-classification",
+        "base": {"config": {**BASE["config"], "intermediate_size": 8}},
+        "data": {role: str(folder / "rows.csv") for role in ("train", "calibrate", "evaluate")},
+        "stages": ["evaluate", "save"],
+    }
+    (folder / "words.yaml").write_text(yaml.safe_dump(made))
+    assert main(["run", str(folder / "words.yaml"), "--folder", str(folder / "made"), "--quiet"]) == 0
+    (folder / "made" / "model").rename(folder / "model")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["SIGTERM"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_stopped_with_nothing_half_written_and_says_how_to_go_on(
+    command, name, words, tmp_path, monkeypatch, capsys
+):
+    from transformers import BertModel
+
+    monkeypatch.chdir(tmp_path)
+    for path in words.iterdir():
+        Path(path.name).symlink_to(path)
+    real, calls = BertModel.forward, []
+
+    @wraps(real)
+    def forward(self, *arguments, **options):
+        calls.append(name)
+        if len(calls) == 1:
+            signal.raise_signal(getattr(signal, name))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(BertModel, "forward", forward)
+    capsys.readouterr()
+    code = main([*command.split(), "--json"])
+    out, err = capsys.readouterr()
+    error = json.loads(out)["error"]
+    assert (code, error["exit_code"], error["cause"]) == (EXIT_CODE, EXIT_CODE, f"stopped by {name}")
+    assert (COMMANDS[command] or error["cause"]) in err and "Traceback" not in err
+    assert not list(Path().rglob("*.partial")) and not {"out.jsonl", "smaller", "exported"} & set(os.listdir())
+    again = "resume r" if command.startswith("run") and "--seeds" not in command else command
+    assert main([*again.split(), "--quiet"]) == 0

@@ -1,7 +1,7 @@
 """The command line: reads the options that every command shares, loads the plugins, and hands over to a command.
 
-Exit codes: 0 all is well, 1 a run failed, 2 a bad recipe or bad usage, 75 a signal (SIGTERM, SIGHUP, SIGUSR1) stopped a
-run that can go on, 130 interrupted. Errors that topwork raises on purpose, and what the machine refuses, are printed
+Exit codes: 0 all is well, 1 a run failed, 2 a bad recipe or bad usage, 75 stopped by a signal (SIGTERM, SIGHUP,
+SIGUSR1), 130 interrupted. Errors that topwork raises on purpose, and what the machine refuses, are printed
 without a traceback.
 """
 
@@ -22,7 +22,7 @@ from topwork.errors import RecipeError, TopworkError, UsageError
 from topwork.plugins.loading import safe_text
 from topwork.plugins.registry import Plugins, load_plugins
 from topwork.system.errors import translate_system_error
-from topwork.system.signals import Stopped
+from topwork.system.signals import Stopped, listening, requests
 
 #: what the libraries below must be told, before they are imported, to print no progress of their own
 QUIET = {
@@ -46,9 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code.
     """
-    debug = os.environ.get("TOPWORK_DEBUG", "0") not in ("", "0")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    outcome = Outcome("--json" in given)
+    with listening():
+        return _run_command(given, Outcome("--json" in given))
+
+
+def _run_command(given: list[str], outcome: Outcome) -> int:
+    """Load the plugins and call a command; return the exit code."""
+    debug = os.environ.get("TOPWORK_DEBUG", "0") not in ("", "0")
     try:
         shared, rest = split_shared(given)
         debug = debug or shared["debug"]
@@ -69,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(error, debug, outcome)
     except KeyboardInterrupt as error:
         return _interrupted(error, outcome)
+    except Stopped as error:
+        return _stopped(error, outcome)
     return 0
 
 
@@ -182,10 +189,7 @@ def _guarded(command: Callable[..., Any], debug: bool, outcome: Outcome) -> Call
         except KeyboardInterrupt as error:
             raise typer.Exit(_interrupted(error, outcome)) from None
         except Stopped as error:
-            say(str(error))
-            kind = "KeyboardInterrupt" if error.exit_code == 130 else type(error).__name__
-            outcome.report(kind, str(error), error.exit_code, cause=error.cause, hint=error.hint)
-            raise typer.Exit(error.exit_code) from None
+            raise typer.Exit(_stopped(error, outcome)) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):  # whoever reads our output has read enough
             raise
         except SystemExit:
@@ -201,6 +205,15 @@ def _interrupted(error: KeyboardInterrupt, outcome: Outcome) -> int:
     say(message)
     outcome.report("KeyboardInterrupt", message, 130)
     return 130
+
+
+def _stopped(error: Stopped, outcome: Outcome) -> int:
+    """Report the end that was asked for from outside."""
+    requests.end()
+    say(str(error))
+    kind = "KeyboardInterrupt" if error.exit_code == 130 else type(error).__name__
+    outcome.report(kind, str(error), error.exit_code, cause=error.cause, hint=error.hint)
+    return error.exit_code
 
 
 def _unexpected(error: BaseException, debug: bool, outcome: Outcome) -> int:

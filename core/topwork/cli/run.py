@@ -11,7 +11,7 @@ from topwork.cli.completion import complete_recipes
 from topwork.cli.output import Session, print_json, print_table, say, stdout_for_json
 from topwork.errors import UsageError
 from topwork.hookspecs import hookimpl
-from topwork.system.signals import Stopped, listening
+from topwork.system.signals import going_on_by
 
 if TYPE_CHECKING:
     from topwork.plugins.registry import Plugins
@@ -61,16 +61,17 @@ def run_command(
         return
     from topwork.api import run as start
 
-    with _Interruptible(session.plugins), stdout_for_json(as_json):
+    repeated = seeds is not None or folds is not None
+    with going_on_by(_Advice(session.plugins, repeated=repeated)), stdout_for_json(as_json):
         quiet = session.quiet or as_json
         more: dict[str, Any] = {"save_outside": True} if save_outside else {}
         if source is not None:
-            if seeds is not None or folds is not None:
+            if repeated:
                 raise UsageError(
                     "`--from` goes with one run", place="topwork run", hint="leave --seeds and --folds out"
                 )
             more["reuse"] = source
-        if seeds is not None or folds is not None:
+        if repeated:
             _repeat(checked, session.plugins, as_json, seeds=seeds, folds=folds, folder=folder, quiet=quiet, **more)
             return
         done = start(checked, folder=folder, plugins=session.plugins, quiet=quiet, **more)
@@ -105,7 +106,7 @@ def resume_command(
         raise UsageError(f"there is no run folder `{folder}`", hint="see the folder `runs`")
     from topwork.api import resume as go_on
 
-    with _Interruptible(session.plugins), stdout_for_json(as_json):
+    with going_on_by(_Advice(session.plugins)), stdout_for_json(as_json):
         more: dict[str, Any] = {"redo": True} if redo else {}
         done = go_on(folder, plugins=session.plugins, quiet=session.quiet or as_json, **more)
     _print_run(done, as_json)
@@ -120,25 +121,22 @@ def _print_run(done: Run, as_json: bool) -> None:
         print(done.root)
 
 
-class _Interruptible:
-    """Around a run: Ctrl-C and signals that ask the program to end name the command that goes on from there."""
+class _Advice:
+    """How to go on with the run that was begun last; an observer of its beginning."""
 
-    def __init__(self, plugins: Plugins) -> None:
+    def __init__(self, plugins: Plugins, *, repeated: bool = False) -> None:
         self.root: Path | None = None
-        self._listening = listening()
+        self.repeated = repeated
         plugins.observe(self)
 
     @hookimpl
     def run_started(self, run: Any) -> None:
         self.root = Path(run.root)
 
-    def __enter__(self) -> None:
-        self._listening.__enter__()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: Any) -> None:
-        self._listening.__exit__(kind, error, *rest)
-        hint = f"`topwork resume {self.root}` goes on" if self.root is not None and self.root.is_dir() else None
-        if isinstance(error, KeyboardInterrupt):
-            raise Stopped("interrupted", hint, exit_code=130) from None
-        if isinstance(error, Stopped):
-            error.hint = error.hint or hint
+    def __call__(self) -> str | None:
+        """Return the command in a sentence; None before the run has begun."""
+        if self.root is None or not self.root.is_dir():
+            return None
+        if self.repeated:
+            return f"the same command with `--folder {self.root.parent}` goes on"
+        return f"`topwork resume {self.root}` goes on"

@@ -18,6 +18,7 @@ from topwork.items import Json
 from topwork.shards.claims import STALE_AFTER, Claims
 from topwork.shards.description import Description, agree, rows_of_shard
 from topwork.shards.parts import Parts
+from topwork.system.signals import going_on_by
 
 RESULT = "result.json"
 _JOIN = "join"
@@ -78,7 +79,10 @@ class Worker:
         Raises:
             DataError: more rows were left out than `max_errors` allows.
         """
-        with Claims(self.folder / "claims", self.stale_after) as claims:
+        with (
+            going_on_by("the same command goes on with the shards that are left"),
+            Claims(self.folder / "claims", self.stale_after) as claims,
+        ):
             pending = [index for index in range(self.count) if not self.parts.is_finished(index)]
             if pending and len(pending) < self.count:
                 say(f"{self.count - len(pending)} of {self.count} shards are finished already")

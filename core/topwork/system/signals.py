@@ -1,21 +1,26 @@
 """Signals that ask a run to end: a training writes a checkpoint first.
 
 Schedulers warn by SIGTERM or SIGUSR1 before they kill, a closed terminal by SIGHUP. Entry points: `listening`, which
-the command line puts around a run, and `requests`, which whoever works in steps asks.
+the command line puts around every command; `requests`, which whoever works in steps asks; `going_on_by`, for work that
+is not lost when it ends early.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1")
-#: exit code of a run that a signal ended: EX_TEMPFAIL of sysexits.h, "try again"
+#: seconds in which several signals are one request: schedulers and `timeout` signal a process and its group
+SAME_REQUEST = 1.0
+#: exit code of a command that a signal ended: EX_TEMPFAIL of sysexits.h, "try again"
 EXIT_CODE = 75
 
 
@@ -46,13 +51,20 @@ class Requests:
     def __init__(self) -> None:
         self.pending: str | None = None
         self._deferred = 0
+        self._first = -math.inf
+        self._ended = False
 
     def receive(self, name: str) -> None:
         """Take a signal: raise at once, or, the first time within `deferred`, note it.
 
+        Signals soon after the first are the same request, and none counts once the end is being reported.
+
         Raises:
             Stopped: nothing defers it, or it is the second one.
         """
+        if self._ended or time.monotonic() - self._first < SAME_REQUEST:
+            return
+        self._first = time.monotonic()
         again = self.pending is not None
         self.pending = self.pending or name
         if again or not self._deferred:
@@ -67,6 +79,14 @@ class Requests:
         if self.pending is not None:
             name, self.pending = self.pending, None
             raise Stopped(f"stopped by {name}")
+
+    def begin(self) -> None:
+        """Forget earlier signals."""
+        self.pending, self._first, self._ended = None, -math.inf, False
+
+    def end(self) -> None:
+        """Ignore what comes from now on: the program has stopped its work and says so."""
+        self._ended = True
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -113,9 +133,27 @@ def listening() -> Iterator[None]:
         number = getattr(signal, name, None)  # Windows has SIGTERM alone
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             before[number] = signal.signal(number, handle)
-    requests.pending = None
+    requests.begin()
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def going_on_by(advice: str | Callable[[], str | None]) -> Iterator[None]:
+    """Let Ctrl-C or a signal that ends the block say how to go on with its work.
+
+    Args:
+        advice: a sentence, such as "the same command goes on", or what returns it; None where nothing is kept.
+
+    Raises:
+        Stopped: the block was ended.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped) as error:
+        stop = error if isinstance(error, Stopped) else Stopped("interrupted", exit_code=130)
+        stop.hint = stop.hint or (advice if isinstance(advice, str) else advice())
+        raise stop from None

@@ -33,7 +33,7 @@ def sweep(
     """Search options of a recipe by optuna, judged on calibrate rows; `best.yaml` is the best recipe."""
     import json
 
-    from topwork import UsageError
+    from topwork import UsageError, going_on_by
     from topwork_workbench.sweep.space import parse
     from topwork_workbench.sweep.study import BEST, Sweep, lines
 
@@ -53,7 +53,8 @@ def sweep(
         overrides=override or (),
         keep=keep,
     )
-    study = work.run()
+    with going_on_by(f"the same command goes on with the trials that are left, in {root}"):
+        study = work.run()
     entries = lines(study)
     page = str(root / work.page) if work.page else None
     for failure in work.failures:
