@@ -16,7 +16,7 @@ import topwork
 from topwork import DataError, Refused, UsageError
 from topwork_analyses.positions.readers import reader_of
 from topwork_analyses.positions.spans import Layout, Span
-from topwork_analyses.positions.tokens import token_characters, tokenizer_of, words_in
+from topwork_analyses.positions.tokens import text_tokens, tokenizer_of, words_in
 from topwork_analyses.probing.labelled_rows import targets_of
 from topwork_analyses.probing.states import batch_states, write_states
 from topwork_lens.look import Look
@@ -156,11 +156,11 @@ def test_tokens_of_a_text_are_found_among_special_and_other_tokens():
     tokenizer = tokenizer_of(work.task)
     text = "the old man sings"
     ids = tokenizer("a dog barks", text)["input_ids"]
-    characters = token_characters(tokenizer, text, ids)
+    characters = text_tokens(tokenizer, text, ids).characters
     assert "".join(text[slice(*span)] for span in characters if span) == text.replace(" ", "")
     assert characters[0] is None and characters[-1] is None
     with pytest.raises(Refused, match="do not stand"):
-        token_characters(tokenizer, text, tokenizer("dogs run fast and well and fast and well and small")["input_ids"])
+        text_tokens(tokenizer, text, tokenizer("dogs run fast and well and fast and well and small")["input_ids"])
 
 
 def test_what_a_cut_text_has_lost_is_counted_and_not_probed(tmp_path):

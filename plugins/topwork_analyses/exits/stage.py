@@ -29,31 +29,27 @@ class EarlyExit(Stage):
 
     def __call__(self, run: Run) -> dict[str, Json]:
         """Run the stage."""
-        from topwork_analyses.exits.study import metrics_by_layer, readable_stack
+        from topwork_analyses.exits.study import first_within, metrics_by_layer, readable_stack
         from topwork_lens.look import Look
 
         look = Look(run.model, run.plugins)
         metric = run.task.metric()
-        first = next(iter(run.rows(self.role)))
-        items = run.task.encode([first], "predict", run.seed)
+        row = next(iter(run.rows(self.role)))
+        items = run.task.encode([row], "predict", run.seed)
         batch = run.task.collate(items, "predict").to(run.device)
         stack, layers = readable_stack(look, lambda: run.task.predict(run.model, batch), self.stack)
         lines = metrics_by_layer(look, stack, layers, lambda: run.evaluate(self.role, limit=self.limit))
-        values = [float(line[metric.primary]) for line in lines]
+        values = [line.get(metric.primary) for line in lines]
         series = {metric.primary: [[layer, value] for layer, value in enumerate(values)]}
-        bound = self._bound(values[-1], metric.higher_is_better)
-        reached = [value >= bound if metric.higher_is_better else value <= bound for value in values]
+        first = first_within(values, self.within, higher_is_better=metric.higher_is_better)
         return {
             "stack": stack,
             "layers_count": layers,
-            "first_within": reached.index(True),
-            "metrics": {metric.primary: values[-1], "first_within": reached.index(True)},
+            "first_within": first,
+            "metrics": {metric.primary: values[-1], "first_within": first},
             "primary": metric.primary,
             "higher_is_better": metric.higher_is_better,
             "measures": "part",
             "tables": {"by layer": lines},
             "curves": [{"title": f"{metric.primary} of the head on each layer", "x": "layer", "series": series}],
         }
-
-    def _bound(self, value: float, higher_is_better: bool) -> float:
-        return value * self.within if higher_is_better else value / self.within

@@ -5,7 +5,8 @@ Entry points: `readable_stack` and `metrics_by_layer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +96,25 @@ def metrics_by_layer(
             metrics = evaluate()
         lines.append({"layer": layer, **{name: value for name, value in metrics.items() if _is_number(value)}})
     return lines
+
+
+def first_within(values: Sequence[float | None], share: float, *, higher_is_better: bool) -> int | None:
+    """Return the first layer whose metric reaches a share of that of the whole model.
+
+    Args:
+        values: metric of each layer, that of the whole model last; None where it is undefined.
+        share: of the whole model's metric; where low is good, the metric may be that many times higher (1 / share).
+        higher_is_better: whether a high metric is good.
+
+    Returns:
+        None where the whole model's metric has no share that says something: undefined, negative, or a 0 that is bad.
+    """
+    whole = values[-1]
+    if whole is None or not math.isfinite(whole) or whole < 0 or (higher_is_better and whole == 0):
+        return None
+    bound = whole * share if higher_is_better else whole / share
+    known = ((layer, value) for layer, value in enumerate(values) if value is not None)
+    return next(layer for layer, value in known if (value >= bound if higher_is_better else value <= bound))
 
 
 def _shuffled(state: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ a scalar that is linear in the normed state is the sum of the parts' contributio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,10 +87,7 @@ def direct_attribution_of(look: Look, run: Run, stack: str | None = None) -> Dir
     attention = {p: seen["attention_output", p] for p in seen.values["attention_output"] if p.startswith(inside)}
     networks = {p: seen["mlp_output", p] for p in seen.values.get("mlp_output", {}) if p.startswith(inside)}
     first, last = states[path][0], states[path][-1]
-    total = first + sum(attention.values()) + sum(networks.values())
-    if total.shape != last.shape or float((total - last).abs().max()) > 10 * tolerance(last.dtype) * float(
-        last.abs().max()
-    ):
+    if not _is_sum(last, [first, *attention.values(), *networks.values()]):
         cause = "the last hidden state is not the sum of what was written: norms or scales stand in the stream"
         raise refuse("check_failed", cause, place=path)
     frozen = _frozen(look.model, path, last, seen)
@@ -101,6 +98,14 @@ def direct_attribution_of(look: Look, run: Run, stack: str | None = None) -> Dir
     explained = embeddings + sum(v.sum(-1) for v in heads.values()) + sum(biases.values()) + sum(parts.values())
     scalars = value.detach().double()
     return DirectAttribution(embeddings, heads, biases, parts, scalars, scalars - explained)
+
+
+def _is_sum(last: torch.Tensor, writes: Sequence[torch.Tensor]) -> bool:
+    """Return whether a state is the sum of what was written; writes of other shapes add up to no state."""
+    if any(write.shape != last.shape for write in writes):
+        return False
+    difference = float((sum(writes) - last).abs().max())
+    return difference <= 10 * tolerance(last.dtype) * float(last.abs().max())
 
 
 def _chosen(look: Look, stacks: list[str], stack: str | None) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from topwork import Item, Refused, Row, Task, Units, map_tensors
 from topwork_analyses.positions.spans import Layout
-from topwork_analyses.positions.tokens import token_characters, tokenizer_of
+from topwork_analyses.positions.tokens import text_tokens, tokenizer_of
 from topwork_lens.model_state import device_of
 
 
@@ -27,7 +27,9 @@ def text_of_row(row: Row) -> str | None:
     return " ".join(map(str, words)) if isinstance(words, list | tuple) else None
 
 
-def reader_of(task: Task, model: nn.Module, row: Row, max_length: int | None = None) -> Reader:
+def reader_of(
+    task: Task, model: nn.Module, row: Row, max_length: int | None = None, *, with_targets: bool = False
+) -> Reader:
     """Return the reader of rows like this one.
 
     Args:
@@ -35,6 +37,7 @@ def reader_of(task: Task, model: nn.Module, row: Row, max_length: int | None = N
         model: the task's model.
         row: any of the rows.
         max_length: tokens of a text, at most; None for what tokenizer and model allow.
+        with_targets: run a model that the task prepares rows for as for its loss, where the row has targets.
 
     Raises:
         UsageError: the row is a text, and the task has no tokenizer that knows characters.
@@ -42,7 +45,8 @@ def reader_of(task: Task, model: nn.Module, row: Row, max_length: int | None = N
     """
     has_media = any(column.lazy and not column.target and name in row for name, column in task.columns.items())
     if has_media or text_of_row(row) is None:
-        return TaskReader(task, model)
+        known = all(name in row for name, column in task.columns.items() if column.target and column.required)
+        return TaskReader(task, model, "loss" if with_targets and known else "predict")
     return TextReader(task, model, max_length)
 
 
@@ -120,31 +124,34 @@ class TextReader(Reader):
         if len(ids) != count:
             hint = "choose the states of another stack of layers"
             raise Refused(f"{count} states for {len(ids)} tokens", reason="unknown_layout", hint=hint)
+        text = text_tokens(self.tokenizer, item.extra, ids)
         special = set(self.tokenizer.all_special_ids)
-        units = Units("token", special=[index for index, token in enumerate(ids) if token in special])
-        return Layout(count, units, token_characters(self.tokenizer, item.extra, ids))
+        # An unknown word, or a special token that is written in the text, stands for something in it.
+        apart = [index for index, token in enumerate(ids) if token in special and text.characters[index] is None]
+        return Layout(count, Units("token", special=apart), text)
 
 
 class TaskReader(Reader):
-    """Reader of rows as the task prepares them: images and sound.
+    """Reader of rows as the task prepares them: images and sound, and texts in columns of the task.
 
     Args:
         task: that prepares rows.
         model: the task's model.
+        mode: "predict", or "loss": a decoder then reads the true target at once, where it would generate one.
     """
 
-    def __init__(self, task: Task, model: nn.Module) -> None:
-        self.task, self.module = task, model
+    def __init__(self, task: Task, model: nn.Module, mode: Literal["predict", "loss"] = "predict") -> None:
+        self.task, self.module, self.mode = task, model, mode
 
     def encode(self, row: Row, index: int) -> list[Item]:
         """Return the items that the task makes of a row."""
         columns = {name: row[name] for name in self.task.columns if name in row}
-        return [item.at(index) for item in self.task.encode([columns], "predict", 0)]
+        return [item.at(index) for item in self.task.encode([columns], self.mode, 0)]
 
     @torch.no_grad()
     def run(self, items: Sequence[Item]) -> Any:
-        """Predict."""
-        batch = self.task.collate(items, "predict").to(device_of(self.module))
+        """Predict, or compute losses."""
+        batch = self.task.collate(items, self.mode).to(device_of(self.module))
         floating = (weights.dtype for weights in self.module.parameters() if weights.is_floating_point())
         dtype = next(floating, torch.float32)
 
@@ -152,7 +159,8 @@ class TaskReader(Reader):
             return values.to(dtype) if values.is_floating_point() else values
 
         batch.inputs = map_tensors(batch.inputs, cast)
-        return self.task.predict(self.module, batch)
+        run = self.task.predict if self.mode == "predict" else self.task.row_losses
+        return run(self.module, batch)
 
     def layout(self, item: Item, count: int) -> Layout:
         """Return what the task says of the positions of an item."""

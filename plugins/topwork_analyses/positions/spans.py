@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from topwork import Refused, Units
-from topwork_analyses.positions.tokens import Characters, tokens_covering
+from topwork_analyses.positions.tokens import Characters, TextTokens, tokens_covering
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Layout:
     Args:
         count: how many positions there are.
         units: what they are.
-        characters: for each position, characters of the text that it covers; None for what is no text.
+        text: the characters that the positions cover; None for what is no text.
     """
 
     count: int
     units: Units
-    characters: Sequence[Characters | None] | None = None
+    text: TextTokens | None = None
 
     def positions(self, span: Span) -> list[int]:
-        """Return the positions of a span in their order; none where the item does not hold it.
+        """Return the positions of a span in their order; none where the item does not hold all of it.
 
         Raises:
             Refused: positions of this kind are not known.
@@ -52,11 +52,10 @@ class Layout:
         if span.kind == "whole":
             special = set(self.units.special)
             return [index for index in range(self.count) if index not in special] or list(range(self.count))
-        if span.kind == "characters" and self.characters is not None:
+        if span.kind == "characters" and self.text is not None:
             start, end = int(span.bounds[0]), int(span.bounds[1])
-            inside = tokens_covering(self.characters, start, end)
-            is_cut = inside and (self.characters[inside[-1]] or (0, 0))[1] < end and inside[-1] == self._last()
-            return [] if is_cut else inside
+            is_cut = start < self.text.shown[0] or end > self.text.shown[1]
+            return [] if is_cut else tokens_covering(self.text.characters, start, end)
         if span.kind == "region" and self.units.grid is not None:
             return self._patches(span.bounds, self.units.grid)
         if span.kind == "seconds" and self.units.seconds:
@@ -69,10 +68,27 @@ class Layout:
             hint="label whole rows, or choose a base whose positions tile its input",
         )
 
-    def _last(self) -> int:
-        """Return the last position that covers characters."""
-        assert self.characters is not None
-        return max((index for index, span in enumerate(self.characters) if span), default=-1)
+    def words(self, words: Sequence[Characters]) -> list[list[int]] | None:
+        """Return the positions of words that follow each other, each position in one word.
+
+        A token over the end of a word, as in a text without spaces, counts for the word of which it covers more.
+
+        Args:
+            words: the characters of each.
+
+        Returns:
+            None where the item does not hold all of them, or a word has no token that counts for it.
+        """
+        assert self.text is not None
+        groups = [self.positions(Span("characters", word)) for word in words]
+        largest: dict[int, tuple[int, int]] = {}
+        for index, ((start, end), positions) in enumerate(zip(words, groups, strict=True)):
+            for position in positions:
+                first, last = self.text.characters[position] or (0, 0)
+                # Of two words with as much of a token it is the first's.
+                largest[position] = max(largest.get(position, (0, 0)), (min(end, last) - max(start, first), -index))
+        groups = [[each for each in positions if largest[each][1] == -i] for i, positions in enumerate(groups)]
+        return groups if all(groups) else None
 
     def _patches(self, bounds: Sequence[float], grid: tuple[int, int]) -> list[int]:
         """Patches whose centre lies in a region, or the one around the middle of a small region."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from topwork import DataError, Row, unknown
+from topwork_analyses.positions.heads import heads_of
 from topwork_analyses.positions.readers import text_of_row
 from topwork_analyses.positions.spans import Span
 from topwork_analyses.positions.tokens import Characters, words_in
@@ -82,16 +83,13 @@ def _entities(row: Row, index: int | None) -> list[Target]:
 
 def _relations(row: Row, index: int | None) -> list[Target]:
     words = _word_spans(row, index)
-    heads = _as_many(row, "heads", words, index)
+    heads = heads_of(row, len(words), index)
     relations = _as_many(row, "relations", words, index)
-    targets = []
-    for word, head, relation in zip(words, heads, relations):
-        if not isinstance(head, int) or not 0 <= head <= len(words):
-            hint = "number words from 1, and write 0 for the root, as CoNLL-U does"
-            raise DataError(f"{head!r} is no word of {len(words)}", row=index, column="heads", hint=hint)
-        if head:
-            targets.append(Target((word, words[head - 1]), (str(relation),)))
-    return targets
+    return [
+        Target((word, words[head]), (str(relation),))
+        for word, head, relation in zip(words, heads, relations)
+        if head >= 0
+    ]
 
 
 def _targets(row: Row, index: int | None) -> list[Target]:

@@ -46,7 +46,8 @@ class Drift(Stage):
 
         before = self._other(run).to(run.device).eval()
         rows = list(islice(iter(run.rows(self.role)), self.rows))
-        readers = [reader_of(run.task, model, rows[0], self.max_length) for model in (before, run.model)]
+        models = (before, run.model)
+        readers = [reader_of(run.task, model, rows[0], self.max_length, with_targets=True) for model in models]
         looks = Look(readers[0].module, run.plugins), Look(readers[1].module, run.plugins)
         study = DriftStudy(readers[0], readers[1], looks, self.stack, self.permutations, run.seed)
         for index, row in enumerate(run.progress(rows, label="drift")):

@@ -40,15 +40,19 @@ def python_tree(source: str, row: int | None = None) -> SyntaxTree:
     Raises:
         DataError: it is no Python of this version.
     """
+    # `ast` ends a line at each of the three, `io.StringIO` at one of them.
+    unix = source.replace("\r\n", "\n").replace("\r", "\n")
+    original = _without_line_feeds(source)
     try:
-        module = ast.parse(source)
-        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (SyntaxError, ValueError, tokenize.TokenError) as error:
+        module = ast.parse(unix)
+        tokens = list(tokenize.generate_tokens(io.StringIO(unix).readline))
+    except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
         cause = f"no Python of this version: {error.msg if isinstance(error, SyntaxError) else error}"
         raise DataError(cause, row=row, hint="leave the row out (`on_error: skip`), or name its language") from error
-    lines = io.StringIO(source).readlines()  # form feeds end no line here
+    lines = io.StringIO(unix).readlines()  # form feeds end no line here
     starts = [0, *accumulate(map(len, lines))]
-    parents, spans = _nodes(module, lines, starts, len(source))
+    parents, spans = _nodes(module, lines, starts, unix)
+    innermost = _Innermost(spans)
     leaves, kept = [], []
     for token in tokens:
         if token.type in _LAYOUT or not token.string.strip():
@@ -56,39 +60,65 @@ def python_tree(source: str, row: int | None = None) -> SyntaxTree:
         start = starts[token.start[0] - 1] + token.start[1]
         end = starts[token.end[0] - 1] + token.end[1]
         leaves.append(len(parents))
-        parents.append(_innermost(spans, start, end))
-        kept.append(Token(start, end, _type(token), source[start:end]))
+        parents.append(innermost(start, end))
+        first, last = original[start], original[end - 1] + 1
+        kept.append(Token(first, last, _type(token), source[first:last]))
     return SyntaxTree(parents, leaves, kept)
 
 
+def _without_line_feeds(source: str) -> Sequence[int]:
+    """Return the indices of the characters of a source that are not the second half of a line end (CR LF)."""
+    if "\r\n" not in source:
+        return range(len(source))
+    return [index for index in range(len(source)) if source[index - 1 : index + 1] != "\r\n"]
+
+
 def _nodes(
-    module: ast.Module, lines: Sequence[str], starts: Sequence[int], length: int
+    module: ast.Module, lines: Sequence[str], starts: Sequence[int], source: str
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Return parents and spans (characters) of the nodes that have a position, the module first."""
-    parents, spans = [-1], [(0, length)]
+    """Return parents and spans (characters) of the nodes that have a position, the module first.
+
+    A function or a class begins with its first decorator.
+    """
+    parents, spans = [-1], [(0, len(source))]
 
     def character(line: int, byte: int) -> int:
         text = lines[line - 1] if line <= len(lines) else ""
         return starts[line - 1] + (byte if text.isascii() else len(text.encode()[:byte].decode(errors="ignore")))
 
-    def visit(node: ast.AST, parent: int) -> None:
-        for child in ast.iter_child_nodes(node):
-            above = parent
-            if isinstance(child, _PLACED):
-                above = len(parents)
-                parents.append(parent)
-                end = character(child.end_lineno or child.lineno, child.end_col_offset or 0)
-                spans.append((character(child.lineno, child.col_offset), end))
-            visit(child, above)
-
-    visit(module, 0)
+    waiting: list[tuple[ast.AST, int]] = [(child, 0) for child in ast.iter_child_nodes(module)][::-1]
+    while waiting:
+        node, parent = waiting.pop()
+        above = parent
+        if isinstance(node, _PLACED):
+            above = len(parents)
+            parents.append(parent)
+            start = character(node.lineno, node.col_offset)
+            for decorator in getattr(node, "decorator_list", ())[:1]:
+                start = source.rindex("@", 0, character(decorator.lineno, decorator.col_offset))
+            spans.append((start, character(node.end_lineno or node.lineno, node.end_col_offset or 0)))
+        waiting += [(child, above) for child in ast.iter_child_nodes(node)][::-1]
     return parents, spans
 
 
-def _innermost(spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
-    """Return the last of the smallest nodes that cover a token; children follow their parents."""
-    covering = (index for index, span in enumerate(spans) if span[0] <= start and end <= span[1])
-    return min(covering, key=lambda index: (spans[index][1] - spans[index][0], -index))
+class _Innermost:
+    """Search for the last of the smallest nodes that cover a token, for tokens in their order.
+
+    Args:
+        spans: of nodes, each within that of its parent; children follow their parents.
+    """
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        self.spans = spans
+        self.coming = sorted(range(len(spans)), key=lambda index: (spans[index][0], -spans[index][1], index))[::-1]
+        self.opened: list[int] = []
+
+    def __call__(self, start: int, end: int) -> int:
+        while self.coming and self.spans[self.coming[-1]][0] <= start:
+            self.opened.append(self.coming.pop())
+        while self.spans[self.opened[-1]][1] <= start:
+            self.opened.pop()
+        return next(index for index in reversed(self.opened) if self.spans[index][1] >= end)
 
 
 def _type(token: tokenize.TokenInfo) -> str:

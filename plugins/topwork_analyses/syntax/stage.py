@@ -73,7 +73,12 @@ class CatProbing(Stage):
         quantiles = self.attention_quantile, self.distance_quantile
         scores = score_rows(aligned, types, self.permutations, run.seed, *quantiles)
         if not len(scores.scores):
-            raise UsageError("no row has two tokens of the chosen types", hint="give more rows, or `types: null`")
+            raise self._nothing_scored(rates.rows, scores.left_out)
+        if scores.only_themselves:
+            run.say(
+                f"cat_probing: in {scores.only_themselves} of {len(scores.scores)} rows no token is near another one:"
+                " their score is that of any order; raise `distance_quantile` for short texts"
+            )
         lines = scores.summary(self.confidence, self.draws, run.seed)
         last, best = lines[-1], max(lines, key=lambda line: line["above_null"])
         metrics = {"cat": last["cat"], "null": last["null"], "above_null": last["above_null"]}
@@ -86,9 +91,18 @@ class CatProbing(Stage):
             "types": types,
             "tables": {"CAT-score": lines, "types of tokens": rates.ranked()},
             "curves": [{"title": "CAT-score", "x": "layer", "series": series}],
+            "rows_left_out": scores.left_out,
+            "rows_without_near_tokens": scores.only_themselves,
             "skipped": len(skipped),
             "skipped_rows": skipped[:20],
         }
+
+    def _nothing_scored(self, chose: int, left_out: int) -> UsageError:
+        """Return why no row has a score."""
+        if chose and not left_out:
+            cause = f"all {chose} rows choose types (`type_rows`), and none is left to score"
+            return UsageError(cause, hint="give more rows, a lower `type_rows`, or `types: null`")
+        return UsageError("no row has two tokens of the chosen types", hint="give more rows, or `types: null`")
 
     def _aligned(self, run: Run, skipped: list[dict[str, Json]]) -> Iterator[AlignedRow]:
         from topwork_analyses.positions.readers import TextReader

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from topwork import AttentionLayer, DataError, Json, Refused, Row
 from topwork_analyses.positions.readers import Reader
-from topwork_analyses.positions.tokens import tokens_covering
+from topwork_analyses.positions.spans import Span
 from topwork_analyses.statistics.bootstrap import mean_intervals
 from topwork_analyses.statistics.corrections import holm
-from topwork_analyses.syntax.cat_score import cat_score, merged_attention, permuted_scores
+from topwork_analyses.syntax.cat_score import cat_score, merged_attention, permuted_scores, small_distances
 from topwork_analyses.syntax.trees import SyntaxTree, token_distances
 from topwork_lens.look import Look
 
@@ -84,12 +84,11 @@ def aligned_rows(
                 reader.run([item])
             weights = self_attention(look.layers, seen)
             layout = reader.layout(item, weights.shape[-1])
-            characters = layout.characters or ()
-            groups = [tokens_covering(characters, token.start, token.end) for token in tree.tokens]
+            groups = [layout.positions(Span("characters", (token.start, token.end))) for token in tree.tokens]
             kept = [position for position, tokens in enumerate(groups) if tokens]
             if len(kept) < 2:
                 continue
-            distances = token_distances(tree, upgraded)[np.ix_(kept, kept)]
+            distances = token_distances(tree, upgraded, kept)
             attention = merged_attention(weights, [groups[position] for position in kept])
             yield AlignedRow(attention, distances, [tree.tokens[position].type for position in kept])
 
@@ -121,10 +120,14 @@ class CatScores:
     Args:
         scores: [rows, layers].
         null: [draws, rows, layers], with the tokens of the trees in random orders.
+        left_out: rows without a score: fewer than two tokens of the types, or no attention that differs.
+        only_themselves: rows with a score in which no token is near another one: it is that of any order.
     """
 
     scores: NDArray[np.float64]
     null: NDArray[np.float64]
+    left_out: int = 0
+    only_themselves: int = 0
 
     def summary(self, confidence: float, draws: int, seed: int) -> list[dict[str, Json]]:
         """Return for each layer the score, that of chance, their difference with its interval over rows, and p-values.
@@ -167,17 +170,21 @@ def score_rows(
     """
     quantiles = attention_quantile, distance_quantile
     scores, null = [], []
+    left_out = only_themselves = 0
     for index, row in enumerate(rows):
         chosen = row.of_types(types)
-        if len(chosen.types) < 2:
-            continue
-        row_scores = cat_score(chosen.attention, chosen.distances, *quantiles)
+        enough = len(chosen.types) > 1
+        row_scores = cat_score(chosen.attention, chosen.distances, *quantiles) if enough else np.array(np.nan)
         if np.isnan(row_scores).any():
+            left_out += 1
             continue
+        only_themselves += int(small_distances(chosen.distances, distance_quantile).sum() <= len(chosen.types))
         scores.append(row_scores)
         null.append(permuted_scores(chosen.attention, chosen.distances, permutations, seed + index, *quantiles))
     layers = scores[0].shape[0] if scores else 0
     return CatScores(
         np.stack(scores) if scores else np.zeros((0, 0)),
         np.nan_to_num(np.stack(null, 1)) if null else np.zeros((permutations, 0, layers)),
+        left_out,
+        only_themselves,
     )

@@ -65,22 +65,23 @@ class SyntaxTree:
         return edges
 
 
-def token_distances(tree: SyntaxTree, upgraded: bool = True) -> NDArray[np.float64]:
+def token_distances(tree: SyntaxTree, upgraded: bool = True, kept: Sequence[int] | None = None) -> NDArray[np.float64]:
     """Return the number of edges on the shortest way between each two tokens [tokens, tokens]; inf without a way.
 
     Args:
         tree: any tree.
         upgraded: with the edges of the U-AST; see `SyntaxTree.edges`.
+        kept: indices of the tokens whose distances are returned; None for all.
     """
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import shortest_path
 
     edges = tree.edges(upgraded)
     size = len(tree.parents)
+    leaves = [tree.leaves[index] for index in (range(len(tree.leaves)) if kept is None else kept)]
     if not edges:
-        return np.where(np.eye(size, dtype=bool), 0.0, np.inf)[np.ix_(tree.leaves, tree.leaves)]
+        return np.where(np.eye(size, dtype=bool), 0.0, np.inf)[np.ix_(leaves, leaves)]
     starts, ends = np.array(edges).T
     graph = csr_matrix((np.ones(len(edges)), (starts, ends)), shape=(size, size))
     graph.data[:] = 1  # an edge that is there twice is one
-    leaves = list(tree.leaves)
     return shortest_path(graph, directed=False, unweighted=True, indices=leaves)[:, leaves]

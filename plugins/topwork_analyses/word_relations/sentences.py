@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from topwork import DataError, Row
+from topwork_analyses.positions.heads import heads_of
+
+_MENTION = "a cluster is a list of mentions, each [first word, word behind the last], counted from 0"
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,13 @@ class Sentence:
         words: the words.
         heads: position of the head of each word; -1 for the root.
         relations: name of the relation of each word to its head.
+        text: in which the words stand, one after another; None where spaces stand between them.
     """
 
     words: tuple[str, ...]
     heads: tuple[int, ...]
     relations: tuple[str, ...]
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,30 +41,27 @@ class Document:
     Args:
         words: the words.
         clusters: mentions as (first word, word behind the last).
+        text: in which the words stand, one after another; None where spaces stand between them.
     """
 
     words: tuple[str, ...]
     clusters: tuple[tuple[tuple[int, int], ...], ...]
+    text: str | None = None
 
 
 def sentence_of(row: Row, index: int | None = None) -> Sentence:
     """Return the sentence of a row with `words`, `heads` (1 for the first word, 0 for the root) and `relations`.
 
-    Subtypes of relations (`nsubj:pass`) are kept.
+    Subtypes of relations (`nsubj:pass`) are kept. A `text` is read as it is, else the words with spaces between them.
 
     Raises:
         DataError: a column is missing, or does not fit the words.
     """
     words = _list(row, "words", index)
-    heads, relations = _list(row, "heads", index), _list(row, "relations", index)
-    for column, cells in (("heads", heads), ("relations", relations)):
-        if len(cells) != len(words):
-            raise DataError(f"has {len(cells)} entries for {len(words)} words", row=index, column=column)
-    for head in heads:
-        if not isinstance(head, int) or not 0 <= head <= len(words):
-            hint = "write the number of the head's word, from 1; 0 for the root"
-            raise DataError(f"{head!r} is no word of {len(words)}", row=index, column="heads", hint=hint)
-    return Sentence(tuple(map(str, words)), tuple(head - 1 for head in heads), tuple(map(str, relations)))
+    heads, relations = heads_of(row, len(words), index), _list(row, "relations", index)
+    if len(relations) != len(words):
+        raise DataError(f"has {len(relations)} entries for {len(words)} words", row=index, column="relations")
+    return Sentence(tuple(map(str, words)), tuple(heads), tuple(map(str, relations)), _text(row))
 
 
 def document_of(row: Row, index: int | None = None) -> Document:
@@ -71,14 +73,28 @@ def document_of(row: Row, index: int | None = None) -> Document:
     words, clusters = _list(row, "words", index), _list(row, "clusters", index)
     checked = []
     for cluster in clusters:
-        mentions = []
-        for mention in cluster:
-            start, end = (int(bound) for bound in mention)
-            if not 0 <= start < end <= len(words):
-                raise DataError(f"a mention of words {start} to {end} of {len(words)}", row=index, column="clusters")
-            mentions.append((start, end))
+        if not isinstance(cluster, list | tuple):
+            raise DataError(f"{cluster!r} is no cluster", row=index, column="clusters", hint=_MENTION)
+        mentions = {_mention(mention, len(words), index) for mention in cluster}
         checked.append(tuple(sorted(mentions)))
-    return Document(tuple(map(str, words)), tuple(checked))
+    return Document(tuple(map(str, words)), tuple(checked), _text(row))
+
+
+def _mention(mention: Any, words: int, index: int | None) -> tuple[int, int]:
+    bounds = tuple(mention) if isinstance(mention, list | tuple) else ()
+    if len(bounds) != 2 or not all(isinstance(bound, int) for bound in bounds):
+        raise DataError(f"{mention!r} is no mention", row=index, column="clusters", hint=_MENTION)
+    start, end = bounds
+    if not 0 <= start < end <= words:
+        cause = f"a mention of words {start} to {end} of {words}"
+        raise DataError(cause, row=index, column="clusters", hint=_MENTION)
+    return start, end
+
+
+def _text(row: Row) -> str | None:
+    """Return the text of a row: languages without spaces have the words in it as the model knows them."""
+    text = row.get("text")
+    return text if isinstance(text, str) else None
 
 
 def _list(row: Row, column: str, index: int | None) -> Sequence[Any]:
@@ -121,7 +137,7 @@ def read_documents(path: Path, word: int = 3) -> Iterator[Document]:
 
 
 def _document(words: Sequence[str], clusters: dict[str, list[tuple[int, int]]]) -> Document:
-    return Document(tuple(words), tuple(tuple(sorted(mentions)) for mentions in clusters.values()))
+    return Document(tuple(words), tuple(tuple(sorted(set(mentions))) for mentions in clusters.values()))
 
 
 def _read_brackets(

@@ -26,7 +26,9 @@ class WordRelations(Stage):
     columns_shown: ClassVar[tuple[str, ...]] = ("sentences", "roles", "uas_head", "uas_probe", "coreference")
 
     dependencies: RowsOptions | None = Field(
-        None, description="rows with words, heads (1 for the first word, 0 for the root) and relations"
+        None,
+        description="rows with words, heads (1 for the first word, 0 for the root) and relations, or a file of CoNLL-U;"
+        " with a `text` the words are looked for in it (languages without spaces)",
     )
     coreference: RowsOptions | None = Field(
         None, description="rows with words and clusters of [first word, word behind the last]; or a file of CoNLL 2012"
@@ -66,15 +68,23 @@ class WordRelations(Stage):
         counts, used = self._confirm(run, attention, sentences, choices)
         lines = confirmed(choices, attention.heads, counts, confidence=self.confidence, draws=self.draws, seed=run.seed)
         if not lines:
-            hint = f"give more sentences, or a lower `least` than {self.least}"
-            raise UsageError(f"no relation has {self.least} words in {len(sentences)} sentences", hint=hint)
+            raise self._too_few(len(sentences), used, choices)
         result["tables"]["Dependencies"] = lines
         whole = next(line for line in lines if line["relation"] == ALL)
         result |= {"sentences": used, "relations": len(lines) - 1}
+        result["sentences_left_out"] = len(sentences[1::2]) - used
         result["roles"] = sum(line["role"] for line in lines if line["relation"] != ALL)
         result["metrics"] |= {"uas_head": whole["accuracy"], "uas_offset": whole["by offset"]}
         if self.probe:
             self._probe(run, attention, sentences, result)
+
+    def _too_few(self, sentences: int, used: int, choices: dict[str, Choice]) -> UsageError:
+        """Return why there is no relation to report."""
+        if choices:
+            cause = f"of {sentences} sentences of two words or more {used} are left to confirm what was chosen"
+            return UsageError(cause, hint="give more sentences, or shorter ones that the model takes whole")
+        hint = f"give more sentences, or a lower `least` than {self.least}"
+        return UsageError(f"no relation has {self.least} words in every second of {sentences} sentences", hint=hint)
 
     def _sentences(self, run: Run, options: RowsOptions) -> list[Sentence]:
         from topwork_analyses.word_relations.sentences import sentence_of
@@ -95,7 +105,7 @@ class WordRelations(Stage):
         by_heads, by_offsets = Counts(2 * len(attention.heads)), Counts(len(OFFSETS))
         share = self._share(run, sentences, 0)
         for index, sentence in run.progress(share, len(sentences) // 2, "choosing attention heads"):
-            words = attention(sentence.words, index)
+            words = attention(sentence.words, index, sentence.text)
             if words is not None:
                 by_heads.add(predicted_heads(words.between), sentence)
                 by_offsets.add(offset_heads(len(sentence.words)), sentence)
@@ -111,7 +121,7 @@ class WordRelations(Stage):
         used = 0
         share = self._share(run, sentences, 1)
         for index, sentence in run.progress(share, len(sentences) // 2, "confirming them"):
-            words = attention(sentence.words, index)
+            words = attention(sentence.words, index, sentence.text)
             if words is None:
                 continue
             used += 1
@@ -163,7 +173,7 @@ class WordRelations(Stage):
         tables: list[list[Any]] = [[], []]
         skipped = 0
         for index, document in enumerate(run.progress(documents, len(documents), "coreference")):
-            words = attention(document.words, index)
+            words = attention(document.words, index, document.text)
             if words is None:
                 skipped += 1
                 continue
@@ -172,7 +182,7 @@ class WordRelations(Stage):
             if hits:
                 tables[index % 2].append([*numpy.sum(hits, axis=0), len(hits)])
         if min(map(len, tables)) < 2:
-            cause = f"{len(documents)} documents, {skipped} of them too long, leave too few with an antecedent"
+            cause = f"{len(documents)} documents, {skipped} of them not read whole, leave too few with an antecedent"
             raise UsageError(cause, hint="give shorter documents, or more")
         choosing, judging = (numpy.array(table) for table in tables)
         predictors = 2 * len(attention.heads)
@@ -215,7 +225,7 @@ def _tables(attention: WordAttention, sentences: list[Sentence]) -> tuple[list[t
 
     tables, used = [], []
     for sentence in sentences:
-        words = attention(sentence.words)
+        words = attention(sentence.words, text=sentence.text)
         if words is not None:
             tables.append(features(words).half())
             used.append(sentence)

@@ -14,7 +14,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Task, UsageError
 from topwork_analyses.positions.readers import TextReader
-from topwork_analyses.positions.tokens import tokens_covering, words_in
+from topwork_analyses.positions.tokens import words_in
 from topwork_lens.layers.discovery import numbered
 from topwork_lens.look import Look
 
@@ -78,21 +78,26 @@ class WordAttention:
         self.layers = [layer for _, layer in wanted]
         self.heads = [(group, number, head) for (group, number), layer in wanted for head in layer.kept]
 
-    def __call__(self, words: Sequence[str], index: int = 0) -> Words | None:
+    def __call__(self, words: Sequence[str], index: int = 0, text: str | None = None) -> Words | None:
         """Return attention between the words of a text; None when the model does not take all of it.
+
+        Args:
+            words: that stand in the text one after another.
+            index: of the row, for errors.
+            text: None for the words with spaces between them.
 
         Raises:
             UsageError: a layer has other positions than the tokens.
+            DataError: a word does not stand in the text.
         """
-        text = " ".join(words)
-        items = self.reader.encode({"words": list(words)}, index)
+        text = " ".join(words) if text is None else text
+        items = self.reader.encode({"text": text}, index)
         if not items:
             return None
         count = len(items[0].inputs["input_ids"])
         layout = self.reader.layout(items[0], count)
-        assert layout.characters is not None
-        groups = [tokens_covering(layout.characters, start, end) for start, end in words_in(text, words, index)]
-        if not all(groups):
+        groups = layout.words(words_in(text, words, index))
+        if groups is None:
             return None
         paths = [layer.path for layer in self.layers]
         with torch.no_grad(), self.look.capture("weights", layers=paths) as captured:

@@ -364,8 +364,10 @@ def row_means_over_targets(batch: Batch, sums: torch.Tensor, counts: torch.Tenso
 
 
 def token_units(tokenizer: Any, ids: Sequence[int]) -> Units:
-    """Return the names of tokens as a reader knows them, and which of them are special."""
-    special = set(tokenizer.all_special_ids)
+    """Return the names of tokens as a reader knows them, and which of them are special: an unknown word is not."""
+    roles = ("bos", "eos", "sep", "cls", "pad", "mask")
+    unknown = {tokenizer.unk_token_id} - {getattr(tokenizer, f"{role}_token_id", None) for role in roles}
+    special = set(tokenizer.all_special_ids) - unknown
     names = [str(name) for name in tokenizer.convert_ids_to_tokens(list(ids))]
     if "ByteLevel" in repr(getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)):
         names = [name if token in special else _of_bytes(name) for name, token in zip(names, ids)]
