@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -18,6 +19,13 @@ from topwork_lens.look import Look
 
 GPT = {"config": {"model_type": "gpt2", "n_embd": 16, "n_layer": 3, "n_head": 2, "initializer_range": 0.5}}
 BERT = {"config": {"model_type": "bert", **SIZES, **RANGE}}
+#: parts of the names of what writes to the residual stream of a vision transformer
+WRITING = ("attention.output.dense", "output.dense")
+
+
+def run(model, batch):
+    outputs = model(**batch.inputs)
+    return outputs.predicted_depth if "predicted_depth" in outputs else outputs.logits
 
 
 def test_a_decoder_left_at_a_layer_says_what_its_norm_and_head_make_of_that_state():
@@ -80,12 +88,27 @@ def test_a_head_that_needs_layers_of_several_sizes_is_refused(plugins):
 @pytest.mark.parametrize(
     ("task", "config"), [("depth-estimation", DPT), ("image-segmentation", DPT), ("image-segmentation", BEIT)]
 )
-def test_a_head_that_reads_several_layers_is_refused_by_name(plugins, task, config):
+def test_a_head_that_reads_several_layers_gets_the_exit_for_those_behind_it(plugins, task, config):
+    """Reference: a network whose later layers do nothing; its head reads the state of the exit from all of them."""
     rows = plugins.task(task).example_rows()
     work = topwork.build(task, {"config": {**config, "initializer_range": 0.2}}, rows=rows)
     work.model.eval()
-    with pytest.raises(Refused, match="states of several layers"):
-        work.apply("early_exit", {"evaluate": rows[:2]})
+    result = work.apply("early_exit", {"evaluate": rows[:2]})
+    assert result["head_reads"] == "several layers"
+    batch = work.task.collate(work.task.encode(rows[:1], "predict", 0), "predict")
+    look, stack, last = Look(work.model), result["stack"], result["layers_count"]
+    with torch.no_grad():
+        whole = run(work.model, batch)
+        for layer in range(1, last):
+            with early_exit(look, stack, layer, last):
+                left = run(work.model, batch)
+            idle = copy.deepcopy(work.model)
+            for module in list(idle.get_submodule(stack))[layer:]:
+                for name, parameter in module.named_parameters():
+                    if "lambda" in name or any(part in name for part in WRITING):
+                        parameter.zero_()
+            torch.testing.assert_close(left, run(idle, batch))
+            assert not torch.allclose(left, whole) or layer == last - 1 and config is BEIT, "BEiT's head reads no last state"
 
 
 def test_the_stage_measures_the_task_at_every_layer_and_the_model_stays(tmp_path):

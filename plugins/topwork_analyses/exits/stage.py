@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -29,7 +29,7 @@ class EarlyExit(Stage):
 
     def __call__(self, run: Run) -> dict[str, Json]:
         """Run the stage."""
-        from topwork_analyses.exits.study import first_within, metrics_by_layer, readable_stack
+        from topwork_analyses.exits.study import first_within, metrics_by_layer, readable_stack, reads_several
         from topwork_lens.look import Look
 
         look = Look(run.model, run.plugins)
@@ -37,7 +37,11 @@ class EarlyExit(Stage):
         row = next(iter(run.rows(self.role)))
         items = run.task.encode([row], "predict", run.seed)
         batch = run.task.collate(items, "predict").to(run.device)
-        stack, layers = readable_stack(look, lambda: run.task.predict(run.model, batch), self.stack)
+
+        def predict() -> list[Any]:
+            return run.task.predict(run.model, batch)
+
+        stack, layers = readable_stack(look, predict, self.stack)
         lines = metrics_by_layer(look, stack, layers, lambda: run.evaluate(self.role, limit=self.limit))
         values = [line.get(metric.primary) for line in lines]
         series = {metric.primary: [[layer, value] for layer, value in enumerate(values)]}
@@ -45,6 +49,7 @@ class EarlyExit(Stage):
         return {
             "stack": stack,
             "layers_count": layers,
+            "head_reads": "several layers" if reads_several(look, stack, layers, predict) else "last layer",
             "first_within": first,
             "metrics": {metric.primary: values[-1], "first_within": first},
             "primary": metric.primary,

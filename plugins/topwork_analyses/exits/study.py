@@ -6,14 +6,14 @@ Entry points: `readable_stack` and `metrics_by_layer`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from topwork import Json, Refused, UsageError
 from topwork_analyses.exits.early_exit import early_exit
-from topwork_lens.capture.result import Captured
 from topwork_lens.look import Look
 
 
@@ -21,7 +21,9 @@ from topwork_lens.look import Look
 def readable_stack(look: Look, predict: Callable[[], Any], stack: str | None = None) -> tuple[str, int]:
     """Return the stack whose last state the task head reads, and how many layers it has.
 
-    It is the last stack to run whose states are alike; replacing its last state must change what is predicted.
+    It is the last stack to run whose states are alike, of those with attention where there are any; replacing its last
+    state must change what is predicted. Of a stack with attention a task head may read several states, the last one among
+    them or not (BEiT); see `early_exit`. Of a stack without, these may be branches side by side, and are refused.
 
     Args:
         look: at the model.
@@ -30,50 +32,67 @@ def readable_stack(look: Look, predict: Callable[[], Any], stack: str | None = N
 
     Raises:
         UsageError: there is no such stack.
-        Refused: no stack has states that the task head can read, or it reads those of several layers.
+        Refused: no stack has states that the task head can read.
     """
     with look.capture("hidden_states") as seen:
         predicted = predict()
     stacks = seen.hidden_states(run=0)
     if stack is not None and stack not in stacks:
         raise UsageError(f"no stack of layers `{stack}` ran", hint=f"there are {', '.join(stacks)}")
-    for path in [stack] if stack is not None else reversed(list(stacks)):
+    attending = [path for path in stacks if any(layer.path.startswith(f"{path}.") for layer in look.layers)]
+    ordered = [*reversed(attending), *(path for path in reversed(list(stacks)) if path not in attending)]
+    for path in [stack] if stack is not None else ordered:
         states = stacks[path]
         if len(states) < 2 or len({state.shape for state in states}) > 1:
             continue
-        for edit in (torch.zeros_like, torch.neg, _shuffled):
-            with look.patch("hidden_states", {(path, len(states) - 1): edit}):
-                reads = repr(predict()) != repr(predicted)
-            if reads:
-                _require_last(look, path, len(states) - 1, seen, predict, predicted)
-                return path, len(states) - 1
+        layers = len(states) - 1
+        if reads_several(look, path, layers, predict):
+            if path in attending:
+                return path, layers
+        elif _reads_last(look, path, layers, predict, predicted):
+            return path, layers
     listed = ", ".join(f"{path} ({len({state.shape for state in states})} shapes)" for path, states in stacks.items())
     raise Refused(
         f"no stack of layers has states of one shape of which the task head reads the last ({listed})",
         reason="unknown_layout",
-        hint="the task head of this model needs states of several layers or sizes",
+        hint="the task head of this model needs states of several sizes",
     )
 
 
-def _require_last(
-    look: Look, path: str, layers: int, seen: Captured, predict: Callable[[], Any], predicted: Any
-) -> None:
-    """Refuse a task head that reads other states of a stack than the last one, such as those of DPT and UperNet.
+def _reads_last(look: Look, stack: str, layers: int, predict: Callable[[], Any], predicted: Any) -> bool:
+    for edit in (torch.zeros_like, torch.neg, _shuffled):
+        with look.patch("hidden_states", {(stack, layers): edit}):
+            if not same(predict(), predicted):
+                return True
+    return False
 
-    All states between the first and the last are changed and the last is put back: nothing may be different.
+
+@torch.no_grad()
+def reads_several(look: Look, stack: str, layers: int, predict: Callable[[], Any]) -> bool:
+    """Return whether the task head reads other states of a stack than the last one, as those of DPT and UperNet do.
+
+    All states between the first and the last are changed and the last is put back: then nothing else is different.
     """
-    changed: dict[tuple[str, int], Any] = {(path, index): _shuffled for index in range(1, layers)}
+    changed: dict[tuple[str, int], Any] = {(stack, index): _shuffled for index in range(1, layers)}
     if not changed:
-        return
-    with look.patch("hidden_states", {**changed, (path, layers): seen}):
-        is_same = repr(predict()) == repr(predicted)
-    if not is_same:
-        raise Refused(
-            "the task head reads states of several layers, not of the last one alone",
-            place=path,
-            reason="unknown_layout",
-            hint="leave this model at a layer by topwork.look(model).patch(...), state by state",
-        )
+        return False
+    with look.capture("hidden_states") as seen:
+        predicted = predict()
+    with look.patch("hidden_states", {**changed, (stack, layers): seen}):
+        return not same(predict(), predicted)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Return whether two predictions are equal in every number: large arrays too, of which `repr` shows the edges."""
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, np.ndarray) or isinstance(second, np.ndarray):
+        return np.array_equal(first, second)
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(same(value, second[name]) for name, value in first.items())
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second) or repr(first) == repr(second)
 
 
 def metrics_by_layer(

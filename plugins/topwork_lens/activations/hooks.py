@@ -1,7 +1,8 @@
 """Hooks that belong to a block of code: in force in its thread or task, without effect on copies of the model.
 
 Entry point: `Hooks`. Hooks that edit activations run before those that read them, whatever order the blocks were
-entered in: a capture sees what the model goes on with.
+entered in: a capture sees what the model goes on with. So does transformers where it records outputs by hooks of its
+own, which stay on a model from the first run that asked for them: task heads such as DPT's read what it recorded.
 """
 
 from __future__ import annotations
@@ -67,5 +68,11 @@ class Hooks:
 
 def _readers_last(hooks: Any) -> None:
     ordered = cast(dict[int, Any], hooks)
-    for key in [key for key, hook in ordered.items() if isinstance(hook, Hook) and hook.reads]:
+    for key in [key for key, hook in ordered.items() if _reads(hook)]:
         ordered[key] = ordered.pop(key)
+
+
+def _reads(hook: Any) -> bool:
+    if isinstance(hook, Hook):
+        return hook.reads
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
