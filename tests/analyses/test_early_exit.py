@@ -108,7 +108,8 @@ def test_a_head_that_reads_several_layers_gets_the_exit_for_those_behind_it(plug
                     if "lambda" in name or any(part in name for part in WRITING):
                         parameter.zero_()
             torch.testing.assert_close(left, run(idle, batch))
-            assert not torch.allclose(left, whole) or layer == last - 1 and config is BEIT, "BEiT's head reads no last state"
+            is_unread = layer == last - 1 and config is BEIT  # its head does not read the last state
+            assert is_unread == torch.allclose(left, whole)
 
 
 def test_the_stage_measures_the_task_at_every_layer_and_the_model_stays(tmp_path):

@@ -22,8 +22,8 @@ def readable_stack(look: Look, predict: Callable[[], Any], stack: str | None = N
     """Return the stack whose last state the task head reads, and how many layers it has.
 
     It is the last stack to run whose states are alike, of those with attention where there are any; replacing its last
-    state must change what is predicted. Of a stack with attention a task head may read several states, the last one among
-    them or not (BEiT); see `early_exit`. Of a stack without, these may be branches side by side, and are refused.
+    state must change what is predicted. Of a stack with attention a task head may read several states, the last one
+    among them or not (BEiT); see `early_exit`. Of a stack without, these may be branches side by side, and are refused.
 
     Args:
         look: at the model.
