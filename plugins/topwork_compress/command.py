@@ -25,7 +25,7 @@ def compress_command(
     keep_metric: Annotated[
         float | None, typer.Option(help="The smallest budget that keeps this share of the metric.")
     ] = None,
-    score: Annotated[str, typer.Option(help="fisher, kl, fluctuation, magnitude or random.")] = "fisher",
+    score: Annotated[str, typer.Option(help="surgeon, fisher, kl, fluctuation, magnitude or random.")] = "surgeon",
     rows: Annotated[int, typer.Option(min=2, help="Rows to score and fit on; the others measure.")] = 512,
     multiple: Annotated[int, typer.Option(min=1, help="Widths of blocks are multiples of it.")] = 1,
     uniform: Annotated[

@@ -62,7 +62,7 @@ class Compression:
     ) -> None:
         if not batches:
             raise UsageError("there are no calibration rows", hint="give at least one batch")
-        if settings.score not in METHODS:
+        if settings.method() not in METHODS:
             raise UsageError(f"there is no score {settings.score!r}", hint=f"one of {', '.join(METHODS)}")
         if wrapped := adapted(model):
             cause = f"adapters lie beside the weights of {len(wrapped)} modules"
@@ -117,7 +117,7 @@ class Compression:
         if self._scores is None:
             with self._timed("score"):
                 arguments = (self.model, self.units, self.batches, self.row_losses)
-                self._scores = score(*arguments, self.settings.score, self.settings.seed)
+                self._scores = score(*arguments, self.settings.method(), self.settings.seed)
         return self._scores
 
     def leave_out(self) -> tuple[list[str], list[dict[str, Any]], Callable[[], None]]:
@@ -248,7 +248,9 @@ class Compression:
             by_path.setdefault(choice.path, set()).update(choice.members)
         before = after = 0.0
         for path, positions in by_path.items():
-            unit, gradients = self.units.chosen[path], self.scores.gradients[path]
+            unit, gradients = self.units.chosen[path], self.scores.gradients.get(path)
+            if gradients is None:
+                continue
             groups = members_of(unit)
             chosen = [index for index, members in enumerate(groups) if members[0] in positions]
             swapped = rearranged(gradients, chosen)

@@ -46,7 +46,8 @@ class Settings:
     """Settings of a compression.
 
     Args:
-        score: "fisher", "kl", "fluctuation", "magnitude" or "random".
+        score: "surgeon", "fisher", "kl", "fluctuation", "magnitude" or "random"; None: "surgeon" where least squares
+            fits what is left, else "fisher".
         tune: "lstsq", "bias" or "none".
         ridge: of least squares, see `tuning`.
         rearrange: swap by block Fisher.
@@ -59,7 +60,7 @@ class Settings:
         seed: of random numbers.
     """
 
-    score: str = "fisher"
+    score: str | None = None
     tune: Method = "lstsq"
     ridge: float = RIDGE
     rearrange: bool = True
@@ -70,11 +71,16 @@ class Settings:
     normalise: Normalise | None = None
     seed: int = 0
 
+    def method(self) -> str:
+        """Return the score that is used."""
+        return self.score or ("surgeon" if self.tune == "lstsq" else "fisher")
+
     def how(self) -> Normalise:
         """Return how scores are normalised."""
         if self.normalise is not None:
             return self.normalise
-        return "none" if self.score in ("fisher", "kl") else "cost" if self.score == "random" else "kind"
+        method = self.method()
+        return "none" if method in ("surgeon", "fisher", "kl") else "cost" if method == "random" else "kind"
 
 
 @dataclass

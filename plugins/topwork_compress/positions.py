@@ -1,7 +1,7 @@
 """What projections read and give, position by position, in the form that least squares takes.
 
-Entry points: `outputs_of`, `inputs_of`. A convolution reads a patch of every channel at each position, so
-that fitting its weight is the same problem as fitting that of a linear layer.
+Entry points: `outputs_of`, `inputs_of`; `read_by` and `given_by` of a single run. A convolution reads a patch of every
+channel at each position, so that fitting its weight is the same problem as fitting that of a linear layer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from topwork import Batch
 from topwork_lens.layers.context import Unit, first_input, output_projection
+from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.model_state import quiet
 from topwork_lens.scoring.row_independence import RowLosses
 
@@ -33,17 +34,43 @@ def is_convolution(projection: nn.Module) -> bool:
     return isinstance(projection, nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
+def share_of(batch: Batch, rows: int) -> int:
+    """Return how many positions of a batch are read when there are so many calibration rows."""
+    return -(-MOST * batch.row_count // rows)
+
+
+def read_by(projection: nn.Module, value: torch.Tensor, batch: Batch, most: int) -> tuple[torch.Tensor, int]:
+    """Return what a projection reads, [positions, input features, weights of each feature], and how many positions ran.
+
+    Args:
+        projection: the module.
+        value: its input.
+        batch: says which tokens are padding, where it does.
+        most: positions; of more some are drawn, for the output the same ones.
+    """
+    if not is_convolution(projection):
+        return _drawn(value[..., None], value.dim() - 1, batch, most)
+    read, ran = _drawn(_patches(projection, value), value.dim() - 1, batch, most)
+    return read.flatten(2), ran
+
+
+def given_by(projection: nn.Module, value: torch.Tensor, batch: Batch, most: int) -> torch.Tensor:
+    """Return what a projection gives, or gradients of it: [positions, output features]; arguments as of `read_by`."""
+    last = value.movedim(1, -1) if is_convolution(projection) else value
+    return _drawn(last, last.dim() - 1, batch, most)[0]
+
+
 def outputs_of(
     model: nn.Module, units: Mapping[str, Unit], batches: Sequence[Batch], row_losses: RowLosses
 ) -> dict[str, list[torch.Tensor]]:
     """Return what projections give, batch by batch: [positions, output features], in the order in which they run."""
     values: dict[str, list[torch.Tensor]] = {}
     current: list[Batch] = []
-    most = -(-MOST // len(batches))
+    rows = sum(batch.row_count for batch in batches)
 
     def take(path: str, projection: nn.Module, value: torch.Tensor) -> None:
-        value = value.detach().movedim(1, -1) if is_convolution(projection) else value.detach()
-        values.setdefault(path, []).append(_drawn(value, value.dim() - 1, current[0], most).float())
+        given = given_by(projection, value.detach(), current[0], share_of(current[0], rows))
+        values.setdefault(path, []).append(given)
 
     with _watched(model, units, take, before=False), quiet(model):
         for batch in batches:
@@ -56,13 +83,10 @@ def inputs_of(model: nn.Module, unit: Unit, batches: Sequence[Batch], row_losses
     """Return what a projection reads, batch by batch: [positions, input features, weights of each feature]."""
     values: list[torch.Tensor] = []
     current: list[Batch] = []
-    most = -(-MOST // len(batches))
+    rows = sum(batch.row_count for batch in batches)
 
     def take(path: str, projection: nn.Module, value: torch.Tensor) -> None:
-        value = _patches(projection, value.detach()) if is_convolution(projection) else value.detach()[..., None]
-        kernel = len(getattr(projection, "kernel_size", (1,)))
-        drawn = _drawn(value, value.dim() - 1 - kernel, current[0], most)
-        values.append(drawn.flatten(2).float())
+        values.append(read_by(projection, value.detach(), current[0], share_of(current[0], rows))[0])
         raise _Enough
 
     with _watched(model, {unit.path: unit}, take, before=True), quiet(model):
@@ -92,6 +116,7 @@ def _watched(model: nn.Module, units: Mapping[str, Unit], take: Any, before: boo
         return hook
 
     with ExitStack() as stack:
+        stack.enter_context(unfolded([model.get_submodule(path) for path in units]))
         for path, unit in units.items():
             projection = output_projection(model, unit)
             if before:
@@ -111,21 +136,18 @@ def _patches(projection: Any, value: torch.Tensor) -> torch.Tensor:
     return value.movedim(1, -1 - len(projection.kernel_size))
 
 
-def _drawn(value: torch.Tensor, leading: int, batch: Batch, most: int) -> torch.Tensor:
-    """Return [positions, ...] of at most so many positions; of tensors with as many positions always the same ones.
+def _drawn(value: torch.Tensor, leading: int, batch: Batch, most: int) -> tuple[torch.Tensor, int]:
+    """Return at most so many positions, [positions, ...], and how many there are, padding not counted.
 
-    Args:
-        value: leading dimensions are positions.
-        leading: how many they are.
-        batch: says which tokens are padding, where it does.
-        most: positions.
+    Of tensors of one batch with as many positions always the same ones are drawn.
     """
     shape, mask = value.shape[:leading], batch.inputs.get("attention_mask")
     index = torch.arange(math.prod(shape), device=value.device)
     if isinstance(mask, torch.Tensor) and mask.shape == shape:
         index = index[(mask != 0).flatten().to(value.device)]
-    if len(index) > most:
-        generator = torch.Generator().manual_seed(len(index))
-        chosen = torch.randperm(len(index), generator=generator)[:most].sort().values
+    ran = len(index)
+    if ran > most:
+        generator = torch.Generator().manual_seed(ran)
+        chosen = torch.randperm(ran, generator=generator)[:most].sort().values
         index = index[chosen.to(index.device)]
-    return value[torch.unravel_index(index, shape)]
+    return value[torch.unravel_index(index, shape)].float(), ran

@@ -1,6 +1,7 @@
 """Scores of attention heads and neurons.
 
-Entry point: `score`. fisher: E_x (dL(x)/dgate)^2, of each row's loss as if the row were alone, so that batch size
+Entry point: `score`. surgeon: what is lost when the others are fitted to replace it (`surgeon`); where nothing is
+fitted, fisher. fisher: E_x (dL(x)/dgate)^2, of each row's loss as if the row were alone, so that batch size
 changes nothing. kl: the same with labels drawn from the model's outputs, so that no labels are needed. fluctuation:
 variance of what the output projection reads, times the squares of what reads it (An et al. 2024); forward passes only.
 magnitude: squares of the parameters. random: uniform numbers.
@@ -8,7 +9,7 @@ magnitude: squares of the parameters. random: uniform numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,8 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Batch, UsageError, unknown
+from topwork_compress.surgeon import surgeon_scores
+from topwork_compress.tuning import obstacle_of
 from topwork_compress.units import Units, columns_of, in_groups, members_of
 from topwork_lens.capture.head_slices import heads_verified
 from topwork_lens.layers.context import Unit, first_input, output_projection, split_heads
@@ -27,8 +30,8 @@ from topwork_lens.model_state import frozen, quiet
 from topwork_lens.scoring.gradients import RowGradients
 from topwork_lens.scoring.row_independence import RowLosses
 
-Method = Literal["fisher", "kl", "fluctuation", "magnitude", "random"]
-METHODS = ("fisher", "kl", "fluctuation", "magnitude", "random")
+Method = Literal["surgeon", "fisher", "kl", "fluctuation", "magnitude", "random"]
+METHODS = ("surgeon", "fisher", "kl", "fluctuation", "magnitude", "random")
 
 
 @dataclass
@@ -51,7 +54,7 @@ def score(
     units: Units,
     batches: Sequence[Batch],
     row_losses: RowLosses,
-    method: str = "fisher",
+    method: str = "surgeon",
     seed: int = 0,
 ) -> Scores:
     """Score all units.
@@ -79,9 +82,15 @@ def score(
         raise UsageError("there are no rows to score on", hint="give at least one batch of rows")
     if method == "fluctuation":
         return _fluctuation(model, units, batches, row_losses)
-    losses = row_losses if method == "fisher" else own_outputs
-    gradients = row_gradients(model, units, batches, losses, seed)
-    values = {path: gradient.double().square().mean(0) for path, gradient in gradients.items()}
+    by_gates = units.chosen
+    values: dict[str, torch.Tensor] = {}
+    if method == "surgeon":
+        by_gates = {path: unit for path, unit in units.chosen.items() if obstacle_of(model, unit)}
+        fitted = {path: unit for path, unit in units.chosen.items() if path not in by_gates}
+        values = surgeon_scores(model, fitted, batches, row_losses)
+    losses = own_outputs if method == "kl" else row_losses
+    gradients = row_gradients(model, by_gates, batches, losses, seed) if by_gates else {}
+    values |= {path: gradient.double().square().mean(0) for path, gradient in gradients.items()}
     for path, value in values.items():
         if not bool(value.isfinite().all()):
             raise UsageError("the gradient of some gate is no finite number", place=path)
@@ -89,19 +98,19 @@ def score(
 
 
 def row_gradients(
-    model: nn.Module, units: Units, batches: Sequence[Batch], row_losses: RowLosses, seed: int = 0
+    model: nn.Module, units: Mapping[str, Unit], batches: Sequence[Batch], row_losses: RowLosses, seed: int = 0
 ) -> dict[str, torch.Tensor]:
     """Return gradients of gates, [rows, units] by path; units that never ran have gradients of 0."""
-    scorer = RowGradients(model, list(units.chosen.values()), row_losses, seed)
-    layers = [unit for unit in units.chosen.values() if isinstance(unit, AttentionLayer)]
-    by_path: dict[str, list[torch.Tensor]] = {path: [] for path in units.chosen}
+    scorer = RowGradients(model, list(units.values()), row_losses, seed)
+    layers = [unit for unit in units.values() if isinstance(unit, AttentionLayer)]
+    by_path: dict[str, list[torch.Tensor]] = {path: [] for path in units}
     with frozen(model):
         for index, batch in enumerate(batches):
             with ExitStack() as stack:
                 if not index:
                     stack.enter_context(heads_verified(model, layers))
                 ran = scorer(batch)
-            for path, unit in units.chosen.items():
+            for path, unit in units.items():
                 value = ran.get(path)
                 if value is None:
                     value = torch.zeros(batch.row_count, len(unit.kept))

@@ -83,7 +83,7 @@ def tune(
     results = []
     for index, path in enumerate(order):
         unit = chosen[path]
-        obstacle = _obstacle(model, unit)
+        obstacle = obstacle_of(model, unit)
         if obstacle:
             results.append(Fitted(path, why=obstacle))
             continue
@@ -94,7 +94,8 @@ def tune(
     return results
 
 
-def _obstacle(model: nn.Module, unit: Unit) -> str:
+def obstacle_of(model: nn.Module, unit: Unit) -> str:
+    """Return why the projection of a layer or block cannot be fitted, or ""."""
     projection: Any = output_projection(model, unit)
     if len(unit.callers) > 1:
         return "several layers share it"

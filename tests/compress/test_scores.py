@@ -42,7 +42,7 @@ def in_batches(inputs: dict[str, Any], size: int) -> list[Batch]:
 def test_p1_the_gradient_of_a_gate_is_the_central_difference() -> None:
     model, inputs, units = parts()
     batch = in_batches(inputs, 4)
-    gradients = row_gradients(model, units, batch, row_losses)
+    gradients = row_gradients(model, units.chosen, batch, row_losses)
     step = 1e-5
     for path in ("bert.encoder.layer.1.attention", "bert.encoder.layer.0.output.dense", "classifier"):
         unit = units.chosen[path]
@@ -57,7 +57,7 @@ def test_p1_the_gradient_of_a_gate_is_the_central_difference() -> None:
             torch.testing.assert_close(gradients[path][:, position].double(), difference, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["fisher", "kl", "fluctuation"])
+@pytest.mark.parametrize("method", ["surgeon", "fisher", "kl", "fluctuation"])
 def test_p1_the_size_of_batches_changes_nothing(method: str) -> None:
     model, inputs, units = parts()
     alone = score(model, units, in_batches(inputs, 1), row_losses, method).values
@@ -74,7 +74,7 @@ def test_p4_a_dead_neuron_has_no_score_and_goes_first() -> None:
         layer.output.dense.weight[:, 7] = 0
     look = Look(model)
     units = Units.of(model, look.layers, look.find_blocks(inputs))
-    for method in ("fisher", "kl", "fluctuation"):
+    for method in ("surgeon", "fisher", "kl", "fluctuation"):
         values = score(model, units, in_batches(inputs, 4), row_losses, method).values
         assert float(values["bert.encoder.layer.1.output.dense"][7]) == 0.0
         assert float(values["bert.encoder.layer.1.output.dense"][6]) > 0.0

@@ -70,7 +70,7 @@ def test_p4_a_neuron_that_is_there_twice_goes_without_loss_by_least_squares_alon
 def test_compression_fits_before_it_cuts_and_the_proof_holds() -> None:
     model, inputs, _, _ = parts()
     plain = copy.deepcopy(model)
-    tuned = topwork.compress(model, [inputs] * 3, macs=0.6)
+    tuned = topwork.compress(model, [inputs] * 3, macs=0.6, score="fisher")
     untuned = topwork.compress(plain, [inputs] * 3, macs=0.6, tune="none")
     assert tuned.plan.removed == untuned.plan.removed
     assert tuned.pruned.check.difference <= tuned.pruned.check.tolerance

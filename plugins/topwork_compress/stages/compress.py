@@ -44,9 +44,10 @@ class Compress(Stage):
         le=1,
         description="the smallest budget of operations that keeps this share of the metric, masked",
     )
-    score: Literal["fisher", "kl", "fluctuation", "magnitude", "random"] = Field(
-        "fisher",
-        description="fisher: squared gradients of gates; kl: without labels; fluctuation: without gradients",
+    score: Literal["surgeon", "fisher", "kl", "fluctuation", "magnitude", "random"] | None = Field(
+        None,
+        description="surgeon: what is lost after least squares, the default with it; fisher: squared gradients of "
+        "gates, the default without; kl: without labels; fluctuation: without gradients",
     )
     rows: PositiveInt = Field(512, description="take at most this many calibration rows to score and fit")
     batch_size: PositiveInt | None = Field(None, description="rows a batch; by default what the memory budget allows")
