@@ -131,7 +131,8 @@ def removal_losses(inputs: Any, weight: torch.Tensor, columns: torch.Tensor) -> 
 
 def _one_by_one(inverse: torch.Tensor, weight: torch.Tensor, width: int, count: int) -> list[tuple[int, float]]:
     """Return the units of a few that go first, with what each adds; the inverse is brought up to date after each."""
-    left, result = list(range(len(inverse) // width)), []
+    left = list(range(len(inverse) // width))
+    result: list[tuple[int, float]] = []
     while left and len(result) < count:
         losses = _losses(inverse, weight, width)
         best = min(left, key=lambda index: float(losses[index]))

@@ -210,20 +210,8 @@ ANALYSES_ROOMS = (
 )
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
 COMPRESS_ROOMS = (
-    *(
-        "plugin",
-        "stages",
-        "command",
-        "procedure",
-        "compression",
-        "plan",
-        "whole_layers",
-        "units",
-        "scores",
-        "surgeon",
-        "search",
-    ),
-    *("latency", "dynamic", "uniform", "rearrange", "positions", "tuning", "measure"),
+    *("plugin", "stages", "command", "procedure", "compression", "plan", "whole_layers", "units", "scores"),
+    *("surgeon", "search", "latency", "dynamic", "uniform", "rearrange", "positions", "tuning", "measure"),
 )
 #: folders and modules of `topwork_workbench`
 WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "thresholds", "export", "serving", "hub")
