@@ -210,6 +210,12 @@ from topwork.runs.task_model import (
 from topwork.saving.alterations import (
     alterations as alterations,
 )
+from topwork.saving.checksum import (
+    check_checksum as check_checksum,
+)
+from topwork.saving.checksum import (
+    with_checksum as with_checksum,
+)
 from topwork.saving.deferred import (
     DeferredModule as DeferredModule,
 )

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import engine_plugin
 import pytest
+from damage import DAMAGES, unnamed
 
 import conftest
 import topwork
-from topwork import CheckpointError, TopworkError, UsageError
+from topwork import CheckpointError, TopworkError, UsageError, with_checksum
 
 POINTS = engine_plugin.point_rows(9)
 
@@ -45,9 +46,8 @@ def change(folder: Path, file: str, **entries) -> None:
     found = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps({**found, **entries}))
     manifest = json.loads((folder / "topwork.json").read_text())
-    if file != "topwork.json":
-        manifest["contents"].pop(file)
-        (folder / "topwork.json").write_text(json.dumps(manifest))
+    manifest["contents"].pop(file, None)
+    (folder / "topwork.json").write_text(json.dumps(with_checksum(manifest)))
 
 
 MANIFESTS = {
@@ -122,7 +122,7 @@ def test_no_pickle_is_opened(name: str, folder: Path, engine, tmp_path: Path) ->
 def test_weights_that_are_a_link_to_themselves_are_refused(folder: Path, engine) -> None:
     (folder / "topwork.safetensors").unlink()
     (folder / "topwork.safetensors").symlink_to("topwork.safetensors")
-    with pytest.raises(TopworkError, match="cannot read the weights"):
+    with pytest.raises(TopworkError, match=r"topwork\.safetensors: the weights are missing"):
         topwork.load(folder, plugins=engine)
 
 
@@ -152,54 +152,39 @@ def test_a_folder_of_a_recipe_is_no_model(tmp_path: Path, engine) -> None:
 
 @pytest.fixture(scope="module")
 def saved_models(tmp_path_factory) -> dict[str, Path]:
-    """Model folders of several kinds: one tokenizer, two bases, a model without a task."""
+    """Model folders of several kinds, and others like them: one base, two bases, pruned, without a task."""
     import copy
 
     from tiny_bases import BERT
 
-    folder = tmp_path_factory.mktemp("models")
+    folder, models = tmp_path_factory.mktemp("models"), {}
     rows = [{"text": text, "label": label} for text, label in (("good film", "a"), ("bad film", "b")) for _ in range(4)]
-    work = topwork.build("text-classification", copy.deepcopy(BERT), rows=rows)
-    pairs = [{"source": f"word {word}", "target": f"{word} word"} for word in ("one", "two", "three")]
-    both = topwork.build("translation", bases={"encoder": BERT, "decoder": BERT}, rows=pairs, max_target_length=8)
-    return {
-        "one base": work.save(folder / "one"),
-        "two bases": both.save(folder / "two"),
-        "no task": topwork.save_pretrained(work.model, folder / "plain"),
-    }
-
-
-CONTENTS = [
-    ("one base", "config.json"),
-    ("one base", "tokenizer.json"),
-    ("one base", "tokenizer_config.json"),
-    ("two bases", "encoder/config.json"),
-    ("two bases", "generation_config.json"),
-    ("no task", "config.json"),
-]
+    for prefix, words in (("", "one two three"), ("other ", "four five six")):
+        given = [{**row, "text": f"{row['text']} {words}"} for row in rows]
+        work = topwork.build("text-classification", copy.deepcopy(BERT), rows=given)
+        pairs = [{"source": f"word {word}", "target": f"{word} word"} for word in words.split()]
+        both = topwork.build("translation", bases={"encoder": BERT, "decoder": BERT}, rows=pairs, max_target_length=8)
+        models[f"{prefix}one base"] = work.save(folder / f"{prefix}one")
+        models[f"{prefix}two bases"] = both.save(folder / f"{prefix}two")
+        models[f"{prefix}no task"] = topwork.save_pretrained(work.model, folder / f"{prefix}plain")
+        topwork.prune_heads(work.model, {0: [1]})
+        models[f"{prefix}pruned"] = work.save(folder / f"{prefix}pruned")
+    return models
 
 
 def opened(folder: Path, kind: str) -> object:
     return topwork.from_pretrained(folder) if kind == "no task" else topwork.load(folder)
 
 
-@pytest.mark.parametrize(("kind", "name"), CONTENTS)
-@pytest.mark.parametrize("damage", ["gone", "cut short", "a bit flipped"])
-def test_a_file_beside_the_weights_that_is_not_the_saved_one_is_named(damage, kind, name, saved_models, tmp_path):
-    folder = Path(shutil.copytree(saved_models[kind], tmp_path / "model"))
+@pytest.mark.parametrize("kind", ["one base", "two bases", "pruned", "no task"])
+@pytest.mark.parametrize("damage", [*DAMAGES, "swap"])
+def test_every_damaged_file_of_a_model_folder_is_named(damage, kind, saved_models, tmp_path):
+    folder, other = saved_models[kind], saved_models[f"other {kind}"]
     opened(folder, kind)
-    file = folder / name
-    content = bytearray(file.read_bytes())
-    if damage == "gone":
-        file.unlink()
-    elif damage == "cut short":
-        file.write_bytes(content[:-2])
-    else:
-        index = content.rindex(b"0") if b"0" in content else content.rindex(b"e")
-        content[index] ^= 1
-        file.write_bytes(content)
-    with pytest.raises(TopworkError, match=name.rpartition("/")[2].removesuffix(".json")):
-        opened(folder, kind)
+    faults = unnamed(
+        folder, damage, tmp_path / "copy", lambda copy: opened(copy, kind), other if damage == "swap" else None
+    )
+    assert list(faults) == []
 
 
 @pytest.mark.parametrize("name", ["topwork.json", "topwork.safetensors", "config.json", "more/pipe"])

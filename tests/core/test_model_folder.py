@@ -209,7 +209,8 @@ def test_missing_weights_are_never_made_up(windows, points, tmp_path, engine):
 def change_manifest(folder, **entries):
     found = json.loads((folder / "topwork.json").read_text())
     found.update(entries)
-    (folder / "topwork.json").write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+    kept = {key: value for key, value in found.items() if value is not None}
+    (folder / "topwork.json").write_text(json.dumps(topwork.with_checksum(kept)))
 
 
 @pytest.mark.parametrize(

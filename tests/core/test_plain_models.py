@@ -126,7 +126,7 @@ def test_wrong_doors_and_damage_are_named(tmp_path: Path) -> None:
         ("alterations", {}, "do not fit the model"),
         ("alterations", {"stranger": {"a": 1}}, "stranger"),
     ]:
-        file.write_text(json.dumps({**said, key: value}))
+        file.write_text(json.dumps(topwork.with_checksum({**said, key: value})))
         with pytest.raises(topwork.TopworkError, match=error):
             topwork.from_pretrained(tmp_path / "saved")
 

@@ -275,7 +275,7 @@ def test_not_a_number_is_refused_in_folders_without_hashes_too(folder, engine):
     one_nan(folder)
     manifest = json.loads((folder / "topwork.json").read_text())
     del manifest["files"]
-    (folder / "topwork.json").write_text(json.dumps(manifest))
+    (folder / "topwork.json").write_text(json.dumps(topwork.with_checksum(manifest)))
     with pytest.raises(CheckpointError, match=r"hold NaN"):
         topwork.load(folder, plugins=engine)
 

@@ -21,6 +21,7 @@ from fences.models import CASES
 MASKED = {
     "sha256",
     "contents",
+    "checksum",
     "begun",
     "seconds",
     "items_per_second",

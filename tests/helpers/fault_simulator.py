@@ -226,7 +226,7 @@ def _content(root: Path, file: Path) -> Any:
     if file.name == "topwork.json":
         known = json.loads(file.read_text())
         known["contents"].pop("tokenizer_config.json")
-        return known
+        return {key: value for key, value in known.items() if key != "checksum"}  # it holds that file's hash
     if file.name != "result.json":
         return file.read_bytes()
     record: Mapping[str, Any] = json.loads(file.read_text())

@@ -24,7 +24,8 @@ def test_an_entry_of_another_type_is_refused_by_name(task, plugins, tmp_path):
     assert manifest["state"] and set(manifest["state"]) <= set(work.task.state_types), "an entry has no type"
     for name in manifest["state"]:
         for value in WRONG:
-            file.write_text(json.dumps({**manifest, "state": {**manifest["state"], name: value}}))
+            changed = {**manifest, "state": {**manifest["state"], name: value}}
+            file.write_text(json.dumps(topwork.with_checksum(changed)))
             with pytest.raises(CheckpointError, match=rf"`state\.{name}"):
                 topwork.load(tmp_path / "model", plugins=plugins)
     file.write_text(json.dumps(manifest))
@@ -39,7 +40,7 @@ def test_label_names_are_texts_none_of_them_twice(names, plugins, tmp_path):
     file = tmp_path / "model/topwork.json"
     manifest = json.loads(file.read_text())
     manifest["state"]["label_names"] = names
-    file.write_text(json.dumps(manifest))
+    file.write_text(json.dumps(topwork.with_checksum(manifest)))
     with pytest.raises(CheckpointError, match=r"`state\.label_names"):
         topwork.load(tmp_path / "model", plugins=plugins)
 

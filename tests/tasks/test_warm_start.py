@@ -180,7 +180,7 @@ def test_a_shared_pair_is_a_base_again(checkpoints, generation, tmp_path):
     with pytest.raises(topwork.CheckpointError, match="no bare model"):
         topwork.build("text-classification", {"model": str(twice), "processor": checkpoints.first}, rows=LABELLED)
     manifest = json.loads((twice / "topwork.json").read_text())
-    (twice / "topwork.json").write_text(json.dumps({**manifest, "alterations": {"lens": {}}}))
+    (twice / "topwork.json").write_text(json.dumps(topwork.with_checksum({**manifest, "alterations": {"lens": {}}})))
     with pytest.raises(topwork.CheckpointError, match="no plain base"):
         topwork.build("translation", str(twice), rows=ROWS)
 

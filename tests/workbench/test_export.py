@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import DAMAGES, unnamed
 from tiny_bases import BART, BASES, BERT
 
 import topwork
@@ -46,6 +47,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lines(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
     assert main(["predict", *arguments]) == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damaged_file_of_an_exported_folder_is_named(folders, tmp_path, damage, name) -> None:
+    def load(copy: Path) -> object:
+        return topwork.load(copy, trust_remote_code=True)
+
+    assert list(unnamed(folders / "out" / name, damage, tmp_path / "copy", load)) == []
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -95,7 +105,7 @@ def test_a_section_of_somebody_that_names_something_else_is_refused(folders, tmp
     shutil.copytree(folders / "out" / "onnx", copy)
     manifest = json.loads((copy / "topwork.json").read_text())
     manifest["program"]["parts"][0].update(change)
-    (copy / "topwork.json").write_text(json.dumps(manifest))
+    (copy / "topwork.json").write_text(json.dumps(topwork.with_checksum(manifest)))
     with pytest.raises(CheckpointError):
         topwork.load(copy)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import DAMAGES, unnamed
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from tiny_bases import BASES
@@ -307,6 +308,13 @@ def test_damaged_adapter_folders_are_refused(adapter, tmp_path) -> None:
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(CheckpointError, match="missing or was changed"):
         build().apply("load_adapter", {}, folder=str(copied))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damaged_file_of_an_adapter_folder_is_named(damage, adapter, tmp_path) -> None:
+    work = build()
+    faults = unnamed(adapter, damage, tmp_path / "copy", lambda copy: work.apply("load_adapter", {}, folder=str(copy)))
+    assert list(faults) == []
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from topwork.saving.weights import (
     check_content,
     check_file,
     check_numbers,
+    dtypes,
     load_weights,
 )
 from topwork.task import State
@@ -54,14 +55,12 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def count_tensors(folder: Path) -> int:
-    """Return the number of tensors in the safetensors files of a folder."""
-    from safetensors import safe_open
+    """Return the number of tensors in the safetensors files of a folder.
 
-    count = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as stored:
-            count += len(stored.keys())
-    return count
+    Raises:
+        CheckpointError: one of them cannot be read.
+    """
+    return sum(len(dtypes(file)) for file in folder.glob("*.safetensors"))
 
 
 def local_folder(folder: str | Path, revision: str | None = None) -> Path:
@@ -208,17 +207,15 @@ def check_whole(saved: Mapping[str, Json], folder: Path) -> None:
     Raises:
         CheckpointError: the weights are missing or cannot be read, were changed, or tensors are missing.
     """
-    from safetensors import SafetensorError
-
-    try:
-        there = count_tensors(folder)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read the weights: {error}", place=str(folder)) from error
-    if there != saved["tensors"]:
-        raise CheckpointError(f"there are {there} tensors, {saved['tensors']} were saved", place=str(folder))
-    for name, known in saved.get("files", {}).items():
+    files = saved.get("files", {})
+    for name in files:
         if not (folder / name).is_file():
-            raise CheckpointError("the weights are missing", place=str(folder / name))
+            raise CheckpointError("the weights are missing", place=str(folder / name), hint="copy the folder again")
+    there = count_tensors(folder)
+    if there != saved["tensors"]:
+        location = folder / next(iter(files)) if len(files) == 1 else folder
+        raise CheckpointError(f"there are {there} tensors, {saved['tensors']} were saved", place=str(location))
+    for name, known in files.items():
         check_file(folder / name, known)
 
 

@@ -1,9 +1,9 @@
 """The manifest of a model folder: what topwork needs to make the model again.
 
-Entry points: `manifest` makes one, `read_manifest` reads and checks it before anything of it is used, because a folder
-may come from anybody. A manifest names no files but the two that weights lie in and no folders but those of the task's
-bases, and nothing of it is executed. Whether Python code beside the weights may run is decided by whoever loads the
-folder, never by the folder.
+Entry points: `manifest` makes one, `write_manifest` writes it, `read_manifest` reads and checks it before anything of
+it is used, because a folder may come from anybody. A manifest names no files but the two that weights lie in and no
+folders but those of the task's bases, and nothing of it is executed. Whether Python code beside the weights may run is
+decided by whoever loads the folder, never by the folder.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.errors import CheckpointError, PluginError, TopworkError
-from topwork.files import plain
+from topwork.files import plain, write_json
 from topwork.saving.alterations import alterations
+from topwork.saving.checksum import check_checksum, with_checksum
 
 if TYPE_CHECKING:
     from topwork.items import Json
@@ -123,7 +124,13 @@ def read_manifest(folder: Path) -> dict[str, Json]:
             hint="install that version",
         )
     check_manifest(content, file)
+    check_checksum(content, file)
     return content
+
+
+def write_manifest(folder: Path, content: Mapping[str, Json]) -> None:
+    """Write the manifest of a model folder, with its own checksum."""
+    write_json(folder / MANIFEST, with_checksum(content))
 
 
 def check_manifest(content: Mapping[str, Json], file: Path) -> None:

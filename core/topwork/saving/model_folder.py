@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from topwork.errors import TopworkError, UsageError
-from topwork.files import write_json, write_text, write_whole
+from topwork.files import write_text, write_whole
 from topwork.items import Json, Row
 from topwork.saving.alterations import alterations
 from topwork.saving.loading import count_tensors, load_folder
@@ -22,6 +22,7 @@ from topwork.saving.manifest import (
     PLAIN_WEIGHTS,
     WEIGHTS,
     manifest,
+    write_manifest,
 )
 from topwork.saving.model_card import CardFacts, model_card
 from topwork.saving.parts import TaskParts
@@ -82,7 +83,7 @@ def save_folder(
             "files": files,
             "contents": describe_contents(temporary),  # all but the manifest and the card, which come now
         }
-        write_json(temporary / MANIFEST, {**manifest(work, plainly, aliases), **counted})
+        write_manifest(temporary, {**manifest(work, plainly, aliases), **counted})
         write_text(temporary / "README.md", model_card(work, plainly, card))
         _verify(work, temporary, rows)
     return folder

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from topwork.files import write_json, write_text, write_whole
+from topwork.files import write_text, write_whole
 from topwork.items import Json
 from topwork.saving.loading import load_folder
-from topwork.saving.manifest import MANIFEST, PROGRAM, manifest
+from topwork.saving.manifest import PROGRAM, manifest, write_manifest
 from topwork.saving.model_card import CardFacts, model_card
 from topwork.saving.model_folder import save_configs, save_processors, writable
 from topwork.saving.parts import TaskParts
@@ -62,7 +62,7 @@ def save_program(
             "tensors": 0,
             "contents": describe_contents(temporary),
         }
-        write_json(temporary / MANIFEST, described)
+        write_manifest(temporary, described)
         write_text(temporary / "README.md", model_card(work, False, card, program=str(section["format"])))
         with silenced():
             # this process has just written what it runs

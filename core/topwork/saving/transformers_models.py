@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.errors import CheckpointError, TopworkError, UsageError
-from topwork.files import plain, write_json, write_whole
+from topwork.files import plain, write_whole
 from topwork.saving.alterations import alterations
 from topwork.saving.loading import check_contents, check_whole, count_tensors, put_back
-from topwork.saving.manifest import FORMAT, MANIFEST, WEIGHTS, read_manifest, written_by
+from topwork.saving.manifest import FORMAT, MANIFEST, WEIGHTS, read_manifest, write_manifest, written_by
 from topwork.saving.model_folder import writable
 from topwork.saving.verification import silenced, unloadable, verify_model
 from topwork.saving.weights import check_numbers, describe_contents, describe_file, load_weights, save_weights
@@ -55,7 +55,7 @@ def save_plain(model: nn.Module, folder: Path, plugins: Plugins) -> Path:
             "files": {WEIGHTS: describe_file(temporary / WEIGHTS)},
             "contents": describe_contents(temporary),
         }
-        write_json(temporary / MANIFEST, manifest)
+        write_manifest(temporary, manifest)
         try:
             with silenced():
                 again = load_plain(temporary, plugins)

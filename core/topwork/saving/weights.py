@@ -159,7 +159,7 @@ def _forget(model: nn.Module) -> None:
 
 def describe_file(file: Path) -> dict[str, Json]:
     """Return the hash of a safetensors file, and the dtypes of its tensors as the format calls them (`F32`)."""
-    return {"sha256": digest(file), "dtypes": sorted(set(_dtypes(file).values()))}
+    return {"sha256": digest(file), "dtypes": sorted(set(dtypes(file).values()))}
 
 
 def check_file(file: Path, known: Mapping[str, Json]) -> None:
@@ -168,7 +168,7 @@ def check_file(file: Path, known: Mapping[str, Json]) -> None:
     Raises:
         CheckpointError: names a tensor whose dtype the file did not have, or says that the content was changed.
     """
-    for name, dtype in _dtypes(file).items():
+    for name, dtype in dtypes(file).items():
         if dtype not in known["dtypes"]:
             saved = ", ".join(map(str, known["dtypes"]))
             raise CheckpointError(
@@ -232,8 +232,17 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _dtypes(file: Path) -> dict[str, str]:
-    from safetensors import safe_open
+def dtypes(file: Path) -> dict[str, str]:
+    """Return the dtypes of the tensors of a safetensors file by their names, as the format calls them (`F32`).
 
-    with safe_open(file, "pt") as stored:
-        return {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118  # no mapping
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as stored:
+            return {name: stored.get_slice(name).get_dtype() for name in stored.keys()}  # noqa: SIM118  # no mapping
+    except (OSError, SafetensorError) as error:
+        hint = "copy the folder again"
+        raise CheckpointError(f"cannot read the weights: {error}", place=str(file), hint=hint) from error

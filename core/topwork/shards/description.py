@@ -18,6 +18,7 @@ from topwork.errors import UsageError
 from topwork.files import flush_to_disk, plain, refuse_address
 from topwork.items import Json
 from topwork.runs.fingerprints import fingerprints
+from topwork.saving.checksum import check_checksum, with_checksum
 from topwork.saving.manifest import MANIFEST
 from topwork.saving.weights import digest
 from topwork.shards.parts import DESCRIPTION
@@ -94,6 +95,7 @@ def agree(folder: Path, mine: Description, shards: int | None) -> int:
 
     Raises:
         UsageError: the folder is for other work, or belongs to something else.
+        CheckpointError: its description was changed.
     """
     refuse_address(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,9 +103,13 @@ def agree(folder: Path, mine: Description, shards: int | None) -> int:
     if not file.exists():
         foreign = [name for name in sorted(os.listdir(folder)) if not name.startswith((".", DESCRIPTION))]
         if foreign and not file.exists():  # else: made by another process, just now
-            raise UsageError(f"there is `{foreign[0]}` in it already", place=str(folder), hint="give a new folder")
+            raise UsageError(
+                f"there is `{foreign[0]}` in it already",
+                place=str(folder),
+                hint=f"give a new folder; a folder of shards has a {DESCRIPTION}",
+            )
         count = min(shards or default_shards(mine.rows), max(1, mine.rows))
-        _create(file, {**asdict(mine), "shards": count})
+        _create(file, with_checksum({**asdict(mine), "shards": count}))
     if not file.is_file():
         raise UsageError("it is no regular file", place=str(file), hint="give a new folder")
     try:
@@ -111,6 +117,7 @@ def agree(folder: Path, mine: Description, shards: int | None) -> int:
         count = int(stored["shards"])
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"the file is damaged ({error})", place=str(file), hint="give a new folder") from error
+    check_checksum(stored, file)
     difference = mine.difference(stored)
     if difference is None and shards is not None and min(shards, max(1, mine.rows)) != count:
         difference = f"`shards` is {count} there and {shards} here"

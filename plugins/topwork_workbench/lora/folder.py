@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from topwork import CheckpointError, alterations, write_json, write_whole
+from topwork import CheckpointError, alterations, check_checksum, with_checksum, write_json, write_whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -136,7 +136,7 @@ def write_folder(
         config.save_pretrained(temporary)
         save_file(stored, temporary / WEIGHTS, metadata={"format": "pt"})
         files = {name: _digest(temporary / name) for name in (CONFIG, WEIGHTS)}
-        write_json(temporary / ORIGIN, {**base, "head": sorted(head), "files": files})
+        write_json(temporary / ORIGIN, with_checksum({**base, "head": sorted(head), "files": files}))
 
 
 def modules_of(names: Iterable[str], model: nn.Module) -> list[str]:
@@ -168,15 +168,16 @@ def read_folder(folder: Path) -> tuple[dict[str, Json], dict[str, torch.Tensor]]
     from safetensors.torch import load_file
 
     hint = "name the folder `adapter` that `train: {lora: {save: adapter}}` left in the folder of its stage"
+    if not (folder / ORIGIN).is_file():  # a pipe would be waited for
+        raise CheckpointError("there is no adapter of topwork", place=str(folder / ORIGIN), hint=hint)
     try:
         origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
         files, known = dict(origin["files"]), {"task", "bases", "sha256", "learned", "alterations", "head", "modules"}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"there is no adapter of topwork ({type(error).__name__})", place=str(folder), hint=hint
-        ) from error
+        raise CheckpointError(f"the file is damaged ({error})", place=str(folder / ORIGIN), hint=hint) from error
     if missing := sorted(known - set(origin)):
         raise CheckpointError(f"the entry `{missing[0]}` is missing", place=str(folder / ORIGIN), hint=hint)
+    check_checksum(origin, folder / ORIGIN)
     for name, written in files.items():
         if not (folder / name).is_file() or _digest(folder / name) != written:
             raise CheckpointError("the file is missing or was changed", place=str(folder / name), hint="copy it again")
