@@ -5,7 +5,7 @@ Entry points: `quiet`, `frozen`, `device_of`. Both context managers restore what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -40,11 +40,16 @@ def quiet(model: nn.Module) -> Iterator[None]:
     devices = {parameter.device for parameter in model.parameters()}
     cuda_indices = sorted({device.index or 0 for device in devices if device.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(cuda_indices), evaluating(model):
-        if all(device.type == "cpu" for device in devices):
-            torch.default_generator.manual_seed(0)  # a twentieth of the time that seeding all devices takes
-        else:
-            torch.manual_seed(0)
+        seed_for(devices)
         yield
+
+
+def seed_for(devices: Collection[torch.device]) -> None:
+    """Start the random numbers of a run on these devices, the same ones every time."""
+    if all(device.type == "cpu" for device in devices):
+        torch.default_generator.manual_seed(0)  # a twentieth of the time that seeding all devices takes
+    else:
+        torch.manual_seed(0)
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
     python tests/architectures/run.py --shard 1/2 --out records      # JSON lines, one a model type
     python tests/architectures/run.py --part smaller --out records   # neurons and whole layers instead of heads
+    python tests/architectures/run.py --part smaller --new --limit 60 --out records   # of types without these columns
     python tests/architectures/run.py --table records/*.jsonl        # plugins/topwork_lens/coverage.json; what the
                                                                      # records do not say stays as it was there
 
-A worker that dies or hangs is replaced; its model type is recorded with what stopped it.
+A worker that dies or hangs is replaced; its model type is recorded with what stopped it. Model types whose records are
+there already are not examined again: delete their lines, or the file.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ from typing import Any
 
 HERE = Path(__file__).parent
 TABLE = HERE.parents[1] / "plugins" / "topwork_lens" / "coverage.json"
-#: model types that one worker examines before a fresh one takes over, and seconds that one of them may take
-BEFORE_RESTART, PATIENCE = 60, 300
+#: model types that one worker examines before a fresh one takes over
+BEFORE_RESTART = 60
+#: seconds of CPU that one of them may take, and how many times as long a worker is waited for that does not stop
+LIMIT, PATIENCE = 240, 20
 
 
 def table_now() -> dict[str, Any]:
@@ -37,20 +41,31 @@ def shard(names: Sequence[str], text: str) -> list[str]:
     return list(names)[number - 1 :: count]
 
 
-def examine(names: Sequence[str], part: str = "heads") -> Iterator[dict[str, Any]]:
-    """The record of each model type; see `one.py` for the parts."""
+def recorded(file: Path) -> set[str]:
+    """Model types that a file of records has a line of."""
+    return {json.loads(line)["type"] for line in file.read_text().splitlines()} if file.exists() else set()
+
+
+def examine(names: Sequence[str], part: str = "heads", limit: int = LIMIT) -> Iterator[dict[str, Any]]:
+    """The record of each model type; see `one.py` for the parts.
+
+    Args:
+        names: model types.
+        part: what is examined.
+        limit: seconds of CPU that one of them may take.
+    """
     waiting = list(names)
     while waiting:
         chunk, waiting = waiting[:BEFORE_RESTART], waiting[BEFORE_RESTART:]
         done = 0
-        for record in _work(chunk, part):
+        for record in _work(chunk, part, limit):
             done += 1
             yield record
         waiting = chunk[done:] + waiting
 
 
-def _work(names: Sequence[str], part: str) -> Iterator[dict[str, Any]]:
-    command = [sys.executable, str(HERE / "one.py"), part]
+def _work(names: Sequence[str], part: str, limit: int) -> Iterator[dict[str, Any]]:
+    command = [sys.executable, str(HERE / "one.py"), part, str(limit)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
         assert worker.stdin and worker.stdout
         with selectors.DefaultSelector() as ready:
@@ -58,7 +73,7 @@ def _work(names: Sequence[str], part: str) -> Iterator[dict[str, Any]]:
             for name in names:
                 worker.stdin.write(f"{name}\n".encode())
                 worker.stdin.flush()
-                line = worker.stdout.readline() if ready.select(PATIENCE) else b""
+                line = worker.stdout.readline() if ready.select(limit * PATIENCE) else b""
                 if not line:
                     worker.kill()
                     yield {"type": name, "part": part, "outcome": "not built", "why": "the process died or hung"}
@@ -72,6 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th model type, from the i-th on")
     parser.add_argument("--part", choices=("heads", "smaller"), default="heads", help="what is examined")
+    parser.add_argument("--new", action="store_true", help="only types of which the table says nothing about this part")
+    parser.add_argument("--limit", type=int, default=LIMIT, help="seconds of CPU that one model type may take")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the records of this shard")
     parser.add_argument("--table", type=Path, nargs="*", help="write the table from these records")
     parser.add_argument("types", nargs="*", help="model types (all of them when none is named)")
@@ -85,9 +102,15 @@ def main() -> None:
     from architectures import build
 
     names = shard(arguments.types or build.model_types(), arguments.shard)
+    if arguments.new:
+        column = {"heads": "outcome", "smaller": "neurons"}[arguments.part]
+        lines = table_now()
+        names = [name for name in names if column not in lines.get(name, {})]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / f"{arguments.shard.replace('/', '-of-')}.jsonl").open("w") as file:
-        for record in examine(names, arguments.part):
+    records = arguments.out / f"{arguments.shard.replace('/', '-of-')}.jsonl"
+    done = recorded(records)
+    with records.open("a") as file:
+        for record in examine([name for name in names if name not in done], arguments.part, arguments.limit):
             file.write(json.dumps(record) + "\n")
             file.flush()
             print(record["type"], record.get("outcome") or record["neurons"], record.get("why", ""), flush=True)

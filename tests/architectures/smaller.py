@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,9 +18,13 @@ from topwork_lens.blocks.whole.bypass import bypassed
 from topwork_lens.blocks.whole.discovery import WholeLayer
 from topwork_lens.layers.feed_forward import find_feed_forwards
 from topwork_lens.look import Look
+from topwork_lens.model_state import quiet
+from topwork_lens.pruning.prune import prune
 
 #: a smaller change of the outputs proves nothing about neurons that are gone
 EFFECT = 100 * TOLERANCE
+#: blocks that are refused by name before the others are cut one by one
+MOST_REPETITIONS = 3
 
 
 def examine(make: Callable[[], tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
@@ -49,14 +54,14 @@ def neurons(make: Callable[[], tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     model, inputs = make()
     look = Look(model)
     blocks = look.find_blocks(runner(model, inputs))
-    missed = unseen(model, look, blocks)
+    missed = unseen(model, look, blocks, runner(model, inputs))
     result: dict[str, Any] = {"blocks": len(blocks)}
     if not blocks and not missed:
         return result | {"neurons": "none"}
     masked, plain = copy.deepcopy(model), outputs(model, inputs)
     chosen = {block.path: list(block.kept[::2]) for block in blocks if block.prunable}
     reasons = {block.path: block.why for block in blocks if not block.prunable}
-    cut, failed = prune_those_that_go(look, chosen, runner(model, inputs))
+    cut, failed = prune_those_that_go(look, blocks, chosen, runner(model, inputs))
     reasons |= failed
     soft = keep_gates(look, [block for block in blocks if block.path in reasons], runner(model, inputs))
     for block in blocks:
@@ -65,7 +70,7 @@ def neurons(make: Callable[[], tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     if cut or soft:
         difference = apart(masked, model, inputs, TOLERANCE)
         result["neurons_equal"] = True if difference <= TOLERANCE else f"WRONG by {difference:.2g}"
-        if gap(outputs(masked, inputs), plain) <= EFFECT:
+        if effect(outputs(masked, inputs), plain) <= EFFECT:
             result["neurons_unproved"] = True
     refused = [path for path in reasons if path not in soft]
     outcome = "missed" if missed else "refused" if refused else "soft" if soft else "hard"
@@ -78,33 +83,48 @@ def neurons(make: Callable[[], tuple[Any, dict[str, Any]]]) -> dict[str, Any]:
     return result
 
 
-def unseen(model: Any, look: Look, blocks: Sequence[Block]) -> list[str]:
-    """Return feed-forward networks that shapes suggest and no block is part of: path and class."""
-    callers = {caller for block in blocks for caller in block.callers}
-    modules = {id(model.get_submodule(caller)) for caller in callers}
-    ran: set[str] = set()
-    networks = find_feed_forwards(model, look.layers)
+def effect(masked: list[torch.Tensor], plain: list[torch.Tensor]) -> float:
+    """Return how much masking changes; lengths that follow from it, such as those of speech, are the largest change."""
+    try:
+        return gap(masked, plain)
+    except Refused:
+        return float("inf")
+
+
+def unseen(model: Any, look: Look, blocks: Sequence[Block], call: Callable[[], Any]) -> list[str]:
+    """Return feed-forward networks that shapes suggest, that ran, and that no block is part of: path and class."""
+    called: set[int] = set()
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_hook(lambda module, *_: called.add(id(module))).remove)
+        with quiet(model):
+            call()
+    seen = {id(model.get_submodule(caller)) for block in blocks for caller in block.callers}
     return [
         f"{network.output} {type(model.get_submodule(network.path)).__name__}"
-        for network in networks
-        if id(model.get_submodule(network.output)) not in modules and network.output not in ran
+        for network in find_feed_forwards(model, look.layers)
+        if id(model.get_submodule(network.output)) in called - seen and id(model.get_submodule(network.path)) in called
     ]
 
 
 def prune_those_that_go(
-    look: Look, chosen: dict[str, list[int]], call: Callable[[], Any]
+    look: Look, blocks: Sequence[Block], chosen: dict[str, list[int]], call: Callable[[], Any]
 ) -> tuple[list[str], dict[str, str]]:
-    """Prune neurons of all blocks together, or one block after another where together is refused."""
-    if not chosen:
-        return [], {}
-    try:
-        look.prune(neurons=chosen, check=call)
-        return list(chosen), {}
-    except Refused:
-        cut, failed = [], {}
-    for path, indices in chosen.items():
+    """Prune neurons of all blocks together, without those that are refused; each alone where none is named."""
+    waiting, failed = dict(chosen), dict[str, str]()
+    while waiting:
         try:
-            look.prune(neurons={path: indices}, check=call)
+            look.prune(neurons=waiting, check=call)
+            return list(waiting), failed
+        except Refused as error:
+            if error.place not in waiting or len(failed) == MOST_REPETITIONS:
+                break
+            failed[error.place] = str(error.cause)
+            del waiting[error.place]
+    cut = []
+    for path, indices in waiting.items():
+        try:
+            prune(look.model, {}, call, look.plugins, blocks, {path: indices})
             cut.append(path)
         except Refused as error:
             failed[path] = str(error.cause)

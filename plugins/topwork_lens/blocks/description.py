@@ -14,7 +14,7 @@ from torch import nn
 from topwork import Block, CheckpointError, Producer, Size, Slices
 from topwork_lens.blocks.experts import of_experts_note
 from topwork_lens.blocks.locality import features_of
-from topwork_lens.blocks.trace import channel_dim, reads_features
+from topwork_lens.blocks.trace import channel_dim, is_convolution, reads_features
 from topwork_lens.layers.projections import input_dim, output_dim
 
 PATTERN = "row-locality"
@@ -60,9 +60,9 @@ def describe_block(
         if module._parameters.get("bias") is not None:
             slices.append(Slices(f"{producer.path}.bias", 0, rows))
     for path in between:
-        for name, factor in per_neuron(around.get_submodule(path), count):
+        for name, dim, factor in per_neuron(around.get_submodule(path), count):
             rows = [features_of("rows" if factor == 1 else producers[0].form, index, count) for index in range(count)]
-            slices.append(Slices(f"{path}.{name}", 0, rows))
+            slices.append(Slices(f"{path}.{name}", dim, rows))
     channels = channel_dim(reader)
     total = count if width is None else width
     return Block(
@@ -81,18 +81,26 @@ def describe_block(
     )
 
 
-def per_neuron(module: nn.Module, count: int) -> list[tuple[str, int]]:
+def per_neuron(module: nn.Module, count: int) -> list[tuple[str, int, int]]:
     """Return parameters and buffers of a module that have an entry for each of `count` neurons, or two in fused halves.
 
     Returns:
-        Names, and entries a neuron.
+        Names, dimensions along which the entries lie, and entries a neuron.
     """
     tensors = {**module._parameters, **module._buffers}
     return [
-        (name, value.shape[0] // count)
+        (name, dim, value.shape[dim] // count)
         for name, value in tensors.items()
-        if isinstance(value, torch.Tensor) and value.dim() and count and value.shape[0] in (count, 2 * count)
+        if isinstance(value, torch.Tensor) and value.dim() and count
+        for dim in (_dim_of_neurons(module, value),)
+        if value.shape[dim] in (count, 2 * count)
     ]
+
+
+def _dim_of_neurons(module: nn.Module, value: torch.Tensor) -> int:
+    """Return the dimension along which a parameter may have neurons: the only one that is not 1, such as [1, n, 1]."""
+    sizes = [dim for dim, size in enumerate(value.shape) if size > 1]
+    return sizes[0] if len(sizes) == 1 and value.dim() > 2 and not is_convolution(module) else 0
 
 
 def split_features(value: torch.Tensor) -> torch.Tensor:

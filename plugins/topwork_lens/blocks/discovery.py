@@ -7,16 +7,17 @@ row locality (`locality`) decides. A pruned block is described by what is noted 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Block, UsageError, unknown
+from topwork import AttentionLayer, Block, Producer, UsageError, unknown
 from topwork_lens.blocks.description import describe_block, of_note, per_neuron
 from topwork_lens.blocks.experts import find_experts
 from topwork_lens.blocks.locality import NeuronSite, find_producers, forms
+from topwork_lens.blocks.partial_runs import PartialRuns
 from topwork_lens.blocks.trace import Trace, is_reader, makes_features, reads_features, traced
 from topwork_lens.layers.discovery import find_layers, whole_number
 from topwork_lens.layers.state import noted
@@ -68,18 +69,25 @@ def find_blocks(model: nn.Module, call: Callable[[], Any], plugins: Any = None) 
             blocks[candidate.path] = of_note(model, candidate.path, note)
         elif candidate.before:
             waiting.append(candidate)
-    replays = _replays(model, waiting, call)
-    answers: dict[Any, Any] = {}
-    for candidate in waiting:
-        if candidate.inside in replays:
-            block = _tested(model, candidate, replays[candidate.inside], answers)
-            if block is not None:
-                blocks[candidate.path] = block
+    tests = _Tests(_replays(model, waiting, call))
+    # Those inside of one module one after another: what its parts gave is not kept for longer.
+    for candidate in sorted(waiting, key=lambda candidate: candidate.inside):
+        block = _tested(model, candidate, tests)
+        if block is not None:
+            blocks[candidate.path] = block
     for block in find_experts(model, call):
         note = noted(model, "blocks", block.path)
         blocks[block.path] = block if note is None else of_note(model, block.path, note)
     order = {record.path: index for index, record in enumerate(trace.calls)}
-    return [_checked(model, block) for block in sorted(blocks.values(), key=lambda block: order[block.path])]
+    readers: dict[str, list[str]] = {}
+    for block in blocks.values():
+        for path in _producer_paths(block):
+            readers.setdefault(path, []).append(block.path)
+    return [_checked(model, block, readers) for block in sorted(blocks.values(), key=lambda block: order[block.path])]
+
+
+def _producer_paths(block: Block) -> list[str]:
+    return [".".join(part for part in (block.inside, producer.path) if part) for producer in block.producers]
 
 
 def adapted(model: nn.Module) -> list[str]:
@@ -162,26 +170,54 @@ def _replays(model: nn.Module, candidates: Sequence[_Candidate], call: Callable[
     return record(model, [_Around(path) for path in paths], None, call)[0]
 
 
-def _tested(model: nn.Module, candidate: _Candidate, replay: Replay, answers: dict[Any, Any]) -> Block | None:
-    """Return the block that a candidate is, or None; modules of the same construction are tested once."""
-    around = model.get_submodule(candidate.inside)
-    consumer = model.get_submodule(candidate.path)
-    start = len(f"{candidate.inside}.".lstrip("."))
+@dataclass
+class _Tests:
+    """Answers of the test of row locality; modules of the same construction are tested once.
+
+    Args:
+        replays: inputs of the modules around candidates, by path.
+    """
+
+    replays: dict[str, Replay]
+    _answers: dict[Any, tuple[list[Producer], str]] = field(default_factory=dict)
+    _last: tuple[str, PartialRuns] | None = None
+
+    def answer(self, model: nn.Module, candidate: _Candidate) -> tuple[list[Producer], str]:
+        """Return what `find_producers` says of a candidate."""
+        around, consumer = model.get_submodule(candidate.inside), model.get_submodule(candidate.path)
+        start = len(f"{candidate.inside}.".lstrip("."))
+        before = [(path[start:], model.get_submodule(path)) for path in candidate.before]
+        width = reads_features(consumer)
+        shapes = tuple((path, tuple(cast(torch.Tensor, module._parameters["weight"]).shape)) for path, module in before)
+        likeness = (type(around), candidate.path[start:], width, shapes)
+        if likeness not in self._answers:
+            try:
+                runs = self._runs(candidate.inside)
+                with runs.replay.steady():
+                    self._answers[likeness] = find_producers(NeuronSite(consumer, width, runs), before)
+            except Exception:  # a module that does not run again on copies of its inputs
+                self._answers[likeness] = ([], "")
+        return self._answers[likeness]
+
+    def _runs(self, inside: str) -> PartialRuns:
+        if self._last is None or self._last[0] != inside:
+            self._last = (inside, PartialRuns(self.replays[inside]))
+        return self._last[1]
+
+
+def _tested(model: nn.Module, candidate: _Candidate, tests: _Tests) -> Block | None:
+    """Return the block that a candidate is, or None."""
+    if candidate.inside not in tests.replays:
+        return None
+    around, consumer = model.get_submodule(candidate.inside), model.get_submodule(candidate.path)
+    start, width = len(f"{candidate.inside}.".lstrip(".")), reads_features(consumer)
     before = [(path[start:], model.get_submodule(path)) for path in candidate.before]
-    width = reads_features(consumer)
-    shapes = tuple((path, tuple(cast(torch.Tensor, module._parameters["weight"]).shape)) for path, module in before)
-    likeness = (type(around), candidate.path[start:], width, shapes)
-    if likeness not in answers:
-        try:
-            answers[likeness] = find_producers(NeuronSite(consumer, width, replay), before)
-        except Exception:  # a module that does not run again on copies of its inputs
-            answers[likeness] = ([], "")
-    producers, mixing = answers[likeness]
+    producers, why = tests.answer(model, candidate)
     consumer_path = candidate.path[start:]
     if not producers:
-        if not mixing or makes_features(consumer) == width or len(before) != _inner_projections(around) - 1:
+        square = makes_features(consumer) == width and all(makes_features(module) == width for _, module in before)
+        if not why or square or len(before) != _inner_projections(around) - 1:
             return None
-        why = f"{mixing} changes all neurons, not those of its rows alone: a norm, say, lies between"
         made = [(path, forms(width, makes_features(module))[0]) for path, module in before]
         block = describe_block(model, candidate.inside, consumer_path, [], pattern="mixing")
         return replace(block, slices=(), prunable="", why=why) if made else None
@@ -198,10 +234,20 @@ def _inner_projections(around: nn.Module) -> int:
     return sum(bool(reads_features(module)) for module in around.modules())
 
 
-def _checked(model: nn.Module, block: Block) -> Block:
-    """Return a block with the reason why its parameters cannot be cut, if there is one."""
+def _checked(model: nn.Module, block: Block, readers: Mapping[str, Sequence[str]]) -> Block:
+    """Return a block with the reason why its parameters cannot be cut, if there is one.
+
+    Args:
+        model: the model.
+        block: as it was found.
+        readers: paths of the blocks that have neurons of a projection, by its path.
+    """
     if not block.prunable:
         return block
+    for path in _producer_paths(block):
+        others = [reader for reader in readers[path] if reader != block.path]
+        if others:
+            return replace(block, prunable="", why=f"its neurons are also read by {others[0]}")
     obstacle = not_plain(model, block)
     if obstacle is not None:
         return replace(block, prunable="", why=str(obstacle.cause))

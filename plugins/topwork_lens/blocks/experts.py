@@ -64,7 +64,7 @@ def _inputs(model: nn.Module, modules: Mapping[str, nn.Module], call: Callable[[
 
     def watch(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            if path not in replays and isinstance(first_input(args, kwargs), torch.Tensor):
+            if path not in replays and (args or kwargs) and isinstance(first_input(args, kwargs), torch.Tensor):
                 replays[path] = Replay(module, args, dict(kwargs))
 
         return hook

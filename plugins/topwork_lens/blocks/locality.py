@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from topwork import Producer, map_tensors
-from topwork_lens.blocks.trace import channel_dim, input_watch, makes_features
+from topwork_lens.blocks.partial_runs import PartialRuns
+from topwork_lens.blocks.trace import channel_dim, makes_features
 from topwork_lens.pruning.equivalence import Replay
 
 Form = Literal["rows", "halves", "pairs"]
@@ -35,12 +36,14 @@ class NeuronSite:
     Args:
         consumer: the projection.
         width: its input features.
-        replay: the module around it, with its inputs in one run.
+        runs: those of the module around it.
+        other: whether they are on other inputs than those that the module had.
     """
 
     consumer: nn.Module
     width: int
-    replay: Replay
+    runs: PartialRuns
+    other: bool = False
 
     def halves(self) -> list[list[int]]:
         """Return a random half of the features, and the others."""
@@ -56,20 +59,12 @@ class NeuronSite:
             if not value.is_floating_point():
                 return value
             noise = torch.randn(value.shape, generator=generator).to(value)
-            return value + value.std(correction=0).nan_to_num() * noise
+            spread = float(value.float().std(correction=0).nan_to_num()) if value.numel() else 0.0
+            return value + (spread or 1.0) * noise
 
-        args, kwargs = map_tensors((self.replay.args, self.replay.kwargs), other)
-        return replace(self, replay=Replay(self.replay.module, args, kwargs, self.replay.wide))
-
-    def run(self, masked: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return the consumer's inputs, and the outputs with some of its features at 0."""
-        inputs: list[torch.Tensor] = []
-        handle = input_watch(self.consumer, masked, inputs)
-        try:
-            outputs = self.replay.all_outputs()
-        finally:
-            handle.remove()
-        return inputs, outputs
+        replay = self.runs.replay
+        args, kwargs = map_tensors((replay.args, replay.kwargs), other)
+        return replace(self, runs=PartialRuns(Replay(replay.module, args, kwargs, replay.wide)), other=True)
 
 
 def forms(width: int, features: int) -> tuple[Form, ...]:
@@ -94,15 +89,14 @@ def find_producers(site: NeuronSite, candidates: Sequence[tuple[str, nn.Module]]
         candidates: path relative to the module around it, and module, of projections that ran before, the last first.
 
     Returns:
-        The producers, and the path of a projection that reaches the neurons but mixes them, or "".
+        The producers; where there are none, why the neurons are not those of a projection's rows, or "".
     """
-    halves = site.halves()
-    plain = [site.run(half) for half in halves]
     producers: list[Producer] = []
+    absent = ""
     for path, module in candidates:
         answers = {}
         for form in forms(site.width, makes_features(module)):
-            answers[form] = _answer(site, module, form, halves, plain)
+            answers[form] = _answer(site, module, form)
             if answers[form] == "local":
                 producers.append(Producer(path, form))
                 break
@@ -110,28 +104,31 @@ def find_producers(site: NeuronSite, candidates: Sequence[tuple[str, nn.Module]]
             if producers:
                 break  # what runs before the producers reaches the neurons through them
             if "mixing" in answers.values():
-                return [], path
-    if producers and not _complete(site, producers, dict(candidates)):
-        return [], ""
-    return producers, ""
+                return [], f"{path} changes all neurons, not those of its rows alone: a norm, say, lies between"
+            absent = absent or f"what {path} makes does not reach them by small changes: a quantiser, say, lies between"
+    if not producers:
+        if absent and not site.other:
+            return find_producers(site.on_other_inputs(), candidates)  # a factor that was 0 on the inputs of the run
+        return [], absent
+    return (producers, "") if _complete(site, producers, dict(candidates)) else ([], "")
 
 
 def _complete(site: NeuronSite, producers: Sequence[Producer], modules: Mapping[str, nn.Module]) -> bool:
     """Return whether nothing but the producers makes the neurons: without them, neurons are the same for all items.
 
-    A sum of what several projections make, of which some are not known, would still tell the items apart. A batch of
-    one item is run on other inputs besides, which take the place of another item.
+    A sum of what several projections make, of which some are not known, would still tell the items apart; so would
+    other inputs, where the items are one or alike.
     """
     half = site.halves()[0]
     with ExitStack() as stack:
         for producer in producers:
             rows = sorted(row for index in half for row in features_of(producer.form, index, site.width))
             stack.enter_context(changed_rows(modules[producer.path], rows, to_zero=True))
-        inputs, _ = site.run([])
-        if any(len(value) == 1 for value in inputs):
-            others, _ = site.on_other_inputs().run([])
-            if len(others) == len(inputs) and _alike(inputs, others):
-                inputs = [torch.cat(pair) for pair in zip(inputs, others, strict=True)]
+        changed = [modules[producer.path] for producer in producers]
+        inputs = site.runs.inputs(site.consumer, changed)
+        others = site.on_other_inputs().runs.inputs(site.consumer, changed)
+        if len(others) == len(inputs) and _alike(inputs, others):
+            inputs = [torch.cat(pair) for pair in zip(inputs, others, strict=True)]
     for value in inputs:
         neurons = value.double().movedim(channel_dim(site.consumer), -1)[..., half]
         spread = (neurons - neurons[:1]).abs().nan_to_num()
@@ -140,18 +137,25 @@ def _complete(site: NeuronSite, producers: Sequence[Producer], modules: Mapping[
     return True
 
 
-def _answer(site: NeuronSite, module: nn.Module, form: Form, halves: Sequence[Sequence[int]], plain: Any) -> Answer:
-    for half, (inputs, outputs) in zip(halves, plain, strict=True):
+def _answer(site: NeuronSite, module: nn.Module, form: Form) -> Answer:
+    inputs = site.runs.inputs(site.consumer, [module])
+    for half in site.halves():
         rows = sorted(row for index in half for row in features_of(form, index, site.width))
         with changed_rows(module, rows):
-            inputs_changed, outputs_changed = site.run(half)
-        if len(inputs) != len(inputs_changed) or not _alike(inputs, inputs_changed):
-            return "mixing"
-        changed = _changed_features(site.consumer, inputs, inputs_changed)
-        if not changed:
-            return "absent"
-        if not changed <= set(half) or not _equal(outputs, outputs_changed):
-            return "mixing"
+            inputs_changed = site.runs.inputs(site.consumer, [module])
+            if len(inputs) != len(inputs_changed) or not _alike(inputs, inputs_changed):
+                return "mixing"
+            changed = _changed_features(site.consumer, inputs, inputs_changed)
+            if not changed:
+                return "absent"
+            if not changed <= set(half):
+                return "mixing"
+        # What a residual stream carries past the consumer arrives in the same part of the module already.
+        for near in (True, False):
+            with changed_rows(module, rows):
+                outputs = site.runs.outputs(site.consumer, half, [module], near=near)
+            if not _equal(site.runs.outputs(site.consumer, half, [module], near=near), outputs):
+                return "mixing"
     return "local"
 
 

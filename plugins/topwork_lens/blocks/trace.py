@@ -19,6 +19,11 @@ from topwork_lens.model_state import quiet
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
+def is_convolution(module: Any) -> bool:
+    """Return True for a convolution that is not transposed."""
+    return isinstance(module, _CONVOLUTIONS)
+
+
 def is_reader(module: Any) -> bool:
     """Return True for a projection that maps all input features to each output feature.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from topwork import AttentionLayer, Refused, map_tensors
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.layers.context import module_at
-from topwork_lens.model_state import quiet
+from topwork_lens.model_state import quiet, seed_for
 from topwork_lens.refusals import refuse
 
 
@@ -168,6 +168,17 @@ class Replay:
     args: tuple
     kwargs: dict[str, Any]
     wide: bool | None = None
+    _steady: Collection[torch.device] | None = None
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Keep the module in evaluation mode from one run to the next, for the block: in deep modules that takes time."""
+        with quiet(self.module):
+            self._steady = {parameter.device for parameter in self.module.parameters()}
+            try:
+                yield
+            finally:
+                self._steady = None
 
     def __call__(self) -> list[torch.Tensor]:
         """Return the outputs of the layer alone; of several, the first: the others are attention weights."""
@@ -188,7 +199,10 @@ class Replay:
         return self._run(torch.float64)[:1]
 
     def _run(self, dtype: torch.dtype | None) -> list[torch.Tensor]:
-        with quiet(self.module), widened(self.module, dtype) if dtype else nullcontext():
+        if self._steady is not None:
+            seed_for(self._steady)
+        state = quiet(self.module) if self._steady is None else nullcontext()
+        with state, widened(self.module, dtype) if dtype else nullcontext():
             # Caches and the like are changed by a call, so every call gets its own.
             args, kwargs = copy.deepcopy((self.args, self.kwargs))
             if dtype:
