@@ -102,6 +102,23 @@ def test_layers_that_must_stay_say_why() -> None:
     assert "alternate" in reasons["gemma2"]["layers.0"] and not reasons["gemma2"]["layers.1"]  # nothing comes behind
 
 
+@pytest.mark.parametrize("name", ["ernie4_5_moe", "deepseek_v32"])
+def test_a_layer_with_parameters_that_no_other_has_goes_where_nothing_needs_them(name: str) -> None:
+    model, inputs = build.tiny(name)
+    look = Look(model)
+    present = look.find_layers_whole(inputs)
+    names = [{name for name, _ in entry.named_parameters()} for entry in model.layers]
+    assert names[0] - names[1]  # a plain network in the first layer, experts in the others
+    assert [layer.why for layer in present] == ["", ""]
+    by_hand = copy.deepcopy(model)
+    del by_hand.layers[0]
+    for layer in by_hand.layers:
+        layer.self_attn.layer_idx = 0
+    look.prune(layers=[0], check=inputs)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs)[0], by_hand(**inputs)[0])
+
+
 def test_a_layer_whose_states_are_read_by_index_is_refused_and_nothing_changes() -> None:
     from transformers import BeitBackbone, BeitConfig
 

@@ -4,6 +4,7 @@
 - `discovery`: all blocks of a model; blocks and neurons by the keys that callers use.
 - `trace`: which projections run, in which order and inside of which modules.
 - `locality`: the test by which neurons are found.
+- `partial_runs`: runs of a module of which only the part is computed that the test is about.
 - `experts`: neurons of experts whose weights are 3-D parameters.
 - `description`: from projections, or from what is noted on a pruned one, to a `Block`.
 - `rebuild`: the shape of a saved model.

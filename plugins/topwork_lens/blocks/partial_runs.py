@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,10 +74,8 @@ class PartialRuns:
         with self._from(changed), ExitStack() as stack:
             stack.callback(input_watch(consumer, [], inputs).remove)
             stack.callback(consumer.register_forward_pre_hook(enough).remove)
-            try:
+            with suppress(_Enough):
                 self.replay.all_outputs()
-            except _Enough:
-                pass
         return inputs
 
     def outputs(
@@ -102,10 +100,8 @@ class PartialRuns:
             return outputs
         handle = input_watch(consumer, masked, [])
         try:
-            with self._from(changed, enough):
+            with suppress(_Enough), self._from(changed, enough):
                 outputs = self.replay.all_outputs()
-        except _Enough:
-            pass
         finally:
             handle.remove()
         return outputs

@@ -172,7 +172,7 @@ class Replay:
 
     @contextmanager
     def steady(self) -> Iterator[None]:
-        """Keep the module in evaluation mode from one run to the next, for the block: in deep modules that takes time."""
+        """Keep the module in evaluation mode between runs for the block: in deep modules the change takes time."""
         with quiet(self.module):
             self._steady = {parameter.device for parameter in self.module.parameters()}
             try:

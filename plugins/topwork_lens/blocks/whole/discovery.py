@@ -9,13 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from topwork import UsageError, unknown
+from topwork import Refused, UsageError, unknown
 from topwork_lens.layers.discovery import whole_number
 from topwork_lens.layers.state import noted
 from topwork_lens.model_state import quiet
@@ -88,11 +88,26 @@ def find_whole_layers(model: nn.Module, call: Callable[[], Any]) -> list[WholeLa
         # of a list that layers were left out of, as few as one may be left
         alike = len({type(entry) for entry in entries}) < max(2, len(entries)) and _is_chain(ran)
         if alike or (note is not None and all(len(calls) == 1 for calls in ran)):
-            reasons = _reasons(model, path, entries, ran)
+            reasons, doubts = _reasons(model, path, entries, ran), _doubts(entries)
             original = list((note or {}).get("kept", range(len(entries))))
             for position, index in enumerate(original):
-                layers.append(WholeLayer(f"{path}.{index}", path, index, position, reasons[position]))
+                layer = WholeLayer(f"{path}.{index}", path, index, position, reasons[position])
+                layers.append(_tried(model, layer, doubts[position], call))
     return layers
+
+
+def _tried(model: nn.Module, layer: WholeLayer, doubt: str, call: Callable[[], Any]) -> WholeLayer:
+    """Return a layer that is left out for a trial where there is a doubt, which is the reason if that fails."""
+    from topwork_lens.blocks.whole.leaving_out import leave_out
+
+    if layer.why or not doubt:
+        return layer
+    try:
+        _, restore = leave_out(model, [layer], call)
+    except Refused:
+        return replace(layer, why=doubt)
+    restore()
+    return layer
 
 
 def _is_chain(ran: Sequence[Sequence[_Call]]) -> bool:
@@ -109,36 +124,57 @@ def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
 
 def _reasons(model: nn.Module, path: str, entries: nn.ModuleList, ran: Sequence[Sequence[_Call]]) -> list[str]:
     """Return for each entry why it cannot be left out, or ""."""
-    names = [{name: tuple(value.shape) for name, value in entry.named_parameters()} for entry in entries]
-    kinds = _kinds(model, path)
+    kinds = _kinds(model, path, len(entries))
     reasons = []
     for position, (call,) in enumerate(ran):
-        others = [set(name) for index, name in enumerate(names) if index != position]
-        alone = set(names[position]) - set().union(*others)
         if call.given is None or call.made is None or call.given.shape != call.made.shape:
             reasons.append("it gives another shape than it is given")
-        elif alone:
-            reasons.append(f"it alone has `{min(alone)}`: what other layers use may come from it")
-        elif kinds and (len(kinds) < len(entries) or len(set(kinds[position : len(entries)])) > 1):
-            reasons.append(_ALTERNATE)
+        elif any(len(kind) < len(entries) or len(set(kind[position : len(entries)])) > 1 for kind in kinds.values()):
+            name = next(iter(kinds))
+            reasons.append(_ALTERNATE.format(name=name))
         else:
             reasons.append("")
     return reasons
 
 
+def _doubts(entries: nn.ModuleList) -> list[str]:
+    """Return for each entry why it may be needed by the others, as the first layer of T5 is, or ""."""
+    names = [{name for name, _ in entry.named_parameters()} for entry in entries]
+    doubts = []
+    for position, own in enumerate(names):
+        alone = own.difference(*(other for index, other in enumerate(names) if index != position))
+        doubts.append(f"it alone has `{min(alone)}`: what other layers use comes from it" if alone else "")
+    return doubts
+
+
 #: without a layer those behind it stand one index earlier, so all of them have to be of its kind
-_ALTERNATE = "kinds of layers alternate, and the model looks them up by index (layer_types): another would stand there"
+_ALTERNATE = "kinds of layers alternate, and the model looks them up by index ({name}): another would stand there"
 
 
-def _kinds(model: nn.Module, path: str) -> list[Any]:
-    """Return the kinds of layers that the model looks up by index in its configuration; none where all are alike."""
+def _kinds(model: nn.Module, path: str, count: int) -> dict[str, list[str]]:
+    """Return the lists of kinds of layers that the model's configuration has for a list; none where all are alike.
+
+    Args:
+        model: the model.
+        path: of the list.
+        count: of its entries.
+    """
     parts = path.split(".")
     for end in range(len(parts), -1, -1):
         config: Any = getattr(model.get_submodule(".".join(parts[:end])), "config", None)
         if config is not None:
-            kinds = getattr(config, "layer_types", None)
-            return list(kinds) if isinstance(kinds, list | tuple) and len(set(kinds)) > 1 else []
-    return []
+            properties = [name for name, value in vars(type(config)).items() if isinstance(value, property)]
+            lists = {name: getattr(config, name, None) for name in ("layer_types", *vars(config), *properties)}
+            return {name: list(kinds) for name, kinds in lists.items() if _is_kinds(name, kinds, count)}
+    return {}
+
+
+def _is_kinds(name: str, value: Any, count: int) -> bool:
+    if name.startswith("mlp"):
+        return False  # neither caches nor masks ask for it: every run shows whether it is looked up
+    if not isinstance(value, list | tuple) or not all(isinstance(kind, str) for kind in value):
+        return False
+    return len(set(value)) > 1 and (name == "layer_types" or len(value) == count)
 
 
 def whole_layer_at(layers: Sequence[WholeLayer], key: int | str | tuple[str, int]) -> WholeLayer:
