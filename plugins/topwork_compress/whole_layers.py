@@ -13,7 +13,7 @@ from torch import nn
 
 from topwork import Batch, UsageError
 from topwork_lens.blocks.whole.bypass import block_influence, bypassed
-from topwork_lens.blocks.whole.discovery import WholeLayer
+from topwork_lens.blocks.whole.whole_layer import WholeLayer
 from topwork_lens.model_state import quiet
 from topwork_lens.scoring.row_independence import RowLosses
 

@@ -15,7 +15,7 @@ import torch
 from architectures.checks import TOLERANCE, apart, gap, outputs
 from topwork import Block, Refused
 from topwork_lens.blocks.whole.bypass import bypassed
-from topwork_lens.blocks.whole.discovery import WholeLayer
+from topwork_lens.blocks.whole.whole_layer import WholeLayer
 from topwork_lens.layers.feed_forward import find_feed_forwards
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet

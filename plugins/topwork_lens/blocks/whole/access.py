@@ -12,8 +12,9 @@ import torch
 from topwork_lens.blocks.access import BlockAccess
 from topwork_lens.blocks.discovery import find_blocks, neurons_by_block
 from topwork_lens.blocks.whole.bypass import block_influence, bypassed
-from topwork_lens.blocks.whole.discovery import WholeLayer, find_whole_layers, whole_layer_at
+from topwork_lens.blocks.whole.discovery import find_whole_layers, whole_layer_at
 from topwork_lens.blocks.whole.leaving_out import leave_out
+from topwork_lens.blocks.whole.whole_layer import WholeLayer
 from topwork_lens.layers.discovery import heads_by_layer
 from topwork_lens.pruning.probes import call_on
 from topwork_lens.pruning.prune import Pruned, count_heads, count_parameters, prune

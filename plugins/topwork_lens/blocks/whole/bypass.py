@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork_lens.blocks.whole.discovery import WholeLayer, first_tensor
+from topwork_lens.blocks.whole.whole_layer import WholeLayer, first_tensor
 from topwork_lens.model_state import quiet
 from topwork_lens.scope import Scope
 

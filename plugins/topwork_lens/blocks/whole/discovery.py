@@ -16,47 +16,17 @@ import torch
 from torch import nn
 
 from topwork import Refused, UsageError, unknown
+from topwork_lens.blocks.whole.leaving_out import leave_out
+from topwork_lens.blocks.whole.whole_layer import WholeLayer, first_tensor
 from topwork_lens.layers.discovery import whole_number
 from topwork_lens.layers.state import noted
 from topwork_lens.model_state import quiet
-
-
-@dataclass(frozen=True)
-class WholeLayer:
-    """A layer that a model may do without.
-
-    Args:
-        path: its original path: that of the list, and the index before any layer was left out.
-        list_path: module path of the list that it is an entry of.
-        index: original index.
-        position: index now.
-        why: why it cannot be left out, or "".
-    """
-
-    path: str
-    list_path: str
-    index: int
-    position: int
-    why: str = ""
-
-    @property
-    def prunable(self) -> bool:
-        """Whether it can be left out."""
-        return not self.why
 
 
 @dataclass
 class _Call:
     given: torch.Tensor | None
     made: torch.Tensor | None
-
-
-def first_tensor(value: Any) -> torch.Tensor | None:
-    """Return the first floating tensor of arguments or of an output."""
-    if isinstance(value, torch.Tensor):
-        return value if value.is_floating_point() else None
-    values = value.values() if hasattr(value, "values") else value if isinstance(value, list | tuple) else ()
-    return next((tensor for part in values if (tensor := first_tensor(part)) is not None), None)
 
 
 def find_whole_layers(model: nn.Module, call: Callable[[], Any]) -> list[WholeLayer]:
@@ -98,8 +68,6 @@ def find_whole_layers(model: nn.Module, call: Callable[[], Any]) -> list[WholeLa
 
 def _tried(model: nn.Module, layer: WholeLayer, doubt: str, call: Callable[[], Any]) -> WholeLayer:
     """Return a layer that is left out for a trial where there is a doubt, which is the reason if that fails."""
-    from topwork_lens.blocks.whole.leaving_out import leave_out
-
     if layer.why or not doubt:
         return layer
     try:

@@ -13,7 +13,7 @@ from torch import nn
 
 from topwork import CheckpointError, Json
 from topwork_lens.blocks.whole.bypass import bypassed
-from topwork_lens.blocks.whole.discovery import WholeLayer
+from topwork_lens.blocks.whole.whole_layer import WholeLayer
 from topwork_lens.layers.state import note_module, noted
 from topwork_lens.pruning.equivalence import Comparison, agree, doubled, is_rounding, run_outputs
 from topwork_lens.pruning.references import running
