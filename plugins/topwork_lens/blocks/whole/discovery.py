@@ -109,8 +109,8 @@ def _doubts(entries: nn.ModuleList) -> list[str]:
     """Return for each entry why it may be needed by the others, as the first layer of T5 is, or ""."""
     names = [{name for name, _ in entry.named_parameters()} for entry in entries]
     doubts = []
-    for position, own in enumerate(names):
-        alone = own.difference(*(other for index, other in enumerate(names) if index != position))
+    for position, parameters in enumerate(names):
+        alone = parameters.difference(*(other for index, other in enumerate(names) if index != position))
         doubts.append(f"it alone has `{min(alone)}`: what other layers use comes from it" if alone else "")
     return doubts
 
