@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from topwork import hookspecs
+from topwork.data.addresses import is_address, local_path
 from topwork.errors import PluginError, TopworkError, UsageError, unknown
 from topwork.plugins import commands
 from topwork.plugins.calls import raised_by_code, trace_calls, wrap_hooks
@@ -143,6 +144,8 @@ class Plugins:
     def load_rows(self, options: RowsOptions) -> Any:
         """Return the rows that a recipe names, with the data set's column names.
 
+        What no plugin knows by its address, a local copy is made of, where fsspec can.
+
         Raises:
             UsageError: no plugin knows them; lists the plugins that were called, or the nearest sample.
         """
@@ -150,6 +153,9 @@ class Plugins:
         if kind == "sample" and name not in self.samples:
             raise self.unknown("sample", name, self.samples)
         rows = self.hook.load_rows(source=options.path, options=options)
+        if rows is None and is_address(options.path):
+            local = options.model_copy(update={"path": local_path(options.path)})
+            rows = self.hook.load_rows(source=local.path, options=local)
         if rows is None:
             raise self._nobody("rows", options.path, "load_rows")
         return rows

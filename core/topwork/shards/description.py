@@ -74,7 +74,7 @@ def describe_model(folder: Path) -> str:
 
 def describe_sources(paths: Sequence[str]) -> list[str]:
     """Return the fingerprint of each source of rows, or its name where it is no local file; order counts."""
-    marks = fingerprints({str(index): {"path": path} for index, path in enumerate(paths)})
+    marks = fingerprints({str(index): {"path": path} for index, path in enumerate(paths)}, whole=True)
     return [marks.get(path, path) for path in paths]
 
 
