@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from topwork import TopworkError, UsageError
-from topwork_analyses.statistics.bootstrap import mean_intervals, p_value, statistic_interval
+from topwork_analyses.statistics.bootstrap import difference_intervals, mean_intervals, p_value, statistic_interval
 from topwork_analyses.statistics.corrections import holm
 from topwork_analyses.statistics.correlations import coefficient, correlation, permutation_null, permutation_p
 
@@ -140,3 +140,16 @@ def test_permutation_p_values_are_uniform_where_nothing_belongs_together() -> No
         p_values.append(permutation_p(lambda order, a=first, b=second: float(a[order] @ b), 12, draws=99))
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
     assert len(permutation_null(lambda order: float(order[0]), 5, draws=7)) == 7
+
+
+@pytest.mark.parametrize(("few", "many"), [(4, 26), (7, 23)])
+def test_a_slice_of_few_rows_has_an_interval_that_is_wide_enough(few: int, many: int) -> None:
+    """Percentiles alone held the difference in 91 of 100 sets of 7 and 23 rows."""
+    random = numpy.random.default_rng(0)
+    held = []
+    for seed in range(30):
+        sides = random.normal(size=(few, 50)), random.normal(size=(many, 50))
+        held += [interval.low <= 0 <= interval.high for interval in difference_intervals(*sides, draws=500, seed=seed)]
+    assert 0.92 <= numpy.mean(held) <= 0.98
+    (constant,) = difference_intervals(numpy.ones((few, 1)), numpy.zeros((many, 1)), draws=100)
+    assert (constant.low, constant.estimate, constant.high) == (1.0, 1.0, 1.0)

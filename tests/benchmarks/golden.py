@@ -37,7 +37,10 @@ CHECKS = [f"{letter}{number}" for letter, count in COUNTS.items() for number in 
 #: V5 is M1, M2 and "masked equals pruned" on networks of every modality
 _MODALITIES = re.compile(r"test_(m1|m2|masked_equals_pruned)_.*\[(vit|wav2vec2|detr|whisper|t5)\]")
 FAILED = "FAILED"
-_BOUND = re.compile(r"^(?:assert )?\(?(-?[\d.]+(?:e[-+]?\d+)?) (<=|<|>=|>) (-?[\d.]+(?:e[-+]?\d+)?)\)?$")
+_NUMBER = r"-?[\d.]+(?:e[-+]?\d+)?"
+_BOUND = re.compile(rf"({_NUMBER}) (<=|<|>=|>|==) ({_NUMBER})(?![\w.])")
+#: a number of NumPy or of torch as `repr` writes it
+_WRAPPED = re.compile(rf"(?:np\.float\d+|tensor)\(({_NUMBER})[^()]*\)")
 
 
 @dataclass
@@ -62,6 +65,7 @@ class Compared:
 
     def add(self, values: Any, golden: Any) -> None:
         """Note values beside golden ones, of one shape or a single golden one."""
+        values, golden = (each.detach() if isinstance(each, torch.Tensor) else each for each in (values, golden))
         try:
             pairs = numpy.broadcast_arrays(numpy.asarray(values, dtype=float), numpy.asarray(golden, dtype=float))
         except (TypeError, ValueError):
@@ -93,11 +97,12 @@ class Recorder:
 
     def pytest_assertion_pass(self, item: pytest.Item, orig: str, expl: str) -> None:
         """Note an assertion that held."""
-        bound = _BOUND.match(expl.partition("\n")[0].strip())
+        bounds = _BOUND.findall(_WRAPPED.sub(r"\1", expl.partition("\n")[0]))
+        text = " and ".join(f"{float(value):.4g} {sign} {float(bound):.4g}" for value, sign, bound in bounds)
         for compared in self.running:
-            if bound is not None:
-                compared.bounds[" ".join(orig.split())] = f"{float(bound[1]):.4g} {bound[2]} {float(bound[3]):.4g}"
-            compared.others += bound is None
+            if bounds and len(text) < 80:
+                compared.bounds[" ".join(orig.split())] = text
+            compared.others += not bounds
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a case."""

@@ -23,7 +23,10 @@ class AttributionPatching(PatchingOptions):
 
         study = AttributionStudy(self, run)
         study.estimate()
-        return study.result(study.measure())
+        result = study.result(study.measure())
+        for remark in result["remarks"]:
+            run.say(f"attribution patching: {remark}")
+        return result
 
 
 class DirectAttributions(DirectOptions):

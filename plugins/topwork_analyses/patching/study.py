@@ -6,7 +6,7 @@ first stack with attention, which works for texts, images and sounds alike (Meng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,13 @@ from topwork_lens.refusals import refuse
 if TYPE_CHECKING:
     from topwork import Run
     from topwork_analyses.patching.options import PatchingOptions
+
+#: rows, and runs of each, by which is measured whether the scalar is smooth enough for estimates
+SMOOTH_ROWS, SMOOTH_STEPS = 4, 10
+#: share of a change that gradients have to explain, and rank correlation that estimates have to reach
+ENOUGH_EXPLAINED, ENOUGH_AGREEMENT = 0.5, 0.5
+#: rounding steps of a scalar that the effects of the largest estimates have to exceed
+ROUNDING = 16
 
 
 class AttributionStudy:
@@ -94,11 +101,36 @@ class AttributionStudy:
         gathered = sorted(part for process in self.run.process.gather(parts) for part in process)
         return numpy.array([changes for _, changes in gathered])
 
-    def _batches(self, what: str) -> Iterator[Batch]:
-        batches = self.run.loss_batches(self.stage.role, limit=self.stage.rows, batch_size=1)
+    def explained_by_gradients(self) -> float | None:
+        """Return how much of the change from noise to the clean input gradients on the way there add up to.
+
+        1 for a scalar without jumps (completeness, Sundararajan et al. 2017, proposition 1), less where a choice inside
+        of the model or of its loss turns over: the best queries of a detector, a matching of boxes. None without change.
+        """
+        parts: list[tuple[float, float]] = []
+        for batch in self._batches("gradients between", SMOOTH_ROWS):
+            with quiet(self.run.model):
+                clean, between = self._runs(batch)
+                with torch.no_grad():
+                    change = float((clean() - between(0.0)).sum())
+                slopes = [self._slope(between, (step + 0.5) / SMOOTH_STEPS) for step in range(SMOOTH_STEPS)]
+            parts.append((change, sum(slopes) / SMOOTH_STEPS))
+        pairs = numpy.array([pair for process in self.run.process.gather(parts) for pair in process])
+        total = float(numpy.abs(pairs[:, 0]).sum())
+        return 1 - float(numpy.abs(pairs[:, 0] - pairs[:, 1]).sum()) / total if total > 0 else None
+
+    def _slope(self, between: Callable[[float | torch.Tensor], torch.Tensor], share: float) -> float:
+        at = torch.tensor(share, device=self.run.device, requires_grad=True)
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(between(at).sum(), at)
+        return float(slope)
+
+    def _batches(self, what: str, most: int | None = None) -> Iterator[Batch]:
+        limit = self.stage.rows if most is None else min(most, self.stage.rows)
+        batches = self.run.loss_batches(self.stage.role, limit=limit, batch_size=1)
         yield from self.run.progress(batches, label=f"attribution patching, {what}")
 
-    def _runs(self, batch: Batch) -> tuple[Callable[[], torch.Tensor], Callable[[float], torch.Tensor]]:
+    def _runs(self, batch: Batch) -> tuple[Callable[[], torch.Tensor], Callable[[float | torch.Tensor], torch.Tensor]]:
         """Return the clean run of a row, and the corrupt one with a share of its noise taken away."""
         seed = self.run.seed + min(batch.row_numbers)
 
@@ -111,7 +143,7 @@ class AttributionStudy:
             clean()
         stack = first_state(self.look, seen.hidden_states(run=0))
 
-        def between(share: float) -> torch.Tensor:
+        def between(share: float | torch.Tensor) -> torch.Tensor:
             def with_noise(state: torch.Tensor) -> torch.Tensor:
                 generator = torch.Generator().manual_seed(seed)
                 noise = torch.randn(state.shape, generator=generator).to(state)
@@ -142,12 +174,14 @@ class AttributionStudy:
                 agreeing = correlation(first, second, confidence=self.stage.confidence, seed=self.run.seed)
                 agreement.append({"attention heads": name, **agreeing})
                 metrics[f"correlation_{name}"] = agreeing["estimate"]
+        metrics["explained_by_gradients"] = self.explained_by_gradients()
         return {
             "rows": len(self.rows),
             "heads": len(self.effects),
             "patched": exact.shape[1],
             "seed": self.run.seed,
             "metrics": metrics,
+            "remarks": remarks(metrics),
             "measures": "part",
             "role": self.stage.role,
             "layers": self._entries(),
@@ -200,3 +234,24 @@ class AttributionStudy:
             entry |= {"side": layer.side, "heads": layer.heads, "kept": list(layer.kept)}
             entries.append({**entry, "estimate": estimate, "exact": exact})
         return entries
+
+
+def remarks(metrics: Mapping[str, float | None]) -> list[str]:
+    """Return what speaks against the estimates, or against exact effects too, by what was measured.
+
+    Args:
+        metrics: of the stage.
+    """
+    found = []
+    explained, agreement = metrics.get("explained_by_gradients"), metrics.get("correlation_patched")
+    if explained is not None and explained < ENOUGH_EXPLAINED:
+        found.append(
+            f"gradients explain {max(explained, 0):.0%} of the change from noise to the clean input: something inside turns"
+            " over (a choice of queries, a matching), and estimates do not see it"
+        )
+    if agreement is not None and agreement < ENOUGH_AGREEMENT:
+        found.append(f"estimates rank attention heads as exact patches do by {agreement:.2f} only: read the exact ones")
+    step = float(numpy.finfo(numpy.float32).eps) * max(abs(metrics["scalar"] or 0), abs(metrics["scalar_corrupt"] or 0))
+    if (metrics.get("effect_top") or 0) < ROUNDING * step:
+        found.append(f"the largest effects are {metrics['effect_top']:.1g} of a scalar of {metrics['scalar']:.3g}: rounding")
+    return found

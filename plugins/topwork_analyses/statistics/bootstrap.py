@@ -7,7 +7,7 @@ indices of rows, such as a metric over a corpus. Resampling is `scipy.stats.boot
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,6 +96,10 @@ def difference_intervals(
 ) -> list[Interval]:
     """Return percentile intervals of mean(first) - mean(second) of each column, for rows that are not paired.
 
+    Slices have few rows, for which percentiles are too narrow: resampled differences are spread out by what a variance
+    over n lacks to one over n - 1, and by Student's quantile over the normal one, with Welch's degrees of freedom
+    (Hesterberg 2015, "What teachers should know about the bootstrap", section 4.3).
+
     Args:
         first: [rows, columns].
         second: [other rows, columns].
@@ -113,14 +117,25 @@ def difference_intervals(
         _check(len(side), confidence, "percentile", draws)
         # How often each row is drawn: one product gives the means of all columns.
         counts = random.multinomial(len(side), numpy.full(len(side), 1 / len(side)), size=draws)
-        means.append(counts @ side / len(side))
-    drawn = means[0] - means[1]
-    ends = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+        means.append((counts @ side / len(side) - side.mean(0)) * (len(side) / (len(side) - 1)) ** 0.5)
     estimates = sides[0].mean(0) - sides[1].mean(0)
+    drawn = estimates + (means[0] - means[1]) * _student_factor(sides, confidence)
+    ends = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return [
         _interval(float(estimate), float(low), float(high), column)
         for estimate, low, high, column in zip(estimates, *ends, drawn.T)
     ]
+
+
+def _student_factor(sides: Sequence[NDArray[numpy.float64]], confidence: float) -> NDArray[numpy.float64]:
+    """Return Student's quantile over the normal one, with Welch's degrees of freedom of each column."""
+    from scipy import stats
+
+    errors = [side.var(0, ddof=1) / len(side) for side in sides]
+    parts = sum(error**2 / (len(side) - 1) for error, side in zip(errors, sides))
+    freedom = numpy.divide(sum(errors) ** 2, parts, out=numpy.full_like(errors[0], numpy.inf), where=parts > 0)
+    level = (1 + confidence) / 2
+    return numpy.asarray(stats.t.ppf(level, freedom) / stats.norm.ppf(level))
 
 
 def ratio_intervals(
