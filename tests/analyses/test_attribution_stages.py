@@ -9,6 +9,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from learning_vision import BASES as DETECTORS
 from tiny_bases import BASES
 
 import topwork
@@ -168,3 +169,17 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
     work, roles = built("object-detection")
     with pytest.raises(topwork.TopworkError):
         work.apply("attribution_patching", roles, rows=2, **options)
+
+
+@pytest.mark.parametrize(("name", "is_smooth"), [("text-classification", True), ("object-detection", False)])
+def test_a_scalar_with_jumps_is_known_by_what_gradients_leave_unexplained(name: str, is_smooth: bool) -> None:
+    """RT-DETR chooses its best queries: noise changes the choice and with it the loss, of which no gradient knows."""
+    work, roles = built(name)
+    if not is_smooth:
+        rows = topwork.load_plugins().tasks[name].example_rows()
+        torch.manual_seed(0)
+        work = topwork.build(name, copy.deepcopy(DETECTORS["RT-DETR"]), rows=rows)
+    result = work.apply("attribution_patching", roles, rows=3, top=2, draws=100)
+    explained = result["metrics"]["explained_by_gradients"]
+    assert (explained > 0.9) if is_smooth else (explained < 0.3)
+    assert any("turns over" in remark for remark in result["remarks"]) != is_smooth

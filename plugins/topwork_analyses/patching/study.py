@@ -253,5 +253,7 @@ def remarks(metrics: Mapping[str, float | None]) -> list[str]:
         found.append(f"estimates rank attention heads as exact patches do by {agreement:.2f} only: read the exact ones")
     step = float(numpy.finfo(numpy.float32).eps) * max(abs(metrics["scalar"] or 0), abs(metrics["scalar_corrupt"] or 0))
     if (metrics.get("effect_top") or 0) < ROUNDING * step:
-        found.append(f"the largest effects are {metrics['effect_top']:.1g} of a scalar of {metrics['scalar']:.3g}: rounding")
+        found.append(
+            f"the largest effects are {metrics['effect_top']:.1g} of a scalar of {metrics['scalar']:.3g}: rounding"
+        )
     return found

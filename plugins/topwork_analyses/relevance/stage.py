@@ -62,8 +62,9 @@ class Relevance(ScalarOptions):
         )
         shown: list[dict[str, Json]] = []
         in_windows = 0
-        rows = list(islice(iter(run.rows(self.role)), self.rows))
-        for index, row in enumerate(run.progress(rows, label="relevance")):
+        rows = run.rows(self.role)
+        total = min(len(rows), self.rows)
+        for index, row in enumerate(run.progress(islice(iter(rows), self.rows), total, label="relevance")):
             items = run.task.encode([row], "loss", run.seed)
             if len(items) != 1:
                 in_windows += 1
@@ -73,13 +74,13 @@ class Relevance(ScalarOptions):
             if index < self.shown:
                 shown.append(_shown(index, run.task.units(items[0]), {name: relevance[name] for name in study.names}))
         if not study.gains:
-            cause = f"no row could be explained: of {len(rows)} rows {in_windows} are read in windows or not at all"
+            cause = f"no row could be explained: of {total} rows {in_windows} are read in windows or not at all"
             raise UsageError(cause, hint="rows of one item (no windows) with two positions or more")
         lines = study.summary(self.confidence, self.draws, run.seed)
         best = max(lines, key=lambda line: line["deletion"])
         return {
             "rows": len(study.gains),
-            "rows_left_out": len(rows) - len(study.gains),
+            "rows_left_out": total - len(study.gains),
             "best": best["method"],
             "metrics": {f"{line['method']}_above_random": line["above_random"] for line in lines},
             "measures": "part",

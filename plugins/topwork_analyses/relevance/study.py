@@ -58,7 +58,8 @@ class RelevanceStudy:
         self.random = np.random.default_rng(seed)
         self.other = Look(shuffled(model, seed), plugins) if randomise else None
         self.gains: list[list[float]] = []
-        self.curves: list[list[list[float]]] = []
+        #: deletion curves [methods and chance, points], summed over rows
+        self.curves: np.ndarray | None = None
         self.correlations: list[list[float]] = []
 
     def add(self, batch: Batch, special: list[int]) -> dict[str, torch.Tensor]:
@@ -83,7 +84,8 @@ class RelevanceStudy:
         measured = [deletion_gain(curve) for curve in curves]
         count = len(self.names)
         self.gains.append([*measured[:count], float(np.mean(measured[count:]))])
-        self.curves.append([*curves[:count], np.mean(curves[count:], axis=0).tolist()])
+        shown = np.array([*curves[:count], np.mean(curves[count:], axis=0)])
+        self.curves = shown if self.curves is None else self.curves + shown
         if self.other is not None:
             self.correlations.append(self._with_shuffled_weights(self.other, scalar, relevance, positions))
         return relevance.methods
@@ -129,8 +131,8 @@ class RelevanceStudy:
 
     def deletion_curves(self) -> dict[str, list[list[float]]]:
         """Return the mean change of the scalar by the share of deleted positions, of every method and of chance."""
-        curves = np.array(self.curves)
-        changes = (curves - curves[:, :, :1]).mean(0)
+        assert self.curves is not None
+        changes = (self.curves - self.curves[:, :1]) / len(self.gains)
         shares = np.linspace(0, 1, changes.shape[1]).tolist()
         return {
             name: [list(point) for point in zip(shares, line.tolist(), strict=True)]

@@ -7,6 +7,7 @@ Jensen-Shannon divergence of their weights, in nats, from 0 to ln 2.
 from __future__ import annotations
 
 import math
+from array import array
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,8 @@ class DriftStudy:
         self.permutations, self.seed = permutations, seed
         self.waiting: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         self.sums: CkaSums | None = None
-        self.divergences: dict[str, list[torch.Tensor]] = {}
+        #: path of a layer -> divergences of its attention heads, row after row
+        self.divergences: dict[str, array[float]] = {}
         self.rows = 0
 
     def add(self, item: Item) -> None:
@@ -98,7 +100,7 @@ class DriftStudy:
         for layer in shared:
             if layer.path in captured[0].ran:
                 weights = [seen.calls("weights", layer.path)[0][0] for seen in captured]
-                self.divergences.setdefault(layer.path, []).append(attention_divergence(*weights))
+                self.divergences.setdefault(layer.path, array("d")).extend(attention_divergence(*weights).tolist())
 
     def _compare(self, count: int) -> None:
         """Add the first waiting rows to the sums."""
@@ -143,7 +145,7 @@ class DriftStudy:
         options: dict[str, Any] = {"confidence": confidence, "draws": draws, "seed": seed}
         by_path: dict[str, AttentionLayer] = {layer.path: layer for layer in self.looks[0].layers}
         for path, values in self.divergences.items():
-            table = torch.stack(values).numpy()
+            table = np.array(values).reshape(-1, len(by_path[path].kept))
             bounds = mean_intervals(table, **options) if len(table) > 1 else [None] * table.shape[1]
             for index, interval in enumerate(bounds):
                 line: dict[str, Json] = {"layer": path, "head": by_path[path].kept[index]}

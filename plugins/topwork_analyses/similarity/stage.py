@@ -45,12 +45,14 @@ class Drift(Stage):
         from topwork_lens.look import Look
 
         before = self._other(run).to(run.device).eval()
-        rows = list(islice(iter(run.rows(self.role)), self.rows))
+        rows = run.rows(self.role)
+        first = next(iter(rows))
         models = (before, run.model)
-        readers = [reader_of(run.task, model, rows[0], self.max_length, with_targets=True) for model in models]
+        readers = [reader_of(run.task, model, first, self.max_length, with_targets=True) for model in models]
         looks = Look(readers[0].module, run.plugins), Look(readers[1].module, run.plugins)
         study = DriftStudy(readers[0], readers[1], looks, self.stack, self.permutations, run.seed)
-        for index, row in enumerate(run.progress(rows, label="drift")):
+        total = min(len(rows), self.rows)
+        for index, row in enumerate(run.progress(islice(iter(rows), self.rows), total, label="drift")):
             for item in readers[1].encode(row, index)[:1]:
                 study.add(item)
         layers, heads = study.layers(), study.heads(self.confidence, self.draws, run.seed)

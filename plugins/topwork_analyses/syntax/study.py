@@ -119,13 +119,15 @@ class CatScores:
 
     Args:
         scores: [rows, layers].
-        null: [draws, rows, layers], with the tokens of the trees in random orders.
+        null_of_draws: [draws, layers], with the tokens of the trees in random orders, the means over rows.
+        null_of_rows: [rows, layers], the means over draws.
         left_out: rows without a score: fewer than two tokens of the types, or no attention that differs.
         only_themselves: rows with a score in which no token is near another one: it is that of any order.
     """
 
     scores: NDArray[np.float64]
-    null: NDArray[np.float64]
+    null_of_draws: NDArray[np.float64]
+    null_of_rows: NDArray[np.float64]
     left_out: int = 0
     only_themselves: int = 0
 
@@ -134,10 +136,10 @@ class CatScores:
 
         p is the share of random orders whose mean over rows is as high, `p_holm` corrects it for the layers.
         """
-        means, chance = self.scores.mean(0), self.null.mean(1)
+        means, chance = self.scores.mean(0), self.null_of_draws
         reached = (chance >= means - 1e-12).sum(0)
         p_values = ((reached + 1) / (len(chance) + 1)).tolist()
-        above = self.scores - self.null.mean(0)
+        above = self.scores - self.null_of_rows
         options: dict[str, Any] = {"confidence": confidence, "draws": draws, "seed": seed}
         intervals = mean_intervals(above, **options) if len(above) > 1 else [None] * above.shape[1]
         lines = []
@@ -169,7 +171,8 @@ def score_rows(
         distance_quantile: below it a distance is small.
     """
     quantiles = attention_quantile, distance_quantile
-    scores, null = [], []
+    scores, null_of_rows = [], []
+    total: NDArray[np.float64] | float = 0.0
     left_out = only_themselves = 0
     for index, row in enumerate(rows):
         chosen = row.of_types(types)
@@ -180,11 +183,12 @@ def score_rows(
             continue
         only_themselves += int(small_distances(chosen.distances, distance_quantile).sum() <= len(chosen.types))
         scores.append(row_scores)
-        null.append(permuted_scores(chosen.attention, chosen.distances, permutations, seed + index, *quantiles))
-    layers = scores[0].shape[0] if scores else 0
-    return CatScores(
-        np.stack(scores) if scores else np.zeros((0, 0)),
-        np.nan_to_num(np.stack(null, 1)) if null else np.zeros((permutations, 0, layers)),
-        left_out,
-        only_themselves,
-    )
+        permuted = permuted_scores(chosen.attention, chosen.distances, permutations, seed + index, *quantiles)
+        permuted = np.nan_to_num(permuted)
+        total = total + permuted
+        null_of_rows.append(permuted.mean(0))
+    if not scores:
+        nothing = np.zeros((0, 0))
+        return CatScores(nothing, nothing, nothing, left_out, only_themselves)
+    arrays = np.stack(scores), np.asarray(total) / len(scores), np.stack(null_of_rows)
+    return CatScores(*arrays, left_out, only_themselves)
