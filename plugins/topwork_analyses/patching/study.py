@@ -105,7 +105,8 @@ class AttributionStudy:
         """Return how much of the change from noise to the clean input gradients on the way there add up to.
 
         1 for a scalar without jumps (completeness, Sundararajan et al. 2017, proposition 1), less where a choice inside
-        of the model or of its loss turns over: the best queries of a detector, a matching of boxes. None without change.
+        of the model or of its loss turns over: the best queries of a detector, a matching of boxes. None where nothing
+        changes.
         """
         parts: list[tuple[float, float]] = []
         for batch in self._batches("gradients between", SMOOTH_ROWS):
@@ -246,8 +247,8 @@ def remarks(metrics: Mapping[str, float | None]) -> list[str]:
     explained, agreement = metrics.get("explained_by_gradients"), metrics.get("correlation_patched")
     if explained is not None and explained < ENOUGH_EXPLAINED:
         found.append(
-            f"gradients explain {max(explained, 0):.0%} of the change from noise to the clean input: something inside turns"
-            " over (a choice of queries, a matching), and estimates do not see it"
+            f"gradients explain {max(explained, 0):.0%} of the change from noise to the clean input: a choice inside"
+            " (of queries, a matching) turns over, and estimates do not see it"
         )
     if agreement is not None and agreement < ENOUGH_AGREEMENT:
         found.append(f"estimates rank attention heads as exact patches do by {agreement:.2f} only: read the exact ones")

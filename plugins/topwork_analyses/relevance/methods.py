@@ -85,10 +85,18 @@ def _of_input(layers: list[AttentionLayer], weights: dict[str, torch.Tensor]) ->
     """Return the self-attention over the input: of an encoder where there is one, else of a decoder."""
     inner = [layer for layer in layers if layer.kind == "self"]
     inner = [layer for layer in inner if layer.side != "decoder"] or inner
-    shapes = {weights[layer.path].shape[-2:] for layer in inner}
-    if len(shapes) != 1 or len(set(*shapes)) != 1:
-        raise Refused("no stack in which each position attends to each other in every layer", reason="no_weights")
-    return inner
+    shapes = {layer.path: tuple(weights[layer.path].shape[-2:]) for layer in inner}
+    merged = [path for path, (queries, keys) in shapes.items() if queries != keys]
+    if not merged and len(set(shapes.values())) == 1:
+        return inner
+    cause = "no stack in which each position attends to each other in every layer"
+    if merged:
+        queries, keys = shapes[merged[0]]
+        cause += f": in {merged[0]} {queries} positions attend to {keys}, and no attention says what these stand for"
+    elif shapes:
+        sizes = ", ".join(str(size) for size in sorted({queries for queries, _ in shapes.values()}, reverse=True))
+        cause += f": layers have {sizes} positions, and no attention says how these become each other"
+    raise Refused(cause, reason="no_weights", hint="attribution_patching and head_effects read such networks")
 
 
 def _stack(stacks: dict[str, list[torch.Tensor]], size: int) -> tuple[str, list[torch.Tensor]]:
