@@ -243,18 +243,18 @@ def remarks(metrics: Mapping[str, float | None]) -> list[str]:
     Args:
         metrics: of the stage.
     """
-    found = []
+    doubts = []
     explained, agreement = metrics.get("explained_by_gradients"), metrics.get("correlation_patched")
     if explained is not None and explained < ENOUGH_EXPLAINED:
-        found.append(
+        doubts.append(
             f"gradients explain {max(explained, 0):.0%} of the change from noise to the clean input: a choice inside"
             " (of queries, a matching) turns over, and estimates do not see it"
         )
     if agreement is not None and agreement < ENOUGH_AGREEMENT:
-        found.append(f"estimates rank attention heads as exact patches do by {agreement:.2f} only: read the exact ones")
+        doubts.append(f"estimates rank attention heads as exact patches do by {agreement:.2f} only: read the exact ones")
     step = float(numpy.finfo(numpy.float32).eps) * max(abs(metrics["scalar"] or 0), abs(metrics["scalar_corrupt"] or 0))
     if (metrics.get("effect_top") or 0) < ROUNDING * step:
-        found.append(
+        doubts.append(
             f"the largest effects are {metrics['effect_top']:.1g} of a scalar of {metrics['scalar']:.3g}: rounding"
         )
-    return found
+    return doubts
