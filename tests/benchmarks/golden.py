@@ -143,12 +143,12 @@ def comparisons(add: Callable[[Any, Any], None]) -> Iterator[None]:
 
     try:
         scalar.__eq__ = equal
-        for place, name, function in changed[1:]:
-            setattr(place, name, noting(function))
+        for module, name, function in changed[1:]:
+            setattr(module, name, noting(function))
         yield
     finally:
-        for place, name, function in changed:
-            setattr(place, name, function)
+        for module, name, function in changed:
+            setattr(module, name, function)
 
 
 def line(name: str, compared: Compared) -> str:

@@ -251,7 +251,7 @@ def remarks(metrics: Mapping[str, float | None]) -> list[str]:
             " (of queries, a matching) turns over, and estimates do not see it"
         )
     if agreement is not None and agreement < ENOUGH_AGREEMENT:
-        doubts.append(f"estimates rank attention heads as exact patches do by {agreement:.2f} only: read the exact ones")
+        doubts.append(f"estimates rank attention heads as exact patches do by {agreement:.2f}: read the exact ones")
     step = float(numpy.finfo(numpy.float32).eps) * max(abs(metrics["scalar"] or 0), abs(metrics["scalar_corrupt"] or 0))
     if (metrics.get("effect_top") or 0) < ROUNDING * step:
         doubts.append(
