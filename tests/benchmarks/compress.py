@@ -1,6 +1,7 @@
 """Compression against its goals, in one run: accuracy, counted operations, milliseconds, random masks, precision.
 
     python tests/benchmarks/compress.py [--models FOLDER] [--parts curve encoders tasks wall precision] [--recipes NAME]
+                                        [--json FILE]
 
 Models are trained as the shipped recipes say, or taken from the folder that an earlier run left. Calibrated on training
 rows, measured on held-out rows that nothing was fitted to. Milliseconds are medians of interleaved runs on one thread.
@@ -24,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, help="where trained models are kept; by default they are dropped")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--json", type=Path, help="file for the points of the part `curve`")
     parser.add_argument("--recipes", nargs="+", help="of the part `tasks`; by default all thirteen")
     arguments = parser.parse_args()
     import compress_goals as goals
@@ -41,6 +43,8 @@ def main() -> None:
             print(f"\n## {part}\n", flush=True)
             if part == "precision":
                 compress_precision.precision(trained, Path(scratch))
+            elif part == "curve":
+                goals.curve(trained, arguments.json)
             elif part == "tasks":
                 goals.tasks(trained, arguments.recipes or RECIPES)
             else:
