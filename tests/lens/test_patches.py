@@ -293,3 +293,19 @@ def test_identity_is_exact_in_a_sample_of_architectures(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in build.sixty() if name not in SAMPLE])
 def test_identity_is_exact_in_every_architecture(name: str) -> None:
     exact(name)
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_hidden_states_that_a_model_returns_are_the_patched_ones_in_every_run(name: str) -> None:
+    """The library records them by hooks that stay from the first run on; task heads such as DPT's read its records."""
+    model, inputs, _ = prepared(name)
+    look = Look(model)
+    with torch.no_grad():
+        states = model(**inputs, output_hidden_states=True).hidden_states
+        with look.capture("hidden_states") as seen:
+            model(**inputs)
+        (stack,) = seen.hidden_states(run=0)
+        with look.patch("hidden_states", {(stack, 1): torch.zeros_like}):
+            patched = model(**inputs, output_hidden_states=True).hidden_states
+    assert states[1].abs().max() > 0 == patched[1].abs().max()
+    assert torch.equal(states[0], patched[0])
