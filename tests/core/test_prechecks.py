@@ -133,7 +133,7 @@ RIGHT = {
     "scores in time": {"stages": "[head_importance, {prune_heads: {count: 1}}, {mask_heads: {count: 1}}]"},
     "an optimizer of transformers": {"stages": "[{train: {optimizer: lion_32bit}}]"},
     "a separator": {"data": f"train: {{path: odd.csv, options: {{sep: ';'}}}}\n  evaluate: {{cut: 3}}\n  {COLUMNS}"},
-    "a file called BASE": {"base": "./BASE"},
+    "a file called BASE": {"base": "./BASE, weights: false"},
 }
 GOOD = f"train: {{path: rows.csv}}\n  evaluate: {{cut: 0.25}}\n  calibrate: {{cut: 0.25}}\n  {COLUMNS}"
 
@@ -145,7 +145,7 @@ def files(tmp_path, monkeypatch):
     csv(tmp_path, "odd.csv", ";")
     (tmp_path / "empty.csv").write_text("review,stars\n")
     (tmp_path / "BASE").mkdir()
-    (tmp_path / "BASE" / "config.json").write_text("{}")
+    (tmp_path / "BASE" / "config.json").write_text('{"model_type": "bert"}')
 
 
 @pytest.mark.parametrize("kind", FAULTS)
@@ -157,6 +157,31 @@ def test_what_a_run_would_refuse_is_named_before_it(validate, files, tmp_path, k
     code, lines = validate(changes.get("data", GOOD), **{k: v for k, v in changes.items() if k != "data"})
     assert code == 2
     assert any(expected in line for line in lines), lines
+
+
+#: what stands under `base`, and what a run says of it
+BASES = {
+    "config:bert": "write `config: {model_type: bert}`",
+    "a b": "no such folder, and not a Hub id either",
+    "''": "the name of a base is empty",
+    "empty": "no config.json",
+    "package:topwork/none": "has no folder `none`",
+    "package:nothing_of_this/x": "is not installed",
+    "{config: {model_type: nosuch}}": "unknown model type `nosuch`",
+    "{config: {model_type: bert, hidden_siz: 3}}": "did you mean `hidden_size`?",
+    "{config: {model_type: bert}, quantize: {method: torchao}}": "random weights are not quantised",
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_base_that_no_run_can_open_is_named_with_its_line(tmp_path, monkeypatch, capsys, base) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    csv(tmp_path, "rows.csv")
+    (tmp_path / "r.yaml").write_text(f"task: text-classification\nbase: {base}\ndata:\n  {GOOD}\nstages: [train]\n")
+    assert main(["validate", "r.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("r.yaml:2:7: base: ") and BASES[base] in line, line
 
 
 @pytest.mark.parametrize("kind", RIGHT)

@@ -31,6 +31,19 @@ def test_only_what_is_to_be_filled_in_is_missing(task, capsys) -> None:
 
 
 @pytest.mark.parametrize("task", sorted(PLUGINS.tasks))
+def test_the_starter_of_random_weights_names_their_architecture(task, capsys) -> None:
+    assert main(["new", task, "x.yaml", "--base", "config:bert"]) == 0
+    text = Path("x.yaml").read_text()
+    assert "config: {model_type: bert}" in text and "model: config" not in text
+    capsys.readouterr()
+    assert main(["validate", "x.yaml"]) == 2
+    assert "base" not in capsys.readouterr().err
+    Path("x.yaml").write_text(text.replace("model_type: bert", "model_type: bret"))
+    assert main(["validate", "x.yaml"]) == 2
+    assert "unknown model type `bret`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", sorted(PLUGINS.tasks))
 def test_every_default_can_be_switched_on_as_it_stands(task, capsys) -> None:
     """The comments are options with their defaults: without their marks the recipe is as good."""
     text = starter(PLUGINS.task(task), "some/model", PLUGINS, "x.yaml", Preview("sample:rated-words"))

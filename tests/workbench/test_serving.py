@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import threading
 import time
 import wave
@@ -29,6 +30,7 @@ from fastapi.testclient import TestClient
 from topwork.testing import same_predictions
 from topwork_workbench.serving.app import make_app
 from topwork_workbench.serving.batcher import Batcher, Job
+from topwork_workbench.serving.connections import settings
 from topwork_workbench.serving.limits import Limits, RequestError
 
 
@@ -362,10 +364,11 @@ def test_the_command_serves_a_folder_on_this_machine_alone(texts, tmp_path, monk
 class _Served:
     """A service on a free port of this machine, for clients that open connections."""
 
-    def __init__(self, work: topwork.TaskModel) -> None:
+    def __init__(self, work: topwork.TaskModel, limits: Limits | None = None) -> None:
         import uvicorn
 
-        self.server = uvicorn.Server(uvicorn.Config(make_app(work, Limits(seconds=300)), port=0, log_level="warning"))
+        limits = limits or Limits(seconds=300)
+        self.server = uvicorn.Server(uvicorn.Config(make_app(work, limits), port=0, **settings(limits)))
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 
     def __enter__(self) -> str:
@@ -377,6 +380,51 @@ class _Served:
     def __exit__(self, *_: object) -> None:
         self.server.should_exit = True
         self.thread.join(timeout=60)
+
+
+def exchange(address: str, *parts: bytes) -> bytes:
+    """Send parts over one connection, and return all that comes back until the service closes it."""
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        for part in parts:
+            connection.sendall(part)
+        content = b""
+        while piece := connection.recv(65536):
+            content += piece
+        return content
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (),
+        (b"POST / HT",),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\n", b"X-Slow: 1\r\n"),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nContent-Type: application/json\r\n\r\n{",),
+    ],
+    ids=["nothing", "half a line", "half a head", "half a body"],
+)
+def test_a_client_that_never_ends_its_request_is_told_so_and_let_go(texts, parts) -> None:
+    with _Served(texts, Limits(seconds=0.3, header_seconds=0.3)) as address:
+        assert exchange(address, *parts).startswith(b"HTTP/1.1 408 ")
+
+
+def test_more_connections_than_allowed_are_refused_and_later_ones_answered(texts) -> None:
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with _Served(texts, Limits(connections=3, header_seconds=300)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        idle = [socket.create_connection((host, int(port)), timeout=60) for _ in range(3)]
+        refused = exchange(address, request)
+        assert refused.startswith(b"HTTP/1.1 503 ") and b"too many connections" in refused
+        for connection in idle:  # one after the other, as a slot is free only when the service has seen it closed
+            connection.sendall(request)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+            while connection.recv(65536):
+                pass
+            connection.close()
+        deadline = time.monotonic() + 60
+        while not exchange(address, request).startswith(b"HTTP/1.1 200 "):
+            assert time.monotonic() < deadline
 
 
 #: what the client of the Hub returns for a row, by task; it has no method for depth

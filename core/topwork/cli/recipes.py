@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,9 +12,6 @@ from topwork.cli.completion import complete_recipes, complete_tasks
 from topwork.cli.output import Session, coloured, print_json, say
 from topwork.cli.run import AsJson, Overrides
 from topwork.errors import RecipeError, TopworkError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 
 def validate(
@@ -113,7 +110,7 @@ def new(
         str, typer.Argument(help="The name of a task: `topwork list tasks`.", autocompletion=complete_tasks)
     ],
     destination: Annotated[str | None, typer.Argument(metavar="DEST", help="A file; - prints it.")] = None,
-    base: Annotated[str, typer.Option(help="A Hub id, a local folder, timm/<name>.")] = "BASE",
+    base: Annotated[str, typer.Option(help="A Hub id, a local folder, timm/<name>, config:<type>.")] = "BASE",
     data: Annotated[
         str | None, typer.Option(help="Training rows; their columns are looked up: a file, a folder, a data set.")
     ] = None,

@@ -114,16 +114,18 @@ def _task(task: type[Task], needed: Mapping[str, Json]) -> Iterator[str]:
 
 
 def _base(task: type[Task], base: str) -> Iterator[str]:
-    comment = "  # a Hub id, a local folder, or timm/<name>"
+    kind = base.removeprefix("config:")
+    written = f"{{model: {_word(base)}}}" if kind == base else f"{{config: {{model_type: {_word(kind)}}}}}"
+    comment = "  # a Hub id, a local folder, or timm/<name>" if kind == base else "  # from random weights"
     if len(task.roles) == 1:
-        yield f"base: {{model: {_word(base)}}}{comment}"
+        yield f"base: {written}{comment}"
         for roles in task.alternatives:
-            entries = ", ".join(f"{role}: {{model: {_word(base)}}}" for role in roles)
+            entries = ", ".join(f"{role}: {written}" for role in roles)
             yield f"# base: {{{entries}}}  # instead: {len(roles)} bases"
         return
     yield "base:"
     for role in task.roles:
-        yield f"  {role}: {{model: {_word(base)}}}{comment}"
+        yield f"  {role}: {written}{comment}"
 
 
 def _data(task: type[Task], rows: Preview, matched: Mapping[str, str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from topwork.base import BaseOptions
-from topwork.errors import Problem, UsageError
+from topwork.errors import Problem, TopworkError, UsageError
 from topwork.files import exists, expanded
 from topwork.recipe.data import check_data, check_roles, looks_local, missing_source
 from topwork.recipe.overrides import stage_name
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from topwork.task import Task, TaskOptions
 
 NAME = r"[^/\\\0]+"  # of a run folder
+#: ids of the Hub, and names such as `timm/<name>`
+_MAY_BE_FETCHED = re.compile(r"[\w.-]+(/[\w.-]+)?")
 KEYS = ("name", "description", "extends", "task", "base", "data", "seed", "track", "strict", "stages")
 
 
@@ -193,7 +195,21 @@ class RecipeChecker:
                 message = "`BASE` is to be filled in: a Hub id, a local folder, or timm/<name>"
             if message:
                 self._fault(model.location, ".".join([*map(str, path), "model"]), message)
+                return {}
+        if options is not None and (message := self._base_fault(options)):
+            self._fault((model or node).location, ".".join(map(str, path)), message)
         return {} if options is None else {role: options}
+
+    def _base_fault(self, options: BaseOptions) -> str | None:
+        """Return why a base cannot be opened, or None; what may have to be fetched is left to the run."""
+        name = options.model
+        if name and _MAY_BE_FETCHED.fullmatch(name) and not expanded(name).is_dir():
+            return None
+        try:
+            self.plugins.load_base(options)
+        except TopworkError as error:
+            return "; ".join(filter(None, (error.cause, error.hint)))
+        return None
 
     # ------------------------------------------------------------------ stages
 

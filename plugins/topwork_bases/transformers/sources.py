@@ -46,6 +46,8 @@ def locate(name: str) -> str | None:
         return str(_package_folder(name))
     if name.startswith("timm/"):
         return None
+    if not name:
+        raise UsageError("the name of a base is empty", place="base", hint="give a folder or Hub id")
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
@@ -53,7 +55,9 @@ def locate(name: str) -> str | None:
         raise UsageError("is a file; a base is a folder or a Hub id", place=f"base {name}")
     if _HUB_ID.fullmatch(name) and not name.startswith(("./", "../", "~")):
         return name
-    raise UsageError("no such folder, and not a Hub id either", place=f"base {name}", hint="correct the path")
+    kind = name.removeprefix("config:")
+    hint = "correct the path" if kind == name else f"write `config: {{model_type: {kind}}}` for random weights"
+    raise UsageError("no such folder, and not a Hub id either", place=f"base {name}", hint=hint)
 
 
 def _package_folder(name: str) -> Path:

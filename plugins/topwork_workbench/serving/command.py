@@ -24,6 +24,7 @@ def serve(
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image.")] = 25_000_000,
     max_audio: Annotated[float, typer.Option(min=0.001, help="Seconds of one clip.")] = 600.0,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds until the predictions must be there.")] = 30.0,
+    max_connections: Annotated[int, typer.Option(min=1, help="Connections that are open at the same time.")] = 256,
     trust: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run Python code that lies beside the weights.")
     ] = False,
@@ -45,11 +46,12 @@ def serve(
             hint="pip install 'topwork[serve]'",
         ) from error
     import topwork
+    from topwork_workbench.serving.connections import settings
     from topwork_workbench.serving.limits import Limits
 
     work = topwork.load(model, plugins=context.obj.plugins, trust_remote_code=trust)
-    limits = Limits(int(max_body * 1e6), max_rows, max_pixels, max_audio, timeout)
+    limits = Limits(int(max_body * 1e6), max_rows, max_pixels, max_audio, timeout, connections=max_connections)
     hosts = ("127.0.0.1", "localhost") if host in ("127.0.0.1", "localhost") else ("*",)
     app = make_app(work, limits, batch_size=batch_size, wait=wait / 1000, hosts=hosts)
     typer.echo(f"{work.task.name} on http://{host}:{port} (ctrl-c ends it)", err=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    uvicorn.run(app, host=host, port=port, **settings(limits))

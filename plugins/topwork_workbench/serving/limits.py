@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one request.
+    """Limits of one request, and of the connections.
 
     Args:
         body: bytes.
@@ -16,6 +16,8 @@ class Limits:
         audio_seconds: length of a clip.
         seconds: until the predictions must be there.
         waiting: rows of all requests that may wait.
+        connections: that are open at the same time, idle ones included.
+        header_seconds: until the head of a request must be there.
     """
 
     body: int = 10 * 2**20
@@ -24,6 +26,8 @@ class Limits:
     audio_seconds: float = 600.0
     seconds: float = 30.0
     waiting: int = 1024
+    connections: int = 256
+    header_seconds: float = 10.0
 
 
 class RequestError(Exception):
