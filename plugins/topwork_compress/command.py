@@ -55,7 +55,12 @@ def compress_command(
     options: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
     options |= {"score": score, "rows": rows, "multiple": multiple, "uniform": uniform}
     result = loaded.apply(
-        "compress", {"calibrate": fitted, "evaluate": measured}, columns=columns, seed=seed, quiet=as_json, **options
+        "compress",
+        {"calibrate": fitted, "evaluate": measured},
+        columns=columns,
+        seed=seed,
+        quiet=as_json or context.obj.quiet,
+        **options,
     )
     loaded.save(target)
     if as_json:

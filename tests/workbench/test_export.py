@@ -49,6 +49,16 @@ def lines(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str,
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+def test_a_quiet_export_prints_its_result_alone(folders, tmp_path, capfd) -> None:
+    arguments = ["export", str(folders / "model"), "--format", "torch_export"]
+    assert main(["--quiet", *arguments, "--output", str(tmp_path / "out")]) == 0
+    output, error = capfd.readouterr()
+    assert "[1] export" not in error and output.splitlines()[-1] == str(tmp_path / "out")
+    assert main([*arguments, "--json", "--output", str(tmp_path / "again")]) == 0
+    output, error = capfd.readouterr()
+    assert json.loads(output)["largest_difference"] <= 1e-6 and "[1] export" not in error
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_damaged_file_of_an_exported_folder_is_named(folders, tmp_path, damage, name) -> None:

@@ -54,7 +54,13 @@ def export(
         source = plugins.load_rows(RowsOptions.model_validate({"path": data, "split": split}))
     options: dict[str, Any] = {"formats": names, "folder": str(target.absolute()), "role": "predict", "rows": rows}
     options |= {"tolerance": tolerance, "opset": opset}
-    result = work.apply("export", {"predict": source}, columns=dict(map(_pair, column or ())), quiet=as_json, **options)
+    result = work.apply(
+        "export",
+        {"predict": source},
+        columns=dict(map(_pair, column or ())),
+        quiet=as_json or context.obj.quiet,
+        **options,
+    )
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
