@@ -156,7 +156,9 @@ def factors_now(layer: Unit, factors: Any) -> torch.Tensor:
         except (TypeError, ValueError, RuntimeError) as error:
             hint = f"give {layer.count} numbers, one for each {named(layer)}"
             raise UsageError(f"gates must be numbers, not {factors!r}", place=layer.path, hint=hint) from error
-        if given.dim() == 0 or given.shape[-1] != layer.count or given.is_complex():
+        if given.is_complex():
+            raise UsageError("gates must be real numbers", place=layer.path)
+        if given.dim() == 0 or given.shape[-1] != layer.count:
             size = given.shape[-1] if given.dim() else 1
             raise UsageError(f"{size} gates for {layer.count} {named(layer)}s", place=layer.path)
         if not 1 <= given.dim() <= 3 or not bool(given.detach().isfinite().all()):

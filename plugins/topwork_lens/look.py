@@ -20,7 +20,7 @@ from topwork_lens.capture.tokens import token_ids
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_now, factors_of, gated, keep_gates, kept_gates
 from topwork_lens.layers.context import is_gateable
-from topwork_lens.layers.discovery import Key, find_layers, heads_by_layer, layer_at, numbered
+from topwork_lens.layers.discovery import Key, factors_by_layer, find_layers, heads_by_layer, layer_at, numbered
 from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
 from topwork_lens.model_state import bare_model
@@ -225,24 +225,22 @@ class Look(WholeLayerAccess, ScoringAccess):
             yield
 
     @contextmanager
-    def gates(self, gates: Mapping[Any, Any]) -> Iterator[None]:
+    def gates(self, gates: Mapping[Any, Any] | torch.Tensor) -> Iterator[None]:
         """Multiply the output of attention heads by factors for a block; gradients flow into the factors.
 
         With a leaf tensor of ones that needs a gradient, that gradient is dL/dgate, which importance is made of.
 
         Args:
             gates: by layer, a tensor or a sequence with a factor for each original attention head in its last
-                dimension: [heads], or [items, heads], or [items, positions, heads].
+                dimension: [heads], or [items, heads], or [items, positions, heads]; or a tensor [layers, heads], of a
+                model with one kind of attention.
 
         Raises:
             Refused: a layer mixes its attention heads (known at the beginning or after the first run), a layer ran
                 without its gates, or gradient checkpointing would run it without them after the block.
         """
-        chosen = {}
-        layers = self.layers
-        for key, factors in gates.items():
-            layer = layer_at(layers, key)
-            chosen[layer.path] = (layer, factors_now(layer, factors))
+        by_layer = factors_by_layer(self.layers, gates)
+        chosen = {layer.path: (layer, factors_now(layer, factors)) for layer, factors in by_layer}
         with gated(self.model, chosen):
             yield
 
@@ -314,17 +312,15 @@ class Look(WholeLayerAccess, ScoringAccess):
             keep_gates(self.model, layer, factors)
         return {path: masked for path, (_, masked) in chosen.items()}
 
-    def set_gates(self, gates: Mapping[Any, Sequence[float]]) -> None:
+    def set_gates(self, gates: Mapping[Any, Sequence[float]] | torch.Tensor) -> None:
         """Put any factors on the attention heads of layers, one for each original index; they stay and are saved.
 
         Raises:
             UsageError: these are no such factors.
             Refused: a layer mixes its attention heads.
         """
-        layers = self.layers
         chosen = []
-        for key, factors in gates.items():
-            layer = layer_at(layers, key)
+        for layer, factors in factors_by_layer(self.layers, gates):
             factors_now(layer, factors)
             if torch.as_tensor(factors).dim() != 1:
                 hint = f"give {layer.heads} numbers, one for each attention head"

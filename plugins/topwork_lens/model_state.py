@@ -98,8 +98,15 @@ def bare_model(model: Any) -> nn.Module:
 
 
 def plain_inputs(batch: Mapping[str, Any] | Batch) -> Mapping[str, Any]:
-    """Return the inputs of a batch, such that gradients can be taken."""
+    """Return the inputs of a batch, such that gradients can be taken.
+
+    Raises:
+        UsageError: it is no batch.
+    """
     inputs = batch.inputs if isinstance(batch, Batch) else batch
+    if not isinstance(inputs, Mapping):
+        cause = f"a batch is a {type(inputs).__name__}"
+        raise UsageError(cause, hint="give dicts of tensors, the first dimension the rows")
     # Inference tensors cannot be saved for a backward pass, copies of them can.
     return map_tensors(inputs, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
 

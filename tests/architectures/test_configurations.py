@@ -13,7 +13,10 @@ from topwork_lens.look import Look
 
 #: sizes of the second configuration; entries that single types fix stay
 SIZES = {"WIDTH": 48, "HEADS": 6, "HEAD_DIM": 8, "FFN": 80}
-SINGLE = {"deformable_detr": {"WIDTH": 64, "HEADS": 4, "HEAD_DIM": 16, "FFN": 96}}
+SINGLE = {
+    "deformable_detr": {"WIDTH": 64, "HEADS": 4, "HEAD_DIM": 16, "FFN": 96},
+    "reformer": {"WIDTH": 32, "HEADS": 2, "HEAD_DIM": 16, "FFN": 80},
+}
 #: types whose parts fit one width alone: the second time they have other weights alone
 FIXED = {"zamba", "zamba2", "rt_detr", "rt_detr_v2"}
 NAMES = [name for name in build.sixty() if not name.startswith("timm/")]

@@ -47,8 +47,10 @@ def device_argument(device: Any) -> torch.device:
         UsageError: there is no such device.
     """
     try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+        return chosen
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"there is no device {device!r}", hint="name one as torch does: cpu, cuda:0") from error
 
 

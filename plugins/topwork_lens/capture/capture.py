@@ -349,7 +349,7 @@ def activation_of(name: str) -> str:
 
 def needs_attention(what: Sequence[str]) -> bool:
     """Return whether something of attention layers is among the names."""
-    return any(activation_of(name) in (*OF_LAYERS, *Reducer.KNOWN, "hidden") for name in what)
+    return any(activation_of(str(name)) in (*OF_LAYERS, *Reducer.KNOWN, "hidden") for name in what)
 
 
 def checked_weights(call: AttentionCall, start: int, stop: int) -> torch.Tensor:

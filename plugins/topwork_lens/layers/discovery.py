@@ -178,14 +178,38 @@ def _checked(layer: AttentionLayer, indices: Any) -> list[int]:
     return checked
 
 
-def _of_mask(layers: Sequence[AttentionLayer], mask: Any) -> dict[str, tuple[AttentionLayer, list[int]]]:
-    rows = mask.tolist()
+def factors_by_layer(layers: Sequence[AttentionLayer], gates: Any) -> list[tuple[AttentionLayer, Any]]:
+    """Return the chosen layers with the factors that are given for them.
+
+    Args:
+        layers: all attention layers of a model.
+        gates: factors by layer; or an array [layers, heads], of a model with one kind of attention.
+
+    Raises:
+        UsageError: no such layer, or the array does not fit the layers.
+    """
+    if isinstance(gates, Mapping):
+        return [(layer_at(layers, key), factors) for key, factors in gates.items()]
+    if len(getattr(gates, "shape", ())) != 2:
+        cause = f"gates are given by layer, not by a {type(gates).__name__}"
+        raise UsageError(cause, hint="give a dict, such as {0: [1, 0, 1, 1]}, or an array [layers, heads]")
+    _require_fit(layers, gates)
+    return list(zip(layers, gates, strict=True))
+
+
+def _require_fit(layers: Sequence[AttentionLayer], mask: Any) -> None:
+    """Require that [layers, heads] names the attention heads of a model one by one."""
     if len({group_of(layer) for layer in layers}) > 1:
         raise UsageError("a head mask is for models with one kind of attention", hint="give a dict by layer")
     sizes = [layer.heads for layer in layers]
-    if [len(row) for row in rows] != sizes:
+    if [len(row) for row in mask] != sizes:
         shape, wanted = tuple(mask.shape), f"{len(sizes)} layers of {', '.join(map(str, sorted(set(sizes))))} heads"
         raise UsageError(f"a head mask of shape {shape} does not fit {wanted}", hint="give [layers, heads]")
+
+
+def _of_mask(layers: Sequence[AttentionLayer], mask: Any) -> dict[str, tuple[AttentionLayer, list[int]]]:
+    _require_fit(layers, mask)
+    rows = mask.tolist()
     wrong = [value for row in rows for value in row if value not in (0, 1)]
     if wrong:
         raise UsageError(f"a head mask has {wrong[0]}", hint="give 0 and 1 here, other factors to `gates`")

@@ -5,6 +5,7 @@ Entry points: `Selection`, which part of an activation is replaced, and `replace
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,6 +135,8 @@ def _tensor(
         raise UsageError(
             f"nothing can be replaced with a {type(given).__name__}", place=site.path, hint=hint
         ) from error
+    if isinstance(given, float) and math.isnan(given):
+        raise UsageError(f"{site.name} cannot be replaced with nan", place=site.path, hint="give a number")
     whole = _expanded(tensor, value.shape)
     if whole is not None:
         return _select(whole, indices)

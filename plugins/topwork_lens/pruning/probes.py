@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from topwork import Batch, Refused, TopworkError, map_tensors
+from topwork import Batch, Refused, TopworkError, UsageError, map_tensors
 from topwork_lens.model_state import MOST_NUMBERS, device_of, quiet, remembered_batch, text_config
 from topwork_lens.pruning.made_inputs.named import named_inputs
 from topwork_lens.pruning.made_inputs.placeholders import with_placeholders
@@ -35,23 +35,37 @@ def call_on(model: nn.Module, check: Any) -> Callable[[], Any]:
         check: a dict of inputs, a `Batch`, or a function that runs the model; None for a random batch; where that does
             not run or leaves layers out, the last one that was captured, gated, patched or scored, transformers' dummy
             inputs, or inputs by the names that forward takes.
+
+    Raises:
+        UsageError: the batch is none of these; in the call: the model did not run on the caller's batch.
     """
     if callable(check):
         return check
+    if not isinstance(check, Mapping | Batch | None):
+        cause = f"the batch of the check is a {type(check).__name__}"
+        raise UsageError(cause, hint="give a dict of inputs, or a function that runs the model")
     made: dict[str, Any] = {}
+    has_run = False
 
     def call() -> Any:
+        nonlocal has_run
         if not made:
             made.update(check.inputs if isinstance(check, Batch) else check or _random_or_remembered(model))
             if "use_cache" in inspect.signature(model.forward).parameters:
                 # A cache would be filled by one run and read by the next.
                 made.setdefault("use_cache", False)
         try:
-            return model(**made)
+            result = model(**made)
+            has_run = True
+            return result
         except Exception as error:
-            if check is not None or isinstance(error, TopworkError):
+            # What ran once is right; when it fails later, it is the pruned model that does not run.
+            if has_run or isinstance(error, TopworkError | torch.OutOfMemoryError):
                 raise
-            cause = f"{type(model).__name__} does not run on a random batch ({type(error).__name__}: {error})"
+            which = "a random batch" if check is None else "the batch of the check"
+            cause = f"{type(model).__name__} does not run on {which} ({type(error).__name__}: {error})"
+            if check is not None:
+                raise UsageError(cause, hint="give the inputs that its forward takes") from error
             raise refuse("check_failed", cause, hint="give one: prune_heads(heads, check=batch)") from error
 
     return call

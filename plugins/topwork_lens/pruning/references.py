@@ -128,14 +128,24 @@ class References:
         for batch in further_batches(self.model, inputs[0], counts[:2]):
             run = partial(self.model, **batch.inputs)
             try:
-                with self.running_on(batch.name):
-                    replays, outputs = record(self.model, layers, None, run)
-                with self.running_on(batch.name):
-                    masked = self._masked(run)
+                replays, masked = self._recorded_masked(batch.name, run)
             except Exception:  # the unpruned model does not take this size
                 continue
-            if outputs and all(bool(output.isfinite().all()) for output in masked):
+            if masked and all(bool(output.isfinite().all()) for output in masked):
                 yield BatchReference(batch.name, run, replays, masked, masked, batch.is_neutral)
+
+    def _recorded_masked(self, batch: str, call: Call) -> tuple[dict[str, Replay], list[torch.Tensor]]:
+        """Return the inputs of each layer and the model's outputs, masked: of one run, but in float64 of two.
+
+        Layers are replayed in their own precision, so what they are given in float64 is of no use to them.
+        """
+        if self.in_double:
+            with self.running_on(batch):
+                replays, _ = record(self.model, self.layers, None, call)
+            with self.running_on(batch):
+                return replays, self._masked(call)
+        with self.running_on(batch), gated(self.model, self.gates):
+            return record(self.model, self.layers, None, call)
 
     def _masked(self, call: Call) -> list[torch.Tensor]:
         with gated(self.model, self.gates), precision(self.model, self.in_double):
@@ -147,9 +157,12 @@ class References:
         if not batch:
             yield
             return
-        with restoring_modules(self.model, self.layers) as replaced:
-            yield
-        self.replaced |= replaced
+        replaced: set[str] = set()
+        try:
+            with restoring_modules(self.model, self.layers) as replaced:
+                yield
+        finally:
+            self.replaced |= replaced
 
     def of_layer(self, layer: Unit) -> list[LayerReference]:
         """Return what one unpruned layer computes on each batch on which it ran."""

@@ -72,6 +72,10 @@ class ScoringAccess:
         """
         if loss is not None and row_losses is not None:
             raise UsageError("both `loss` and `row_losses` are given", hint="leave one of them out")
+        if loss is not None and not callable(loss):
+            raise UsageError(f"`loss` is a {type(loss).__name__}", hint="give a function of outputs and inputs")
+        if not isinstance(batches, Iterable):
+            raise UsageError(f"`batches` are a {type(batches).__name__}", hint="give a list of dicts of tensors")
         layers = self.layers
         scored = [layer for layer in in_groups(layers, groups) if is_gateable(layer) or method == "entropy"]
         with torch.inference_mode(False):

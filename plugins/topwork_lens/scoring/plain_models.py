@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from topwork import Batch, Item, UsageError
+from topwork import Batch, Item, TopworkError, UsageError
 from topwork_lens.capture.verification import tolerance
 from topwork_lens.model_state import plain_inputs, quiet
 from topwork_lens.refusals import refuse
@@ -143,10 +143,26 @@ class _Given:
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         losses = self.loss(model(**batch.inputs), batch.inputs)
-        if not isinstance(losses, torch.Tensor) or losses.dim() > 1:
-            shape = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        if not isinstance(losses, torch.Tensor) or losses.dim() > 1 or not losses.is_floating_point():
+            is_tensor = isinstance(losses, torch.Tensor)
+            shape = f"{losses.dtype} of {tuple(losses.shape)}" if is_tensor else type(losses).__name__
             raise UsageError(f"`loss` returned {shape}", hint="return a tensor: [rows], or one loss for a row")
         return losses.reshape(1) if batch.row_count == 1 and losses.numel() == 1 else losses
+
+
+def _first_losses(model: nn.Module, batch: Batch, row_losses: RowLosses) -> torch.Tensor:
+    """Return the losses of the first batch of the caller.
+
+    Raises:
+        UsageError: the model does not run on it.
+    """
+    try:
+        return row_losses(model, batch)
+    except (TopworkError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        cause = f"{type(model).__name__} gives no loss of the first batch ({type(error).__name__}: {error})"
+        raise UsageError(cause, hint="give the inputs and labels that its forward takes") from error
 
 
 def _are_alike(model: nn.Module, inputs: Mapping[str, Any], together: RowLosses, alone: RowLosses) -> bool:
@@ -156,7 +172,7 @@ def _are_alike(model: nn.Module, inputs: Mapping[str, Any], together: RowLosses,
         return False
     rows = list(single_items(inputs))
     with quiet(model):
-        losses = together(model, batch)
+        losses = _first_losses(model, batch, together)
         if losses.shape != (batch.row_count,):
             return False
         for index in (0, batch.row_count - 1):

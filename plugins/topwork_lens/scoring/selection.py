@@ -7,9 +7,11 @@ by module path). `importance` computes the raw scores, `export` writes the files
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -257,12 +259,27 @@ def by_scores(layers: Sequence[AttentionLayer], heads: Any, choice: Choice) -> A
         return heads
     if len(given) != 1:
         raise UsageError(f"scores choose by one of share, count and threshold, not {len(given)} of them")
-    if choice.share is not None and not 0 <= choice.share <= 1:
+    _require_numbers(choice, sum(len(layer.kept) for layer in layers))
+    scored = {layer.path for layer in heads.layers if any(score is not None for score in layer.scores)}
+    return choose([layer for layer in layers if layer.path in scored], choice, heads)
+
+
+def _require_numbers(choice: Choice, heads: int) -> None:
+    """Require that what a choice is made of are numbers in their ranges; `heads` is how many there are."""
+    if choice.share is not None and (not _is_number(choice.share) or not 0 <= choice.share <= 1):
         raise UsageError(f"`share` must lie between 0 and 1, not {choice.share!r}")
     if choice.count is not None and (type(choice.count) is not int or choice.count < 0):
         raise UsageError(f"`count` must be a number of attention heads, not {choice.count!r}")
-    scored = {layer.path for layer in heads.layers if any(score is not None for score in layer.scores)}
-    return choose([layer for layer in layers if layer.path in scored], choice, heads)
+    if choice.count is not None and choice.count > heads:
+        raise UsageError(f"`count` is {choice.count}, and there are {heads} attention heads")
+    if choice.threshold is not None and (not _is_number(choice.threshold) or math.isnan(choice.threshold)):
+        raise UsageError(f"`threshold` must be a score, not {choice.threshold!r}")
+    if type(choice.at_least) is not int or choice.at_least < 0:
+        raise UsageError(f"`at_least` must be a number of attention heads, not {choice.at_least!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def choose_random(layers: Sequence[AttentionLayer], choice: Choice, seed: int) -> dict[str, list[int]]:

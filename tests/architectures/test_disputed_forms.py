@@ -1,0 +1,72 @@
+"""Types whose claimed form an independent survey disputed: the claim against parameters as they are after pruning."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from architectures import checks
+from architectures.test_configurations import configured
+from topwork import Refused
+from topwork_lens.look import Look
+
+#: numbers of layers by the form that `table(tried=True)` claims; "" is refused
+FORMS: dict[str, dict[str, int]] = {
+    "conditional_detr": {"hard": 6},
+    "table-transformer": {"hard": 6},
+    "florence2": {"hard": 16},
+    "fsmt": {"hard": 6},
+    "evolla": {"hard": 6, "soft": 2},
+    "gemma3n_text": {"soft": 4},
+    "reformer": {"hard": 1, "soft": 1},
+    "zamba2": {"": 2},
+    "xlnet": {},
+}
+
+
+def read_sizes(module: nn.Module) -> dict[str, int]:
+    """Numbers in each parameter as forward reads it: at full width where compact ones are scattered."""
+    inside = {part for each in module.modules() if isinstance(each, ParametrizationList) for part in each.modules()}
+    return {
+        f"{path}.{name}": getattr(part, name).numel()
+        for path, part in module.named_modules()
+        if part not in inside
+        for name in [*part._parameters, *getattr(part, "parametrizations", {})]
+        if getattr(part, name) is not None
+    }
+
+
+def measured_form(whole: nn.Module, pruned: nn.Module) -> str:
+    """ "hard" when forward reads smaller parameters, "soft" when fewer numbers are kept than forward reads."""
+    before, after = read_sizes(whole), read_sizes(pruned)
+    kept = sum(parameter.numel() for parameter in pruned.parameters())
+    if kept < sum(after.values()):
+        return "soft"
+    return "hard" if any(after[name] < size for name, size in before.items()) else "whole"
+
+
+@pytest.mark.architectures
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("name", FORMS)
+def test_disputed_types_have_the_form_that_is_claimed(name: str, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = configured(name, which, monkeypatch)
+    look = Look(model)
+    lines = look.table(copy.deepcopy(inputs), tried=True)
+    claimed = {line["path"]: line["prunable"] for line in lines}
+    assert {form: list(claimed.values()).count(form) for form in set(claimed.values())} == FORMS[name]
+    assert all(line["why"] for line in lines if line["prunable"] != "hard")
+    heads = {path: numbers for path, numbers in checks.choice(look.layers).items() if claimed[path]}
+    if not heads:
+        chosen: Any = checks.choice(look.layers) or {0: [0]}
+        with pytest.raises(Refused, match=r"its weights are also those of|no attention layer"):
+            look.prune_heads(chosen, check=inputs)
+        return
+    whole = copy.deepcopy(model)
+    look.prune_heads(heads, check=inputs)
+    for path in heads:
+        assert measured_form(whole.get_submodule(path), model.get_submodule(path)) == claimed[path], path
+    assert checks.unlike(whole, heads, model, inputs) <= checks.TOLERANCE
