@@ -122,6 +122,20 @@ FAULTS = {
         {"data": f"train: {{path: rows.csv, limit: 4}}\n  evaluate: {{cut: 4}}\n  {COLUMNS}"},
         "r.yaml:5:19: data.evaluate.cut: cuts 4 of 4",
     ),
+    "the folder of results": ({"stages": "[{save: {folder: a/../stages/x}}]"}, "r.yaml:8:10: stages.save: `folder: a/"),
+    "a file of the run": (
+        {"stages": "[{save: {folder: ./run.json}}]"},
+        "r.yaml:8:10: stages.save: `folder: ./run.json",
+    ),
+    "no teacher": ({"stages": "[{train: {teacher: runs/x}}]"}, "r.yaml:8:10: stages.train: `teacher`: there is no"),
+    "split of a file": (
+        {"data": f"train: {{path: rows.csv, split: trian}}\n  {COLUMNS}"},
+        "r.yaml:4:34: data.train.split: `rows.csv` has no split `trian`",
+    ),
+    "groups": (
+        {"data": f"train: {{path: rows.csv}}\n  evaluate: {{cut: {{share: 0.2, by: speaker}}}}\n  {COLUMNS}"},
+        "r.yaml:5:36: data.evaluate.cut.by: no column `speaker` to cut by; there are review, stars",
+    ),
     "no rows": ({"data": f"train: {{path: empty.csv}}\n  {COLUMNS}"}, "r.yaml:4:17: data.train: the file has no rows"),
 }
 RIGHT = {

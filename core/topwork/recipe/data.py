@@ -84,12 +84,14 @@ def _placeholder(path: str) -> str | None:
 
 
 def _check_splits(node: Node, options: DataOptions, plugins: Plugins, problems: list[Problem]) -> None:
-    """Check the names of splits of samples, where they are not the usual ones."""
+    """Check the names of splits of samples and of local files, where they are not the usual ones."""
     for role in ROLES:
         rows = getattr(options, role)
-        if not isinstance(rows, RowsOptions) or not rows.path.startswith("sample:") or rows.split is None:
+        if not isinstance(rows, RowsOptions) or rows.split is None:
             continue
-        if rows.split.partition("[")[0] in ("train", "test"):
+        usual = ("train", "test") if rows.path.startswith("sample:") else ("train",)
+        small = expanded(rows.path).is_file() and expanded(rows.path).stat().st_size <= MOST_BYTES
+        if rows.split.partition("[")[0] in usual or not (small or rows.path.startswith("sample:")):
             continue
         try:
             plugins.load_rows(rows)
@@ -113,6 +115,8 @@ def _check_files(node: Node, options: DataOptions, task: type[Task], plugins: Pl
         for path, message in faults:
             location = _at(node, "columns", path) if path else _at(node, role, "path")
             problems.append(Problem(location, f"data.columns.{path}" if path else f"data.{role}", message))
+        if role == "train":
+            _check_groups(node, options, rows, header.columns, plugins, problems)
         if header.rows == 0:
             problems.append(Problem(_at(node, role, "path"), f"data.{role}", "the file has no rows"))
         elif role == "train" and header.rows is not None and rows.split is None:
@@ -152,6 +156,26 @@ def _column_faults(
             hint = "" if name in mapping else f"; map it: columns: {{{name}: ...}}"
             message = f"no column `{missing[0]}` {about}; there are {', '.join(present)}{hint}"
             yield (name if name in mapping else None), message
+
+
+def _check_groups(
+    node: Node,
+    options: DataOptions,
+    rows: RowsOptions,
+    columns: tuple[str, ...],
+    plugins: Plugins,
+    problems: list[Problem],
+) -> None:
+    """Check that the columns by which cuts keep rows together are there."""
+    for role in ("evaluate", "calibrate"):
+        section = getattr(options, role)
+        by = section.by if isinstance(section, CutOptions) else None
+        if by is None or by in columns or by in options.columns:
+            continue
+        present = _read_columns(rows, plugins)  # a layout of files may give others
+        if present is not None and by not in present:
+            message = f"no column `{by}` to cut by{nearest(by, present)}; there are {', '.join(present)}"
+            problems.append(Problem(_at(node, role, "cut", "by"), f"data.{role}.cut.by", message))
 
 
 def _check_cuts(node: Node, options: DataOptions, total: int, problems: list[Problem]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from topwork.recipe.recipe import Recipe
     from topwork.stage import Stage
 
-RUN, RECIPE, RESULT = "run.json", "recipe.yaml", "result.json"
+RUN, RECIPE, RESULT, STAGES = "run.json", "recipe.yaml", "result.json", "stages"
 #: in run.json: folder of a stage -> what its result depends on
 BEGUN = "begun"
 #: kinds of the values of known keys
@@ -66,7 +66,7 @@ def read_record(file: Path, *needed: str) -> dict[str, Json]:
 
 def stage_folder(root: Path, stage: Stage, index: int) -> Path:
     """Return the folder of a stage: `stages/01-train` and so on."""
-    return root / "stages" / f"{index + 1:02d}-{stage.name}"
+    return root / STAGES / f"{index + 1:02d}-{stage.name}"
 
 
 def stage_seed(seed: int, index: int) -> int:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from os.path import normpath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from topwork.errors import UsageError
 from topwork.files import write_json
 from topwork.items import Json
 from topwork.runs.lock import locking
-from topwork.runs.records import read_record
+from topwork.runs.records import RECIPE, RUN, STAGES, read_record
 from topwork.saving.model_folder import is_plain, save_folder
 from topwork.stage import Stage
 
@@ -46,6 +48,15 @@ class Save(Stage):
     @classmethod
     def _one_language(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @override
+    def precheck(self, before: Sequence[Stage]) -> str | None:
+        parts = PurePosixPath(normpath(self.folder or "model")).parts
+        if parts[:1] == (STAGES,):
+            return f"`folder: {self.folder}`: `{STAGES}` holds the results of the run; name another folder"
+        if parts in ((RUN,), (RECIPE,)):
+            return f"`folder: {self.folder}` is a file of the run; name another folder"
+        return None
 
     def __call__(self, run: Run) -> dict[str, Json]:
         """Write the model folder, and compare the model that it loads with the one in memory."""

@@ -35,7 +35,7 @@ class Train(TrainOptions, Stage):
         return ("train",) if self.evaluate_every == "never" else ("train", "calibrate")
 
     def precheck(self, before: Sequence[Stage]) -> str | None:
-        """Return a problem with the optimizer's name or the precision; None if there is none."""
+        """Return a problem with the optimizer's name, the precision or the teacher; None if there is none."""
         if self.optimizer not in USUAL_OPTIMIZERS:
             from transformers.training_args import OptimizerNames
 
@@ -50,6 +50,8 @@ class Train(TrainOptions, Stage):
                 return "`precision: fp16` needs a GPU; say bf16 or float32"
         if self.teacher == "before" and self.model_before(before) is None:
             return "`teacher: before` needs a stage before it that takes something away from the model, as `compress`"
+        if self.teacher not in (None, "before") and not (Path(self.teacher) / MANIFEST).is_file():
+            return f"`teacher`: there is no model folder `{self.teacher}`"
         return None
 
     @override
@@ -61,8 +63,6 @@ class Train(TrainOptions, Stage):
 
     @override
     def precheck_model(self, run: Run) -> str | None:
-        if self.teacher not in (None, "before") and not (Path(self.teacher) / MANIFEST).is_file():
-            return f"`teacher`: there is no model folder `{self.teacher}`"
         quantised = [base for base in run.task.bases.values() if base.options.quantize is not None]
         if quantised and self.lora is None:
             return f"the base {quantised[0].options.model} is quantised, and is trained by `lora: {{r: 8}}` alone"

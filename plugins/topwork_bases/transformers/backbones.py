@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from topwork import CheckpointError, Features
 
@@ -88,6 +89,9 @@ class Backbone(nn.Module):
         self.backbone = model
         self.config = config
         self.main_input: str = model.main_input_name
+        if config.model_type in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+            cause = f"`{config.model_type}` is a network for texts and one for images, with no hidden states in common"
+            raise CheckpointError(cause, hint="choose one of the two, or another base")
         self.width = width_of(config)
         self._caches = "use_cache" in inspect.signature(model.forward).parameters
         self._masks = "attention_mask" in inspect.signature(model.forward).parameters
@@ -135,6 +139,9 @@ class MapBackbone(nn.Module):
         self.backbone = model
         self.config = model.config
         self.main_input: str = model.main_input_name
+        if self.main_input != "pixel_values":
+            cause = f"`{self.config.model_type}` is no network for images"
+            raise CheckpointError(cause, hint="choose another base")
         self._is_auto = hasattr(model, "channels") and hasattr(model, "out_features")
         self._maps = tuple(maps)
         probe = self._probe()

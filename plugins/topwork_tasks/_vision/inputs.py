@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt, field_validator
 
-from topwork import Base, DataError, Row, TaskOptions, Units, UsageError
+from topwork import Base, CheckpointError, DataError, Row, TaskOptions, Units, UsageError
 from topwork_tasks._vision.headers import size_of
 from topwork_tasks._vision.images import Reading, mode_of, open_image
 from topwork_tasks._vision.statistics import few_levels, learn_pixel_range, learn_statistics
@@ -202,6 +202,17 @@ def saved_processor(base: Base, image_size: int | None) -> Any | None:
             hint="leave `image_size` out",
         )
     return processor
+
+
+def reading_images(backbone: Any, base: Base) -> Any:
+    """Return a backbone that reads images.
+
+    Raises:
+        CheckpointError: it reads something else.
+    """
+    if backbone.main_input != "pixel_values":
+        raise CheckpointError(f"`{base.config.model_type}` is no network for images", hint="choose another base")
+    return backbone
 
 
 def learn_processor(

@@ -97,7 +97,7 @@ class ImageClassification(ImageTask, Classifier):
             return native
         # a masked autoencoder would hide most of the image from its task head
         sees_all: dict[str, Any] = {"mask_ratio": 0.0} if hasattr(self.base.config, "mask_ratio") else {}
-        backbone = self.base.backbone(weights=weights, **sees_all, **size_changes)
+        backbone = inputs.reading_images(self.base.backbone(weights=weights, **sees_all, **size_changes), self.base)
         return PooledHead(backbone, len(self.names), self.options.pooling, self.options.dropout)
 
     # ------------------------------------------------------------------ rows -> tensors

@@ -102,9 +102,8 @@ class ObjectDetection(ImageTask):
             from topwork_tasks.object_detection.detr_head import DetrHead
 
             size = self.options.detr_head or DetrHeadOptions()
-            model = DetrHead(
-                self.base.backbone(weights=weights, maps=(-1,), **size_change), size, len(self.label_names)
-            )
+            backbone = self.base.backbone(weights=weights, maps=(-1,), **size_change)
+            model = DetrHead(backbone, size, len(self.label_names))
         if self.state.values["all_trainable"]:
             # DETR's classes freeze a convolutional backbone that they expect to be pretrained: here it is random
             model.requires_grad_(True)

@@ -28,7 +28,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from topwork import Base, BaseOptions, Batch, DataError, Item, Metric, Mode, Picture, Row, State, Task, Units
+from topwork import (
+    Base,
+    BaseOptions,
+    Batch,
+    CheckpointError,
+    DataError,
+    Item,
+    Metric,
+    Mode,
+    Picture,
+    Row,
+    State,
+    Task,
+    Units,
+)
 from topwork_tasks._classification.options import training_smoothing
 from topwork_tasks._text import inputs as text
 from topwork_tasks._text.metrics import TextMetric, rouge_l
@@ -127,7 +141,10 @@ class SequenceToSequence(Task):
         else:
             auto = "AutoModelForCausalLM" if self.form == "prompt" else AUTO
             model = self.bases["base"].native(auto, weights=weights, **changes["base"])
-            if model is not None and model.config.model_type == "encoder-decoder":
+            if model is None:
+                cause = f"`{self.bases['base'].config.model_type}` has no sequence-to-sequence language model"
+                raise CheckpointError(cause, hint="choose a base such as t5, bart or marian")
+            if model.config.model_type == "encoder-decoder":
                 model.encoder.pooler = None  # unused: it would be saved untrained, and never get a gradient
         if self.form == "source":
             from topwork_tasks.sequence_to_sequence.warm_start import SourceEncoder
