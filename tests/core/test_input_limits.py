@@ -55,6 +55,17 @@ def test_thousands_of_labels_and_of_bad_rows_make_a_short_message(models, tmp_pa
     assert "unknown label 'no-0'" in shown and len(shown) < LONGEST
 
 
+@pytest.mark.parametrize(("labels", "has_table"), [(1000, True), (1001, False), (5000, False)])
+def test_thousands_of_labels_make_no_table_of_millions_of_numbers(labels, has_table):
+    from topwork_tasks._classification.metric import ClassificationMetric
+
+    metric = ClassificationMetric([f"label {index}" for index in range(labels)])
+    metric.update({"label": "label 1"}, [{"label": "label 1", "score": 1.0}])
+    result = metric.result()
+    assert (result["accuracy"], "confusion" in result) == (1.0, has_table)
+    assert len(json.dumps(result)) < 5_000_000
+
+
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/random", "/dev/null", "pipe"])
 def test_devices_and_pipes_are_no_files_of_rows(name, command, models, tmp_path, capsys):

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+#: labels up to which there is a confusion matrix: of 5,000 it would be 25 million numbers of JSON
+MOST_CONFUSED = 1000
+
+
 class ClassificationMetric(Metric):
     """Accuracy, F1 or correlations, by scikit-learn and scipy.
 
@@ -31,7 +35,8 @@ class ClassificationMetric(Metric):
     Keys: single: accuracy, macro_f1, micro_f1, mcc, calibration_error (and top<k>_accuracy); multi: subset_accuracy,
     micro_f1, macro_f1, mean_average_precision, calibration_error (of the probability of each label); regression: r2,
     pearson, spearman, mse.
-    Tables: `per_label` (precision, recall, f1, support) and, for single, `confusion` (rows truth, columns predicted).
+    Tables: `per_label` (precision, recall, f1, support) and, for single with `MOST_CONFUSED` labels at most,
+    `confusion` (rows truth, columns predicted).
     """
 
     def __init__(
@@ -102,7 +107,6 @@ class ClassificationMetric(Metric):
         from sklearn import metrics
 
         truth, guess = self.truths, self.guesses
-        confusion = metrics.confusion_matrix(truth, guess, labels=range(len(self.names)))
         result: dict[str, Json] = {
             "accuracy": metrics.accuracy_score(truth, guess),
             "macro_f1": metrics.f1_score(truth, guess, average="macro", zero_division=0),
@@ -110,8 +114,10 @@ class ClassificationMetric(Metric):
             "mcc": metrics.matthews_corrcoef(truth, guess),
             "calibration_error": calibration.calibration_error(self.bins),
             "per_label": self._per_label(truth, guess),
-            "confusion": {"labels": self.names, "counts": confusion.tolist()},
         }
+        if len(self.names) <= MOST_CONFUSED:
+            confusion = metrics.confusion_matrix(truth, guess, labels=range(len(self.names)))
+            result["confusion"] = {"labels": self.names, "counts": confusion.tolist()}
         if self.top:
             result[f"top{self.top}_accuracy"] = self.among_top / len(truth)
         return result

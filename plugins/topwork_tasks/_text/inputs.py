@@ -12,20 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator
 
-from topwork import (
-    Base,
-    Batch,
-    CheckpointError,
-    DataError,
-    Item,
-    Json,
-    Mode,
-    Row,
-    State,
-    TopworkError,
-    Units,
-    UsageError,
-)
+from topwork import Base, Batch, DataError, Item, Json, Mode, Row, State, TopworkError, Units, UsageError
 from topwork_tasks._text.tokenizers import TokenizerOptions, learn_tokenizer
 from topwork_tasks._text.windows import ContextWindow, TextWindow, context_windows, text_windows
 
@@ -234,7 +221,7 @@ def model_inputs(base: Base, tokenizer: Any, auto: str = "AutoModel") -> list[st
     A RoBERTa tokenizer on a model without token types must not hand them over.
 
     Raises:
-        CheckpointError: the architecture reads no tokens.
+        TopworkError: the architecture reads no tokens.
     """
     import inspect
 
@@ -246,7 +233,7 @@ def model_inputs(base: Base, tokenizer: Any, auto: str = "AutoModel") -> list[st
     model_class = model_class[0] if isinstance(model_class, list | tuple) else model_class
     parameters = inspect.signature(model_class.forward).parameters
     if "input_ids" not in parameters:
-        raise CheckpointError(f"`{base.config.model_type}` is no network for texts", hint="choose another base")
+        raise TopworkError(f"`{base.config.model_type}` is no network for texts", hint="choose another base")
     return [name for name in tokenizer.model_input_names if name in parameters]
 
 
