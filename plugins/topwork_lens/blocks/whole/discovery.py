@@ -132,7 +132,8 @@ def _kinds(model: nn.Module, path: str, count: int) -> dict[str, list[str]]:
         config: Any = getattr(model.get_submodule(".".join(parts[:end])), "config", None)
         if config is not None:
             properties = [name for name, value in vars(type(config)).items() if isinstance(value, property)]
-            lists = {name: getattr(config, name, None) for name in ("layer_types", *vars(config), *properties)}
+            names = ("layer_types", *vars(config), *properties)
+            lists: dict[str, Any] = {name: getattr(config, name, None) for name in names}
             return {name: list(kinds) for name, kinds in lists.items() if _is_kinds(name, kinds, count)}
     return {}
 
