@@ -15,8 +15,11 @@ from tiny_bases import BASES
 import topwork
 from topwork import CheckpointError, MeanMetric, Metric, UsageError
 from topwork.cli import main
-from topwork.shards.measuring import group_of_rows, jackknife_error
+from topwork.shards.description import Description
+from topwork.shards.measuring import group_of_rows, jackknife_error, measure_rows, measure_shards
 from topwork.shards.metric_states import metric_state, restore_metric
+from topwork.shards.sources import Sources
+from topwork.shards.worker import Worker
 
 LABELS = ("good", "bad", "mixed")
 
@@ -30,11 +33,16 @@ def equal(first: object, second: object) -> bool:
     return repr(first) == repr(second)
 
 
-@pytest.mark.parametrize("name", sorted(topwork.load_plugins().tasks))
-def test_the_metric_of_every_task_goes_through_json(name):
-    task = topwork.load_plugins().task(name)
+@pytest.fixture(scope="module", params=sorted(topwork.load_plugins().tasks))
+def work_and_rows(request):
+    """A model of each task, and its example rows, each twice."""
+    task = topwork.load_plugins().task(request.param)
     rows = [row for row in task.example_rows() for _ in range(2)][:9]
-    work = topwork.build(name, BASES[name], rows=rows)
+    return topwork.build(request.param, BASES[request.param], rows=rows), rows
+
+
+def test_the_metric_of_every_task_goes_through_json(work_and_rows):
+    work, rows = work_and_rows
     whole, parts = work.task.metric(), [work.task.metric() for _ in range(3)]
     for index, row, prediction in work.predictions(rows):
         whole.update({**rows[index], **row}, prediction)
@@ -49,6 +57,22 @@ def test_the_metric_of_every_task_goes_through_json(name):
     expected = whole.result()
     for key in whole.keys:
         assert merged.result()[key] == pytest.approx(expected[key], rel=1e-6, abs=1e-9, nan_ok=True)
+
+
+def test_shards_of_every_task_measure_what_one_process_does(work_and_rows, tmp_path):
+    work, rows = work_and_rows
+    settings = {"on_error": "raise", "items": 3, "precision": "float32"}
+    sources = Sources([rows[:2], rows[2:]], type(work.task), {}, targets=True)
+    alone = measure_rows(work, sources, settings, 4)
+    worker = Worker(tmp_path / "out", Description("evaluate", "model", ["rows"], len(rows)), shards=3)
+    divided = measure_shards(worker, work, sources, settings, 4, print)
+    assert (divided["rows"], divided["shards"]) == (alone["rows"], 3)
+    for kind in ("metrics", "standard_errors"):
+        assert divided[kind].keys() == alone[kind].keys()
+        for key, value in alone[kind].items():
+            known = value is not None and not math.isnan(value)
+            expected = pytest.approx(value, rel=1e-6, abs=1e-9) if known else None  # JSON has no NaN
+            assert divided[kind][key] == expected, (kind, key)
 
 
 class Odd(Metric):
