@@ -544,3 +544,24 @@ def test_reading_and_checking_twenty_thousand_rows_cost_less_than_going_through_
     for index in range(len(rows)):
         rows[index]
     assert reading + checking < time.process_time() - start
+
+
+def test_rows_that_are_read_do_not_gather_in_memory(tmp_path, monkeypatch):
+    """Bytes that Arrow holds while twenty parts of a file are read: those of one part, not of all before it."""
+    import pyarrow
+
+    from topwork_bases.rows.stored import stored_table
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    file = tmp_path / "rows.csv"
+    file.write_text("any")
+    held = []
+
+    def read(remarks):
+        for part in range(20):
+            held.append(pyarrow.total_allocated_bytes())
+            yield {"text": [f"{part} {index} {'x' * 100}" for index in range(1000)]}, list(range(1000))
+
+    table = stored_table(file, ["test"], read, written=True)
+    assert len(table) == 20_000 and table[19_999]["text"].startswith("19 999 x")
+    assert max(held) - held[0] < 5 * 100_000  # all parts are 2 MB

@@ -72,23 +72,40 @@ def below_folder(table: Table, folder: Any) -> Table:
 
 
 def _write(path: Path, file: Path, read: Callable[[list[str]], Iterator[Batch]]) -> None:
-    """Write the rows to a file of Arrow, which appears whole or not at all."""
+    """Write the rows to a file of Arrow, which appears whole or not at all; memory holds some rows at a time only."""
     import pyarrow
 
     remarks: list[str] = []
-    names: set[str] = set()
-    parts = [_part(path, columns, lines, names) for columns, lines in read(remarks)]
-    if not parts:
-        raise DataError(f"{path}: has no rows", hint="write rows below the header")
-    table = _joined(path, parts, names)
-    table = table.replace_schema_metadata({b"topwork": json.dumps(remarks).encode()})
-    temporary = file.with_suffix(f".{os.getpid()}")
+    temporary, pieces = file.with_suffix(f".{os.getpid()}"), file.with_suffix(f".{os.getpid()}.parts")
     try:
+        names, count = _write_parts(path, pieces, read(remarks))
+        if not count:
+            raise DataError(f"{path}: has no rows", hint="write rows below the header")
+        with pyarrow.memory_map(str(pieces)) as source:
+            parts = [pyarrow.ipc.open_stream(source).read_all() for _ in range(count)]
+        table = _joined(path, parts, names)
+        table = table.replace_schema_metadata({b"topwork": json.dumps(remarks).encode()})
         with pyarrow.OSFile(str(temporary), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=1000)
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
+        pieces.unlink(missing_ok=True)
+
+
+def _write_parts(path: Path, pieces: Path, batches: Iterator[Batch]) -> tuple[set[str], int]:
+    """Write rows as streams of Arrow, one behind the other; return columns that become text, and how many there are."""
+    import pyarrow
+
+    names: set[str] = set()
+    count = 0
+    with pyarrow.OSFile(str(pieces), "wb") as sink:
+        for columns, lines in batches:
+            part = _part(path, columns, lines, names)
+            with pyarrow.ipc.new_stream(sink, part.schema) as writer:
+                writer.write_table(part)
+            count += 1
+    return names, count
 
 
 def _part(path: Path, columns: dict[str, list[Any]], lines: list[int], names: set[str]) -> Any:
@@ -137,6 +154,7 @@ def _with_huge(path: Path, name: str, values: list[Any], lines: list[int]) -> An
 
 
 def _joined(path: Path, parts: list[Any], names: set[str]) -> Any:
+    """Return the parts as one table, with one type for each column."""
     import pyarrow
 
     for name in names:  # of one part of the file, and so of all
