@@ -71,7 +71,8 @@ def test_disputed_types_have_the_form_that_is_claimed(name: str, which: int, mon
     for path in heads:
         form = measured_form(whole.get_submodule(path), model.get_submodule(path))
         assert form == reported[path], path
-        # The trial prunes the first attention head; Reformer draws random numbers head by head, so its last one can
-        # be cut where the first cannot.
+        # The trial prunes the first attention head. Reformer's second layer hashes by random numbers that are drawn for
+        # all attention heads at once: with fewer of them the others mostly get different ones, and so the check fails;
+        # head 1 of 2 is the exception.
         assert form == claimed[path] or (name, form) == ("reformer", "hard"), path
     assert checks.unlike(whole, heads, model, inputs) <= checks.TOLERANCE
