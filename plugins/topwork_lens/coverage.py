@@ -42,10 +42,24 @@ def architectures(
     if as_json:
         typer.echo(json.dumps({**coverage, "types": chosen}, indent=1))
         return
-    width = max(map(len, chosen), default=0)
-    for name, line in chosen.items():
-        layers = f"{line['found']:>3}" if "found" in line else "   "
-        typer.echo(f"{name:<{width}}  {line['outcome']:<12}  {layers}  {line.get('reason', '')}".rstrip())
+    for line in lines(chosen):
+        typer.echo(line)
     counts = ", ".join(f"{count} {name}" for name, count in coverage["counts"].items())
     versions = ", ".join(f"{name} {version}" for name, version in coverage["versions"].items())
     typer.echo(f"{coverage['date']}, {versions}: {counts}")
+
+
+def lines(types: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a heading and a line for each model type; for one alone, all the reasons below it."""
+    rows = [("model type", "heads", "layers", "neurons", "whole layers", "reason")]
+    for name, entry in types.items():
+        smaller = [entry.get(column, "-") for column in ("neurons", "layers_whole")]
+        rows.append((name, entry["outcome"], str(entry.get("found", "")), *smaller, entry.get("reason", "")))
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    shown = [
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]
+    reasons = {"neurons": "neurons_reason", "whole layers": "layers_reason"}
+    for entry in types.values() if len(types) == 1 else ():
+        shown += [f"{what}: {entry[column]}" for what, column in reasons.items() if column in entry]
+    return [line.rstrip() for line in shown]

@@ -27,7 +27,7 @@ TABLE = HERE.parents[1] / "plugins" / "topwork_lens" / "coverage.json"
 #: model types that one worker examines before a fresh one takes over
 BEFORE_RESTART = 60
 #: seconds of CPU that one of them may take, and how many times as long a worker is waited for that does not stop
-LIMIT, PATIENCE = 240, 20
+LIMIT, PATIENCE = 240, 60
 
 
 def table_now() -> dict[str, Any]:

@@ -16,7 +16,8 @@ from architectures.checks import TOLERANCE, apart, gap, outputs
 from topwork import Block, Refused
 from topwork_lens.blocks.whole.bypass import bypassed
 from topwork_lens.blocks.whole.whole_layer import WholeLayer
-from topwork_lens.layers.feed_forward import find_feed_forwards
+from topwork_lens.layers.context import first_input
+from topwork_lens.layers.feed_forward import FeedForward, find_feed_forwards
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet
 from topwork_lens.pruning.prune import prune
@@ -93,18 +94,45 @@ def effect(masked: list[torch.Tensor], plain: list[torch.Tensor]) -> float:
 
 def unseen(model: Any, look: Look, blocks: Sequence[Block], call: Callable[[], Any]) -> list[str]:
     """Return feed-forward networks that shapes suggest, that ran, and that no block is part of: path and class."""
-    called: set[int] = set()
-    with ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(module.register_forward_hook(lambda module, *_: called.add(id(module))).remove)
-        with quiet(model):
-            call()
+    called = set(inputs_of(model, list(model.modules()), call))
     seen = {id(model.get_submodule(caller)) for block in blocks for caller in block.callers}
-    return [
-        f"{network.output} {type(model.get_submodule(network.path)).__name__}"
+    suggested = [
+        network
         for network in find_feed_forwards(model, look.layers)
         if id(model.get_submodule(network.output)) in called - seen and id(model.get_submodule(network.path)) in called
     ]
+    return [
+        f"{network.output} {type(model.get_submodule(network.path)).__name__}"
+        for network in suggested
+        if is_one_after_another(model, network, call)
+    ]
+
+
+def inputs_of(model: Any, modules: Sequence[Any], call: Callable[[], Any]) -> dict[int, Any]:
+    """Return the last first input of modules in a run, by the id of the module; of those that ran."""
+    inputs: dict[int, Any] = {}
+
+    def remember(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        inputs[id(module)] = first_input(args, kwargs) if args or kwargs else None
+
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(module.register_forward_pre_hook(remember, with_kwargs=True).remove)
+        with quiet(model):
+            call()
+    return inputs
+
+
+def is_one_after_another(model: Any, network: FeedForward, call: Callable[[], Any]) -> bool:
+    """Return whether the last projection of a network reads what the first one makes; two may stand side by side."""
+    reader, weight = model.get_submodule(network.output), model.get_submodule(network.inputs[-1]).weight
+    before, kept = inputs_of(model, [reader], call)[id(reader)], weight.data
+    weight.data = kept + kept.abs().max() * torch.randn(kept.shape, generator=torch.Generator().manual_seed(0))
+    try:
+        after = inputs_of(model, [reader], call)[id(reader)]
+    finally:
+        weight.data = kept
+    return not torch.equal(before, after)
 
 
 def prune_those_that_go(

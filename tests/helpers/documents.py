@@ -151,15 +151,24 @@ def families_table() -> str:
 def coverage_table() -> str:
     """Count what the architecture matrix measured."""
     coverage = json.loads((ROOT / "plugins" / "topwork_lens" / "coverage.json").read_text(encoding="utf-8"))
-    counts, versions = coverage["counts"], coverage["versions"]
-    shown = ("hard", "soft", "refused", "no attention", "not built", "silently wrong")
+    counts, versions, built = coverage["counts"], coverage["versions"], len(coverage["types"])
+    built -= counts["not built"]
+    neurons = [counts.get(f"neurons: {outcome}", 0) for outcome in ("hard", "soft", "refused", "none")]
+    heads = [counts.get(outcome, 0) for outcome in ("hard", "soft", "refused", "no attention")]
+    layers = {outcome: counts.get(f"whole layers: {outcome}", 0) for outcome in ("all", "some", "refused", "none")}
     return "\n".join(
         [
-            f"Measured on {coverage['date']} with transformers {versions['transformers']} and timm {versions['timm']}:",
+            f"Measured on {coverage['date']} with transformers {versions['transformers']} and timm {versions['timm']}; "
+            f"{built} model types were built, {counts['not built']} were not:",
             "",
-            f"| {' | '.join(shown)} |",
-            f"|{'---|' * len(shown)}",
-            f"| {' | '.join(str(counts.get(name, 0)) for name in shown)} |",
+            "| | hard | soft | refused | has none | not measured |",
+            "|---|---|---|---|---|---|",
+            f"| attention heads | {' | '.join(map(str, heads))} | {built - sum(heads)} |",
+            f"| feed-forward neurons | {' | '.join(map(str, neurons))} | {built - sum(neurons)} |",
+            "",
+            f"Whole layers can be left out of {layers['all'] + layers['some']} types (each of those that were seen of "
+            f"{layers['all']}), of {layers['refused']} none; {layers['none']} have no list of layers. "
+            f"Silently wrong: {counts['silently wrong']}.",
         ]
     )
 

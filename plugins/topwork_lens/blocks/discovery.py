@@ -6,7 +6,7 @@ row locality (`locality`) decides. A pruned block is described by what is noted 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from topwork_lens.blocks.locality import NeuronSite, find_producers, forms
 from topwork_lens.blocks.partial_runs import PartialRuns
 from topwork_lens.blocks.trace import Trace, is_reader, makes_features, reads_features, traced
 from topwork_lens.layers.discovery import find_layers, whole_number
+from topwork_lens.layers.feed_forward import find_feed_forwards
 from topwork_lens.layers.state import noted
 from topwork_lens.pruning.equivalence import Replay, record
 from topwork_lens.pruning.preconditions import not_plain
@@ -79,11 +80,25 @@ def find_blocks(model: nn.Module, call: Callable[[], Any], plugins: Any = None) 
         note = noted(model, "blocks", block.path)
         blocks[block.path] = block if note is None else of_note(model, block.path, note)
     order = {record.path: index for index, record in enumerate(trace.calls)}
+    for block in _of_unknown_classes(model, layers):
+        if block.path in order:
+            blocks.setdefault(block.path, block)
     readers: dict[str, list[str]] = {}
     for block in blocks.values():
         for path in _producer_paths(block):
             readers.setdefault(path, []).append(block.path)
     return [_checked(model, block, readers) for block in sorted(blocks.values(), key=lambda block: order[block.path])]
+
+
+def _of_unknown_classes(model: nn.Module, layers: Sequence[AttentionLayer]) -> Iterator[Block]:
+    """Yield the feed-forward networks that shapes suggest, and whose last projection is of a class of its own."""
+    for network in find_feed_forwards(model, layers):
+        reader = model.get_submodule(network.output)
+        if not is_reader(reader):
+            why = f"{type(reader).__name__} is a projection of which it is not known how it can be cut"
+            inside = network.output.rpartition(".")[0]
+            kept = tuple(range(network.neurons))
+            yield Block(network.output, inside, width=network.neurons, kept=kept, prunable="", why=why)
 
 
 def _producer_paths(block: Block) -> list[str]:

@@ -49,6 +49,11 @@ def leave_out(
     try:
         try:
             pruned = running(lambda: run_outputs(model, call), "the model without whole layers")
+            if len(pruned) != len(masked):
+                cause = (
+                    f"the model gives {len(pruned)} outputs without it, not {len(masked)}: states of layers by number"
+                )
+                raise refuse("check_failed", cause, place=layers[0].path)
             comparison = agree(masked, pruned, plain, "the model without whole layers")
         except Exception as error:
             if not is_rounding(error):
