@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from architectures.checks import TOLERANCE, apart, gap, outputs
-from topwork import Block, Refused
+from topwork import Block, Refused, UsageError
 from topwork_lens.blocks.whole.bypass import bypassed
 from topwork_lens.blocks.whole.whole_layer import WholeLayer
 from topwork_lens.layers.context import first_input
@@ -166,7 +166,7 @@ def keep_gates(look: Look, blocks: Sequence[Block], call: Callable[[], Any]) -> 
         try:
             look.keep_masked_neurons({block.path: list(block.kept[::2])}, check=call)
             soft.append(block.path)
-        except Refused:
+        except (Refused, UsageError):  # it cannot; or what is no block of neurons looks like one no more
             continue
     return soft
 

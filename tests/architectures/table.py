@@ -47,7 +47,8 @@ def text(files: Iterable[Path], day: str, before: Mapping[str, Mapping[str, Any]
             record = json.loads(line)
             present = types.get(record["type"], {})
             if record.get("part") == "smaller":
-                types[record["type"]] = heads_of(present) | smaller(record)
+                measured = smaller(record)
+                types[record["type"]] = heads_of(present) | measured if measured else present
             else:
                 types[record["type"]] = entry(record) | {key: present[key] for key in SMALLER if key in present}
     types = dict(sorted(types.items()))
@@ -87,8 +88,8 @@ def heads_of(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def smaller(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a line of the table says of neurons and whole layers."""
-    if record.get("outcome") == "not built":
+    """What a line of the table says of neurons and whole layers; nothing where they were not measured."""
+    if record.get("outcome") == "not built" or str(record.get("why", "")).startswith("OutOfTime"):
         return {}
     if "outcome" in record:
         return {"neurons": "refused", "neurons_reason": " ".join(f"check_failed: {record['why']}".split())[:160]}

@@ -131,9 +131,9 @@ def _kinds(model: nn.Module, path: str, count: int) -> dict[str, list[str]]:
     for end in range(len(parts), -1, -1):
         config: Any = getattr(model.get_submodule(".".join(parts[:end])), "config", None)
         if config is not None:
-            properties = [name for name, value in vars(type(config)).items() if isinstance(value, property)]
-            names = ("layer_types", *vars(config), *properties)
-            lists: dict[str, Any] = {name: getattr(config, name, None) for name in names}
+            # Not all that `vars` has may be read as an attribute, and some lists are properties.
+            lists: dict[str, Any] = {"layer_types": getattr(config, "layer_types", None), **vars(config)}
+            lists["layers_block_type"] = getattr(config, "layers_block_type", None)
             return {name: list(kinds) for name, kinds in lists.items() if _is_kinds(name, kinds, count)}
     return {}
 
