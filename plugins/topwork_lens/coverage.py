@@ -42,14 +42,14 @@ def architectures(
     if as_json:
         typer.echo(json.dumps({**coverage, "types": chosen}, indent=1))
         return
-    for line in lines(chosen):
+    for line in _lines(chosen):
         typer.echo(line)
     counts = ", ".join(f"{count} {name}" for name, count in coverage["counts"].items())
     versions = ", ".join(f"{name} {version}" for name, version in coverage["versions"].items())
     typer.echo(f"{coverage['date']}, {versions}: {counts}")
 
 
-def lines(types: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _lines(types: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a heading and a line for each model type; for one alone, all the reasons below it."""
     rows = [("model type", "heads", "layers", "neurons", "whole layers", "reason")]
     for name, entry in types.items():
