@@ -201,8 +201,10 @@ class RecipeChecker:
         return {} if options is None else {role: options}
 
     def _base_fault(self, options: BaseOptions) -> str | None:
-        """Return why a base cannot be opened, or None; what may have to be fetched is left to the run."""
+        """Return why a base cannot be opened, or None; what is fetched, or runs code of its own, is left to the run."""
         name = options.model
+        if options.trust_remote_code:
+            return None
         if name and _MAY_BE_FETCHED.fullmatch(name) and not expanded(name).is_dir():
             return None
         try:
