@@ -6,24 +6,34 @@ import json
 import math
 from typing import Any
 
+# Words of metrics that are not written as their keys are.
+_WRITTEN = {
+    **{name: name.upper() for name in ("bleu", "cer", "f1", "mae", "mse", "pq", "rmse", "rouge", "rq", "sq", "wer")},
+    "map": "mAP",
+    "map50": "mAP50",
+    "map75": "mAP75",
+    "mar100": "mAR100",
+    "iou": "IoU",
+}
+_LONGEST_PLAIN = 10_000  # whole numbers below it, years among them, have no commas
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def short(value: Any) -> str:
-    """Return a value as text: four significant digits, whole numbers with commas, None as a dash.
+    """Return a value as text: four significant digits, whole numbers from 10,000 with commas, None as a dash.
 
     Structures become shortened JSON.
 
     Example:
-        >>> short(0.123456), short(1234567), short(None)
-        ('0.1235', '1,234,567', '–')
+        >>> short(0.123456), short(1234567), short(1993), short(None)
+        ('0.1235', '1,234,567', '1993', '–')
     """
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}".replace("-", "−")
+        return (f"{value:,}" if abs(value) >= _LONGEST_PLAIN else str(value)).replace("-", "−")
     if isinstance(value, float):
         if not math.isfinite(value):
             return "–"
@@ -99,3 +109,18 @@ def duration(seconds: float | None) -> str:
 def words(key: Any) -> str:
     """Return a key of a JSON file as words: `macro_f1` becomes `macro f1`."""
     return str(key).replace("_", " ")
+
+
+def metric_name(key: Any) -> str:
+    """Return the name of a metric, as it is written in text.
+
+    Example:
+        >>> metric_name("map_small"), metric_name("mean_iou"), metric_name("macro_f1")
+        ('mAP small', 'mean IoU', 'macro F1')
+    """
+    return " ".join(_WRITTEN.get(word, word) for word in words(key).split(" "))
+
+
+def heading(name: str) -> str:
+    """Return a name with a capital at its beginning, unless its first word has capitals already, such as `mAP`."""
+    return name[:1].upper() + name[1:] if name.split(" ")[0].islower() else name

@@ -23,6 +23,10 @@ VIEW = """(place => [...place.querySelectorAll('.view canvas')].map(canvas => ca
           + [...place.querySelectorAll('.view path')].map(path => path.outerHTML).join()
           + place.querySelector('.reading')?.textContent)(document.querySelector('.explorer'))"""
 
+# Roles that say nothing without a name.
+NAMED = ("table", "group", "button", "combobox", "searchbox", "textbox", "checkbox", "img", "image", "link", "heading",
+         "Audio")  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
@@ -30,6 +34,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chrom
     page.write_text("<!DOCTYPE html><title>empty</title>", encoding="utf-8")
     with chromium.Chromium(page) as opened:
         yield opened
+
+
+def unnamed(browser: chromium.Chromium) -> list[str]:
+    """Roles of what stands on the open page without a name, in the browser's tree for screen readers."""
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    shown = [node for node in nodes if not node.get("ignored")]
+    assert {"table", "group", "button", "combobox", "heading"} <= {node["role"]["value"] for node in shown}
+    return [node["role"]["value"] for node in shown
+            if node["role"]["value"] in NAMED and not node.get("name", {}).get("value", "").strip()]  # fmt: skip
 
 
 @pytest.mark.parametrize("task", sorted(BASES))
@@ -55,4 +68,5 @@ def test_a_page_reacts_and_complains_of_nothing(task: str, browser: chromium.Chr
     assert browser.run("document.querySelector('dialog').open && document.querySelectorAll('dialog .view').length") == 1
     browser.press("Escape")
     browser.wait("!document.querySelector('dialog').open")
+    assert unnamed(browser) == []
     assert browser.messages == []

@@ -41,7 +41,7 @@ function shown(value) {
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (typeof value !== "number") return String(value);
   if (!Number.isFinite(value)) return "–";
-  const text = Number.isInteger(value) ? value.toLocaleString("en-US") : String(Number(value.toPrecision(4)));
+  const text = Number.isInteger(value) ? (Math.abs(value) < 10000 ? String(value) : value.toLocaleString("en-US")) : String(Number(value.toPrecision(4)));
   return text.replace("-", "−");
 }
 

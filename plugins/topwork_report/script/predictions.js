@@ -20,7 +20,7 @@ class PredictionTable {
     this.more = make("button", { type: "button", class: "plain", text: "show more rows", onclick: () => { this.most += 10 * PAGE_ROWS; this.draw(); } });
     this.dialog = make("dialog", { "aria-label": "a prediction" });
     place.replaceChildren(make("h3", { text: "Table of predictions" }), this.toolbar(),
-      make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "table of predictions" }, make("table", { class: "sortable" }, this.header(), this.body)),
+      make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "table of predictions" }, make("table", { class: "sortable", "aria-label": "predictions" }, this.header(), this.body)),
       this.status, this.more, this.dialog);
     place.hidden = false;
     this.draw();
