@@ -25,9 +25,11 @@ class QuantizeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     method: Literal["torchao", "bitsandbytes", "quanto"] = Field(
-        "torchao", description="the package; torchao alone is supported"
+        "torchao", description="the package: torchao on any device, bitsandbytes on a GPU"
     )
-    bits: Literal[8] = Field(8, description="of a weight; each output has a scale")
+    bits: Literal[4, 8] = Field(
+        8, description="of a weight: 8, each output with a scale; 4 (bitsandbytes alone), in blocks with a scale each"
+    )
 
 
 class BaseOptions(BaseModel):

@@ -151,8 +151,8 @@ def _solved(
 ) -> torch.Tensor:
     """Return W + (X^T X + l)^-1 X^T (Y - X W), so that with much l the very bits of W stay."""
     size = len(start)
-    gram = torch.zeros(size, size, dtype=torch.float64)
-    cross = torch.zeros(start.shape, dtype=torch.float64)
+    gram = start.new_zeros(size, size)
+    cross = torch.zeros_like(start)
     for index, (row, target) in enumerate(zip(rows, targets, strict=True)):
         if index not in held:
             wide = row.double()
@@ -167,7 +167,7 @@ def _solved(
         return start + change * has_bias
     inner = size if has_bias else size - 1
     penalty = ridge * gram.diagonal()[: size - 1].mean()
-    system = gram[:inner, :inner] + penalty * torch.eye(inner, dtype=torch.float64)
+    system = gram[:inner, :inner] + penalty * torch.eye(inner, dtype=start.dtype, device=start.device)
     change = torch.zeros_like(start)
     if bool(penalty.isfinite()) and float(penalty) > 0:
         change[:inner] = torch.linalg.solve(system, cross[:inner])

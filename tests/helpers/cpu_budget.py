@@ -60,8 +60,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    # the properties of a test's phases add up in one list: the last one is this phase's
-    _spent[Path(report.fspath).name] += report.user_properties[-1][1]
+    # the properties of a test's phases add up in one list: the last one is this phase's; a worker that crashed has none
+    if report.user_properties:
+        _spent[Path(report.fspath).name] += report.user_properties[-1][1]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

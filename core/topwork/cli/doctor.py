@@ -52,6 +52,7 @@ def diagnose(plugins: Plugins) -> Iterator[Finding]:
     yield check_audio()
     yield check_threads(dict(os.environ), usable_cores())
     yield check_kernels()
+    yield check_gpu()
     yield from check_plugins(plugins)
     yield check_offline(dict(os.environ))
     yield check_cache(hub_cache(dict(os.environ)))
@@ -155,6 +156,24 @@ def check_kernels() -> Finding:
 def usable_cores() -> int:
     """Return the number of cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_gpu() -> Finding:
+    """Name the GPU that runs would use; a driver that torch cannot use is a fault, and no GPU is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        index = torch.cuda.current_device()
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
+        count = torch.cuda.device_count()
+        bf16 = "with" if torch.cuda.is_bf16_supported(including_emulation=False) else "without"
+        detail = f"{count} x {torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GB free, {bf16} bf16"
+        return Finding("GPU", True, detail)
+    if Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+        hint = "install the torch of the driver's CUDA version, or update the driver: nvidia-smi names it"
+        return Finding("GPU", False, f"there is a driver, but torch, built for {built}, cannot use it", hint)
+    return Finding("GPU", True, "none: runs use the CPU")
 
 
 def _number(environment: dict[str, str], name: str) -> int:

@@ -61,7 +61,7 @@ def save_folder(
             missing, and nothing is left.
     """
     writable(folder)
-    check_tensors(work.model.state_dict())
+    check_tensors(work.model.state_dict(keep_vars=True))
     work.plugins.hook.model_saving(model=work.model)
     with write_whole(folder) as temporary:
         temporary.mkdir()

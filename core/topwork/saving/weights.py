@@ -35,7 +35,7 @@ def save_weights(model: nn.Module, file: Path, state: Mapping[str, Any] | None =
     """
     from safetensors.torch import save_file
 
-    state = model.state_dict() if state is None else state
+    state = model.state_dict(keep_vars=True) if state is None else state
     check_tensors(state)
     tensors, aliases = distinct(state)
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -66,10 +66,14 @@ def check_tensors(state: Mapping[str, Any]) -> None:
 
 
 def is_quantised(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor holds numbers of few bits: one of torch's, or of a class that dequantises by itself."""
+    """Return whether a tensor holds numbers of few bits.
+
+    It is one of torch's, of a class that dequantises by itself, or of bitsandbytes: those carry scales as an attribute.
+    """
     import torch
 
-    return tensor.is_quantized or type(tensor).dequantize is not torch.Tensor.dequantize
+    few_bits = tensor.is_quantized or type(tensor).dequantize is not torch.Tensor.dequantize
+    return few_bits or hasattr(tensor, "quant_state") or hasattr(tensor, "SCB")
 
 
 def distinct(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

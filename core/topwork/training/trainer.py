@@ -260,9 +260,9 @@ class TaskTrainer(Trainer):
         if not self.stage.compile:
             return model
         if self._program is None:
-            self._program = torch.compile(
-                model, backend="inductor" if self.stage.compile is True else self.stage.compile
-            )
+            backend = "inductor" if self.stage.compile is True else self.stage.compile
+            # a CUDA graph replays one shape: each shape gets a graph of its own
+            self._program = torch.compile(model, backend=backend, dynamic=False if backend == "cudagraphs" else None)
         return self._program
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:

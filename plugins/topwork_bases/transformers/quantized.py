@@ -1,6 +1,7 @@
 """Quantised bases: `quantization_config` for transformers, and why a base cannot be quantised.
 
-Only what can be tested is offered: 8-bit weights by torchao, which need no GPU. Other methods are refused by name.
+8-bit weights by torchao need no GPU; bitsandbytes has 8 and 4 bits (NF4, of QLoRA, Dettmers et al. 2023), on a GPU.
+Other methods are refused by name.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ def check_quantize(name: str, options: BaseOptions) -> None:
     if not _is_installed(_PACKAGES[method]):
         hint = "pip install 'topwork[quantize]'" if method == "torchao" else "say `method: torchao`"
         raise UsageError(f"the package {_PACKAGES[method]} is not installed", place=location, hint=hint)
-    if method != "torchao":
+    if method == "quanto":
         raise UsageError(f"`{method}` is not supported yet", place=location, hint="say `method: torchao`")
+    if method == "torchao" and options.quantize.bits != 8:
+        raise UsageError("torchao quantises to 8 bits here", place=f"{location}.bits", hint="or use bitsandbytes")
 
 
 def _is_installed(package: str) -> bool:
@@ -47,6 +50,13 @@ def quantization_config(options: BaseOptions) -> dict[str, Any]:
     """Return the arguments for `from_pretrained`; none for a base that is not quantised."""
     if options.quantize is None:
         return {}
+    if options.quantize.method == "bitsandbytes":
+        from transformers import BitsAndBytesConfig
+
+        if options.quantize.bits == 8:
+            return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+        four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+        return {"quantization_config": four}
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 

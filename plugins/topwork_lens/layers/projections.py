@@ -34,7 +34,8 @@ def is_packed(value: Any) -> bool:
 
 def weight_shape(projection: Any) -> torch.Size:
     """Return the shape of a projection's weight."""
-    if isinstance(projection.weight, torch.Tensor):
+    packed = hasattr(projection.weight, "quant_state")  # bitsandbytes keeps two weights of 4 bits in a byte
+    if isinstance(projection.weight, torch.Tensor) and not packed:
         return projection.weight.shape
     return torch.Size((projection.out_features, projection.in_features))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from topwork import CheckpointError, alterations, check_checksum, with_checksum, write_json, write_whole
+from topwork_workbench.lora.quantised import plain, plain_state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +36,7 @@ def describe_base(work: Any, head: set[str]) -> dict[str, Json]:
         head: names of the tensors of the task head: they are the adapter's own.
     """
     work.plugins.hook.model_saving(model=work.model)
-    state = {name: tensor for name, tensor in work.model.state_dict().items() if name not in head}
+    state = {name: tensor for name, tensor in plain_state(work.model).items() if name not in head}
     sections = json.loads(json.dumps(alterations(work.model), sort_keys=True))
     learned = json.dumps(work.task.state.values, sort_keys=True, default=str)
     return {
@@ -50,12 +51,6 @@ def describe_base(work: Any, head: set[str]) -> dict[str, Json]:
 def _name(base: Any) -> str:
     origin = base.origin
     return str(origin.get("model") or f"config:{(origin.get('config') or {}).get('model_type', '?')}")
-
-
-def plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of plain numbers; one of few bits dequantised."""
-    few_bits = type(tensor).dequantize is not torch.Tensor.dequantize
-    return tensor.dequantize() if few_bits else tensor
 
 
 def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:

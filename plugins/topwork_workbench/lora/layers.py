@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from topwork import TopworkError, UsageError
-from topwork_workbench.lora.folder import describe_base, plain, write_folder
+from topwork_workbench.lora.folder import describe_base, write_folder
+from topwork_workbench.lora.quantised import dequantise, is_quantised, quantises_inputs
 from topwork_workbench.lora.targets import find_targets
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Lora:
                 self.model, options.targets, self.head, lambda: run.task.row_losses(self.model, batch), run.plugins
             )
         dequantise(self.model, self.head)
+        self.head = head & set(self.model.state_dict())  # a quantised layer had entries for its scales too
         self.base = describe_base(run.work, self.head) if options.save == "adapter" else {}
         self.config = peft.LoraConfig(
             r=options.r,
@@ -132,13 +134,14 @@ class Lora:
         Raises:
             TopworkError: a module computes something else than before.
         """
-        paths = self.targets.paths
+        paths, exact = self.targets.paths, not quantises_inputs(self.model)
         with recorded({path: self.model.get_submodule(path) for path in paths}) as calls:
             self._run()
         self.layers.remove(merge=True)
         differences = {path: calls[path].difference(self.model.get_submodule(path)) for path in paths if path in calls}
         path, largest = max(differences.items(), key=lambda entry: entry[1], default=("", 0.0))
-        tolerance = _TOLERANCES.get(next(self.model.parameters()).dtype, _COARSE)
+        dtype = next(self.model.parameters()).dtype
+        tolerance = _TOLERANCES.get(dtype, _COARSE) if exact else _COARSE
         if not largest <= tolerance:
             cause = f"`{path}` computes something else after the merge: a relative difference of {largest:.2g}"
             raise TopworkError(cause, place="lora", hint="choose other `targets`")
@@ -294,30 +297,6 @@ def put_on(model: nn.Module, config: Any, paths: Sequence[str], trained: set[str
     for name, parameter in model.named_parameters(remove_duplicate=False):
         parameter.requires_grad_("lora_" in name or (name in trained and name in before))
     return layers
-
-
-def is_quantised(model: nn.Module) -> bool:
-    """Return whether some parameter of a model is quantised."""
-    return any(plain(parameter) is not parameter for parameter in model.parameters())
-
-
-def dequantise(model: nn.Module, names: set[str] | None = None) -> None:
-    """Make quantised parameters plain ones, in place.
-
-    Args:
-        model: the model.
-        names: of the parameters; None for all, after which the model is not a quantised one for transformers either.
-    """
-    for name, parameter in list(model.named_parameters()):
-        if (names is None or name in names) and plain(parameter) is not parameter:
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, nn.Parameter(plain(parameter.detach()), requires_grad=False))
-    for part in model.modules() if names is None else ():
-        for entry in ("hf_quantizer", "is_quantized", "quantization_method"):
-            part.__dict__.pop(entry, None)
-        config = getattr(part, "config", None)
-        if config is not None and hasattr(config, "quantization_config"):
-            del config.quantization_config
 
 
 def exactly(paths: Sequence[str], model: nn.Module) -> list[str] | str:

@@ -22,11 +22,13 @@ class LoadAdapter(Stage):
         """Check that the model is the one, then merge the products and put the task head's weights in."""
         from topwork_workbench.lora.folder import check_base, read_folder, stored_name
         from topwork_workbench.lora.layers import need_peft, put_on
+        from topwork_workbench.lora.quantised import dequantise
 
         peft = need_peft()
         folder = Path(self.folder).expanduser()
         origin, tensors = read_folder(folder)
         check_base(origin, run.work, folder)
+        dequantise(run.model, set(origin["head"]))
         config = peft.LoraConfig.from_pretrained(str(folder))
         config.modules_to_save = None  # the task head is put in as it is, not as a copy beside the model's own
         paths = origin["modules"]
