@@ -133,7 +133,7 @@ class Look(WholeLayerAccess, ScoringAccess):
         heads: Sequence[int] | Heads | None = None,
         keys: Any = None,
         places: torch.Tensor | None = None,
-        block: int = 32,
+        block: int | None = None,
         memory: int = 2**31,
         device: Any = "cpu",
         folder: str | Path | None = None,
@@ -159,7 +159,7 @@ class Look(WholeLayerAccess, ScoringAccess):
                 [rows, keys]; or one or more of the names "self", "previous", "next" (counted from the query, in
                 self-attention), "special" and "separator" (tokens, as the tokenizer or the config names them).
             places: [positions, d] coordinates for "distance", NaN for a position that stands nowhere.
-            block: queries whose weights exist at a time.
+            block: queries whose weights exist at a time; None: 32 on a CPU, as many as fit in 256 MB on a GPU.
             memory: bytes that may be kept.
             device: where what was captured is kept.
             folder: write what was captured there, a safetensors file each, and keep nothing; it is read when asked for.

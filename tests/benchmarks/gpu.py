@@ -136,11 +136,11 @@ def train(rounds: int) -> None:
 
 
 def predict(rounds: int) -> None:
-    """Prediction of 4096 texts of up to 120 words, beside transformers' pipeline and the bare model."""
+    """Prediction of 1024 texts of up to 120 words, beside transformers' pipeline and the bare model."""
     import torch
     import transformers
 
-    rows = rows_of(4096, 120)
+    rows = rows_of(1024, 120)
     work = build()
     texts = [row["text"] for row in rows]
     with tempfile.TemporaryDirectory() as folder:

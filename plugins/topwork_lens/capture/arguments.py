@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from topwork import UsageError, unknown
-from topwork_lens.capture.attention_call import BLOCK, AttentionCall
+from topwork_lens.capture.attention_call import AttentionCall
 
 
 def names_argument(what: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def offset_of(call: AttentionCall) -> int | None:
     if call.allowed is None:
         return keys - queries
     last = -1
-    for start in range(0, queries, BLOCK):
-        attended = call.allowed(start, min(queries, start + BLOCK)).flatten(0, -2).any(0).nonzero()
+    for start in range(0, queries, call.block_size):
+        attended = call.allowed(start, min(queries, start + call.block_size)).flatten(0, -2).any(0).nonzero()
         last = max(last, int(attended[-1]) if len(attended) else -1)
     return last - (queries - 1) if last >= queries - 1 else None

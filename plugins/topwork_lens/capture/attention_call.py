@@ -13,6 +13,8 @@ from topwork_lens.capture.tensors import Mask
 
 #: queries whose mask or weights exist at a time: few enough to stay in a processor's cache
 BLOCK = 32
+#: numbers of weights that exist at a time on a GPU, whose kernels want much work each: 256 MB
+GPU_NUMBERS = 2**26
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ class AttentionCall:
         assert tensor is not None
         return tensor.device
 
+    @property
+    def block_size(self) -> int:
+        """Number of queries whose weights may exist at a time."""
+        items, heads, _, keys = self.shape
+        return BLOCK if self.device.type == "cpu" else max(BLOCK, GPU_NUMBERS // max(1, items * heads * keys))
+
     def valid_rows(self, start: int, stop: int) -> torch.Tensor:
         """Return [items, queries]: True where one of those queries may attend to something."""
         items = self.shape[0]
@@ -96,8 +104,8 @@ class AttentionCall:
         return torch.stack(attended).any(0)
 
     def _blocks(self) -> list[tuple[int, int]]:
-        queries = self.shape[2]
-        return [(start, min(queries, start + BLOCK)) for start in range(0, queries, BLOCK)]
+        queries, size = self.shape[2], self.block_size
+        return [(start, min(queries, start + size)) for start in range(0, queries, size)]
 
     @cached_property
     def largest(self) -> float:

@@ -29,7 +29,7 @@ from topwork_lens.capture.arguments import (
     places_argument,
     unfit_for_distance,
 )
-from topwork_lens.capture.attention_call import BLOCK, AttentionCall
+from topwork_lens.capture.attention_call import AttentionCall
 from topwork_lens.capture.fast_reductions import reduced
 from topwork_lens.capture.interception import watching
 from topwork_lens.capture.keys import keys_argument
@@ -79,7 +79,7 @@ class Capture:
         heads: Mapping[str, Sequence[int]] | None = None,
         keys: Any = None,
         places: torch.Tensor | None = None,
-        block: int = BLOCK,
+        block: int | None = None,
         memory: int = 2**31,
         device: str | torch.device = "cpu",
         folder: str | Path | None = None,
@@ -98,7 +98,8 @@ class Capture:
         if "mass" in what and self.keys is None:
             raise UsageError("`mass` needs the positions whose share of attention is meant", hint="give keys=[0]")
         self.tokens = TokenKinds(model, token_ids or {}, () if self.keys is None else self.keys.names)
-        self.size, self.memory = count_argument(block, "block", "queries"), count_argument(memory, "memory", "bytes")
+        self.size = None if block is None else count_argument(block, "block", "queries")
+        self.memory = count_argument(memory, "memory", "bytes")
         self.device = device_argument(device)
         self.kept = 0
         self.scope = Scope()
@@ -273,7 +274,7 @@ class Capture:
         if "mass" in names and self.keys is not None:
             options |= {"chosen": self.keys.chosen(call, self.tokens), "shifts": self.keys.shifts}
         reducer = Reducer(names, **options)
-        values = reduced(call, reducer, self.size)
+        values = reduced(call, reducer, self.size or call.block_size)
         if values is None:
             values = {name: torch.cat(parts, dim=2) for name, parts in self._blocks(call, reducer).items()}
         for name in self.names:
@@ -287,12 +288,12 @@ class Capture:
         return self.keys.unfit(call, offset, self.tokens) if name == "mass" and self.keys is not None else None
 
     def _blocks(self, call: AttentionCall, reducer: Reducer) -> dict[str, list[torch.Tensor]]:
-        queries = call.shape[2]
+        queries, size = call.shape[2], self.size or call.block_size
         pieces: dict[str, list[torch.Tensor]] = {}
         total: torch.Tensor | None = None
         valid = call.valid_queries[:, None, :, None]
-        for start in range(0, queries if reducer.names else 0, self.size):
-            stop = min(queries, start + self.size)
+        for start in range(0, queries if reducer.names else 0, size):
+            stop = min(queries, start + size)
             weights = checked_weights(call, start, stop)
             allowed = None if call.allowed is None else call.allowed(start, stop)
             for name, part in reducer.block(weights, allowed, start, call.shape).items():
