@@ -7,6 +7,7 @@ were in; those of bitsandbytes belong to modules of its own, which become plain 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +76,7 @@ def _packed(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, module
 
 
-def _linear(module: nn.Module) -> nn.Linear:
+def _linear(module: Any) -> nn.Linear:
     """Return the plain linear layer of a module of bitsandbytes, in the dtype in which it computes."""
     from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
