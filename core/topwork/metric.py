@@ -40,6 +40,14 @@ class Metric(ABC):
         A metric without rows gives NaN for its keys.
         """
 
+    def primary_value(self) -> float:
+        """Return the number of `result` under `primary`; worth its own code where tables cost more than that number.
+
+        Analyses ask for it once for each row and each attention head.
+        """
+        value: Any = self.result()[self.primary]
+        return float(value)
+
     def doubts(self) -> list[str]:
         """Return what makes the result doubtful, in sentences for the log. Default: nothing."""
         return []

@@ -33,7 +33,6 @@ class RowMetrics:
 
 def measure_rows(run: Run, role: str, limit: int | None = None) -> RowMetrics:
     """Predict the rows of a role with the model as it is, and measure them."""
-    primary = run.task.metric().primary
     whole, by_row = run.task.metric(), dict[int, float]()
     for index, row, prediction in run.predictions(role, limit):
         alone = run.task.metric()
@@ -41,12 +40,12 @@ def measure_rows(run: Run, role: str, limit: int | None = None) -> RowMetrics:
         alone.update(row, prediction)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metrics of one row lack classes, pairs and the like
-            by_row[index] = float(alone.result()[primary])
+            by_row[index] = alone.primary_value()
     states = run.process.gather((whole, by_row))
     for other, values in states[1:]:
         states[0][0].merge(other)
         by_row |= values
-    return RowMetrics(float(states[0][0].result()[primary]), {**states[0][1], **by_row})
+    return RowMetrics(states[0][0].primary_value(), {**states[0][1], **by_row})
 
 
 def paired_interval(before: RowMetrics, after: RowMetrics, seed: int = 0) -> dict[str, Json]:

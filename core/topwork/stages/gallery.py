@@ -72,7 +72,7 @@ class Gallery:
             return float(picture.badness), f"{picture.measure}, largest first" if picture.measure else ""
         metric = self.task.metric()
         metric.update(row, prediction)
-        value = float(metric.result()[metric.primary])
+        value = metric.primary_value()
         name = metric.primary.replace("_", " ")
         if not math.isfinite(value):
             value = 0.0

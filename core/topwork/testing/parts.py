@@ -46,6 +46,9 @@ def check_metric(task: Task, rows: Sequence[Any], predictions: Sequence[Any]) ->
     assert whole.primary in whole.keys, f"{task.name}: primary {whole.primary} is none of the keys"
     numbers = all(isinstance(values[key], int | float) for key in whole.keys)
     assert numbers, f"{task.name}: the metric's keys must be numbers, they are {values}"
+    short = whole.primary_value()
+    same = _close(values[whole.primary], short)
+    assert same, f"{task.name}: {whole.primary} is {values[whole.primary]} in result() and {short} in primary_value()"
     left, right = of(range(half)), of(range(half, len(rows)))
     with promised(task.name, "metrics can be sent to another process, and merge"):
         left.merge(pickle.loads(pickle.dumps(right)))

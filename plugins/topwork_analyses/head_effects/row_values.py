@@ -215,7 +215,7 @@ class MetricDifference:
     def _result(self, metric: Metric) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a metric over few rows has too little of
-            return float(metric.result()[self.primary])
+            return metric.primary_value()
 
     def _row_values(self, metrics: Sequence[Metric]) -> NDArray[numpy.float64]:
         """Return the metric of each row alone. Rows with the same truth and prediction are computed once."""

@@ -95,6 +95,11 @@ class ClassificationMetric(Metric):
         values = {"single": self._single, "multi": self._multi, "regression": self._regression}[self.kind]()
         return {key: value if isinstance(value, list | dict) else float(value) for key, value in values.items()}
 
+    def primary_value(self) -> float:
+        if self.primary != "accuracy" or not self.truths:
+            return super().primary_value()
+        return sum(guess == truth for guess, truth in zip(self.guesses, self.truths)) / len(self.truths)
+
     def doubts(self) -> list[str]:
         """Return that all predictions are one label although the rows have several."""
         if self.kind != "single" or len(set(self.truths)) < 2 or len(set(self.guesses)) != 1:
