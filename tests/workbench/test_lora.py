@@ -433,7 +433,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], int, int]] = {
     "queries of a detector": (
         "object-detection",
         {"config": {"model_type": "detr", **SIDES, "num_queries": 8, "backbone_config": RESNET}},
-        *(22, 8),
+        *(26, 8),
     ),
     "losses at points that jump": ("image-segmentation", {"config": MASKS}, 41, 3),
     "experts": (

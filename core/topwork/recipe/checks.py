@@ -5,6 +5,7 @@ Entry point: `RecipeChecker`. The section `data` is checked in `data`, options i
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +206,7 @@ class RecipeChecker:
         name = options.model
         if options.trust_remote_code:
             return None
-        if name and _MAY_BE_FETCHED.fullmatch(name) and not expanded(name).is_dir():
+        if name and _MAY_BE_FETCHED.fullmatch(name) and not os.path.isdir(expanded(name)):
             return None
         try:
             self.plugins.load_base(options)
