@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,7 +91,8 @@ def _check_splits(node: Node, options: DataOptions, plugins: Plugins, problems: 
         if not isinstance(rows, RowsOptions) or rows.split is None:
             continue
         usual = ("train", "test") if rows.path.startswith("sample:") else ("train",)
-        small = expanded(rows.path).is_file() and expanded(rows.path).stat().st_size <= MOST_BYTES
+        file = expanded(rows.path)
+        small = os.path.isfile(file) and file.stat().st_size <= MOST_BYTES
         if rows.split.partition("[")[0] in usual or not (small or rows.path.startswith("sample:")):
             continue
         try:

@@ -5,6 +5,7 @@ Entry points: `load_folder`, and `local_folder`, which finds a folder on the Hub
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,7 @@ def local_folder(folder: str | Path, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: it is neither a folder nor a repository that can be had.
     """
-    if Path(folder).expanduser().exists() or not _REPOSITORY.fullmatch(str(folder)):
+    if os.path.exists(Path(folder).expanduser()) or not _REPOSITORY.fullmatch(str(folder)):
         return Path(folder).expanduser()
     from huggingface_hub import constants, snapshot_download
 

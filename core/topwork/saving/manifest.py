@@ -9,6 +9,7 @@ decided by whoever loads the folder, never by the folder.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ def _origin(base: Any) -> dict[str, Json]:
     }
     for part in description.values():
         for key in ("model", "processor"):
-            if isinstance(part.get(key), str) and Path(part[key]).expanduser().is_dir():
+            if isinstance(part.get(key), str) and os.path.isdir(Path(part[key]).expanduser()):
                 part[key] = f"./{Path(part[key]).resolve().name}"
     return description
 

@@ -43,7 +43,7 @@ def load_rows(source: str, options: RowsOptions) -> Any | None:
     if (
         ":" in source
         and not source.startswith(("hf://", "http://", "https://"))
-        and not Path(source).expanduser().exists()
+        and not os.path.exists(Path(source).expanduser())
     ):
         return None  # some other plugin's scheme, such as sample:digits
     from topwork_bases.rows import files as _files

@@ -49,9 +49,9 @@ def locate(name: str) -> str | None:
     if not name:
         raise UsageError("the name of a base is empty", place="base", hint="give a folder or Hub id")
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike `Path.is_dir` it takes names of any length
         return str(path)
-    if path.exists():
+    if os.path.exists(path):
         raise UsageError("is a file; a base is a folder or a Hub id", place=f"base {name}")
     if _HUB_ID.fullmatch(name) and not name.startswith(("./", "../", "~")):
         return name
@@ -129,7 +129,7 @@ def hub_error(error: Exception, location: str, revision: str | None) -> TopworkE
         return CheckpointError(
             "no such repository on the Hub", place=base, hint="correct the id, or log in if it is private"
         )
-    if Path(location).expanduser().is_dir():
+    if os.path.isdir(Path(location).expanduser()):
         message = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         return CheckpointError(f"cannot be opened ({message})", place=base, hint="save it again")
     if constants.HF_HUB_OFFLINE:
@@ -259,7 +259,7 @@ def find_processor(location: str, kind: str, revision: str | None, changes: dict
     part, _, kind = kind.rpartition("/")
     if part:
         location = str(Path(location) / part)
-        if not Path(location).is_dir():
+        if not os.path.isdir(location):
             return None
     extra = _processor_file(location, kind, revision)
     if extra is None:
