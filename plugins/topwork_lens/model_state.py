@@ -5,7 +5,7 @@ Entry points: `quiet`, `frozen`, `device_of`. Both context managers restore what
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,6 +19,20 @@ from topwork import Batch, UsageError, map_tensors
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's first parameter; the CPU for a model without parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Give a module another `forward` for the time of the block; one that the module had of its own comes back."""
+    attributes: Mapping[str, Any] = vars(module)
+    before = attributes.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        module.__dict__.pop("forward")
+        if before is not None:
+            module.__dict__["forward"] = before
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from topwork_lens.blocks.trace import input_watch, is_reader
+from topwork_lens.model_state import with_forward
 from topwork_lens.pruning.equivalence import Replay, tensors
 
 
@@ -149,7 +150,7 @@ class PartialRuns:
         modules = {id(module): module for module in _parts_of(self.replay.module)}
         with ExitStack() as stack:
             for module in modules.values():
-                stack.enter_context(_with_forward(module, replaced(module.forward)))
+                stack.enter_context(with_forward(module, replaced(module.forward)))
             yield
 
 
@@ -160,16 +161,3 @@ def _parts_of(module: nn.Module) -> Iterator[nn.Module]:
             yield from _parts_of(child)
         if type(child).forward is not nn.Module.forward and not isinstance(child, torch.jit.ScriptModule):
             yield child
-
-
-@contextmanager
-def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    attributes: Mapping[str, Any] = vars(module)
-    before = attributes.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        module.__dict__.pop("forward")
-        if before is not None:
-            module.__dict__["forward"] = before

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from topwork import AttentionLayer, Refused, map_tensors
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.layers.context import module_at
-from topwork_lens.model_state import quiet, seed_for
+from topwork_lens.model_state import quiet, seed_for, with_forward
 from topwork_lens.refusals import refuse
 
 
@@ -263,19 +263,14 @@ def doubled(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _observing_direct_calls(module: nn.Module, remember: Callable[..., None]) -> Iterator[None]:
     """Observe calls of a layer's `forward`, which no hook sees."""
-    replaced, forward = module.__dict__.get("forward"), module.forward
+    forward = module.forward
 
     def observed(*args: Any, **kwargs: Any) -> Any:
         remember(module, args, kwargs)
         return forward(*args, **kwargs)
 
-    module.forward = observed
-    try:
+    with with_forward(module, observed):
         yield
-    finally:
-        module.__dict__.pop("forward")
-        if replaced is not None:
-            module.__dict__["forward"] = replaced
 
 
 class Observed(Protocol):
