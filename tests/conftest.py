@@ -10,12 +10,14 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_HUB_DIS
 import gc
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["cpu_budget"]
 pytest.register_assert_rewrite("named.harness")
 
+ROOT = Path(__file__).resolve().parents[1]
 #: configs of models that cost next to nothing
 TINY_BERT = {
     "model_type": "bert",
@@ -68,6 +70,23 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def pytest_unconfigure() -> None:
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def weight_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the packages of weights that the shipped recipes name, each with a small model."""
+    from stand_in_weights import make_packages
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("packages")
+    make_packages(ROOT.glob("recipes/**/*.yaml"), folder, BertModel(BertConfig(**TINY_BERT)))
+    return folder
+
+
+@pytest.fixture
+def recipe_weights(weight_packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the shipped recipes find the packages of weights that they name, installed or not."""
+    monkeypatch.syspath_prepend(str(weight_packages))
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,7 @@ def test_a_config_of_accelerate_has_keys_that_accelerate_reads(file):
     assert config.mixed_precision == "no"
 
 
+@pytest.mark.usefixtures("recipe_weights")
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_the_first_lines_of_a_config_launch_it(file, monkeypatch):
     lines = [line.lstrip("# ").strip() for line in file.read_text().splitlines() if line.startswith("#")]
@@ -72,6 +73,7 @@ def test_the_first_lines_of_a_config_launch_it(file, monkeypatch):
     check(shlex.split(command.replace("\\ ", " ").split(" -m topwork ", 1)[1]))
 
 
+@pytest.mark.usefixtures("recipe_weights")
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.name)
 def test_a_script_of_slurm_is_one_that_bash_and_slurm_read(file, monkeypatch):
     text = file.read_text()
@@ -85,6 +87,7 @@ def test_a_script_of_slurm_is_one_that_bash_and_slurm_read(file, monkeypatch):
         check(command)
 
 
+@pytest.mark.usefixtures("recipe_weights")
 def test_the_file_of_skypilot_has_keys_that_it_reads(monkeypatch):
     content = yaml.safe_load((FOLDER / "sky.yaml").read_text())
     assert set(content) <= SKY

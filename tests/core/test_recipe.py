@@ -127,6 +127,7 @@ def test_shipped_recipes_by_name(tmp_path: Path, recipe_plugins: Plugins) -> Non
         load_recipe("start_here.yml", (), with_recipes)
 
 
+@pytest.mark.usefixtures("recipe_weights")
 def test_every_shipped_recipe_is_valid_and_opens_with_its_command() -> None:
     everything = load_plugins()
     for name, path in everything.recipes.items():

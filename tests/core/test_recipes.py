@@ -29,6 +29,7 @@ def promises(file: Path) -> list[re.Match]:
     return list(PROMISE.finditer(file.read_text(encoding="utf-8")))
 
 
+@pytest.mark.usefixtures("recipe_weights")
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_a_recipe_is_valid_and_says_what_to_expect(file, plugins):
     text = file.read_text(encoding="utf-8")
