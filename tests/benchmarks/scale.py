@@ -4,6 +4,10 @@
 `images`, `kills`, `runs`, `startup` and `page`, by default all. A million rows and fifty kills:
 `scale.py kills --rows 1000000 --kills 50`. Every figure is a line of JSON; times are CPU seconds, so that other work on
 the machine counts little.
+
+Memory is given in MB, three ways (proc(5)): `own_mb`, anonymous pages (RssAnon), which only the process can give back,
+so that a machine must have them; `files_mb`, pages of files mapped into it (RssFile), which the system takes back when
+it needs memory; `peak_mb`, both together. Own memory and both together must be flat.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ from predict_rows import TINY, WORDS
 SECTIONS = ("rows", "images", "kills", "runs", "startup", "page")
 #: CPU seconds that commands may take before they do anything
 STARTUP = {("--help",): 0.3, ("list",): 0.3, ("validate", "quickstart"): 1.0}
-#: share by which memory may grow, and CPU time by shards
-FLAT, OVERHEAD = 0.05, 0.03
+#: shares by which memory may grow with the rows, and with the runs of one process, and CPU time by shards
+FLAT, FLAT_RUNS, OVERHEAD = 0.05, 0.02, 0.03
 ALTERNATIONS = 3
+#: seconds between two looks at the memory of a process
+LOOKS = 0.02
 
 
 def show(section: str, **figures: Any) -> None:
@@ -40,17 +46,37 @@ def topwork_line(*arguments: object) -> list[str]:
 
 
 def measured(command: list[str], output: Path | None = None) -> dict[str, float]:
-    """Wall and CPU seconds and the largest memory (MB) of a command, which must end well."""
+    """Wall and CPU seconds and the largest memory of a command, which must end well."""
     start = time.perf_counter()
+    memory: dict[str, float] = {}
     with (output or Path(os.devnull)).open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
+        ended = 0
+        while not ended:
+            time.sleep(LOOKS)
+            memory = largest(memory, memory_of(process.pid))
+            ended, status, used = os.wait4(process.pid, os.WNOHANG)
         process.returncode = status
     if status:
         raise SystemExit(f"{' '.join(command)} failed with status {status}")
-    unit = 2**20 if sys.platform == "darwin" else 2**10
     figures = {"wall_s": time.perf_counter() - start, "cpu_s": used.ru_utime + used.ru_stime}
-    return {**{key: round(value, 2) for key, value in figures.items()}, "peak_mb": round(used.ru_maxrss / unit)}
+    return {**{key: round(value, 2) for key, value in figures.items()}, **memory}
+
+
+def memory_of(process: int) -> dict[str, float]:
+    """Memory of a process in MB, by kind; empty where the system does not say."""
+    kinds = {"VmHWM": "peak_mb", "RssAnon": "own_mb", "RssFile": "files_mb"}
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return {}
+    fields = [line.replace(":", "").split() for line in lines]
+    return {kinds[field[0]]: round(int(field[1]) / 1024, 1) for field in fields if field and field[0] in kinds}
+
+
+def largest(known: dict[str, float], now: dict[str, float]) -> dict[str, float]:
+    """Largest memory of each kind."""
+    return {kind: max(known.get(kind, 0), now.get(kind, 0)) for kind in {**known, **now}}
 
 
 # ---------------------------------------------------------------- rows
@@ -124,17 +150,28 @@ def kills_section(folder: Path, count: int, kills: int, shards: int) -> None:
     command = topwork_line("--quiet", "predict", folder / "model", folder / f"{count}.csv", "--shards", shards)
     options = ("--shards", shards // 10, "--output", folder / "tenth")
     small = measured(topwork_line("--quiet", "predict", folder / "model", folder / f"{tenth}.csv", *options))
+    show("kills", what="undisturbed, a tenth", rows=tenth, shards=shards // 10, **small)
     undisturbed = measured([*command, "--output", str(folder / "undisturbed")])
-    growth = round(undisturbed["peak_mb"] / small["peak_mb"] - 1, 4)
-    figures = {"peak_mb_of_a_tenth": small["peak_mb"], "growth": growth, "flat": growth <= FLAT}
-    show("kills", what="undisturbed", rows=count, shards=shards, **undisturbed, **figures)
+    show("kills", what="undisturbed", rows=count, shards=shards, **undisturbed, **growth(small, undisturbed))
+    figures = killed([*command, "--output", str(folder / "out")], folder / "out" / "parts", kills, shards)
+    names = ("predictions.jsonl", "result.json")
+    same = all((folder / "out" / name).read_bytes() == (folder / "undisturbed" / name).read_bytes() for name in names)
+    show("kills", what="killed", rows=count, shards=shards, same_bytes=same, **figures, **growth(small, figures))
+    if not same:
+        raise SystemExit("the bytes differ")
+    overhead_of_shards(folder, tenth, shards // 10)
+
+
+def killed(command: list[str], parts: Path, kills: int, shards: int) -> dict[str, Any]:
+    """Run a command twice at once, kill one of them again and again as shards are finished, and start it anew."""
     draw, before = random.Random(0), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command += ["--output", str(folder / "out")]
     processes = [subprocess.Popen(command) for _ in range(2)]
-    done, peak, start = 0, 0, time.perf_counter()
+    done, start = 0, time.perf_counter()
+    memory: dict[str, float] = {}
     while any(process.poll() is None for process in processes):
-        finished = len(list((folder / "out" / "parts").glob("[0-9]*"))) if (folder / "out" / "parts").is_dir() else 0
-        peak = max([peak, *(resident(process.pid) for process in processes if process.poll() is None)])
+        for process in processes:
+            memory = largest(memory, memory_of(process.pid))
+        finished = len(list(parts.glob("[0-9]*"))) if parts.is_dir() else 0
         if done < kills and finished * (kills + 2) >= done * shards:
             time.sleep(draw.random() * 0.2)
             index = draw.randrange(2)
@@ -142,17 +179,11 @@ def kills_section(folder: Path, count: int, kills: int, shards: int) -> None:
             processes[index].wait()
             processes[index] = subprocess.Popen(command)
             done += 1
-        time.sleep(0.02)
+        time.sleep(LOOKS)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    names = ("predictions.jsonl", "result.json")
-    same = all((folder / "out" / name).read_bytes() == (folder / "undisturbed" / name).read_bytes() for name in names)
-    codes = [process.returncode for process in processes]
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    figures = {"wall_s": round(time.perf_counter() - start, 1), "cpu_s": round(cpu, 1), "peak_mb": peak}
-    show("kills", what="killed", kills=done, rows=count, shards=shards, same_bytes=same, exit_codes=codes, **figures)
-    if not same:
-        raise SystemExit("the bytes differ")
-    overhead_of_shards(folder, tenth, shards // 10)
+    wall, codes = round(time.perf_counter() - start, 1), [process.returncode for process in processes]
+    return {"kills": done, "exit_codes": codes, "wall_s": wall, "cpu_s": round(cpu, 1), **memory}
 
 
 def overhead_of_shards(folder: Path, count: int, shards: int) -> None:
@@ -170,13 +201,10 @@ def overhead_of_shards(folder: Path, count: int, shards: int) -> None:
     )
 
 
-def resident(process: int) -> int:
-    """Memory of a process in MB, 0 where the system does not say."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS")), 0)
+def growth(small: dict[str, float], large: dict[str, float], most: float = FLAT) -> dict[str, Any]:
+    """Share by which memory grew, own memory and all of it, and whether it is flat."""
+    grown = {kind: round(large[f"{kind}_mb"] / small[f"{kind}_mb"] - 1, 4) for kind in ("own", "peak")}
+    return {**{f"growth_of_{kind}": share for kind, share in grown.items()}, "flat": max(grown.values()) <= most}
 
 
 # ---------------------------------------------------------------- runs, start-up, pages
@@ -189,7 +217,7 @@ def runs_section(folder: Path, runs: int) -> None:
     import topwork
 
     rows = [{"text": " ".join(WORDS[: index % 8 + 3]), "label": "ab"[index % 2]} for index in range(64)]
-    memory: list[int] = []
+    memory: list[dict[str, float]] = []
     for number in range(runs):
         stages = [{"train": {"steps": 2, "batch_size": 8}}, "evaluate", "head_importance", "save"]
         data = {"train": str(folder / "rows.jsonl"), "calibrate": str(folder / "rows.jsonl")}
@@ -197,9 +225,10 @@ def runs_section(folder: Path, runs: int) -> None:
         recipe = {"task": "text-classification", "base": TINY, "data": {**data, "evaluate": data["train"]}}
         topwork.run({**recipe, "stages": stages}, folder=folder / f"run-{number}", quiet=True)
         gc.collect()
-        memory.append(resident(os.getpid()))
-    base = memory[min(19, runs // 2)]
-    show("runs", runs=runs, mb_at_20=base, mb_at_end=memory[-1], growth=round(memory[-1] / base - 1, 4))
+        memory.append(memory_of(os.getpid()))
+    base, last = memory[min(19, runs // 2)], memory[-1]
+    show("runs", what="run 20", **base)
+    show("runs", what=f"run {runs}", **last, **growth(base, last, FLAT_RUNS))
 
 
 def startup_section() -> None:

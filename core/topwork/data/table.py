@@ -6,6 +6,7 @@ values stands in `cells`, how roles are cut in `cuts`.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -230,6 +231,18 @@ class Table(Sequence):
         return made
 
     # ------------------------------------------------------------------ parts
+
+    def mapped_anew(self) -> Table:
+        """Return the same rows, mapped into memory once more where they lie in files.
+
+        Pages that were read through this table go with it, so whoever takes part after part holds one part's pages.
+        """
+        if not getattr(self.rows, "cache_files", None):
+            return self
+        try:
+            return self._with(pickle.loads(pickle.dumps(self.rows)), self.origin)
+        except OSError:  # the files are gone from the disk; what is mapped already can still be read
+            return self
 
     def select(self, indices: Any) -> Table:
         """Return the rows at these indices, in their order."""

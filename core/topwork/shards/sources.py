@@ -47,7 +47,7 @@ class Sources:
         for table in self.tables:
             inside = chosen[(chosen >= offset) & (chosen < offset + len(table))] - offset
             if len(inside):
-                tables.append(table.select(inside))
+                tables.append(table.mapped_anew().select(inside))
             offset += len(table)
         return tables
 
@@ -57,5 +57,5 @@ class Sources:
         for table in self.tables:
             first, last = max(start - offset, 0), min(stop - offset, len(table))
             if first < last:
-                yield offset + first, table.select(range(first, last))
+                yield offset + first, table.mapped_anew().select(range(first, last))
             offset += len(table)

@@ -78,34 +78,38 @@ def _write(path: Path, file: Path, read: Callable[[list[str]], Iterator[Batch]])
     remarks: list[str] = []
     temporary, pieces = file.with_suffix(f".{os.getpid()}"), file.with_suffix(f".{os.getpid()}.parts")
     try:
-        names, count = _write_parts(path, pieces, read(remarks))
-        if not count:
+        names, schemas = _write_parts(path, pieces, read(remarks))
+        if not schemas:
             raise DataError(f"{path}: has no rows", hint="write rows below the header")
-        with pyarrow.memory_map(str(pieces)) as source:
-            parts = [pyarrow.ipc.open_stream(source).read_all() for _ in range(count)]
-        table = _joined(path, parts, names)
-        table = table.replace_schema_metadata({b"topwork": json.dumps(remarks).encode()})
-        with pyarrow.OSFile(str(temporary), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=1000)
+        schema = _joined(path, [part.empty_table() for part in schemas], names).schema
+        schema = schema.with_metadata({b"topwork": json.dumps(remarks).encode()})
+        with (
+            pyarrow.OSFile(str(pieces), "rb") as source,
+            pyarrow.OSFile(str(temporary), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, schema) as writer,
+        ):
+            for _ in schemas:  # parts stay as large as they were read: opening many small ones maps most of the file
+                part = pyarrow.ipc.open_stream(source).read_all()
+                writer.write_table(_joined(path, [schema.empty_table(), part], names).combine_chunks())
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
         pieces.unlink(missing_ok=True)
 
 
-def _write_parts(path: Path, pieces: Path, batches: Iterator[Batch]) -> tuple[set[str], int]:
-    """Write rows as streams of Arrow, one behind the other; return columns that become text, and how many there are."""
+def _write_parts(path: Path, pieces: Path, batches: Iterator[Batch]) -> tuple[set[str], list[Any]]:
+    """Write rows as streams of Arrow, one behind the other; return columns that become text, and the parts' schemas."""
     import pyarrow
 
     names: set[str] = set()
-    count = 0
+    schemas = []
     with pyarrow.OSFile(str(pieces), "wb") as sink:
         for columns, lines in batches:
             part = _part(path, columns, lines, names)
             with pyarrow.ipc.new_stream(sink, part.schema) as writer:
                 writer.write_table(part)
-            count += 1
-    return names, count
+            schemas.append(part.schema)
+    return names, schemas
 
 
 def _part(path: Path, columns: dict[str, list[Any]], lines: list[int], names: set[str]) -> Any:
