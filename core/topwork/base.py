@@ -68,6 +68,11 @@ class BaseOptions(BaseModel):
             raise ValueError("`config` needs `model_type`, such as bert or vit")
         return self
 
+    @property
+    def name(self) -> str:
+        """Name by which hooks know the base: its id or folder, or `config:<model_type>`."""
+        return self.model if self.model is not None else f"config:{(self.config or {})['model_type']}"
+
 
 @dataclass
 class Features:

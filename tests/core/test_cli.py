@@ -51,7 +51,10 @@ def topwork(capsys, tmp_path: Path, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["plugins"], ["schema"], ["run", "--help"]])
+VALIDATE = ["validate", "language_model", "quickstart", "object_detection"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["plugins"], ["schema"], ["run", "--help"], VALIDATE])
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     script = (
         "import sys; from topwork.cli import main; code = main(sys.argv[1:]);"

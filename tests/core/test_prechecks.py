@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,7 @@ FAULTS = {
         {"data": f"train: {{path: rows.csv}}\n  evaluate: {{cut: {{share: 0.2, by: speaker}}}}\n  {COLUMNS}"},
         "r.yaml:5:36: data.evaluate.cut.by: no column `speaker` to cut by; there are review, stars",
     ),
+    "a sample without a split": ({"data": 'train: {path: "sample:rated-words"}'}, "r.yaml:4:10: data.train: "),
     "no rows": ({"data": f"train: {{path: empty.csv}}\n  {COLUMNS}"}, "r.yaml:4:17: data.train: the file has no rows"),
 }
 RIGHT = {
@@ -183,6 +185,12 @@ BASES = {
     "package:nothing_of_this/x": "is not installed",
     "{config: {model_type: nosuch}}": "unknown model type `nosuch`",
     "{config: {model_type: bert, hidden_siz: 3}}": "did you mean `hidden_size`?",
+    "{config: {model_type: bert, hidden_size: 10, num_attention_heads: 3}}": "let `num_attention_heads` divide",
+    "{config: {model_type: bert, hidden_size: wide}}": "hidden_size",
+    "{config: {model_type: resnet, layer_type: wide}}": "layer_type=wide is not one of",
+    "{config: {model_type: bert}, changes: {hidden_siz: 3}}": "did you mean `hidden_size`?",
+    "{model: whole, changes: {num_attention_heads: 5}}": "let `num_attention_heads` divide",
+    "whole": "has no weights",
     "{config: {model_type: bert}, quantize: {method: torchao}}": "random weights are not quantised",
 }
 
@@ -191,11 +199,13 @@ BASES = {
 def test_a_base_that_no_run_can_open_is_named_with_its_line(tmp_path, monkeypatch, capsys, base) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "config.json").write_text('{"model_type": "bert", "id2label": {"0": "a", "1": "b"}}')
     csv(tmp_path, "rows.csv")
     (tmp_path / "r.yaml").write_text(f"task: text-classification\nbase: {base}\ndata:\n  {GOOD}\nstages: [train]\n")
     assert main(["validate", "r.yaml"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("r.yaml:2:7: base: ") and BASES[base] in line, line
+    assert re.match(r"r.yaml:2:(7|15): base: ", line) and BASES[base] in line, line
 
 
 @pytest.mark.parametrize("kind", RIGHT)

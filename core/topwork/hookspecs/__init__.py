@@ -17,6 +17,7 @@ from topwork.hookspecs.markers import CONTRACT, hookimpl, hookspec
 from topwork.hookspecs.models import (
     adapt_model,
     attention_layer,
+    base_opens,
     block,
     build_head,
     load_base,
@@ -49,6 +50,7 @@ __all__ = [
     "CONTRACT",
     "adapt_model",
     "attention_layer",
+    "base_opens",
     "block",
     "build_head",
     "compress",

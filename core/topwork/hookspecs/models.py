@@ -35,6 +35,19 @@ def load_base(name: str, options: BaseOptions) -> Base | None:
 
 
 @hookspec(firstresult=True)
+def base_opens(name: str, options: BaseOptions) -> bool | None:
+    """Return True when small files alone say that `load_base` opens this base, else None: it is then opened.
+
+    Called when a recipe is checked: it must be quick, and so without torch. Refuse what is known to fail.
+
+    Example:
+        @topwork.hookimpl
+        def base_opens(name, options):
+            return True if name in ("mine/small", "mine/large") else None
+    """
+
+
+@hookspec(firstresult=True)
 def load_rows(source: str, options: RowsOptions) -> Any | None:
     """Return the `datasets` dataset of a path or name, or None: "not mine".
 

@@ -55,6 +55,7 @@ PROMISES: dict[str, tuple[str, Callable[[Any], bool]]] = {
         f"a base (see `topwork.Base`: {', '.join(_BASE)})",
         lambda value: all(hasattr(value, name) for name in _BASE),
     ),
+    "base_opens": ("True, or None when that is unknown", lambda value: isinstance(value, bool)),
     "load_rows": ("one data set of `datasets`, or a list of dicts", _is_rows),
     "build_head": ("a torch module", lambda value: callable(getattr(value, "named_parameters", None))),
     "attention_layer": ("a `topwork.AttentionLayer`", _is_layer),

@@ -135,11 +135,19 @@ class Plugins:
         Raises:
             UsageError: no plugin knows it; lists the plugins that were called.
         """
-        name = options.model if options.model is not None else f"config:{(options.config or {})['model_type']}"
-        base = self.hook.load_base(name=name, options=options)
+        base = self.hook.load_base(name=options.name, options=options)
         if base is None:
-            raise self._nobody("base", name, "load_base")
+            raise self._nobody("base", options.name, "load_base")
         return base
+
+    def check_base(self, options: BaseOptions) -> None:
+        """Check that a base can be opened; where a plugin knows that from its files, it is not opened.
+
+        Raises:
+            TopworkError: as `load_base`.
+        """
+        if not self.hook.base_opens(name=options.name, options=options):
+            self.load_base(options)
 
     def load_rows(self, options: RowsOptions) -> Any:
         """Return the rows that a recipe names, with the data set's column names.

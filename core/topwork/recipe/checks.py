@@ -209,7 +209,7 @@ class RecipeChecker:
         if name and _MAY_BE_FETCHED.fullmatch(name) and not os.path.isdir(expanded(name)):
             return None
         try:
-            self.plugins.load_base(options)
+            self.plugins.check_base(options)
         except TopworkError as error:
             return "; ".join(filter(None, (error.cause, error.hint)))
         return None

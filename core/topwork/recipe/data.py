@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from topwork.data.options import CutOptions, DataOptions, RowsOptions
+from topwork.data.splits import SeveralSplits
 from topwork.errors import Problem, TopworkError, nearest
 from topwork.files import exists, expanded
 from topwork.recipe.headers import MOST_BYTES, read_header
@@ -85,20 +86,24 @@ def _placeholder(path: str) -> str | None:
 
 
 def _check_splits(node: Node, options: DataOptions, plugins: Plugins, problems: list[Problem]) -> None:
-    """Check the names of splits of samples and of local files, where they are not the usual ones."""
+    """Check the splits of samples and of local files: names that are not the usual ones, and samples without one."""
     for role in ROLES:
         rows = getattr(options, role)
-        if not isinstance(rows, RowsOptions) or rows.split is None:
+        if not isinstance(rows, RowsOptions):
             continue
-        usual = ("train", "test") if rows.path.startswith("sample:") else ("train",)
+        is_sample = rows.path.startswith("sample:")
         file = expanded(rows.path)
         small = os.path.isfile(file) and file.stat().st_size <= MOST_BYTES
-        if rows.split.partition("[")[0] in usual or not (small or rows.path.startswith("sample:")):
+        usual = ("train", "test") if is_sample else (None, "train")
+        if (rows.split and rows.split.partition("[")[0]) in usual or not (small or is_sample):
             continue
         try:
             plugins.load_rows(rows)
+        except SeveralSplits as error:
+            problems.append(Problem(_at(node, role), f"data.{role}", f"{error.cause}; {error.hint}"))
         except TopworkError as error:
-            problems.append(Problem(_at(node, role, "split"), f"data.{role}.split", error.cause))
+            if rows.split is not None:
+                problems.append(Problem(_at(node, role, "split"), f"data.{role}.split", error.cause))
 
 
 def _check_files(node: Node, options: DataOptions, task: type[Task], plugins: Plugins, problems: list[Problem]) -> None:

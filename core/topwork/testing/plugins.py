@@ -201,6 +201,7 @@ def _unknown_module() -> dict[str, Any]:
 
 _QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "load_base": _unknown_base,
+    "base_opens": _unknown_base,
     "load_rows": _unknown_rows,
     "attention_layer": _unknown_module,
 }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from topwork import CheckpointError, DeferredModule, hookimpl
 from topwork_bases.transformers import sources as _sources
+from topwork_bases.transformers import written as _written
 
 if TYPE_CHECKING:
     from torch import nn
@@ -197,13 +198,13 @@ def load_base(name: str, options: BaseOptions) -> TransformersBase | None:
         # the same architecture from random weights, smaller:
         # base: {config: {model_type: bert, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4}}
     """
-    if options.quantize is not None:
-        from topwork_bases.transformers.quantized import check_quantize
+    from topwork_bases.transformers.quantized import check_quantize
 
-        check_quantize(name, options)
+    check_quantize(name, options)
     if options.config is not None:
         config = _sources.make_config(options.config)
         _sources.apply(config, options.changes, strict=True)
+        _sources.refuse_uneven(config, f"base {name}")
         return TransformersBase(name, options, None, config)
     location = _sources.locate(name)
     if location is None:
@@ -214,9 +215,30 @@ def load_base(name: str, options: BaseOptions) -> TransformersBase | None:
     if base is None:
         return None
     _sources.apply(base, options.changes, strict=True)
+    _sources.refuse_uneven(base, f"base {name}")
     if options.weights:
         _need_safetensors(name, location)
     return TransformersBase(name, options, location, base)
+
+
+@hookimpl(trylast=True)
+def base_opens(name: str, options: BaseOptions) -> bool | None:
+    """Return True where a config fits its class without doubt and the weights are there; see `written`."""
+    from topwork_bases.transformers.quantized import check_quantize
+
+    location = None if options.config is not None else _sources.locate(name)
+    file = Path(location or "") / "config.json"
+    if options.trust_remote_code or not (options.config is not None or (location is not None and file.is_file())):
+        return None
+    config = _sources.read_json(file) if options.config is None else options.config
+    if not _written.surely_fits(config, options.changes, strict=options.config is not None):
+        return None
+    check_quantize(name, options)
+    if location is not None and options.weights:
+        if not _is_shared_pair(location):
+            _refuse_altered(name, location)
+        _need_safetensors(name, location)
+    return True
 
 
 def _refuse_altered(name: str, location: str) -> None:

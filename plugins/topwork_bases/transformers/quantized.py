@@ -9,8 +9,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-
 from topwork import BaseOptions, UsageError
 
 #: method -> package that is imported
@@ -28,7 +26,7 @@ def check_quantize(name: str, options: BaseOptions) -> None:
     method, location = options.quantize.method, f"base {name}: quantize"
     if options.config is not None or not options.weights:
         raise UsageError("random weights are not quantised", place=location, hint="leave `quantize` out")
-    if method == "bitsandbytes" and not torch.cuda.is_available():
+    if method == "bitsandbytes" and not _has_gpu():
         raise UsageError("bitsandbytes needs a GPU, and there is none", place=location, hint="say `method: torchao`")
     if not _is_installed(_PACKAGES[method]):
         hint = "pip install 'topwork[quantize]'" if method == "torchao" else "say `method: torchao`"
@@ -37,6 +35,12 @@ def check_quantize(name: str, options: BaseOptions) -> None:
         raise UsageError(f"`{method}` is not supported yet", place=location, hint="say `method: torchao`")
     if method == "torchao" and options.quantize.bits != 8:
         raise UsageError("torchao quantises to 8 bits here", place=f"{location}.bits", hint="or use bitsandbytes")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _is_installed(package: str) -> bool:

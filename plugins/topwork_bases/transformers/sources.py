@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from topwork import CheckpointError, TopworkError, UsageError, nearest, unknown
+from topwork_bases.transformers.written import uneven_heads
 
 #: kinds of processors, and the classes that read them
 _AUTO = {
@@ -189,6 +190,30 @@ def make_config(values: dict[str, Any]) -> Any:
         raise UsageError(_first_line(error), place=f"base config:{kind}", hint="correct `config`") from error
     _refuse_unknown(kind, values, "config")
     return config
+
+
+def refuse_uneven(config: Any, location: str) -> None:
+    """Refuse a config whose width its attention heads do not share evenly, where its network cannot be built so.
+
+    Raises:
+        UsageError: what the network's modules say.
+    """
+    names = uneven_heads(lambda name: getattr(config, name, None))
+    if names is None:
+        return
+    import torch
+    from transformers import AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if type(config) not in MODEL_MAPPING:
+        return
+    try:
+        with torch.device("meta"):
+            AutoModel.from_config(config)
+    except Exception as error:
+        width, heads = names
+        hint = f"let `{heads}` divide `{width}`"
+        raise UsageError(f"its network cannot be built: {_first_line(error)}", place=location, hint=hint) from error
 
 
 def unknown_model_type(kind: str, known: Any) -> UsageError:
