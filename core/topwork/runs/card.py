@@ -24,8 +24,9 @@ def card_facts(results: Sequence[Mapping[str, Json]], data: DataOptions, root: P
         results: records of the stages that are done.
         data: of the recipe.
         root: the run folder, which holds the recipe.
-        seed: of the run.
+        seed: of the run; one without a recipe has not made the model, and its seed is left out.
     """
+    recipe = _recipe(root / RECIPE)
     measured = _measured(results)
     removals = [record["result"]["removal"] for record in results if record["result"].get("removal")]
     return CardFacts(
@@ -39,8 +40,8 @@ def card_facts(results: Sequence[Mapping[str, Json]], data: DataOptions, root: P
         rows=measured.get("rows"),
         data=_sources(data),
         removals=removals,
-        recipe=_recipe(root / RECIPE),
-        seed=seed,
+        recipe=recipe,
+        seed=None if recipe is None else seed,
     )
 
 

@@ -39,6 +39,7 @@ def export(
     Example: topwork export runs/reviews-1/model --format onnx --data reviews.csv -c text=review
     """
     import topwork
+    from topwork_workbench.export.card import CARD, copy_facts
     from topwork_workbench.export.running import format_named
 
     if not model.is_dir():
@@ -61,6 +62,8 @@ def export(
         quiet=as_json or context.obj.quiet,
         **options,
     )
+    for folder in map(Path, result["exported"].values()):
+        copy_facts(model / CARD, folder / CARD)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
