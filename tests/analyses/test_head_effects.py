@@ -32,7 +32,7 @@ def study() -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
     labels = [prediction[0]["label"] for prediction in work.predict([{"text": row["text"]} for row in rows])]
     rows = [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
     roles = {"evaluate": rows, "calibrate": rows[::-1]}
-    return work, rows, work.apply("head_effects", roles, other_role="calibrate", slices="half", draws=400)
+    return work, rows, work.apply("head_effects", roles, other_role="calibrate", slices="half", draws=2000)
 
 
 def _line(result: dict[str, Any], layer: int, head: int) -> dict[str, Any]:

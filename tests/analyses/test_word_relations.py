@@ -141,8 +141,9 @@ def test_c6_the_probe_finds_a_combination_of_two_heads() -> None:
     scores = {}
     for name, signal in (("planted", 0.5), ("random", 0.0)):
         tables = [attention_probe.features(_probe_words(s, i, signal)) for i, s in enumerate(sentences)]
-        weights = attention_probe.fit(tables[::2], sentences[::2])
-        right = attention_probe.accuracies(weights, tables[1::2], sentences[1::2])
+        examples = [(table, sentence.heads) for table, sentence in zip(tables, sentences)]
+        weights = attention_probe.fit(examples[::2])
+        right = attention_probe.accuracies(weights, examples[1::2])
         scores[name] = right[:, 0].sum() / right[:, 1].sum()
     assert scores["planted"] >= 0.95
     fixed = Counts(len(OFFSETS))
@@ -150,7 +151,7 @@ def test_c6_the_probe_finds_a_combination_of_two_heads() -> None:
         fixed.add(offset_heads(len(sentence.words)), sentence)
     assert scores["random"] <= fixed.right[ALL].max() / fixed.all[ALL] + 0.05
     with pytest.raises(UsageError, match="no sentences"):
-        attention_probe.fit([], [])
+        attention_probe.fit([])
 
 
 def test_ratios_are_resampled_with_their_denominators() -> None:

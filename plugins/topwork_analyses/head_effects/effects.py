@@ -15,7 +15,7 @@ import numpy
 from numpy.typing import NDArray
 
 from topwork import AttentionLayer
-from topwork_analyses.head_effects.row_values import MetricDifference, RowValues
+from topwork_analyses.head_effects.row_values import MetricDifference, Options, RowValues
 from topwork_analyses.statistics.bootstrap import Interval, mean_intervals
 from topwork_analyses.statistics.corrections import holm
 
@@ -70,7 +70,7 @@ def removed(
         with ablation(layer, [head]):
             values = measured()
         effects.append(_effect(layer, head, values, base, difference, None))
-    _correct(effects)
+    _set_intervals(effects, difference.options, None)
     return effects
 
 
@@ -91,14 +91,16 @@ def alone(
     effects = []
     several = [layer for layer in layers if len(layer.kept) > 1]
     for layer in progress(several):
-        tried = []
+        best: tuple[tuple[float, float], int, RowValues] | None = None
         for head in layer.kept:
             with ablation(layer, [index for index in layer.kept if index != head]):
                 values = measured()
-            tried.append((_goodness(values, base, difference, choosing), -head, values))
-        _, negative, values = max(tried, key=lambda entry: entry[:2])
-        effects.append(_effect(layer, -negative, values, base, difference, judging))
-    _correct(effects)
+            goodness = _goodness(values, base, difference, choosing)
+            if best is None or goodness > best[0]:
+                best = goodness, head, values
+        assert best is not None
+        effects.append(_effect(layer, best[1], best[2], base, difference, judging))
+    _set_intervals(effects, difference.options, judging)
     return effects
 
 
@@ -121,34 +123,37 @@ def _effect(
     difference: MetricDifference,
     rows: NDArray[numpy.int64] | None,
 ) -> Effect:
+    """Return the effect of a state, with the interval of a metric that is no mean over rows."""
     effect = Effect(layer, head)
     if values.metrics:
-        effect.metric = difference.interval(values.metrics, rows)
         changes = difference.changes(values.metrics)
-        if changes is not None:
+        if changes is None:
+            effect.metric = difference.interval(values.metrics, rows)
+        else:
             effect.changes["metric"] = changes
     if values.losses is not None and base.losses is not None:
-        changes = values.losses - base.losses
-        options = difference.options
-        (effect.loss,) = mean_intervals(
-            changes if rows is None else changes[rows],
-            confidence=options.confidence,
-            method=options.method,
-            draws=options.draws,
-            seed=options.seed,
-        )
-        effect.changes["loss"] = changes
+        effect.changes["loss"] = values.losses - base.losses
     return effect
 
 
-def _correct(effects: Sequence[Effect]) -> None:
-    """Set the corrected p-values of all effects together."""
-    metrics = [effect.metric for effect in effects if effect.metric is not None]
-    losses = [effect.loss for effect in effects if effect.loss is not None]
-    for effect, p in zip(effects, holm([interval.p for interval in metrics]) if metrics else ()):
-        effect.metric_p = p
-    for effect, p in zip(effects, holm([interval.p for interval in losses]) if losses else ()):
-        effect.loss_p = p
+def _set_intervals(effects: Sequence[Effect], options: Options, rows: NDArray[numpy.int64] | None) -> None:
+    """Set the intervals of means over rows, all from the same resamples, and p-values corrected for all effects."""
+    for name in ("metric", "loss"):
+        changed = [effect for effect in effects if name in effect.changes]
+        if changed:
+            table = numpy.stack([effect.changes[name] for effect in changed], axis=1)
+            intervals = mean_intervals(
+                table if rows is None else table[rows],
+                confidence=options.confidence,
+                method=options.method,
+                draws=options.draws,
+                seed=options.seed,
+            )
+            for effect, interval in zip(changed, intervals, strict=True):
+                setattr(effect, name, interval)
+        measured = [effect for effect in effects if getattr(effect, name) is not None]
+        for effect, p in zip(measured, holm([getattr(effect, name).p for effect in measured]) if measured else ()):
+            setattr(effect, f"{name}_p", p)
 
 
 def significant(effects: Sequence[Effect], level: float) -> Iterator[Effect]:

@@ -8,6 +8,7 @@ computed anew for each resample of rows, by merging the metrics of single rows.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import pickle
 import warnings
@@ -34,7 +35,8 @@ class RowValues:
 
     Args:
         rows: indices of the rows in their role, ascending.
-        metrics: by measured row a metric that has seen that row alone; empty where the metric is not measured.
+        metrics: by measured row a metric that has seen that row alone, one object for all rows that are alike to it;
+            empty where the metric is not measured.
         losses: [rows]; None where the loss is not measured.
     """
 
@@ -70,6 +72,7 @@ def measure(run: Run, role: str, limit: int | None, measures: Sequence[Measure])
     """
     by_row: dict[int, Metric] = {}
     losses: dict[int, float] = {}
+    shared: dict[bytes, Metric] = {}
     if "metric" in measures:
         for index, row, prediction in run.predictions(role, limit):
             metric = run.task.metric()
@@ -79,7 +82,7 @@ def measure(run: Run, role: str, limit: int | None, measures: Sequence[Measure])
                 if run.on_error != "skip":
                     raise
                 continue
-            by_row[index] = metric
+            by_row[index] = shared.setdefault(_digest(pickle.dumps(metric)), metric)
     if "loss" in measures:
         losses = _row_losses(run, role, limit)
     by_row = {index: metric for part in run.process.gather(by_row) for index, metric in part.items()}
@@ -124,7 +127,9 @@ class MetricDifference:
         self.primary, self.sign = task.metric().primary, 1 if task.metric().higher_is_better else -1
         #: whether some state showed that the metric is no mean over rows
         self.is_corpus = False
+        #: digest of a row's metric in the base state -> its value: most rows are the same in other states
         self._values: dict[bytes, float] = {}
+        #: digest of a resample -> the base state's metric of it
         self._resampled: dict[bytes, float] = {}
 
     @cached_property
@@ -201,7 +206,7 @@ class MetricDifference:
 
     def _base_of(self, sample: NDArray[numpy.int64]) -> float:
         """Return the base state's metric of a resample: each attention head needs the same resamples."""
-        key = sample.tobytes()
+        key = _digest(sample.tobytes())
         if key not in self._resampled:
             self._resampled[key] = self._merged(self.base, sample)
         return self._resampled[key]
@@ -219,13 +224,18 @@ class MetricDifference:
 
     def _row_values(self, metrics: Sequence[Metric]) -> NDArray[numpy.float64]:
         """Return the metric of each row alone. Rows with the same truth and prediction are computed once."""
+        known = self._values if metrics is self.base else dict(self._values)
         values = []
         for metric in metrics:
-            state = pickle.dumps(metric)
-            if state not in self._values:
-                self._values[state] = self._result(metric)
-            values.append(self._values[state])
+            key = _digest(pickle.dumps(metric))
+            if key not in known:
+                known[key] = self._result(metric)
+            values.append(known[key])
         return numpy.array(values)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def row_cells(cells: Sequence[Any], rows: Sequence[int], column: str) -> list[Any]:

@@ -32,18 +32,18 @@ class IntervalOptions(Stage):
         200, ge=20, description="resamples where the metric is no mean over rows and is computed for each"
     )
 
-    def options(self, seed: int, comparisons: int) -> Any:
+    def options(self, seed: int, rows: int, comparisons: int) -> Any:
         """Return the options of the intervals.
-
-        The smallest p-value of n resamples is 2 / (n + 1), and a correction multiplies it by the comparisons.
 
         Args:
             seed: of the resamples.
+            rows: that are resampled.
             comparisons: how many are corrected together.
         """
         from topwork_analyses.head_effects.row_values import Options
+        from topwork_analyses.statistics.bootstrap import enough_draws
 
-        draws = self.draws or max(2000, int(4 * comparisons / (1 - self.confidence)))
+        draws = self.draws or enough_draws(rows, comparisons, self.confidence)
         return Options(self.confidence, self.interval, draws, self.corpus_draws, seed)
 
 
@@ -99,12 +99,16 @@ class HeadEffects(IntervalOptions):
             raise refuse("unknown_layout", "no attention layer was found in this model", place=f"stage {self.name}")
         study = Study(self, run, self.role, layers)
         level, sign = 1 - self.confidence, study.difference.sign
+        doubts = study.doubts(level)
+        for doubt in doubts:
+            run.say(f"head effects: {doubt}")
         result: dict[str, Json] = {"metrics": study.metrics(), "primary": study.difference.primary, "measures": "part"}
         result |= {
             "higher_is_better": sign > 0,
             "role": self.role,
             "ablation": self.ablation,
             "rows": len(study.base.rows),
+            "remarks": doubts,
             "tables": {},
             "layers": [],
         }
@@ -159,6 +163,7 @@ class Study:
         from topwork_lens.look import Look
 
         self.run, self.role, self.layers = run, role, layers
+        self.comparisons = sum(len(layer.kept) for layer in layers)
         donors = None if stage.ablation == "zero" else Donors.collect(run, role, layers, stage.donors)
         self.ablation: Ablation = ablation_of(stage.ablation, Look(run.model, run.plugins), donors, run.seed)
         # Samples are drawn batch by batch: the same ones for any number of processes, if each has all rows.
@@ -166,13 +171,24 @@ class Study:
         self.measured: Callable[[], RowValues] = lambda: measure(measuring, role, stage.limit, stage.measures)
         self.base = self.measured()
         self.difference: MetricDifference = MetricDifference(
-            run.task, self.base.metrics, stage.options(run.seed, sum(len(layer.kept) for layer in layers))
+            run.task, self.base.metrics, stage.options(run.seed, len(self.base.rows), self.comparisons)
         )
 
     def metrics(self) -> dict[str, float]:
         """Return metric and loss of the whole model."""
         metrics = {self.difference.primary: self.difference.value} if self.base.metrics else {}
         return metrics if self.base.losses is None else {**metrics, "loss": float(self.base.losses.mean())}
+
+    def doubts(self, level: float) -> list[str]:
+        """Return why no effect can be significant, where that is so: too few rows or resamples for the correction."""
+        from topwork_analyses.statistics.bootstrap import smallest_p
+
+        rows, draws = len(self.base.rows), self.difference.options.draws
+        corrected = self.comparisons * smallest_p(rows, draws)
+        if corrected <= level:
+            return []
+        cause = f"{rows} rows and {draws} resamples cannot show an effect among {self.comparisons} attention heads"
+        return [f"{cause}: the smallest p-value is {min(1.0, corrected):.2g} after the correction; use more of them"]
 
     def removed(self) -> list[Effect]:
         """Return the effect of each attention head."""

@@ -6,6 +6,7 @@ curvature of a loss) is the remainder, which is part of the result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ import torch
 from torch import nn
 
 from topwork import AttentionLayer, Batch, Json, Task
-from topwork_analyses.patching.direct import direct_attribution_of
+from topwork_analyses.patching.direct import DirectAttribution, direct_attribution_of
 from topwork_analyses.scalars.named import RowScalar
 from topwork_analyses.statistics.bootstrap import mean_intervals
+from topwork_analyses.statistics.row_table import RowTable
 from topwork_lens.layers.discovery import numbered
 from topwork_lens.look import Look
 from topwork_lens.refusals import refuse
@@ -39,10 +41,10 @@ class DirectStudy:
         self.stage, self.run, self.look = stage, run, Look(run.model, run.plugins)
         if not self.look.layers:
             raise refuse("unknown_layout", "no attention layer was found in this model", place=f"stage {stage.name}")
-        #: name of a part -> contribution in each row; an attention head is (path, original index)
-        self.parts: dict[Any, list[float]] = {}
-        self.scalars: list[float] = []
-        self.remainders: list[float] = []
+        #: names of the parts: of an attention head (path, original index)
+        self.names: list[Any] = []
+        #: [rows, 2 + parts]: the scalar, the remainder, and the contribution of each part
+        self.table = numpy.zeros((0, 2))
 
     def add_rows(self) -> None:
         """Attribute the scalar of every row.
@@ -51,40 +53,34 @@ class DirectStudy:
             Refused: the residual stream of the model is no sum of writes.
         """
         task, model = self.run.task, self.run.model
-        lines: list[tuple[int, float, float, list[tuple[Any, float]]]] = []
+        lines: RowTable | None = None
         batches = self.run.loss_batches(self.stage.role, limit=self.stage.rows, batch_size=1)
+        kept = {layer.path: layer.kept for layer in self.look.layers}
         for batch in self.run.progress(batches, label="direct attribution"):
-            attributed = direct_attribution_of(
-                self.look, partial(_scalar, task, model, batch, self.stage), self.stage.stack
+            scalar = partial(_scalar, task, model, batch, self.stage)
+            attributed = direct_attribution_of(self.look, scalar, self.stage.stack)
+            parts = _parts(attributed, kept)
+            lines = lines or RowTable(2 + len(parts))
+            self.names = list(parts)
+            lines.add(
+                min(batch.row_numbers),
+                [float(attributed.scalar.sum()), float(attributed.remainder.sum()), *parts.values()],
             )
-            kept = {layer.path: layer.kept for layer in self.look.layers}
-            parts: list[tuple[Any, float]] = [("embeddings", float(attributed.embeddings.sum()))]
-            for path, heads in attributed.heads.items():
-                values = heads.sum(0).tolist()
-                parts += [((path, head), value) for head, value in zip(kept[path], values, strict=True)]
-            biases, networks = attributed.attention_biases, attributed.networks
-            parts += [((path, "bias"), float(value.sum())) for path, value in biases.items()]
-            parts += [((path, "network"), float(value.sum())) for path, value in networks.items()]
-            remainder = float(attributed.remainder.sum())
-            lines.append((min(batch.row_numbers), float(attributed.scalar.sum()), remainder, parts))
-        for _, scalar, remainder, parts in sorted(
-            (line for process in self.run.process.gather(lines) for line in process), key=_row
-        ):
-            self.scalars.append(scalar)
-            self.remainders.append(remainder)
-            for name, value in parts:
-                self.parts.setdefault(name, []).append(value)
+        gathered = [(names, table) for names, table in self.run.process.gather((self.names, lines)) if table]
+        if gathered:
+            self.names, self.table = gathered[0][0], RowTable.joined([table for _, table in gathered])
+        self.means = dict(zip(self.names, self.table[:, 2:].mean(0).tolist()))
 
     def result(self) -> dict[str, Json]:
         """Return the result of the stage."""
         layers = {key: layer for key, layer in numbered(self.look.layers).items() if self._heads(layer)}
-        spread = numpy.abs(self.scalars).mean()
-        remainder = float(numpy.mean(self.remainders))
+        scalars, remainders = self.table[:, 0], self.table[:, 1]
+        spread = numpy.abs(scalars).mean()
         return {
-            "rows": len(self.scalars),
+            "rows": len(self.table),
             "heads": sum(len(self._heads(layer)) for layer in layers.values()),
-            "explained": 1 - float(numpy.abs(self.remainders).mean() / spread) if spread > 0 else None,
-            "metrics": {"scalar": float(numpy.mean(self.scalars)), "remainder": remainder},
+            "explained": 1 - float(numpy.abs(remainders).mean() / spread) if spread > 0 else None,
+            "metrics": {"scalar": float(scalars.mean()), "remainder": float(remainders.mean())},
             "measures": "part",
             "role": self.stage.role,
             "layers": [
@@ -105,19 +101,19 @@ class DirectStudy:
         }
 
     def _heads(self, layer: AttentionLayer) -> list[int]:
-        return [head for head in layer.kept if (layer.path, head) in self.parts]
+        return [head for head in layer.kept if (layer.path, head) in self.means]
 
     def _by_index(self, layer: AttentionLayer) -> list[float | None]:
         values: list[float | None] = [None] * layer.heads
         for head in self._heads(layer):
-            values[head] = float(numpy.mean(self.parts[layer.path, head]))
+            values[head] = self.means[layer.path, head]
         return values
 
     def _lines(self, layers: dict[tuple[str, int], AttentionLayer]) -> list[dict[str, Json]]:
         """Return a line for each part, the largest contribution first, with its interval over rows."""
         names = {layer.path: f"{group} {number}" for (group, number), layer in layers.items()}
-        order = sorted(self.parts, key=lambda name: -abs(float(numpy.mean(self.parts[name]))))
-        table = numpy.array([self.parts[name] for name in order]).T
+        order = sorted(self.names, key=lambda name: -abs(self.means[name]))
+        table = self.table[:, [2 + self.names.index(name) for name in order]]
         intervals: list[Any] = [None] * len(order)
         if len(table) > 1:
             options: dict[str, Any] = {"confidence": self.stage.confidence, "draws": self.stage.draws}
@@ -137,6 +133,10 @@ def _scalar(task: Task, model: nn.Module, batch: Batch, options: ScalarOptions) 
     return RowScalar(task, model, batch, options)()[None]
 
 
-def _row(line: Any) -> int:
-    row: int = line[0]
-    return row
+def _parts(attributed: DirectAttribution, kept: Mapping[str, Sequence[int]]) -> dict[Any, float]:
+    """Return the contribution of each part to the scalar of one row, by its name."""
+    parts: dict[Any, float] = {"embeddings": float(attributed.embeddings.sum())}
+    for path, heads in attributed.heads.items():
+        parts |= {(path, head): value for head, value in zip(kept[path], heads.sum(0).tolist(), strict=True)}
+    parts |= {(path, "bias"): float(value.sum()) for path, value in attributed.attention_biases.items()}
+    return parts | {(path, "network"): float(value.sum()) for path, value in attributed.networks.items()}

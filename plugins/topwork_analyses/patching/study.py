@@ -27,6 +27,7 @@ from topwork_analyses.scalars.named import RowScalar
 from topwork_analyses.statistics.bootstrap import mean_intervals
 from topwork_analyses.statistics.corrections import holm
 from topwork_analyses.statistics.correlations import correlation
+from topwork_analyses.statistics.row_table import RowTable
 from topwork_lens.layers.discovery import numbered
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet
@@ -59,35 +60,32 @@ class AttributionStudy:
         if not self.layers:
             raise refuse("unknown_layout", "no attention layer was found in this model", place=f"stage {stage.name}")
         self.effects = [HeadEffect(layer.path, head, 0.0) for layer in self.layers for head in layer.kept]
-        self.rows: list[int] = []
-        self.estimated = numpy.zeros((0, len(self.effects)))
-        self.scalars = numpy.zeros((0, 2))
+        self.rows = 0
+        #: means of the scalar in the clean and the corrupt runs
+        self.scalars = numpy.zeros(2)
 
     def estimate(self) -> None:
         """Estimate the effects of all attention heads, and choose those that are patched exactly."""
-        parts: list[tuple[int, list[float], list[float]]] = []
+        sums, scalars, rows = numpy.zeros(len(self.effects)), numpy.zeros(2), 0
         for batch in self._batches("estimates"):
             with quiet(self.run.model):
                 clean, between = self._runs(batch)
                 estimated = estimates(self.look, self.layers, clean, partial(between, 0.0), self.stage.steps, between)
-            sums = [
-                value
-                for layer in self.layers
-                for value in estimated.sums.get(layer.path, torch.zeros(len(layer.kept))).tolist()
-            ]
-            parts.append((min(batch.row_numbers), sums, [float(estimated.clean.sum()), float(estimated.corrupt.sum())]))
-        gathered = sorted(part for process in self.run.process.gather(parts) for part in process)
-        self.rows = [row for row, _, _ in gathered]
-        self.estimated = numpy.array([sums for _, sums, _ in gathered])
-        self.scalars = numpy.array([scalars for _, _, scalars in gathered])
-        for effect, estimate in zip(self.effects, self.estimated.mean(0).tolist()):
-            effect.estimate = estimate
+            parts = [estimated.sums.get(layer.path, torch.zeros(len(layer.kept))) for layer in self.layers]
+            sums += torch.cat([part.double().cpu() for part in parts]).numpy()
+            scalars += [float(estimated.clean.sum()), float(estimated.corrupt.sum())]
+            rows += 1
+        gathered = self.run.process.gather((rows, sums, scalars))
+        self.rows = sum(rows for rows, _, _ in gathered)
+        self.scalars = sum(scalars for _, _, scalars in gathered) / max(1, self.rows)
+        for effect, estimate in zip(self.effects, sum(sums for _, sums, _ in gathered) / max(1, self.rows)):
+            effect.estimate = float(estimate)
         choose(self.effects, self.stage.top, self.run.seed)
 
     def measure(self) -> NDArray[numpy.float64]:
         """Patch the chosen attention heads exactly; return [rows, chosen] changes of the scalar."""
         chosen = [effect for effect in self.effects if effect.chosen]
-        parts: list[tuple[int, list[float]]] = []
+        parts = RowTable(len(chosen))
         paths = [layer.path for layer in self.layers]
         for batch in self._batches("patches"):
             with quiet(self.run.model):
@@ -97,9 +95,8 @@ class AttributionStudy:
                 base = float(between(0.0).sum())
                 corrupt = partial(between, 0.0)
                 changes = [float(exact_effect(self.look, contexts, effect, corrupt).sum()) - base for effect in chosen]
-            parts.append((min(batch.row_numbers), changes))
-        gathered = sorted(part for process in self.run.process.gather(parts) for part in process)
-        return numpy.array([changes for _, changes in gathered])
+            parts.add(min(batch.row_numbers), changes)
+        return RowTable.joined(self.run.process.gather(parts))
 
     def explained_by_gradients(self) -> float | None:
         """Return how much of the change from noise to the clean input gradients on the way there add up to.
@@ -165,7 +162,7 @@ class AttributionStudy:
         """
         for effect, value in zip((e for e in self.effects if e.chosen), exact.mean(0).tolist()):
             effect.exact = value
-        clean, corrupt = self.scalars.mean(0).tolist()
+        clean, corrupt = self.scalars.tolist()
         metrics: dict[str, float | None] = {"scalar": clean, "scalar_corrupt": corrupt}
         agreement: list[dict[str, Json]] = []
         for name, pairs in self._pairs().items():
@@ -177,7 +174,7 @@ class AttributionStudy:
                 metrics[f"correlation_{name}"] = agreeing["estimate"]
         metrics["explained_by_gradients"] = self.explained_by_gradients()
         return {
-            "rows": len(self.rows),
+            "rows": self.rows,
             "heads": len(self.effects),
             "patched": exact.shape[1],
             "seed": self.run.seed,

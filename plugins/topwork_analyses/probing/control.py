@@ -7,14 +7,15 @@ A probe that reaches as much on it as on the task has learned words by heart: se
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from array import array
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 import torch
 
 
 def control_labels(
-    types: Sequence[Hashable], labels: torch.Tensor, pool: torch.Tensor | None = None, seed: int = 0
+    types: Iterable[Hashable], labels: torch.Tensor, pool: torch.Tensor | None = None, seed: int = 0
 ) -> torch.Tensor:
     """Return labels of the control task: for each type those of a target that was drawn at random.
 
@@ -30,9 +31,11 @@ def control_labels(
         [targets, labels].
     """
     source = labels if pool is None else pool
-    chosen: dict[Hashable, int] = {}
+    drawn: dict[Hashable, int] = {}
+    chosen = array("q")
     for kind in types:
-        if kind not in chosen:
+        if kind not in drawn:
             digest = hashlib.sha256(f"{seed}:{kind!r}".encode()).digest()
-            chosen[kind] = int(np.random.default_rng(list(digest[:16])).integers(len(source)))
-    return source[torch.tensor([chosen[kind] for kind in types])]
+            drawn[kind] = int(np.random.default_rng(list(digest[:16])).integers(len(source)))
+        chosen.append(drawn[kind])
+    return source[torch.from_numpy(np.array(chosen))]

@@ -5,18 +5,21 @@ Entry point: `prepare`. On several processes the first one runs the model; the o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from topwork import DataError, Item, Row, UsageError
 from topwork_analyses.positions.readers import reader_of
 from topwork_analyses.probing.control import control_labels
 from topwork_analyses.probing.labelled_rows import Target, kinds_in, targets_of
+from topwork_analyses.probing.ragged import Ragged
 from topwork_analyses.probing.states import StateFile, write_states
 from topwork_analyses.probing.training import SpanRows
 
@@ -24,23 +27,51 @@ if TYPE_CHECKING:
     from topwork import Run
 
 
-@dataclass
 class Located:
-    """Targets of one kind with the positions of their spans in the file of states.
+    """Targets of one kind with the positions of their spans in the file of states, as numbers alone.
 
-    Args:
+    Attributes:
         rows: index of the row of each target.
-        spans: for each target, for each of its spans, the positions.
-        labels: of each target.
-        types: of each target, for the control task; None where a span has no name.
+        spans: of each span of a target, the positions of all targets.
+        names: labels -> number, in the order in which they occurred.
+        types: of each target, for the control task: index in `words`; -1 where a span has no name.
+        words: that name spans -> index.
         missing: targets that no item of their row holds (cut texts).
     """
 
-    rows: list[int] = field(default_factory=list)
-    spans: list[list[list[int]]] = field(default_factory=list)
-    labels: list[tuple[str, ...]] = field(default_factory=list)
-    types: list[str | None] = field(default_factory=list)
-    missing: int = 0
+    def __init__(self) -> None:
+        self.rows, self.types = array("q"), array("q")
+        self.spans: list[Ragged] = []
+        self.labels = Ragged()
+        self.names: dict[str, int] = {}
+        self.words: dict[str, int] = {}
+        self.missing = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, row: int, positions: Sequence[Sequence[int]], target: Target) -> None:
+        """Add a target whose spans have these positions."""
+        self.spans = self.spans or [Ragged() for _ in positions]
+        self.rows.append(row)
+        for span, values in zip(self.spans, positions, strict=True):
+            span.append(values)
+        self.labels.append([self.names.setdefault(label, len(self.names)) for label in target.labels])
+        self.types.append(-1 if target.type is None else self.words.setdefault(target.type, len(self.words)))
+
+    def type_names(self, role: str) -> Iterator[Hashable]:
+        """Yield the type of each target; targets without a name are types of their own."""
+        words = list(self.words)
+        for index, word in enumerate(self.types):
+            yield (role, index) if word < 0 else words[word]
+
+    def label_table(self, names: Sequence[str]) -> torch.Tensor:
+        """Return [1, targets, labels] of 0 and 1, in the order of `names`."""
+        order = {name: index for index, name in enumerate(names)}
+        columns = np.array([order[name] for name in self.names], dtype=np.int64)
+        table = torch.zeros(1, len(self), len(names), dtype=torch.uint8)
+        table[0, torch.from_numpy(self.labels.owners()), torch.from_numpy(columns[self.labels.flat()])] = 1
+        return table
 
 
 @dataclass
@@ -64,13 +95,9 @@ class Prepared:
     def span_rows(self, kind: str, names: Sequence[str]) -> SpanRows:
         """Return the targets of a kind as tensors, with labels in the order of `names`."""
         located = self.kinds[kind]
-        index = {name: position for position, name in enumerate(names)}
-        labels = torch.zeros(1, len(located.labels), len(names), dtype=torch.uint8)
-        for target, values in enumerate(located.labels):
-            labels[0, target, [index[value] for value in values]] = 1
-        spans = [_padded([spans[number] for spans in located.spans]) for number in range(len(located.spans[0]))]
         states = StateFile(self.file, self.shape)
-        return SpanRows(states, spans, labels, torch.tensor(located.rows), self.row_count)
+        rows = torch.from_numpy(np.array(located.rows))
+        return SpanRows(states, located.spans, located.label_table(names), rows, self.row_count)
 
 
 def prepare(
@@ -124,7 +151,7 @@ class _Preparation:
         options: dict[str, Any] = {"plugins": self.source.plugins, "stack": stack}
         states = write_states(self.reader, items, file, written=self._written, **options)
         for kind, located in self.located.items():
-            if not located.labels:
+            if not len(located):
                 raise UsageError(f"no row has a target of the kind `{kind}`", hint="name other `labels`, or more rows")
         return Prepared(file, states.shape, self.located, self.used, self.settings.skipped)
 
@@ -163,10 +190,7 @@ class _Preparation:
                 if not all(positions):
                     left.append(target)
                     continue
-                located.rows.append(item.row)
-                located.spans.append(positions)
-                located.labels.append(target.labels)
-                located.types.append(target.type)
+                located.add(item.row, positions, target)
             targets[kind] = left
         if items > 1:
             self.waiting[item.row] = (targets, items - 1)
@@ -181,26 +205,15 @@ class _Preparation:
 
 def label_names(*prepared: Located) -> list[str]:
     """Return the labels that occur, in the order of the alphabet."""
-    return sorted({label for located in prepared for labels in located.labels for label in labels})
+    return sorted({label for located in prepared for label in located.names})
 
 
-def add_control(
-    train: SpanRows, evaluate: SpanRows, types: tuple[Sequence[str | None], Sequence[str | None]], seed: int
-) -> None:
+def add_control(train: SpanRows, evaluate: SpanRows, located: tuple[Located, Located], seed: int) -> None:
     """Give both sets of rows the labels of a control task as their second task.
 
     Targets without a name (regions, stretches of time, whole rows) are types of their own: their labels are drawn for
     each of them.
     """
     pool = train.labels[0]
-    for rows, names, role in ((train, types[0], "train"), (evaluate, types[1], "evaluate")):
-        known = [(role, index) if name is None else name for index, name in enumerate(names)]
-        rows.labels = torch.stack([rows.labels[0], control_labels(known, rows.labels[0], pool, seed)])
-
-
-def _padded(positions: Sequence[Sequence[int]]) -> torch.Tensor:
-    longest = max(len(values) for values in positions)
-    result = torch.full((len(positions), longest), -1, dtype=torch.long)
-    for index, values in enumerate(positions):
-        result[index, : len(values)] = torch.tensor(values, dtype=torch.long)
-    return result
+    for rows, side, role in ((train, located[0], "train"), (evaluate, located[1], "evaluate")):
+        rows.labels = torch.stack([rows.labels[0], control_labels(side.type_names(role), rows.labels[0], pool, seed)])

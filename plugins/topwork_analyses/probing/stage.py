@@ -105,7 +105,7 @@ class EdgeProbing(Stage):
         rows = train.span_rows(kind, names), evaluate.span_rows(kind, names)
         commonest = commonest_f1(rows[0].labels[0].numpy(), rows[1].labels[0].numpy())
         if self.control:
-            add_control(*rows, (sides[0].types, sides[1].types), run.seed)
+            add_control(*rows, sides, run.seed)
         options = ProbeOptions(
             self.projection, self.epochs, self.batch_size, self.learning_rate, range(run.seed, run.seed + self.seeds)
         )

@@ -6,6 +6,7 @@ item alone.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from topwork_lens.look import Look
 BUCKET = 256
 #: most items in a batch
 BATCH = 16
+#: bytes that are read before the pages of the file are given back: they count as memory of the process
+RELEASE = 2**23
 
 
 class StateFile:
@@ -33,10 +36,19 @@ class StateFile:
 
     def __init__(self, file: Path, shape: tuple[int, int, int]) -> None:
         self.file, self.shape = file, shape
-        self.array = np.memmap(file, dtype=np.float32, mode="r", shape=shape)
+        with file.open("rb") as opened:
+            self.mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self.array = np.frombuffer(self.mapped, dtype=np.float32).reshape(shape)
+        self.unreleased = 0
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        return self.array[key]
+        """Return a copy of some states; the pages that were read are given back now and then."""
+        values = np.array(self.array[key])
+        self.unreleased += values.nbytes
+        if self.unreleased > RELEASE and hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+            self.unreleased = 0
+        return values
 
 
 def write_states(

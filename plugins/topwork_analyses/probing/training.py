@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from topwork_analyses.probing.probe import EdgeProbe
+from topwork_analyses.probing.ragged import Ragged
 
 #: largest number of state values that a step holds at a time
 _CHUNK = 8_000_000
@@ -34,7 +35,7 @@ class SpanRows:
     """
 
     states: Any
-    spans: Sequence[torch.Tensor]
+    spans: Sequence[torch.Tensor | Ragged]
     labels: torch.Tensor
     rows: torch.Tensor
     row_count: int
@@ -151,7 +152,7 @@ def probe_layers(
 def train_probe(train: SpanRows, layers: int, seed: int, options: ProbeOptions) -> EdgeProbe:
     """Train the probe of a task, and of its control beside it, on the first layers of the states."""
     tasks, total, labels = train.labels.shape
-    prior = train.labels.float().mean(1)
+    prior = train.labels.sum(1, dtype=torch.float64).float() / total
     width = train.states.shape[2]
     probe = EdgeProbe(layers, width, labels, len(train.spans), [seed] * tasks, options.projection, prior)
     optimizer = torch.optim.Adam(probe.parameters(), lr=options.learning_rate)

@@ -73,7 +73,7 @@ class Relevance(ScalarOptions):
             relevance = study.add(batch, special_positions(run.task, batch))
             if index < self.shown:
                 shown.append(_shown(index, run.task.units(items[0]), {name: relevance[name] for name in study.names}))
-        if not study.gains:
+        if not len(study.gains):
             cause = f"no row could be explained: of {total} rows {in_windows} are read in windows or not at all"
             raise UsageError(cause, hint="rows of one item (no windows) with two positions or more")
         lines = study.summary(self.confidence, self.draws, run.seed)

@@ -21,6 +21,7 @@ from topwork_analyses.scalars.named import RowScalar
 from topwork_analyses.scalars.options import ScalarOptions
 from topwork_analyses.statistics.bootstrap import mean_intervals
 from topwork_analyses.statistics.correlations import coefficient
+from topwork_analyses.statistics.row_table import RowTable
 from topwork_lens.look import Look
 
 
@@ -57,10 +58,10 @@ class RelevanceStudy:
         self.steps, self.orders = steps, orders
         self.random = np.random.default_rng(seed)
         self.other = Look(shuffled(model, seed), plugins) if randomise else None
-        self.gains: list[list[float]] = []
+        self.gains = RowTable(len(self.names) + 1)
         #: deletion curves [methods and chance, points], summed over rows
         self.curves: np.ndarray | None = None
-        self.correlations: list[list[float]] = []
+        self.correlations = RowTable(len(self.names))
 
     def add(self, batch: Batch, special: list[int]) -> dict[str, torch.Tensor]:
         """Explain one row, and return the relevance of its positions by every method.
@@ -83,11 +84,12 @@ class RelevanceStudy:
         curves = [self._curve(scalar, relevance.stack, order) for order in orders]
         measured = [deletion_gain(curve) for curve in curves]
         count = len(self.names)
-        self.gains.append([*measured[:count], float(np.mean(measured[count:]))])
+        self.gains.add(len(self.gains), [*measured[:count], float(np.mean(measured[count:]))])
         shown = np.array([*curves[:count], np.mean(curves[count:], axis=0)])
         self.curves = shown if self.curves is None else self.curves + shown
         if self.other is not None:
-            self.correlations.append(self._with_shuffled_weights(self.other, scalar, relevance, positions))
+            alike = self._with_shuffled_weights(self.other, scalar, relevance, positions)
+            self.correlations.add(len(self.correlations), alike)
         return relevance.methods
 
     def _with_shuffled_weights(
@@ -109,7 +111,7 @@ class RelevanceStudy:
 
     def summary(self, confidence: float, draws: int, seed: int) -> list[dict[str, Json]]:
         """Return a line for each method: its gain beside that of random orders and of raw attention, with intervals."""
-        gains = np.array(self.gains)
+        gains = self.gains.table()
         chance, raw = gains[:, -1:], gains[:, :1]
         options: dict[str, Any] = {"confidence": confidence, "draws": draws, "seed": seed}
         lines = []
@@ -122,10 +124,10 @@ class RelevanceStudy:
                 if len(differences) > 1:
                     bounds = mean_intervals(differences, **options)[0]
                     line |= {f"{label}_low": bounds.low, f"{label}_high": bounds.high}
-            if self.correlations:
+            if len(self.correlations):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)
-                    line["correlation_random_weights"] = float(np.nanmean(np.array(self.correlations)[:, index]))
+                    line["correlation_random_weights"] = float(np.nanmean(self.correlations.table()[:, index]))
             lines.append(line)
         return lines
 

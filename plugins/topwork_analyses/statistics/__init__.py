@@ -2,5 +2,6 @@
 
 - `bootstrap`: intervals of paired differences and of any statistic of rows.
 - `corrections`: p-values of many comparisons at once.
+- `row_table`: numbers of rows as they come.
 - `correlations`: correlations with intervals, and permutation nulls.
 """

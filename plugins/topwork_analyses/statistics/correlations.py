@@ -13,6 +13,7 @@ import numpy
 from numpy.typing import ArrayLike, NDArray
 
 from topwork import Json, UsageError, unknown
+from topwork_analyses.statistics.bootstrap import expanded_quantile
 
 Kind = Literal["pearson", "spearman", "kendall"]
 KINDS: tuple[Kind, ...] = ("pearson", "spearman", "kendall")
@@ -65,6 +66,8 @@ def correlation(
     Returns:
         "kind", "estimate", "low", "high", "p", "pairs"; None in place of numbers where one side is constant.
     """
+    from scipy import stats
+
     left, right = numpy.asarray(first, dtype=float), numpy.asarray(second, dtype=float)
     estimate = coefficient(left, right, kind)
     if not numpy.isfinite(estimate):
@@ -73,7 +76,9 @@ def correlation(
     chosen = random.integers(len(left), size=(draws, len(left)))
     drawn = _by_line(left[chosen], right[chosen], kind)
     drawn = drawn[numpy.isfinite(drawn)]
-    low, high = numpy.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2]) if len(drawn) else (estimate,) * 2
+    quantile = expanded_quantile(confidence, len(left))
+    levels = stats.norm.cdf([-quantile, quantile])
+    low, high = numpy.quantile(drawn, levels) if len(drawn) else (estimate,) * 2
     orders = random.permuted(numpy.tile(numpy.arange(len(left)), (draws, 1)), axis=1)
     null = _by_line(left[orders], numpy.broadcast_to(right, orders.shape), kind)
     p = (1 + int((numpy.abs(null) >= abs(estimate) - 1e-12).sum())) / (draws + 1)

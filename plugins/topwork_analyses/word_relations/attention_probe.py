@@ -8,7 +8,9 @@ of Adam. Entry points: `features`, `fit`, `accuracy`, and `randomised`, the cont
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy
 import torch
@@ -16,9 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from topwork import UsageError
-from topwork_analyses.word_relations.sentences import Sentence
+from topwork_analyses.statistics.row_table import RowTable
 from topwork_analyses.word_relations.word_attention import Words
 
+#: features of a sentence (see `features`), and the head of each word, -1 for the root
+Example = tuple[torch.Tensor, Sequence[int]]
 #: weight of the squared weights in the loss: keeps attention heads that never matter at 0
 DECAY = 1e-4
 
@@ -47,49 +51,74 @@ def _scores(weights: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
     return scores.masked_fill(itself, -torch.inf)
 
 
-def fit(tables: Sequence[torch.Tensor], sentences: Sequence[Sentence], steps: int = 60) -> torch.Tensor:
+class FeatureFile:
+    """Features and true heads of sentences in a file, in half precision: memory does not grow with sentences.
+
+    Args:
+        file: where they stand; what was there is replaced.
+        examples: features of sentences, and the heads of their words, the root -1.
+    """
+
+    def __init__(self, file: Path, examples: Iterable[Example]) -> None:
+        self.file = file
+        #: words and features of each sentence
+        self.shapes = array("q")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as output:
+            for table, heads in examples:
+                self.shapes.extend((len(table), table.shape[-1]))
+                output.write(numpy.array(heads, dtype=numpy.int32).tobytes())
+                output.write(table.half().numpy().tobytes())
+
+    def __iter__(self) -> Iterator[Example]:
+        with self.file.open("rb") as opened:
+            for words, width in zip(self.shapes[::2], self.shapes[1::2]):
+                heads = numpy.fromfile(opened, numpy.int32, words)
+                values = numpy.fromfile(opened, numpy.float16, words * (1 + words) * width)
+                yield torch.from_numpy(values.reshape(words, 1 + words, width)), heads.tolist()
+
+
+def fit(examples: Iterable[Example], steps: int = 60) -> torch.Tensor:
     """Return the weights [2 * heads] that make the true heads most likely.
 
     Args:
-        tables: the features of each sentence.
-        sentences: with the true heads.
+        examples: features of sentences with the heads of their words, that can be gone through several times.
         steps: of L-BFGS, at most.
 
     Raises:
         UsageError: there are no sentences.
     """
-    if not tables:
+    first = next(iter(examples), None)
+    if first is None:
         raise UsageError("there are no sentences to fit a probe on", hint="give a few dozen")
-    weights = torch.zeros(tables[0].shape[-1], requires_grad=True)
-    targets = [torch.tensor(sentence.heads) + 1 for sentence in sentences]
-    count = sum(map(len, targets))
+    weights = torch.zeros(first[0].shape[-1], requires_grad=True)
+    count = sum(len(heads) for _, heads in examples)
     optimizer = torch.optim.LBFGS([weights], max_iter=steps, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
+    def loss() -> float:
         optimizer.zero_grad()
-        pairs = zip(tables, targets, strict=True)
-        total = sum(nn.functional.cross_entropy(_scores(weights, x), y, reduction="sum") for x, y in pairs)
-        mean = total / count + DECAY * (weights**2).sum()
-        mean.backward()
-        return mean
+        decay = DECAY * (weights**2).sum()
+        decay.backward()
+        total = float(decay.detach())
+        for table, heads in examples:  # sentence by sentence: a graph over all of them would hold all features
+            scores = _scores(weights, table)
+            part = nn.functional.cross_entropy(scores, torch.tensor(heads) + 1, reduction="sum") / count
+            part.backward()
+            total += float(part.detach())
+        return total
 
     with torch.enable_grad():
         optimizer.step(loss)
     return weights.detach()
 
 
-def right(weights: torch.Tensor, table: torch.Tensor, sentence: Sentence) -> tuple[float, int]:
-    """Return how many words of a sentence get their true head (the root included), of how many."""
-    predicted = _scores(weights, table).argmax(-1) - 1
-    return float((predicted == torch.tensor(sentence.heads)).sum()), len(sentence.heads)
-
-
-def accuracies(
-    weights: torch.Tensor, tables: Sequence[torch.Tensor], sentences: Sequence[Sentence]
-) -> NDArray[numpy.float64]:
-    """Return [sentences, 2]: words with their true head, and all words."""
-    pairs = [right(weights, table, sentence) for table, sentence in zip(tables, sentences, strict=True)]
-    return numpy.array(pairs, dtype=float)
+def accuracies(weights: torch.Tensor, examples: Iterable[Example]) -> NDArray[numpy.float64]:
+    """Return [sentences, 2]: words with their true head (the root included), and all words."""
+    counts = RowTable(2)
+    for index, (table, heads) in enumerate(examples):
+        predicted = _scores(weights, table).argmax(-1) - 1
+        counts.add(index, (float((predicted == torch.tensor(heads)).sum()), len(heads)))
+    return counts.table()
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:

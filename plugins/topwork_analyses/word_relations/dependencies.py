@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from topwork import Json
 from topwork_analyses.statistics.bootstrap import ratio_intervals
@@ -124,7 +124,7 @@ def chosen(by_heads: Counts, by_offsets: Counts, least: int = 10) -> dict[str, C
 def confirmed(
     choices: Mapping[str, Choice],
     heads: Sequence[tuple[str, int, int]],
-    counts: Mapping[str, Sequence[tuple[float, float, int, float]]],
+    counts: Mapping[str, ArrayLike],
     *,
     confidence: float = 0.95,
     draws: int = 2000,
@@ -138,7 +138,7 @@ def confirmed(
     Args:
         choices: of each relation.
         heads: (group, layer, index) of each attention head.
-        counts: for each relation and sentence: words right by the attention head, by the offset, all, and the sum of
+        counts: of each relation [sentences, 4]: words right by the attention head, by the offset, all, and the sum of
             the chances of a random word.
         confidence: of the intervals over sentences.
         draws: resamples of sentences.
@@ -146,7 +146,7 @@ def confirmed(
     """
     lines: list[dict[str, Json]] = []
     for relation, choice in choices.items():
-        table = numpy.array(counts.get(relation, ()), dtype=float)
+        table = numpy.asarray(counts.get(relation, ()), dtype=float)
         if len(table) < 2:
             continue
         by_head, by_offset, words, chance = table.T

@@ -1,13 +1,14 @@
 """Sentences with dependencies and documents with coreference clusters, from rows or from files of CoNLL's layouts.
 
-Entry points: `sentence_of`, `document_of`, `read_documents`.
+Entry points: `Sentences`, `sentence_of`, `document_of`, `read_documents`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,36 @@ def sentence_of(row: Row, index: int | None = None) -> Sentence:
     if len(relations) != len(words):
         raise DataError(f"has {len(relations)} entries for {len(words)} words", row=index, column="relations")
     return Sentence(tuple(map(str, words)), tuple(heads), tuple(map(str, relations)), _text(row))
+
+
+class Sentences:
+    """Sentences of two words or more, read from their rows anew each time: none is kept.
+
+    Args:
+        rows: that can be gone through several times.
+        limit: rows that are read at most.
+    """
+
+    def __init__(self, rows: Iterable[Row], limit: int) -> None:
+        self.rows, self.limit = rows, limit
+
+    def half(self, start: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[int, Sentence]]:
+        """Yield every second sentence with the index of its row.
+
+        Args:
+            start: 0 for the even, 1 for the odd sentences.
+            share: index of this process, and how many there are.
+
+        Raises:
+            DataError: a row is no sentence.
+        """
+        count = 0
+        for index, row in enumerate(islice(self.rows, self.limit)):
+            sentence = sentence_of(row, index)
+            if len(sentence.words) > 1:
+                if count % 2 == start and count // 2 % share[1] == share[0]:
+                    yield index, sentence
+                count += 1
 
 
 def document_of(row: Row, index: int | None = None) -> Document:

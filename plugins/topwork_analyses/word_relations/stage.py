@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sized
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,11 +11,12 @@ from pydantic import Field, PositiveInt, model_validator
 from topwork import Json, RowsOptions, Stage, UsageError
 
 if TYPE_CHECKING:
-    import torch
+    from numpy.typing import NDArray
 
     from topwork import Run
+    from topwork_analyses.word_relations.attention_probe import Example
     from topwork_analyses.word_relations.dependencies import Choice, Counts
-    from topwork_analyses.word_relations.sentences import Document, Sentence
+    from topwork_analyses.word_relations.sentences import Document, Sentence, Sentences
     from topwork_analyses.word_relations.word_attention import WordAttention
 
 
@@ -61,18 +62,20 @@ class WordRelations(Stage):
 
     def _dependencies(self, run: Run, attention: WordAttention, result: dict[str, Json]) -> None:
         from topwork_analyses.word_relations.dependencies import ALL, confirmed
+        from topwork_analyses.word_relations.sentences import Sentences
 
         assert self.dependencies is not None
-        sentences = self._sentences(run, self.dependencies)
-        choices = self._choose(run, attention, sentences)
-        counts, used = self._confirm(run, attention, sentences, choices)
+        rows = run.read_rows(self.dependencies, f"stage {self.name}, dependencies")
+        sentences = Sentences(rows, self.limit)
+        choices, counted = self._choose(run, attention, sentences)
+        counts, used, odd = self._confirm(run, attention, sentences, choices)
         lines = confirmed(choices, attention.heads, counts, confidence=self.confidence, draws=self.draws, seed=run.seed)
         if not lines:
-            raise self._too_few(len(sentences), used, choices)
+            raise self._too_few(counted + odd, used, choices)
         result["tables"]["Dependencies"] = lines
         whole = next(line for line in lines if line["relation"] == ALL)
         result |= {"sentences": used, "relations": len(lines) - 1}
-        result["sentences_left_out"] = len(sentences[1::2]) - used
+        result["sentences_left_out"] = odd - used
         result["roles"] = sum(line["role"] for line in lines if line["relation"] != ALL)
         result["metrics"] |= {"uas_head": whole["accuracy"], "uas_offset": whole["by offset"]}
         if self.probe:
@@ -86,41 +89,42 @@ class WordRelations(Stage):
         hint = f"give more sentences, or a lower `least` than {self.least}"
         return UsageError(f"no relation has {self.least} words in every second of {sentences} sentences", hint=hint)
 
-    def _sentences(self, run: Run, options: RowsOptions) -> list[Sentence]:
-        from topwork_analyses.word_relations.sentences import sentence_of
+    def _half(self, run: Run, sentences: Sentences, start: int, label: str) -> Iterator[tuple[int, Sentence]]:
+        """Yield this process's share of every second sentence from `start` on, with its index."""
+        total = min(len(sentences.rows), self.limit) // 2 if isinstance(sentences.rows, Sized) else None
+        share = (run.process.index, run.process.count)
+        yield from run.progress(sentences.half(start, share), total, label)
 
-        rows = islice(run.read_rows(options, f"stage {self.name}, dependencies"), self.limit)
-        sentences = [sentence_of(row, index) for index, row in enumerate(rows)]
-        return [sentence for sentence in sentences if len(sentence.words) > 1]
-
-    def _share(self, run: Run, values: list[Any], start: int) -> Iterator[tuple[int, Any]]:
-        """Yield this process's share of every second value from `start` on, with its index."""
-        half = list(enumerate(values))[start::2]
-        return iter(half[run.process.index :: run.process.count])
-
-    def _choose(self, run: Run, attention: WordAttention, sentences: list[Sentence]) -> dict[str, Choice]:
-        """Choose heads and offsets on the even sentences."""
+    def _choose(self, run: Run, attention: WordAttention, sentences: Sentences) -> tuple[dict[str, Choice], int]:
+        """Choose heads and offsets on the even sentences; return how many there are, too."""
         from topwork_analyses.word_relations.dependencies import OFFSETS, Counts, chosen, offset_heads, predicted_heads
 
-        by_heads, by_offsets = Counts(2 * len(attention.heads)), Counts(len(OFFSETS))
-        share = self._share(run, sentences, 0)
-        for index, sentence in run.progress(share, len(sentences) // 2, "choosing attention heads"):
+        by_heads, by_offsets, count = Counts(2 * len(attention.heads)), Counts(len(OFFSETS)), 0
+        for index, sentence in self._half(run, sentences, 0, "choosing attention heads"):
+            count += 1
             words = attention(sentence.words, index, sentence.text)
             if words is not None:
                 by_heads.add(predicted_heads(words.between), sentence)
                 by_offsets.add(offset_heads(len(sentence.words)), sentence)
-        return chosen(_merged(run, by_heads), _merged(run, by_offsets), self.least)
+        choices = chosen(_merged(run, by_heads), _merged(run, by_offsets), self.least)
+        return choices, sum(run.process.gather(count))
 
     def _confirm(
-        self, run: Run, attention: WordAttention, sentences: list[Sentence], choices: dict[str, Choice]
-    ) -> tuple[dict[str, list[tuple[float, float, int, float]]], int]:
-        """Count, on the odd sentences, words that the chosen heads and offsets have right, by relation and sentence."""
+        self, run: Run, attention: WordAttention, sentences: Sentences, choices: dict[str, Choice]
+    ) -> tuple[dict[str, NDArray[Any]], int, int]:
+        """Count, on the odd sentences, words that the chosen heads and offsets have right.
+
+        Returns:
+            by relation [sentences, 4]: words right by the head, by the offset, all, sum of the chances of a random
+            word; how many sentences were read; how many there are.
+        """
+        from topwork_analyses.statistics.row_table import RowTable
         from topwork_analyses.word_relations.dependencies import offset_heads, predicted_heads, right_words
 
-        counts: dict[str, dict[int, tuple[float, float, int, float]]] = {}
-        used = 0
-        share = self._share(run, sentences, 1)
-        for index, sentence in run.progress(share, len(sentences) // 2, "confirming them"):
+        counts = {relation: RowTable(4) for relation in choices}
+        used = count = 0
+        for index, sentence in self._half(run, sentences, 1, "confirming them"):
+            count += 1
             words = attention(sentence.words, index, sentence.text)
             if words is None:
                 continue
@@ -128,32 +132,28 @@ class WordRelations(Stage):
             by_heads = right_words(predicted_heads(words.between), sentence)
             by_offsets = right_words(offset_heads(len(sentence.words)), sentence)
             for relation in by_heads.keys() & choices.keys():
-                choice, (hits, count) = choices[relation], by_heads[relation]
+                choice, (hits, number) = choices[relation], by_heads[relation]
                 by_offset = by_offsets[relation][0][choice.offset]
-                chance = count / (len(sentence.words) - 1)
-                counts.setdefault(relation, {})[index] = (hits[choice.predictor], by_offset, count, chance)
-        gathered = run.process.gather((counts, used))
-        lines = {
-            relation: {index: line for part, _ in gathered for index, line in part.get(relation, {}).items()}
-            for relation in choices
-        }
+                chance = number / (len(sentence.words) - 1)
+                counts[relation].add(index, (hits[choice.predictor], by_offset, number, chance))
+        gathered = run.process.gather((counts, used, count))
         # In the order of the sentences, whatever process counted them: resamples are then the same.
-        in_order = {relation: [by_index[index] for index in sorted(by_index)] for relation, by_index in lines.items()}
-        return in_order, sum(number for _, number in gathered)
+        tables = {relation: RowTable.joined([part[relation] for part, _, _ in gathered]) for relation in choices}
+        return tables, sum(part[1] for part in gathered), sum(part[2] for part in gathered)
 
-    def _probe(self, run: Run, attention: WordAttention, sentences: list[Sentence], result: dict[str, Json]) -> None:
+    def _probe(self, run: Run, attention: WordAttention, sentences: Sentences, result: dict[str, Json]) -> None:
         """Fit the attention-only probe on the even sentences; score it, and that of a random model, on the odd ones."""
         from topwork_analyses.statistics.bootstrap import ratio_intervals
-        from topwork_analyses.word_relations.attention_probe import accuracies, fit, randomised
+        from topwork_analyses.word_relations.attention_probe import FeatureFile, accuracies, fit, randomised
         from topwork_analyses.word_relations.word_attention import WordAttention
 
         lines = []
         random = WordAttention(run.task, randomised(run.model, run.seed), run.plugins)
         for name, reader in (("attention heads", attention), ("attention heads of a random model", random)):
-            train = _tables(reader, sentences[::2])
-            test = _tables(reader, sentences[1::2])
-            weights = fit(*train)
-            right = accuracies(weights, *test)
+            file = run.folder / "checkpoints" / f"probe-{run.process.index}.features"
+            weights = fit(FeatureFile(file, _examples(reader, sentences.half(0))))
+            file.unlink()
+            right = accuracies(weights, _examples(reader, sentences.half(1)))
             (interval,) = ratio_intervals(right[:, :1], right[:, 1], draws=self.draws, seed=run.seed)
             lines.append({"probe": name, "uas": interval.estimate, "low": interval.low, "high": interval.high})
         result["tables"]["Attention-only probe"] = lines
@@ -166,13 +166,15 @@ class WordRelations(Stage):
         import numpy
 
         from topwork_analyses.statistics.bootstrap import ratio_intervals
+        from topwork_analyses.statistics.row_table import RowTable
         from topwork_analyses.word_relations.coreference import antecedents, baselines, links
         from topwork_analyses.word_relations.dependencies import DIRECTIONS
 
-        documents = self._documents(run)
-        tables: list[list[Any]] = [[], []]
-        skipped = 0
-        for index, document in enumerate(run.progress(documents, len(documents), "coreference")):
+        predictors = 2 * len(attention.heads)
+        choosing, judging = numpy.zeros(predictors + 3), RowTable(predictors + 3)
+        documents = skipped = chose = 0
+        for index, document in enumerate(run.progress(self._documents(run), None, "coreference")):
+            documents += 1
             words = attention(document.words, index, document.text)
             if words is None:
                 skipped += 1
@@ -180,25 +182,29 @@ class WordRelations(Stage):
             known = list(links(document))
             hits = [[*antecedents(words.between, link), *baselines(document, link)] for link in known]
             if hits:
-                tables[index % 2].append([*numpy.sum(hits, axis=0), len(hits)])
-        if min(map(len, tables)) < 2:
-            cause = f"{len(documents)} documents, {skipped} of them not read whole, leave too few with an antecedent"
+                counted = [*numpy.sum(hits, axis=0), len(hits)]
+                if index % 2:
+                    judging.add(index, counted)
+                else:
+                    choosing += counted
+                    chose += 1
+        if min(chose, len(judging)) < 2:
+            cause = f"{documents} documents, {skipped} of them not read whole, leave too few with an antecedent"
             raise UsageError(cause, hint="give shorter documents, or more")
-        choosing, judging = (numpy.array(table) for table in tables)
-        predictors = 2 * len(attention.heads)
-        best = int(choosing[:, :predictors].sum(0).argmax())
-        columns = judging[:, [best, predictors, predictors + 1]]
+        judged = judging.table()
+        best = int(choosing[:predictors].argmax())
+        columns = judged[:, [best, predictors, predictors + 1]]
         tried = numpy.concatenate([columns, columns[:, :1] - columns[:, 1:2]], axis=1)
-        intervals = ratio_intervals(tried, judging[:, -1], draws=self.draws, seed=run.seed, confidence=self.confidence)
+        intervals = ratio_intervals(tried, judged[:, -1], draws=self.draws, seed=run.seed, confidence=self.confidence)
         group, layer, head = attention.heads[best % len(attention.heads)]
         chosen = f"{group} {layer} head {head} ({DIRECTIONS[best // len(attention.heads)]})"
         names = (chosen, "nearest mention", "same word, else nearest", "gain over the nearest")
         lines = [{"by": name, **interval.json()} for name, interval in zip(names, intervals, strict=True)]
         result["tables"]["Coreference"] = lines
         result["metrics"]["coreference"] = lines[0]["estimate"]
-        result |= {"documents": len(documents), "documents_too_long": skipped, "mentions": int(judging[:, -1].sum())}
+        result |= {"documents": documents, "documents_too_long": skipped, "mentions": int(judged[:, -1].sum())}
 
-    def _documents(self, run: Run) -> list[Document]:
+    def _documents(self, run: Run) -> Iterator[Document]:
         from pathlib import Path
 
         from topwork_analyses.word_relations.sentences import document_of, read_documents
@@ -207,9 +213,11 @@ class WordRelations(Stage):
         assert options is not None
         file = Path(options.path)
         if file.is_file() and file.name.endswith("conll"):
-            return list(islice(read_documents(file), self.limit))
+            yield from islice(read_documents(file), self.limit)
+            return
         rows = islice(run.read_rows(options, f"stage {self.name}, coreference"), self.limit)
-        return [document_of(row, index) for index, row in enumerate(rows)]
+        for index, row in enumerate(rows):
+            yield document_of(row, index)
 
 
 def _merged(run: Run, counts: Counts) -> Counts:
@@ -219,14 +227,11 @@ def _merged(run: Run, counts: Counts) -> Counts:
     return first
 
 
-def _tables(attention: WordAttention, sentences: list[Sentence]) -> tuple[list[torch.Tensor], list[Sentence]]:
-    """Return features of the sentences that the model takes, in half precision: they are kept until the end."""
+def _examples(attention: WordAttention, sentences: Iterable[tuple[int, Sentence]]) -> Iterator[Example]:
+    """Yield features and heads of the sentences that the model takes."""
     from topwork_analyses.word_relations.attention_probe import features
 
-    tables, used = [], []
-    for sentence in sentences:
-        words = attention(sentence.words, text=sentence.text)
+    for index, sentence in sentences:
+        words = attention(sentence.words, index, sentence.text)
         if words is not None:
-            tables.append(features(words).half())
-            used.append(sentence)
-    return tables, used
+            yield features(words), sentence.heads
