@@ -152,9 +152,9 @@ class StageResult(TypedDict, total=False):
 
     - `pictures.json`, a list of {"row", "caption", "image", "text", "audio"} (see `topwork.Picture`; `image` and
       `audio` are paths in the stage's folder).
-    - `predictions.json`, {"order", "rows", "predictions": [{"row", "index", "caption", "badness", "facts",
-      "picture"}]}: `order` says what they are sorted by, `rows` how many there were, `facts` are those of
-      `topwork.Picture`, `picture` is an index in `pictures.json`.
+    - `predictions.json`, {"order", "rows", "predictions": [{"row", "index", "caption", "text", "badness", "facts",
+      "picture"}]}: `order` says what they are sorted by, `rows` how many there were, `text` is the beginning of the
+      row's text, `facts` are those of `topwork.Picture`, `picture` is an index in `pictures.json`.
     - `attention.json`, {"rows": [{"row", "image", "grid", "names", "layers": [{"number", "group", "weights"}]}]}. Its
       rows may have {"caption", "audio", "spectrogram", "axes", "heads", "heads_left_out"} as well, by which single
       attention heads are chosen on the page; see `topwork_lens.head_weights.pack_row`.

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
-# Words of metrics that are not written as their keys are.
+# Words of keys that are not written as the keys are.
 _WRITTEN = {
-    **{name: name.upper() for name in ("bleu", "cer", "f1", "mae", "mse", "pq", "rmse", "rouge", "rq", "sq", "wer")},
-    "map": "mAP",
+    **{name: name.upper() for name in ("bleu", "cer", "f1", "id", "kl", "mae", "mse", "pq", "rmse", "rouge", "rq")},
+    **{name: name.upper() for name in ("sq", "wer")},
     "map50": "mAP50",
     "map75": "mAP75",
     "mar100": "mAR100",
     "iou": "IoU",
+    "flops": "FLOPs",
+    "macs": "MACs",
 }
+# Beginnings of keys, and what they say of the rest.
+_BEGINNINGS = {
+    "eval_": "{}, calibrate rows",
+    "evaluate_": "{}, evaluate rows",
+    "random_": "{} at random",
+    "masked_": "{}, masked",
+    "n_": "number of {}",
+    "num_": "number of {}",
+}
+_KEY = re.compile(r"[a-z0-9_ ]+")  # anything else, such as a label or a token, is a name already
 _LONGEST_PLAIN = 10_000  # whole numbers below it, years among them, have no commas
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -107,18 +120,22 @@ def duration(seconds: float | None) -> str:
 
 
 def words(key: Any) -> str:
-    """Return a key of a JSON file as words: `macro_f1` becomes `macro f1`."""
-    return str(key).replace("_", " ")
-
-
-def metric_name(key: Any) -> str:
-    """Return the name of a metric, as it is written in text.
+    """Return the name of a key of a JSON file, a metric's among them, as it is written in text.
 
     Example:
-        >>> metric_name("map_small"), metric_name("mean_iou"), metric_name("macro_f1")
-        ('mAP small', 'mean IoU', 'macro F1')
+        >>> words("macro_f1"), words("map_small"), words("eval_mean_iou"), words("n_heads")
+        ('macro F1', 'mAP small', 'mean IoU, calibrate rows', 'number of heads')
     """
-    return " ".join(_WRITTEN.get(word, word) for word in words(key).split(" "))
+    text = str(key)
+    if not _KEY.fullmatch(text):
+        return text
+    for beginning, said_of in _BEGINNINGS.items():
+        if text.startswith(beginning) and len(text) > len(beginning):
+            return said_of.format(words(text.removeprefix(beginning)))
+    first, *rest = text.replace("_", " ").split(" ")
+    return " ".join(
+        ["mAP" if first == "map" else _WRITTEN.get(first, first), *(_WRITTEN.get(each, each) for each in rest)]
+    )
 
 
 def heading(name: str) -> str:

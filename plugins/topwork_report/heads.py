@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from topwork_report.charts import HeatRow, heat_map
-from topwork_report.formatting import metric_name, short, words
+from topwork_report.formatting import short, words
 from topwork_report.run_files import RunFiles, StageFiles, count_in, mappings, number, numbers
 from topwork_report.summary import baseline_of, removal_of, text_in
 
@@ -168,10 +168,10 @@ def _baseline(stage: StageFiles) -> tuple[list[Block], set[str]]:
     if not chance:
         return [], set()
     baseline = stage.result["random_baseline"]
-    tiles = [{"name": metric_name(key), "value": value, "main": False} for key, value in chance.items()]
+    tiles = [{"name": words(key), "value": value, "main": False} for key, value in chance.items()]
     chosen = baseline.get("chosen")
     for key, value in numbers(chosen).items() if isinstance(chosen, dict) else ():
-        tiles.append({"name": f"{metric_name(key)}, the chosen ones", "value": value, "main": False})
+        tiles.append({"name": f"{words(key)}, the chosen ones", "value": value, "main": False})
     draws, role = count_in(baseline, "draws"), text_in(baseline, "role", "")
     notes = [*([f"mean of {draws} draws"] if draws and draws > 1 else []), *([f"{role} rows"] if role else [])]
     title = "As many at random" + (f" ({', '.join(notes)})" if notes else "")

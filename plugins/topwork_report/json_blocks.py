@@ -24,15 +24,14 @@ def blocks_of(values: dict[str, Any], title: str = "", depth: int = 0) -> list[B
     """
     facts, blocks = [], []
     for key, value in values.items():
-        name = words(key)
         if not isinstance(value, dict | list):
-            facts.append((name, value))
+            facts.append((key, value))
         elif not value:
-            facts.append((name, "none"))
+            facts.append((key, "none"))
         elif isinstance(value, list) and not any(isinstance(entry, dict | list) for entry in value):
-            facts.append((name, _line(value)))
+            facts.append((key, _line(value)))
         else:
-            blocks += _structure(f"{title} · {name}" if title else name, value, depth)
+            blocks += _structure(f"{title} · {words(key)}" if title else words(key), value, depth)
     return ([{"kind": "facts", "title": title, "facts": facts}] if facts else []) + blocks
 
 
@@ -46,22 +45,29 @@ def as_table(name: str, value: Any) -> Block | None:
         return _confusion(title, value)
     if isinstance(value, dict) and isinstance(value.get("columns"), list) and isinstance(value.get("rows"), list):
         rows = [list(row) if isinstance(row, list) else [row] for row in value["rows"]]
-        return table(title, [words(column) for column in value["columns"]], rows)
+        return table(title, value["columns"], rows, keyed=True)
     entries = mappings(value)
     if entries and len(entries) == len(value):
         columns = list(dict.fromkeys(key for entry in entries for key in entry))
-        return table(title, [words(key) for key in columns], [[entry.get(key) for key in columns] for entry in entries])
+        return table(title, columns, [[entry.get(key) for key in columns] for entry in entries], keyed=True)
     if isinstance(value, dict) and value and all(isinstance(entry, dict) for entry in value.values()):
         columns = list(dict.fromkeys(key for entry in value.values() for key in entry))
         rows = [[key, *(entry.get(column) for column in columns)] for key, entry in value.items()]
-        return table(title, ["", *map(words, columns)], rows)
+        return table(title, ["", *columns], rows, keyed=True)
     return None
 
 
-def table(title: str, columns: list[str], rows: list[list[Any]]) -> Block:
-    """Return a table block; rows are made as long as the header, and cut at MOST_ROWS."""
+def table(title: str, columns: list[Any], rows: list[list[Any]], *, keyed: bool = False) -> Block:
+    """Return a table block; rows are made as long as the header, and cut at MOST_ROWS.
+
+    Args:
+        title: of the table.
+        columns: what stands above them; each is shown as text.
+        rows: of the table.
+        keyed: the columns are keys of JSON: their names are shown, and the keys as tooltips.
+    """
     width = max([len(columns), *(len(row) for row in rows)])
-    columns = columns + [""] * (width - len(columns))
+    keys = [str(column) for column in columns] + [""] * (width - len(columns))
     filled = [row + [None] * (width - len(row)) for row in rows[:MOST_ROWS]]
     numeric = [
         bool(filled) and all(row[at] is None or number(row[at]) is not None for row in filled) for at in range(width)
@@ -69,7 +75,7 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> Block:
     return {
         "kind": "table",
         "title": title,
-        "columns": columns,
+        "columns": [(words(key) if keyed else key, key) for key in keys],
         "rows": filled,
         "numeric": numeric,
         "left_out": max(0, len(rows) - MOST_ROWS),

@@ -106,7 +106,7 @@ def environment() -> Any:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    for name in ("short", "signed", "compact", "duration", "words", "metric_name", "heading"):
+    for name in ("short", "signed", "compact", "duration", "words", "heading"):
         environment.filters[name] = getattr(formats, name)
     return environment
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from topwork_report.formatting import cut
+from topwork_report.formatting import cut, words
 from topwork_report.run_files import StageFiles, count_in, mappings, number
 from topwork_report.summary import text_in
 
@@ -134,12 +134,15 @@ class PageData:
         self._listed += len(shown)
         if shown:
             count, order = number(table.get("rows")), table.get("order")
+            predictions = [_prediction(line) for line in shown]
+            names = dict.fromkeys(name for line in predictions for name in line["facts"])
             self.predictions.append({
                 "anchor": stage.anchor,
                 "role": stage.result.get("role"),
                 "order": order if isinstance(order, str) else "",
                 "rows": count or len(lines),
-                "predictions": [_prediction(line) for line in shown],
+                "names": {name: words(name) for name in names},
+                "predictions": predictions,
             })  # fmt: skip
         return {"kind": "predictions", "anchor": stage.anchor, "left_out": len(lines) - len(shown)}
 
@@ -264,6 +267,7 @@ def _prediction(line: dict[str, Any]) -> dict[str, Any]:
         "row": line.get("row") if isinstance(line.get("row"), int | str) else None,
         "index": index if type(index) is int else None,
         "caption": cut(str(line.get("caption", "")), 200),
+        "text": cut(str(line.get("text") or ""), 200),
         "badness": number(line.get("badness")),
         "facts": plain,
         "picture": picture if type(picture) is int else None,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from topwork_report.charts import curves, point_map
-from topwork_report.formatting import heading, metric_name, short, words
+from topwork_report.formatting import heading, short, words
 from topwork_report.heads import head_maps, removal
 from topwork_report.json_blocks import as_table, blocks_of
 from topwork_report.run_files import RunFiles, StageFiles, mappings, number, numbers
@@ -52,7 +52,7 @@ def _metrics(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
     if not isinstance(metrics, dict) or not metrics:
         return [], set()
     primary = stage.result.get("primary")
-    tiles = [{"name": metric_name(key), "value": value, "main": key == primary} for key, value in metrics.items()]
+    tiles = [{"name": words(key), "value": value, "main": key == primary} for key, value in metrics.items()]
     return [{"kind": "tiles", "tiles": tiles}], {"metrics", "primary", "higher_is_better", "measures", "role", "change"}
 
 
@@ -68,14 +68,14 @@ def _history(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
         return [], set()
     losses = {words(key): points for key, points in series.items() if key in ("loss", "eval_loss")}
     shares = {
-        metric_name(key.removeprefix("eval_")): points
+        words(key.removeprefix("eval_")): points
         for key, points in series.items()
         if key.startswith("eval_") and key != "eval_loss" and all(0 <= value <= 1 for _, value in points)
     }
     drawn = [curves("Loss", losses, "step"), curves("Metrics on the calibrate rows", shares, "step")]
     for key, points in series.items():
-        if words(key) not in losses and metric_name(key.removeprefix("eval_")) not in shares:
-            name = metric_name(key)
+        if words(key) not in losses and words(key.removeprefix("eval_")) not in shares:
+            name = words(key)
             drawn.append(curves(heading(name), {name: points}, "step"))
     return [{"kind": "curves", "charts": [chart for chart in drawn if chart][:_MOST_CURVES]}], {"history"}
 
@@ -141,4 +141,4 @@ def _tables(run: RunFiles, stage: StageFiles) -> tuple[list[Block], set[str]]:
 
 
 def _options(stage: StageFiles) -> list[tuple[str, str]]:
-    return [(words(key), short(value)) for key, value in stage.options.items()]
+    return [(key, short(value)) for key, value in stage.options.items()]

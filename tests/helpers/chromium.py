@@ -93,7 +93,7 @@ class Chromium:
     def press(self, key: str) -> None:
         """Press and release a key, such as "Tab", "Enter" or "ArrowRight"."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
-                 "ArrowDown": 40, "+": 187, "-": 189, "0": 48}  # fmt: skip
+                 "ArrowDown": 40, "End": 35, "+": 187, "-": 189, "0": 48}  # fmt: skip
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else None)
         common = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": codes[key]}
         self.call(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import chromium
 import pytest
+from page_checks import unreached, weak_texts
 from tiny_bases import BASES
 
 import topwork
@@ -69,4 +70,8 @@ def test_a_page_reacts_and_complains_of_nothing(task: str, browser: chromium.Chr
     browser.press("Escape")
     browser.wait("!document.querySelector('dialog').open")
     assert unnamed(browser) == []
+    assert unreached(browser) == []
+    for scheme in ("light", "dark"):
+        browser.colours(scheme)
+        assert weak_texts(browser) == []
     assert browser.messages == []

@@ -2,94 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import random
-import struct
-import wave
 from collections.abc import Iterator
-from pathlib import Path
 
 import chromium
 import pytest
-import report_run
-
-from topwork_report.page import write_page
+from explorer_run import EVIL, make_page
 
 pytestmark = [
     pytest.mark.recipes,  # a browser takes seconds to begin
     pytest.mark.skipif(chromium.program() is None, reason="there is no chromium here (Debian: apt install chromium)"),
 ]
-EVIL = "</script><img src=x onerror=\"console.log('run')\">\u2028'\""
-MAPS = {"layers": [{"path": "encoder.0", "number": 0, "heads": 2, "kept": [0, 1], "entropy": [0.5, 0.7]}],
-        "head_maps": [{"key": "entropy", "title": "Entropy"}]}  # fmt: skip
-WORDS = ["[CLS]", EVIL, "film", "[SEP]"]
-
-
-def packed(weights: list[list[list[float]]], group: str, axes: tuple[int, int]) -> dict:
-    """Weights [heads][queries][keys] in 8 bits, each query on the scale of its largest weight."""
-    scales = [round(65535 * max(line)) for head in weights for line in head]
-    lines = [line for head in weights for line in head]
-    data = bytes(round(255 * value / (scale / 65535)) for line, scale in zip(lines, scales) for value in line)
-    return {
-        "group": group, "number": 0, "path": f"{group}.0", "indices": list(range(len(weights))),
-        "queries": axes[0], "keys": axes[1],
-        "shape": [len(weights), len(weights[0]), len(weights[0][0])],
-        "weights": base64.b64encode(data).decode(),
-        "scale": base64.b64encode(struct.pack(f"<{len(scales)}H", *scales)).decode(),
-    }  # fmt: skip
-
-
-def write_clip(file: Path, samples: list[int]) -> None:
-    """A WAV file of 8000 samples a second."""
-    with wave.open(str(file), "wb") as clip:
-        clip.setnchannels(1)
-        clip.setsampwidth(2)
-        clip.setframerate(8000)
-        clip.writeframes(struct.pack(f"<{len(samples)}h", *samples))
-
-
-def sharp(heads: int, queries: int, keys: int) -> list[list[list[float]]]:
-    """Attention head h looks from query q at key q + h alone."""
-    return [[[float(key == (query + head) % keys) for key in range(keys)] for query in range(queries)]
-            for head in range(heads)]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chromium]:
-    root = report_run.make_run(tmp_path_factory.mktemp("runs") / "run")
-    folder = report_run.stage(root, 11, "attention", 1.0, MAPS, role="evaluate")
-    side = report_run.SIDE
-    report_run.digit("3").save(folder / "1.png")
-    names = {"names": WORDS, "special": [0, 3], "shown": 4, "length": 4}
-    target = {"names": ["<s>", "ein", "Film"], "special": [], "shown": 3, "length": 3}
-    heads = [packed(sharp(2, 4, 4), "encoder", (0, 0)), packed(sharp(2, 3, 4), "cross", (1, 0))]
-    text = {"row": 0, "caption": EVIL, "names": WORDS, "layers": [{"number": 0, "weights": sharp(1, 4, 4)[0]}],
-            "axes": [names, target], "heads": heads}  # fmt: skip
-    grid = {"grid": [side, side], "special": [0], "shown": side**2 + 1, "length": side**2 + 1, "merged": 1}
-    boxes = [[0, EVIL, 0.25, [0.1, 0.2, 0.5, 0.9]], [1, "cat", 0.75, [0.5, 0.25, 1, 0.75]]]
-    queries = {"name": "target", "special": [], "shown": 2, "length": 2, "boxes": boxes}
-    flat = [1 / side**2] * side**2
-    image = {"row": 1, "image": "1.png", "grid": [side, side], "names": [], "layers": [{"number": 0, "weights": flat}],
-             "axes": [grid, queries],
-             "heads": [packed(sharp(2, side**2 + 1, side**2 + 1), "encoder", (0, 0)),
-                       packed(sharp(2, 2, side**2 + 1), "cross", (1, 0))]}  # fmt: skip
-    write_clip(folder / "clip.wav", [0] * 800 + [20000, -20000] * 400)
-    frames = {"name": "input", "frames": True, "seconds": 0.1, "shown": 4, "length": 4, "special": [], "merged": 1}
-    clip = {"row": 2, "audio": "clip.wav", "names": [], "layers": [{"number": 0, "weights": [0.25] * 4}],
-            "axes": [frames], "heads": [packed(sharp(2, 4, 4), "encoder", (0, 0))]}  # fmt: skip
-    report_run.write(folder / "attention.json", {"rows": [text, image, clip]})
-    relevance = [{"row": 0, "axis": names, "methods": {"rollout": [0.1, 0.2, 0.3, 0.4], EVIL: [0.0, -1.0, 0.5, 0.0]}},
-                 {"row": 1, "axis": grid, "methods": {"rollout": [0.5] * (side**2 + 1)}},
-                 {"row": 2, "axis": frames, "methods": {"rollout": [0.1] * 4}}]  # fmt: skip
-    report_run.stage(root, 12, "anything", 1.0, {"relevance": relevance, "role": "evaluate"}, role="evaluate")
-    chance = random.Random(0)
-    lines = [{"row": at, "index": at, "caption": EVIL, "badness": chance.random(), "picture": at if at < 8 else None,
-              "facts": {"truth": str(at % 10), "prediction": str(at % 9), EVIL: EVIL, "domain": "ab"[at % 2],
-                        "length": at, "confidence": 1 / (at + 1)}} for at in range(60)]  # fmt: skip
-    table = {"order": "loss, largest first", "rows": 360, "predictions": lines}
-    report_run.write(root / "stages/02-evaluate/predictions.json", table)
-    write_page(root, title=EVIL)
-    with chromium.Chromium(root / "report.html") as opened:
+    with chromium.Chromium(make_page(tmp_path_factory.mktemp("runs") / "run")) as opened:
         yield opened
 
 
@@ -165,7 +92,8 @@ def test_a_prediction_opens_with_its_picture_and_closes_by_escape(browser: chrom
     assert browser.run(f"{TABLE}.querySelector('dialog').open")
     assert browser.run(f"{TABLE}.querySelectorAll('dialog .card img').length") == 1
     assert browser.run(f"{TABLE}.querySelectorAll('dialog .lines-between path').length") > 4  # the attention of row 0
-    assert "confidence" in browser.run(f"{TABLE}.querySelector('dialog dl').textContent")
+    facts = f"[...{TABLE}.querySelectorAll('dialog dt')].map(name => name.textContent)"
+    assert {"truth", "prediction", "confidence", "loss"} <= set(browser.run(facts))
     browser.press("Escape")
     browser.wait(f"!{TABLE}.querySelector('dialog').open")
     browser.run(f"{TABLE}.querySelectorAll('tbody button')[5].click()")
@@ -238,6 +166,32 @@ def test_a_curve_tells_its_values_by_the_arrow_keys(browser: chromium.Chromium) 
     browser.press("ArrowRight")
     second = browser.run("document.querySelector('svg.chart + .reading').textContent")
     assert first.startswith("step 10: loss ") and second.startswith("step 20: loss ")
+
+
+def test_a_pruning_curve_tells_the_range_of_random_choices(browser: chromium.Chromium) -> None:
+    chart = "document.querySelector('#stage-13 svg.chart')"
+    assert browser.run(f"{chart}.querySelectorAll('.band').length") == 1
+    browser.run(f"{chart}.focus()")
+    browser.press("End")
+    reading = browser.run(f"{chart}.parentElement.querySelector('.reading').textContent")
+    assert reading == "heads removed 4: chosen 0.91, random 0.4 (0.4 to 0.7)"
+
+
+def test_each_layer_has_a_bar_of_what_is_left_of_it(browser: chromium.Chromium) -> None:
+    bars = "[...document.querySelectorAll('#stage-13 .left-by-layer rect.kept')].map(bar => bar.getAttribute('width'))"
+    assert browser.run(bars) == ["90.0", "180.0"]
+    titles = "[...document.querySelectorAll('#stage-13 .left-by-layer title')].map(title => title.textContent)"
+    assert browser.run(titles) == ["1 of 2 attention heads", "2 of 2 attention heads"]
+
+
+def test_a_point_in_the_map_of_heads_opens_its_attention_head(browser: chromium.Chromium) -> None:
+    choose(browser, row=0, layer=0, head=-1)
+    points = "document.querySelectorAll('#stage-13 .point-map g[data-path]')"
+    browser.run(f"{points}[0].focus()")
+    browser.press("ArrowRight")
+    assert browser.run(f"document.activeElement === {points}[1]")
+    browser.press(" ")
+    assert browser.run(f"{EXPLORER}.explorer.head.select.value") == "1"
 
 
 def test_a_part_of_a_curve_is_zoomed_into(browser: chromium.Chromium) -> None:

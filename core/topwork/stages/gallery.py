@@ -60,7 +60,8 @@ class Gallery:
             loss = None if self.losses is None else self.losses.get(index)
             if loss is not None:
                 facts["loss"] = loss if math.isfinite(loss) else None
-            line = {"caption": picture.caption[:_MOST_CHARACTERS], "badness": badness, "facts": facts}
+            text = "".join(str(piece) for piece, _ in picture.text)[:_MOST_CHARACTERS]
+            line = {"caption": picture.caption[:_MOST_CHARACTERS], "text": text, "badness": badness, "facts": facts}
             _keep(self._lines, (badness, -index, line), self.listed)
 
     def _rank(self, index: int, row: Any, prediction: Any, picture: Picture) -> tuple[float, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from topwork import Json, UsageError, write_text
 from topwork_report.charts import COLOURS, curves
 from topwork_report.colours import inks, scales
-from topwork_report.formatting import metric_name, short
+from topwork_report.formatting import short, words
 from topwork_report.page import PAGE, environment
 from topwork_report.page_data import PageData, script
 from topwork_report.run_files import RunFiles, mappings, number, numbers, read_run
@@ -194,7 +194,7 @@ def _metric_rows(columns: list[Column]) -> list[dict[str, Any]]:
         )
         rows.append({
             "stage": key[0],
-            "metric": metric_name(key[1]),
+            "metric": words(key[1]),
             "cells": [(value, column.intervals.get(key)) for value, column in zip(values, columns, strict=True)],
             "best": best,
         })  # fmt: skip
@@ -216,7 +216,7 @@ def _charts(columns: list[Column]) -> list[dict[str, Any]]:
     drawn = []
     for (task, training, name), lines in series.items():
         rows = ", calibrate rows" if name.startswith("eval_") else ""
-        title = f"{training}: {metric_name(name.removeprefix('eval_'))}{rows}"
+        title = f"{training}: {words(name.removeprefix('eval_'))}{rows}"
         drawn.append(curves(f"{task}, {title}" if task else title, lines, "step"))
     order = {column.name: index for index, column in enumerate(columns)}
     shown = [chart for chart in drawn if chart][:_MOST_CHARTS]

@@ -14,7 +14,7 @@ from typing import Any
 from topwork import Json, UsageError, write_text
 from topwork_report.charts import curves
 from topwork_report.colours import inks, scales
-from topwork_report.formatting import metric_name
+from topwork_report.formatting import words
 from topwork_report.page import PAGE, environment
 
 _TRIALS = "trials.json"
@@ -57,7 +57,7 @@ def _blocks(sweep: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> li
     done = [trial for trial in trials if isinstance(trial["value"], int | float)]
     ranked = sorted(done, key=lambda trial: -sign * trial["value"])
     facts = [
-        ("metric, on calibrate rows", metric_name(sweep.get("metric") or "value")),
+        ("metric, on calibrate rows", words(sweep.get("metric") or "value")),
         ("better is", "higher" if sign > 0 else "lower"),
         ("sampler", sweep.get("sampler")),
         ("trials", len(trials)),
@@ -78,7 +78,7 @@ def _states(trials: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def _charts(sweep: Mapping[str, Any], done: Sequence[Mapping[str, Any]], sign: int) -> list[dict[str, Any]]:
     """Return charts of the value by trial, beside the best so far, and by each option that is a number."""
-    metric = metric_name(sweep.get("metric") or "value")
+    metric = words(sweep.get("metric") or "value")
     values = [(float(trial["trial"]), float(trial["value"])) for trial in done]
     best = [(x, sign * max(sign * y for _, y in values[: index + 1])) for index, (x, _) in enumerate(values)]
     charts = [curves("by trial", {metric: values, "best so far": best}, "trial")]
@@ -118,5 +118,5 @@ def _table(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for trial in trials
     ]
     numeric = [bool(rows) and all(isinstance(row[index], int | float) for row in rows) for index in range(len(columns))]
-    table = {"columns": columns, "rows": rows, "numeric": numeric, "left_out": 0}
+    table = {"columns": [(name, name) for name in columns], "rows": rows, "numeric": numeric, "left_out": 0}
     return {"kind": "table", "title": "Trials, the best first", **table}

@@ -24,10 +24,11 @@ class AttentionExplorer {
     this.overview = make("div", { class: "overview" });
     this.compared = make("div", { class: "compared" });
     this.note = make("p", { class: "small soft" });
+    this.spoken = make("p", { class: "spoken", role: "status" }); // stays: screen readers announce no region that was made anew
     place.replaceChildren(make("h3", { text: "Attention, head by head" }), controls, this.caption, this.media,
-      make("div", { class: "beside" }, this.body, this.overview), this.note, this.compared);
+      make("div", { class: "beside" }, this.body, this.overview), this.note, this.spoken, this.compared);
     place.hidden = false;
-    this.set({ ...this.firstChoice(data.first), query: null });
+    this.set({ ...this.firstChoice(data.first), query: null }, false, true);
     for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", () => this.draw());
   }
 
@@ -68,7 +69,7 @@ class AttentionExplorer {
   }
 
   /** Change what is shown. A query of null is the best box, else the first special position of an image, else all. */
-  set(changes, keepsFocus = false) {
+  set(changes, keepsFocus = false, isQuiet = false) {
     const state = Object.assign(this.state, changes);
     const layers = this.chosenLayers();
     state.layer = Math.min(state.layer, layers.length - 1);
@@ -85,7 +86,16 @@ class AttentionExplorer {
     this.row.select.value = String(state.row);
     this.row.field.hidden = this.rows.length < 2;
     this.draw();
+    this.spoken.textContent = isQuiet ? "" : this.sentence();
     if (keepsFocus) this.body.querySelector("[tabindex='0']")?.focus();
+  }
+
+  /** What is shown, as a screen reader says it after a choice. */
+  sentence() {
+    const { row, head, query } = this.state;
+    const layers = this.chosenLayers();
+    const layer = layers[this.state.layer];
+    return `row ${this.rows[row].row}, layer ${layerName(layer, layers)}, ${head < 0 ? "mean of all attention heads" : `attention head ${layer.indices[head]}`}, ${describeLine(layer, head, query)}`;
   }
 
   draw() {
@@ -127,7 +137,7 @@ class AttentionExplorer {
       const { seconds, grid } = this.chosenLayers()[this.state.layer].queries;
       if (player.paused || !seconds || grid || this.state.view !== "time") return;
       const layerNow = this.chosenLayers()[this.state.layer];
-      this.set({ query: Math.min(layerNow.rows - 1, Math.floor(player.currentTime / seconds)) });
+      this.set({ query: Math.min(layerNow.rows - 1, Math.floor(player.currentTime / seconds)) }, false, true);
     });
     const image = entry.image ? imageOf(entry.image) : null;
     const alone = image && !layer.keys.frames;

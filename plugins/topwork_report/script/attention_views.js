@@ -10,28 +10,38 @@ function linesView({ layer, head, query, onquery }) {
   const lines = make("svg:svg", { class: "lines-between", width: wide, height: high, viewBox: `0 0 ${wide} ${high}`, preserveAspectRatio: "none", "aria-hidden": "true" });
   const peak = layer.peak(head) || 1;
   const left = [...Array(layer.rows).keys()].map((at) => make("button", { type: "button", class: "token-button", text: positionName(layer.queries, at) }));
-  const right = [...Array(layer.columns).keys()].map((at) => make("span", { class: "token-name", text: positionName(layer.keys, at) }));
+  const right = [...Array(layer.columns).keys()].map((at) => make("button", { type: "button", class: "token-name", "aria-pressed": "false", text: positionName(layer.keys, at) }));
+  let pinned = -1; // the key whose lines alone are drawn
+  const rest = () => draw(pinned < 0 ? query : -1, pinned);
   const draw = (from, to) => {
     const scale = from < 0 ? peak : largest(layer.line(head, from));
     lines.replaceChildren(...strongest(layer, head, scale, from, to).map(([row, column, share]) => {
       const [y1, y2] = [LINE_HEIGHT * (row + 0.5) + 4, LINE_HEIGHT * (column + 0.5) + 4];
       return make("svg:path", { d: `M0 ${y1}C${wide / 2} ${y1} ${wide / 2} ${y2} ${wide} ${y2}`, "stroke-opacity": share.toFixed(3) });
     }));
-    right.forEach((name, at) => { name.style.opacity = from < 0 ? "" : String(0.35 + 0.65 * Math.min(1, layer.at(head, from, at) / peak)); });
+    right.forEach((name, at) => name.classList.toggle("is-strong", from >= 0 && layer.at(head, from, at) >= 0.5 * scale));
   };
   left.forEach((name, at) => {
     name.setAttribute("aria-pressed", String(at === query));
     name.addEventListener("mouseenter", () => draw(at, -1));
     name.addEventListener("focus", () => draw(at, -1));
-    name.addEventListener("blur", () => draw(query, -1));
-    name.addEventListener("mouseleave", () => draw(query, -1));
+    name.addEventListener("blur", rest);
+    name.addEventListener("mouseleave", rest);
     name.addEventListener("click", () => onquery(at === query ? -1 : at));
   });
   right.forEach((name, at) => {
     name.addEventListener("mouseenter", () => draw(-1, at));
-    name.addEventListener("mouseleave", () => draw(query, -1));
+    name.addEventListener("focus", () => draw(-1, at));
+    name.addEventListener("blur", rest);
+    name.addEventListener("mouseleave", rest);
+    name.addEventListener("click", () => {
+      pinned = pinned === at ? -1 : at;
+      right.forEach((other, index) => other.setAttribute("aria-pressed", String(index === pinned)));
+      rest();
+    });
   });
   arrows(left, 1);
+  arrows(right, 1);
   draw(query, -1);
   return make("div", { class: "between", tabindex: "-1" },
     make("div", { class: "side from", role: "group", "aria-label": "from" }, ...left), lines,

@@ -79,6 +79,19 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+/** A mixture of two colours like #a1b2c3, as [red, green, blue]; a share of 1 is the second alone. */
+function mixed(first, second, share) {
+  const parts = (text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
+  const [from, to] = [parts(first), parts(second)];
+  return from.map((part, at) => Math.round(part + share * (to[at] - part)));
+}
+
+/** Black or white, whichever has the larger contrast on [red, green, blue] (WCAG 2): always at least 4.5. */
+function inkOn(ground) {
+  const [red, green, blue] = ground.map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+  return (0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05) ** 2 > 0.05 * 1.05 ? "#000" : "#fff";
+}
+
 /** The colours of the scale, from low to high. */
 function scaleColours() {
   const colours = [];

@@ -15,7 +15,11 @@ function heatPicture(values, axis, image, label) {
   }
   const frame = make("div", { class: `heat-picture${image ? "" : " bare"}`, role: "img", "aria-label": label });
   frame.style.aspectRatio = `${wide} / ${high}`;
-  if (image) frame.append(make("img", { src: image.src, alt: "", class: image.small ? "pixels" : null }));
+  if (image) {
+    const picture = make("img", { src: image.src, alt: "", class: image.small ? "pixels" : null });
+    picture.addEventListener("load", () => frame.style.setProperty("--full", `${picture.naturalWidth}px`)); // never smaller than it is
+    frame.append(picture);
+  }
   frame.append(canvas);
   return { frame, peak };
 }
@@ -30,7 +34,7 @@ function largest(values, from = 0) {
 /** Heat of one query over the patches of an image, which is shown where there is one. */
 function heatView({ layer, head, query, onquery, image }) {
   const { frame, peak } = heatPicture(layer.line(head, query), layer.keys, image, describeLine(layer, head, query));
-  const reading = make("p", { class: "reading", "aria-live": "polite", text: `${describeLine(layer, head, query)}; full colour is ${shown(peak)}` });
+  const reading = make("p", { class: "reading", text: `${describeLine(layer, head, query)}; full colour is ${shown(peak)}` });
   const { boxes } = layer.queries;
   if (boxes) drawBoxes(frame, boxes, query, onquery);
   if (layer.queries.grid) choosePatches(frame, layer.queries, query, onquery); // a query is a patch, perhaps of a finer grid than the keys

@@ -11,6 +11,7 @@ class PredictionTable {
     this.relevance = relevance;
     this.rank = data.order ? data.order.split(",")[0] : "rank";
     this.names = [...new Set(data.predictions.flatMap((line) => Object.keys(line.facts)))].filter((name) => name !== this.rank);
+    this.isTruthKnown = this.names.includes("truth") && this.names.includes("prediction");
     this.sort = { name: "badness", down: true };
     this.filters = { text: "", truth: "", prediction: "", wrong: false, slice: null };
     this.slices = slicesOf(data.predictions, ["truth", "prediction", "shown"]);
@@ -39,7 +40,7 @@ class PredictionTable {
       fields.push(field.field);
     }
     if (this.slices.size) fields.push(...this.sliceFields());
-    if (this.names.includes("truth") && this.names.includes("prediction")) {
+    if (this.isTruthKnown) {
       const box = make("input", { type: "checkbox", onchange: () => change("wrong")(box.checked) });
       fields.push(make("label", { class: "field check" }, box, make("span", { text: "truth and prediction differ" })));
     }
@@ -67,7 +68,7 @@ class PredictionTable {
       this.most = PAGE_ROWS;
       this.draw();
     });
-    const by = choice("slice by", [["", "nothing"], ...[...this.slices.keys()].map((name) => [`=${name}`, name])], () => {
+    const by = choice("slice by", [["", "nothing"], ...[...this.slices.keys()].map((name) => [`=${name}`, this.nameOf(name)])], () => {
       const name = by.select.value.slice(1);
       refill(values.select, [["", "any"], ...(this.slices.get(name) || []).map(([label], at) => [String(at), label])], "");
       values.field.hidden = !this.slices.has(name);
@@ -80,10 +81,10 @@ class PredictionTable {
   }
 
   header() {
-    const columns = [["row", "row"], ["badness", this.rank], ...this.names.map((name) => [`fact ${name}`, name])];
+    const columns = [["row", "row"], ["badness", this.rank], ...this.textColumns(), ...this.names.map((name) => [`fact ${name}`, this.nameOf(name)])];
     this.heads = new Map();
     const cells = columns.map(([key, name]) => {
-      const button = make("button", { type: "button", class: "plain", text: name, onclick: () => {
+      const button = make("button", { type: "button", class: "plain", text: name, title: key.startsWith("fact ") && key.slice(5) !== name ? key.slice(5) : null, onclick: () => {
         this.sort = { name: key, down: this.sort.name === key ? !this.sort.down : key === "badness" };
         this.draw();
       } });
@@ -95,8 +96,19 @@ class PredictionTable {
     return make("thead", {}, make("tr", {}, ...cells));
   }
 
+  /** The column with the text of the rows; with their captions where neither texts nor truth and prediction say what a row is. */
+  textColumns() {
+    if (this.data.predictions.some((line) => line.text)) return [["text", "text"]];
+    return this.isTruthKnown ? [] : [["caption", "prediction"]];
+  }
+
+  /** The name of a fact as a column has it. */
+  nameOf(name) {
+    return (this.data.names || {})[name] || name;
+  }
+
   value(line, key) {
-    if (key === "row") return line.row;
+    if (key === "row" || key === "text" || key === "caption") return line[key];
     if (key === "badness") return line.badness;
     return line.facts[key.slice(5)];
   }
@@ -110,7 +122,7 @@ class PredictionTable {
       if (truth && String(facts.truth) !== truth.slice(1)) return false;
       if (prediction && String(facts.prediction) !== prediction.slice(1)) return false;
       if (wrong && String(facts.truth) === String(facts.prediction)) return false;
-      return !text || [line.caption, line.row, ...Object.values(facts)].some((value) => String(value).toLowerCase().includes(text));
+      return !text || [line.caption, line.text, line.row, ...Object.values(facts)].some((value) => String(value).toLowerCase().includes(text));
     });
     const { name, down } = this.sort;
     const direction = down ? -1 : 1;
@@ -141,9 +153,9 @@ class PredictionTable {
   row(line) {
     const open = make("button", { type: "button", class: "plain", text: line.row ?? "–", "aria-label": `open row ${line.row}`, onclick: () => this.open(line) });
     const isWrong = line.facts.truth !== undefined && String(line.facts.truth) !== String(line.facts.prediction);
-    const cells = [make("td", {}, open), ...["badness", ...this.names.map((name) => `fact ${name}`)].map((key) => {
+    const cells = [make("td", {}, open), ...[...this.heads.keys()].slice(1).map((key) => {
       const value = this.value(line, key);
-      return make("td", { class: typeof value === "number" ? "n" : "words", text: shown(value) });
+      return make("td", { class: typeof value === "number" ? "n" : "words", text: key === "text" && !value ? "" : shown(value) });
     })];
     return make("tr", { class: isWrong ? "is-wrong" : null }, ...cells);
   }
@@ -153,7 +165,7 @@ class PredictionTable {
     const card = line.picture === null || line.picture === undefined ? null : document.getElementById(`card-${this.data.anchor}-${line.picture}`);
     const facts = make("dl", { class: "facts small" });
     for (const [name, value] of [["row", line.row], ...Object.entries(line.facts)]) {
-      facts.append(make("div", {}, make("dt", { text: name }), make("dd", { text: shown(value) })));
+      facts.append(make("div", {}, make("dt", { text: this.nameOf(name) }), make("dd", { text: shown(value) })));
     }
     const copy = card ? card.cloneNode(true) : make("p", { text: line.caption });
     if (card) copy.removeAttribute("id");

@@ -17,7 +17,8 @@ function shadedTokens(values, axis) {
   return make("p", { class: "shaded" }, ...[...values].map((value, at) => {
     const token = make("span", { class: "shaded-token", text: positionName(axis, at), title: shown(value) });
     const share = Math.min(1, Math.abs(value) / peak);
-    token.style.backgroundColor = `color-mix(in srgb, ${colour(value < 0 ? "--c0" : "--overlay")} ${Math.round(70 * share)}%, transparent)`;
+    const ground = mixed(colour("--card"), colour(value < 0 ? "--c0" : "--overlay"), 0.7 * share);
+    Object.assign(token.style, { backgroundColor: `rgb(${ground.join(" ")})`, color: inkOn(ground) });
     return token;
   }));
 }
@@ -33,10 +34,15 @@ class RelevanceView {
     this.data = data;
     this.attention = attention;
     this.at = 0;
-    this.row = choice("row", data.rows.map((entry, at) => [String(at), this.nameOf(entry)]), (value) => { this.at = Number(value); this.draw(); });
+    this.row = choice("row", data.rows.map((entry, at) => [String(at), this.nameOf(entry)]), (value) => {
+      this.at = Number(value);
+      this.draw();
+      this.spoken.textContent = [...this.body.querySelectorAll("figure")].map((each) => `${each.firstChild.textContent}: ${each.lastChild.textContent}`).join(". ");
+    });
     this.caption = make("p", { class: "small explorer-caption" });
     this.body = make("div", { class: "relevance-all" });
-    place.replaceChildren(make("h3", { text: "Relevance of positions, method by method" }), make("div", { class: "controls" }, this.row.field), this.caption, this.body);
+    this.spoken = make("p", { class: "spoken", role: "status" });
+    place.replaceChildren(make("h3", { text: "Relevance of positions, method by method" }), make("div", { class: "controls" }, this.row.field), this.caption, this.body, this.spoken);
     place.hidden = false;
     for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", () => this.draw());
     this.draw();

@@ -93,7 +93,7 @@ function timeView({ layer, head, query, onquery, media = {} }) {
     });
   }
   return make("div", {}, frame, timeEnds(layer.keys, layer.columns),
-    make("p", { class: "reading", "aria-live": "polite", text: `${describeLine(layer, head, query)}; full colour is ${shown(peak)}` }));
+    make("p", { class: "reading", text: `${describeLine(layer, head, query)}; full colour is ${shown(peak)}` }));
 }
 
 /** The two ends of an axis of time. */
