@@ -9,8 +9,11 @@ from typing import Any
 
 # Words of keys that are not written as the keys are.
 _WRITTEN = {
-    **{name: name.upper() for name in ("bleu", "cer", "f1", "id", "kl", "mae", "mse", "pq", "rmse", "rouge", "rq")},
-    **{name: name.upper() for name in ("sq", "wer")},
+    **{
+        name: name.upper()
+        for name in ("auc", "bleu", "cer", "f1", "id", "kl", "mae", "mcc", "mse", "pq", "rmse", "rouge")
+    },
+    **{name: name.upper() for name in ("rq", "sq", "wer")},
     "map50": "mAP50",
     "map75": "mAP75",
     "mar100": "mAR100",
@@ -81,8 +84,15 @@ def rounded(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a difference with its sign."""
-    return ("+" if value > 0 else "") + short(value if abs(value) >= 5e-5 else 0)
+    """Return a difference with its sign; what sums of floats leave of nothing is 0.
+
+    Example:
+        >>> signed(0.25), signed(-1.8e-5), signed(1e-17)
+        ('+0.25', '−1.8e−05', '0')
+    """
+    if abs(value) < 1e-9:
+        return "0"
+    return ("+" if value > 0 else "") + short(value)
 
 
 def superscript(power: int) -> str:

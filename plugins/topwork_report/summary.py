@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from topwork_report.run_files import RunFiles, StageFiles, count_in, numbers
+from topwork_report.run_files import RunFiles, StageFiles, count_in, mappings, numbers
 
 Card = dict[str, Any]
 
@@ -135,7 +135,21 @@ def _removal_card(stage: StageFiles, removal: dict[str, Any]) -> Card:
         "before": before,
         "share": (before - after) / before if before else 0.0,
         "parameters": None if None in sizes else sizes,
+        "further": _further_units(removal),
     }
+
+
+def _further_units(removal: dict[str, Any]) -> list[tuple[str, int, int]]:
+    """Return (unit, removed, before) of what was taken away beside the unit that the card counts, such as neurons."""
+    sums: dict[str, list[int]] = {}
+    for line in mappings(removal.get("by_layer")):
+        before, after = count_in(line, "before"), count_in(line, "after")
+        unit = text_in(line, "unit", "")
+        if unit and unit != removal.get("unit") and before is not None and after is not None and after <= before:
+            counts = sums.setdefault(unit, [0, 0])
+            counts[0] += before - after
+            counts[1] += before
+    return [(unit, removed, before) for unit, (removed, before) in sums.items() if removed]
 
 
 def _metrics(values: Any) -> dict[str, float]:

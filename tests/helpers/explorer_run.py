@@ -48,7 +48,7 @@ def sharp(heads: int, queries: int, keys: int) -> list[list[list[float]]]:
 
 
 def axes() -> dict[str, dict]:
-    """Descriptions of positions: tokens, a target's tokens, patches of an image, queries with boxes, frames."""
+    """Descriptions of positions: tokens, a target's tokens, patches of an image, queries with boxes, points, frames."""
     side = report_run.SIDE
     boxes = [[0, EVIL, 0.25, [0.1, 0.2, 0.5, 0.9]], [1, "cat", 0.75, [0.5, 0.25, 1, 0.75]]]
     return {
@@ -56,6 +56,7 @@ def axes() -> dict[str, dict]:
         "target": {"names": ["<s>", "ein", "Film"], "special": [], "shown": 3, "length": 3},
         "patches": {"grid": [side, side], "special": [0], "shown": side**2 + 1, "length": side**2 + 1, "merged": 1},
         "queries": {"name": "target", "special": [], "shown": 2, "length": 2, "boxes": boxes},
+        "points": {"name": "positions", "special": [], "shown": 3, "length": 3},
         "frames": {"name": "input", "frames": True, "seconds": 0.1, "shown": 4, "length": 4, "special": [],
                    "merged": 1},
     }  # fmt: skip
@@ -70,9 +71,10 @@ def write_attention(folder: Path) -> None:
             "axes": [known["tokens"], known["target"]], "heads": heads}  # fmt: skip
     flat = [1 / side**2] * side**2
     image = {"row": 1, "image": "1.png", "grid": [side, side], "names": [], "layers": [{"number": 0, "weights": flat}],
-             "axes": [known["patches"], known["queries"]],
+             "axes": [known["patches"], known["queries"], known["points"]],
              "heads": [packed(sharp(2, side**2 + 1, side**2 + 1), "encoder", (0, 0)),
-                       packed(sharp(2, 2, side**2 + 1), "cross", (1, 0))]}  # fmt: skip
+                       packed(sharp(2, 2, side**2 + 1), "cross", (1, 0)),
+                       packed(sharp(2, 2, 3), "sampled", (1, 2))]}  # fmt: skip
     write_clip(folder / "clip.wav", [0] * 800 + [20000, -20000] * 400)
     clip = {"row": 2, "audio": "clip.wav", "names": [], "layers": [{"number": 0, "weights": [0.25] * 4}],
             "axes": [known["frames"]], "heads": [packed(sharp(2, 4, 4), "encoder", (0, 0))]}  # fmt: skip
@@ -85,6 +87,7 @@ def write_pruning(root: Path) -> None:
     band = [[step, 0.8 - step / 10, 0.9 - step / 20] for step in steps]
     left = [{"path": f"encoder.{number}", "unit": "attention heads", "before": 2, "after": 1 + number}
             for number in range(2)]  # fmt: skip
+    left.append({"path": "encoder.0.mlp", "unit": "neurons", "before": 8, "after": 5})
     removal = {"how": "pruned", "unit": "attention heads", "before": 4, "after": 3, "by_layer": left}
     points = [{"x": 0.1 + head, "y": 0.2, "name": f"{EVIL} head {head}", "short": f"0-{head}", "group": head,
                "path": "encoder.0", "head": head} for head in range(2)]  # fmt: skip

@@ -132,6 +132,17 @@ def test_a_query_is_drawn_with_its_box(browser: chromium.Chromium) -> None:
     assert browser.run(f"{chosen}.getAttribute('x')") == "50"
 
 
+def test_a_query_that_looks_at_sampled_points_has_its_box_as_well(browser: chromium.Chromium) -> None:
+    choose(browser, row=1, layer=2, head=0)
+    chosen = f"{EXPLORER}.querySelector('.with-boxes .chosen-box')"
+    assert browser.run(f"{chosen}.getAttribute('x')") == "50"
+    assert browser.run(f"{EXPLORER}.querySelectorAll('.lines-between path').length") == 1
+    browser.run(f"{EXPLORER}.querySelector('.with-boxes').focus()")
+    browser.press("ArrowRight")
+    assert browser.run(f"{chosen}.getAttribute('x')") == "10"
+    assert browser.run("document.activeElement.classList.contains('with-boxes')")
+
+
 def test_a_clip_lies_under_its_attention_as_long_as_it_lasts(browser: chromium.Chromium) -> None:
     choose(browser, row=2, layer=0, head=0)
     wave_drawn = f"{EXPLORER}.querySelector('.waveform')"
@@ -179,9 +190,13 @@ def test_a_pruning_curve_tells_the_range_of_random_choices(browser: chromium.Chr
 
 def test_each_layer_has_a_bar_of_what_is_left_of_it(browser: chromium.Chromium) -> None:
     bars = "[...document.querySelectorAll('#stage-13 .left-by-layer rect.kept')].map(bar => bar.getAttribute('width'))"
-    assert browser.run(bars) == ["90.0", "180.0"]
+    assert browser.run(bars) == ["90.0", "180.0", "112.5"]
     titles = "[...document.querySelectorAll('#stage-13 .left-by-layer title')].map(title => title.textContent)"
-    assert browser.run(titles) == ["1 of 2 attention heads", "2 of 2 attention heads"]
+    assert browser.run(titles) == ["1 of 2 attention heads", "2 of 2 attention heads", "5 of 8 neurons"]
+    cards = (
+        "[...document.querySelectorAll('.story .pruned .under')].map(card => card.textContent.replace(/\\s+/g, ' '))"
+    )
+    assert browser.run(cards)[-1].strip() == "of 4 attention heads (25 %) and −3 of 8 neurons (38 %)"
 
 
 def test_a_point_in_the_map_of_heads_opens_its_attention_head(browser: chromium.Chromium) -> None:

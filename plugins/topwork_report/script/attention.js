@@ -113,7 +113,8 @@ class AttentionExplorer {
         this.overview.querySelector("[aria-current]")?.focus();
       } };
     const draw = { lines: linesView, heat: heatView, time: timeView, matrix: matrixView }[view];
-    this.body.replaceChildren(draw(options));
+    const beside = layer.queries.boxes && options.image && !layer.keys.grid ? [boxesPicture(options)] : [];
+    this.body.replaceChildren(...beside, draw(options));
     this.overview.replaceChildren(make("p", { class: "small soft", text: "All attention heads, each on its own scale; choose one to open it." }), allHeadsView(options));
     this.query.field.hidden = view === "matrix";
     this.compared.replaceChildren(...this.compare(entry, layer, options));

@@ -42,6 +42,18 @@ function heatView({ layer, head, query, onquery, image }) {
   return make("div", {}, frame, reading);
 }
 
+/** An image with the boxes of queries, where the keys are no patches of it: those of attention to sampled points. */
+function boxesPicture({ layer, query, onquery, image }) {
+  const { boxes } = layer.queries;
+  const chosen = boxes.find(([at]) => at === query);
+  const label = chosen ? positionName(layer.queries, query) : `boxes of ${boxes.length} queries`;
+  const picture = make("img", { src: image.src, alt: "", class: image.small ? "pixels" : null });
+  const frame = make("div", { class: "heat-picture with-boxes", role: "img", "aria-label": label }, picture);
+  drawBoxes(frame, boxes, query, onquery);
+  chooseBoxes(frame, boxes, query, onquery);
+  return frame;
+}
+
 /** Draw the boxes of queries over an image: the one that is chosen, and the best others. */
 function drawBoxes(frame, boxes, query, onquery) {
   const drawing = make("svg:svg", { class: "query-boxes", viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" });

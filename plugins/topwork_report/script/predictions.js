@@ -81,10 +81,10 @@ class PredictionTable {
   }
 
   header() {
-    const columns = [["row", "row"], ["badness", this.rank], ...this.textColumns(), ...this.names.map((name) => [`fact ${name}`, this.nameOf(name)])];
+    const columns = [["row", "row"], ["badness", this.rank], ...this.textColumns(), ...this.names.filter((name) => name !== "shown").map((name) => [`fact ${name}`, this.nameOf(name)])];
     this.heads = new Map();
     const cells = columns.map(([key, name]) => {
-      const button = make("button", { type: "button", class: "plain", text: name, title: key.startsWith("fact ") && key.slice(5) !== name ? key.slice(5) : null, onclick: () => {
+      const button = make("button", { type: "button", class: "plain", text: name, title: key.startsWith("fact ") && key !== "fact shown" && key.slice(5) !== name ? key.slice(5) : null, onclick: () => {
         this.sort = { name: key, down: this.sort.name === key ? !this.sort.down : key === "badness" };
         this.draw();
       } });
@@ -98,6 +98,7 @@ class PredictionTable {
 
   /** The column with the text of the rows; with their captions where neither texts nor truth and prediction say what a row is. */
   textColumns() {
+    if (this.names.includes("shown")) return [["fact shown", "text"]];
     if (this.data.predictions.some((line) => line.text)) return [["text", "text"]];
     return this.isTruthKnown ? [] : [["caption", "prediction"]];
   }
