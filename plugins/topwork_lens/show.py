@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import topwork
-from topwork import Batch, Shown, Units, UsageError
+from topwork import Batch, HasQueryBoxes, QueryBox, Shown, Units, UsageError
 from topwork_lens.head_weights import Capturing, pack_row
 from topwork_lens.layers.discovery import Key, layer_at, numbered
 
@@ -44,7 +44,14 @@ class Item:
         return self.captured.missing(what)
 
 
-def show_captured(captured: Any, tokens: Tokens, layer: Key | None, head: int | None, plugins: Any = None) -> Shown:
+def show_captured(
+    captured: Any,
+    tokens: Tokens,
+    layer: Key | None,
+    head: int | None,
+    plugins: Any = None,
+    boxes: Sequence[Sequence[QueryBox]] = (),
+) -> Shown:
     """Return a page of captured attention.
 
     Args:
@@ -53,6 +60,7 @@ def show_captured(captured: Any, tokens: Tokens, layer: Key | None, head: int | 
         layer: that is shown first; None for the first one.
         head: original index of the attention head that is shown first; None for the mean of all.
         plugins: one of them makes the page.
+        boxes: of each item, that the model's queries gave; nothing where they are not known.
 
     Raises:
         UsageError: no weights were captured, or the names are not those of the positions.
@@ -76,9 +84,9 @@ def show_captured(captured: Any, tokens: Tokens, layer: Key | None, head: int | 
     rows = []
     for index in range(shown):
         item: Any = Item(captured, index, count)
-        packed = pack_row(
-            dict.fromkeys((group for group, _ in layers), item), layers, units[index], _MOST_BYTES // shown
-        )
+        by_group = dict.fromkeys((group for group, _ in layers), item)
+        of_item = boxes[index] if index < len(boxes) else ()
+        packed = pack_row(by_group, layers, units[index], _MOST_BYTES // shown, of_item)
         caption = " ".join(map(str, units[index].names))
         rows.append({"row": index, "caption": caption[:200], "image": units[index].image, **packed})
     return topwork.show("attention", {"rows": rows, "layer": first, "head": head}, plugins)
@@ -98,9 +106,19 @@ def show_batch(look: Any, batch: Any, tokens: Tokens, layer: Key | None, head: i
 
     with torch.no_grad(), look.capture("weights") as captured:
         look.call(batch)()
-    return show_captured(
-        captured, _known_units(look.owner, batch) if tokens is None else tokens, layer, head, look.plugins
-    )
+    known = _known_units(look.owner, batch) if tokens is None else tokens
+    return show_captured(captured, known, layer, head, look.plugins, _query_boxes(look, batch))
+
+
+def _query_boxes(look: Any, batch: Any) -> Sequence[Sequence[QueryBox]]:
+    """Return the boxes that the model's queries give for each item of a batch; empty where it has no such queries."""
+    import torch
+
+    task = getattr(look.owner, "task", None)
+    if not isinstance(batch, Batch) or not isinstance(task, HasQueryBoxes):
+        return ()
+    with torch.no_grad():
+        return task.query_boxes(look.model, batch)
 
 
 def _known_units(owner: Any, batch: Any) -> Tokens:

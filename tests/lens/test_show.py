@@ -65,6 +65,18 @@ def test_a_task_names_the_tokens_of_its_batch() -> None:
     assert {"good", "film"} <= set(explorer["rows"][0]["axes"][0]["names"])
 
 
+def test_the_queries_of_a_detector_have_their_boxes() -> None:
+    rows = topwork.load_plugins().tasks["object-detection"].example_rows()[:2]
+    work = topwork.build("object-detection", BASES["object-detection"], rows=rows)
+    batch = work.task.collate(work.task.encode(rows, "predict", 0), "predict")
+    (explorer,) = data_of(topwork.look(work).show(batch))["attention"]
+    wanted = work.task.query_boxes(work.model, batch)
+    for row, boxes in zip(explorer["rows"], wanted, strict=True):
+        (shown,) = [axis["boxes"] for axis in row["axes"] if axis.get("boxes")]
+        assert [entry[1] for entry in shown] == [each.label for each in boxes]
+        assert [entry[3] for entry in shown] == [pytest.approx(list(each.box), abs=1e-4) for each in boxes]
+
+
 def test_names_that_fit_no_positions_are_refused(model: BertModel) -> None:
     look = topwork.look(model)
     with torch.no_grad(), look.capture("weights", "entropy") as seen:

@@ -115,7 +115,7 @@ def test_nothing_on_the_page_moves_by_itself(browser: chromium.Chromium) -> None
 def test_columns_are_named_in_words_and_keep_their_keys(browser: chromium.Chromium) -> None:
     heads = "[...document.querySelectorAll('#stage-13 .b-table th span')].map(name => [name.textContent, name.title])"
     assert browser.run(heads) == [["F1, calibrate rows", "eval_f1"], ["number of heads", "n_heads"]]
-    assert "text" in browser.run(f"[...{TABLE}.querySelectorAll('th')].map(head => head.textContent)")
+    assert "content" in browser.run(f"[...{TABLE}.querySelectorAll('th')].map(head => head.textContent)")
 
 
 def test_paper_is_light_and_without_controls(browser: chromium.Chromium) -> None:

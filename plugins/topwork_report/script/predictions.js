@@ -98,8 +98,8 @@ class PredictionTable {
 
   /** The column with the text of the rows; with their captions where neither texts nor truth and prediction say what a row is. */
   textColumns() {
-    if (this.names.includes("shown")) return [["fact shown", "text"]];
-    if (this.data.predictions.some((line) => line.text)) return [["text", "text"]];
+    if (this.names.includes("shown")) return [["fact shown", "content"]];
+    if (this.data.predictions.some((line) => line.text)) return [["text", "content"]];
     return this.isTruthKnown ? [] : [["caption", "prediction"]];
   }
 
