@@ -27,10 +27,16 @@ def compress_command(
     ] = None,
     score: Annotated[str, typer.Option(help="surgeon, fisher, kl, fluctuation, magnitude or random.")] = "surgeon",
     rows: Annotated[int, typer.Option(min=2, help="Rows to score and fit on; the others measure.")] = 512,
-    multiple: Annotated[int, typer.Option(min=1, help="Widths of blocks are multiples of it.")] = 1,
+    multiple: Annotated[
+        int | None,
+        typer.Option(min=1, help="Widths of blocks are multiples of it; by default 16 with --latency in wide blocks."),
+    ] = None,
     uniform: Annotated[
         bool, typer.Option("--uniform", help="As many neurons in all blocks of one width: plain transformers loads it.")
     ] = False,
+    quantize: Annotated[
+        str | None, typer.Option(help="int8: linear layers in 8 bits at the end, where that is measured faster.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The new model folder; by default <model>-compressed.")] = None,
     seed: Annotated[int, typer.Option(help="Of random numbers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole result as JSON.")] = False,
@@ -53,7 +59,7 @@ def compress_command(
     columns = dict(_pair(text) for text in column or ())
     budget = {"macs": macs, "parameters": parameters, "latency": latency, "keep_metric": keep_metric}
     options: dict[str, Any] = {name: value for name, value in budget.items() if value is not None}
-    options |= {"score": score, "rows": rows, "multiple": multiple, "uniform": uniform}
+    options |= {"score": score, "rows": rows, "multiple": multiple, "uniform": uniform, "quantize": quantize}
     result = loaded.apply(
         "compress",
         {"calibrate": fitted, "evaluate": measured},
@@ -100,6 +106,10 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if "plain_transformers" in result:
         numbers = ", ".join(f"{name} {value}" for name, value in result["plain_transformers"].items())
         lines.append(f"plain transformers loads it ({numbers})" if numbers else result["why_not_plain"])
+    if "int8" in result:
+        eight = result["int8"]
+        words = f"not taken: {eight['why']}" if eight["why"] else f"taken, {eight['layers']} layers"
+        lines.append(f"8 bits: {eight['faster']:.2f} times faster, {words}")
     if "speedup" in result:
         reason = f" ({result['reason_of_gap']})" if result["reason_of_gap"] else ""
         lines.append(f"{result['speedup']:.2f} times faster, limit {result['limit']:.2f}{reason}")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from topwork import AttentionLayer, Batch, Refused, UsageError
+from topwork import AttentionLayer, Batch, Block, Refused, UsageError
 from topwork_compress.dynamic import search_table
 from topwork_compress.latency import LatencyTable, measure_table, nanoseconds
 from topwork_compress.plan import Budget, Plan, Settings
@@ -22,7 +23,17 @@ from topwork_compress.scores import METHODS, Scores, score
 from topwork_compress.search import in_multiples, normalised, search
 from topwork_compress.tuning import Fitted, tune
 from topwork_compress.uniform import expanded, joined, joined_table
-from topwork_compress.units import Choice, Costs, Masks, Units, alignment, macs, members_of, parameters
+from topwork_compress.units import (
+    Choice,
+    Costs,
+    Masks,
+    Units,
+    macs,
+    members_of,
+    parameters,
+    timed_multiple,
+    width_step,
+)
 from topwork_compress.whole_layers import least_needed
 from topwork_lens.blocks.discovery import adapted
 from topwork_lens.blocks.plain_widths import PlainWidth, plain_widths, settle_widths
@@ -107,9 +118,15 @@ class Compression:
         if self._table is None:
             with self._timed("latencies"):
                 arguments = (self.model, self.units, self.run_timed, self.run_check)
-                table = measure_table(*arguments, self.plugins, self.settings.multiple)
+                table = measure_table(*arguments, self.plugins, self.multiple(Budget(latency=0.5)))
             self._table = table if self.share is None else self.share(table)
         return self._table
+
+    def multiple(self, budget: Budget) -> int:
+        """Return what widths of blocks are multiples of."""
+        if self.settings.multiple is not None:
+            return self.settings.multiple
+        return 1 if budget.latency is None else timed_multiple(self.units.chosen.values())
 
     @property
     def scores(self) -> Scores:
@@ -119,6 +136,20 @@ class Compression:
                 arguments = (self.model, self.units, self.batches, self.row_losses)
                 self._scores = score(*arguments, self.settings.method(), self.settings.seed)
         return self._scores
+
+    def share_scores(self, scores: Scores | None) -> Scores | None:
+        """Take over the scores of the same whole model, or score it when there are none; return them.
+
+        A model that loses whole layers first is scored when they are gone: its scores are no other's.
+        """
+        if self.settings.layers:
+            return None
+        self._scores = scores
+        return self.scores
+
+    def only(self, kind: type[AttentionLayer] | type[Block]) -> None:
+        """Keep all units whole but those of attention layers, or of blocks."""
+        self.units.chosen = {path: unit for path, unit in self.units.chosen.items() if isinstance(unit, kind)}
 
     def leave_out(self) -> tuple[list[str], list[dict[str, Any]], Callable[[], None]]:
         """Leave out whole layers; return their paths, what was measured, and what puts them back."""
@@ -201,9 +232,9 @@ class Compression:
     ) -> tuple[Sequence[Choice], int]:
         """Return what is removed, and the cost of the whole then."""
         alike = joined(choices, self.widths) if self.widths else choices
-        aligned = {path: alignment(unit) for path, unit in self.units.chosen.items()}
-        aligned |= {width.attribute: max(aligned[path] for path in width.paths) for width in self.widths}
-        ready = in_multiples(alike, self.settings.multiple, aligned)
+        steps = {path: width_step(unit, self.multiple(budget)) for path, unit in self.units.chosen.items()}
+        steps |= {width.attribute: max(steps[path] for path in width.paths) for width in self.widths}
+        ready = in_multiples(alike, 1, steps)
         if budget.latency is not None:
             table = joined_table(self.table, self.widths) if self.widths else self.table
             removed, seconds = search_table(ready, table, wanted / 1e9, self.settings.at_least)
@@ -263,6 +294,17 @@ class Compression:
         """Mask what is removed for a block."""
         chosen = {path: (self.units.chosen[path], indices) for path, indices in removed.items() if indices}
         return gated(self.model, {path: (unit, factors_of(unit, indices)) for path, (unit, indices) in chosen.items()})
+
+    @contextmanager
+    def finished(self, plan: Plan) -> Iterator[None]:
+        """Make the model compute for a block what it will when a plan is carried out: fitted, and masked."""
+        weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        try:
+            self.tune(plan.removed)
+            with self.masked(plan.removed):
+                yield
+        finally:
+            self.model.load_state_dict(weights)
 
     def random(self, plan: Plan, seed: int) -> Masks:
         """Return a random choice of as many heads and neurons in each layer and block."""

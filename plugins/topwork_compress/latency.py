@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import nn
 
 from topwork import AttentionLayer, Block, UsageError
 from topwork_compress.measure import now
-from topwork_compress.units import Costs, Units, alignment, members_of
+from topwork_compress.units import Costs, Units, members_of, width_step
 from topwork_lens.layers.context import Unit
 from topwork_lens.look import Look
 from topwork_lens.model_state import quiet
@@ -175,7 +174,7 @@ def _timed(
 def widths(unit: Unit, multiple: int = 1) -> list[int]:
     """Return the numbers of units at which a layer or block is timed: all of them first, then fewer, one last."""
     count = len(members_of(unit))
-    step = math.lcm(multiple, alignment(unit)) if isinstance(unit, Block) else 1
+    step = width_step(unit, multiple)
     values = {max(1, round(count * part / _WIDTHS)) for part in range(_WIDTHS, 0, -1)} | {1, count}
     return sorted({min(count, max(step, value // step * step)) for value in values} | {count}, reverse=True)
 

@@ -51,7 +51,8 @@ class Settings:
         tune: "lstsq", "bias" or "none".
         ridge: of least squares, see `tuning`.
         rearrange: swap by block Fisher.
-        multiple: widths of blocks are multiples of it.
+        multiple: widths of blocks are multiples of it; None: of 16 for a budget in latency where all blocks have 128
+            neurons or more, else of 1.
         at_least: heads and neurons that every layer and block keeps.
         layers: whole layers that are left out first, by measurement.
         uniform: all blocks of one width keep the same number of neurons, and attention heads stay, so that plain
@@ -64,7 +65,7 @@ class Settings:
     tune: Method = "lstsq"
     ridge: float = RIDGE
     rearrange: bool = True
-    multiple: int = 1
+    multiple: int | None = None
     at_least: int = 1
     layers: int = 0
     uniform: bool = False

@@ -29,6 +29,15 @@ def register_commands() -> list[Declaration]:
     return [Declaration("compress", "topwork_compress.command:compress_command")]
 
 
+@hookimpl(trylast=True)
+def model_rebuilt(model: nn.Module, alterations: Mapping[str, Any], plugins: Any) -> None:
+    """Give a freshly built model its layers of 8 bits, when the lens has given it its widths."""
+    if "int8" in alterations:
+        from topwork_compress.eight_bits import rebuild
+
+        rebuild(model, alterations["int8"])
+
+
 @hookimpl
 def compress(model: nn.Module, batches: Iterable[Any], options: Mapping[str, Any], plugins: Any) -> Any:
     """Return the result behind `topwork.compress`."""

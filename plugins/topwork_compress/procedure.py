@@ -74,13 +74,27 @@ def compress_model(
 
 
 def run_all(
-    compression: Compression, budget: Budget, watch: Callable[[Compression, Plan], None] | None = None
+    compression: Compression,
+    budget: Budget,
+    watch: Callable[[Compression, Plan], None] | None = None,
+    choose: Callable[[Costs, int], Budget] | None = None,
 ) -> Compressed:
-    """Run the steps in their order; put the weights back when one fails."""
+    """Run the steps in their order; put the weights back when one fails.
+
+    Args:
+        compression: of the model.
+        budget: the share that is left.
+        watch: is given the plan while the model is whole, before it is tuned.
+        choose: returns the budget of the same kind that takes its place, when whole layers are gone; is given what the
+            units cost then, and what the whole model cost.
+    """
     before = compression.costs(budget)
     left_out, measured, restore = compression.leave_out()
     try:
-        plan, tuned, pruned = _cut(compression, budget, None if left_out else before, before.total, watch)
+        costs = compression.costs(budget) if left_out else before
+        if choose is not None:
+            budget = choose(costs, before.total)
+        plan, tuned, pruned = _cut(compression, budget, costs, before.total, watch)
     except BaseException:
         restore()
         raise
@@ -94,7 +108,7 @@ def run_all(
 def _cut(
     compression: Compression,
     budget: Budget,
-    costs: Costs | None,
+    costs: Costs,
     whole: int,
     watch: Callable[[Compression, Plan], None] | None,
 ) -> tuple[Plan, list[Fitted], Pruned]:

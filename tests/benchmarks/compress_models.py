@@ -41,14 +41,22 @@ class Trained:
 
     Args:
         folder: where they are kept.
+        train: false: only those that the folder has.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, train: bool = True) -> None:
+        self.folder, self.train = folder, train
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a model of a name, or it may be trained."""
+        return self.train or (self._kept(name) / "model").is_dir()
+
+    def _kept(self, name: str) -> Path:
+        return self.folder / name.replace(" ", "").replace(",", "-")
 
     def model(self, name: str) -> Any:
         """Return the trained model of a recipe, or of one of `ENCODERS`."""
-        kept = self.folder / name.replace(" ", "").replace(",", "-")
+        kept = self._kept(name)
         if not (kept / "model").is_dir():
             recipe = recipe_of(name)
             recipe["stages"] = [recipe["stages"][0], "save"]

@@ -33,11 +33,35 @@ def test_a_recipe_compresses_measures_saves_and_loads(tmp_path: Any) -> None:
     assert loaded.evaluate(TEXTS)["accuracy"] == run.results[1]["result"]["metrics"]["accuracy"]
 
 
-def test_keep_metric_searches_for_the_budget(tmp_path: Any) -> None:
-    stages = [{"compress": {"keep_metric": 0.5, "compare_random": 0, "time": False, "evaluate": False}}]
-    result = topwork.run(recipe(tmp_path, stages), folder=tmp_path / "run", quiet=True).results[0]["result"]
+@pytest.mark.parametrize("layers", [0, 1])
+def test_keep_metric_searches_for_the_budget(layers: int, tmp_path: Any, capsys: Any) -> None:
+    options = {"keep_metric": 0.5, "compare_random": 0, "time": False, "evaluate": False, "layers": layers}
+    result = topwork.run(recipe(tmp_path, [{"compress": options}]), folder=tmp_path / "run").results[0]["result"]
     assert result["macs_left"] < 0.9
     assert "speedup" not in result and "random_baseline" not in result
+    lines = [line.split() for line in capsys.readouterr().err.splitlines() if "of the operations: accuracy" in line]
+    tried = {float(line[0]): float(line[5]) for line in lines}
+    values = result["roles"]["calibrate"]
+    kept = [left for left, value in tried.items() if value >= 0.5 * values["before"]]
+    assert result["macs_left"] <= min(kept) + 1e-3
+    # what was measured, fitted and masked, is what the cut model gives
+    assert values["after"] == pytest.approx(tried[min(kept)], abs=1e-3)
+
+
+def test_a_curve_is_measured_on_copies(tmp_path: Any) -> None:
+    options = {"macs": 0.8, "compare_random": 0, "time": False, "curve": [0.6, 0.8, 0.05]}
+    result = topwork.run(recipe(tmp_path, [{"compress": options}, "evaluate"]), folder=tmp_path / "run", quiet=True)
+    result = result.results[0]["result"]
+    check_stage_result(result)
+    whole, *points = result["curve"]
+    assert (whole["choice"], whole["left"], whole["value"]) == ("whole", 1.0, result["before_accuracy"])
+    assert {point["choice"] for point in points} >= {"heads and neurons", "at random", "after a whole layer"}
+    same = next(point for point in points if point["choice"] == "heads and neurons" and point["left"] > 0.7)
+    assert same["left"] == result["macs_left"] and same["value"] == result["after_accuracy"]
+    assert (same["heads"], same["neurons"]) == (result["heads_after"], result["neurons_after"])
+    assert all(point["milliseconds"] > 0 and 0.05 < point["left"] <= 0.8 for point in points)
+    series = result["curves"][0]["series"]
+    assert series["at random"][0] == [whole["milliseconds"], whole["value"]]
 
 
 @pytest.mark.parametrize("options", [{}, {"macs": 0.5, "parameters": 0.5}, {"macs": 0.5, "multiple": 0}, {"macs": 2}])

@@ -1,7 +1,8 @@
 """Generated tables of the README and the room guides.
 
 `python tests/helpers/documents.py` writes them, `--check` only compares. A table lies between `<!-- name -->` and
-`<!-- /name -->`; `DOCUMENTS` says which tables a document has.
+`<!-- /name -->`; `DOCUMENTS` says which tables a document has. `--curve RUN` takes the curve of compression from a run
+of its recipe first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import Any
 from topwork.cli.listing import recipe_about
 
 ROOT = Path(__file__).resolve().parents[2]
+#: the curve of a run of `recipes/compress.yaml`, as its result has it
+CURVE = ROOT / "tests" / "benchmarks" / "compress_curve.json"
 
 
 def first_line(thing: object) -> str:
@@ -173,6 +176,38 @@ def coverage_table() -> str:
     )
 
 
+def curve_table() -> str:
+    """List the points of the curve of compression, each way from the most operations to the fewest."""
+    curve = json.loads(CURVE.read_text(encoding="utf-8"))
+    lines = ["| what goes | operations left | accuracy | ms | times faster |", "|---|---|---|---|---|"]
+    for point in curve["points"]:
+        name = "nothing" if point["choice"] == "whole" else point["choice"]
+        cells = (
+            f"{point['left']:.2f}",
+            f"{point['value']:.3f}",
+            f"{point['milliseconds']:.0f}",
+            f"{point['faster']:.2f}",
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def take_curve(run: Path) -> None:
+    """Copy the curve of a run's stage `compress` to where `curve_table` reads it.
+
+    Raises:
+        SystemExit: the run has none.
+    """
+    for file in sorted(run.glob("stages/*/result.json")):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if points := record["result"].get("curve"):
+            started = json.loads((run / "run.json").read_text(encoding="utf-8"))["started"]
+            content = {"recipe": "recipes/compress.yaml", "started": started, "points": points}
+            CURVE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            return
+    raise SystemExit(f"{run}: no stage has a curve")
+
+
 def source(path: str) -> str:
     """Return a file of the tests as a Python block."""
     return f"```python\n{(ROOT / path).read_text(encoding='utf-8').strip()}\n```"
@@ -220,7 +255,19 @@ ANALYSES_ROOMS = (
 #: folders and modules of `topwork_compress`, in the order in which rows meet them
 COMPRESS_ROOMS = (
     *("plugin", "stages", "command", "procedure", "compression", "plan", "whole_layers", "units", "scores"),
-    *("surgeon", "search", "latency", "dynamic", "uniform", "rearrange", "positions", "tuning", "measure"),
+    *(
+        "curve",
+        "eight_bits",
+        "surgeon",
+        "search",
+        "latency",
+        "dynamic",
+        "uniform",
+        "rearrange",
+        "positions",
+        "tuning",
+        "measure",
+    ),
 )
 #: folders and modules of `topwork_workbench`
 WORKBENCH_ROOMS = ("plugin", "trackers", "sweep", "lora", "thresholds", "export", "serving", "hub")
@@ -299,6 +346,8 @@ def generated(document: str, text: str) -> str:
 
 
 def main() -> int:
+    if "--curve" in sys.argv:
+        take_curve(Path(sys.argv[sys.argv.index("--curve") + 1]))
     stale = []
     for document in DOCUMENTS:
         file = ROOT / document

@@ -6,7 +6,9 @@ Entry point: `Compress`, its options; `CompressRun` is one run of it.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
 
     from topwork import Batch, RandomBaseline, Run
     from topwork_compress.compression import Compression
+    from topwork_compress.curve import CurvePoint
     from topwork_compress.measure import RowMetrics
     from topwork_compress.plan import Budget, Compressed, Plan
+    from topwork_compress.units import Costs
 
 
 _BUDGETS = ("macs", "parameters", "latency", "keep_metric")
@@ -42,7 +46,7 @@ class Compress(Stage):
         None,
         gt=0,
         le=1,
-        description="the smallest budget of operations that keeps this share of the metric, masked",
+        description="the smallest budget of operations with which the fitted model keeps this share of the metric",
     )
     score: Literal["surgeon", "fisher", "kl", "fluctuation", "magnitude", "random"] | None = Field(
         None,
@@ -56,7 +60,9 @@ class Compress(Stage):
         "lstsq", description="fit what reads heads and neurons, each accepted on held-out calibration rows"
     )
     ridge: float = Field(0.01, gt=0, description="least squares: how much the old weights count")
-    multiple: PositiveInt = Field(1, description="widths of blocks are multiples of it")
+    multiple: PositiveInt | None = Field(
+        None, description="widths of blocks are multiples of it; by default 16 for `latency` in wide blocks, else 1"
+    )
     at_least: PositiveInt = Field(1, description="heads and neurons that every layer and block keeps")
     layers: int = Field(0, ge=0, description="whole layers that are left out first, chosen by the loss without them")
     uniform: bool = Field(
@@ -65,6 +71,15 @@ class Compress(Stage):
     )
     compare_random: int = Field(
         6, ge=0, description="random choices of the same size, masked and measured beside the chosen one"
+    )
+    quantize: Literal["int8"] | None = Field(
+        None,
+        description="int8: linear layers in 8 bits at the end, weights and inputs, where that is measured faster",
+    )
+    curve: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=list,
+        description="shares of the operations that are tried beside, on copies: heads alone, heads and neurons, after "
+        "a whole layer, at random; the metric of each and its milliseconds",
     )
     evaluate: bool = Field(True, description="measure evaluate rows before and after; false: calibration rows alone")
     time: bool = Field(True, description="measure wall time before and after on calibration rows")
@@ -105,27 +120,51 @@ class CompressRun:
     def __call__(self) -> dict[str, Json]:
         """Measure, compress, measure again, and return the stage's result."""
         from topwork_compress.compression import Compression
+        from topwork_compress.curve import drawn
+        from topwork_compress.eight_bits import obstacle
+        from topwork_compress.plan import Budget
         from topwork_compress.procedure import run_all
 
         stage, run = self.stage, self.run
+        if stage.quantize and (reason := obstacle(run.model)):
+            raise UsageError(reason, place="stage compress: quantize", hint="leave `quantize` out")
         batches = self.batches()
         compression = Compression(
             run.model, batches, run.task.row_losses, run.plugins, stage.settings(run.seed), share=self.of_the_first
         )
         before = self.measure()
-        budget = self.budget(compression, before)
+        if stage.keep_metric is None:
+            budget, choose = Budget(stage.macs, stage.parameters, stage.latency), None
+        else:
+            budget, choose = Budget(macs=0.5), partial(self.smallest, compression, before["calibrate"].value)
         self.say_shares(compression, budget)
+        points = self.curve(batches, before)
         whole = copy.deepcopy(run.model) if stage.time else None
-        compressed = run_all(compression, budget, self.watch)
+        compressed = run_all(compression, budget, self.watch, choose)
         after = self.measure()
-        result: dict[str, Json] = {**self.compared(before, after)}
+        eight_bits: dict[str, Json] = {}
+        if stage.quantize:
+            eight_bits, after = self.quantised(batches, before, after)
+        result: dict[str, Json] = {**self.compared(before, after), **eight_bits}
         if whole is not None:
             result |= self.timed(whole, batches, compressed)
         removal = {**compressed.pruned.removal(), "by_layer": compressed.by_layer()}
         result |= {**compressed.json(), "change": "compression", "removal": removal}
         if self.random:
             result["random_baseline"] = self.baseline()
+        if points:
+            result |= drawn(points, self.metric.primary, self.roles[-1])
         return result
+
+    def curve(self, batches: list[Batch], before: dict[str, RowMetrics]) -> list[CurvePoint]:
+        """Return other budgets as the option `curve` wants them; the model stays as it is."""
+        if not self.stage.curve:
+            return []
+        from topwork_compress.curve import measured_curve
+
+        role = self.roles[-1]
+        settings = self.stage.settings(self.run.seed)
+        return measured_curve(self.run, batches, settings, self.stage.curve, role, before[role].value)
 
     def batches(self) -> list[Batch]:
         """Return the calibration batches of all processes."""
@@ -149,32 +188,97 @@ class CompressRun:
 
     # ------------------------------------------------------------------ the budget
 
-    def budget(self, compression: Compression, before: dict[str, RowMetrics]) -> Budget:
-        """Return the budget; of `keep_metric`, the smallest of those that are tried, by bisection."""
+    def smallest(self, compression: Compression, whole_metric: float, costs: Costs, whole: int) -> Budget:
+        """Return the smallest budget of operations that keeps the metric of calibration rows, by bisection.
+
+        Each budget is measured with the model that it would give: fitted, and masked.
+
+        Args:
+            compression: of the model, without the whole layers that go.
+            whole_metric: of the whole model.
+            costs: of the units.
+            whole: operations of the whole model.
+
+        Raises:
+            UsageError: none of those that were tried keeps it.
+        """
         from topwork_compress.plan import Budget
 
-        stage = self.stage
-        if stage.keep_metric is None:
-            return Budget(stage.macs, stage.parameters, stage.latency)
-        costs = compression.costs(Budget(macs=0.5))
-        low = 1 - sum(costs.removable(compression.units).values()) / costs.total
-        high, first = 1.0, before["calibrate"].value
+        wanted, primary = self.stage.keep_metric or 1.0, self.metric.primary
+        least = (costs.total - sum(costs.removable(compression.units).values())) / whole
+        low, high = least, costs.total / whole
+        best: float | None = None
         for _ in range(6):
             middle = (low + high) / 2
             try:
-                plan = compression.plan(Budget(macs=middle), costs)
+                plan = compression.plan(Budget(macs=middle), costs, whole)
             except UsageError:  # what has to stay is more than that
                 low = middle
                 continue
-            with compression.masked(plan.removed):
-                value = float(self.run.evaluate("calibrate")[self.metric.primary])
-            kept = value / first if self.metric.higher_is_better else first / value if value else 1.0
-            self.run.say(f"  {middle:.3f} of the operations: {self.metric.primary} {value:.4g} on calibration rows")
-            low, high = (low, middle) if kept >= stage.keep_metric else (middle, high)
-        if high == 1.0:
-            cause = f"no budget keeps {stage.keep_metric} of {self.metric.primary}"
+            with compression.finished(plan):
+                value = float(self.run.evaluate("calibrate")[primary])
+            self.run.say(f"  {middle:.3f} of the operations: {primary} {value:.4g} on calibration rows")
+            if self._share_kept(whole_metric, value) >= wanted:
+                high = best = middle
+            else:
+                low = middle
+        if best is None:
+            cause = f"no budget keeps {wanted} of {primary}"
             raise UsageError(cause, place="stage compress", hint="give a lower `keep_metric`, or `macs`")
-        return Budget(macs=high)
+        return Budget(macs=best)
+
+    def _share_kept(self, before: float, after: float) -> float:
+        """Return which share of a metric is left; 1 where there was nothing to lose."""
+        kept, whole = (after, before) if self.metric.higher_is_better else (before, after)
+        return kept / whole if whole else 1.0
+
+    # ------------------------------------------------------------------ 8 bits
+
+    def quantised(
+        self, batches: list[Batch], before: dict[str, RowMetrics], cut: dict[str, RowMetrics]
+    ) -> tuple[dict[str, Json], dict[str, RowMetrics]]:
+        """Take weights of 8 bits where that is faster, and where the metric that is to be kept is kept.
+
+        Args:
+            batches: calibration rows; the largest batch is timed.
+            before: metrics of the whole model.
+            cut: metrics of the model as it is now.
+
+        Returns:
+            What the stage's result says of it, and the metrics of the model then.
+        """
+        from topwork_compress.eight_bits import quantise
+        from topwork_lens.model_state import quiet
+
+        run, now, small = self.run, self.run.model, copy.deepcopy(self.run.model)
+        batch = max(batches, key=lambda batch: batch.row_count)
+        with quiet(small):
+            paths = quantise(small, lambda: run.task.row_losses(small, batch))
+        times = self.of_the_first(self.turns([now, small], batch)) if paths else [1.0, 1.0]
+        faster, primary, last = times[0] / times[1], self.metric.primary, self.roles[-1]
+        entry: dict[str, Json] = {"layers": len(paths), "faster": faster, f"before_{primary}": cut[last].value}
+        why = "" if faster > 1 else "it is not faster"
+        if not why:
+            run.model = small
+            after = self.measure()
+            entry[f"after_{primary}"] = after[last].value
+            kept = self._share_kept(before["calibrate"].value, after["calibrate"].value)
+            if self.stage.keep_metric is not None and kept < self.stage.keep_metric:
+                why = f"it keeps {kept:.4f} of {primary} on calibration rows"
+        if why:
+            run.model = now
+        run.say(f"  8 bits: {faster:.2f} times faster; " + (f"not taken: {why}" if why else "taken"))
+        return {"int8": {**entry, "taken": not why, "why": why}}, cut if why else after
+
+    def turns(self, models: list[nn.Module], batch: Batch) -> list[float]:
+        """Return the seconds of each model on a batch, in turn."""
+        from topwork_compress.measure import wall_times
+        from topwork_lens.model_state import quiet
+
+        with ExitStack() as stack:
+            for model in models:
+                stack.enter_context(quiet(model))
+            return wall_times([partial(self.run.task.row_losses, model, batch) for model in models])
 
     def say_shares(self, compression: Compression, budget: Budget) -> None:
         """Say before anything is cut which share of the model can become smaller."""
@@ -239,13 +343,10 @@ class CompressRun:
 
     def timed(self, whole: nn.Module, batches: list[Batch], compressed: Compressed) -> dict[str, Json]:
         """Measure both models in turn on the largest calibration batch; several processes measure each for itself."""
-        from topwork_compress.measure import reason_of_gap, wall_times
-        from topwork_lens.model_state import quiet
+        from topwork_compress.measure import reason_of_gap
 
-        task, model = self.run.task, self.run.model
         batch = max(batches, key=lambda batch: batch.row_count)
-        with quiet(whole), quiet(model):
-            before, after = wall_times([lambda: task.row_losses(whole, batch), lambda: task.row_losses(model, batch)])
+        before, after = self.turns([whole, self.run.model], batch)
         limit = compressed.before / compressed.after
         positions = max(sum(item.cost for item in batch.items), len(batch.items))
         reason = reason_of_gap(before / after, limit, positions, compressed.plan.costs.unit)

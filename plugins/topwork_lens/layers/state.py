@@ -51,6 +51,12 @@ def note_module(model: nn.Module, kind: Kind, path: str, value: Any | None) -> N
     gather(model)
 
 
+def hand_over(module: nn.Module, other: nn.Module) -> None:
+    """Give what is noted on a module to the one that takes its place."""
+    if _ATTRIBUTE in module.__dict__:
+        other.__dict__[_ATTRIBUTE] = module.__dict__[_ATTRIBUTE]
+
+
 def is_taught(layer: AttentionLayer | Block) -> bool:
     """Return whether a plugin described the layer, not a pattern of the lens."""
     return not layer.pattern
