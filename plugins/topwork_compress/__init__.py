@@ -8,5 +8,6 @@ In the order in which a model meets them:
 - `units`, `scores`, `surgeon`: attention heads and neurons with their costs and scores; `latency`: costs in seconds.
 - `search`, `dynamic`, `uniform`: what a budget keeps; `rearrange`: swaps that lower the estimated loss.
 - `positions`, `tuning`: what reads the units that are left is fitted, position by position.
-- `measure`: metrics and times before and after.
+- `eight_bits`: linear layers with weights of 8 bits, where they are faster.
+- `measure`: metrics and times before and after; `curve`: the same of other budgets, on copies.
 """
