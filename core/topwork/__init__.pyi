@@ -201,6 +201,9 @@ from topwork.recipe.recipe import (
 from topwork.runs.lock import (
     is_running as is_running,
 )
+from topwork.runs.outputs import (
+    changed_outputs as changed_outputs,
+)
 from topwork.runs.run import (
     Run as Run,
 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from topwork import Json, UsageError
+from topwork import Json, UsageError, changed_outputs
 from topwork_report.step_log import logged_steps
 
 _STAGE_FOLDER = re.compile(r"(\d+)-(.+)")
@@ -84,7 +84,7 @@ def read_run(folder: Path, without: str | None = None, *, live: bool = False) ->
             if live and not (path / "result.json").exists():
                 run.stages.append(_unfinished_stage(path, "running", logged_steps(path)))
             else:
-                _read_stage(run, path)
+                _read_stage(run, path, compare=not live)
     counts = Counter(stage.number for stage in run.stages)  # stages that were applied one by one are all the first
     run.stages = [replace(stage, is_repeated=counts[stage.number] > 1) for stage in run.stages]
     return run
@@ -160,7 +160,8 @@ def _read_recipe(run: RunFiles) -> None:
             run.problem(file, "the file is damaged: it does not hold a mapping")
 
 
-def _read_stage(run: RunFiles, stage_path: Path) -> None:
+def _read_stage(run: RunFiles, stage_path: Path, *, compare: bool) -> None:
+    """Read the result of a stage and the files that the page shows; `compare` all with what the stage has left."""
     file = stage_path / "result.json"
     if not file.exists():
         run.problem(file, "the file is missing: the stage did not finish, or its result was deleted")
@@ -174,6 +175,8 @@ def _read_stage(run: RunFiles, stage_path: Path) -> None:
     if not isinstance(result, dict):
         run.problem(file, "the file is damaged: `result` is not an object")
         return
+    for changed, what in changed_outputs(stage_path) if compare else ():
+        run.problem(changed, what)
     position, name = _position(stage_path)[0], stage_path.name.split("-", 1)[1]
     artefacts = {}
     for artefact, kind in _ARTEFACTS.items():

@@ -16,6 +16,7 @@ import yaml
 import topwork
 from topwork import UsageError
 from topwork.cli.app import main
+from topwork.runs.records import read_record, write_record
 
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
 PLUGIN = Path(engine_plugin.__file__)
@@ -141,11 +142,11 @@ def test_options_that_came_after_a_run_are_no_change_of_its_recipe(part, recipe,
     recipe["task"] = {"name": "points"}
     before = start(recipe, engine)
     shutil.rmtree(before.root / "stages" / "04-evaluate")
-    record = json.loads((before.root / "run.json").read_text())
+    record = read_record(before.root / "run.json")
     removed = {"options": "learning_rate", "task": "dropout", "base": "revision"}[part]
     for inputs in record["begun"].values():
         inputs[part].pop(removed, None)
-    (before.root / "run.json").write_text(json.dumps(record))
+    write_record(before.root / "run.json", record)
     topwork.resume(before.root, plugins=engine, quiet=True)
     shutil.rmtree(before.root / "stages" / "04-evaluate")
     changed = yaml.safe_load((before.root / "recipe.yaml").read_text())

@@ -76,7 +76,7 @@ def test_what_a_run_leaves_behind(recipe, engine):
     assert listing(root / "stages/02-evaluate") == ["pictures.json", "predictions.json", "result.json"]
     assert listing(root / "stages/03-predict") == ["predictions.jsonl", "result.json"]
     first = json.loads((root / "stages/01-train/result.json").read_text())
-    assert set(first) == {"stage", "index", "folder", "seconds", "result", "options"}
+    assert set(first) == {"stage", "index", "folder", "seconds", "result", "options", "outputs", "checksum"}
     assert (first["stage"], first["index"], first["folder"]) == ("train", 0, "stages/01-train")
     assert first["options"]["epochs"] == 2 and first["result"]["steps"] == 12
     lines = [json.loads(line) for line in (root / "stages/03-predict/predictions.jsonl").read_text().splitlines()]
@@ -148,7 +148,7 @@ def test_a_kill_while_a_stage_is_recorded_loses_nothing(recipe, engine, monkeypa
         pass
 
     whole = started(recipe, engine)
-    real = runs.write_json
+    real = runs.write_record
 
     def killed(target, value):
         if target.parent.name == "03-train":
@@ -156,7 +156,7 @@ def test_a_kill_while_a_stage_is_recorded_loses_nothing(recipe, engine, monkeypa
         real(target, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "write_json", killed)
+        patch.setattr(runs, "write_record", killed)
         with pytest.raises(Killed):
             started(recipe, engine)
     root = whole.root.with_name("demo-2")

@@ -13,6 +13,7 @@ import yaml
 
 import topwork
 from topwork import CheckpointError, RecipeError, Stage, TopworkError, UsageError, hookimpl
+from topwork.runs.records import read_record, write_record
 
 BASE = {"config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}}
 
@@ -77,10 +78,10 @@ def start(recipe, plugins, **options):
 )
 def test_a_run_that_goes_on_under_other_versions_says_so(recipe, plugins, change, said) -> None:
     root = start(recipe, plugins).root
-    facts = json.loads((root / "run.json").read_text())
+    facts = read_record(root / "run.json")
     for key, values in change.items():
         facts[key] |= values
-    (root / "run.json").write_text(json.dumps(facts))
+    write_record(root / "run.json", facts)
     topwork.resume(root, plugins=plugins, quiet=True)
     doubts = [line for line in (root / "log.txt").read_text().splitlines() if "the run began with" in line]
     assert len(doubts) == (said is not None)
@@ -176,9 +177,9 @@ def test_what_no_begun_stage_depends_on_may_change(recipe, plugins):
 
 def test_runs_of_earlier_versions_compare_the_options_of_finished_stages(recipe, plugins):
     root = start(recipe, plugins).root
-    facts = json.loads((root / "run.json").read_text())
+    facts = read_record(root / "run.json")
     del facts["begun"]
-    (root / "run.json").write_text(json.dumps(facts))
+    write_record(root / "run.json", facts)
     topwork.resume(root, plugins=plugins, quiet=True)
     change(root, ("stages", 0, "train", "steps"), 7)
     with pytest.raises(UsageError, match=r"`stages.train.steps` was 6 and is 7"):

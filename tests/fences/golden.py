@@ -22,6 +22,7 @@ MASKED = {
     "sha256",
     "contents",
     "checksum",
+    "outputs",
     "begun",
     "seconds",
     "items_per_second",

@@ -231,7 +231,7 @@ def _content(root: Path, file: Path) -> Any:
         return file.read_bytes()
     record: Mapping[str, Any] = json.loads(file.read_text())
     result = {key: value for key, value in record["result"].items() if key not in TIMED}
-    return {**record, "result": result, "seconds": None}
+    return {**record, "result": result, "seconds": None, "checksum": None}
 
 
 def main() -> int:

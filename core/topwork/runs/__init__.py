@@ -6,6 +6,7 @@
 - `run`: `Run`, what a stage is given.
 - `records`: what a run writes about itself in its folder, and what `resume` compares with the recipe.
 - `fingerprints`: of the files that rows come from.
+- `outputs`: files that finished stages left, compared before they are used again.
 - `card`: what a run knows for the card of its model.
 - `reuse`: finished stages that are kept, done again, or taken over from another run.
 - `lock`: one process at a time in a folder.

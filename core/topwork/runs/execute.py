@@ -17,7 +17,7 @@ from topwork.console import Console
 from topwork.data.checks import check_run
 from topwork.data.roles import Roles
 from topwork.errors import TopworkError, UsageError
-from topwork.files import refuse_address, remove_partial, write_json, write_text
+from topwork.files import refuse_address, remove_partial, write_text
 from topwork.items import Json
 from topwork.kernels.selection import choice as kernels
 from topwork.kernels.selection import following
@@ -28,8 +28,8 @@ from topwork.runs.build import make_task_model
 from topwork.runs.earlier import provide_earlier
 from topwork.runs.environment import changes, environment
 from topwork.runs.lock import locking
-from topwork.runs.records import RECIPE, RUN, read_record, stage_inputs
-from topwork.runs.reuse import check_inputs, count_finished, redo, stored_model, take_over
+from topwork.runs.records import RECIPE, RUN, read_record, stage_inputs, write_record
+from topwork.runs.reuse import check_finished, count_finished, redo, stored_model, take_over
 from topwork.runs.run import Run
 from topwork.runs.task_model import TaskModel
 from topwork.saving.loading import load_folder
@@ -81,7 +81,7 @@ def execute(
             if process.main:
                 remove_partial(root, deep=False)  # of a run that was killed before it had records
                 write_text(root / RECIPE, recipe.to_yaml())
-                write_json(root / RUN, _facts(recipe, plugins, process, save_outside))
+                write_record(root / RUN, _facts(recipe, plugins, process, save_outside))
             note = take_over(recipe, root, Path(reuse)) if process.main and reuse is not None else None
             process.barrier()
             return _run_stages(recipe, plugins, process, root, quiet, [] if note is None else [note])
@@ -119,7 +119,7 @@ def resume_run(root: Path, plugins: Plugins, *, quiet: bool = False, again: bool
         if process.main:
             remove_partial(root)
         if not again:
-            check_inputs(recipe, root)
+            check_finished(recipe, root)
         elif process.main:
             notes += [note] if (note := redo(recipe, root)) is not None else []
         process.barrier()

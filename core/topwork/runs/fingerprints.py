@@ -14,7 +14,7 @@ from pathlib import Path
 from topwork.data.addresses import is_address, version_of
 from topwork.files import expanded
 from topwork.items import Json
-from topwork.saving.weights import digest
+from topwork.saving.checksum import digest
 
 #: bytes at both ends of a file that are read; between them its size speaks for it
 _READ = 32 * 2**20

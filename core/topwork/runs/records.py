@@ -15,6 +15,7 @@ from topwork.errors import CheckpointError, UsageError
 from topwork.files import write_json
 from topwork.items import Json
 from topwork.runs.fingerprints import fingerprints
+from topwork.saving.checksum import CHECKSUM, check_checksum, with_checksum
 
 if TYPE_CHECKING:
     from topwork.recipe.recipe import Recipe
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 RUN, RECIPE, RESULT, STAGES = "run.json", "recipe.yaml", "result.json", "stages"
 #: in run.json: folder of a stage -> what its result depends on
 BEGUN = "begun"
+#: in result.json: files of the stage's folder with their sizes and hashes
+OUTPUTS = "outputs"
 #: kinds of the values of known keys
 _KINDS: dict[str, Any] = {
     BEGUN: dict,
@@ -31,6 +34,7 @@ _KINDS: dict[str, Any] = {
     "stage": str,
     "index": int,
     "result": dict,
+    OUTPUTS: dict,
 }
 _DAMAGED = "put it back from a copy, or start the run again"
 #: roles whose rows are cut from the training rows, which then depend on the cut
@@ -47,6 +51,8 @@ def read_record(file: Path, *needed: str) -> dict[str, Json]:
     Raises:
         CheckpointError: the file is not as topwork writes it.
     """
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise CheckpointError("the file is damaged (it is no regular file)", place=str(file), hint=_DAMAGED)
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         missing = [key for key in needed if key not in record]
@@ -57,11 +63,19 @@ def read_record(file: Path, *needed: str) -> dict[str, Json]:
     for key, kinds in _KINDS.items():
         if key in record and not isinstance(record[key], kinds):
             raise CheckpointError(f"the file is damaged (its `{key}`)", place=str(file), hint=_DAMAGED)
-    if not all(isinstance(inputs, dict) for inputs in record.get(BEGUN, {}).values()):
-        raise CheckpointError(f"the file is damaged (its `{BEGUN}`)", place=str(file), hint=_DAMAGED)
+    for key in (BEGUN, OUTPUTS):
+        if not all(isinstance(known, dict) for known in record.get(key, {}).values()):
+            raise CheckpointError(f"the file is damaged (its `{key}`)", place=str(file), hint=_DAMAGED)
     if missing:
         raise CheckpointError(f"the file is damaged (it lacks `{missing[0]}`)", place=str(file), hint=_DAMAGED)
+    check_checksum(record, file)
+    record.pop(CHECKSUM, None)
     return record
+
+
+def write_record(file: Path, record: Mapping[str, Json]) -> None:
+    """Write what a run says about itself or a stage, whole or not at all, with its own checksum."""
+    write_json(file, with_checksum(record))
 
 
 def stage_folder(root: Path, stage: Stage, index: int) -> Path:
@@ -107,7 +121,7 @@ def note_inputs(root: Path, folder: Path, inputs: Json) -> None:
     """Write into run.json what the stage that begins in `folder` depends on."""
     record = read_record(root / RUN)
     record.setdefault(BEGUN, {})[folder.name] = inputs
-    write_json(root / RUN, record)
+    write_record(root / RUN, record)
 
 
 def first_change(recipe: Recipe, root: Path) -> tuple[int, str] | None:

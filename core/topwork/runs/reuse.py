@@ -10,8 +10,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from topwork.errors import UsageError
-from topwork.files import remove_folder, write_json, write_whole
+from topwork.errors import CheckpointError, UsageError
+from topwork.files import remove_folder, write_whole
+from topwork.runs.outputs import changed_outputs, first_damage
 from topwork.runs.records import (
     BEGUN,
     RECIPE,
@@ -21,6 +22,7 @@ from topwork.runs.records import (
     first_change,
     read_record,
     stage_folder,
+    write_record,
 )
 
 if TYPE_CHECKING:
@@ -76,19 +78,24 @@ def _saved_inside(file: Path) -> str | None:
     return saved if isinstance(saved, str) and not Path(saved).is_absolute() else None
 
 
-def check_inputs(recipe: Recipe, root: Path) -> None:
-    """Compare a recipe with the inputs of the stages that have begun.
+def check_finished(recipe: Recipe, root: Path) -> None:
+    """Compare what the finished stages depend on and have left with what they had and wrote.
 
     Raises:
         UsageError: a value or a file on which a begun or finished stage depends was changed.
+        CheckpointError: a file that a finished stage wrote was removed or changed.
     """
     change = first_change(recipe, root)
     if change is not None:
         raise UsageError(change[1], place=str(root / RECIPE), hint=_HINT)
+    damage = first_damage(recipe, root, count_finished(recipe, root))
+    if damage is not None:
+        hint = "put the file back from a copy, or say `topwork resume --redo`: the stage is then done again"
+        raise CheckpointError(damage[1], place=str(damage[2]), hint=hint)
 
 
 def redo(recipe: Recipe, root: Path) -> str | None:
-    """Drop the stages that a changed recipe makes wrong, so that they are done again.
+    """Drop the stages that a changed recipe makes wrong or whose files were changed, so that they are done again.
 
     Args:
         recipe: as it is now.
@@ -97,10 +104,12 @@ def redo(recipe: Recipe, root: Path) -> str | None:
     Returns:
         what was changed and from which stage on the run begins again; None when nothing was changed.
     """
-    change = first_change(recipe, root)
-    if change is None:
+    finished = count_finished(recipe, root)
+    changes = [change for change in (first_change(recipe, root), first_damage(recipe, root, finished)) if change]
+    if not changes:
         return None
-    count, model = _reusable(recipe, root, min(change[0], count_finished(recipe, root)))
+    change = min(changes, key=lambda known: known[0])
+    count, model = _reusable(recipe, root, min(change[0], finished))
     _keep_model(recipe, root, root, count, model)
     record = read_record(root / RUN)
     for folder in sorted((root / "stages").iterdir()):
@@ -108,7 +117,7 @@ def redo(recipe: Recipe, root: Path) -> str | None:
         if number.isdigit() and int(number) > count:
             remove_folder(folder)
             record.get(BEGUN, {}).pop(folder.name, None)
-    write_json(root / RUN, record)
+    write_record(root / RUN, record)
     return f"{change[1]}; stages from {count + 1} on are done again"
 
 
@@ -139,6 +148,10 @@ def take_over(recipe: Recipe, root: Path, source: Path) -> str:
         if difference is not None:
             reason = f"stage {index + 1}, {stage.name}: {difference}"
             break
+        damage = next(changed_outputs(folder), None)
+        if damage is not None:
+            reason = f"stage {index + 1}, {stage.name}: {damage[0]}: {damage[1]}"
+            break
         same += 1
     count, model = _reusable(recipe, source, same)
     if count < same:
@@ -151,7 +164,7 @@ def take_over(recipe: Recipe, root: Path, source: Path) -> str:
         record.setdefault(BEGUN, {})[folder.name] = begun[folder.name]
         _copy_outputs(source, root, target / RESULT)
     _keep_model(recipe, source, root, count, model)
-    write_json(root / RUN, {**record, "from": {"run": str(source), "stages": count}})
+    write_record(root / RUN, {**record, "from": {"run": str(source), "stages": count}})
     taken = f"stages 1 to {count} are those of {source}" if count else f"no stage of {source} can be taken over"
     return f"{taken}; {reason}" if reason else taken
 
@@ -161,7 +174,7 @@ def _reusable(recipe: Recipe, root: Path, most: int) -> tuple[int, Path | None]:
     for count in range(most, 0, -1):
         try:
             return count, stored_model(recipe, root, count)
-        except UsageError:  # later stages have replaced that model
+        except (UsageError, CheckpointError):  # later stages have replaced that model, or it is damaged
             continue
     return 0, None
 

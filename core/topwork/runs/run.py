@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from topwork.data.loop import Settings, evaluate_rows, loss_batches, predict_rows
 from topwork.deprecation import warn_renamed
 from topwork.errors import CheckpointError, PluginError, UsageError
-from topwork.files import plain, remove_folder, write_json
+from topwork.files import plain, remove_folder
 from topwork.items import Batch, Json, Prediction, Row
 from topwork.plugins.loading import safe_text
 from topwork.process import is_sharded
-from topwork.runs.records import RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed
+from topwork.runs.outputs import CHECKPOINTS, describe_outputs
+from topwork.runs.records import OUTPUTS, RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed, write_record
 from topwork.saving.parts import with_options
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from topwork.saving.parts import TaskParts
     from topwork.stage import Stage, StageResult
     from topwork.task import Task
-
-
-#: a folder of this name in a stage's own is dropped as soon as the stage's result is on disk
-CHECKPOINTS = "checkpoints"
 
 
 class Run:
@@ -326,7 +323,8 @@ class Run:
             stores = stage.changes_model and self.keep_models
             if stores:
                 self._store_model()
-            write_json(self.folder / RESULT, {**record, "options": stage.model_dump(mode="json")})
+            options, outputs = stage.model_dump(mode="json"), describe_outputs(self.folder)
+            write_record(self.folder / RESULT, {**record, "options": options, OUTPUTS: outputs})
             self._tidy(stores)
         self.process.barrier()
         self.results.append(record)
@@ -360,7 +358,8 @@ class Run:
         if not file.is_file():
             return False
         record = read_record(file, "stage", "index", "folder", "seconds", "result")
-        record.pop("options", None)
+        for key in ("options", OUTPUTS):
+            record.pop(key, None)
         self.results.append(record)
         if self.process.main:  # a process that was killed right behind its result has not done it
             remove_folder(file.parent / CHECKPOINTS)

@@ -1,20 +1,56 @@
-"""Checksum of a JSON mapping inside itself, so that a file that lists the hashes of others has one as well.
+"""Sizes and hashes of files: `describe_files` when they are written, `difference` before they are used again.
 
-Entry points: `with_checksum` before it is written, `check_checksum` after it was read.
+A file that lists the hashes of others has one inside itself as well: `with_checksum` before it is written,
+`check_checksum` after it was read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from topwork.errors import CheckpointError
 from topwork.files import plain
 from topwork.items import Json
 
 CHECKSUM = "checksum"
+
+
+def digest(file: Path) -> str:
+    """Return the SHA-256 hash of a file as hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def describe_files(folder: Path, chosen: Callable[[Path], bool] = lambda _: True) -> dict[str, Json]:
+    """Return size and hash of every file of a folder, by path relative to it.
+
+    Args:
+        folder: with its folders.
+        chosen: says which files count; by default all.
+    """
+    return {
+        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": digest(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and chosen(file)
+    }
+
+
+def difference(file: Path, known: Mapping[str, Any]) -> str | None:
+    """Say how a file differs from what `describe_files` said of it when it was written; None when it does not.
+
+    Returns:
+        words that follow "the file": "is missing", "was changed" and the like.
+    """
+    if not file.is_file():  # a pipe would be waited for
+        return "is missing" if not file.exists() else "is no regular file"
+    size = file.stat().st_size
+    if size != known["size"]:
+        return f"was cut short or changed: {size} bytes, {known['size']} were written"
+    return None if digest(file) == known["sha256"] else "was changed"
 
 
 def with_checksum(content: Mapping[str, Json]) -> dict[str, Json]:

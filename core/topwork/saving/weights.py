@@ -6,13 +6,13 @@ that was written, `describe_contents` and `check_content` the same of the files 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.errors import CheckpointError
 from topwork.items import Json
+from topwork.saving.checksum import describe_files, difference, digest
 
 if TYPE_CHECKING:
     import torch
@@ -188,11 +188,7 @@ def check_file(file: Path, known: Mapping[str, Json]) -> None:
 
 def describe_contents(folder: Path) -> dict[str, Json]:
     """Return size and hash of every file of a model folder but the weights, by path relative to it."""
-    return {
-        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": digest(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.suffix != ".safetensors"
-    }
+    return describe_files(folder, lambda file: file.suffix != ".safetensors")
 
 
 def check_content(file: Path, known: Mapping[str, Json]) -> None:
@@ -201,18 +197,11 @@ def check_content(file: Path, known: Mapping[str, Json]) -> None:
     Raises:
         CheckpointError: names a file that is missing, cut short or changed.
     """
-    if not file.is_file():
-        raise CheckpointError("a file of the model folder is missing", place=str(file), hint="copy the folder again")
-    size = file.stat().st_size
-    if size != known["size"] or digest(file) != known["sha256"]:
-        change = (
-            "changed" if size == known["size"] else f"cut short or changed: {size} bytes, {known['size']} were saved"
-        )
-        raise CheckpointError(
-            f"a file of the model folder was {change}",
-            place=str(file),
-            hint="copy the folder again; whoever changes it on purpose takes it out of `contents` in topwork.json",
-        )
+    if (change := difference(file, known)) is not None:
+        hint = "copy the folder again"
+        if file.is_file():
+            hint += "; whoever changes it on purpose takes it out of `contents` in topwork.json"
+        raise CheckpointError(f"a file of the model folder {change}", place=str(file), hint=hint)
 
 
 def check_numbers(model: nn.Module, location: Path) -> None:
@@ -228,12 +217,6 @@ def check_numbers(model: nn.Module, location: Path) -> None:
             raise CheckpointError(
                 f"the weights `{name}` hold NaN", place=str(location), hint="train again with a lower `learning_rate`"
             )
-
-
-def digest(file: Path) -> str:
-    """Return the SHA-256 hash of a file as hexadecimal digits."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def dtypes(file: Path) -> dict[str, str]:

@@ -18,9 +18,8 @@ from topwork.errors import UsageError
 from topwork.files import flush_to_disk, plain, refuse_address
 from topwork.items import Json
 from topwork.runs.fingerprints import fingerprints
-from topwork.saving.checksum import check_checksum, with_checksum
+from topwork.saving.checksum import check_checksum, digest, with_checksum
 from topwork.saving.manifest import MANIFEST
-from topwork.saving.weights import digest
 from topwork.shards.parts import DESCRIPTION
 
 #: rows of a shard, unless the number of shards is given

@@ -17,7 +17,7 @@ from typing import Any
 from topwork.errors import CheckpointError
 from topwork.files import flush_to_disk, plain, write_json
 from topwork.items import Json
-from topwork.saving.weights import digest
+from topwork.saving.checksum import describe_files, difference, digest
 
 RECORD = "record.json"
 #: describes the work in a folder
@@ -69,11 +69,7 @@ class Parts:
         Raises:
             CheckpointError: a folder without a record is in its place.
         """
-        files = {
-            file.relative_to(written).as_posix(): {"size": file.stat().st_size, "sha256": digest(file)}
-            for file in sorted(written.rglob("*"))
-            if file.is_file()
-        }
+        files = describe_files(written)
         record = json.dumps(plain({**counts, "files": files}), indent=1, ensure_ascii=False)
         (written / RECORD).write_text(record + "\n", encoding="utf-8")
         flush_to_disk(written)
@@ -152,7 +148,7 @@ class Parts:
             return False
         try:
             known = dict(json.loads((self.folder / SEAL).read_text(encoding="utf-8")))
-            return bool(known) and all(_is_same(joined / name, mark) for name, mark in known.items())
+            return bool(known) and all(difference(joined / name, mark) is None for name, mark in known.items())
         except (ValueError, TypeError, KeyError):
             return False
 
@@ -160,10 +156,6 @@ class Parts:
         """Remove what processes left that died while they wrote."""
         for folder in self.folder.glob(".*"):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_same(file: Path, mark: Mapping[str, Any]) -> bool:
-    return file.is_file() and file.stat().st_size == mark["size"] and digest(file) == mark["sha256"]
 
 
 def _damaged(file: Path, cause: str, part: Path) -> CheckpointError:

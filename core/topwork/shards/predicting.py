@@ -19,7 +19,7 @@ from topwork.data.loop import Settings, predict_rows
 from topwork.files import plain, write_json, write_whole
 from topwork.items import Json
 from topwork.process import Process
-from topwork.saving.weights import digest
+from topwork.saving.checksum import digest
 from topwork.shards.parts import Parts
 from topwork.shards.worker import RESULT, Worker, total
 

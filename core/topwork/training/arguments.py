@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from topwork.errors import UsageError, unknown
-from topwork.runs.run import CHECKPOINTS
+from topwork.runs.outputs import CHECKPOINTS
 from topwork.saving.weights import is_quantised
 
 if TYPE_CHECKING:

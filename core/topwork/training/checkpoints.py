@@ -17,7 +17,7 @@ from topwork.errors import CheckpointError
 from topwork.files import flush_to_disk, remove_folder, write_json
 from topwork.items import Json
 from topwork.runs.records import RUN, read_record
-from topwork.saving.weights import digest
+from topwork.saving.checksum import describe_files, difference
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
@@ -38,11 +38,7 @@ def seal(folder: Path, run: Run, finished: bool) -> None:
         finished: the training ended with it.
     """
     flush_to_disk(folder)  # a mark that outlives a cut of the power must not name files that do not
-    files = {
-        file.relative_to(folder).as_posix(): {"size": file.stat().st_size, "sha256": digest(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+    files = describe_files(folder)
     write_json(folder / MARK, {"finished": finished, "training": _identity(run), "files": files})
 
 
@@ -91,25 +87,18 @@ def verify(folder: Path, run: Run) -> bool:
     try:
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
         finished, training = bool(mark["finished"]), mark["training"]
-        files = {str(name): (int(known["size"]), str(known["sha256"])) for name, known in dict(mark["files"]).items()}
+        files = {
+            str(name): {"size": int(known["size"]), "sha256": str(known["sha256"])}
+            for name, known in mark["files"].items()
+        }
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError("the mark of the checkpoint is damaged", place=str(folder / MARK), hint=_HINT) from error
     if training != _identity(run):
         raise CheckpointError("the checkpoint is of another training", place=str(folder), hint="delete it")
-    for name, (size, content) in files.items():
-        _compare(folder / name, size, content)
+    for name, known in files.items():
+        if (change := difference(folder / name, known)) is not None:
+            raise CheckpointError(f"a file of the checkpoint {change}", place=str(folder / name), hint=_HINT)
     return finished
-
-
-def _compare(file: Path, written: int, content: str) -> None:
-    if not file.is_file():
-        raise CheckpointError("a file of the checkpoint is missing", place=str(file), hint=_HINT)
-    size = file.stat().st_size
-    if size != written:
-        cause = f"a file of the checkpoint was cut short or changed: {size} bytes, {written} were written"
-        raise CheckpointError(cause, place=str(file), hint=_HINT)
-    if digest(file) != content:
-        raise CheckpointError("a file of the checkpoint was changed", place=str(file), hint=_HINT)
 
 
 def _identity(run: Run) -> str:

@@ -28,7 +28,7 @@ from topwork.errors import UsageError
 from topwork.files import write_failure
 from topwork.items import Batch, Json
 from topwork.kernels.selection import accelerated
-from topwork.runs.run import CHECKPOINTS
+from topwork.runs.outputs import CHECKPOINTS
 from topwork.saving.manifest import WEIGHTS
 from topwork.saving.weights import distinct, load_weights, save_weights
 from topwork.system.signals import requests
