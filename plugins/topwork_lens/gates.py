@@ -137,6 +137,59 @@ class KeptGate(GateHook):
     """A gate that stays on the model and is saved with it."""
 
 
+class Keeper:
+    """Forward pre-hook of the modules around a projection: the kept gate lies on whatever stands there now.
+
+    Adapters such as those of peft put a module of their own around a projection, which reads its input as well, and
+    take it off again: on the old module, the gate would spare the adapter, or be lost.
+
+    Args:
+        gate: the kept gate.
+        owner: the module of which the projection is a part; None where the projection is the whole model.
+        name: of the projection in its owner.
+        projection: that stands there now.
+    """
+
+    def __init__(self, gate: KeptGate, owner: nn.Module | None, name: str, projection: nn.Module) -> None:
+        self.gate, self.owner, self.name = gate, owner, name
+        self._put(projection)
+
+    def keeps(self, projection: nn.Module) -> bool:
+        """Return whether the gate is that of a projection."""
+        return projection in (self.projection, self._standing())
+
+    def _standing(self) -> nn.Module | None:
+        return None if self.owner is None else self.owner._modules[self.name]
+
+    def __call__(self, *_: Any) -> None:
+        """Move the gate, where another module stands there than before."""
+        standing = self._standing()
+        if standing is not None and standing is not self.projection:
+            self._move(standing)
+
+    @torch.compiler.disable
+    def _move(self, standing: nn.Module) -> None:
+        for module in (self.projection, standing):
+            _without(module, lambda hook: isinstance(hook, KeptGate))
+        self._put(standing)
+
+    def _put(self, projection: nn.Module) -> None:
+        self.projection = projection
+        projection.register_forward_pre_hook(self.gate, with_kwargs=True, prepend=True)
+
+
+def _without(module: nn.Module, is_meant: Callable[[Any], bool], *, below: bool = True) -> bool:
+    """Take pre-hooks off a module, and off what it is put around; return whether there were any."""
+    removed = False
+    for part in module.modules() if below else (module,):
+        hooks = cast(dict[int, Any], part._forward_pre_hooks)
+        for key in [key for key, hook in hooks.items() if is_meant(hook)]:
+            hooks.pop(key)
+            part._forward_pre_hooks_with_kwargs.pop(key, None)
+            removed = True
+    return removed
+
+
 def factors_of(layer: Unit, masked: Sequence[int]) -> torch.Tensor:
     """Return [heads now]: 0 for the masked original indices, 1 for the others."""
     chosen = set(masked)
@@ -239,12 +292,15 @@ def refresh_gates(model: nn.Module, layer: Unit) -> None:
     """Make the kept gate of a layer fit the attention heads that it has now."""
     if reads_by_weight(layer):
         return
+    path = ".".join(part for part in (layer.path, layer.output) if part)
+    # The modules around the projection: of some models an inner one runs without its hooks, or the outer one does.
+    names = path.split(".") if path else []
+    parts = [module_at(model, ".".join(names[:count])) for count in range(len(names))]
+    around = [part for part in parts if not isinstance(part, nn.ModuleList | nn.ModuleDict)]
     projection = output_projection(model, layer)
-    hooks = cast(dict[int, Any], projection._forward_pre_hooks)
-    before = [key for key, hook in hooks.items() if isinstance(hook, KeptGate)]
-    for key in before:
-        hooks.pop(key)
-        projection._forward_pre_hooks_with_kwargs.pop(key, None)
+    before = _without(projection, lambda hook: isinstance(hook, KeptGate))
+    for part in around:
+        _without(part, lambda hook: isinstance(hook, Keeper) and hook.keeps(projection), below=False)
     factors = kept_gates(model, layer)
     if factors is not None:
         module = module_at(model, layer.path)
@@ -252,7 +308,9 @@ def refresh_gates(model: nn.Module, layer: Unit) -> None:
             stay_unfolded(module)
         with torch.inference_mode(False):
             chosen = torch.tensor([factors[index] for index in layer.kept])
-        projection.register_forward_pre_hook(KeptGate(layer, chosen), with_kwargs=True, prepend=True)
+        keeper = Keeper(KeptGate(layer, chosen), parts[-1] if parts else None, names[-1] if names else "", projection)
+        for part in around:
+            part.register_forward_pre_hook(keeper, prepend=True)
     if before or factors is not None:
         forget_compiled()
 

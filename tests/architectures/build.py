@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,13 @@ def calibrate(model: torch.nn.Module, inputs: dict[str, Any]) -> None:
         norm.running_var.clamp_(min=0.01)
 
 
-def tiny(model_type: str, which: int = 0) -> tuple[Any, dict[str, Any]]:
+def tiny(model_type: str, which: int = 0, levels: Sequence[int] = (0, 1, 2)) -> tuple[Any, dict[str, Any]]:
     """A tiny model and inputs with which it runs, in two rows, padded where it has a mask.
+
+    Args:
+        model_type: the type.
+        which: the first of its classes that is tried.
+        levels: of shrinking, tried one after another; a type with a level of its own has that alone.
 
     Raises:
         Exception: whatever stopped it at the first level; the others are tried after it.
@@ -136,7 +142,7 @@ def tiny(model_type: str, which: int = 0) -> tuple[Any, dict[str, Any]]:
         calibrate(model, inputs)
         return model, inputs
     first: Exception | None = None
-    levels = [LEVELS[model_type]] if model_type in LEVELS else [0, 1, 2]
+    levels = [LEVELS[model_type]] if model_type in LEVELS else levels
     tries = [(level, which) for level in levels]
     # A composite class may want what only its task class has.
     tries += [(0, other) for other in range(1, min(3, len(tables()[model_type])))]

@@ -1,7 +1,7 @@
 """The worker of `run.py`: examines model types named on standard input, one a line; answers one JSON line for each.
 
-Its arguments are the part that is examined: "heads", or "smaller" (neurons and whole layers); and the seconds of CPU
-that one model type may take.
+Its arguments are the part that is examined: "heads", "smaller" (neurons and whole layers) or "forms" (of heads, in
+other configurations); and the seconds of CPU that one model type may take.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ def stop(*_: Any) -> None:
 
 def one(model_type: str, part: str, limit: str) -> dict[str, Any]:
     """The record of one model type."""
-    from architectures import build, checks, smaller
-
-    examine = {"heads": checks.examine, "smaller": smaller.examine}[part]
+    from architectures import build, checks, forms, smaller
 
     start = time.process_time()
     record: dict[str, Any] = {"type": model_type, "part": part}
     signal.setitimer(signal.ITIMER_PROF, int(limit))
     try:
+        if part == "forms":
+            return record | forms.examine(model_type)
+        examine = {"heads": checks.examine, "smaller": smaller.examine}[part]
         try:
             model, inputs = build.tiny(model_type)
         except (Exception, OutOfTime) as error:

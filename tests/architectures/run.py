@@ -2,6 +2,7 @@
 
     python tests/architectures/run.py --shard 1/2 --out records      # JSON lines, one a model type
     python tests/architectures/run.py --part smaller --out records   # neurons and whole layers instead of heads
+    python tests/architectures/run.py --part forms --out records     # forms again, in two other configurations
     python tests/architectures/run.py --part smaller --new --limit 60 --out records   # of types without these columns
     python tests/architectures/run.py --table records/*.jsonl        # plugins/topwork_lens/coverage.json; what the
                                                                      # records do not say stays as it was there
@@ -86,7 +87,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th model type, from the i-th on")
-    parser.add_argument("--part", choices=("heads", "smaller"), default="heads", help="what is examined")
+    parser.add_argument("--part", choices=("heads", "smaller", "forms"), default="heads", help="what is examined")
     parser.add_argument("--new", action="store_true", help="only types of which the table says nothing about this part")
     parser.add_argument("--limit", type=int, default=LIMIT, help="seconds of CPU that one model type may take")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for the records of this shard")
@@ -102,9 +103,12 @@ def main() -> None:
     from architectures import build
 
     names = shard(arguments.types or build.model_types(), arguments.shard)
+    lines = table_now()
+    if arguments.part == "forms":  # of types that have one, those with few attention heads first
+        names = [name for name in names if lines.get(name, {}).get("outcome") in ("hard", "soft", "refused")]
+        names.sort(key=lambda name: lines[name].get("heads", 0))
     if arguments.new:
-        column = {"heads": "outcome", "smaller": "neurons"}[arguments.part]
-        lines = table_now()
+        column = {"heads": "outcome", "smaller": "neurons", "forms": "configurations"}[arguments.part]
         names = [name for name in names if column not in lines.get(name, {})]
     arguments.out.mkdir(parents=True, exist_ok=True)
     records = arguments.out / f"{arguments.shard.replace('/', '-of-')}.jsonl"

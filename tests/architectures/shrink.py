@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 WIDTH, HEADS, HEAD_DIM, FFN, VOCABULARY, POSITIONS = 32, 4, 8, 64, 128, 128
+#: of a stack; more where a model wants one of each kind
+LAYERS = 2
 
 _LAYERS = re.compile(r"^(.*_)?(n_layers?|num_.*layers|layers|depth|num_blocks|num_.*blocks|n_layer)$")
 _NO_LAYERS = re.compile(
@@ -160,7 +162,7 @@ class Shrinker:
                         kinds[place] = None
         picks = sorted(kinds)
         indices = getattr(default, "_out_indices", None) or ()
-        wanted = max(2, len(indices), len(picks))
+        wanted = max(LAYERS, len(indices), len(picks))
         wanted = min(wanted, counts[0]) if counts[0] else wanted
         for place in range(counts[0]):
             if len(picks) >= wanted:
@@ -182,7 +184,7 @@ class Shrinker:
                 return value
             return 2 if grouped and value < (vars(default).get("num_attention_heads", value) or value) else HEADS
         if _LAYERS.search(name) and not _NO_LAYERS.search(name):
-            return min(value, layers if name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") else 2)
+            return min(value, layers if name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") else LAYERS)
         if "expert" in name and "size" not in name and "dim" not in name:
             return min(value, 2 if "per_tok" in name or "top" in name or "shared" in name else 4)
         if name in ("n_group", "topk_group", "n_groups", "num_expert_group", "num_groups_moe"):

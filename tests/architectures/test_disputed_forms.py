@@ -6,11 +6,8 @@ import copy
 from typing import Any
 
 import pytest
-from torch import nn
-from torch.nn.utils.parametrize import ParametrizationList
 
-from architectures import checks
-from architectures.test_configurations import configured
+from architectures import checks, forms
 from topwork import TopworkError
 from topwork_lens.look import Look
 
@@ -28,32 +25,11 @@ FORMS: dict[str, dict[str, int]] = {
 }
 
 
-def read_sizes(module: nn.Module) -> dict[str, int]:
-    """Numbers in each parameter as forward reads it: at full width where compact ones are scattered."""
-    inside = {part for each in module.modules() if isinstance(each, ParametrizationList) for part in each.modules()}
-    return {
-        f"{path}.{name}": getattr(part, name).numel()
-        for path, part in module.named_modules()
-        if part not in inside
-        for name in [*part._parameters, *getattr(part, "parametrizations", {})]
-        if getattr(part, name) is not None
-    }
-
-
-def measured_form(whole: nn.Module, pruned: nn.Module) -> str:
-    """ "hard" when forward reads smaller parameters, "soft" when fewer numbers are kept than forward reads."""
-    before, after = read_sizes(whole), read_sizes(pruned)
-    kept = sum(parameter.numel() for parameter in pruned.parameters())
-    if kept < sum(after.values()):
-        return "soft"
-    return "hard" if any(after[name] < size for name, size in before.items()) else "whole"
-
-
 @pytest.mark.architectures
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("name", FORMS)
-def test_disputed_types_have_the_form_that_is_claimed(name: str, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, inputs = configured(name, which, monkeypatch)
+def test_disputed_types_have_the_form_that_is_claimed(name: str, which: int) -> None:
+    model, inputs, _ = forms.configured(name, which)
     look = Look(model)
     lines = look.table(copy.deepcopy(inputs), tried=True)
     claimed = {line["path"]: line["prunable"] for line in lines}
@@ -69,7 +45,7 @@ def test_disputed_types_have_the_form_that_is_claimed(name: str, which: int, mon
     done = look.prune_heads(heads, check=inputs)
     reported = {line["path"]: line["form"] for line in done.layers}
     for path in heads:
-        form = measured_form(whole.get_submodule(path), model.get_submodule(path))
+        form = forms.measured_form(whole.get_submodule(path), model.get_submodule(path))
         assert form == reported[path], path
         # The trial prunes the first attention head. Reformer's second layer hashes by random numbers that are drawn for
         # all attention heads at once: with fewer of them the others mostly get different ones, and so the check fails;

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from architectures import shrink
+
 _VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 4}
 FAMILIES: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": _VIT,
@@ -52,6 +54,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+def takes_sizes(name: str) -> bool:
+    """Whether a family is a plain vision transformer, of any width."""
+    return "embed_dim" in FAMILIES.get(name, {})
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """What makes a model of a family small, in the sizes of `shrink` where it takes them."""
+    options = FAMILIES.get(name, {})
+    if not takes_sizes(name):
+        return options
+    return {**options, "embed_dim": shrink.WIDTH, "num_heads": shrink.HEADS, "depth": shrink.LAYERS}
+
+
 def tiny(name: str) -> tuple[Any, dict[str, Any]]:
     """A small random model of timm in evaluation mode, and a batch of two images.
 
@@ -61,7 +76,7 @@ def tiny(name: str) -> tuple[Any, dict[str, Any]]:
     import timm
 
     torch.manual_seed(0)
-    options = FAMILIES.get(name, {})
+    options = options_of(name)
     try:
         model = timm.create_model(name, num_classes=3, **options)
     except TypeError:

@@ -138,3 +138,18 @@ def test_what_a_loss_draws_is_seeded_by_row() -> None:
     drawn = torch.random.get_rng_state()
     scores(work, cut(work, rows, 4))
     assert torch.equal(drawn, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("task", list(BASES))
+def test_a_copy_of_a_task_model_is_pruned_alone(task: str) -> None:
+    rows = PLUGINS.task(task).example_rows()
+    work = topwork.build(task, copy.deepcopy(BASES[task]), rows=rows, plugins=PLUGINS, seed=3)
+    copied = copy.deepcopy(work)
+    before = {name: tensor.clone() for name, tensor in work.model.state_dict().items()}
+    layer = Look(copied).layers[0]
+    batch = next(iter(cut(copied, rows[:3], 8)))
+    Look(copied).prune_heads({layer.path: [layer.heads - 1]}, check=batch)
+    assert Look(copied).layers[0].removed != Look(work).layers[0].removed
+    assert all(torch.equal(tensor, before[name]) for name, tensor in work.model.state_dict().items())
+    with torch.no_grad():
+        assert copied.task.row_losses(copied.model, batch).isfinite().all()

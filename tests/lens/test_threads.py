@@ -138,3 +138,27 @@ def test_a_copy_made_while_heads_are_masked_is_not_masked() -> None:
             close(copied(**inputs).logits, plain)
         close(copied(**inputs).logits, plain)
     assert (masked - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [*NAMES, "t5", "swin", "wavlm"])
+def test_a_copy_runs_beside_the_block_in_which_it_was_made(name: str) -> None:
+    """Captures, masks, gates and patches are of the model alone: nothing of the copy is seen, changed or refused."""
+    model, batch = lens_models.make(name)
+    inputs = lens_models.without_labels(batch, model)
+    look = Look(model)
+    path = look.layers[0].path
+    what = ("entropy", "mass", "hidden", "context", "mlp_output", *(() if name == "wavlm" else ("query",)))
+    other = {key: value.flip(0) for key, value in inputs.items()}
+    plain, of_other = lens_models.first_output(model, inputs), lens_models.first_output(model, other)
+    with look.capture(*what, keys=[0]) as seen:
+        copied = copy.deepcopy(model)
+        close(lens_models.first_output(copied, other), of_other)
+        lens_models.first_output(model, inputs)
+    assert {len(seen.calls(kind, path)) for kind in what if kind != "mlp_output"} == {1}
+    with look.capture(*what, keys=[0]) as expected:
+        lens_models.first_output(model, inputs)
+    assert all(torch.equal(found, expected("hidden")[key]) for key, found in seen("hidden").items())
+    for block in (look.mask_heads({path: [0]}), look.patch("context", 0.0, heads={path: [0]})):
+        with block:
+            copied = copy.deepcopy(model)
+            close(lens_models.first_output(copied, inputs), plain)

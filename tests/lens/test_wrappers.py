@@ -8,6 +8,7 @@ import lens_models
 import pytest
 import torch
 from tolerance import close
+from torch.utils.checkpoint import checkpoint
 
 from topwork import Refused, UsageError
 from topwork_lens.look import Look
@@ -87,6 +88,40 @@ def test_gates_with_gradient_checkpointing(name: str, reentrant: bool) -> None:
     assert refused.value.reason == "no_gradient"
     with torch.no_grad(), look.mask_heads({layer.path: [0]}):
         model(**batch)
+
+
+class Nested(torch.nn.Module):
+    """Checkpoints a model whose own layers are checkpointed."""
+
+    def __init__(self, model: Any, reentrant: bool) -> None:
+        super().__init__()
+        self.model, self.reentrant = model, reentrant
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return checkpoint(lambda image: self.model(image).logits, pixel_values, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_gates_with_checkpointing_inside_of_checkpointing(name: str, reentrant: bool) -> None:
+    """As in Swin, whose stages and layers are both checkpointed."""
+    model, batch = lens_models.make(name, torch.float64)
+    image = batch["pixel_values"].requires_grad_()
+    gradients = []
+    for nested in (False, True):
+        if nested:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.train()
+        for module in model.modules():
+            module.training = nested and "Drop" not in type(module).__name__
+        run = Nested(model, reentrant) if nested else model
+        layer = Look(run).layers[0]
+        gates = torch.ones(layer.heads, dtype=torch.float64, requires_grad=True)
+        with Look(run).gates({layer.path: gates}):
+            output = run(image)
+            (output if nested else output.logits).square().sum().backward()
+        gradients.append(gates.grad)
+    close(gradients[1], gradients[0])
 
 
 # ------------------------------------------------------------------ inference mode

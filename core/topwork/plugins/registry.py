@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pluggy
 
@@ -80,6 +80,10 @@ class Plugins:
         for command in commands.register_commands():
             self.commands.add(command.name, command, CORE)
         self._take_recipes([_own_recipes()], CORE)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        """Return the plugins themselves: modules of the process, which are never copied."""
+        return self
 
     @property
     def _tables(self) -> dict[str, Registered]:

@@ -22,10 +22,10 @@ class Hook:
     Args:
         scope: where it is in force.
         function: called with the module and what torch passes to a hook.
-        reads: whether it only reads.
+        reads: whether it only reads, and so runs after those that edit.
     """
 
-    def __init__(self, scope: Scope, function: Callable[..., Any], reads: bool) -> None:
+    def __init__(self, scope: Scope, function: Callable[..., Any], reads: bool = False) -> None:
         self.scope, self.function, self.reads = scope, function, reads
 
     def __call__(self, module: nn.Module, *call: Any) -> Any:

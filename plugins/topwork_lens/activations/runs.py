@@ -15,22 +15,32 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from topwork_lens.activations.hooks import Hook
 from topwork_lens.layers.context import module_at
 from topwork_lens.model_state import remembering
 from topwork_lens.refusals import refuse
 from topwork_lens.scope import Scope
 
 _CHECKPOINT = "torch/utils/checkpoint.py"
+#: functions of it that run a part again
+_AGAIN = ("backward", "recompute_fn", "unpack_hook")
 
 
 def checkpointing(depth: int = 2) -> int:
-    """Return 1 in the forward pass of gradient checkpointing, -1 where its backward pass runs a layer again, else 0."""
+    """Return 1 in the forward pass of gradient checkpointing, -1 where its backward pass runs a layer again, else 0.
+
+    Where checkpointed parts lie in one another, the backward pass of the outer one runs the forward pass of the inner
+    one again: that is neither.
+    """
     frame: FrameType | None = sys._getframe(depth)
+    forward = False
     while frame is not None:
         if frame.f_code.co_filename.endswith(_CHECKPOINT):
-            return -1 if frame.f_code.co_name in ("backward", "recompute_fn", "unpack_hook") else 1
+            if frame.f_code.co_name in _AGAIN:
+                return 0 if forward else -1
+            forward = True
         frame = frame.f_back
-    return 0
+    return int(forward)
 
 
 class Change(Protocol):
@@ -76,7 +86,7 @@ class Runs:
         stack.callback(model.register_forward_hook(self._output).remove)
         for path in dict.fromkeys(paths):
             for module in module_at(model, path).modules():
-                stack.callback(module.register_forward_pre_hook(self._inside(path)).remove)
+                stack.callback(module.register_forward_pre_hook(Hook(scope, self._inside(path))).remove)
 
     def _part(self, *_: Any) -> None:
         if self.scope.active:
@@ -86,8 +96,7 @@ class Runs:
 
     def _inside(self, path: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            if self.scope.active:
-                self.ran.add(path)
+            self.ran.add(path)
 
         return hook
 

@@ -137,7 +137,7 @@ class Capture:
             if "hidden" in self.what:
                 for path in blocks(self.layers):
                     module = module_at(self.model, path)
-                    stack.callback(module.register_forward_hook(self._hidden(path)).remove)
+                    stack.callback(module.register_forward_hook(Hook(self.scope, self._hidden(path))).remove)
             operands = [site for site in self.sites if site.name in OPERANDS]
             in_graph = "scores_gradient" in self.what
             stack.enter_context(operands_tapped(self.model, operands, self._visit, edits=False, in_graph=in_graph))
@@ -223,8 +223,6 @@ class Capture:
 
     def _hidden(self, path: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            if not self.scope.active:
-                return
             states = output[0] if isinstance(output, tuple | list) else output
             self.seen.add("hidden", path, self._counted(states.detach()))
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from topwork import AttentionLayer
+from topwork_lens.activations.hooks import Hook
 from topwork_lens.capture.attention_call import AttentionCall, Formula
 from topwork_lens.capture.interface import InterfaceCall, observing_interface
 from topwork_lens.capture.tensors import Mask, by_heads, is_part, rows_of, split_items, with_keys_last
@@ -47,7 +48,7 @@ def watching(model: nn.Module, layers: Sequence[AttentionLayer], watcher: Watche
             # All modules below as well: some models call a layer's `forward`, which no hook sees.
             for module in module_at(model, layer.path).modules():
                 stack.callback(module.register_forward_pre_hook(watch.enter(layer), prepend=True).remove)
-                stack.callback(module.register_forward_hook(watch.leave, always_call=True).remove)
+                stack.callback(module.register_forward_hook(Hook(watch.scope, watch.leave), always_call=True).remove)
         stack.enter_context(SoftmaxTracer(watch.traced))
         yield watch.softmaxes
 
@@ -66,15 +67,11 @@ class _Watch:
         #: the last softmax whose weights were multiplied part by part
         self.last: weakref.ref[torch.Tensor] | None = None
 
-    def enter(self, layer: AttentionLayer) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            if self.scope.active:
-                self.inside.append(layer)
-
-        return hook
+    def enter(self, layer: AttentionLayer) -> Hook:
+        return Hook(self.scope, lambda *_: self.inside.append(layer))
 
     def leave(self, *_: Any) -> None:
-        if self.inside and self.scope.active:
+        if self.inside:
             self.inside.pop()
 
     def tell(self, call: AttentionCall) -> torch.Tensor | None:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from topwork import AttentionLayer
+from topwork_lens.activations.hooks import Hook
 from topwork_lens.activations.sites import Site
 from topwork_lens.activations.states import Visit
 from topwork_lens.capture.interception import recomputation
@@ -137,20 +138,19 @@ class _Operands:
         finally:
             self.taps.remove(tap)
 
-    def hooks(self, scope: Scope, key: int, layer: AttentionLayer) -> tuple[Callable[..., None], Callable[..., None]]:
+    def hooks(self, scope: Scope, key: int, layer: AttentionLayer) -> tuple[Hook, Hook]:
         """Return the hooks that note that an attention module runs, and that it has run."""
 
         def enter(*_: Any) -> None:
-            if scope.active:
-                if all(outer != key for outer, _ in self.inside):
-                    self.products.pop(key, None)
-                self.inside.append((key, layer))
+            if all(outer != key for outer, _ in self.inside):
+                self.products.pop(key, None)
+            self.inside.append((key, layer))
 
         def leave(*_: Any) -> None:
-            if self.inside and scope.active:
+            if self.inside:
                 self.inside.pop()
 
-        return enter, leave
+        return Hook(scope, enter), Hook(scope, leave)
 
     def running(self) -> tuple[int, AttentionLayer] | None:
         """Return the layer whose own code runs now, if it is one to look at."""

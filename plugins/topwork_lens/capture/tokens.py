@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from topwork_lens.activations.hooks import Hook
 from topwork_lens.capture.attention_call import AttentionCall
 from topwork_lens.model_state import text_config
 from topwork_lens.scope import Scope
@@ -40,23 +41,22 @@ class TokenKinds:
             scope = stack.enter_context(Scope())
 
             def enter(*_: Any) -> None:
-                if scope.active:
-                    decoding.append(True)
+                decoding.append(True)
 
             def leave(*_: Any) -> None:
-                if scope.active and decoding:
+                if decoding:
                     decoding.pop()
 
             def embed(module: nn.Module, args: tuple, output: Any) -> None:
-                if scope.active and args and args[0].dim() == 2:
+                if args and args[0].dim() == 2:
                     self.embedded[bool(decoding)] = args[0].detach()
 
             for path, module in self.model.named_modules():
                 if path.rpartition(".")[2] == "decoder":
-                    stack.callback(module.register_forward_pre_hook(enter).remove)
-                    stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+                    stack.callback(module.register_forward_pre_hook(Hook(scope, enter)).remove)
+                    stack.callback(module.register_forward_hook(Hook(scope, leave), always_call=True).remove)
             for embedding in _token_embeddings(self.model):
-                stack.callback(embedding.register_forward_hook(embed).remove)
+                stack.callback(embedding.register_forward_hook(Hook(scope, embed)).remove)
             yield
 
     def __call__(self, call: AttentionCall, name: str) -> torch.Tensor | None:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from topwork import AttentionLayer
+from topwork_lens.activations.hooks import Hook
 from topwork_lens.capture.interface import InterfaceCall, observing_interface
 from topwork_lens.capture.tracing import SoftmaxTracer
 from topwork_lens.layers.architectures import WITHOUT_HEADS, WITHOUT_HEADS_ENDINGS
@@ -40,11 +41,10 @@ def observed(model: nn.Module) -> Iterator[dict[str, set[str]]]:
             ways.setdefault(path, set()).add(how)
 
     def enter(module: nn.Module, args: Any) -> None:
-        if scope.active:
-            stack.append(paths.get(id(module), ""))
+        stack.append(paths.get(id(module), ""))
 
     def leave(*_: Any) -> None:
-        if stack and scope.active:
+        if stack:
             stack.pop()
 
     def called(call: InterfaceCall, run: Callable[[InterfaceCall], Any]) -> Any:
@@ -67,8 +67,8 @@ def observed(model: nn.Module) -> Iterator[dict[str, set[str]]]:
     with ExitStack() as hooks:
         scope = hooks.enter_context(Scope())
         for module in model.modules():
-            hooks.callback(module.register_forward_pre_hook(enter, prepend=True).remove)
-            hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+            hooks.callback(module.register_forward_pre_hook(Hook(scope, enter), prepend=True).remove)
+            hooks.callback(module.register_forward_hook(Hook(scope, leave), always_call=True).remove)
         hooks.enter_context(observing_interface(called))
         hooks.enter_context(SoftmaxTracer(report))
         yield ways
