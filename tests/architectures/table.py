@@ -14,6 +14,7 @@ CHECKED_WITH = {
     "masked": "outputs of the masked and the pruned model, 1e-5 of the largest in float32, else again in float64",
     "batches": "the same with rows x tokens of 1x4, 3x4, 4x3, 4x4, 2x2, 9x7, where the model takes them",
     "pruning": "its own check besides: batches of other sizes, with padding where the model knows a mask",
+    "configurations": "forms in other random configurations: weights, sizes, layers, attention heads, rows",
     "neurons_equal": "half of the neurons of every block cut, against weights that read them made 0",
     "layers_equal": "each whole layer left out alone, against a list that was cut by hand, or the layer bypassed",
 }
@@ -23,6 +24,10 @@ SIZES = ("blocks", "cut", "stacked", "left_out")
 REASONS = ("neurons_reason", "layers_reason")
 EQUAL = ("neurons_equal", "layers_equal")
 SMALLER = (*OUTCOMES, *SIZES, *EQUAL, "neurons_unproved", *REASONS)
+#: column of how many other random configurations had the same form; see `forms.examine`
+AGAIN = "configurations"
+#: columns that a record of heads says nothing of
+KEPT = (*SMALLER, AGAIN)
 #: for how many attention layers of a model type captured weights were compared with what; see `checks.captured`
 COMPARED = {
     "eager": "layers as the library's eager weights",
@@ -46,11 +51,16 @@ def text(files: Iterable[Path], day: str, before: Mapping[str, Mapping[str, Any]
         for line in file.read_text().splitlines():
             record = json.loads(line)
             present = types.get(record["type"], {})
-            if record.get("part") == "smaller":
+            if record.get("part") == "forms":
+                # measured again, in other configurations; differences are looked into, not written down
+                if record["outcome"] == "same":
+                    types[record["type"]] = present | {"configurations": len(record["configurations"])}
+            elif record.get("part") == "smaller":
                 measured = smaller(record)
-                types[record["type"]] = heads_of(present) | measured if measured else present
+                again = {key: present[key] for key in (AGAIN,) if key in present}
+                types[record["type"]] = heads_of(present) | again | measured if measured else present
             else:
-                types[record["type"]] = entry(record) | {key: present[key] for key in SMALLER if key in present}
+                types[record["type"]] = entry(record) | {key: present[key] for key in KEPT if key in present}
     types = dict(sorted(types.items()))
     facts = {"date": day, "versions": versions(), "checked_with": CHECKED_WITH, "counts": counts(types)}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in types.items())
@@ -84,7 +94,7 @@ def entry(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def heads_of(line: Mapping[str, Any]) -> dict[str, Any]:
     """What a line of the table says of attention."""
-    return {key: value for key, value in line.items() if key not in SMALLER}
+    return {key: value for key, value in line.items() if key not in KEPT}
 
 
 def smaller(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,6 +117,7 @@ def counts(types: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     found["pruned rightly layer by layer, unproved on the whole model"] = sum(
         "unproved" in one for one in types.values()
     )
+    found["same form in two other random configurations"] = sum(one.get(AGAIN) == 2 for one in types.values())
     for column, words in zip(OUTCOMES, ("neurons", "whole layers"), strict=True):
         outcomes = Counter(one[column] for one in types.values() if column in one)
         found |= {f"{words}: {outcome}": count for outcome, count in outcomes.most_common()}
