@@ -73,6 +73,8 @@ class Plugins:
         self.tasks, self.stages, self.commands = Registered("task"), Registered("stage"), Registered("command")
         self.samples, self.recipes = Registered("sample"), Registered("recipe")
         self.formats, self.trackers = Registered("format"), Registered("tracker")
+        tables = (self.tasks, self.stages, self.commands, self.samples, self.recipes, self.formats, self.trackers)
+        self._tables = {table.kind: table for table in tables}
         self.recipe_folders: list[Path] = []
         self.loaded: list[PluginInfo] = []
         self.failed: list[FailedPlugin] = []
@@ -84,11 +86,6 @@ class Plugins:
     def __deepcopy__(self, memo: Any) -> Self:
         """Return the plugins themselves: modules of the process, which are never copied."""
         return self
-
-    @property
-    def _tables(self) -> dict[str, Registered]:
-        tables = (self.tasks, self.stages, self.commands, self.samples, self.recipes, self.formats, self.trackers)
-        return {table.kind: table for table in tables}
 
     # ------------------------------------------------------------------ what is there
 
