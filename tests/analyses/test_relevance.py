@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import networkx
 import numpy as np
 import pytest
 import torch
+from detector_configs import DEFORMABLE, RT_DETR
 from lens_recipes import RANGE, SIZES, TEXTS
 from tiny_bases import BART, WAV2VEC2, YOLOS
 
@@ -21,6 +23,21 @@ from topwork_analyses.relevance.norms import norm_attention, transformed_values
 from topwork_analyses.relevance.rollout import flow, rollout, with_residual
 from topwork_analyses.relevance.study import RelevanceStudy, shuffled
 from topwork_lens.look import Look
+
+LONGFORMER = {"config": {"model_type": "longformer", **SIZES, "attention_window": 4}}
+#: two layers of attention, each behind one of a state space
+HYBRID = {
+    "config": {
+        "model_type": "jamba",
+        **SIZES,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 1,
+        "mamba_d_state": 4,
+    }
+}
 
 
 def attentions(layers: int, size: int, seed: int = 0) -> list[torch.Tensor]:
@@ -239,3 +256,34 @@ def test_a_model_without_such_attention_is_refused():
     work = topwork.build("text-generation", base, rows=TEXTS)
     with pytest.raises(Refused, match="attends to each other"):
         relevance_of_row(Look(work.model), lambda: torch.zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("task", "config", "cause"),
+    [
+        ("object-detection", {"config": DEFORMABLE}, "encoder.layers.0.self_attn is deformable"),
+        ("object-detection", {"config": RT_DETR}, "decoder.layers.0.encoder_attn is deformable"),
+        ("text-classification", LONGFORMER, "attention comes in 2 steps"),
+    ],
+)
+def test_attention_that_relevance_cannot_pass_through_is_named(task: str, config: dict[str, Any], cause: str) -> None:
+    """Also where other layers (between the queries of a detector) have weights: those are not of input positions."""
+    rows = topwork.load_plugins().tasks[task].example_rows()
+    work = topwork.build(task, copy.deepcopy(config), rows=rows)
+    with pytest.raises(Refused, match=cause) as caught:
+        work.apply("relevance", {"evaluate": rows[:1]}, rows=1, steps=1, orders=1, randomise=False)
+    assert "attribution_patching" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "base", "elsewhere"),
+    [("text-generation", HYBRID, True), ("text-classification", {"config": {"model_type": "bert", **SIZES}}, False)],
+    ids=["state spaces between attention", "attention alone"],
+)
+def test_positions_that_reach_each_other_outside_of_attention_are_remarked(
+    task: str, base: dict[str, Any], elsewhere: bool
+) -> None:
+    rows = topwork.load_plugins().tasks[task].example_rows()
+    work = topwork.build(task, copy.deepcopy(base), rows=rows)
+    result = work.apply("relevance", {"evaluate": rows[:1]}, rows=1, steps=1, orders=1, randomise=False)
+    assert bool(result["remarks"]) == elsewhere

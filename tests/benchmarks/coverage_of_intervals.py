@@ -34,8 +34,8 @@ Random = numpy.random.Generator
 #: true value, and whether each interval holds it
 Held = Iterator[bool]
 DRAWS = 1000
-#: columns whose intervals are made at once, of the same resamples: they are independent sets all the same
-BLOCK = 50
+#: sets whose intervals are made of the same resamples: few, for what these have in common is an error of the share
+BLOCK = 10
 
 
 def normal(random: Random, rows: int, sets: int) -> NDArray[Any]:

@@ -2,5 +2,5 @@
 
 - `readers`: from a row to the input of a frozen model, and what its positions are.
 - `spans`: spans of rows, and the positions that they cover; `tokens`: tokens and their characters.
-- `heads`: heads of words, checked.
+- `heads`: heads of words, checked; `weights`: attention weights between all positions.
 """

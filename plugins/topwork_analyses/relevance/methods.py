@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import torch
 
 from topwork import AttentionLayer, Refused
+from topwork_analyses.positions.weights import whole_weights
 from topwork_analyses.relevance.chefer import Attention, averaged, relevance_maps
 from topwork_analyses.relevance.norms import norm_attention, transformed_values
 from topwork_analyses.relevance.rollout import flow, rollout
 from topwork_lens.capture.result import Captured
+from topwork_lens.layers.context import is_gateable
 from topwork_lens.look import Look
 
 METHODS = ("attention", "rollout", "norms", "chefer", "gradient")
@@ -48,9 +50,9 @@ def relevance_of_row(look: Look, explained: Callable[[], torch.Tensor], with_flo
         with_flow: also by attention flow, which takes a flow problem for each two positions.
 
     Raises:
-        Refused: the model has no self-attention with a weight for each two positions.
+        Refused: some attention that ran has no weight for each two positions.
     """
-    layers = [layer for layer in look.layers if layer.form == "dense" and layer.kept]
+    layers = [layer for layer in look.layers if layer.kept]
     if not layers:
         raise Refused("no layer in which each position attends to each other", reason="no_weights")
     with torch.enable_grad(), look.capture(*_CAPTURED, layers=[layer.path for layer in layers]) as seen:
@@ -58,7 +60,10 @@ def relevance_of_row(look: Look, explained: Callable[[], torch.Tensor], with_flo
         number.backward()
     look.model.zero_grad(set_to_none=True)
     ran = [layer for layer in layers if layer.path in seen.ran]
-    weights = {layer.path: seen["weights", layer.path][0].double() for layer in ran}
+    for layer in ran:
+        if layer.form != "dense":
+            raise _no_stack(f"{layer.path} is {layer.form}, it has no weight for each two positions")
+    weights = {layer.path: whole_weights(seen, layer.path)[0].double() for layer in ran}
     inner = _of_input(ran, weights)
     stack, states = _stack(seen.hidden_states(run=0), weights[inner[-1].path].shape[-1])
     gradients = [seen["hidden_states_gradient", (stack, index)][0].double() for index in (0, len(states) - 1)]
@@ -89,14 +94,53 @@ def _of_input(layers: list[AttentionLayer], weights: dict[str, torch.Tensor]) ->
     merged = [path for path, (queries, keys) in shapes.items() if queries != keys]
     if not merged and len(set(shapes.values())) == 1:
         return inner
-    cause = "no stack in which each position attends to each other in every layer"
     if merged:
         queries, keys = shapes[merged[0]]
-        cause += f": in {merged[0]} {queries} positions attend to {keys}, and no attention says what these stand for"
-    elif shapes:
-        sizes = ", ".join(str(size) for size in sorted({queries for queries, _ in shapes.values()}, reverse=True))
-        cause += f": layers have {sizes} positions, and no attention says how these become each other"
-    raise Refused(cause, reason="no_weights", hint="attribution_patching and head_effects read such networks")
+        raise _no_stack(f"in {merged[0]} {queries} positions attend to {keys}, and no attention says what these are")
+    sizes = ", ".join(str(size) for size in sorted({queries for queries, _ in shapes.values()}, reverse=True))
+    raise _no_stack(f"layers have {sizes or 'no'} positions, and no attention says how these become each other")
+
+
+def _no_stack(cause: str) -> Refused:
+    whole = f"no stack in which each position attends to each other in every layer: {cause}"
+    return Refused(whole, reason="no_weights", hint="attribution_patching and head_effects read such networks")
+
+
+@torch.no_grad()
+def mixes_elsewhere(look: Look, explained: Callable[[], torch.Tensor], stack: str, position: int) -> bool:
+    """Return whether positions reach each other outside of attention too: by convolutions, recurrences, state spaces.
+
+    What all attention heads write is held as it was while one position of the first state is changed; without another
+    path no other position of the last state changes.
+
+    Args:
+        look: at the model, in evaluation mode.
+        explained: runs the model on one row.
+        stack: path of the stack of layers that reads the positions.
+        position: that is changed.
+    """
+    heads = {layer.path: list(layer.kept) for layer in look.layers if layer.kept and is_gateable(layer)}
+    with look.capture("context", layers=list(heads)) as contexts:
+        explained()
+    heads = {path: kept for path, kept in heads.items() if path in contexts.ran}
+
+    def changed(state: torch.Tensor) -> torch.Tensor:
+        result = state.clone()
+        result[:, position] = -result[:, position]
+        return result
+
+    lasts = []
+    for edit in (torch.clone, changed):
+        with (
+            look.patch("context", contexts, heads=heads),
+            look.patch("hidden_states", {(stack, 0): edit}),
+            look.capture("hidden_states") as seen,
+        ):
+            explained()
+        lasts.append(seen.hidden_states(run=0)[stack][-1][0].double())
+    difference = (lasts[1] - lasts[0]).abs().amax(-1)
+    others = torch.arange(len(difference)) != position
+    return bool(difference[others].max() > 1e-5 * difference[position])
 
 
 def _stack(stacks: dict[str, list[torch.Tensor]], size: int) -> tuple[str, list[torch.Tensor]]:

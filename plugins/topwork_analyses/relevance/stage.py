@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from topwork import Run, Units
 
 
+_MIXES = (
+    "positions reach each other outside of attention too (by convolutions, recurrences or state spaces): attention,"
+    " rollout, norms and chefer see a part of what happens, gradient sees all of it"
+)
+
+
 class Relevance(ScalarOptions):
     """Say which input positions a prediction rests on, by five methods, each with its faithfulness.
 
@@ -76,6 +82,8 @@ class Relevance(ScalarOptions):
         if not len(study.gains):
             cause = f"no row could be explained: of {total} rows {in_windows} are read in windows or not at all"
             raise UsageError(cause, hint="rows of one item (no windows) with two positions or more")
+        if study.mixes:
+            run.say(f"relevance: {_MIXES}")
         lines = study.summary(self.confidence, self.draws, run.seed)
         best = max(lines, key=lambda line: line["deletion"])
         return {
@@ -94,6 +102,7 @@ class Relevance(ScalarOptions):
                 }
             ],
             "relevance": shown,
+            "remarks": [_MIXES] if study.mixes else [],
         }
 
 

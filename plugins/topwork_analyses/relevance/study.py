@@ -16,7 +16,7 @@ from torch import nn
 
 from topwork import Batch, Json, Task
 from topwork_analyses.relevance.faithfulness import deletion_curve, deletion_gain
-from topwork_analyses.relevance.methods import METHODS, RowRelevance, relevance_of_row
+from topwork_analyses.relevance.methods import METHODS, RowRelevance, mixes_elsewhere, relevance_of_row
 from topwork_analyses.scalars.named import RowScalar
 from topwork_analyses.scalars.options import ScalarOptions
 from topwork_analyses.statistics.bootstrap import mean_intervals
@@ -58,6 +58,8 @@ class RelevanceStudy:
         self.steps, self.orders = steps, orders
         self.random = np.random.default_rng(seed)
         self.other = Look(shuffled(model, seed), plugins) if randomise else None
+        #: whether positions reach each other outside of attention too, by the first row
+        self.mixes: bool | None = None
         self.gains = RowTable(len(self.names) + 1)
         #: deletion curves [methods and chance, points], summed over rows
         self.curves: np.ndarray | None = None
@@ -75,6 +77,9 @@ class RelevanceStudy:
         """
         scalar = RowScalar(self.task, self.model, batch, self.options)
         relevance = relevance_of_row(self.look, scalar, "flow" in self.names)
+        if self.mixes is None:
+            first = next((index for index in range(len(relevance.methods["attention"])) if index not in special), 0)
+            self.mixes = mixes_elsewhere(self.look, scalar, relevance.stack, first)
         positions = [index for index in range(len(relevance.methods["attention"])) if index not in set(special)]
         if len(positions) < 2:
             return relevance.methods

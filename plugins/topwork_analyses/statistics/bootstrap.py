@@ -200,7 +200,8 @@ def statistic_interval(
     widened = min(1 - 2 * float(stats.norm.cdf(-expanded_quantile(confidence, rows))), 1 - 1e-9)
     result = _bootstrap(indices, safe, widened, method, draws, seed)
     drawn = numpy.asarray(result.bootstrap_distribution)
-    low, high = _finite_ends(*result.confidence_interval, drawn)
+    ends = result.confidence_interval
+    low, high = _finite_ends(ends.low, ends.high, drawn)
     error = float(drawn.std(ddof=1)) * (rows / (rows - 1)) ** 0.5
     p = 2 * float(stats.t.cdf(-abs(estimate) / error, rows - 1)) if error > 0 else p_value(drawn, rows)
     return Interval(estimate, low, high, p)

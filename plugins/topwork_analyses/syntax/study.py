@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from topwork import AttentionLayer, DataError, Json, Refused, Row
 from topwork_analyses.positions.readers import Reader
 from topwork_analyses.positions.spans import Span
+from topwork_analyses.positions.weights import whole_weights
 from topwork_analyses.statistics.bootstrap import mean_intervals
 from topwork_analyses.statistics.corrections import holm
 from topwork_analyses.syntax.cat_score import cat_score, merged_attention, permuted_scores, small_distances
@@ -106,7 +107,7 @@ def self_attention(layers: Sequence[AttentionLayer], seen: Any) -> NDArray[np.fl
     """
     means = []
     for layer in attention_layers(layers):
-        weights = seen["weights", layer.path][0].double().mean(0)
+        weights = whole_weights(seen, layer.path)[0].double().mean(0)
         means.append(weights.numpy())
     if not means or len({mean.shape for mean in means}) > 1 or means[0].shape[0] != means[0].shape[1]:
         raise Refused("no layer in which each token attends to each other", reason="no_weights")

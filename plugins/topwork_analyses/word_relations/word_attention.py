@@ -15,6 +15,7 @@ from torch import nn
 from topwork import AttentionLayer, Task, UsageError
 from topwork_analyses.positions.readers import TextReader
 from topwork_analyses.positions.tokens import words_in
+from topwork_analyses.positions.weights import whole_weights
 from topwork_lens.layers.discovery import numbered
 from topwork_lens.look import Look
 
@@ -102,7 +103,7 @@ class WordAttention:
         paths = [layer.path for layer in self.layers]
         with torch.no_grad(), self.look.capture("weights", layers=paths) as captured:
             self.reader.run(items)
-        parts = [captured["weights", path][0] for path in paths]
+        parts = [whole_weights(captured, path)[0] for path in paths]
         for path, part in zip(paths, parts, strict=True):
             if part.shape[1:] != (count, count):
                 raise UsageError(f"attention over {tuple(part.shape[1:])} positions of {count} tokens", place=path)
