@@ -63,6 +63,9 @@ from topwork.block import (
 from topwork.block import (
     Producer as Producer,
 )
+from topwork.cli.rows import (
+    require_model_folder as require_model_folder,
+)
 from topwork.data.cells import (
     list_in_text as list_in_text,
 )
@@ -83,6 +86,9 @@ from topwork.data.table import (
 )
 from topwork.data.table import (
     Table as Table,
+)
+from topwork.data.values import (
+    single_input as single_input,
 )
 from topwork.errors import (
     CheckpointError as CheckpointError,

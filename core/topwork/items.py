@@ -61,6 +61,7 @@ class Column:
         lazy: True for files (images, audio): a data set gives them undecoded, as {"bytes", "path"} of which one may
             be None, and the task opens them in `encode` and `draw`; rows in memory may hold whatever the task says.
         kind: what its cells are, which says how a cell of text becomes a value.
+        single: True for the input that a text without a column's name is, of a task with several that it could be.
 
     Example:
         >>> Column("the label of the text", target=True, kind="label").required
@@ -72,6 +73,7 @@ class Column:
     required: bool = True
     lazy: bool = False
     kind: ColumnKind = "any"
+    single: bool = False
 
 
 @dataclass(slots=True)

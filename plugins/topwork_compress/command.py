@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from topwork import RowsOptions, UsageError
+from topwork import RowsOptions, UsageError, require_model_folder
 
 
 def compress_command(
@@ -45,8 +45,7 @@ def compress_command(
 
     Example: topwork compress runs/reviews-1/model --data reviews.csv --macs 0.5
     """
-    if not model.is_dir():
-        raise UsageError(f"there is no model folder `{model}`")
+    require_model_folder(model)
     target = output or model.with_name(f"{model.name}-compressed")
     if target.exists():
         raise UsageError("there is something already", place=str(target), hint="name another folder: --output")

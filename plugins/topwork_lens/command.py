@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from topwork import Json, RowsOptions, UsageError, unknown
+from topwork import Json, RowsOptions, UsageError, require_model_folder, unknown
 
 if TYPE_CHECKING:
     from topwork import Table, TaskModel
@@ -45,8 +45,7 @@ def importance_command(
 
     Example: topwork importance runs/reviews-1/model reviews.csv --output scores
     """
-    if not model.is_dir():
-        raise UsageError(f"there is no model folder `{model}`")
+    require_model_folder(model)
     for name, value, known in (("method", method, METHODS), ("reduction", reduction, ("example", "token"))):
         if value not in known:
             raise unknown(f"value of `--{name}`", value, known)

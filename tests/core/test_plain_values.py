@@ -21,13 +21,16 @@ TEXTS = {
     "fill-mask": "text",
     "summarization": "document",
     "translation": "source",
+    "text-generation": "prompt",
 }
+
+WRITING = ("summarization", "translation", "text-generation")
 
 
 @cache
 def built(task: str) -> topwork.TaskModel:
     rows = topwork.load_plugins().task(task).example_rows()
-    generation = {"generation": {"max_new_tokens": 2}} if task in ("summarization", "translation") else {}
+    generation = {"generation": {"max_new_tokens": 2}} if task in WRITING else {}
     return topwork.build(task, BASES[task], rows=rows, **generation)
 
 
@@ -69,12 +72,20 @@ def shown(predictions: Any) -> str:
     return repr([str(prediction) for prediction in predictions])
 
 
-@pytest.mark.parametrize("task", ["question-answering", "text-generation"])
-def test_a_text_that_could_be_several_inputs_is_refused(task):
+def test_a_text_that_could_be_several_inputs_is_refused():
     for value in ("a text", ["a text"]):
         with pytest.raises(UsageError, match="could be any of them") as caught:
-            built(task).predict(value)
+            built("question-answering").predict(value)
         assert "give dicts" in caught.value.hint
+
+
+@pytest.mark.parametrize("task", ["image-classification", "object-detection"])
+def test_an_empty_path_is_no_folder(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"image": "x.png"}')
+    for value in ("", [""]):
+        with pytest.raises(UsageError, match="the path of `image` is empty"):
+            built(task).predict(value)
 
 
 @pytest.mark.parametrize("form", ["frame", "csv", "datasets", "list"])
@@ -106,7 +117,6 @@ def test_texts_without_targets_are_no_rows_to_train_on():
 
 TASKS = topwork.load_plugins().tasks
 SHORT = {"generation": {"max_new_tokens": 2}}
-WRITING = ("summarization", "translation", "text-generation")
 MEDIA = [task for task in BASES if any(column.lazy for column in TASKS[task].columns.values() if not column.target)]
 
 

@@ -38,6 +38,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = built("text-classification", {"config": {**BERT["config"], "initializer_range": 0.5}})
     topwork.prune_heads(work.model, {0: [1], 1: [0, 3]})
     work.save(root / "model")
+    with (root / "model" / "README.md").open("a") as card:
+        card.write("\n| accuracy | 0.6250 |\n\nMade with seed 3.\n")
     (root / "rows.csv").write_text("\n".join(["text", *(json.dumps(text) for text in TEXTS)]) + "\n")
     arguments = ["--data", str(root / "rows.csv"), "--output", str(root / "out"), "--format", "onnx"]
     assert main(["--quiet", "export", str(root / "model"), *arguments, "--format", "torch-export"]) == 0
@@ -57,6 +59,16 @@ def test_a_quiet_export_prints_its_result_alone(folders, tmp_path, capfd) -> Non
     assert main([*arguments, "--json", "--output", str(tmp_path / "again")]) == 0
     output, error = capfd.readouterr()
     assert json.loads(output)["largest_difference"] <= 1e-6 and "[1] export" not in error
+
+
+def test_the_card_says_what_the_card_of_the_model_says_and_how_the_program_loads(folders) -> None:
+    model = (folders / "model" / "README.md").read_text()
+    _, facts = model.split('work = topwork.load("path/of/this/folder")\n```\n')
+    assert "| accuracy | 0.6250 |" in facts and facts.endswith("Made with seed 3.\n")
+    for name in FORMATS:
+        card = (folders / "out" / name / "README.md").read_text()
+        assert card.endswith(facts) and f"an exported program ({name})" in card
+        assert "library_name: topwork" in card and "seed 0" not in card
 
 
 @pytest.mark.parametrize("name", FORMATS)

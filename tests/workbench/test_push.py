@@ -249,6 +249,12 @@ def test_the_command_uploads_to_the_endpoint_and_writes_no_token(folder, hub, tm
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()]
 
 
+def test_a_folder_that_is_not_there_is_bad_usage_and_one_without_a_model_fails(tmp_path, capsys) -> None:
+    assert main(["push", str(tmp_path / "nowhere"), "me/m"]) == 2
+    assert "there is no model folder" in capsys.readouterr().err
+    assert main(["push", str(tmp_path), "me/m"]) == 1
+
+
 def test_an_evaluation_by_groups_gives_the_card_its_intervals(run, tmp_path) -> None:
     import math
     import random

@@ -34,11 +34,20 @@ def check_settings(model: Path, on_error: str, precision: str) -> None:
     Raises:
         UsageError: there is no such model folder, or a value is none of those that are known.
     """
-    if not model.is_dir():
-        raise UsageError(f"there is no model folder `{model}`")
+    require_model_folder(model)
     for value, known, name in ((on_error, ("raise", "skip"), "--on-error"), (precision, PRECISIONS, "--precision")):
         if value not in known:
             raise unknown(f"value of `{name}`", value, known)
+
+
+def require_model_folder(folder: Path) -> None:
+    """Refuse the name of a folder that is not there.
+
+    Raises:
+        UsageError: bad usage, unlike a folder that is no model's.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no model folder `{folder}`")
 
 
 def file_of(row: Row, task: Task) -> dict[str, str]:

@@ -23,7 +23,7 @@ _MEDIA = {"array", "sampling_rate", "bytes", "path"}
 
 
 def rows_from(value: Any, task: type[Task], plugins: Plugins) -> Any:
-    """Return rows of a task from what a person hands to `predict`.
+    """Return rows of a task from what a person hands to it.
 
     - a dict is one row;
     - a text (of a task on files: a path) is one row of the task's only input, a list of them several rows;
@@ -107,7 +107,7 @@ def _is_table(value: str | Path, task: type[Task]) -> bool:
         if path.suffix.lower() in _TABLES and path.is_file():
             return True
         on_files = any(column.lazy for column in task.columns.values() if not column.target)
-        if on_files and path.is_dir():
+        if on_files and str(value) and path.is_dir():
             return True
     except (OSError, ValueError):  # a text longer than a file name, or with a zero character
         return False
@@ -122,12 +122,27 @@ def _read(path: str | Path, plugins: Plugins) -> Any:
     return plugins.load_rows(RowsOptions(path=str(path)))
 
 
-def _row(value: str | Path, task: type[Task]) -> dict[str, Any]:
+def single_input(task: Task | type[Task]) -> str | None:
+    """Return the input that a text or a file without a column's name is; None where it could be several.
+
+    That is the only required one, else the one that the task says (`Column.single`), else the only text.
+    """
     inputs = {name: column for name, column in task.columns.items() if not column.target}
     required = [name for name, column in inputs.items() if column.required]
-    candidates = required or [name for name, column in inputs.items() if column.kind == "text"]
-    if len(candidates) == 1 and (inputs[candidates[0]].lazy or isinstance(value, str)):
-        return {candidates[0]: str(value)}
+    single = [name for name, column in inputs.items() if column.single]
+    texts = [name for name, column in inputs.items() if column.kind == "text"]
+    candidates = required or single or texts
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _row(value: str | Path, task: type[Task]) -> dict[str, Any]:
+    inputs = {name: column for name, column in task.columns.items() if not column.target}
+    name = single_input(task)
+    if name is not None and (inputs[name].lazy or isinstance(value, str)):
+        if inputs[name].lazy and not str(value):
+            raise UsageError(f"the path of `{name}` is empty", hint=ROWS_HINT)
+        return {name: str(value)}
+    required = [name for name, column in inputs.items() if column.required]
     example = ", ".join(f"{name!r}: ..." for name in required or list(inputs)[:1])
     raise UsageError(
         f"{task.name} has the inputs {', '.join(inputs)}: {str(value)[:60]!r} could be any of them",

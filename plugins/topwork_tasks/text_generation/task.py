@@ -74,7 +74,7 @@ class TextGeneration(Task):
             required=False,
             kind="text",
         ),
-        "prompt": Column("the beginning of a text that is to be continued", required=False, kind="text"),
+        "prompt": Column("the beginning of a text that is to be continued", required=False, kind="text", single=True),
         "completion": Column("the continuation of the prompt", target=True, required=False, kind="text"),
         "messages": Column('a chat: [{"role", "content"}, ...]', required=False, kind="messages"),
     }

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from topwork import RowsOptions, UsageError
+from topwork import RowsOptions, UsageError, require_model_folder
 
 
 def export(
@@ -42,8 +42,7 @@ def export(
     from topwork_workbench.export.card import CARD, copy_facts
     from topwork_workbench.export.running import format_named
 
-    if not model.is_dir():
-        raise UsageError(f"there is no model folder `{model}`")
+    require_model_folder(model)
     names = list(dict.fromkeys(format_named(name) for name in format_))
     target = output or model.with_name(f"{model.name}-{names[0] if len(names) == 1 else 'exported'}")
     if target.exists():

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from topwork import require_model_folder
+
 
 def push(
     context: typer.Context,
@@ -29,6 +31,7 @@ def push(
     """
     from topwork_workbench.hub.upload import Plan
 
+    require_model_folder(folder)
     plan = Plan.of(
         folder,
         repo,

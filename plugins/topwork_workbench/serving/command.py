@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from topwork import UsageError
+from topwork import UsageError, require_model_folder
 
 
 def serve(
@@ -33,8 +33,7 @@ def serve(
 
     Example: topwork serve runs/reviews-1/model
     """
-    if not model.is_dir():
-        raise UsageError(f"there is no model folder `{model}`")
+    require_model_folder(model)
     try:
         import uvicorn
 

@@ -13,14 +13,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from topwork import Json, Row
+from topwork import Json, Row, single_input
 from topwork_workbench.serving.limits import Limits, RequestError
 
 if TYPE_CHECKING:
     from topwork import Task
-
-#: columns that a single text can be, of tasks with several inputs; the first that a task has
-_TEXTS = ("prompt", "text", "source")
 
 
 class Inputs:
@@ -36,15 +33,8 @@ class Inputs:
         self.columns = {name: column for name, column in task.columns.items() if not column.target}
         self.required = [name for name, column in self.columns.items() if column.required]
         self.files = [name for name, column in self.columns.items() if column.lazy]
-
-    @property
-    def main(self) -> str | None:
-        """The column of a single value; None where a request must name its columns."""
-        if len(self.required) == 1:
-            return self.required[0]
-        if self.required:
-            return None
-        return next((name for name in _TEXTS if name in self.columns), None)
+        #: the column of a single value; None where a request must name its columns
+        self.main = single_input(task)
 
     def rows(self, value: Json) -> list[Row]:
         """Return the rows of `inputs`.
