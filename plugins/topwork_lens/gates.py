@@ -247,7 +247,7 @@ def gated(
         stack.enter_context(eager_when_compiled())
         stack.enter_context(unfolded([module_at(model, path) for path in gates]))
         scope = stack.enter_context(Scope())
-        runs = Runs(model, list(gates), scope, stack)
+        runs = Runs(model, {path: path for path in gates}, scope, stack)
         for path, (layer, factors) in gates.items():
             hook = hooks[path] = GateHook(layer, factors, scope)
             target = output_projection(model, layer)

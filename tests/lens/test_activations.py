@@ -74,7 +74,7 @@ def test_a_model_whose_norms_stand_before_its_layers_has_no_final_norm() -> None
     with torch.no_grad(), Look(model).capture("final_norm", "embeddings") as seen:
         output = model(**inputs, output_hidden_states=True)
     close(seen["embeddings", 0], output.hidden_states[0])
-    with pytest.raises(Refused, match="no final_norm was seen"):
+    with pytest.raises(Refused, match="no final_norm here: its last layer returns"):
         seen["final_norm", 0]
 
 

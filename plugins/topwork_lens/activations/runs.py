@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import FrameType
 from typing import Any, Protocol
@@ -60,7 +60,7 @@ class Runs:
 
     Args:
         model: the model.
-        paths: of the changed parts.
+        paths: of the changed parts -> of the modules whose runs show that a part runs.
         scope: where the changes are in force.
         stack: closed at the end of the block.
         what: what the changes are, for messages: "gates".
@@ -70,7 +70,7 @@ class Runs:
     def __init__(
         self,
         model: nn.Module,
-        paths: Sequence[str],
+        paths: Mapping[str, str],
         scope: Scope,
         stack: ExitStack,
         what: str = "gates",
@@ -84,8 +84,8 @@ class Runs:
         for part in [*model.children()] or [model]:
             stack.callback(part.register_forward_hook(self._part).remove)
         stack.callback(model.register_forward_hook(self._output).remove)
-        for path in dict.fromkeys(paths):
-            for module in module_at(model, path).modules():
+        for path, watched in paths.items():
+            for module in module_at(model, watched).modules():
                 stack.callback(module.register_forward_pre_hook(Hook(scope, self._inside(path))).remove)
 
     def _part(self, *_: Any) -> None:

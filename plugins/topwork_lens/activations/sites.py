@@ -14,7 +14,7 @@ from torch import nn
 from topwork import AttentionLayer, UsageError, unknown
 from topwork_lens.layers.context import is_gateable
 from topwork_lens.layers.discovery import numbered, whole_number
-from topwork_lens.layers.feed_forward import FeedForward, find_feed_forwards
+from topwork_lens.layers.feed_forward import FeedForward, find_experts_modules, find_feed_forwards
 from topwork_lens.layers.name_matching import DECODER_WORDS, ENCODER_WORDS
 from topwork_lens.layers.stacks import stacks_of
 from topwork_lens.refusals import refuse
@@ -28,6 +28,9 @@ OUTPUTS = ("context", "head_output", "attention_output")
 NETWORKS = ("mlp_input", "mlp_activation", "mlp_output")
 #: hidden states of stacks, and what follows a stack
 STATES = ("embeddings", "hidden_states", "final_norm", "head_input")
+#: why activations of experts cannot be captured or patched, and what can be done
+NEURONS_OF_EXPERTS = "the experts' neurons lie inside one function: no module reads them"
+INSTEAD_OF_THEM = "take mlp_input or mlp_output; neurons can be switched off by mask_neurons"
 #: names of all activations
 NAMES = (*STATES, *OPERANDS, *OUTPUTS, *NETWORKS)
 #: activations that belong to attention layers
@@ -75,12 +78,7 @@ def sites_of(model: nn.Module, name: str, layers: Sequence[AttentionLayer]) -> l
         ]
         return _required(sites, "attention layer")
     if name in NETWORKS:
-        sites, counts = [], dict[str, int]()
-        for network in find_feed_forwards(model, layers):
-            index = counts.setdefault(network.stack, 0)
-            counts[network.stack] += 1
-            sites.append(Site(name, network.path, network.stack, index, network=network))
-        return _required(sites, "feed-forward network")
+        return _networks(model, name, layers)
     stacks = stacks_of(model)
     if name == "head_input":
         return _required([Site(name, path, path) for path in head_paths(model, stacks)], "task head")
@@ -89,6 +87,19 @@ def sites_of(model: nn.Module, name: str, layers: Sequence[AttentionLayer]) -> l
     else:
         sites = [Site(name, path, path) for path in stacks]
     return _required(sites, "stack of layers")
+
+
+def _networks(model: nn.Module, name: str, layers: Sequence[AttentionLayer]) -> list[Site]:
+    """Return the sites of feed-forward networks, numbered in their stack: plain ones first, then experts."""
+    experts = find_experts_modules(model, layers)
+    sites, counts = [], dict[str, int]()
+    for network in [*find_feed_forwards(model, layers), *([] if name == "mlp_activation" else experts)]:
+        index = counts.setdefault(network.stack, 0)
+        counts[network.stack] += 1
+        sites.append(Site(name, network.path, network.stack, index, network=network))
+    if experts and not sites:
+        raise refuse("unknown_layout", NEURONS_OF_EXPERTS, place=experts[0].path, hint=INSTEAD_OF_THEM)
+    return _required(sites, "feed-forward network")
 
 
 def _required(sites: list[Site], what: str) -> list[Site]:

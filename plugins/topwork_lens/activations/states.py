@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from topwork_lens.activations.hooks import Hooks
+from topwork_lens.activations.hooks import Hook, Hooks
 from topwork_lens.activations.sites import Site, is_norm
 from topwork_lens.layers.context import module_at
 from topwork_lens.layers.stacks import stacks_of
+from topwork_lens.scope import Scope
 
 #: called with a site and its activation; returns another one to go on with, or None
 Visit = Callable[[Site, torch.Tensor], torch.Tensor | None]
@@ -178,6 +181,46 @@ def tap_final_norm(model: nn.Module, sites: Sequence[Site], visit: Visit, hooks:
             hooks.after(module, _bound(after.norm, by_path))
         elif next(module.parameters(recurse=False), None) is not None:
             hooks.before(module, after._clear, reads=True)
+
+
+def closing_norms(model: nn.Module, paths: Sequence[str], scope: Scope, stack: ExitStack) -> dict[str, str]:
+    """Note which norm of its own the last layer of a stack ends in, as in a post-norm model.
+
+    Args:
+        model: the model.
+        paths: of stacks.
+        scope: of the block.
+        stack: closed at its end.
+
+    Returns:
+        Path of the stack -> path of the norm whose output the last layer returned; "" when it returned something else.
+        Filled while the model runs.
+    """
+    ended: dict[str, str] = {}
+    stacks, names = stacks_of(model), {id(module): path for path, module in model.named_modules()}
+
+    def normed(outputs: dict[str, Any], module: nn.Module, args: tuple, output: Any) -> None:
+        outputs[names[id(module)]] = output
+
+    def returned(path: str, outputs: dict[str, Any], module: nn.Module, args: tuple, output: Any) -> None:
+        state = state_of(output)
+        ended[path] = next((norm for norm, value in outputs.items() if value is state), "")
+        outputs.clear()
+
+    for path in paths:
+        outputs: dict[str, Any] = {}
+        last = stacks[path][-1]
+        for module in filter(is_norm, last.modules()):
+            stack.callback(module.register_forward_hook(Hook(scope, partial(normed, outputs))).remove)
+        stack.callback(last.register_forward_hook(Hook(scope, partial(returned, path, outputs))).remove)
+    return ended
+
+
+def without_final_norm(norm: str) -> str:
+    """Return why a stack has no final norm, and where its last state is; see `closing_norms`."""
+    if norm:
+        return f"its last layer returns what the layer's own norm `{norm}` gave: the last of `hidden_states`"
+    return "no norm runs directly after this stack: its last state is the last of `hidden_states`"
 
 
 def tap_head_inputs(model: nn.Module, sites: Sequence[Site], visit: Visit, hooks: Hooks) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from topwork import Block, CheckpointError, Producer, Size, Slices
 from topwork_lens.blocks.locality import Form, features_of
 from topwork_lens.layers.context import first_input
+from topwork_lens.layers.feed_forward import stacked_matrices
 from topwork_lens.model_state import quiet
 from topwork_lens.pruning.equivalence import Replay
 
@@ -36,20 +37,12 @@ def find_experts(model: nn.Module, call: Callable[[], Any]) -> list[Block]:
         model: the model.
         call: runs it; experts that no token is sent to are not seen.
     """
-    candidates = {path: module for path, module in model.named_modules() if len(_stacked(module)) > 1}
+    candidates = {path: module for path, module in model.named_modules() if len(stacked_matrices(module)) > 1}
     if not candidates:
         return []
     replays = _inputs(model, candidates, call)
     blocks = [_tested(path, module, replays[path]) for path, module in candidates.items() if path in replays]
     return [block for block in blocks if block is not None]
-
-
-def _stacked(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the 3-D parameters of a module, one matrix for each expert."""
-    values: dict[str, torch.Tensor] = {
-        name: value for name, value in module._parameters.items() if value is not None and value.dim() == 3
-    }
-    return values if len({len(value) for value in values.values()}) == 1 else {}
 
 
 def _parameter(module: nn.Module, name: str) -> torch.Tensor:
@@ -87,7 +80,7 @@ def _tested(path: str, module: nn.Module, replay: Replay) -> Block | None:
 
 def _layouts(module: nn.Module) -> Iterator[tuple[str, int, list[Maker]]]:
     """Yield which parameter may read neurons, along which dimension, and which others may make them, in what layout."""
-    stacked = _stacked(module)
+    stacked = stacked_matrices(module)
     for reader, dim in itertools.product(reversed(stacked), (2, 1)):
         width, other = stacked[reader].shape[dim], stacked[reader].shape[3 - dim]
         options: list[list[Maker]] = []

@@ -18,7 +18,17 @@ from torch import nn
 
 from topwork import AttentionLayer, UsageError, accelerated
 from topwork_lens.activations.hooks import Hook
-from topwork_lens.activations.sites import NAMES, NETWORKS, OF_LAYERS, OPERANDS, Site, chosen_sites, sites_of
+from topwork_lens.activations.sites import (
+    NAMES,
+    NETWORKS,
+    NEURONS_OF_EXPERTS,
+    OF_LAYERS,
+    OPERANDS,
+    Site,
+    chosen_sites,
+    sites_of,
+)
+from topwork_lens.activations.states import closing_norms, without_final_norm
 from topwork_lens.activations.taps import tapped
 from topwork_lens.capture.arguments import (
     count_argument,
@@ -40,6 +50,7 @@ from topwork_lens.capture.tokens import TokenKinds
 from topwork_lens.capture.verification import compare_contexts, other_order, quick_weights, received
 from topwork_lens.layers.context import first_input, is_gateable, module_at, output_projection, split_heads
 from topwork_lens.layers.discovery import blocks
+from topwork_lens.layers.feed_forward import find_experts_modules
 from topwork_lens.layers.torch_mha import unfolded
 from topwork_lens.model_state import device_of, remembering
 from topwork_lens.refusals import refuse
@@ -108,6 +119,10 @@ class Capture:
         sites = self._sites(layers if known is None else known)
         self.sites = [site for name in sites for site in self._chosen(sites[name], name, networks)]
         self.seen = Captured(layers, what, None if folder is None else Path(folder), known, sites)
+        if "mlp_activation" in sites:
+            for network in find_experts_modules(model, self.seen.known):
+                for name in ("mlp_activation", "mlp_activation_gradient"):
+                    self.seen.fits(name, network.path, NEURONS_OF_EXPERTS)
         self.wants_weights = bool(self.names) or "weights_gradient" in what
 
     def _sites(self, known: Sequence[AttentionLayer]) -> dict[str, list[Site]]:
@@ -141,6 +156,8 @@ class Capture:
             operands = [site for site in self.sites if site.name in OPERANDS]
             in_graph = "scores_gradient" in self.what
             stack.enter_context(operands_tapped(self.model, operands, self._visit, edits=False, in_graph=in_graph))
+            stacks = [site.path for site in self.sites if site.name == "final_norm"]
+            self.ended = closing_norms(self.model, stacks, self.scope, stack)
             at_modules = [site for site in self.sites if site.name not in OPERANDS]
             stack.enter_context(tapped(self.model, at_modules, self._visit, reads=True))
             if self.wants_weights:
@@ -161,6 +178,10 @@ class Capture:
             for layer in self.layers:
                 if layer.path in self.seen.ran - self.seen.values.get(name, {}).keys() and layer.kept:
                     self.seen.fits(name, layer.path, NO_MATRIX if layer.form == "deformable" else NOT_BY_HEAD)
+        for path, norm in self.ended.items():
+            for name in ("final_norm", "final_norm_gradient"):
+                if path not in self.seen.values.get("final_norm", {}):
+                    self.seen.fits(name, path, without_final_norm(norm))
         if not self.wants_weights:
             return
         valid = self.seen.values.get("valid", {})

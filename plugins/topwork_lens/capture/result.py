@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from topwork import AttentionLayer, Shown, UsageError, unknown
-from topwork_lens.activations.sites import OF_LAYERS, Site, group_at, site_at
+from topwork_lens.activations.sites import NETWORKS, OF_LAYERS, STATES, Site, group_at, site_at
 from topwork_lens.capture.tracing import unmark
 from topwork_lens.capture.verification import Explained
 from topwork_lens.capture.windows import merged
@@ -170,7 +170,8 @@ class Captured:
         values = self.values.get(what, {}).get(path)
         meaningless = self.reasons.get((what, path))
         if meaningless is not None:
-            raise refuse("no_weights", f"no {what} here: {meaningless}", place=path)
+            reason = "not_run" if what.removesuffix("_gradient") in (*STATES, *NETWORKS) else "no_weights"
+            raise refuse(reason, f"no {what} here: {meaningless}", place=path)
         if values is None:
             reason = "no_gradient" if what.endswith("_gradient") else "not_run"
             cause = f"no {what} was seen"
@@ -184,6 +185,8 @@ class Captured:
 
     def _path(self, what: str, layer: Key) -> str:
         activation = what.removesuffix("_gradient")
+        if (what, layer) in self.reasons:
+            return str(layer)
         if activation in self.sites and activation not in OF_LAYERS:
             site = site_at(self.sites[activation], layer)
             return f"{site.path}.{site.index}" if what == "hidden_states_gradient" else site.path

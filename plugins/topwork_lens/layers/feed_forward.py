@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from topwork import AttentionLayer
@@ -56,6 +57,41 @@ def find_feed_forwards(model: nn.Module, layers: Sequence[AttentionLayer] = ()) 
             stack = next((stack for stack in stacks if path.startswith(f"{stack}.")), "")
             networks.append(FeedForward(*network, stack))
     return networks
+
+
+def stacked_matrices(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the 3-D parameters of a module, one matrix for each expert of a mixture."""
+    values: dict[str, torch.Tensor] = {
+        name: value for name, value in module._parameters.items() if value is not None and value.dim() == 3
+    }
+    return values if len({len(value) for value in values.values()}) == 1 else {}
+
+
+def find_experts_modules(model: nn.Module, layers: Sequence[AttentionLayer] = ()) -> list[FeedForward]:
+    """Find modules that hold the weights of all experts of a layer, each as one network that reads and writes states.
+
+    Their neurons are inputs of no module.
+    """
+    stacks, networks = list(stacks_of(model)), []
+    attention = {id(below) for layer in layers for below in _below(model, layer)}
+    for path, module in model.named_modules():
+        sizes = None if id(module) in attention else _sizes_of_experts(module)
+        if sizes is not None:
+            stack = next((stack for stack in stacks if path.startswith(f"{stack}.")), "")
+            networks.append(FeedForward(path, (path,), path, *sizes, stack))
+    return networks
+
+
+def _sizes_of_experts(module: nn.Module) -> tuple[int, int] | None:
+    """Return the width of the state and the number of neurons of each expert; None for a module of another kind."""
+    *makers, reader = [matrix.shape for matrix in stacked_matrices(module).values()] or [None]
+    if reader is None or not makers or reader[0] < 2:
+        return None
+    for neurons, width in (reader[1:], reader[:0:-1]):
+        fitting = {(width, neurons), (width, 2 * neurons), (neurons, width), (2 * neurons, width)}
+        if all(tuple(maker[1:]) in fitting for maker in makers):
+            return width, neurons
+    return None
 
 
 def _below(model: nn.Module, layer: AttentionLayer) -> Iterator[nn.Module]:

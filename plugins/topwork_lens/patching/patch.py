@@ -167,6 +167,8 @@ def patched(model: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
         stack.enter_context(heads_verified(model, outputs) if outputs else nullcontext())
         scope = stack.enter_context(Scope())
         missed = "the model ran this part, and the activation under the patch was not seen"
+        if patches[0].site.name == "final_norm":
+            missed = "no norm runs directly after this stack: patch the last of its `hidden_states`"
         runs = Runs(model, _watched_paths(model, patches), scope, stack, "patches", missed)
         sites = [patch.site for patch in patches]
         at_modules = [site for site in sites if site.name not in OPERANDS]
@@ -177,7 +179,8 @@ def patched(model: nn.Module, patches: Sequence[Patch]) -> Iterator[None]:
     runs.check({patch.site.path: patch for patch in patches})
 
 
-def _watched_paths(model: nn.Module, patches: Sequence[Patch]) -> list[str]:
-    """Return paths of the parts that are patched; of a stack, its first layer."""
+def _watched_paths(model: nn.Module, patches: Sequence[Patch]) -> dict[str, str]:
+    """Return paths of the parts that are patched, each with a module that runs with it: of a stack, its first layer."""
     stacks, names = stacks_of(model), {id(module): path for path, module in model.named_modules()}
-    return [names[id(stacks[path][0])] if (path := patch.site.path) in stacks else path for patch in patches]
+    paths = dict.fromkeys(patch.site.path for patch in patches)
+    return {path: names[id(stacks[path][0])] if path in stacks else path for path in paths}
