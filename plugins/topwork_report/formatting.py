@@ -17,6 +17,7 @@ _WRITTEN = {
     "map50": "mAP50",
     "map75": "mAP75",
     "mar100": "mAR100",
+    "chrf": "chrF",
     "iou": "IoU",
     "flops": "FLOPs",
     "macs": "MACs",

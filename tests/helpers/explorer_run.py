@@ -96,7 +96,8 @@ def write_pruning(root: Path) -> None:
         "curves": [{"title": "F1 by heads removed", "x": "heads removed", "bands": {"random": band}, "series": {
             "chosen": [[step, 0.95 - step / 100] for step in steps], "random": [[x, low] for x, low, _ in band]}}],
         "point_maps": [{"title": "Heads by Jensen-Shannon distance", "points": points}],
-        "tables": {"by_share": [{"eval_f1": 0.5, "n_heads": 3}]},
+        "tables": {"by_share": [{"eval_f1": 0.5, "n_heads": 3}],
+                   "wide": [{f"share of {word} {word}": 0.12345 for word in "abcdefghijklmno"}]},
     })  # fmt: skip
 
 

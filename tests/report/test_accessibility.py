@@ -126,6 +126,8 @@ def test_paper_is_light_and_without_controls(browser: chromium.Chromium) -> None
     assert browser.run("[...document.querySelectorAll('.controls, .predictions > button')]"
                        ".every(element => getComputedStyle(element).display === 'none')")  # fmt: skip
     assert weak_texts(browser) == []
+    browser.resize(720, 1000)  # A4, in CSS pixels between its margins
+    assert browser.run("document.documentElement.scrollWidth") <= 720  # a wide table is not cut
     browser.call("Emulation.setEmulatedMedia", media="")
 
 
