@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,24 @@ def test_predictions_keep_short_cells_of_other_columns(ran: Path) -> None:
     for line in table["predictions"]:
         assert line["facts"]["domain"] == DOMAINS[line["index"] % 3]
         assert not {"notes", "tags", "review"} & line["facts"].keys()
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted"),
+    [
+        ("text-classification", lambda row: row["text"]),
+        ("question-answering", lambda row: f"{row['question']} {row['context']}"),
+        ("automatic-speech-recognition", lambda row: ""),  # what was said and what was understood are facts
+    ],
+)
+def test_a_line_has_the_text_of_its_row_and_no_verdict(task: str, wanted: Callable, tmp_path: Path) -> None:
+    rows = topwork.load_plugins().tasks[task].example_rows()
+    work = topwork.build(task, copy.deepcopy(BASES[task]), rows=rows)
+    work.apply("evaluate", {"evaluate": rows}, run_folder=tmp_path)
+    (file,) = tmp_path.glob("stages/*/predictions.json")
+    for line in json.loads(file.read_text(encoding="utf-8"))["predictions"]:
+        text = wanted(rows[line["index"]])
+        assert line["text"] and text.startswith(line["text"]) if text else line["text"] == ""
 
 
 def test_attention_of_the_worst_predictions_is_kept_beside_that_of_the_first_rows(ran: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MOST_CHARACTERS = 160
 _MOST_SLICES = 6  # columns of a row that the task does not read, kept with its prediction
 _LONGEST_CELL = 40  # characters
+_VERDICTS = ("right", "wrong", "truth")  # marks of text that a row does not have itself
 
 
 class Gallery:
@@ -60,8 +61,8 @@ class Gallery:
             loss = None if self.losses is None else self.losses.get(index)
             if loss is not None:
                 facts["loss"] = loss if math.isfinite(loss) else None
-            text = "".join(str(piece) for piece, _ in picture.text)[:_MOST_CHARACTERS]
-            line = {"caption": picture.caption[:_MOST_CHARACTERS], "text": text, "badness": badness, "facts": facts}
+            line = {"caption": picture.caption[:_MOST_CHARACTERS], "badness": badness, "facts": facts}
+            line["text"] = _own_text(picture)[:_MOST_CHARACTERS]
             _keep(self._lines, (badness, -index, line), self.listed)
 
     def _rank(self, index: int, row: Any, prediction: Any, picture: Picture) -> tuple[float, str]:
@@ -131,6 +132,15 @@ def _keep(heap: list[Any], ranked: tuple[float, int, Any], most: int) -> None:
 def _worst(gathered: list[Any], most: int) -> list[Any]:
     """Return the worst of all processes, the worst first."""
     return sorted((ranked for kept in gathered for ranked in kept), key=lambda ranked: ranked[:2], reverse=True)[:most]
+
+
+def _own_text(picture: Picture) -> str:
+    """Return the text of a row without the truth and the prediction behind it, which stand among its facts as well."""
+    pieces = [(str(text), mark) for text, mark in picture.text]
+    if {"truth", "prediction"} <= picture.facts.keys():
+        while pieces and (pieces[-1][1] in _VERDICTS or not pieces[-1][0].strip(" ->")):
+            pieces.pop()
+    return "".join(text for text, _ in pieces)
 
 
 def _brief_fact(value: Any) -> Json:
