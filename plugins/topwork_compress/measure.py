@@ -5,7 +5,6 @@ Entry points: `RowMetrics`, `paired_interval`, `wall_times`.
 
 from __future__ import annotations
 
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -68,7 +67,7 @@ def paired_interval(before: RowMetrics, after: RowMetrics, seed: int = 0) -> dic
 
 
 def wall_times(runs: Sequence[Callable[[], Any]], repeats: int = 9) -> list[float]:
-    """Return the median seconds of each, run in turn, so that a busy machine slows all of them alike."""
+    """Return the seconds of the fastest run of each, run in turn: whatever else a machine does only adds to a time."""
     for run in runs:
         run()
     seconds: list[list[float]] = [[] for _ in runs]
@@ -77,7 +76,7 @@ def wall_times(runs: Sequence[Callable[[], Any]], repeats: int = 9) -> list[floa
             start = now()
             run()
             seconds[index].append(now() - start)
-    return [statistics.median(values) for values in seconds]
+    return [min(values) for values in seconds]
 
 
 def now() -> float:

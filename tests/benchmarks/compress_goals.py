@@ -103,7 +103,7 @@ def compressed(work: Any, batches: list[Any], budget: float, how: str = "") -> t
 
 
 def times(models: Sequence[Any], rows: int, tokens: int, repeats: int = 9) -> list[float]:
-    """Return the median seconds of each model on random tokens, in turn."""
+    """Return the fastest seconds of each model on random tokens, in turn."""
     ids = torch.randint(5, 200, (rows, tokens), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
 

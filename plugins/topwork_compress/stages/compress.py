@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from topwork_compress.units import Costs
 
 
+#: integers stay where they are so many times faster: less is within what times differ by
+_WORTH = 1.05
 _BUDGETS = ("macs", "parameters", "latency", "keep_metric")
 
 
@@ -257,7 +259,7 @@ class CompressRun:
         times = self.of_the_first(self.turns([now, small], batch)) if paths else [1.0, 1.0]
         faster, primary, last = times[0] / times[1], self.metric.primary, self.roles[-1]
         entry: dict[str, Json] = {"layers": len(paths), "faster": faster, f"before_{primary}": cut[last].value}
-        why = "" if faster > 1 else "it is not faster"
+        why = "" if faster >= _WORTH else "it is not faster"
         if not why:
             run.model = small
             after = self.measure()
@@ -347,7 +349,7 @@ class CompressRun:
 
         batch = max(batches, key=lambda batch: batch.row_count)
         before, after = self.turns([whole, self.run.model], batch)
-        limit = compressed.before / compressed.after
+        limit = compressed.limit
         positions = max(sum(item.cost for item in batch.items), len(batch.items))
         reason = reason_of_gap(before / after, limit, positions, compressed.plan.costs.unit)
         if reason:
