@@ -4,7 +4,7 @@
                                         [--parts architectures encoders wall precision distilled tasks]
 
 Models are trained as the shipped recipes say, or taken from the folder that an earlier run left. Calibrated on training
-rows, measured on held-out rows that nothing was fitted to. Milliseconds are the fastest of interleaved runs, one thread.
+rows, measured on held-out rows that nothing was fitted to. Milliseconds are the fastest of interleaved runs.
 The last table has every goal beside its figure, those of parts that were not run too. The curve of accuracy against
 milliseconds is in the run of `recipes/compress.yaml` with the option `curve` of its stage.
 """
