@@ -250,12 +250,22 @@ def row_count(rows: Any) -> int | None:
     return len(rows) if hasattr(rows, "__len__") else None
 
 
-def chunks(rows: Any, size: int, index: int = 0, count: int = 1) -> Iterator[tuple[list[int], list[Row]]]:
-    """Yield lists of `size` rows with their indices; process `index` of `count` gets every count-th row."""
+def chunks(
+    rows: Any, size: int, index: int = 0, count: int = 1, start: int = 0
+) -> Iterator[tuple[list[int], list[Row]]]:
+    """Yield lists of `size` rows with their indices; process `index` of `count` gets every count-th row.
+
+    Args:
+        rows: with random access, or a stream.
+        size: rows of a list.
+        index: of the process.
+        count: of processes.
+        start: index of the first row that a stream gives.
+    """
     indices: list[int] = []
     chunk: list[Row] = []
     length = row_count(rows)
-    picked = enumerate(rows) if length is None else _in_blocks(rows, range(index, length, count))
+    picked = enumerate(rows, start) if length is None else _in_blocks(rows, range(index, length, count))
     for position, row in picked:
         if length is None and position % count != index:
             continue

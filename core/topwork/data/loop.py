@@ -71,11 +71,12 @@ class Settings:
 
 @dataclass
 class _Bucket:
-    """Rows with their encoded items, as read."""
+    """Rows with their encoded items, as read; `read` is the index behind the last row that was read."""
 
     rows: dict[int, Row] = field(default_factory=dict)
     items: list[Item] = field(default_factory=list)
     size: int = 0
+    read: int = 0
 
     def add(self, indices: Sequence[int], rows: Sequence[Row], items: Sequence[Item]) -> None:
         self.rows.update(zip(indices, rows))
@@ -125,16 +126,26 @@ def encode_rows(
 
 
 def _buckets(
-    task: Task, rows: Any, mode: Mode, settings: Settings, process: Process, device: Any, limit: int | None
+    task: Task,
+    rows: Any,
+    mode: Mode,
+    settings: Settings,
+    process: Process,
+    device: Any,
+    limit: int | None,
+    standing: Any = None,
 ) -> Iterator[_Bucket]:
     limit_bytes = BUCKET_BYTES.get(getattr(device, "type", "cpu"), BUCKET_BYTES["cpu"])
     chunk = 4 if any(column.lazy for column in task.columns.values()) else CHUNK
     usual = STREAM_ROWS if row_count(rows) is None else BUCKET_ROWS
     ahead = max(1, min(usual if settings.ahead is None else settings.ahead, BUCKET_ROWS))
     bucket = _Bucket()
-    source = head_rows(rows, limit)
-    for indices, group in _read(source, min(chunk, ahead), process, settings):
+    source, start = head_rows(rows, limit), 0
+    if standing is not None:
+        source, start = standing.begin(source)
+    for indices, group in _read(source, min(chunk, ahead), process, settings, start):
         bucket.add(*encode_rows(task, indices, group, mode, settings, source))
+        bucket.read = indices[-1] + 1
         if len(bucket.rows) >= ahead or bucket.size >= limit_bytes:
             yield bucket
             bucket = _Bucket()
@@ -142,13 +153,15 @@ def _buckets(
         yield bucket
 
 
-def _read(rows: Any, size: int, process: Process, settings: Settings) -> Iterator[tuple[Sequence[int], Sequence[Row]]]:
-    """Yield chunks of rows.
+def _read(
+    rows: Any, size: int, process: Process, settings: Settings, start: int
+) -> Iterator[tuple[Sequence[int], Sequence[Row]]]:
+    """Yield chunks of rows; a stream begins with the row of index `start`.
 
     With `on_error: skip` cells that cannot be read are noted like rows that cannot be encoded.
     """
     if settings.on_error != "skip" or row_count(rows) is None:
-        yield from chunks(rows, size, process.index, process.count)
+        yield from chunks(rows, size, process.index, process.count, start)
         return
     for indices, _ in chunks(range(len(rows)), size, process.index, process.count):
         readable: list[int] = []
@@ -171,19 +184,31 @@ def predict_rows(
     process: Process,
     *,
     limit: int | None = None,
+    standing: Any = None,
 ) -> Iterator[tuple[int, Row, Prediction]]:
     """Yield (index, row, prediction) of this process's share of the rows, in the order of the rows.
 
     The model is put into evaluation mode and back; nothing is recorded for gradients. No tensor outlives its batch but
     what `Task.predict` returns.
+
+    Args:
+        task: whose predictions they are.
+        model: the model of the task.
+        rows: with canonical columns.
+        settings: of the loop.
+        process: this process.
+        limit: use the first rows only.
+        standing: a `topwork.stages.standing.Standing`, where the loop begins and is noted now and then.
     """
     device = device_of(model)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        for bucket in _buckets(task, rows, "predict", settings, process, device, limit):
+        for bucket in _buckets(task, rows, "predict", settings, process, device, limit, standing):
             for index, row, parts in _predict_bucket(task, model, bucket, settings, device):
                 yield index, row, task.merge(row, parts)
+            if standing is not None:
+                standing.reached(bucket.read)
     finally:
         for module in training:  # each as it was: some parts of a model in training may be kept in evaluation mode
             module.training = True
@@ -262,6 +287,8 @@ def evaluate_rows(
     limit: int | None = None,
     watch: Any = None,
     progress: Any = None,
+    metric: Metric | None = None,
+    standing: Any = None,
 ) -> Metric:
     """Return the task's metric over the rows; on several processes every one gets the metric over all of them.
 
@@ -274,9 +301,11 @@ def evaluate_rows(
         limit: use the first rows only.
         watch: called as `watch(index, row, prediction)` for every row of this process.
         progress: may wrap the predictions, as `progress(iterable, total)`.
+        metric: with the rows before those of `standing`; by default a new one.
+        standing: as of `predict_rows`.
     """
-    metric = task.metric()
-    predictions = predict_rows(task, model, rows, settings, process, limit=limit)
+    metric = task.metric() if metric is None else metric
+    predictions = predict_rows(task, model, rows, settings, process, limit=limit, standing=standing)
     if progress is not None:
         predictions = progress(predictions, share_of(rows, limit, process))
     for index, row, prediction in predictions:

@@ -5,6 +5,7 @@ Entry point: `Stream`. Rows with random access are `table.Table`; rows of any it
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,16 @@ class Stream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next iteration begin where the stream stood."""
         self.rows.load_state_dict(state)
+
+    def restarted(self, state: dict[str, Any] | None) -> Stream:
+        """Return the same rows from a state of `state_dict` on, from the first without one; this stream stays as it is.
+
+        A stream of `datasets` that was given a state begins there in every pass.
+        """
+        rows = copy.copy(self.rows)
+        if state is not None:
+            rows.load_state_dict(state)
+        return self._with(rows)
 
     def select_columns(self, names: Sequence[str]) -> Stream:
         """Return the same rows with these columns only."""

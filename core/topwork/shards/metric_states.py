@@ -1,7 +1,8 @@
 """States of metrics as JSON, so that shards can be merged without executing what lies in a shared folder.
 
-Entry points: `metric_state` and `restore_metric`. Numbers, texts, arrays and collections of them are written exactly;
-what a metric was made with (functions, readers of targets) comes from a new metric of the same task.
+Entry points: `metric_state` and `restore_metric`; `encode_value` and `decode_value` for what else goes with them.
+Numbers, texts, arrays and collections of them are written exactly; what a metric was made with (functions, readers of
+targets) comes from a new metric of the same task.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def metric_state(metric: Metric, fresh: Metric) -> dict[str, Json]:
     attributes, untouched = _attributes(metric), _attributes(fresh)
     for name, value in attributes.items():
         try:
-            written[name] = _encode(value)
+            written[name] = encode_value(value)
         except _Unwritable as error:
             if name not in untouched or not _is_same(value, untouched[name]):
                 raise UsageError(
@@ -70,7 +71,7 @@ def restore_metric(fresh: Metric, state: Mapping[str, Json], location: Path) -> 
         if name not in known:
             raise CheckpointError(f"{type(fresh).__name__} has no state `{name}`", place=str(location))
         try:
-            setattr(fresh, name, _decode(value))
+            setattr(fresh, name, decode_value(value))
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"the state `{name}` is damaged ({error})", place=str(location)) from error
     return fresh
@@ -97,8 +98,8 @@ def _is_same(value: Any, other: Any) -> bool:
         return False
 
 
-def _encode(value: Any) -> Json:
-    """Return a value as JSON from which `_decode` makes the same value."""
+def encode_value(value: Any) -> Json:
+    """Return a value as JSON from which `decode_value` makes the same value."""
     import numpy
 
     if value is None or isinstance(value, bool | str) or type(value) is int:
@@ -106,7 +107,7 @@ def _encode(value: Any) -> Json:
     if type(value) is float:
         return value if math.isfinite(value) else {_KIND: "float", "value": repr(value)}
     if type(value) is list:
-        return [_encode(element) for element in value]
+        return [encode_value(element) for element in value]
     if type(value) in _COLLECTIONS.values():
         return {_KIND: type(value).__name__, "value": _encode_elements(value)}
     if isinstance(value, bytes):
@@ -121,16 +122,16 @@ def _encode(value: Any) -> Json:
 def _encode_elements(values: Any) -> list[Json]:
     """Return the elements of a collection; pairs of a mapping, and those of a set in a fixed order."""
     if isinstance(values, dict):
-        return [[_encode(key), _encode(value)] for key, value in values.items()]
-    return [_encode(value) for value in (values if isinstance(values, tuple) else sorted(values, key=repr))]
+        return [[encode_value(key), encode_value(value)] for key, value in values.items()]
+    return [encode_value(value) for value in (values if isinstance(values, tuple) else sorted(values, key=repr))]
 
 
-def _decode(value: Json) -> Any:
-    """Return the value that `_encode` wrote."""
+def decode_value(value: Json) -> Any:
+    """Return the value that `encode_value` wrote."""
     import numpy
 
     if isinstance(value, list):
-        return [_decode(element) for element in value]
+        return [decode_value(element) for element in value]
     if not isinstance(value, dict):
         return value
     kind, content = value[_KIND], value["value"]
@@ -145,5 +146,5 @@ def _decode(value: Json) -> Any:
         array = numpy.frombuffer(base64.b64decode(content), dtype).reshape(value["shape"]).copy()
         return array if kind == "array" else array[()]
     if kind in ("dict", "Counter"):
-        return _COLLECTIONS[kind]({_decode(key): _decode(element) for key, element in content})
-    return _COLLECTIONS[kind](map(_decode, content))
+        return _COLLECTIONS[kind]({decode_value(key): decode_value(element) for key, element in content})
+    return _COLLECTIONS[kind](map(decode_value, content))

@@ -6,6 +6,7 @@ Entry point: `Gallery`, which the stage `evaluate` hands each prediction.
 from __future__ import annotations
 
 import heapq
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,6 +83,16 @@ class Gallery:
             return -value, f"{name} of the row alone, lowest first"
         return value, f"{name} of the row alone, largest first"
 
+    def state(self) -> dict[str, Any]:
+        """Return what was kept so far, for `restore`: numbers, texts, bytes and collections of them."""
+        kept = [(badness, index, _stored(picture)) for badness, index, picture in self._kept]
+        return {"kept": kept, "lines": self._lines, "measure": self._measure, "count": self._count}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what another gallery of the same task had kept."""
+        self._kept = [(badness, index, _restored(picture)) for badness, index, picture in state["kept"]]
+        self._lines, self._measure, self._count = state["lines"], state["measure"], state["count"]
+
     def write(self, run: Run, rows: Any) -> None:
         """Write pictures.json with pictures/0001.png and 0001.wav ..., and predictions.json, of all processes."""
         drawn = _worst(run.process.gather(self._kept), self.most)
@@ -119,6 +130,24 @@ def _sliced(line: dict[str, Any], cells: Mapping[str, Any]) -> dict[str, Any]:
     }
     further = {name: _brief_fact(value) for name, value in plain_cells.items() if name not in line["facts"]}
     return {**line, "facts": {**line["facts"], **further}}
+
+
+def _stored(picture: Picture) -> dict[str, Any]:
+    """Return a picture with its image as the bytes of a PNG."""
+    fields = {**vars(picture), "text": [tuple(piece) for piece in picture.text], "facts": {}}
+    if picture.image is not None:
+        content = io.BytesIO()
+        picture.image.save(content, "PNG")
+        fields["image"] = content.getvalue()
+    return fields
+
+
+def _restored(fields: Mapping[str, Any]) -> Picture:
+    """Return the picture that `_stored` took apart; its facts stand in the lines of the table."""
+    from PIL import Image
+
+    image = None if fields["image"] is None else Image.open(io.BytesIO(fields["image"]))
+    return Picture(**{**fields, "image": image})
 
 
 def _keep(heap: list[Any], ranked: tuple[float, int, Any], most: int) -> None:

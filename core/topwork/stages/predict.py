@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from topwork.data.loop import predict_rows, share_of
 from topwork.data.table import row_number
+from topwork.errors import CheckpointError
 from topwork.files import plain, write_whole
 from topwork.items import Json
 from topwork.stage import Stage
+from topwork.stages.standing import Standing, standing
 
 if TYPE_CHECKING:
     from topwork.runs.run import Run
@@ -42,17 +45,17 @@ class Predict(Stage):
         rows = run.rows(self.role)
         files = Path(run.folder) / "files"
         share = Path(run.folder) / f".part-{run.process.index}.jsonl"
-        count = 0
-        with share.open("w", encoding="utf-8") as out:
-            predictions = predict_rows(run.task, run.model, rows, settings, run.process, limit=self.limit)
+        place = standing(run, rows)
+        with _Lines(share, settings.skipped, place) as lines:
+            predictions = predict_rows(
+                run.task, run.model, rows, settings, run.process, limit=self.limit, standing=place
+            )
             total = share_of(rows, self.limit, run.process)
             for row_index, _, prediction in run.progress(predictions, total, "predicting"):
                 files.mkdir(exist_ok=True)
                 written = plain(run.task.write(prediction, files, f"{row_index:08d}"))
-                line = {"row": row_number(rows, row_index), "prediction": written}
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
-                count += 1
-        counts = run.process.gather(count)
+                lines.write({"row": row_number(rows, row_index), "prediction": written})
+        counts = run.process.gather(lines.count)
         target = Path(run.folder) / "predictions.jsonl"
         if run.process.main:
             shares = [Path(run.folder) / f".part-{index}.jsonl" for index in range(run.process.count)]
@@ -69,6 +72,56 @@ class Predict(Stage):
             "skipped": len(skipped),
             "skipped_rows": skipped[:20],
         }
+
+
+class _Lines:
+    """Lines of a process's share of the predictions; a context manager.
+
+    Args:
+        file: they are written to it.
+        skipped: notes of the rows that were left out.
+        place: where the process stands in a stream, and what it knew of this file then.
+
+    Attributes:
+        count: lines in the file.
+
+    Raises:
+        CheckpointError: the file lacks lines that were written.
+    """
+
+    def __init__(self, file: Path, skipped: list[dict[str, Json]], place: Standing | None) -> None:
+        kept: Any = None if place is None else place.kept
+        self.count, self._skipped = 0, skipped
+        if kept is None:
+            self._out = file.open("wb")
+        else:
+            if not file.is_file() or file.stat().st_size < kept["bytes"]:
+                hint = f"remove {place.file} as well: the stage begins anew" if place is not None else None
+                raise CheckpointError("it lacks predictions that were written", place=str(file), hint=hint)
+            self._out = file.open("r+b")
+            self._out.truncate(kept["bytes"])
+            self._out.seek(0, os.SEEK_END)
+            self.count = kept["count"]
+            skipped.extend(kept["skipped"])
+        if place is not None:
+            place.keep = self._state
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._out.close()
+
+    def write(self, line: Json) -> None:
+        """Write a line."""
+        self._out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self.count += 1
+
+    def _state(self) -> Json:
+        """Return what the file has, once that is on the disk."""
+        self._out.flush()
+        os.fsync(self._out.fileno())
+        return {"bytes": self._out.tell(), "count": self.count, "skipped": self._skipped}
 
 
 def in_order(shares: list[Path]) -> Iterator[str]:
