@@ -25,7 +25,7 @@ def importance_command(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A model folder that the stage `save` wrote.")],
     rows: Annotated[list[str], typer.Argument(help="Rows with targets: files, folders, data sets, sample:<name>.")],
-    output: Annotated[Path, typer.Option(help="A folder; all processes that run this command share it.")],
+    output: Annotated[str, typer.Option(help="A folder, or its address; all processes that run this share it.")],
     column: Annotated[
         list[str] | None, typer.Option("-c", "--column", help="task's column=data set's column, repeatable.")
     ] = None,
@@ -72,7 +72,7 @@ def importance_command(
         stale_after=stale_after,
         say=_silent if context.obj.quiet else _say,
     )
-    typer.echo((output / "result.json").read_text(encoding="utf-8").rstrip())
+    typer.echo(_read_text(f"{output}/result.json").rstrip())
 
 
 class ShardScores:
@@ -150,6 +150,16 @@ def _read_sums(file: Path) -> tuple[int, dict[str, Any]]:
     with safe_open(file, "pt") as content:
         rows = int(content.metadata()["rows"])
     return rows, load_file(file)
+
+
+def _read_text(file: str) -> str:
+    """Return the text of a file that is given by path or address."""
+    if "://" not in file:
+        return Path(file).read_text(encoding="utf-8")
+    import fsspec
+
+    with fsspec.open(file, "rt", encoding="utf-8") as stream:
+        return str(stream.read())
 
 
 def _pair(text: str) -> tuple[str, str]:

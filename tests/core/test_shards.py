@@ -379,11 +379,21 @@ def test_a_pipe_in_a_shared_folder_is_not_waited_for(name, cause, finished, mode
     assert cause in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("more", [[], ["--shards", "2"]])
-@pytest.mark.parametrize("address", ["s3://bucket/out", "memory://out", "file://out"])
-def test_an_address_is_no_place_to_write_to(address, more, predict, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("address", "more", "cause"),
+    [
+        ("memory://out", (), "only shards are written to a store"),
+        ("file://out", (), "names no absolute path"),
+        ("ftp://host/out", ("--shards", "2"), "`ftp` is not known to create a file only where there is none"),
+        ("zip://out::file:///a.zip", ("--shards", "2"), "`zip` is not known to create a file only where"),
+    ],
+)
+def test_an_address_that_shards_cannot_use_is_refused_by_name(
+    address, more, cause, predict, rows, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     code, err = predict(rows, "--output", address, *more)
-    assert code == 2 and "is an address, and no path of a file or folder; mount the store" in err
+    assert code == 2 and cause in err
     assert main(["run", "quickstart", "--folder", address]) == 2
+    assert "is an address, and no path of a file or folder; mount the store" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -75,14 +75,14 @@ def recipe(task, path, stages):
 
 def results(folder):
     """Results of the stages without times, and the files that they wrote."""
-    found = {}
+    known = {}
     for file in sorted((folder / "stages").rglob("*")):
         if file.is_file() and file.name == "result.json":
             result = json.loads(file.read_text())["result"]
-            found[file.relative_to(folder)] = {key: value for key, value in result.items() if "second" not in key}
+            known[file.relative_to(folder)] = {key: value for key, value in result.items() if "second" not in key}
         elif file.is_file():
-            found[file.relative_to(folder)] = file.read_bytes()
-    return found
+            known[file.relative_to(folder)] = file.read_bytes()
+    return known
 
 
 @pytest.mark.parametrize(("task", "form"), CASES)

@@ -69,3 +69,17 @@ def test_the_same_command_goes_on_and_another_one_is_refused(saved, tmp_path, ca
     assert main([*line, "--method", "taylor"]) == 2
     assert "`method` is 'michel' there and 'taylor' here" in capsys.readouterr().err
     assert main([*line, "--method", "random"]) == 2
+
+
+def test_scores_in_a_store_are_those_in_a_folder(saved, tmp_path, capsys):
+    import fsspec
+
+    folder, _ = saved
+    line = ["--quiet", "importance", str(folder / "model"), str(folder / "rows.jsonl"), "--shards", "3", "--output"]
+    try:
+        for output in (tmp_path / "out", "memory://scores/out", "memory://scores/out"):
+            assert main([*line, str(output)]) == 0
+        shown = capsys.readouterr().out
+        assert shown == 3 * (tmp_path / "out" / "result.json").read_text()
+    finally:
+        fsspec.filesystem("memory").rm("/scores", recursive=True)

@@ -28,6 +28,7 @@ from topwork.cli.shards import (
     Share,
     StaleAfter,
     check_shards,
+    destination,
     measure_share,
 )
 from topwork.errors import UsageError
@@ -50,7 +51,9 @@ def evaluate_command(
     groups: Annotated[
         int, typer.Option(min=0, help="Groups of rows for standard errors (jackknife); 0: no standard errors.")
     ] = 20,
-    output: Annotated[Path | None, typer.Option(help="With --shards: a folder that all processes share.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="With --shards: a folder that all processes share, or its address.")
+    ] = None,
     shards: ShardCount = None,
     max_errors: MaxErrors = None,
     stale_after: StaleAfter = STALE_AFTER,
@@ -62,8 +65,9 @@ def evaluate_command(
     """
     session: Session = context.obj
     check_settings(model, on_error, precision)
-    shards = check_shards(shards, output, rows, max_errors)
-    if output is not None and shards is None:
+    target = destination(output, shards)
+    shards = check_shards(shards, target, rows, max_errors)
+    if target is not None and shards is None:
         raise UsageError("only shards need a folder", place="--output", hint="give --shards as well")
     columns = dict(split_pair(text, "-c") for text in column or ())
     from topwork.api import load
@@ -76,9 +80,9 @@ def evaluate_command(
     settings = {"on_error": "skip" if max_errors is not None else on_error, "items": batch_size, "precision": precision}
     with tempfile.TemporaryDirectory() as scratch, session.plugins.blaming(), stdout_for_json(True):
         sources = [read_rows(path, split, limit, session.plugins, Path(scratch)) for path in rows]
-        if output is not None and shards is not None:
+        if target is not None and shards is not None:
             options = {"columns": columns, "split": split, "limit": limit, "groups": groups}
-            share = Share(output, shards or None, max_errors, stale_after, session)
+            share = Share(target, shards or None, max_errors, stale_after, session)
             result = measure_share(share, loaded, model, sources, rows, settings, options)
         else:
             for source in sources:

@@ -32,6 +32,7 @@ from topwork.cli.shards import (
     Share,
     StaleAfter,
     check_shards,
+    destination,
     predict_share,
 )
 from topwork.errors import UsageError
@@ -65,7 +66,8 @@ def predict_command(
         float | None, typer.Option(help="Least score of a prediction, for tasks that have this option.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write JSON lines here instead of to stdout; with --shards: a shared folder.")
+        str | None,
+        typer.Option(help="Write JSON lines here, not to stdout; with --shards: a shared folder, or its address."),
     ] = None,
     shards: ShardCount = None,
     max_errors: MaxErrors = None,
@@ -81,10 +83,12 @@ def predict_command(
     if not rows and not row:
         raise UsageError("nothing to predict", hint="give rows (a file, a data set), or -i column=value")
     check_settings(model, on_error, precision)
-    shards = check_shards(shards, output, rows, max_errors, row)
+    target = destination(output, shards)
+    shards = check_shards(shards, target, rows, max_errors, row)
     columns = dict(split_pair(text, "-c") for text in column or ())
     from topwork.api import load
     from topwork.runs.execute import silence_libraries
+    from topwork.shards.stores import Store
 
     silence_libraries()
     settings = {"on_error": on_error, "items": batch_size, "precision": precision}
@@ -92,17 +96,19 @@ def predict_command(
         loaded = load(model, trust_remote_code=trust, plugins=session.plugins)
         if threshold is not None:
             loaded.task = _with_threshold(loaded.task, threshold)
-        _check_output(output, rows or [])
+        if isinstance(target, Path):
+            _check_output(target, rows or [])
         sources: list[Any] = [typed_rows(row, type(loaded.task), columns)] if row else []
         sources += [read_rows(path, split, limit, session.plugins, Path(scratch)) for path in rows or ()]
-        if output is not None and shards is not None:
+        if target is not None and shards is not None:
             if max_errors is not None:
                 settings["on_error"] = "skip"
             options = {"columns": columns, "split": split, "limit": limit, "threshold": threshold}
-            share = Share(output, shards or None, max_errors, stale_after, session)
+            share = Share(target, shards or None, max_errors, stale_after, session)
             predict_share(share, loaded, model, sources, rows or [], settings, options)
             return
-        _write_lines(_lines(loaded, sources, columns, files, settings), output, stdout)
+        if not isinstance(target, Store):
+            _write_lines(_lines(loaded, sources, columns, files, settings), target, stdout)
 
 
 def _with_threshold(task: Task, threshold: float) -> Task:
@@ -124,13 +130,13 @@ def _with_threshold(task: Task, threshold: float) -> Task:
         raise UsageError(error.cause, place="--threshold", hint=error.hint) from error
 
 
-def _check_output(output: Path | None, inputs: Sequence[str]) -> None:
+def _check_output(output: Path, inputs: Sequence[str]) -> None:
     """Refuse an output that is one of the inputs, which would be lost.
 
     Raises:
         UsageError: names it.
     """
-    if output is None or not output.is_file():
+    if not output.is_file():
         return
     for path in inputs:
         file = Path(path).expanduser()

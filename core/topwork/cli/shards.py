@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from topwork.items import Json
     from topwork.runs.task_model import TaskModel
     from topwork.shards.sources import Sources
+    from topwork.shards.stores import Store
     from topwork.shards.worker import Worker
 
 #: seconds without a sign of life after which a shard is taken over; `topwork.shards.claims` says why it is long
@@ -47,7 +49,7 @@ class Share:
         session: of the command line.
     """
 
-    folder: Path
+    folder: Path | Store
     shards: int | None
     max_errors: float | None
     stale_after: float
@@ -59,9 +61,28 @@ class Share:
             say(text)
 
 
+def destination(output: str | None, shards: int | None) -> Path | Store | None:
+    """Return the file or folder that `--output` names, by a path or the address of a store.
+
+    Raises:
+        UsageError: a store that shards cannot use, or an address without shards.
+    """
+    from topwork.shards.description import DESCRIPTION
+    from topwork.shards.stores import Store, shared_folder
+
+    folder = None if output is None else shared_folder(output)
+    if isinstance(folder, Store):
+        if shards is None and DESCRIPTION not in folder.names():
+            hint = "give --shards as well, or a file"
+            raise UsageError("only shards are written to a store", place="--output", hint=hint)
+        if folder.address.startswith("memory:"):
+            say("doubtful: memory:// ends with this process")
+    return folder
+
+
 def check_shards(
     shards: int | None,
-    output: Path | None,
+    output: Path | Store | None,
     rows: Sequence[str] | None,
     max_errors: float | None,
     typed: Sequence[str] | None = None,
@@ -78,17 +99,17 @@ def check_shards(
     Raises:
         UsageError: options that do not fit together.
     """
-    if shards is None and output is not None and (output / "job.json").is_file():
-        shards = 0
+    if shards is None and output is not None and (not isinstance(output, Path) or (output / "job.json").is_file()):
+        shards = 0  # a store is given for shards only
     if shards is None:
         if max_errors is not None:
             raise UsageError("only shards have a budget of errors", place="--max-errors", hint="give --shards as well")
-        if output is not None and output.is_dir():
+        if isinstance(output, Path) and output.is_dir():
             raise UsageError(f"`{output}` is a folder", place="--output", hint="name a file, or give --shards")
         return None
     if output is None:
         raise UsageError("shards need a folder", place="--shards", hint="give --output FOLDER")
-    if output.exists() and not output.is_dir():
+    if isinstance(output, Path) and output.exists() and not output.is_dir():
         raise UsageError(f"`{output}` is a file", place="--output", hint="shards need a folder")
     if typed:
         raise UsageError("rows that are typed in are too few for shards", place="-i", hint="give a file")
@@ -122,9 +143,10 @@ def predict_share(
 
     worker, rows = _join(share, "predict", loaded, model, sources, names, {**settings, **options}, targets=False)
     predict_shards(worker, loaded, rows, settings, file_of, share.say)
-    errors = f", rows that were left out in {ERRORS}" if (share.folder / ERRORS).is_file() else ""
+    left_out = json.loads((worker.output / RESULT).read_text(encoding="utf-8"))["errors"]
+    errors = f", rows that were left out in {ERRORS}" if left_out else ""
     share.say(f"{worker.computed} of {worker.count} shards were predicted here")
-    share.say(f"{share.folder / PREDICTIONS} is complete{errors}; counts and hashes in {RESULT}")
+    share.say(f"{share.folder}/{PREDICTIONS} is complete{errors}; counts and hashes in {RESULT}")
 
 
 def measure_share(

@@ -63,7 +63,7 @@ def with_checksum(content: Mapping[str, Json]) -> dict[str, Json]:
     return {**content, CHECKSUM: _hash(content)}
 
 
-def check_checksum(content: Mapping[str, Json], file: Path) -> None:
+def check_checksum(content: Mapping[str, Json], file: str | Path) -> None:
     """Compare a mapping with its checksum; one without, as earlier versions wrote it, passes.
 
     Args:

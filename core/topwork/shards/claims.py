@@ -16,7 +16,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+from topwork.errors import UsageError
+
+if TYPE_CHECKING:
+    from topwork.shards.stores import Store
 
 #: seconds without a sign of life after which a claim is abandoned; NFS may show a touched file a minute late
 STALE_AFTER = 120.0
@@ -35,13 +40,13 @@ class Claims:
     """
 
     def __init__(
-        self, folder: Path, stale_after: float = STALE_AFTER, clock: Callable[[], float] = time.monotonic
+        self, folder: Path | Store, stale_after: float = STALE_AFTER, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.folder, self.stale_after, self.clock = folder, stale_after, clock
-        folder.mkdir(parents=True, exist_ok=True)
-        self._signature = json.dumps(_signature())
-        self._held: set[Path] = set()
-        self._watched: dict[Path, tuple[int, float]] = {}
+        self.stale_after, self.clock = stale_after, clock
+        signature = json.dumps(_signature())
+        self.files = _LocalClaims(folder, signature) if isinstance(folder, Path) else _StoredClaims(folder, signature)
+        self._held: set[str] = set()
+        self._watched: dict[str, tuple[Any, float]] = {}
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="heartbeat of claims", daemon=True)
 
@@ -66,37 +71,81 @@ class Claims:
         if claim is None:
             yield None
             return
-        self._held.add(claim.path)
+        self._held.add(claim.name)
         try:
             yield claim
         finally:
-            self._held.discard(claim.path)
-            claim.path.unlink(missing_ok=True)
+            self._held.discard(claim.name)
+            self.files.remove(claim.name)
             if claim.done:  # earlier claims stay as long as work is to be done: their numbers are taken
-                for path in self._of(name):
-                    path.unlink(missing_ok=True)
+                for earlier in self._of(name):
+                    self.files.remove(earlier)
 
     def sweep(self) -> None:
         """Remove what processes left that died, once all work is done: claims that this process does not hold."""
-        for path in self.folder.iterdir():
-            if path not in self._held:
-                path.unlink(missing_ok=True)
+        for name in self.files.names():
+            if name not in self._held:
+                self.files.remove(name)
 
     def _take(self, name: str) -> Claim | None:
         newest = max(self._of(name), default=None)
         if newest is not None and not self._is_abandoned(newest):
             return None
-        number = 0 if newest is None else int(newest.suffix[1:]) + 1
-        path = self.folder / f"{name}.{number:06d}"
-        return Claim(path) if self._create(path) else None
+        number = 0 if newest is None else int(newest.rpartition(".")[2]) + 1
+        claimed = f"{name}.{number:06d}"
+        return Claim(claimed) if self.files.create(claimed) else None
 
-    def _of(self, name: str) -> list[Path]:
-        return [path for path in self.folder.glob(f"{name}.*") if path.suffix[1:].isdigit()]
+    def _of(self, name: str) -> list[str]:
+        parts = [(each.rpartition("."), each) for each in self.files.names()]
+        return [each for (shard, _, number), each in parts if shard == name and number.isdigit()]
 
-    def _create(self, path: Path) -> bool:
+    def _is_abandoned(self, name: str) -> bool:
+        """Return whether the holder of a claim has died, or has given no sign of life for too long."""
+        seen = self.files.look(name)
+        if seen is None:  # released just now
+            return False
+        beat, signature = seen
+        if has_died(signature):
+            return True
+        known = self._watched.get(name)
+        if known is None or known[0] != beat:
+            self._watched[name] = (beat, self.clock())
+            return False
+        return self.clock() - known[1] >= self.stale_after
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self.stale_after / _BEATS):
+            for name in list(self._held):
+                if not self.files.touch(name):  # taken over by who waited too short a time; the first result counts
+                    self._held.discard(name)
+
+
+class Claim:
+    """A claim that this process holds.
+
+    Attributes:
+        name: of its file.
+        done: set it when the work is published.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.done = name, False
+
+
+class _LocalClaims:
+    """Files of claims in a folder that the system sees; the time of a file's last change is a sign of life."""
+
+    def __init__(self, folder: Path, signature: str) -> None:
+        self.folder, self.signature = folder, signature
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def names(self) -> list[str]:
+        return os.listdir(self.folder)
+
+    def create(self, name: str) -> bool:
         """Create a claim with its content, or return False when it is there already."""
-        whole = self.folder / f".{uuid.uuid4().hex}"
-        whole.write_text(self._signature, encoding="utf-8")
+        whole, path = self.folder / f".{uuid.uuid4().hex}", self.folder / name
+        whole.write_text(self.signature, encoding="utf-8")
         try:
             os.link(whole, path)
         except FileExistsError:
@@ -104,46 +153,67 @@ class Claims:
         except OSError:  # a file system without links
             try:
                 with path.open("x", encoding="utf-8") as file:
-                    file.write(self._signature)
+                    file.write(self.signature)
             except FileExistsError:
                 return False
         finally:
             whole.unlink(missing_ok=True)
         return True
 
-    def _is_abandoned(self, path: Path) -> bool:
-        """Return whether the holder of a claim has died, or has given no sign of life for too long."""
+    def look(self, name: str) -> tuple[Any, str] | None:
+        """Return the last sign of life of a claim's holder, and who that is; None when it was released."""
+        path = self.folder / name
         try:
-            beat = path.stat().st_mtime_ns
-            if has_died(path.read_text(encoding="utf-8", errors="replace")):
-                return True
-        except FileNotFoundError:  # released just now
+            return path.stat().st_mtime_ns, path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def touch(self, name: str) -> bool:
+        """Give a sign of life; return False when the claim is gone."""
+        try:
+            os.utime(self.folder / name)
+        except OSError:
             return False
-        known = self._watched.get(path)
-        if known is None or known[0] != beat:
-            self._watched[path] = (beat, self.clock())
-            return False
-        return self.clock() - known[1] >= self.stale_after
+        return True
 
-    def _beat(self) -> None:
-        while not self._ended.wait(self.stale_after / _BEATS):
-            for path in list(self._held):
-                try:
-                    os.utime(path)
-                except OSError:  # taken over by somebody who waited too short a time; the first result counts
-                    self._held.discard(path)
+    def remove(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
 
 
-class Claim:
-    """A claim that this process holds.
+class _StoredClaims:
+    """Files of claims in a store; a sign of life is written into them, for stores tell no times alike."""
 
-    Attributes:
-        path: its file.
-        done: set it when the work is published.
-    """
+    def __init__(self, folder: Store, signature: str) -> None:
+        self.folder, self.signature, self._beats = folder, signature, 0
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.done = path, False
+    def names(self) -> list[str]:
+        return self.folder.names()
+
+    def create(self, name: str) -> bool:
+        """Create a claim with its content, or return False when it is there already."""
+        return self.folder.create(name, self.signature.encode())
+
+    def look(self, name: str) -> tuple[Any, str] | None:
+        """Return the last sign of life of a claim's holder, and who that is; None when it was released."""
+        content = self.folder.read(name)
+        if content is None:
+            return None
+        signature, _, beat = content.decode(errors="replace").partition("\n")
+        return beat, signature
+
+    def touch(self, name: str) -> bool:
+        """Give a sign of life; return False when the claim is gone."""
+        try:
+            if self.folder.read(name) is None:
+                return False
+            self._beats += 1
+            self.folder.write(name, f"{self.signature}\n{self._beats}".encode())
+        except UsageError:
+            return True  # the store does not answer now: the next sign of life may reach it
+        return True
+
+    def remove(self, name: str) -> None:
+        self.folder.remove(name)
 
 
 def _signature() -> dict[str, Any]:

@@ -21,6 +21,7 @@ from topwork.runs.fingerprints import fingerprints
 from topwork.saving.checksum import check_checksum, digest, with_checksum
 from topwork.saving.manifest import MANIFEST
 from topwork.shards.parts import DESCRIPTION
+from topwork.shards.stores import Store
 
 #: rows of a shard, unless the number of shards is given
 ROWS_OF_A_SHARD = 4096
@@ -84,7 +85,7 @@ def software() -> dict[str, str]:
     return {name: version(name) for name in ("topwork", "torch", "transformers")}
 
 
-def agree(folder: Path, mine: Description, shards: int | None) -> int:
+def agree(folder: Path | Store, mine: Description, shards: int | None) -> int:
     """Return the number of shards of a folder's work, and make this process part of it.
 
     Args:
@@ -96,26 +97,24 @@ def agree(folder: Path, mine: Description, shards: int | None) -> int:
         UsageError: the folder is for other work, or belongs to something else.
         CheckpointError: its description was changed.
     """
-    refuse_address(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / DESCRIPTION
-    if not file.exists():
-        foreign = [name for name in sorted(os.listdir(folder)) if not name.startswith((".", DESCRIPTION))]
-        if foreign and not file.exists():  # else: made by another process, just now
+    files = _LocalDescription(folder) if isinstance(folder, Path) else _StoredDescription(folder)
+    file = f"{folder}/{DESCRIPTION}"
+    if not files.is_there():
+        foreign = [name for name in files.names() if not name.startswith((".", DESCRIPTION))]
+        if foreign and not files.is_there():  # else: made by another process, just now
             raise UsageError(
                 f"there is `{foreign[0]}` in it already",
                 place=str(folder),
                 hint=f"give a new folder; a folder of shards has a {DESCRIPTION}",
             )
         count = min(shards or default_shards(mine.rows), max(1, mine.rows))
-        _create(file, with_checksum({**asdict(mine), "shards": count}))
-    if not file.is_file():
-        raise UsageError("it is no regular file", place=str(file), hint="give a new folder")
+        content = plain(with_checksum({**asdict(mine), "shards": count}))
+        files.create(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(files.read())
         count = int(stored["shards"])
     except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"the file is damaged ({error})", place=str(file), hint="give a new folder") from error
+        raise UsageError(f"the file is damaged ({error})", place=file, hint="give a new folder") from error
     check_checksum(stored, file)
     difference = mine.difference(stored)
     if difference is None and shards is not None and min(shards, max(1, mine.rows)) != count:
@@ -136,17 +135,57 @@ def rows_of_shard(rows: int, shards: int, index: int) -> range:
     return range(rows * index // shards, rows * (index + 1) // shards)
 
 
-def _create(file: Path, content: Any) -> None:
-    """Write a JSON file unless there is one; it appears with all of its content."""
-    whole = file.parent / f".{file.name}.{uuid.uuid4().hex}"
-    whole.write_text(json.dumps(plain(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    flush_to_disk(whole)
-    try:
-        os.link(whole, file)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        if not file.exists():
-            os.replace(whole, file)
-    finally:
-        whole.unlink(missing_ok=True)
+class _LocalDescription:
+    """The file of a description in a folder that the system sees, which is made."""
+
+    def __init__(self, folder: Path) -> None:
+        refuse_address(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.file = folder, folder / DESCRIPTION
+
+    def is_there(self) -> bool:
+        return self.file.exists()
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.folder))
+
+    def read(self) -> str:
+        if not self.file.is_file():
+            raise UsageError("it is no regular file", place=str(self.file), hint="give a new folder")
+        return self.file.read_text(encoding="utf-8")
+
+    def create(self, content: str) -> None:
+        """Write the file unless there is one; it appears with all of its content."""
+        whole = self.folder / f".{DESCRIPTION}.{uuid.uuid4().hex}"
+        whole.write_text(content, encoding="utf-8")
+        flush_to_disk(whole)
+        try:
+            os.link(whole, self.file)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not self.file.exists():
+                os.replace(whole, self.file)
+        finally:
+            whole.unlink(missing_ok=True)
+
+
+class _StoredDescription:
+    """The file of a description in a store, which must create files exclusively."""
+
+    def __init__(self, folder: Store) -> None:
+        self.folder = folder
+        folder.check()
+
+    def is_there(self) -> bool:
+        return self.folder.read(DESCRIPTION) is not None
+
+    def names(self) -> list[str]:
+        return self.folder.names()
+
+    def read(self) -> str:
+        return (self.folder.read(DESCRIPTION) or b"").decode(errors="replace")
+
+    def create(self, content: str) -> None:
+        """Write the file unless there is one."""
+        self.folder.create(DESCRIPTION, content.encode())

@@ -59,8 +59,8 @@ def measure_shards(
         write_errors(folder, errors)
         return {"rows": count, "errors": len(errors)}
 
-    worker.run(compute, partial(_join, worker.folder, work.task), say)
-    return json.loads((worker.folder / RESULT).read_text(encoding="utf-8"))
+    worker.run(compute, partial(_join, worker.output, work.task), say)
+    return json.loads((worker.output / RESULT).read_text(encoding="utf-8"))
 
 
 def measure_rows(work: TaskParts, sources: Sources, settings: Mapping[str, Any], groups: int) -> dict[str, Json]:
@@ -99,7 +99,7 @@ def _join(folder: Path, task: Task, parts: Parts, count: int) -> None:
         states = json.loads(b"".join(parts.verified(index, STATES)))
         metrics = metrics or [task.metric() for _ in states]
         for metric, state in zip(metrics, states, strict=True):
-            metric.merge(restore_metric(task.metric(), state, parts.path(index) / STATES))
+            metric.merge(restore_metric(task.metric(), state, f"{parts.location(index)}/{STATES}"))
     errors = total(parts, count, "errors")
     if errors:
         join_lines(parts, count, folder / ERRORS)

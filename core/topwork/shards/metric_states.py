@@ -55,7 +55,7 @@ def metric_state(metric: Metric, fresh: Metric) -> dict[str, Json]:
     return written
 
 
-def restore_metric(fresh: Metric, state: Mapping[str, Json], location: Path) -> Metric:
+def restore_metric(fresh: Metric, state: Mapping[str, Json], location: str | Path) -> Metric:
     """Give a new metric a state that `metric_state` has written, and return it.
 
     Args:

@@ -44,6 +44,10 @@ class Parts:
         """Return the folder of a shard."""
         return self.folder / f"{index:05d}"
 
+    def location(self, index: int) -> str:
+        """Return what names a shard in messages."""
+        return str(self.path(index))
+
     def is_finished(self, index: int) -> bool:
         """Return whether a shard is finished."""
         return (self.path(index) / RECORD).is_file()
@@ -131,6 +135,16 @@ class Parts:
             for _ in self.verified(index, name):
                 pass
         return self.path(index)
+
+    def fetch(self, index: int, name: str, target: Path) -> None:
+        """Put a file of a finished shard to another place; where the file system can, it takes no more space."""
+        target.parent.mkdir(exist_ok=True)
+        target.unlink(missing_ok=True)
+        file = self.path(index) / name
+        try:
+            os.link(file, target)
+        except OSError:
+            shutil.copyfile(file, target)
 
     def seal(self, joined: Path) -> None:
         """Note size and hash of the files that all shards are together, once they are written.

@@ -8,8 +8,6 @@ whoever computed which shard, and however often a process was killed.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -52,7 +50,7 @@ def predict_shards(
     def compute(index: int, folder: Path) -> dict[str, Json]:
         return _predict(work, sources, worker.bounds(index), folder, settings, describe)
 
-    worker.run(compute, partial(_join, worker.folder), say)
+    worker.run(compute, partial(_join, worker.output), say)
 
 
 def _predict(
@@ -118,15 +116,8 @@ def join_lines(parts: Parts, count: int, target: Path) -> None:
 
 
 def _link_files(parts: Parts, count: int, target: Path) -> None:
-    """Put the files of all shards into one folder; where the file system can, they take no more space."""
+    """Put the files of all shards into one folder."""
     for index in range(count):
         for name in parts.record(index)["files"]:
-            file = parts.path(index) / name
-            if file.parent.name != FILES:
-                continue
-            target.mkdir(exist_ok=True)
-            (target / file.name).unlink(missing_ok=True)
-            try:
-                os.link(file, target / file.name)
-            except OSError:
-                shutil.copyfile(file, target / file.name)
+            if name.startswith(f"{FILES}/"):
+                parts.fetch(index, name, target / name.removeprefix(f"{FILES}/"))

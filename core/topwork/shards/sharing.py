@@ -13,6 +13,7 @@ from topwork.shards.claims import STALE_AFTER
 from topwork.shards.description import Description, describe_model, describe_sources, software
 from topwork.shards.parts import Parts
 from topwork.shards.sources import Sources
+from topwork.shards.stores import shared_folder
 from topwork.shards.worker import Worker
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def share_rows(
     kind: str,
-    folder: Path,
+    folder: str | Path,
     work: TaskModel,
     model: Path,
     rows: Sequence[RowsOptions],
@@ -42,12 +43,13 @@ def share_rows(
 
     Args:
         kind: name of the work; a folder is for one work only.
-        folder: shared by all processes.
+        folder: shared by all processes; its path, or its address in a store.
         work: the task and its model; it is moved to the device of this process.
         model: folder that it was loaded from.
         rows: sources of rows, with their targets.
         compute: (rows of a shard by source, folder for its files) -> counts, `rows` and `errors` among them.
-        join: (folders of all shards in order, the shared folder); result.json, whole, is the last file that it writes.
+        join: (folders of all shards in order, folder for the results); result.json, whole, is the last file that it
+            writes.
         columns: the task's column -> the rows' column.
         options: all else that results depend on.
         shards: how many; None takes what the folder has, or a number that suits the rows.
@@ -70,7 +72,7 @@ def share_rows(
     settings: dict[str, Any] = {**(options or {}), "columns": dict(columns or {}), "splits": [s.split for s in rows]}
     data = describe_sources([source.path for source in rows])
     description = Description(kind, describe_model(model), data, len(sources), settings, software())
-    worker = Worker(folder, description, shards=shards, stale_after=stale_after)
+    worker = Worker(shared_folder(folder), description, shards=shards, stale_after=stale_after)
 
     order = numpy.random.default_rng([0, len(sources)]).permutation(len(sources))
 
@@ -79,7 +81,7 @@ def share_rows(
         return compute(sources.at(order[indices.start : indices.stop].tolist()), scratch)
 
     def join_shards(parts: Parts, count: int) -> None:
-        join([parts.verify(index) for index in range(count)], folder)
+        join([parts.verify(index) for index in range(count)], worker.output)
 
     worker.run(compute_shard, join_shards, say)
     return worker.computed

@@ -18,6 +18,7 @@ from topwork.items import Json
 from topwork.shards.claims import STALE_AFTER, Claims
 from topwork.shards.description import Description, agree, rows_of_shard
 from topwork.shards.parts import Parts
+from topwork.shards.stores import Store
 from topwork.system.signals import going_on_by
 
 RESULT = "result.json"
@@ -40,6 +41,8 @@ class Worker:
 
     Attributes:
         parts: the finished shards.
+        output: where what is made of all shards is written; of a store it is a folder of this machine, from where it is
+            uploaded, and which has result.json at the end.
         count: number of shards.
         computed: shards that this process has computed.
 
@@ -49,7 +52,7 @@ class Worker:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | Store,
         description: Description,
         *,
         shards: int | None = None,
@@ -58,7 +61,7 @@ class Worker:
     ) -> None:
         self.folder, self.stale_after, self.rows = folder, stale_after, description.rows
         self.count = agree(folder, description, shards)
-        self.parts = Parts(folder / "parts")
+        self.parts, self.output = _parts_of(folder)
         self.computed = 0
         self.budget = None
         if max_errors is not None:
@@ -116,7 +119,7 @@ class Worker:
             self.computed += self.parts.publish(index, scratch, counts)
         except OSError as error:
             if not self.parts.is_finished(index):  # else: taken over, finished and swept while this process stood still
-                name_file(error, self.parts.path(index))
+                name_file(error, Path(self.parts.location(index)))
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -127,14 +130,14 @@ class Worker:
         return f"{record['rows']} rows{left_out}"
 
     def _join(self, claims: Claims, join: Callable[[Parts, int], None]) -> None:
-        while not self.parts.is_sealed(self.folder):
+        while not self.parts.is_sealed(self.output):
             with claims.holding(_JOIN) as claim:
                 if claim is None:
                     time.sleep(_PAUSE)
                     continue
-                if not self.parts.is_sealed(self.folder):
+                if not self.parts.is_sealed(self.output):
                     join(self.parts, self.count)
-                    self.parts.seal(self.folder)
+                    self.parts.seal(self.output)
                     self.parts.sweep()
                     claims.sweep()
                 claim.done = True
@@ -147,8 +150,18 @@ class Worker:
             raise DataError(
                 f"{errors} rows cannot be used, more than the {self.budget} that `--max-errors` allows",
                 place=str(self.folder),
-                hint=f"{self.parts.folder}/*/errors.jsonl name them; mend the rows, or allow more",
+                hint=f"errors.jsonl of the shards in {self.folder}/parts name them; mend the rows, or allow more",
             )
+
+
+def _parts_of(folder: Path | Store) -> tuple[Parts, Path]:
+    """Return the finished shards of a folder, and where all of them together are written."""
+    if isinstance(folder, Path):
+        return Parts(folder / "parts"), folder
+    from topwork.shards.stored_parts import StoredParts
+
+    parts = StoredParts(folder / "parts")
+    return parts, parts.scratch()
 
 
 def total(parts: Parts, count: int, key: str) -> int:

@@ -55,14 +55,14 @@ class Evaluate(Stage):
         """Measure the metric, and draw the worst predictions."""
         settings = run.settings(items=self.batch_size, cost=self.batch_cost, precision=self.precision)
         rows = run.rows(self.role)
-        place = standing(run, rows)
-        before = {} if place is None or place.kept is None else decode_value(place.kept)
+        resumed = standing(run, rows)
+        before = {} if resumed is None or resumed.kept is None else decode_value(resumed.kept)
         losses = before["losses"] if before else self._losses(run) if self.loss else None
         seen = _Seen(run.task, Gallery(run.task, self.pictures, self.listed, losses), RowGroups(run.task, self.groups))
-        if before and place is not None:
-            seen.restore(before, settings, place.file)
-        if place is not None:
-            place.keep = partial(seen.state, settings, losses)
+        if before and resumed is not None:
+            seen.restore(before, settings, resumed.file)
+        if resumed is not None:
+            resumed.keep = partial(seen.state, settings, losses)
         start, count = time.perf_counter(), seen.count
         metric = evaluate_rows(
             run.task,
@@ -74,7 +74,7 @@ class Evaluate(Stage):
             watch=seen,
             progress=partial(run.progress, label="evaluating"),
             metric=seen.metric,
-            standing=place,
+            standing=resumed,
         )
         speed = (seen.count - count) / (time.perf_counter() - start)
         for doubt in metric.doubts():

@@ -45,10 +45,10 @@ class Predict(Stage):
         rows = run.rows(self.role)
         files = Path(run.folder) / "files"
         share = Path(run.folder) / f".part-{run.process.index}.jsonl"
-        place = standing(run, rows)
-        with _Lines(share, settings.skipped, place) as lines:
+        resumed = standing(run, rows)
+        with _Lines(share, settings.skipped, resumed) as lines:
             predictions = predict_rows(
-                run.task, run.model, rows, settings, run.process, limit=self.limit, standing=place
+                run.task, run.model, rows, settings, run.process, limit=self.limit, standing=resumed
             )
             total = share_of(rows, self.limit, run.process)
             for row_index, _, prediction in run.progress(predictions, total, "predicting"):
@@ -80,7 +80,7 @@ class _Lines:
     Args:
         file: they are written to it.
         skipped: notes of the rows that were left out.
-        place: where the process stands in a stream, and what it knew of this file then.
+        resumed: where the process stands in a stream, and what it knew of this file then.
 
     Attributes:
         count: lines in the file.
@@ -89,22 +89,22 @@ class _Lines:
         CheckpointError: the file lacks lines that were written.
     """
 
-    def __init__(self, file: Path, skipped: list[dict[str, Json]], place: Standing | None) -> None:
-        kept: Any = None if place is None else place.kept
+    def __init__(self, file: Path, skipped: list[dict[str, Json]], resumed: Standing | None) -> None:
+        kept: Any = None if resumed is None else resumed.kept
         self.count, self._skipped = 0, skipped
         if kept is None:
             self._out = file.open("wb")
         else:
             if not file.is_file() or file.stat().st_size < kept["bytes"]:
-                hint = f"remove {place.file} as well: the stage begins anew" if place is not None else None
+                hint = f"remove {resumed.file} as well: the stage begins anew" if resumed is not None else None
                 raise CheckpointError("it lacks predictions that were written", place=str(file), hint=hint)
             self._out = file.open("r+b")
             self._out.truncate(kept["bytes"])
             self._out.seek(0, os.SEEK_END)
             self.count = kept["count"]
             skipped.extend(kept["skipped"])
-        if place is not None:
-            place.keep = self._state
+        if resumed is not None:
+            resumed.keep = self._state
 
     def __enter__(self) -> Self:
         return self

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from topwork.data.columns import row_count
-from topwork.files import write_json
 from topwork.items import Json
-from topwork.runs.records import read_record
+from topwork.runs.records import read_record, write_record
 from topwork.runs.run import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Standing:
         kept = self.keep()
         if kept is not None:
             state = {"processes": self.processes, "read": read, "source": self._rows.state_dict(), "kept": kept}
-            write_json(self.file, state)
+            write_record(self.file, state)
         self._next = time.monotonic() + max(EVERY, SHARE * (time.monotonic() - start))
 
 
@@ -77,9 +76,9 @@ def standing(run: Run, rows: Any) -> Standing | None:
     """
     if row_count(rows) is not None or not hasattr(getattr(rows, "rows", None), "state_dict"):
         return None
-    found = Standing(Path(run.folder) / CHECKPOINTS / f"{run.process.index}.json", run.process)
-    if not all(run.process.gather(found.kept is not None)):
-        found.forget()
+    known = Standing(Path(run.folder) / CHECKPOINTS / f"{run.process.index}.json", run.process)
+    if not all(run.process.gather(known.kept is not None)):
+        known.forget()
     elif run.process.main:
-        run.say(f"going on with row {found.read}")
-    return found
+        run.say(f"going on with row {known.read}")
+    return known
