@@ -298,6 +298,18 @@ def test_an_adapter_is_refused_for_another_task_and_for_other_labels(adapter) ->
         build("fill-mask").apply("load_adapter", {}, folder=str(adapter))
 
 
+def test_an_adapter_is_refused_on_a_model_with_another_vocabulary_of_the_same_size(adapter) -> None:
+    swapped = str.maketrans("abdeo", "bdeoa")
+    rows = [{**row, "text": row["text"].translate(swapped)} for row in ROWS]
+    work = topwork.build(TEXTS, BASES[TEXTS], rows=rows)
+    assert weights(work)["bert.embeddings.word_embeddings.weight"].equal(
+        weights(build())["bert.embeddings.word_embeddings.weight"]
+    )
+    assert work.task.state.values == build().task.state.values
+    with pytest.raises(CheckpointError, match="other labels, tokens or statistics"):
+        work.apply("load_adapter", {}, folder=str(adapter))
+
+
 def test_damaged_adapter_folders_are_refused(adapter, tmp_path) -> None:
     import shutil
 

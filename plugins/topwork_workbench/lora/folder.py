@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: what the adapter was trained on
 ORIGIN = "topwork_adapter.json"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+#: of image processors and feature extractors
+_STATISTICS = ("image_mean", "image_std", "do_normalize", "sampling_rate")
 _PREFIX, _ADAPTER = "base_model.model.", ".default"
 
 
@@ -44,6 +46,7 @@ def describe_base(work: Any, head: set[str]) -> dict[str, Json]:
         "bases": {role: _name(base) for role, base in work.task.bases.items()},
         "sha256": hash_of(state),
         "learned": hashlib.sha256(learned.encode()).hexdigest(),
+        "processors": {kind: _hash_of_processor(value) for kind, value in work.task.state.processors.items()},
         "alterations": sections,
     }
 
@@ -51,6 +54,15 @@ def describe_base(work: Any, head: set[str]) -> dict[str, Json]:
 def _name(base: Any) -> str:
     origin = base.origin
     return str(origin.get("model") or f"config:{(origin.get('config') or {}).get('model_type', '?')}")
+
+
+def _hash_of_processor(processor: Any) -> str:
+    """Return a hash of what makes inputs of rows: the vocabulary of a tokenizer, the statistics of other processors."""
+    if callable(getattr(processor, "get_vocab", None)):
+        traits = processor.get_vocab()
+    else:
+        traits = {name: getattr(processor, name, None) for name in _STATISTICS}
+    return hashlib.sha256(json.dumps(traits, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def hash_of(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -73,14 +85,16 @@ def check_base(origin: Mapping[str, Json], work: Any, folder: Path) -> None:
     trained_on = ", ".join(str(name) for name in origin["bases"].values())
     present = ", ".join(str(name) for name in here["bases"].values())
     hint = f"put it on the model that it was trained on: {trained_on}, with the same task, rows and pruning"
+    relearned = "the adapter was trained with other labels, tokens or statistics than this model has"
     faults = {
         "task": f"the adapter was trained for the task {origin['task']}, and this is {here['task']}",
         "alterations": f"the adapter is of a model that was pruned or gated otherwise: {_differences(origin, here)}",
-        "learned": "the adapter was trained with other labels, tokens or statistics than this model has",
+        "learned": relearned,
+        "processors": relearned,
         "sha256": f"the adapter was trained on {trained_on} with other weights than this model has ({present})",
     }
     for key, cause in faults.items():
-        if origin[key] != here[key]:
+        if origin.get(key, here[key]) != here[key]:  # older adapters say nothing of processors
             raise CheckpointError(cause, place=str(folder), hint=hint)
 
 
