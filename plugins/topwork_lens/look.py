@@ -20,7 +20,16 @@ from topwork_lens.capture.tokens import token_ids
 from topwork_lens.capture.undescribed import all_described
 from topwork_lens.gates import factors_now, factors_of, gated, keep_gates, kept_gates
 from topwork_lens.layers.context import is_gateable
-from topwork_lens.layers.discovery import Key, factors_by_layer, find_layers, heads_by_layer, layer_at, numbered
+from topwork_lens.layers.discovery import (
+    Key,
+    factors_by_layer,
+    find_layers,
+    heads_by_layer,
+    is_group_and_index,
+    is_list_of_indices,
+    layer_at,
+    numbered,
+)
 from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.state import gather
 from topwork_lens.model_state import bare_model
@@ -154,7 +163,7 @@ class Look(WholeLayerAccess, ScoringAccess):
                 "context_gradient", after a backward pass inside the block.
             layers: which attention layers and feed-forward networks; None for all, then attention in any module that
                 is not described is refused.
-            heads: which attention heads, by original number; by layer, those layers alone; None for all.
+            heads: which attention heads, by original number; by layer or as pairs, those layers alone; None for all.
             keys: for "mass": positions, [positions] for all rows or [rows, positions]; a mask of booleans, [keys] or
                 [rows, keys]; or one or more of the names "self", "previous", "next" (counted from the query, in
                 self-attention), "special" and "separator" (tokens, as the tokenizer or the config names them).
@@ -172,8 +181,10 @@ class Look(WholeLayerAccess, ScoringAccess):
             Refused: something that ran cannot be seen.
         """
         standing = find_layers(self.model, self.plugins)  # what is pruned softly is still computed
-        if isinstance(layers, int | str):
+        if isinstance(layers, int | str) or is_group_and_index(layers):
             layers = [layers]
+        if heads is not None and not isinstance(heads, Mapping) and not is_list_of_indices(heads):
+            heads = {path: indices for path, (_, indices) in heads_by_layer(standing, heads).items()}
         if isinstance(heads, Mapping):
             layers = list(heads) if layers is None else layers
         attention = needs_attention(what)

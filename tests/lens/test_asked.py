@@ -158,3 +158,28 @@ def test_a_compiled_model_is_seen_and_not_compiled_again() -> None:
     assert count > 0
     assert len(made) == count
     close(seen["weights", 0], weights)
+
+
+@pytest.mark.parametrize("heads", [[(0, 1), (2, 3)], {0: [1], 2: [3]}, {("encoder", 0): 1, -1: [3]}], ids=str)
+def test_attention_heads_of_a_capture_are_chosen_as_those_of_a_mask(heads: Any) -> None:
+    model, batch = lens_models.make("bert")
+    inputs = lens_models.without_labels(batch, model)
+    look = Look(model)
+    with torch.no_grad(), look.capture("weights", heads=heads) as seen:
+        model(**inputs)
+    with torch.no_grad(), look.capture("weights") as whole:
+        model(**inputs)
+    paths = [layer.path for layer in look.layers]
+    assert list(seen("weights")) == [paths[0], paths[2]]
+    assert torch.equal(seen["weights", 0], whole["weights", 0][:, [1]])
+    assert torch.equal(seen["weights", 2], whole["weights", 2][:, [3]])
+
+
+def test_a_group_and_an_index_mean_one_layer_of_a_capture() -> None:
+    model, batch = lens_models.make("t5")
+    inputs = lens_models.without_labels(batch, model)
+    look = Look(model)
+    for layers in (("cross", 1), [("cross", -1)], "cross.1"):
+        with torch.no_grad(), look.capture("entropy", layers=layers) as seen:
+            model(**inputs)
+        assert list(seen("entropy")) == [look["cross", 1].path]

@@ -118,6 +118,21 @@ def test_a_backbone_without_a_class_of_its_own_gets_a_generic_head() -> None:
     assert {len(entry) for entry in predictions(task, model, rows)} == {3}
 
 
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_images_have_the_size_of_the_tower_that_reads_them(name: str) -> None:
+    """The config of a model of images and texts says the size in the part about images."""
+    tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vision = {**tower, "image_size": 48, "patch_size": 16}
+    source = base({"model_type": name, "text_config": {**tower, "vocab_size": 60}, "vision_config": vision})
+    task, model, rows = make(source)
+    batch = task.collate(task.encode(rows, "predict", 0), "predict")
+    assert batch.inputs["pixel_values"].shape[-2:] == (48, 48)
+    assert {len(entry) for entry in predictions(task, model, rows)} == {3}
+    assert task.inputs.units(task.base, batch.inputs["pixel_values"][0]).grid == (3, 3)
+    with pytest.raises(UsageError, match=r"`vision_config.image_size` of the base"):
+        make(source, image_size=32)
+
+
 def test_statistics_are_those_of_the_rows() -> None:
     arrays = [np.random.default_rng(number).integers(0, 256, (6, 8), dtype=np.uint8) for number in range(4)]
     rows = [{"image": array, "label": str(number % 2)} for number, array in enumerate(arrays)]

@@ -21,6 +21,8 @@ from topwork_lens.layers.mixing import with_mixing
 from topwork_lens.layers.variant import with_variant
 
 Key = int | str | tuple[str, int]
+#: in which layers are numbered
+GROUPS = ("encoder", "decoder", "cross", "backbone")
 
 
 def find_layers(model: nn.Module, plugins: Any = None) -> list[AttentionLayer]:
@@ -132,6 +134,18 @@ def whole_number(value: Any, what: str) -> int:
     except TypeError:
         pass
     raise UsageError(f"{what} must be a whole number, not {value!r}")
+
+
+def is_group_and_index(key: Any) -> bool:
+    """Return whether a key is (group, index), which means one layer, and no sequence of keys."""
+    return isinstance(key, tuple) and len(key) == 2 and key[0] in GROUPS and not isinstance(key[1], str | tuple | list)
+
+
+def is_list_of_indices(heads: Any) -> bool:
+    """Return whether attention heads are given as plain indices, and not as pairs or as a head mask."""
+    if len(getattr(heads, "shape", ())) > 1:
+        return False
+    return not isinstance(heads, list | tuple) or not any(isinstance(head, list | tuple) for head in heads)
 
 
 def _head_indices(value: Any, path: str) -> list[int]:

@@ -22,7 +22,7 @@ from topwork_lens.activations.taps import tapped
 from topwork_lens.capture.head_slices import heads_verified
 from topwork_lens.capture.operands import operands_tapped
 from topwork_lens.capture.result import Captured
-from topwork_lens.layers.discovery import heads_by_layer, whole_number
+from topwork_lens.layers.discovery import heads_by_layer, is_list_of_indices, whole_number
 from topwork_lens.layers.stacks import stacks_of
 from topwork_lens.patching.values import Selection, replaced
 from topwork_lens.scope import Scope
@@ -117,8 +117,8 @@ def _heads(
     """Return positions of the chosen attention heads among those that each layer has now, by path."""
     if any(site.layer is None for site in sites) or what == "attention_output":
         raise UsageError(f"{what} has no attention heads", hint="leave `heads` out")
-    plain = isinstance(heads, list | tuple | range) and all(not isinstance(head, list | tuple) for head in heads)
-    wanted = {site.path: heads for site in sites} if plain or isinstance(heads, int) else heads
+    plain = not isinstance(heads, Mapping) and is_list_of_indices(heads)
+    wanted = {site.path: heads for site in sites} if plain else heads
     chosen = {}
     for path, (layer, indices) in heads_by_layer(layers, wanted).items():
         if what in ("key", "value") and layer.groups != layer.heads:

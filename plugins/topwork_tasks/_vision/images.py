@@ -344,7 +344,12 @@ def describe_cause(error: Exception) -> str:
 
 def mode_of(config: Any) -> str:
     """Return the PIL mode of a network's images: "L" for one channel, else "RGB"."""
-    return "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
+    return "L" if getattr(vision_part(config), "num_channels", 3) == 1 else "RGB"
+
+
+def vision_part(config: Any) -> Any:
+    """Return the part of a config that describes images: of CLIP and its kind one of several, else all of it."""
+    return getattr(config, "vision_config", None) or config
 
 
 def magnified(image: Image, least: int = 160) -> Image:

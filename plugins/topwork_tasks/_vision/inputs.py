@@ -15,7 +15,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from topwork import Base, CheckpointError, DataError, Row, TaskOptions, Units, UsageError
 from topwork_tasks._vision.headers import size_of
-from topwork_tasks._vision.images import Reading, mode_of, open_image
+from topwork_tasks._vision.images import Reading, mode_of, open_image, vision_part
 from topwork_tasks._vision.statistics import few_levels, learn_pixel_range, learn_statistics
 
 if TYPE_CHECKING:
@@ -267,11 +267,12 @@ def size_changes(base: Base, image_size: int | None) -> dict[str, Any]:
     if image_size is None or size is None or size == (image_size, image_size):
         return {}
     stated = {**(base.options.config or {}), **base.options.changes}
-    if not base.scratch or "image_size" in stated:
+    inside = vision_part(base.config) is not base.config
+    if not base.scratch or "image_size" in stated or inside:
         raise UsageError(
             f"the network takes images of {size[1]} x {size[0]} pixels, `image_size` is {image_size}",
             place="task.image_size",
-            hint="leave `image_size` out, or change that of the base",
+            hint=f"leave `image_size` out, or change {'`vision_config.image_size`' if inside else 'that'} of the base",
         )
     return {"image_size": [image_size] * 2 if isinstance(base.config.image_size, list | tuple) else image_size}
 
@@ -293,7 +294,7 @@ def processor_statistics(processor: Any) -> tuple[list[float], list[float]]:
 
 def config_size(config: Any) -> tuple[int, int] | None:
     """Return height and width that a config declares, in pixels."""
-    size = getattr(config, "image_size", None)
+    size = getattr(vision_part(config), "image_size", None)
     if isinstance(size, int):
         return size, size
     if isinstance(size, list | tuple) and len(size) == 2:
@@ -348,6 +349,7 @@ def tensor_to_image(pixels: torch.Tensor, processor: Any) -> Image:
 
 def _patches(config: Any) -> tuple[tuple[int, int] | None, int]:
     """Return patch height and width in pixels, and the number of tokens before the patches."""
+    config = vision_part(config)
     if config.model_type == "timm_wrapper":
         return _timm_patches(config)
     stages = (getattr(config, name, None) for name in ("depths", "hidden_sizes", "embed_dims"))
