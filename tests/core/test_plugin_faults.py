@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -97,8 +98,8 @@ def start(tmp_path, monkeypatch):
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
 
-    def call(place: str, statement: str, *options: str) -> int:
-        (tmp_path / "odd.py").write_text(PLUGIN.format(place=place, statement=statement))
+    def call(place: str, statement: str, *options: str, more: str = "") -> int:
+        (tmp_path / "odd.py").write_text(f"{PLUGIN.format(place=place, statement=statement)}\n{more}\n")
         return main(["run", "recipe.yaml", "--plugin", "odd.py", *options])
 
     return call
@@ -274,3 +275,61 @@ def test_a_declared_stage_whose_import_hangs_names_the_plugin(tmp_path, monkeypa
     plugins = load_plugins(only=[], extra=[Answers("register_stages", [declared])])
     with pytest.raises(PluginError, match=r"plugin odd.*takes more than 0.3 seconds"):
         plugins.stage("sleepy")
+
+
+# ------------------------------------------------------------------ answers and changes that nobody foresees
+
+
+#: code that follows the plugin's, and words of the message, beside which the plugin is named
+LIES = {
+    "coroutine of learn": ("async def learn(*given): ...\nOdd.learn = classmethod(learn)", "coroutine"),
+    "number of encode": ("Odd.encode = lambda self, rows, mode, seed: 5", "not iterable"),
+    "nothing of predict": ("Odd.predict = lambda self, model, batch: None", "NoneType"),
+    "huge text for a metric": ("Odd.metric = lambda self: 'x' * 10**7", "'str' object has no"),
+    "nothing of a stage": ("Quit.__call__ = lambda self, run: None", "it returned NoneType"),
+    "coroutine of a stage": ("async def call(self, run): ...\nQuit.__call__ = call", "it returned coroutine"),
+    "a value that cannot be shown": (
+        "class Mute:\n  def __repr__(self): 1 / 0\nQuit.__call__ = lambda self, run: {'x': Mute()}",
+        "ZeroDivisionError",
+    ),
+    "working folder": ("Quit.__call__ = lambda self, run: os.chdir('/') or {}", "in another working folder, `/`"),
+    "no model": ("Quit.__call__ = lambda self, run: setattr(run.work, 'model', None) or {}", "left no torch module"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_whatever_a_task_or_stage_answers_its_plugin_is_named_in_the_error_object(lie, start, capsys) -> None:
+    code, words = LIES[lie]
+    assert start("nowhere", "pass", "--quiet", "--json", more=f"import os\n{code}") == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert words in error["message"]
+    assert "is of plugin odd (" in f"{error.get('place')} {error['message']}"
+
+
+def test_an_import_that_changes_the_working_folder_is_refused_and_the_folder_put_back(start, tmp_path, capsys) -> None:
+    assert start("nowhere", "pass", "--quiet", more="import os\nos.chdir('/')") == 2
+    assert "odd.py" in (shown := capsys.readouterr().err) and "another working folder, `/`" in shown
+    assert Path.cwd() == tmp_path
+
+
+def test_an_observer_that_changes_the_working_folder_is_a_warning(start, tmp_path, capsys) -> None:
+    assert start("stage_done", "import os; os.chdir('/')") == 0
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "hook stage_done: ChangedFolder: leaves the process in another working folder, `/`; the run goes on" in shown
+
+
+def test_a_stage_that_closes_stdout_does_not_close_it_for_the_json_of_a_run(start, capsys) -> None:
+    assert start("stage", "sys.stdout.close()", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["folder"]
+
+
+@pytest.mark.faults
+def test_a_stage_that_closes_every_stream_is_named_in_the_error_object(start, tmp_path) -> None:
+    start("nowhere", "pass", "--quiet")
+    closing = "sys.stdout.close(); sys.__stdout__.close(); sys.stderr.close(); raise LookupError('closed')"
+    (tmp_path / "odd.py").write_text(PLUGIN.format(place="stage", statement=closing))
+    line = [sys.executable, "-m", "topwork", "run", "recipe.yaml", "--plugin", "odd.py", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "helpers")}
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 1 and "stage `quit` is of plugin odd (" in error["place"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import engine_plugin
 import pytest
+import tiny_bases
 import yaml
 
 import topwork
@@ -313,3 +314,31 @@ def test_options_that_no_training_ends_with_are_refused_at_once(option, value, r
     recipe["stages"] = [{"train": {option: value}}]
     with pytest.raises(RecipeError, match=option):
         start(recipe, plugins)
+
+
+@pytest.mark.parametrize(
+    ("stage", "cause"),
+    [
+        ({"train": {"steps": 1, "freeze": ["nosuch.layer"]}}, "no parameter is called `nosuch.layer`"),
+        (
+            {"train": {"steps": 1, "unfreeze": {1: ["nosuch"]}, "freeze": ["backbone"]}},
+            "no parameter is called `nosuch`",
+        ),
+        ({"train": {"steps": 1, "freeze": ["all"]}}, "everything is frozen"),
+        ({"prune_heads": {"heads": {7: [1]}, "check": False}}, "unknown attention layer"),
+        ({"prune_heads": {"heads": {0: [9]}, "check": False}}, "9"),
+        ({"mask_heads": {"layers": [9]}}, "unknown attention layer"),
+    ],
+)
+def test_names_that_the_model_lacks_are_refused_before_the_first_stage(stage, cause, tmp_path):
+    rows = [{"text": f"good {index}", "label": "ab"[index % 2]} for index in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "task": "text-classification",
+        "base": copy.deepcopy(tiny_bases.BERT),
+        "data": {"train": str(tmp_path / "rows.jsonl")},
+        "stages": [{"train": {"steps": 1}}, stage],
+    }
+    with pytest.raises(UsageError, match=rf"stage 2, .*{cause}"):
+        topwork.run(recipe, folder=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from topwork.errors import RecipeError, TopworkError, UsageError
 from topwork.plugins.loading import safe_text
 from topwork.plugins.registry import Plugins, load_plugins
 from topwork.system.errors import translate_system_error
+from topwork.system.output import reopen_streams
 from topwork.system.signals import Stopped, listening, requests
 
 #: what the libraries below must be told, before they are imported, to print no progress of their own
@@ -218,15 +220,22 @@ def _stopped(error: Stopped, outcome: Outcome) -> int:
 
 def _unexpected(error: BaseException, debug: bool, outcome: Outcome) -> int:
     """Report an error that topwork did not raise: one of the machine in words, any other, a bug, with its traceback."""
+    reopen_streams()
     if (translated := translate_system_error(error)) is not None:
         return _failed(translated.with_traceback(error.__traceback__), debug, outcome)
-    traceback.print_exception(error)
-    say("this error was not foreseen: it is a fault of topwork or of a plugin; please report it with the lines above")
-    outcome.report(type(error).__name__, safe_text(error), 1)
+    with suppress(Exception):  # an error whose own text raises
+        traceback.print_exception(error)
+    notes = "; ".join(map(str, getattr(error, "__notes__", ())))
+    say(
+        f"this error was not foreseen{f' ({notes})' if notes else ''}: it is a fault of topwork or of a plugin; please "
+        "report it with the lines above"
+    )
+    outcome.report(type(error).__name__, safe_text(error), 1, place=notes or None)
     return 1
 
 
 def _failed(error: TopworkError, debug: bool, outcome: Outcome) -> int:
+    reopen_streams()
     if debug:
         traceback.print_exception(error)
     say(coloured(str(error), "red", sys.stderr))

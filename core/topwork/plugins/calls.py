@@ -20,7 +20,7 @@ from typing import Any
 import pluggy
 
 from topwork.errors import PluginError, TopworkError
-from topwork.plugins.loading import PluginInfo, safe_text
+from topwork.plugins.loading import PluginInfo, keeping_folder, safe_text
 
 #: hooks that bring news: a failure there is a warning, unless `strict`
 NEWS = ("run_started", "stage_started", "step_logged", "stage_done", "run_failed", "run_done")
@@ -91,7 +91,8 @@ def _wrapped(function: Callable[..., Any], info: PluginInfo, hook: str, names: S
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
         try:
-            result = function(*arguments, **named)
+            with keeping_folder():
+                result = function(*arguments, **named)
         except TopworkError:
             raise
         except Exception as error:

@@ -193,6 +193,32 @@ def time_limit(what: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+class ChangedFolder(RuntimeError):
+    """Code of a plugin has left the process in another working folder; it was put back."""
+
+
+@contextmanager
+def keeping_folder() -> Iterator[None]:
+    """Put the working folder of the process back when the block has changed it: paths of a run are relative to it.
+
+    Raises:
+        ChangedFolder: the block has changed it.
+    """
+    before = _working_folder()
+    yield
+    now = _working_folder()
+    if before is not None and now != before:
+        os.chdir(before)
+        raise ChangedFolder(f"leaves the process in another working folder, `{now}`")
+
+
+def _working_folder() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
 def _seconds(text: str) -> float:
     try:
         return max(0.0, float(text))

@@ -7,10 +7,9 @@ something is missing that it might have brought. How one plugin is imported stan
 from __future__ import annotations
 
 import os
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +22,7 @@ from topwork.data.addresses import is_address, local_path
 from topwork.errors import PluginError, TopworkError, UsageError, unknown
 from topwork.plugins import commands
 from topwork.plugins.calls import raised_by_code, trace_calls, wrap_hooks
+from topwork.plugins.culprits import blaming
 from topwork.plugins.declaration import Declaration, Registered, check_entry, plugin_kind
 from topwork.plugins.loading import (
     GROUP,
@@ -35,7 +35,7 @@ from topwork.plugins.loading import (
     from_file,
     from_object,
     installed_plugins,
-    safe_text,
+    keeping_folder,
     time_limit,
 )
 from topwork.system.output import stdout_to_stderr
@@ -186,40 +186,22 @@ class Plugins:
             f"no plugin knows the {kind} `{name}`", hint=f"asked (hook `{hook}`): {names}{self._failed_text()}"
         )
 
-    @contextmanager
-    def blaming(self) -> Iterator[None]:
-        """Turn the end of the program that code in the block asks for into an error that names the plugin.
-
-        `sys.exit()` in a task, a metric or a stage would else end a run as if all were well. Ctrl-C passes.
-
-        Raises:
-            PluginError: code in the block has raised SystemExit or KeyboardInterrupt.
-        """
-        try:
-            yield
-        except (SystemExit, KeyboardInterrupt) as error:
-            if not raised_by_code(error):
-                raise
-            info = self.culprit(error, innermost=isinstance(error, KeyboardInterrupt))
-            if info is None and isinstance(error, KeyboardInterrupt):
-                raise
-            location = f"plugin {info}" if info is not None else None
-            raise PluginError(f"ends the program: {safe_text(error)}", place=location, hint="see --debug") from error
-
-    def culprit(self, error: BaseException, *, innermost: bool = False) -> PluginInfo | None:
-        """Return the plugin whose code raised an error: that of the innermost frame that belongs to a plugin.
+    def blaming(self, **used: str) -> AbstractContextManager[None]:
+        """Let errors of a block of code name the plugin whose code it runs; see `topwork.plugins.culprits.blaming`.
 
         Args:
-            error: what was raised.
-            innermost: look at the raising frame alone.
+            used: kind -> name of what the block uses, such as `task="points"`.
         """
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        for frame in frames[: -2 if innermost else None : -1]:
-            parts = str(frame.f_globals.get("__name__", "")).split(".")
-            for length in range(len(parts), 0, -1):
-                if (info := self._modules.get(".".join(parts[:length]))) is not None:
-                    return info
-        return None
+        return blaming(self._modules, self.foreign(**used))
+
+    def foreign(self, **used: str) -> dict[str, PluginInfo]:
+        """Return the plugins, other than topwork's own, that brought these: "task `points`" -> the plugin."""
+        owners = {
+            f"{kind} `{name}`": self._tables[kind].owner(name)
+            for kind, name in used.items()
+            if name in self._tables[kind]
+        }
+        return {what: info for what, info in owners.items() if info.package != GROUP}
 
     # ------------------------------------------------------------------ loading
 
@@ -258,7 +240,7 @@ class Plugins:
             raise PluginError(f"the plugin name `{info.name}` is taken by {taken}", hint="rename its entry point")
         folders = list(self.recipe_folders)
         with stdout_to_stderr():
-            with time_limit("its import"):
+            with time_limit("its import"), keeping_folder():
                 plugin = candidate.load()
             check_contract(plugin, hookspecs.CONTRACT)
             check_hooks(manager, plugin)

@@ -150,7 +150,7 @@ def _run_stages(
     done = count_finished(recipe, root)
     if done == len(recipe.stages) and done:
         console.say("every stage of this run is done")
-    with plugins.blaming():
+    with plugins.blaming(task=recipe.task_name):
         run = _prepare(recipe, plugins, process, root, console, done)
     with strictly(recipe.strict), tracking(plugins, recipe.track if process.main else (), run):
         _run_observed(run, recipe, done)
@@ -162,7 +162,7 @@ def _run_observed(run: Run, recipe: Recipe, done: int) -> None:
     plugins = run.plugins
     plugins.hook.run_started(run=run)
     try:
-        with plugins.blaming():
+        with plugins.blaming(task=recipe.task_name):
             _check_model(run, recipe.stages, done)
             check_run(run, {role for stage in recipe.stages[done:] for role in stage.reads()}, recipe.data.check)
         for index, stage in enumerate(recipe.stages):
@@ -186,15 +186,17 @@ def _check_model(run: Run, stages: Sequence[Stage], done: int) -> None:
     Raises:
         UsageError: what a stage wants of it cannot be.
     """
-    for index, stage in enumerate(stages):
-        if index >= done and (problem := stage.precheck_model(run)) is not None:
+    for index, stage in enumerate(stages[done:], start=done):
+        if (problem := stage.precheck_model(run)) is not None:
             raise UsageError(problem, place=f"stage {index + 1}, {stage.name}")
+        if stage.changes_model and run.plugins.foreign(stage=stage.name):
+            return  # a stage of another package may leave a model with other layers
 
 
 def _run_stage(run: Run, recipe: Recipe, stage: Stage, index: int) -> None:
     """Run one stage; its errors name it."""
     try:
-        with run.plugins.blaming():
+        with run.plugins.blaming(stage=stage.name, task=recipe.task_name):
             provide_earlier(run, recipe.stages, index)
             run.run_stage(stage, index, inputs=stage_inputs(recipe, stage))
     except TopworkError as error:

@@ -13,7 +13,8 @@ from topwork.deprecation import warn_renamed
 from topwork.errors import CheckpointError, PluginError, UsageError
 from topwork.files import plain, remove_folder
 from topwork.items import Batch, Json, Prediction, Row
-from topwork.plugins.loading import safe_text
+from topwork.plugins.culprits import brought_by
+from topwork.plugins.loading import ChangedFolder, keeping_folder, safe_text
 from topwork.process import is_sharded
 from topwork.runs.outputs import CHECKPOINTS, describe_outputs
 from topwork.runs.records import OUTPUTS, RESULT, RUN, note_inputs, read_record, stage_folder, stage_seed, write_record
@@ -252,7 +253,11 @@ class Run:
         self.model.eval()
         self.plugins.hook.stage_started(run=self, stage=stage, index=index)
         start = time.perf_counter()
-        result = self._checked(stage, stage(self))
+        try:
+            with keeping_folder():
+                result = self._checked(stage, stage(self))
+        except ChangedFolder as error:
+            raise self._broken(stage, f"the stage {error}", "let it go back, or open files by whole paths") from None
         self.model.eval()
         seconds = round(time.perf_counter() - start, 3)
         self._check_folder()
@@ -268,17 +273,21 @@ class Run:
         """
         if not callable(getattr(self.model, "named_parameters", None)):
             message = f"the stage left no torch module in `run.model`, but {type(self.model).__name__}"
-            raise PluginError(message, place=f"stage {stage.name}", hint="assign a module, or leave the model alone")
+            raise self._broken(stage, message, "assign a module, or leave the model alone")
         if not isinstance(result, Mapping):
             message = f"the stage must return a dict of JSON values, it returned {type(result).__name__}"
-            raise PluginError(message, place=f"stage {stage.name}", hint="return {} when there is nothing to say")
+            raise self._broken(stage, message, "return {} when there is nothing to say")
         try:
             return plain(result)
         except (TypeError, ValueError, RecursionError) as error:
             cause = "values within each other without end" if isinstance(error, RecursionError) else safe_text(error)
             message = f"the stage must return a dict of JSON values, it returned other ones ({cause})"
-            hint = "return plain numbers, texts and lists"
-            raise PluginError(message, place=f"stage {stage.name}", hint=hint) from error
+            raise self._broken(stage, message, "return plain numbers, texts and lists") from error
+
+    def _broken(self, stage: Stage, message: str, hint: str) -> PluginError:
+        """Return the error for a stage that breaks its contract; it names the plugin that brought the stage."""
+        owners = brought_by(self.plugins.foreign(stage=stage.name))
+        return PluginError(message, place=f"stage {stage.name}", hint="; ".join([hint, *owners]))
 
     @contextmanager
     def nested(self, name: str) -> Iterator[Path]:

@@ -146,7 +146,7 @@ class TaskModel(TaskParts):
             )
             if made.changes_model:
                 check_run(run, made.reads(), data.check)
-            with self.plugins.blaming():
+            with self.plugins.blaming(stage=made.name, task=self.task.name):
                 return dict(run.run_stage(made, 0))
 
     def predict(
@@ -174,7 +174,7 @@ class TaskModel(TaskParts):
             >>> work.predict("a generous film")  # doctest: +SKIP
         """
         notes = settings.setdefault("skipped", [])
-        with self.plugins.blaming():
+        with self.plugins.blaming(task=self.task.name):
             predicted = self.predictions(rows, columns=columns, **settings)
             by_index = {index: prediction for index, _, prediction in predicted}
         skipped = [note.get("index", note["row"]) for note in notes]

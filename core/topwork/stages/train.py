@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import override
 
-from topwork.errors import unknown
+from topwork.errors import UsageError, unknown
 from topwork.items import Json
 from topwork.saving.manifest import MANIFEST
 from topwork.stage import Stage
@@ -66,6 +66,13 @@ class Train(TrainOptions, Stage):
         quantised = [base for base in run.task.bases.values() if base.options.quantize is not None]
         if quantised and self.lora is None:
             return f"the base {quantised[0].options.model} is quantised, and is trained by `lora: {{r: 8}}` alone"
+        if self.lora is None:  # which adds parameters that patterns may name
+            from topwork.training.freezing import Freezing
+
+            try:
+                Freezing(run.model, self.freeze, self.unfreeze)
+            except UsageError as error:
+                return str(error)
         return None
 
     def __call__(self, run: Run) -> dict[str, Json]:

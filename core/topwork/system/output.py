@@ -1,4 +1,7 @@
-"""Redirection of prints while stdout belongs to the output of a command: `stdout_to_stderr`."""
+"""Redirection of prints while stdout belongs to the output of a command: `stdout_to_stderr`.
+
+Code of plugins may close or remove the streams; `reopen_streams` puts them back, so that errors can still be said.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 
 @contextmanager
@@ -17,8 +20,34 @@ def stdout_to_stderr() -> Iterator[TextIO]:
     """
     with ExitStack() as stack:
         stdout = stack.enter_context(_descriptor_to_stderr()) or sys.stdout
-        stack.enter_context(redirect_stdout(sys.stderr))
+        stack.enter_context(redirect_stdout(cast("TextIO", _Unclosed(sys.stderr))))
         yield stdout
+    reopen_streams()
+
+
+def reopen_streams() -> None:
+    """Put stdout and stderr back where code has closed or removed them and the system still has them open."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is not None and not stream.closed:
+            continue
+        with suppress(OSError):  # the process never had it, as daemons
+            os.fstat(descriptor)
+            stream = os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            setattr(sys, name, stream)
+
+
+class _Unclosed:
+    """A stream that is never closed: `sys.stdout.close()` of a plugin would close what stands for stdout meanwhile."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @contextmanager

@@ -28,8 +28,8 @@ class PruneHeads(SelectionOptions):
         return ("calibrate", *roles) if self.check and "calibrate" not in roles else roles
 
     def precheck_model(self, run: Run) -> str | None:
-        """Return a problem when the attention heads cannot be removed because other layers have the same weights."""
-        return self.shared_problem(run)
+        """Return a problem when named attention heads are not there, or other layers have the same weights."""
+        return super().precheck_model(run) or self.shared_problem(run)
 
     def __call__(self, run: Run) -> dict[str, Json]:
         """Run the stage."""

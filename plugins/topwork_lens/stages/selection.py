@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from topwork import Json, Stage, TopworkError, UsageError
+from topwork import Json, Stage, UsageError
 from topwork_lens.stages.head_importance import Group, HeadImportance, ScoreOptions, score_model
 
 if TYPE_CHECKING:
@@ -65,22 +65,35 @@ class SelectionOptions(Stage):
             return "nothing scores the attention heads: put head_importance before it, or give `importance`"
         return None
 
+    def precheck_model(self, run: Run) -> str | None:
+        """Return a problem when the model has no layer or attention head of a name that the stage was given."""
+        from topwork_lens.look import Look
+
+        try:
+            self._named(Look(run.model, run.plugins))
+        except UsageError as error:
+            return str(error)
+        return None
+
     def shared_problem(self, run: Run) -> str | None:
         """Return a problem when attention heads that may be chosen share their weights with other layers."""
-        from topwork_lens.layers.discovery import heads_by_layer
         from topwork_lens.look import Look
-        from topwork_lens.scoring.selection import whole_layers
 
         look = Look(run.model, run.plugins)
-        try:
-            named: Any = None
-            if self.heads is not None:
-                named = heads_by_layer(look.layers, dict(self.heads))
-            elif self.layers is not None:
-                named = whole_layers(look.active_layers(), self.layers)
-        except TopworkError:  # a layer that is not there: the stage itself says so
-            return None
-        return shared_problem(look, self.groups, named)
+        return shared_problem(look, self.groups, self._named(look))
+
+    def _named(self, look: Look) -> Any:
+        """Return the attention heads that the options name, by layer; None when scores or chance choose them.
+
+        Raises:
+            UsageError: the model has no such layer or attention head.
+        """
+        from topwork_lens.layers.discovery import heads_by_layer
+        from topwork_lens.scoring.selection import whole_layers
+
+        if self.heads is not None:
+            return heads_by_layer(look.layers, dict(self.heads))
+        return whole_layers(look.active_layers(), self.layers) if self.layers is not None else None
 
     def choose(self, run: Run, look: Look) -> dict[str, list[int]]:
         """Choose attention heads: original numbers by module path, without those that are masked already.
