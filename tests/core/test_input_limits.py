@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,35 @@ def test_devices_and_pipes_are_no_files_of_rows(name, command, models, tmp_path,
         pytest.skip(f"there is no {name} here")
     assert main([command, str(models / "texts"), name]) == 2
     assert f"`{name}` is no regular file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nested.json", "nested.jsonl"])
+def test_lists_within_each_other_a_hundred_thousand_times_are_refused(name, models, tmp_path, capsys):
+    lists = "[" * 100_000 + "]" * 100_000
+    (tmp_path / name).write_text(lists if name.endswith("json") else f'{{"text": {lists}}}\n')
+    assert main(["predict", str(models / "texts"), str(tmp_path / name)]) == 1
+    assert f"{name}:1: lists or objects are too deep" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the system has no sockets in folders")
+def test_a_socket_is_no_file_of_rows(models, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # the address of a socket is short
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("rows.jsonl")
+        assert main(["predict", str(models / "texts"), "rows.jsonl"]) == 2
+    assert "`rows.jsonl` is no regular file" in capsys.readouterr().err
+
+
+def test_a_small_png_that_says_it_is_huge_is_refused_before_it_is_unpacked(models, tmp_path, capsys):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    assert main(["predict", str(models / "images"), "-i", f"image={tmp_path / 'bomb.png'}"]) == 1
+    assert "2500000000 pixels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
