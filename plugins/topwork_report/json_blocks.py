@@ -133,4 +133,5 @@ def _largest_confusions(title: str, labels: list[str], counts: list[list[float]]
     ]
     pairs.sort(reverse=True)
     rows: list[list[Any]] = [[truth, guess, count] for count, truth, guess in pairs[:40]]
-    return table(f"{title}: largest confusions of {len(labels)} labels", ["truth", "prediction", "count"], rows)
+    block = table(f"{title}: largest confusions of {len(labels)} labels", ["truth", "prediction", "count"], rows)
+    return {**block, "confusions": True}

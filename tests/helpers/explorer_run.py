@@ -112,6 +112,21 @@ def write_predictions(root: Path) -> None:
     report_run.write(root / "stages/02-evaluate/predictions.json", table)
 
 
+def write_many_labels(root: Path) -> None:
+    """Write an evaluation with more labels than a confusion matrix is drawn for, and a few of its predictions."""
+    labels = [f"label {number}" for number in range(70)]
+    counts = [[int(prediction == truth) for prediction in range(70)] for truth in range(70)]
+    counts[3][4], counts[5][6] = 2, 1
+    folder = report_run.stage(
+        root, 14, "evaluate", 1.0, {"tables": {"confusion": {"labels": labels, "counts": counts}}}
+    )
+    pairs = [(3, 4), (5, 6), (3, 4), (7, 7)]
+    lines = [{"row": row, "index": row, "caption": "", "badness": 1.0, "picture": None,
+              "facts": {"truth": labels[truth], "prediction": labels[prediction]}}
+             for row, (truth, prediction) in enumerate(pairs)]  # fmt: skip
+    report_run.write(folder / "predictions.json", {"order": "", "rows": 4, "predictions": lines})
+
+
 def make_page(root: Path) -> Path:
     """Make the run folder and its page; returns the page's file."""
     report_run.make_run(root)
@@ -124,5 +139,6 @@ def make_page(root: Path) -> Path:
     report_run.stage(root, 12, "anything", 1.0, {"relevance": relevance, "role": "evaluate"}, role="evaluate")
     write_pruning(root)
     write_predictions(root)
+    write_many_labels(root)
     write_page(root, title=EVIL)
     return root / "report.html"

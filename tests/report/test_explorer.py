@@ -85,6 +85,18 @@ def test_a_cell_of_the_confusion_matrix_lists_its_rows(browser: chromium.Chromiu
     assert best == sorted(best) and best[0] < worst[-1]
 
 
+def test_a_count_in_a_table_of_confusions_lists_its_rows(browser: chromium.Chromium) -> None:
+    table = "document.getElementById('predictions-stage-14')"
+    shown = f"[...{table}.querySelectorAll('tbody tr')].map(row => row.cells[0].textContent)"
+    counts = "[...document.querySelectorAll('#stage-14 tr[data-truth] button')]"
+    assert browser.run(f"{counts}.map(count => count.textContent)") == ["2", "1"]
+    browser.run(f"{counts}[0].focus()")
+    browser.press("Enter")
+    assert sorted(browser.run(shown)) == ["0", "2"]
+    browser.run(f"[...{table}.querySelectorAll('button')].find(each => each.textContent === 'show all rows').click()")
+    assert sorted(browser.run(shown)) == ["0", "1", "2", "3"]
+
+
 def test_a_prediction_opens_with_its_picture_and_closes_by_escape(browser: chromium.Chromium) -> None:
     browser.run(f"{TABLE}.querySelectorAll('th button')[0].click()")  # by row
     browser.run(f"{TABLE}.querySelector('tbody button').focus()")

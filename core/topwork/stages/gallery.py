@@ -63,7 +63,8 @@ class Gallery:
             if loss is not None:
                 facts["loss"] = loss if math.isfinite(loss) else None
             line = {"caption": picture.caption[:_MOST_CHARACTERS], "badness": badness, "facts": facts}
-            line["text"] = _own_text(picture)[:_MOST_CHARACTERS]
+            text = _own_text(picture)
+            line["text"] = text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
             _keep(self._lines, (badness, -index, line), self.listed)
 
     def _rank(self, index: int, row: Any, prediction: Any, picture: Picture) -> tuple[float, str]:

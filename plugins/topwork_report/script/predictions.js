@@ -19,10 +19,11 @@ class PredictionTable {
     this.body = make("tbody");
     this.status = make("p", { class: "small soft", "aria-live": "polite" });
     this.more = make("button", { type: "button", class: "plain", text: "show more rows", onclick: () => { this.most += 10 * PAGE_ROWS; this.draw(); } });
+    this.all = make("button", { type: "button", class: "plain", text: "show all rows", onclick: () => { this.filter({}); this.search.focus(); } });
     this.dialog = make("dialog", { "aria-label": "a prediction" });
     place.replaceChildren(make("h3", { text: "Table of predictions" }), this.toolbar(),
       make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "table of predictions" }, make("table", { class: "sortable", "aria-label": "predictions" }, this.header(), this.body)),
-      this.status, this.more, this.dialog);
+      this.status, make("p", { class: "table-buttons" }, this.all, this.more), this.dialog);
     place.hidden = false;
     this.draw();
   }
@@ -149,6 +150,7 @@ class PredictionTable {
     const kept = this.data.rows > listed ? `${listed} of ${shown(this.data.rows)} rows are listed${this.data.order ? `, by ${this.data.order}` : ""}` : `all ${shown(listed)} rows are listed`;
     this.status.textContent = `${shown(lines.length)} of them match; ${kept}.`.replace(/^(\S+) of them match; (all .*)$/, "$1 match; $2");
     this.more.hidden = lines.length <= this.most;
+    this.all.hidden = lines.length === listed;
   }
 
   row(line) {
@@ -193,9 +195,9 @@ class PredictionTable {
     }
   }
 
-  /** Show the rows with a truth and a prediction alone: a cell of a confusion matrix. */
-  choose(truth, prediction) {
-    this.filters = { text: "", truth: `=${truth}`, prediction: `=${prediction}`, wrong: false, slice: null };
+  /** Filter by a truth and a prediction, each "=label", and by nothing else; of nothing at all, show all rows. */
+  filter({ truth = "", prediction = "" }) {
+    this.filters = { text: "", truth, prediction, wrong: false, slice: null };
     if (this.slice) {
       this.slice.by.value = "";
       this.slice.values.field.hidden = true;
@@ -204,15 +206,32 @@ class PredictionTable {
     for (const name of ["truth", "prediction"]) if (this[name]) this[name].value = this.filters[name];
     const box = this.place.querySelector("input[type='checkbox']");
     if (box) box.checked = false;
+    this.most = PAGE_ROWS;
     this.draw();
+  }
+
+  /** Show the rows with a truth and a prediction alone: a cell of a confusion matrix. */
+  choose(truth, prediction) {
+    this.filter({ truth: `=${truth}`, prediction: `=${prediction}` });
     this.place.scrollIntoView({ block: "nearest" });
     this.body.querySelector("button")?.focus();
+  }
+}
+
+/** Let the counts in a stage's tables of confusions choose the rows of its table of predictions. */
+function connectCounts(table, section, labels) {
+  for (const line of section.querySelectorAll("tr[data-truth]")) {
+    const { truth, prediction } = line.dataset;
+    if (!labels.has(truth) || !labels.has(prediction)) continue;
+    const cell = line.lastElementChild;
+    cell.replaceChildren(make("button", { type: "button", class: "plain", text: cell.textContent, "aria-label": `rows with truth ${truth} and prediction ${prediction}`, onclick: () => table.choose(truth, prediction) }));
   }
 }
 
 /** Let the cells of a stage's confusion matrices choose the rows of its table. */
 function connectConfusion(table, section) {
   const labels = new Set(table.data.predictions.flatMap((line) => [String(line.facts.truth), String(line.facts.prediction)]));
+  connectCounts(table, section, labels);
   const cells = [...section.querySelectorAll("g[data-truth]")].filter((cell) => labels.has(cell.dataset.truth) && labels.has(cell.dataset.prediction));
   for (const cell of cells) {
     const { truth, prediction } = cell.dataset;
