@@ -66,6 +66,22 @@ def test_heads_and_relations_of_conllu(tmp_path):
     assert "heads" not in load(write(tmp_path / "b.conllu", bare)).column_names
 
 
+def test_conllu_keeps_the_text_where_words_follow_each_other_without_a_space(tmp_path):
+    """Also behind a range, whose line says what follows it; heads of Japanese words are then looked for in its text."""
+
+    def lines(*words: tuple[str, str, str]) -> str:
+        return "".join(f"{number}\t{word}\t_\tX\t_\t_\t0\troot\t_\t{misc}\n" for number, word, misc in words)
+
+    german = lines(
+        ("1-2", "im", "SpaceAfter=No"), ("1", "in", "_"), ("2", "dem", "_"), ("3", ",", "_"), ("4", "so", "_")
+    )
+    spaced = lines(("1", "so", "_"), ("2", "ist", "_"), ("3", "es", "_"))
+    japanese = lines(("1", "猫", "SpaceAfter=No|Gloss=cat"), ("2", "が", "SpaceAfter=No"), ("3", "。", "SpaceAfter=No"))
+    rows = load(write(tmp_path / "a.conllu", f"# text = im, so\n{german}\n{spaced}\n{japanese}"))
+    assert [row["text"] for row in rows] == ["in dem, so", None, "猫が。"]
+    assert "text" not in load(write(tmp_path / "b.conllu", spaced)).column_names
+
+
 def test_columns_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match=r"a\.conll:2: has 1 columns"):
         load(write(tmp_path / "a.conll", "a B\nb\n"))

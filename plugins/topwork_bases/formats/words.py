@@ -32,7 +32,8 @@ _WORDS_OPTIONS = ("word", "tag", "sentence", *TABLE_OPTIONS)
 def read_conll(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     """Read words and tags, a word a line, sentences apart by empty lines; of CoNLL-U also heads and relations.
 
-    Heads count words from 1, with 0 for the root; they are left out where they are not annotated.
+    Heads count words from 1, with 0 for the root; they are left out where they are not annotated. A sentence of CoNLL-U
+    in which words follow each other without a space (`SpaceAfter=No`) also has its text.
 
     Args:
         path: a file in the layout of CoNLL, or (`.conllu`) of CoNLL-U.
@@ -45,20 +46,25 @@ def read_conll(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
     words: list[str] = []
     tags: list[str] = []
     trees: list[list[str]] = []
+    joined: dict[str, list[str] | None] = {}
     begin = width = 0
     lines = list(numbered_lines(path, options.get("encoding")))
     comments = _comments(lines, universal)
     for number, line in [*lines, (0, "")]:
         if not line.strip() or line.startswith("-DOCSTART-"):
             if words:
-                examples.append((begin, {"words": words, "tags": tags, **_dependencies(trees)}))
-            words, tags, trees = [], [], []
+                further = {**_dependencies(trees), **_text(words, trees, joined)}
+                examples.append((begin, {"words": words, "tags": tags, **further}))
+            words, tags, trees, joined = [], [], [], {}
             continue
         if number in comments:
             continue
         fields = _fields(line)
         if universal and ("-" in fields[0] or "." in fields[0]):
-            continue  # ranges of several words, and empty nodes
+            if "-" in fields[0]:  # a range of several words that are written as one
+                first, _, last = fields[0].partition("-")
+                joined |= {first: None, last: fields}
+            continue
         width = width or len(fields)
         if len(fields) != width or len(fields) < 2:
             raise DataError(
@@ -112,6 +118,23 @@ def _dependencies(lines: Sequence[Sequence[str]]) -> dict[str, Any]:
     if not lines or any(len(fields) < 8 or not fields[6].isdigit() for fields in lines):
         return {}
     return {"heads": [int(fields[6]) for fields in lines], "relations": [fields[7] for fields in lines]}
+
+
+def _text(words: Sequence[str], lines: Sequence[Sequence[str]], joined: Mapping[str, Any]) -> dict[str, str]:
+    """Return the text of a sentence in CoNLL-U as its spaces stand; nothing where there is one between all words.
+
+    Args:
+        words: of the sentence.
+        lines: columns of each word.
+        joined: number of the last word of a range -> columns of the range; what follows it stands there. The words of
+            a range itself are apart: "im" is read as "in dem".
+    """
+    ends = [joined.get(fields[0]) or fields for fields in lines]
+    without = [len(fields) > 9 and "SpaceAfter=No" in fields[9].split("|") for fields in ends[:-1]]
+    if not any(without):
+        return {}
+    spaces = ["" if is_without else " " for is_without in without]
+    return {"text": "".join(part for pair in zip(words, [*spaces, ""], strict=True) for part in pair)}
 
 
 def _column(value: Any) -> int:
