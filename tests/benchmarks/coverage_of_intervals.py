@@ -23,6 +23,7 @@ from scipy import stats
 from topwork_analyses.attention_patterns.statistics_of_heads import Means
 from topwork_analyses.statistics.bootstrap import (
     difference_intervals,
+    enough_draws,
     mean_intervals,
     ratio_intervals,
     statistic_interval,
@@ -128,7 +129,8 @@ def of_half_widths(random: Random, rows: int, sets: int) -> Held:
 def rejected_families(random: Random, rows: int, sets: int) -> Held:
     """Families of 20 attention heads without any effect: whether Holm's correction finds one at .05."""
     for seed in range(sets // 4):
-        intervals = mean_intervals(random.normal(size=(rows, 20)), draws=2000, seed=seed)
+        draws = enough_draws(rows, 20, 0.95)
+        intervals = mean_intervals(random.normal(size=(rows, 20)), draws=draws, seed=seed)
         yield min(holm([interval.p for interval in intervals])) <= 0.05
 
 

@@ -181,14 +181,9 @@ class Study:
 
     def doubts(self, level: float) -> list[str]:
         """Return why no effect can be significant, where that is so: too few rows or resamples for the correction."""
-        from topwork_analyses.statistics.bootstrap import smallest_p
+        from topwork_analyses.statistics.bootstrap import too_few
 
-        rows, draws = len(self.base.rows), self.difference.options.draws
-        corrected = self.comparisons * smallest_p(rows, draws)
-        if corrected <= level:
-            return []
-        cause = f"{rows} rows and {draws} resamples cannot show an effect among {self.comparisons} attention heads"
-        return [f"{cause}: the smallest p-value is {min(1.0, corrected):.2g} after the correction; use more of them"]
+        return too_few(len(self.base.rows), self.difference.options.draws, self.comparisons, level)
 
     def removed(self) -> list[Effect]:
         """Return the effect of each attention head."""

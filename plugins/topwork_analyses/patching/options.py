@@ -18,7 +18,6 @@ class RowOptions(ScalarOptions):
     role: Literal["evaluate", "calibrate", "train"] = Field("evaluate", description="whose rows; they need targets")
     rows: PositiveInt = Field(32, description="rows that are explained, the first of the role")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="share of intervals that hold the true value")
-    draws: PositiveInt = Field(2000, ge=100, description="resamples of rows for the intervals")
 
     def reads(self) -> tuple[str, ...]:
         """Return the roles whose rows the stage reads."""
@@ -37,9 +36,16 @@ class PatchingOptions(RowOptions):
     noise: float = Field(
         1.0, gt=0, le=100, description="on the first hidden state of the corrupt run, in its standard deviations"
     )
+    draws: PositiveInt | None = Field(
+        None,
+        ge=100,
+        description="resamples of rows for the intervals; by default 2000, or what a correction takes to become"
+        " significant",
+    )
 
 
 class DirectOptions(RowOptions):
     """Options of direct attribution."""
 
     stack: str | None = Field(None, description="path of the stack of layers; needed where several run")
+    draws: PositiveInt = Field(2000, ge=100, description="resamples of rows for the intervals")

@@ -24,7 +24,7 @@ from topwork_analyses.patching.attribution import (
     first_state,
 )
 from topwork_analyses.scalars.named import RowScalar
-from topwork_analyses.statistics.bootstrap import mean_intervals
+from topwork_analyses.statistics.bootstrap import enough_draws, mean_intervals, too_few
 from topwork_analyses.statistics.corrections import holm
 from topwork_analyses.statistics.correlations import correlation
 from topwork_analyses.statistics.row_table import RowTable
@@ -179,7 +179,7 @@ class AttributionStudy:
             "patched": exact.shape[1],
             "seed": self.run.seed,
             "metrics": metrics,
-            "remarks": remarks(metrics),
+            "remarks": [*remarks(metrics), *self._too_few(exact.shape[1])],
             "measures": "part",
             "role": self.stage.role,
             "layers": self._entries(),
@@ -193,6 +193,14 @@ class AttributionStudy:
             },
         }
 
+    def _draws(self, patched: int) -> int:
+        return self.stage.draws or enough_draws(self.rows, patched, self.stage.confidence)
+
+    def _too_few(self, patched: int) -> list[str]:
+        if self.rows < 2 or not patched:
+            return []
+        return too_few(self.rows, self._draws(patched), patched, 1 - self.stage.confidence)
+
     def _pairs(self) -> dict[str, list[tuple[float, float]]]:
         """Estimates and exact effects of the largest estimates, of random others, and of both."""
         named = {name: [e for e in self.effects if e.chosen == name] for name in ("top", "random")}
@@ -203,10 +211,10 @@ class AttributionStudy:
         """Return a line for each attention head that was patched, with intervals over rows, the largest first."""
         names = {layer.path: key for key, layer in numbered(self.layers).items()}
         chosen = [(index, effect) for index, effect in enumerate(self.effects) if effect.chosen]
-        options: dict[str, Any] = {"confidence": self.stage.confidence, "draws": self.stage.draws}
         intervals: list[Any] = [None] * len(chosen)
         p_values: list[float | None] = [None] * len(chosen)
         if len(exact) > 1:
+            options: dict[str, Any] = {"confidence": self.stage.confidence, "draws": self._draws(len(chosen))}
             intervals = list(mean_intervals(exact, seed=self.run.seed, **options))
             p_values = list(holm([interval.p for interval in intervals]))
         lines = []

@@ -245,9 +245,20 @@ def enough_draws(rows: int, comparisons: int, confidence: float, least: int = 20
     return max(least, min(MOST_DRAWS, int(4 / max(needed, 1e-12))))
 
 
-def smallest_p(rows: int, draws: int) -> float:
-    """Return the smallest p-value that resamples of a mean can give."""
-    return p_value(numpy.ones(draws), rows)
+def too_few(rows: int, draws: int, comparisons: int, level: float) -> list[str]:
+    """Return that no effect can be significant, where the smallest possible p-value says so; else nothing.
+
+    Args:
+        rows: that are resampled.
+        draws: resamples.
+        comparisons: attention heads whose p-values are corrected together.
+        level: of significance.
+    """
+    corrected = comparisons * p_value(numpy.ones(draws), rows)
+    if corrected <= level:
+        return []
+    cause = f"{rows} rows and {draws} resamples cannot show an effect among {comparisons} attention heads"
+    return [f"{cause}: the smallest p-value is {min(1.0, corrected):.2g} after the correction; use more of them"]
 
 
 def expanded_quantile(confidence: float, rows: int) -> float:
