@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from topwork import write_text
 
@@ -29,5 +30,6 @@ def copy_facts(source: Path, card: Path) -> None:
     facts, head = _HEAD.match(model.text), _HEAD.match(exported.text)
     if facts is None or head is None:  # somebody has written another card
         return
-    model.data.library_name = exported.data.library_name
-    write_text(card, f"---\n{model.data.to_yaml()}\n---\n{head[0].lstrip()}{model.text[facts.end() :]}")
+    data: Any = model.data  # of a class that does not list its entries
+    data.library_name = exported.data.get("library_name")
+    write_text(card, f"---\n{data.to_yaml()}\n---\n{head[0].lstrip()}{model.text[facts.end() :]}")
