@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -93,7 +93,7 @@ class _Lines:
         kept: Any = None if resumed is None else resumed.kept
         self.count, self._skipped = 0, skipped
         if kept is None:
-            self._out = file.open("wb")
+            self._out: IO[bytes] = file.open("wb")
         else:
             if not file.is_file() or file.stat().st_size < kept["bytes"]:
                 hint = f"remove {resumed.file} as well: the stage begins anew" if resumed is not None else None
