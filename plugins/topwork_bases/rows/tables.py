@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,7 +255,7 @@ def _header(path: Path, form: Form, remarks: list[str]) -> tuple[Form, list[str]
         return form, list(form.names), start
     names = _header_fields(path, form, start)
     named = [name if name.strip() else f"Unnamed: {index}" for index, name in enumerate(names)]
-    twice = next((name for index, name in enumerate(named) if name in named[:index]), None)
+    twice = next((name for name, count in Counter(named).items() if count > 1), None)
     if twice is not None:
         raise DataError(f"{path}:{start + 1}: the header has `{twice}` twice", hint="give every column its own name")
     return form, named, start + 1
