@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -182,9 +182,9 @@ class Look(WholeLayerAccess, ScoringAccess):
         """
         standing = find_layers(self.model, self.plugins)  # what is pruned softly is still computed
         if isinstance(layers, int | str) or is_group_and_index(layers):
-            layers = [layers]
+            layers = [cast(Key, layers)]
         if heads is not None and not isinstance(heads, Mapping) and not is_list_of_indices(heads):
-            heads = {path: indices for path, (_, indices) in heads_by_layer(standing, heads).items()}
+            heads = {path: indices for path, (_, indices) in heads_by_layer(standing, cast(Any, heads)).items()}
         if isinstance(heads, Mapping):
             layers = list(heads) if layers is None else layers
         attention = needs_attention(what)

@@ -84,9 +84,10 @@ def find_experts_modules(model: nn.Module, layers: Sequence[AttentionLayer] = ()
 
 def _sizes_of_experts(module: nn.Module) -> tuple[int, int] | None:
     """Return the width of the state and the number of neurons of each expert; None for a module of another kind."""
-    *makers, reader = [matrix.shape for matrix in stacked_matrices(module).values()] or [None]
-    if reader is None or not makers or reader[0] < 2:
+    shapes = [matrix.shape for matrix in stacked_matrices(module).values()]
+    if len(shapes) < 2 or shapes[0][0] < 2:
         return None
+    *makers, reader = shapes
     for neurons, width in (reader[1:], reader[:0:-1]):
         fitting = {(width, neurons), (width, 2 * neurons), (neurons, width), (2 * neurons, width)}
         if all(tuple(maker[1:]) in fitting for maker in makers):
