@@ -292,7 +292,7 @@ TASK_ROOMS = (
 )
 #: document -> the tables in it
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"tasks": tasks_table, "coverage": coverage_table},
+    "README.md": {"tasks": tasks_table, "coverage": coverage_table, "curve": curve_table},
     "core/README.md": {
         "rooms": partial(rooms_table, "core/topwork", CORE_ROOMS),
         "help": command_line,
