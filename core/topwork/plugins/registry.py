@@ -22,7 +22,7 @@ from topwork.data.addresses import is_address, local_path
 from topwork.errors import PluginError, TopworkError, UsageError, unknown
 from topwork.plugins import commands
 from topwork.plugins.calls import raised_by_code, trace_calls, wrap_hooks
-from topwork.plugins.culprits import blaming
+from topwork.plugins.culprits import blaming, culprit
 from topwork.plugins.declaration import Declaration, Registered, check_entry, plugin_kind
 from topwork.plugins.loading import (
     GROUP,
@@ -193,6 +193,15 @@ class Plugins:
             used: kind -> name of what the block uses, such as `task="points"`.
         """
         return blaming(self._modules, self.foreign(**used))
+
+    def culprit(self, error: BaseException, *, innermost: bool = False) -> PluginInfo | None:
+        """Return the plugin whose code raised an error; see `topwork.plugins.culprits.culprit`.
+
+        Args:
+            error: what was raised.
+            innermost: look at the raising frame alone.
+        """
+        return culprit(error, self._modules, innermost=innermost)
 
     def foreign(self, **used: str) -> dict[str, PluginInfo]:
         """Return the plugins, other than topwork's own, that brought these: "task `points`" -> the plugin."""
