@@ -143,8 +143,11 @@ def measure(model_type: str, which: int) -> dict[str, Any]:
     difference = checks.unlike(whole, heads, model, inputs)
     if difference > checks.TOLERANCE:
         found["differences"].append(f"masked and pruned differ by {difference:.2g}")
+    for path in chosen.keys() - heads.keys():  # all layers together, as the matrix prunes them, would be refused
+        counts = found["forms"].setdefault(kinds[path], {})
+        counts["refused"] = counts.get("refused", 0) + 1
     forms = {form for counts in found["forms"].values() for form in counts}
-    return found | {"outcome": "soft" if "soft" in forms else "hard"}
+    return found | {"outcome": next(form for form in ("refused", "soft", "hard") if form in forms)}
 
 
 def runs(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
