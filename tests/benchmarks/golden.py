@@ -98,7 +98,7 @@ class Recorder:
     def pytest_assertion_pass(self, item: pytest.Item, orig: str, expl: str) -> None:
         """Note an assertion that held."""
         bounds = _BOUND.findall(_WRAPPED.sub(r"\1", expl.partition("\n")[0]))
-        text = " and ".join(f"{float(value):.4g} {sign} {float(bound):.4g}" for value, sign, bound in bounds)
+        text = " and ".join(f"{_read(value):.4g} {sign} {_read(bound):.4g}" for value, sign, bound in bounds)
         for compared in self.running:
             if bounds and len(text) < 80:
                 compared.bounds[" ".join(orig.split())] = text
@@ -111,6 +111,11 @@ class Recorder:
                 compared.cases[not report.passed] += 1
                 if not report.passed:
                     compared.reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else FAILED)
+
+
+def _read(number: str) -> float:
+    """Return a number as pytest shows it: a long one has "..." in place of digits in its middle."""
+    return float(re.sub(r"\.\.\.\d*", "", number))
 
 
 def checks_of(item: pytest.Item) -> list[str]:
