@@ -216,7 +216,9 @@ def test_a_foreign_exception_names_its_stage_too(recipe, engine):
     recipe["stages"] = ["draw", {"break": {"kind": "other"}}]
     with pytest.raises(RuntimeError, match="boom") as caught:
         started(recipe, engine)
-    assert caught.value.__notes__ == ["in stage 2, break"]
+    *brought_by, where = caught.value.__notes__
+    assert where == "in stage 2, break"
+    assert [note.partition(" is of plugin ")[0] for note in brought_by] == ["stage `break`", "task `points`"]
 
 
 class Hears:
