@@ -64,13 +64,15 @@ def configured(model_type: str, which: int) -> tuple[Any, dict[str, Any], str]:
         try:
             with sizes_of(wanted):
                 model, inputs = build.tiny(model_type, levels=(0,))
-            break
         except Exception:
             continue
+        with_other_weights(model, which + 1)
+        if runs(model, inputs):
+            break
     else:
         wanted = {}
         model, inputs = build.tiny(model_type)
-    with_other_weights(model, which + 1)
+        with_other_weights(model, which + 1)
     return model, inputs, " ".join(f"{name}={value}" for name, value in wanted.items()) or "weights alone"
 
 

@@ -289,6 +289,14 @@ def test_a_check_that_proves_nothing_says_so() -> None:
     assert result.json()["check"]["proves"] is False
 
 
+def test_a_model_that_puts_out_no_numbers_is_said_to_be_at_fault() -> None:
+    model, batch = make("bert")
+    with torch.no_grad():
+        model.bert.embeddings.LayerNorm.bias[0] = float("nan")
+    with pytest.raises(Refused, match=r"as it is puts out values that are no numbers .*give a batch"):
+        Look(model).prune_heads({0: [1]}, check=without_labels(batch, model))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions(dtype: torch.dtype) -> None:
     for name in ("bert", "vit"):

@@ -79,8 +79,11 @@ def compare(
     """Compare outputs pairwise; elements that are infinite in both are equal.
 
     Raises:
-        Refused: they have different shapes.
+        Refused: they have different shapes, or the model as it is puts out what is no number.
     """
+    if any(original.isnan().any() for original in plain):
+        cause = "the model as it is puts out values that are no numbers (nan), which can be compared with nothing"
+        raise refuse("check_failed", cause, hint="give a batch on which it puts out numbers: `check=`")
     if not masked or len(masked) != len(pruned) or masked[0].shape != pruned[0].shape:
         raise refuse("check_failed", "the masked and the pruned model give outputs of different shapes")
     worst, effect = 0.0, 0.0
