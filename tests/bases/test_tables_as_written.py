@@ -10,7 +10,9 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 from tiny_bases import BASES
 
 import topwork
@@ -417,6 +419,37 @@ def test_what_is_no_file_is_refused_and_bombs_are_bounded(tmp_path):
             load(tmp_path / name)
     with pytest.raises(UsageError, match="there is no file"):
         load(tmp_path / "rows.xlsx")
+
+
+LONG = "a" * 2**16
+REPEATED = {
+    "text": [LONG] * 1500,
+    "bytes": [LONG.encode()] * 1500,
+    "lists": [[LONG, LONG]] * 750,
+    "deeper lists": [[[LONG]]] * 1500,
+    "objects": [{"bytes": LONG.encode(), "path": None}] * 1500,
+}
+
+
+@pytest.mark.parametrize(("by_dictionary", "compression"), [(True, "snappy"), (False, "zstd")])
+@pytest.mark.parametrize("kind", REPEATED)
+def test_a_parquet_file_whose_rows_are_far_larger_than_itself_is_refused(tmp_path, kind, by_dictionary, compression):
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(
+        pyarrow.table({"value": REPEATED[kind]}), path, use_dictionary=by_dictionary, compression=compression
+    )
+    with pytest.raises(DataError, match=r"rows\.parquet: unpacked it is more than .* times its size.*csv or jsonl"):
+        load(path)
+
+
+def test_a_parquet_file_of_many_alike_rows_is_read(tmp_path):
+    columns = {
+        "instruction": ["Translate. " * 90] * 9000,
+        "text": [f"row {i}" for i in range(9000)],
+        "none": [None] * 9000,
+    }
+    parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    assert len(load(tmp_path / "rows.parquet")) == 9000
 
 
 @pytest.mark.parametrize("name", ["rows.xlsx", "rows.ods", "ROWS.XLS"])

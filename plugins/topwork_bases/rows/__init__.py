@@ -5,5 +5,5 @@
 - `tables`: csv and tsv; `records`: JSON; `audio_files`: folders of clips.
 - `described`: folders of images or clips that a table describes.
 - `walking`: files below a folder, links followed; what is left out.
-- `text_files`: decoding; `stored`: the cache of what was read.
+- `parquet_files`: what grows beyond reason; `text_files`: decoding; `stored`: the cache of what was read.
 """

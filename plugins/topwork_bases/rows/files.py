@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from topwork import DataError, Origin, Table, UsageError, choose_split, unknown
 from topwork_bases.rows.described import folder_remark, split_of
+from topwork_bases.rows.parquet_files import check_growth
 from topwork_bases.rows.text_files import PACKED, check_regular, check_unpacked, common_encoding, read_through
 from topwork_bases.rows.walking import files_below, has_links, left_out
 
@@ -172,6 +173,8 @@ def _by_library(files: Files, source: str, options: RowsOptions) -> Any:
 
     if files.format == "text":
         check_unpacked(files.paths)
+    if files.format == "parquet":
+        check_growth(files.paths)
     where = _where(files, source, options)
     try:
         loaded = datasets.load_dataset(files.format, name=options.name, streaming=options.streaming, **where)

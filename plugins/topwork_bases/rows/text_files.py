@@ -41,6 +41,21 @@ _PAGES = (b"<!doctype html", b"<html")
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
+def most_bytes(path: Path) -> int:
+    """Return how many bytes a packed file may have when it is unpacked."""
+    return max(FIRST_BYTES, MOST_GROWTH * path.stat().st_size)
+
+
+def grown_beyond_reason(
+    path: Path, count: int, mend: str = "unpack it yourself and name the unpacked file"
+) -> DataError:
+    """Return the error for a file that has too many bytes when it is unpacked; `mend` is for those who trust it."""
+    return DataError(
+        f"{path}: unpacked it is more than {count // 2**20} MB, {MOST_GROWTH} times its size",
+        hint=f"if it can be trusted, {mend}",
+    )
+
+
 class Bounded(io.RawIOBase):
     """A file that is unpacked while it is read, as long as it does not grow beyond reason.
 
@@ -54,7 +69,7 @@ class Bounded(io.RawIOBase):
 
     def __init__(self, file: Any, path: Path) -> None:
         self.file, self.path, self.count = file, path, 0
-        self.most = max(FIRST_BYTES, MOST_GROWTH * path.stat().st_size)
+        self.most = most_bytes(path)
 
     def readable(self) -> bool:
         """Return True, as `io.RawIOBase` asks."""
@@ -72,10 +87,7 @@ class Bounded(io.RawIOBase):
             raise DataError(f"{self.path}: cannot be unpacked: {error}", hint="pack it again") from error
         self.count += len(data)
         if self.count > self.most:
-            raise DataError(
-                f"{self.path}: unpacked it is more than {self.count // 2**20} MB, {MOST_GROWTH} times its size",
-                hint="unpack it yourself, if it can be trusted, and name the unpacked file",
-            )
+            raise grown_beyond_reason(self.path, self.count)
         buffer[: len(data)] = data
         return len(data)
 
