@@ -115,6 +115,9 @@ from topwork.errors import (
     UsageError as UsageError,
 )
 from topwork.errors import (
+    listed as listed,
+)
+from topwork.errors import (
     nearest as nearest,
 )
 from topwork.errors import (

@@ -208,6 +208,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean `{match[0]}`?" if match else ""
 
 
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """Return names for a message: all of them, or the first ones and how many there are.
+
+    Args:
+        names: what is listed, such as the columns of a table.
+        most: how many names are written out.
+
+    Example:
+        >>> listed(["text", "label"]), listed(range(5000), 2), listed([])
+        ('text, label', '0, 1, ... (5,000 in all)', 'none')
+    """
+    known = [str(name) for name in names]
+    if len(known) <= most:
+        return ", ".join(known) or "none"
+    return f"{', '.join(known[:most])}, ... ({len(known):,} in all)"
+
+
 def unknown(kind: str, word: str, known: Iterable[str]) -> UsageError:
     """Return the error for a name that nobody registered; it names the nearest match, and all that there are.
 
@@ -218,4 +235,4 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> UsageError:
     """
     known = sorted(known)
     hint = nearest(word, known)
-    return UsageError(f"unknown {kind} `{word}`{hint}", hint=f"known: {', '.join(known) or 'none'}")
+    return UsageError(f"unknown {kind} `{word}`{hint}", hint=f"known: {listed(known, 100)}")

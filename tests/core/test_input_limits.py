@@ -58,6 +58,35 @@ def test_thousands_of_labels_and_of_bad_rows_make_a_short_message(models, tmp_pa
     assert "unknown label 'no-0'" in shown and len(shown) < LONGEST
 
 
+@pytest.mark.parametrize(
+    ("command", "suffix"),
+    [("data", "csv"), ("data", "jsonl"), ("evaluate", "csv"), ("predict", "parquet"), ("validate", "parquet")],
+)
+def test_thousands_of_columns_make_a_short_message(command, suffix, models, tmp_path, capsys):
+    import pyarrow
+    from pyarrow import parquet
+
+    names, file = [f"column-{index:05d}" for index in range(5000)], tmp_path / f"rows.{suffix}"
+    if suffix == "csv":
+        file.write_text(f"{','.join(names)}\n{','.join('1' * 5000)}\n")
+    elif suffix == "jsonl":
+        file.write_text(json.dumps(dict.fromkeys(names, "1")) + "\n")
+    else:
+        parquet.write_table(pyarrow.table({name: ["1"] for name in names}), file)
+    recipe = {"task": "text-classification", "base": BERT, "data": {"train": str(file)}, "stages": ["train"]}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    arguments = {
+        "data": [str(file), "--task", "text-classification"],
+        "validate": [str(tmp_path / "recipe.json")],
+        "predict": [str(models / "texts"), str(file)],
+        "evaluate": [str(models / "texts"), str(file)],
+    }
+    assert main([command, *arguments[command]]) != 0
+    captured = capsys.readouterr()
+    assert "column-00000, column-00001" in captured.err and "(5,000 in all)" in captured.err
+    assert len(captured.out + captured.err) < LONGEST
+
+
 @pytest.mark.parametrize(("labels", "has_table"), [(1000, True), (1001, False), (5000, False)])
 def test_thousands_of_labels_make_no_table_of_millions_of_numbers(labels, has_table):
     from topwork_tasks._classification.metric import ClassificationMetric

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from topwork.errors import UsageError, nearest, unknown
+from topwork.errors import UsageError, listed, nearest, unknown
 
 if TYPE_CHECKING:
     from topwork.items import Row
@@ -73,7 +73,7 @@ def check_columns(task: type[Task], present: list[str], columns: Mapping[str, st
             raise UsageError(
                 f"no column `{origin}` for the task's `{name}` ({column.description}){nearest(origin, present)}",
                 place="rows",
-                hint=f"there are {', '.join(present) or 'none'}; say -c {name}={nearby}, or -i {name}=...",
+                hint=f"there are {listed(present, 24)}; say -c {name}={nearby}, or -i {name}=...",
             )
 
 

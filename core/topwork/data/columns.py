@@ -14,7 +14,7 @@ from topwork.data import cells, cuts
 from topwork.data.names import declared_names, namer
 from topwork.data.streams import Stream
 from topwork.data.table import BesideTable, Table, read_many
-from topwork.errors import DataError, TopworkError, nearest
+from topwork.errors import DataError, TopworkError, listed, nearest
 from topwork.items import Row
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _check_mapping(
                 raise TopworkError(
                     f"no column `{origin}` for the label `{origin}`{nearest(origin, present)}",
                     place=location,
-                    hint=f"there are {', '.join(present) or 'none'}",
+                    hint=f"there are {listed(present, 24)}",
                 )
 
 
@@ -119,7 +119,7 @@ def _shown(present: Sequence[str]) -> str:
     """Return the columns that rows have; a single one with signs in it may be several."""
     if len(present) == 1 and (sign := next((sign for sign in "^~: \u00a6\x1f" if sign in present[0].strip()), None)):
         return f"{present[0]} (if {sign!r} stands between columns: `options: {{sep: {sign!r}}}`)"
-    return ", ".join(present) or "none"
+    return listed(present, 24)
 
 
 def _plainest(task: type[Task]) -> str:

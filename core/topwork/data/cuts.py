@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from topwork.data.cells import mark_of, value_in_text
 from topwork.data.table import dataset_column
-from topwork.errors import TopworkError, nearest
+from topwork.errors import TopworkError, listed, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -209,7 +209,7 @@ def group_values(rows: Any, name: str, role: str) -> list[Any]:
         raise TopworkError(
             f"no column `{name}` to cut by{nearest(name, names)}",
             place=f"data.{role}.by",
-            hint=f"there are {', '.join(names)}",
+            hint=f"there are {listed(names, 24)}",
         )
     values = [_hashable(value) for value in values]
     if len(set(values)) < 2:

@@ -13,7 +13,7 @@ from topwork.data import cuts
 from topwork.data.columns import canonical, check_plain, row_count
 from topwork.data.options import CutOptions, DataOptions, RowsOptions
 from topwork.data.table import Table
-from topwork.errors import TopworkError, UsageError
+from topwork.errors import TopworkError, UsageError, listed
 from topwork.items import Row
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Roles:
             raise UsageError(f"`{name}` cannot be read: the rows are streamed", place=f"data.{role}")
         rows = rows if isinstance(rows, Table) else Table(rows)
         if name not in rows.column_names:
-            hint = f"there are: {', '.join(rows.column_names)}"
+            hint = f"there are: {listed(rows.column_names, 24)}"
             raise UsageError(f"there is no column `{name}`", place=f"data.{role}", hint=hint)
         return rows.column(name)
 

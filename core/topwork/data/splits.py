@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from topwork.data.table import Table
-from topwork.errors import UsageError, nearest
+from topwork.errors import UsageError, listed, nearest
 
 _NAMES = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
@@ -25,7 +25,7 @@ class SeveralSplits(UsageError):
     """
 
     def __init__(self, source: str, names: Sequence[str]) -> None:
-        super().__init__(f"`{source}` has several splits: {', '.join(names)}", hint="name one of them as `split`")
+        super().__init__(f"`{source}` has several splits: {listed(names, 24)}", hint="name one of them as `split`")
         self.names = list(names)
 
 

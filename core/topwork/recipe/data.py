@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from topwork.data.options import CutOptions, DataOptions, RowsOptions
 from topwork.data.splits import SeveralSplits
-from topwork.errors import Problem, TopworkError, nearest
+from topwork.errors import Problem, TopworkError, listed, nearest
 from topwork.files import exists, expanded
 from topwork.recipe.headers import MOST_BYTES, read_header
 from topwork.recipe.validation import check_options, unknown_key
@@ -148,20 +148,20 @@ def _column_faults(
 ) -> Iterator[tuple[str | None, str]]:
     """Yield (the task's column if the recipe maps it, message) for each column that rows of a file lack."""
     origins = {name: mapping.get(name, name) for name in task.columns}
-    listed = {name: [origin] if isinstance(origin, str) else origin for name, origin in origins.items()}
-    if not {origin for many in listed.values() for origin in many} & set(present):
+    wanted = {name: [origin] if isinstance(origin, str) else origin for name, origin in origins.items()}
+    if not {origin for many in wanted.values() for origin in many} & set(present):
         reads, wide = ", ".join(task.columns), present[0] if len(present) == 1 else ""
         separators = [mark for mark in (";", "\t", "|") if mark in wide]
         hint = f"; it looks separated by `{separators[0]}`: options: {{sep: '{separators[0]}'}}" if separators else ""
-        yield None, f"no column fits: the task reads {reads}; the rows have {', '.join(present)}{hint}"
+        yield None, f"no column fits: the task reads {reads}; the rows have {listed(present, 24)}{hint}"
         return
     for name, column in task.columns.items():
         needed = name in mapping or (column.required and (targets or not column.target))
-        missing = [origin for origin in listed[name] if origin not in present]
+        missing = [origin for origin in wanted[name] if origin not in present]
         if needed and missing:
             about = f"for the task's `{name}` ({column.description}){nearest(missing[0], present)}"
             hint = "" if name in mapping else f"; map it: columns: {{{name}: ...}}"
-            message = f"no column `{missing[0]}` {about}; there are {', '.join(present)}{hint}"
+            message = f"no column `{missing[0]}` {about}; there are {listed(present, 24)}{hint}"
             yield (name if name in mapping else None), message
 
 
@@ -181,7 +181,7 @@ def _check_groups(
             continue
         present = _read_columns(rows, plugins)  # a layout of files may give others
         if present is not None and by not in present:
-            message = f"no column `{by}` to cut by{nearest(by, present)}; there are {', '.join(present)}"
+            message = f"no column `{by}` to cut by{nearest(by, present)}; there are {listed(present, 24)}"
             problems.append(Problem(_at(node, role, "cut", "by"), f"data.{role}.cut.by", message))
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from topwork.errors import Problem, nearest
+from topwork.errors import Problem, listed, nearest
 from topwork.recipe.yaml import KeyPath, Node, dotted
 
 LONGEST = 80  # characters of a value in a message
@@ -63,8 +63,7 @@ def check_without_faults(model: type[Options], node: Node) -> Options | None:
 def unknown_key(word: Any, known: Iterable[str]) -> str:
     """Return the message for a key that does not exist."""
     known = list(known)
-    listed = f"; known: {', '.join(known) or 'none'}"
-    return f"unknown key `{word}`{nearest(str(word), known) or listed}"
+    return f"unknown key `{word}`{nearest(str(word), known) or f'; known: {listed(known, 100)}'}"
 
 
 # ------------------------------------------------------------------ from pydantic's errors to problems

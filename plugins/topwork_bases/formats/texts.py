@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from topwork import DataError, Table, UsageError, split_named
+from topwork import DataError, Table, UsageError, listed, split_named
 from topwork_bases.formats.layout import Layout, Located, table_of
 from topwork_bases.rows.text_files import PACKED, open_text
 
@@ -87,11 +87,11 @@ def _two_languages(path: Path, present: list[str], wanted: Any) -> list[str]:
     if wanted is not None:
         chosen = wanted if isinstance(wanted, list) else str(wanted).split("-")
         if len(chosen) != 2 or not set(chosen) <= set(present):
-            raise UsageError(f"`languages: {wanted}` are no two of {', '.join(present)}", hint="write [en, de]")
+            raise UsageError(f"`languages: {wanted}` are no two of {listed(present, 24)}", hint="write [en, de]")
         return list(map(str, chosen))
     if len(present) > 2:
         raise UsageError(
-            f"`{path}` has texts in {', '.join(present)}",
+            f"`{path}` has texts in {listed(present, 24)}",
             hint=f"name two of them: `options: {{languages: [{present[0]}, {present[1]}]}}`",
         )
     return present

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from topwork import DataError, Table, UsageError
+from topwork import DataError, Table, UsageError, listed
 from topwork_bases.formats.layout import Layout, Located, table_of
 from topwork_bases.formats.texts import numbered_lines
 from topwork_bases.rows.tables import TABLE_OPTIONS, form_of, read_header, read_table
@@ -190,7 +190,7 @@ def read_words(path: Path, options: Mapping[str, Any]) -> dict[str, Table]:
         if column is None or column not in table.column_names:
             raise UsageError(
                 f"`{path}` has no column for `{name}`",
-                hint=f"name it: `options: {{{name}: ...}}`; there are {', '.join(table.column_names)}",
+                hint=f"name it: `options: {{{name}: ...}}`; there are {listed(table.column_names, 24)}",
             )
     kept = [name for name in table.column_names if name != sentence]
     examples: list[Located] = []

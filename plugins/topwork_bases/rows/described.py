@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from topwork import DataError, Table, split_named
+from topwork import DataError, Table, listed, split_named
 from topwork_bases.rows.records import read_records
 from topwork_bases.rows.tables import read_table
 from topwork_bases.rows.walking import files_below
@@ -42,8 +42,7 @@ def read_described(tables: Sequence[Path], folder: Path | None, column: str, fea
 def folder_remark(rows: Any, noun: str) -> str:
     """Return how a folder of images or clips was read: their number, and the labels that its folders name."""
     names = getattr((rows.features or {}).get("label"), "names", None)
-    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else ""
-    labels = f", {len(names)} labels from the names of folders: {listed}" if names else ""
+    labels = f", {len(names)} labels from the names of folders: {listed(names, 8)}" if names else ""
     return f"read as a folder of {noun}: {len(rows):,} {noun}{labels}"
 
 
@@ -62,7 +61,7 @@ def _by_split(file: Path, folder: Path | None, column: str, feature: Any) -> dic
     if column not in files.values():
         raise DataError(
             f"{file}: has no column `{_FILE}`",
-            hint=f"name the file of every row in it; the columns are {', '.join(table.column_names)}",
+            hint=f"name the file of every row in it; the columns are {listed(table.column_names, 24)}",
         )
     rows, splits = [], []
     for index, row in enumerate(table):
@@ -73,7 +72,7 @@ def _by_split(file: Path, folder: Path | None, column: str, feature: Any) -> dic
     made = datasets.Dataset.from_list(rows)
     for name in files.values():
         made = made.cast_column(name, feature)
-    remark = f"{file}: describes {len(rows):,} {column} files; columns {', '.join(made.column_names)}"
+    remark = f"{file}: describes {len(rows):,} {column} files; columns {listed(made.column_names)}"
     if unnamed := _unnamed(file, rows, list(files.values())):
         remark += f"; {unnamed:,} more are named by no row, and left out"
     whole = Table(made, table.origin, written=table.written, remarks=[*table.remarks, remark])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import DataError, Origin, Table, UsageError, choose_split, unknown
+from topwork import DataError, Origin, Table, UsageError, choose_split, listed, unknown
 from topwork_bases.rows.described import folder_remark, split_of
 from topwork_bases.rows.parquet_files import check_growth
 from topwork_bases.rows.text_files import PACKED, check_regular, check_unpacked, common_encoding, read_through
@@ -222,8 +222,8 @@ def _text_tables(files: Files, source: str, options: RowsOptions) -> dict[str, A
         for path, table in zip(paths[1:], tables[1:]):
             if table.column_names != tables[0].column_names:
                 raise DataError(
-                    f"{path}: has the columns {', '.join(table.column_names)}, {paths[0]} has "
-                    f"{', '.join(tables[0].column_names)}",
+                    f"{path}: has the columns {listed(table.column_names)}, {paths[0]} has "
+                    f"{listed(tables[0].column_names)}",
                     hint="every file must have the same columns",
                 )
         made[split] = Table.concatenate(tables)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from topwork import DataError, Table, UsageError, nearest, unknown
+from topwork import DataError, Table, UsageError, listed, nearest, unknown
 from topwork_bases.rows.stored import below_folder, stored_table
 from topwork_bases.rows.text_files import open_text, parse_json
 
@@ -38,7 +38,7 @@ def read_records(path: Path, options: Mapping[str, Any]) -> Table:
     key = ("records", repr(field), repr(encoding))
     table = stored_table(path, key, lambda remarks: _batches(path, field, encoding, remarks), written=False)
     if len(table) == 1:
-        table.remarks.append(f"{path}: read as one row with the columns {', '.join(table.column_names[:8])}")
+        table.remarks.append(f"{path}: read as one row with the columns {listed(table.column_names, 8)}")
     return below_folder(table, options.get("files"))
 
 
@@ -140,9 +140,7 @@ def _wrapped(path: Path, content: Any, field: str | None, remarks: list[str]) ->
     if field is not None:
         if not isinstance(content, dict) or field not in content:
             names = list(content) if isinstance(content, dict) else []
-            raise UsageError(
-                f"{path}: no key `{field}`{nearest(field, names)}", hint=f"keys: {', '.join(names) or 'none'}"
-            )
+            raise UsageError(f"{path}: no key `{field}`{nearest(field, names)}", hint=f"keys: {listed(names, 24)}")
         content = content[field]
         if not isinstance(content, list):
             raise DataError(

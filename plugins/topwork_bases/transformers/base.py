@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import CheckpointError, DeferredModule, hookimpl
+from topwork import CheckpointError, DeferredModule, hookimpl, listed
 from topwork_bases.transformers import sources as _sources
 from topwork_bases.transformers import written as _written
 
@@ -89,7 +89,7 @@ class TransformersBase:
             wanted = [str(requested[number]) for number in sorted(requested)]
             if wanted != saved:
                 raise CheckpointError(
-                    f"its task head was trained for the labels {_short(saved)}, asked for are {_short(wanted)}",
+                    f"its task head was trained for the labels {listed(saved, 8)}; wanted are {listed(wanted, 8)}",
                     place=f"base {self.name}",
                     hint="name the data's labels as the checkpoint does, or set `head: new` to replace its task head",
                 )
@@ -158,11 +158,6 @@ class TransformersBase:
         config = copy.deepcopy(self.config)
         _sources.apply(config, changes)
         return config
-
-
-def _short(labels: list[str]) -> str:
-    shown = ", ".join(labels[:8])
-    return f"[{shown}{', ...' if len(labels) > 8 else ''}] ({len(labels)})"
 
 
 def _take_pruned(config: Any, location: str) -> dict[str, Any]:

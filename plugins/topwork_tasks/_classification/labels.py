@@ -21,7 +21,7 @@ from functools import lru_cache, partial
 from numbers import Integral, Real
 from typing import Any
 
-from topwork import DataError, UsageError, nearest
+from topwork import DataError, UsageError, listed, nearest
 
 #: the option `label_names`: names in the order of the data's integers, or a mapping from what is written to names
 LabelNames = list[str] | dict[int | str, str] | None
@@ -148,7 +148,7 @@ def _lookup(names: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int]]:
 def unknown_hint(word: str, names: Sequence[str], bare_integer: bool) -> str:
     """Return the hint for a label that is not known: the nearest name, the known ones, what else might be meant."""
     hint = nearest(word, names).removeprefix("; ")
-    hint += f"{'; ' * bool(hint)}known labels: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+    hint += f"{'; ' * bool(hint)}known labels: {listed(names)}"
     if bare_integer:
         if word.isdigit() and int(word) < len(names):
             hint += f"; if {word} stands for `{names[int(word)]}`,"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from topwork import DataError, Row
+from topwork import DataError, Row, listed
 from topwork_tasks._vision.frames import frame_orientation, frame_size
 from topwork_tasks._vision.headers import size_of
 from topwork_tasks._vision.images import turn_boxes
@@ -104,7 +104,7 @@ def optional_column(
 def _first_column(columns: Mapping[str, list[Any]], names: Sequence[str], index: int | None) -> list[Any]:
     present = [name for name in names if name in columns]
     if not present and any(columns.values()):
-        cause = f"has no `{names[0]}`, only {', '.join(sorted(columns))}"
+        cause = f"has no `{names[0]}`, only {listed(sorted(columns))}"
         raise DataError(cause, row=index, column="objects", hint=f"name it `{names[0]}`")
     return columns[present[0]] if present else []
 

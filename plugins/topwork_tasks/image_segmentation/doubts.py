@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from topwork import DataError, Row
+from topwork import DataError, Row, listed
 from topwork_tasks.image_segmentation.colours import is_coloured
 from topwork_tasks.image_segmentation.masks import open_mask
 
@@ -39,8 +39,8 @@ def mask_doubts(rows: Iterable[Row], options: ImageSegmentationOptions) -> list[
     doubts = []
     aside = f"{options.ignore_index}, which does not count (`ignore_index`), is in {ignored / total:.1%} of the pixels"
     if options.label_names and absent and (ignored > _MANY * total or 2 * len(absent) >= len(names)):
-        listed = ", ".join(f"`{name}`" for name in absent[:8]) + (", ..." if len(absent) > 8 else "")
-        doubts.append(f"no pixel of the masks has the label {listed}" + (f"; {aside}" if ignored else ""))
+        unseen = listed([f"`{name}`" for name in absent], 8)
+        doubts.append(f"no pixel of the masks has the label {unseen}" + (f"; {aside}" if ignored else ""))
     elif not options.label_names and (len(counts) > _MANY_VALUES or (len(names) > 2 and 2 * rare > len(names))):
         doubts.append(
             f"the masks hold {len(counts)} distinct values up to {max(counts)}, and make {len(names)} labels, of which "

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from topwork import Base, DataError, Row, State, TopworkError, UsageError, nearest
+from topwork import Base, DataError, Row, State, TopworkError, UsageError, listed, nearest
 from topwork_tasks._classification.labels import Declared, LabelNames, check_alike, given_names, source_names
 from topwork_tasks._vision.boxes import categories_of, columns_of, declared_names
 from topwork_tasks._vision.inputs import find_pixel_range
@@ -67,11 +67,11 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions, notes:
         given = given or names_of_tables or None
     names, declared = learn_mask_labels(rows, base, auto, options.kind, given, options.ignore_index, reduce)
     if RowColours(options, names).learned:
-        listed = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        notes.append(f"the masks are colour images: {len(names)} colours are labels ({listed}); `colours` names them")
+        colours = f"{len(names)} colours are labels ({listed(names)})"
+        notes.append(f"the masks are colour images: {colours}; `colours` names them")
     for name in options.stuff or ():
         if name not in names:
-            raise UsageError(f"`{name}` is no label", place="task.stuff", hint=f"labels: {', '.join(names)}")
+            raise UsageError(f"`{name}` is no label", place="task.stuff", hint=f"labels: {listed(names)}")
     if options.kind == "semantic" and options.ignore_index < len(names) and not reduce:
         raise UsageError(f"`ignore_index` {options.ignore_index} is the number of a label", place="task.ignore_index")
     stuff = options.stuff
@@ -285,10 +285,9 @@ class LabelNumbers:
         return numpy.where(valid, table[numpy.where(valid, labels, 0)], ignored).astype(numpy.int32)
 
     def _unknown(self, value: str, index: int | None, column: str, suggestion: str = "") -> DataError:
-        known = f"{', '.join(self.names[:12])}{', ...' if len(self.names) > 12 else ''}"
         return DataError(
             f"holds {value}, which is none of the {len(self.table)} labels{suggestion}",
             row=index,
             column=column,
-            hint=f"known labels: {known}; `label_names` names the numbers, `ignore_index` is no label",
+            hint=f"known labels: {listed(self.names)}; `label_names` names the numbers, `ignore_index` is no label",
         )

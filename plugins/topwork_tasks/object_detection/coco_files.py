@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import DataError, Origin, Table, UsageError, nearest
+from topwork import DataError, Origin, Table, UsageError, listed, nearest
 from topwork_tasks._vision.headers import size_of
 from topwork_tasks.object_detection.annotation_files import annotation_folder, coco_files, image_folder, named_image
 from topwork_tasks.object_detection.run_lengths import box_of_mask, run_lengths
@@ -294,7 +294,7 @@ class _CocoFile:
 
 
 def _known(names: Mapping[Any, Any]) -> str:
-    return f"known: {', '.join(str(name) for name in list(names)[:12])}{', ...' if len(names) > 12 else ''}"
+    return f"known: {listed(names)}"
 
 
 def _number(value: Any, default: float) -> float:

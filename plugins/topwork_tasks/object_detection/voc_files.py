@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from topwork import DataError, Origin, Table, UsageError, nearest
+from topwork import DataError, Origin, Table, UsageError, listed, nearest
 from topwork_tasks.object_detection.annotation_files import annotation_folder, named_image, xml_images
 from topwork_tasks.object_detection.coco_files import detection_rows
 
@@ -64,7 +64,7 @@ def _names(annotations: Path, options: RowsOptions) -> list[str]:
         known = sorted(path.stem for path in lists.glob("*.txt"))
         raise UsageError(
             f"there is no split `{options.split}` in {lists}{nearest(options.split, known)}",
-            hint=f"there are {', '.join(known) or 'none'}",
+            hint=f"there are {listed(known)}",
         )
     # the lists of one class have a second column: 1, 0 or -1
     return [line.split()[0] for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from topwork import Json, TopworkError, nearest
+from topwork import Json, TopworkError, listed, nearest
 from topwork_workbench.serving.limits import RequestError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def with_parameters(task: Task, parameters: Json) -> Task:
             raise RequestError(
                 422,
                 f"there is no parameter `{name[:60]}`{nearest(plain, known)}",
-                f"known: {', '.join(sorted(known)) or 'none'}",
+                f"known: {listed(sorted(known), 24)}",
             )
         _set(options, known[plain], value)
     try:
