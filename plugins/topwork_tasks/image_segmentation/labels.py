@@ -67,8 +67,8 @@ def learn_state(rows: Any, base: Base, options: ImageSegmentationOptions, notes:
         given = given or names_of_tables or None
     names, declared = learn_mask_labels(rows, base, auto, options.kind, given, options.ignore_index, reduce)
     if RowColours(options, names).learned:
-        colours = f"{len(names)} colours are labels ({listed(names)})"
-        notes.append(f"the masks are colour images: {colours}; `colours` names them")
+        labelled = f"{len(names)} colours are labels ({listed(names)})"
+        notes.append(f"the masks are colour images: {labelled}; `colours` names them")
     for name in options.stuff or ():
         if name not in names:
             raise UsageError(f"`{name}` is no label", place="task.stuff", hint=f"labels: {listed(names)}")
