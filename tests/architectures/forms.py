@@ -43,12 +43,14 @@ def sizes_of(sizes: Mapping[str, int]) -> Iterator[None]:
 
 
 def with_other_weights(model: nn.Module, seed: int) -> None:
-    """Add random numbers to every matrix of a model."""
+    """Add random numbers to every matrix of a model, and let it forget what it has computed of the old ones."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point() and parameter.dim() > 1:
                 parameter.add_((0.05 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
+    training = model.training
+    model.train().train(training)  # LeViT keeps its position biases while it is evaluated
 
 
 def configured(model_type: str, which: int) -> tuple[Any, dict[str, Any], str]:
