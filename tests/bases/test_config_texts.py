@@ -69,8 +69,9 @@ def test_a_base_that_opens_by_its_files_also_opens(tmp_path: Path) -> None:
     config = {"model_type": "bert", "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 9}
     sources.make_config(config).save_pretrained(tmp_path)
     options = BaseOptions(model=str(tmp_path))
+    assert base.base_opens(options.name, options) is None
     with pytest.raises(TopworkError, match="has no weights"):
-        base.base_opens(options.name, options)
+        plugins.check_base(options)
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert base.base_opens(options.name, options) is True
     plugins.check_base(options)
@@ -78,3 +79,18 @@ def test_a_base_that_opens_by_its_files_also_opens(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(TopworkError, match="cannot be read as JSON"):
         plugins.check_base(options)
+
+
+@pytest.mark.parametrize("name", ["mine/small", "mine small", "../mine", "folder", ""])
+def test_a_name_that_another_plugin_knows_is_its_own_also_when_a_recipe_is_checked(
+    tmp_path: Path, monkeypatch, name
+) -> None:
+    class Mine:
+        @topwork.hookimpl
+        def load_base(self, name, options):
+            return base.load_base("config:bert", BaseOptions(config={"model_type": "bert"}))
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text('{"model_type": "bert"}')
+    topwork.load_plugins(only=["bases"], extra=[Mine()]).check_base(BaseOptions(model=name))

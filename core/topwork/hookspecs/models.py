@@ -38,7 +38,8 @@ def load_base(name: str, options: BaseOptions) -> Base | None:
 def base_opens(name: str, options: BaseOptions) -> bool | None:
     """Return True when small files alone say that `load_base` opens this base, else None: it is then opened.
 
-    Called when a recipe is checked: it must be quick, and so without torch. Refuse what is known to fail.
+    Called when a recipe is checked: it must be quick, and so without torch. What is known to fail is opened as well:
+    another plugin may know the name, and `load_base` gives the error.
 
     Example:
         @topwork.hookimpl

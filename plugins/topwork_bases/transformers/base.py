@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from topwork import CheckpointError, DeferredModule, hookimpl, listed
+from topwork import CheckpointError, DeferredModule, TopworkError, hookimpl, listed
 from topwork_bases.transformers import sources as _sources
 from topwork_bases.transformers import written as _written
 
@@ -219,15 +219,27 @@ def load_base(name: str, options: BaseOptions) -> TransformersBase | None:
 @hookimpl(trylast=True)
 def base_opens(name: str, options: BaseOptions) -> bool | None:
     """Return True where a config fits its class without doubt and the weights are there; see `written`."""
+    try:
+        return _opens(name, options) or None
+    except TopworkError:
+        return None
+
+
+def _opens(name: str, options: BaseOptions) -> bool:
+    """Return whether a base is opened without doubt.
+
+    Raises:
+        TopworkError: it cannot be opened here.
+    """
     from topwork_bases.transformers.quantized import check_quantize
 
     location = None if options.config is not None else _sources.locate(name)
     file = Path(location or "") / "config.json"
     if options.trust_remote_code or not (options.config is not None or (location is not None and file.is_file())):
-        return None
+        return False
     config = _sources.read_json(file) if options.config is None else options.config
     if not _written.surely_fits(config, options.changes, strict=options.config is not None):
-        return None
+        return False
     check_quantize(name, options)
     if location is not None and options.weights:
         if not _is_shared_pair(location):
