@@ -177,19 +177,21 @@ def coverage_table() -> str:
 
 
 def curve_table() -> str:
-    """List the points of the curve of compression, each way from the most operations to the fewest."""
-    curve = json.loads(CURVE.read_text(encoding="utf-8"))
-    lines = ["| what goes | operations left | accuracy | ms | times faster |", "|---|---|---|---|---|"]
-    for point in curve["points"]:
-        name = "nothing" if point["choice"] == "whole" else point["choice"]
-        cells = (
-            f"{point['left']:.2f}",
-            f"{point['value']:.3f}",
-            f"{point['milliseconds']:.0f}",
-            f"{point['faster']:.2f}",
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    """List the points of the curve of compression: a line for each budget, a column for each way to meet it."""
+    points = json.loads(CURVE.read_text(encoding="utf-8"))["points"]
+    whole = next(point for point in points if point["choice"] == "whole")
+    ways = list(dict.fromkeys(point["choice"] for point in points if point is not whole))
+    figures = {(point["choice"], f"{point['left']:.2f}"): _figures(point) for point in points}
+    figures |= {(way, f"{whole['left']:.2f}"): _figures(whole) for way in ways}
+    budgets = sorted({left for _, left in figures}, reverse=True)
+    lines = [f"| operations left | {' | '.join(ways)} |", "|---|" + "---|" * len(ways)]
+    for left in budgets:
+        lines.append(f"| {left} | {' | '.join(figures.get((way, left), '') for way in ways)} |")
     return "\n".join(lines)
+
+
+def _figures(point: dict[str, Any]) -> str:
+    return f"{point['value']:.3f}, {point['milliseconds']:.0f} ms"
 
 
 def take_curve(run: Path) -> None:
