@@ -184,10 +184,9 @@ def curve_table() -> str:
     figures = {(point["choice"], f"{point['left']:.2f}"): _figures(point) for point in points}
     figures |= {(way, f"{whole['left']:.2f}"): _figures(whole) for way in ways}
     budgets = sorted({left for _, left in figures}, reverse=True)
-    lines = [f"| operations left | {' | '.join(ways)} |", "|---|" + "---|" * len(ways)]
-    for left in budgets:
-        lines.append(f"| {left} | {' | '.join(figures.get((way, left), '') for way in ways)} |")
-    return "\n".join(lines)
+    rows = [[left, *(figures.get((way, left), "") for way in ways)] for left in budgets]
+    lines = [f"| {' | '.join(cells)} |" for cells in (["operations left", *ways], *rows)]
+    return "\n".join([lines[0], "|---|" + "---|" * len(ways), *lines[1:]])
 
 
 def _figures(point: dict[str, Any]) -> str:
