@@ -10,11 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from claimants import taken_at_once
 from tiny_bases import BASES
 
 import topwork
@@ -70,21 +70,7 @@ def elsewhere(folder: Path, name: str = "00000.000000") -> Path:
 
 
 def test_of_many_who_claim_a_shard_one_gets_it(tmp_path):
-    together, taken = threading.Barrier(8), []
-
-    def take() -> None:
-        with Claims(tmp_path) as claims:
-            together.wait()
-            with claims.holding("00000") as claim:
-                taken.append(claim is not None)
-                together.wait()
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(taken) == [False] * 7 + [True]
+    assert sorted(taken_at_once(lambda: tmp_path, 8)) == [False] * 7 + [True]
 
 
 def test_a_claim_ends_with_its_block_also_by_an_error(tmp_path):

@@ -7,12 +7,12 @@ import multiprocessing
 import os
 import random
 import signal
-import threading
 import time
 from pathlib import Path
 
 import fsspec
 import pytest
+from claimants import taken_at_once
 from fsspec.implementations.local import LocalFileSystem
 from tiny_bases import BASES
 
@@ -144,20 +144,7 @@ def test_a_store_that_replaces_files_is_found_out(memory, monkeypatch):
 
 
 def test_of_many_who_claim_a_shard_of_a_store_one_gets_it(shelf, tmp_path):
-    together, taken = threading.Barrier(6), []
-
-    def take() -> None:
-        with Claims(Store(f"shelf://{tmp_path}/claims")) as claims:
-            together.wait()
-            with claims.holding("00000") as claim:
-                taken.append(claim is not None)
-                together.wait()
-
-    threads = [threading.Thread(target=take) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    taken = taken_at_once(lambda: Store(f"shelf://{tmp_path}/claims"), 6)
     assert sorted(taken) == [False] * 5 + [True]
 
 
